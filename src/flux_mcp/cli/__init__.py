@@ -1,0 +1,9 @@
+"""The command `flux-mcp`: people's way to the same service the server uses.
+
+Exit codes: 0 done; 1 the machine could not (weights, worker, disk); 2 the request is wrong; 3 busy,
+try again later; 130 interrupted.
+"""
+
+from flux_mcp.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,247 @@
+"""The commands and their flags; the work is in the modules beside this one."""
+
+from typing import Annotated
+
+import typer
+
+from flux_mcp import __version__
+from flux_mcp.cli.common import AsJson, DataDir, read_settings, set_up_logging
+
+_HELP = """FLUX on your own graphics card, for every MCP client.
+
+Start with [bold]flux-mcp doctor[/bold] to see what is installed and what to do next, or with
+[bold]flux-mcp demo[/bold] to see a picture made."""
+
+
+def main() -> None:
+    """Run the command line."""
+    build_app()()
+
+
+def build_app() -> typer.Typer:
+    """Return the command tree."""
+    app = typer.Typer(
+        name="flux-mcp",
+        help=_HELP,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+    )
+    _add_root(app)
+    _add_serve(app)
+    _add_generate(app)
+    _add_demo(app)
+    _add_doctor(app)
+    app.add_typer(_jobs(), name="jobs", help="Look at the queue and cancel jobs.")
+    app.add_typer(_gallery(), name="gallery", help="Find and show finished pictures.")
+    return app
+
+
+def _add_root(app: typer.Typer) -> None:
+    def print_version(asked: bool) -> None:
+        if asked:
+            typer.echo(f"flux-mcp {__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def root(
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", callback=print_version, is_eager=True, help="Print the version."
+            ),
+        ] = False,
+    ) -> None: ...
+
+
+def _add_serve(app: typer.Typer) -> None:
+    @app.command()
+    def serve(
+        data_dir: DataDir = None,
+        preload: Annotated[
+            bool | None,
+            typer.Option("--preload", help="Start the worker now, not at the first job."),
+        ] = None,
+        log_level: Annotated[
+            str | None, typer.Option(help="debug, info, warning or error; goes to stderr.")
+        ] = None,
+    ) -> None:
+        """Serve MCP over stdin and stdout, for clients that start it themselves."""
+        from flux_mcp.server.transports import WireGuard, serve_stdio
+
+        guard = WireGuard()
+        from flux_mcp.service import Service
+
+        settings = read_settings(data_dir, preload=preload, log_level=log_level)
+        set_up_logging(settings.log_level)
+        serve_stdio(Service(settings), guard)
+
+
+def _add_generate(app: typer.Typer) -> None:
+    @app.command()
+    def generate(
+        prompt: Annotated[str, typer.Argument(help="What to draw, in full sentences.")],
+        width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None,
+        height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None,
+        aspect_ratio: Annotated[str | None, typer.Option(help="For example 16:9.")] = None,
+        quality: Annotated[str | None, typer.Option(help="low, standard or high.")] = None,
+        model: Annotated[str | None, typer.Option(help="Model id; else chosen by quality.")] = None,
+        steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+        guidance: Annotated[float | None, typer.Option(help="How strongly to follow.")] = None,
+        negative_prompt: Annotated[
+            str | None, typer.Option(help="What to steer away from.")
+        ] = None,
+        seed: Annotated[int | None, typer.Option(help="Same seed, same picture.")] = None,
+        count: Annotated[int | None, typer.Option(help="How many pictures.")] = None,
+        session: Annotated[str | None, typer.Option(help="Name of this exploration.")] = None,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Show the plan; draw nothing.")
+        ] = False,
+        data_dir: DataDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Draw a picture and wait for it. Ctrl-C cancels it."""
+        from flux_mcp.cli.common import run
+        from flux_mcp.cli.generate import generate_and_wait
+
+        asked = {
+            "prompt": prompt,
+            "width": width,
+            "height": height,
+            "aspect_ratio": aspect_ratio,
+            "quality": quality,
+            "model": model,
+            "steps": steps,
+            "guidance": guidance,
+            "negative_prompt": negative_prompt,
+            "seed": seed,
+            "count": count,
+            "session": session,
+            "dry_run": dry_run,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        settings = read_settings(data_dir)
+        set_up_logging("warning")
+        run(generate_and_wait(settings, given, as_json=as_json))
+
+
+def _add_demo(app: typer.Typer) -> None:
+    @app.command()
+    def demo(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+        """Start the real server, call it as an MCP client does, and show what came out."""
+        from flux_mcp.cli.common import run
+        from flux_mcp.server.demo import run_demo
+
+        set_up_logging("warning")
+        run(run_demo(read_settings(data_dir), as_json=as_json))
+
+
+def _add_doctor(app: typer.Typer) -> None:
+    @app.command()
+    def doctor(
+        worker: Annotated[
+            bool, typer.Option("--worker", help="Also start a worker and ask what it draws on.")
+        ] = False,
+        data_dir: DataDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Show what is installed, what draws, which models are here, and what to do next."""
+        from flux_mcp.cli.common import run
+        from flux_mcp.cli.doctor import examine_and_print
+
+        set_up_logging("warning")
+        run(examine_and_print(read_settings(data_dir), ask_worker=worker, as_json=as_json))
+
+
+def _jobs() -> typer.Typer:
+    jobs = typer.Typer(no_args_is_help=True)
+
+    @jobs.command("list")
+    def list_(
+        all_jobs: Annotated[bool, typer.Option("--all", help="Finished ones too.")] = False,
+        limit: Annotated[int, typer.Option(min=1, max=1000, help="Most rows with --all.")] = 20,
+        data_dir: DataDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Show who runs and who waits."""
+        from flux_mcp.cli import lists
+        from flux_mcp.cli.common import run
+
+        settings = read_settings(data_dir)
+        if all_jobs:
+            run(lists.print_recent_jobs(settings, limit, as_json=as_json))
+        else:
+            run(lists.print_queue(settings, as_json=as_json))
+
+    @jobs.command()
+    def show(job_id: str, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+        """Show one job."""
+        from flux_mcp.cli import lists
+        from flux_mcp.cli.common import run
+
+        run(lists.print_job(read_settings(data_dir), job_id, as_json=as_json))
+
+    @jobs.command()
+    def cancel(
+        job_id: Annotated[str | None, typer.Argument(help="A job.", show_default=False)] = None,
+        session: Annotated[str | None, typer.Option(help="Every job of a session.")] = None,
+        data_dir: DataDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Cancel one job, or all of a session; a running one stops at its next step."""
+        from flux_mcp.cli import lists
+        from flux_mcp.cli.common import run
+
+        asked = {"job_id": job_id, "session": session}
+        given = {name: value for name, value in asked.items() if value is not None}
+        run(lists.cancel_jobs(read_settings(data_dir), given, as_json=as_json))
+
+    return jobs
+
+
+def _gallery() -> typer.Typer:
+    gallery = typer.Typer(no_args_is_help=True)
+
+    @gallery.command()
+    def search(
+        query: Annotated[str | None, typer.Argument(help="Words of the prompt.")] = None,
+        kind: Annotated[
+            str | None, typer.Option(help="text2img, kontext, fill, control, redux.")
+        ] = None,
+        model: Annotated[str | None, typer.Option(help="Model id.")] = None,
+        session: Annotated[str | None, typer.Option(help="Session name.")] = None,
+        seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
+        created_after: Annotated[str | None, typer.Option(help="ISO 8601, inclusive.")] = None,
+        created_before: Annotated[str | None, typer.Option(help="ISO 8601, exclusive.")] = None,
+        limit: Annotated[int | None, typer.Option(help="Rows, at most 50.")] = None,
+        cursor: Annotated[str | None, typer.Option(help="next_cursor of the page before.")] = None,
+        data_dir: DataDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Find pictures, newest first."""
+        from flux_mcp.cli import lists
+        from flux_mcp.cli.common import run
+
+        asked = {
+            "query": query,
+            "kind": kind,
+            "model": model,
+            "session": session,
+            "seed": seed,
+            "created_after": created_after,
+            "created_before": created_before,
+            "limit": limit,
+            "cursor": cursor,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        run(lists.print_hits(read_settings(data_dir), given, as_json=as_json))
+
+    @gallery.command()
+    def show(image_id: str, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+        """Show everything known about one picture."""
+        from flux_mcp.cli import lists
+        from flux_mcp.cli.common import run
+
+        run(lists.print_image(read_settings(data_dir), image_id, as_json=as_json))
+
+    return gallery

@@ -1,0 +1,200 @@
+"""`flux-mcp doctor`: what is installed, which device draws, what is on disk, what to do next."""
+
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from flux_mcp import __version__
+from flux_mcp.cli.common import print_json
+from flux_mcp.config import Settings, ensure_dirs
+from flux_mcp.errors import StorageError
+from flux_mcp.jobs.fleet import WorkerLost
+from flux_mcp.jobs.worker_process import ProcessFleet
+from flux_mcp.models.registry import KINDS, Registry, load_registry
+from flux_mcp.models.tiers import recommended
+from flux_mcp.models.weights import find_snapshot, install_hint, is_installed
+
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "mcp",
+    "pillow",
+    "pydantic",
+    "sqlite-utils",
+)
+NVIDIA_QUERY = "name,memory.total,memory.free,driver_version"
+GIB = 1024**3
+
+
+async def examine_and_print(settings: Settings, *, ask_worker: bool, as_json: bool) -> None:
+    """Print the examination.
+
+    Raises:
+        StorageError: the data folder cannot be used.
+    """
+    try:
+        ensure_dirs(settings.paths)
+    except OSError as error:
+        raise StorageError(
+            f"The data folder {settings.data_dir} cannot be used: {error.strerror}.",
+            "Choose another with --data-dir or FLUX_MCP_DATA_DIR.",
+        ) from error
+    registry = load_registry()
+    found = examine(settings, registry)
+    if ask_worker:
+        found["worker"] = await _worker(settings)
+    found["next"] = advice(found, settings, registry)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+def examine(settings: Settings, registry: Registry) -> dict[str, Any]:
+    """Return what can be found out without importing torch."""
+    disk = shutil.disk_usage(settings.data_dir)
+    memory = psutil.virtual_memory()
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "device": settings.device,
+        "gpus": _nvidia_gpus(),
+        "memory_gib": {"total": _gib(memory.total), "available": _gib(memory.available)},
+        "data_dir": str(settings.data_dir),
+        "disk_free_gib": _gib(disk.free),
+        "models": [
+            {
+                "id": row.id,
+                "kind": row.kind,
+                "installed": is_installed(row, registry, settings),
+                "folder": _folder(row, settings),
+                "licence": row.licence,
+                "disk_gib": row.disk_gib,
+            }
+            for row in registry
+        ],
+    }
+
+
+def _folder(row: Any, settings: Settings) -> str | None:
+    snapshot = find_snapshot(row, settings)
+    return None if snapshot is None else str(snapshot.folder)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _gib(size_bytes: float) -> float:
+    return round(size_bytes / GIB, 1)
+
+
+def _nvidia_gpus() -> list[dict[str, str]]:
+    """Ask the driver's own tool: it answers without torch, and also when torch is a CPU build."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    try:
+        answer = subprocess.run(  # noqa: S603 - a fixed command
+            [tool, f"--query-gpu={NVIDIA_QUERY}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    names = NVIDIA_QUERY.replace(".", "_").split(",")
+    rows = [line.split(", ") for line in answer.stdout.splitlines() if line]
+    return [dict(zip(names, row, strict=False)) for row in rows]
+
+
+async def _worker(settings: Settings) -> dict[str, Any]:
+    """Start a worker and return what it says it draws on."""
+    fleet = ProcessFleet(settings)
+    try:
+        await fleet.warm(fleet.workers()[0].worker_id)
+        environment = fleet.workers()[0].environment
+        return {} if environment is None else environment.model_dump(mode="json")
+    except WorkerLost as error:
+        return {"error": str(error), "log": _tail(settings.paths.worker_log)}
+    finally:
+        await fleet.close()
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    if not log.is_file():
+        return ""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+def advice(found: dict[str, Any], settings: Settings, registry: Registry) -> list[str]:
+    """Return what to do next, most useful first."""
+    steps = []
+    missing = [name for name, installed in found["packages"].items() if installed is None]
+    if missing:
+        steps.append(f"Install {', '.join(missing)}: the worker cannot draw without.")
+    torch = found["packages"]["torch"] or ""
+    if found["gpus"] and "+cpu" in torch:
+        steps.append(
+            "There is an NVIDIA card, but torch is a CPU build: install the CUDA build as the "
+            "README says."
+        )
+    for kind in KINDS:
+        real = [row for row in registry[kind].values() if not row.is_demonstration]
+        if not any(is_installed(row, registry, settings) for row in real):
+            best = recommended(registry, kind)
+            steps.append(
+                f"{kind} draws with micro, a demonstration. {install_hint(best, settings)}"
+            )
+    steps.append("Connect a client: see mcp.json and the README.")
+    return steps
+
+
+def _print(found: dict[str, Any]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold]flux-mcp {found['version']}[/] on Python {found['python']}, {found['platform']}"
+    )
+    packages = ", ".join(
+        f"{name} {number or 'MISSING'}" for name, number in found["packages"].items()
+    )
+    console.print(f"Packages  {packages}")
+    cards = [
+        f"{card['name']} ({card['memory_free']} of {card['memory_total']} free)"
+        for card in found["gpus"]
+    ]
+    console.print(
+        f"Card      {', '.join(cards) or 'no NVIDIA card found'} (device: {found['device']})"
+    )
+    memory = found["memory_gib"]
+    console.print(f"Memory    {memory['available']} of {memory['total']} GiB free")
+    console.print(f"Data      {found['data_dir']} ({found['disk_free_gib']} GiB free)")
+    if "worker" in found:
+        facts = ", ".join(f"{name} {value}" for name, value in found["worker"].items())
+        console.print(f"Worker    {facts}")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("model", "kind", "on disk", "GiB", "licence"):
+        table.add_column(column)
+    for row in found["models"]:
+        mark = "[green]yes[/]" if row["installed"] else "no"
+        table.add_row(row["id"], row["kind"], mark, f"{row['disk_gib']:g}", row["licence"])
+    console.print(table)
+    console.print("[bold]Next[/]")
+    for number, step in enumerate(found["next"], start=1):
+        console.print(f"  {number}. {step}", markup=False)

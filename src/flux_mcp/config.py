@@ -1,0 +1,197 @@
+"""Settings and paths: the only reader of environment variables.
+
+Owns nothing that changes: `Settings` is read once by the command line and handed on. `ensure_dirs`
+makes the data folder; `worker_environment` gives a worker its variables before any Hugging Face
+import there, because those libraries read them at import (diffusers 0.42, huggingface_hub 2.4).
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PACKAGE_DIR = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where everything lives below one data folder."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """The gallery and the queue."""
+        return self.root / "gallery.sqlite"
+
+    @property
+    def gpu_lock(self) -> Path:
+        """Held by the one server process that runs jobs."""
+        return self.root / "gpu.lock"
+
+    @property
+    def images(self) -> Path:
+        """Finished PNG files with their thumbnails beside them."""
+        return self.root / "images"
+
+    @property
+    def previews(self) -> Path:
+        """One small WebP for each job that is being drawn."""
+        return self.root / "previews"
+
+    @property
+    def uploads(self) -> Path:
+        """Pictures that came in, named by the SHA-256 of their bytes."""
+        return self.root / "uploads"
+
+    @property
+    def loras(self) -> Path:
+        """LoRA files."""
+        return self.root / "loras"
+
+    @property
+    def hf_cache(self) -> Path:
+        """HF_HOME: the only durable store of downloaded weights."""
+        return self.root / "hf-cache"
+
+    @property
+    def worker_log(self) -> Path:
+        """What the worker process and its libraries wrote to stderr."""
+        return self.root / "logs" / "worker.log"
+
+
+def default_data_dir() -> Path:
+    """`data/` in a checkout, else the platform's folder for a user's data."""
+    checkout = PACKAGE_DIR.parents[1]
+    if (checkout / "pyproject.toml").is_file() and (checkout / "mcp.json").is_file():
+        return checkout / "data"
+    return Path(platformdirs.user_data_dir("flux-mcp", appauthor=False))
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; each field is also an environment variable, `FLUX_MCP_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="FLUX_MCP_", frozen=True, extra="forbid")
+
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Gallery, queue, pictures, weights.",
+    )
+    weights_dir: Path = Field(
+        default=PACKAGE_DIR / "weights",
+        description="Folder of the weights that come with the package (micro).",
+    )
+    allowed_dirs: tuple[Path, ...] = Field(
+        default_factory=lambda: (Path.home() / "Pictures",),
+        description="Folders pictures may be read from, besides the data folder's own. "
+        "In the environment: a JSON list.",
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to draw.")
+    torch_threads: int | None = Field(
+        None, ge=1, description="CPU threads of the worker; unset: torch's own choice."
+    )
+    preload: bool = Field(
+        default=False, description="Start the worker at once instead of at the first job."
+    )
+    idle_unload_s: float = Field(
+        600.0, gt=0, description="An idle worker exits after this long and frees the card."
+    )
+    queue_limit: int = Field(100, ge=1, description="Jobs that may wait at the same time.")
+    cancel_grace_s: float = Field(
+        20.0, gt=0, description="A worker that has not stopped this long after a cancel is ended."
+    )
+    stall_timeout_s: float = Field(
+        1800.0, gt=0, description="A worker that reports nothing for this long is ended."
+    )
+    max_passes: int = Field(
+        4, ge=0, description="How often a job may be passed by one whose model is already loaded."
+    )
+    preview_every_steps: int = Field(
+        2, ge=0, description="A small preview after each so many steps; 0 draws none."
+    )
+    max_image_bytes: int = Field(
+        32 * 1024 * 1024, ge=1024, description="Largest picture file that may come in."
+    )
+    max_image_pixels: int = Field(
+        50_000_000, ge=4096, description="Most pixels of a picture that comes in."
+    )
+    on_disconnect: Literal["cancel", "keep"] = Field(
+        "cancel",
+        description="What a cancelled or vanished call does to a job whose id it does not have.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def paths(self) -> Paths:
+        """Every path below the data folder."""
+        return Paths(self.data_dir)
+
+    @property
+    def readable_dirs(self) -> tuple[Path, ...]:
+        """Every folder a picture may be read from."""
+        return (self.paths.uploads, self.paths.images, *self.allowed_dirs)
+
+
+def ensure_dirs(paths: Paths) -> None:
+    """Make every folder of the data directory.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    for folder in (
+        paths.images,
+        paths.previews,
+        paths.uploads,
+        paths.loras,
+        paths.hf_cache,
+        paths.worker_log.parent,
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """Return the whole environment of a worker process.
+
+    The hub is offline and remote code is off, whatever the caller's shell says; progress bars and
+    warnings of the libraries stay out of the log. Source: diffusers 0.42.1, huggingface_hub 2.4.
+    """
+    return {
+        **os.environ,
+        "HF_HOME": str(settings.paths.hf_cache),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "DIFFUSERS_DISABLE_REMOTE_CODE": "true",
+        "DIFFUSERS_TRUST_REMOTE_KERNELS": "false",
+        "DIFFUSERS_GGUF_CUDA_KERNELS": "false",
+        "DIFFUSERS_VERBOSITY": "error",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+        "PYTHONUNBUFFERED": "1",
+        **_settings_as_environment(settings),
+    }
+
+
+def _settings_as_environment(settings: Settings) -> Mapping[str, str]:
+    """Hand a worker the parts of the settings it reads, so that both sides agree."""
+    variables = {
+        "FLUX_MCP_DATA_DIR": str(settings.data_dir),
+        "FLUX_MCP_WEIGHTS_DIR": str(settings.weights_dir),
+        "FLUX_MCP_DEVICE": settings.device,
+    }
+    if settings.torch_threads is not None:
+        variables["FLUX_MCP_TORCH_THREADS"] = str(settings.torch_threads)
+    return variables
+
+
+def platform_name() -> str:
+    """Return the operating system and Python version, for provenance and `doctor`."""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return f"{sys.platform} python-{version}"

@@ -1,0 +1,186 @@
+"""Every deliberate error, as one tree.
+
+FluxMcpError(code, message, hint)
+├── RequestError             the caller can mend it
+│   ├── InvalidRequestError      [invalid_request]      an argument of the wrong type, range or name
+│   ├── InvalidSizeError         [invalid_size]         width, height, aspect ratio or pixel count
+│   ├── PromptTooLongError       [prompt_too_long]
+│   ├── UnsupportedOptionError   [unsupported_option]   the model cannot do what the option asks
+│   ├── UnknownModelError        [unknown_model]
+│   ├── UnknownJobError          [unknown_job]
+│   ├── UnknownImageError        [unknown_image]
+│   ├── InvalidImageError        [invalid_image]        unreadable, truncated, wrong type, too large
+│   ├── PathNotAllowedError      [path_not_allowed]
+│   ├── InvalidCursorError       [invalid_cursor]
+│   └── IdempotencyConflictError [idempotency_conflict]
+├── CapacityError            the caller can wait or ask for less
+│   ├── QueueFullError           [queue_full]
+│   └── OutOfMemoryError         [out_of_memory]
+├── EngineError              weights, driver or worker; the operator acts
+│   ├── WeightsMissingError      [weights_missing]
+│   ├── WeightsInvalidError      [weights_invalid]
+│   ├── EngineUnavailableError   [engine_unavailable]   torch or diffusers cannot be used here
+│   └── WorkerLostError          [worker_lost]          the worker process died twice on one job
+├── JobCancelledError        [cancelled]            asked for; not a failure
+├── StorageError             [storage]              the disk or the database refused
+└── InternalError            [internal]             a broken invariant of ours
+
+`code` is the stable contract; the wording is free to improve. Anything raised that is not in this
+tree is a bug, and is reported as `internal`.
+"""
+
+from typing import ClassVar
+
+
+class FluxMcpError(Exception):
+    """Base of every deliberate error: what is wrong, and what to do instead.
+
+    Args:
+        message: One sentence that says what is wrong.
+        hint: One sentence that says what to do instead; may be empty.
+    """
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """`[code] what is wrong. what to do.`: the form every caller sees."""
+        return f"[{self.code}] {self.message} {self.hint}".rstrip()
+
+
+class RequestError(FluxMcpError):
+    """The caller can mend it."""
+
+    code = "invalid_request"
+
+
+class InvalidRequestError(RequestError):
+    """An argument has the wrong type, range or name."""
+
+
+class InvalidSizeError(RequestError):
+    """The width, height, aspect ratio or pixel count is not one the model can draw."""
+
+    code = "invalid_size"
+
+
+class PromptTooLongError(RequestError):
+    """The prompt has more characters than a plan may hold."""
+
+    code = "prompt_too_long"
+
+
+class UnsupportedOptionError(RequestError):
+    """The model cannot do what this option asks."""
+
+    code = "unsupported_option"
+
+
+class UnknownModelError(RequestError):
+    """No registry row of this kind has that id."""
+
+    code = "unknown_model"
+
+
+class UnknownJobError(RequestError):
+    """No job has that id."""
+
+    code = "unknown_job"
+
+
+class UnknownImageError(RequestError):
+    """No gallery image has that id."""
+
+    code = "unknown_image"
+
+
+class InvalidImageError(RequestError):
+    """A picture that came in cannot be used: unreadable, truncated, wrong type, too large."""
+
+    code = "invalid_image"
+
+
+class PathNotAllowedError(RequestError):
+    """A path lies outside the folders pictures may be read from."""
+
+    code = "path_not_allowed"
+
+
+class InvalidCursorError(RequestError):
+    """A search cursor was not issued by this gallery."""
+
+    code = "invalid_cursor"
+
+
+class IdempotencyConflictError(RequestError):
+    """The idempotency key was used before, for another request."""
+
+    code = "idempotency_conflict"
+
+
+class CapacityError(FluxMcpError):
+    """The caller can wait, or ask for less."""
+
+    code = "busy"
+
+
+class QueueFullError(CapacityError):
+    """The queue holds as many jobs as it may."""
+
+    code = "queue_full"
+
+
+class OutOfMemoryError(CapacityError):
+    """The job does not fit into the device's memory."""
+
+    code = "out_of_memory"
+
+
+class EngineError(FluxMcpError):
+    """Weights, driver or worker; the operator acts."""
+
+    code = "engine"
+
+
+class WeightsMissingError(EngineError):
+    """The model's weights are not on this disk."""
+
+    code = "weights_missing"
+
+
+class WeightsInvalidError(EngineError):
+    """The files on disk are not what the registry row promises."""
+
+    code = "weights_invalid"
+
+
+class EngineUnavailableError(EngineError):
+    """Torch or diffusers cannot be used on this machine."""
+
+    code = "engine_unavailable"
+
+
+class WorkerLostError(EngineError):
+    """The worker process died on this job as often as is allowed."""
+
+    code = "worker_lost"
+
+
+class JobCancelledError(FluxMcpError):
+    """The job was cancelled; asked for, not a failure."""
+
+    code = "cancelled"
+
+
+class StorageError(FluxMcpError):
+    """The disk or the database refused."""
+
+    code = "storage"
+
+
+class InternalError(FluxMcpError):
+    """A broken invariant of ours."""

@@ -1,0 +1,77 @@
+"""Masks: from a picture or a box to an L picture, where 255 is drawn anew and 0 is kept."""
+
+import io
+
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
+
+from flux_mcp.errors import InvalidImageError, InvalidRequestError
+from flux_mcp.images.references import Picture, encode_picture
+from flux_mcp.requests.geometry import Size
+from flux_mcp.requests.schemas import Box
+
+DRAWN_FROM = 128
+"""Least value that is drawn: diffusers' fill pipeline splits its mask at one half
+(`FluxFillPipeline.mask_processor`, `do_binarize=True`; 128 / 255 > 0.5)."""
+
+
+def mask_from_picture(picture: Picture, image_size: Size) -> Picture:
+    """Return `picture`, loaded as L, as the mask of an image.
+
+    Raises:
+        InvalidImageError: it has another size than the image.
+    """
+    size = Size(picture.width, picture.height)
+    if size != image_size:
+        raise InvalidImageError(
+            f"The mask is {size} and the image is {image_size}.",
+            f"Send a mask of {image_size}, or a box.",
+        )
+    return picture
+
+
+def mask_from_box(box: Box, image_size: Size) -> Picture:
+    """Return a mask that draws the pixels of `box` and keeps the rest.
+
+    Raises:
+        InvalidRequestError: the box reaches outside the image.
+    """
+    right, bottom = box.x + box.width, box.y + box.height
+    if right > image_size.width or bottom > image_size.height:
+        raise InvalidRequestError(
+            f"The box reaches to ({right}, {bottom}), outside the image.",
+            f"The image is {image_size}; x + width and y + height may reach that far.",
+        )
+    mask = Image.new("L", (image_size.width, image_size.height), 0)
+    # Pillow's rectangle includes its lower right corner.
+    ImageDraw.Draw(mask).rectangle((box.x, box.y, right - 1, bottom - 1), fill=255)
+    return encode_picture(mask)
+
+
+def finish_mask(mask: Picture, *, invert: bool, feather_px: int) -> Picture:
+    """Return the mask inverted and softened as asked.
+
+    `feather_px` is how far from its edge, on each side, the mask may fade; beyond that it is as it
+    was (a Gaussian of a third of it, which Pillow makes of three boxes and so ends there).
+
+    Raises:
+        InvalidRequestError: no pixel is left to draw.
+    """
+    image = _decode(mask)
+    if invert:
+        image = ImageOps.invert(image)
+    if feather_px:
+        image = image.filter(ImageFilter.GaussianBlur(feather_px / 3))
+    brightest = image.getextrema()[1]
+    if not isinstance(brightest, int | float) or brightest < DRAWN_FROM:
+        raise InvalidRequestError(
+            "The mask leaves nothing to draw: none of it is white.",
+            "White is drawn anew and black is kept; invert swaps them, a smaller feather_px keeps "
+            "small shapes.",
+        )
+    return encode_picture(image) if invert or feather_px else mask
+
+
+def _decode(mask: Picture) -> Image.Image:
+    with Image.open(io.BytesIO(mask.png), formats=("PNG",)) as image:
+        image.load()
+        return image.convert("L")

@@ -1,0 +1,137 @@
+"""Intake: the pictures of a request, from whatever names them to checked files and plan inputs.
+
+Knows where pictures may come from and asks the gallery for its own. Writes nothing until `store`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flux_mcp.config import Settings
+from flux_mcp.images.masks import finish_mask, mask_from_box, mask_from_picture
+from flux_mcp.images.references import (
+    DataReference,
+    GalleryReference,
+    Picture,
+    load_picture,
+    parse_reference,
+    read_path,
+    store_picture,
+)
+from flux_mcp.requests.geometry import Size
+from flux_mcp.requests.plan import InputRole, PlanInput
+from flux_mcp.requests.schemas import (
+    DrawRequest,
+    EditRequest,
+    FillRequest,
+    Mask,
+    StructuralRequest,
+    VariationRequest,
+)
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A checked picture and what the plan says of it."""
+
+    picture: Picture
+    plan_input: PlanInput
+
+
+class Intake:
+    """Resolves, checks and stores the pictures of requests.
+
+    Args:
+        settings: Limits and folders.
+        image_path: Returns the file of a gallery image; raises `UnknownImageError`.
+    """
+
+    def __init__(self, settings: Settings, image_path: Callable[[str], Awaitable[Path]]) -> None:
+        self._settings = settings
+        self._image_path = image_path
+
+    async def collect(self, request: DrawRequest) -> list[Incoming]:
+        """Return every picture of a request, decoded and checked, in the order plans list them.
+
+        Raises:
+            RequestError: a reference names nothing, or nothing usable.
+        """
+        match request:
+            case EditRequest():
+                return [await self._incoming(image, "reference") for image in request.images]
+            case VariationRequest():
+                return [
+                    await self._incoming(item.image, "reference", item.weight)
+                    for item in request.images
+                ]
+            case FillRequest():
+                image = await self._incoming(request.image, "image")
+                return [image, await self._mask(request, image.picture)]
+            case StructuralRequest(image=str(image)):
+                return [await self._incoming(image, "image")]
+            case StructuralRequest(control_image=str(image)):
+                return [await self._incoming(image, "control")]
+            case _:
+                return []
+
+    async def store(self, incoming: list[Incoming]) -> None:
+        """Write the pictures into the uploads folder, under their hashes."""
+        uploads = self._settings.paths.uploads
+        for item in incoming:
+            await asyncio.to_thread(store_picture, uploads, item.picture)
+
+    async def _incoming(self, reference: str, role: InputRole, weight: float = 1.0) -> Incoming:
+        picture, image_id = await self._load(reference, "RGB")
+        return Incoming(picture, _plan_input(picture, role, weight, image_id))
+
+    async def _mask(self, request: FillRequest, image: Picture) -> Incoming:
+        size = Size(image.width, image.height)
+        mask = await self._raw_mask(request.mask, size)
+        mask = await asyncio.to_thread(
+            finish_mask, mask, invert=request.invert, feather_px=request.feather_px
+        )
+        return Incoming(mask, _plan_input(mask, "mask"))
+
+    async def _raw_mask(self, mask: Mask, size: Size) -> Picture:
+        if mask.box is not None:
+            return mask_from_box(mask.box, size)
+        picture, _ = await self._load(mask.image or "", "L")
+        return mask_from_picture(picture, size)
+
+    async def _load(self, reference: str, mode: Literal["RGB", "L"]) -> tuple[Picture, str | None]:
+        settings = self._settings
+        parsed = parse_reference(reference)
+        image_id = None
+        if isinstance(parsed, GalleryReference):
+            image_id = parsed.image_id
+            path = await self._image_path(image_id)
+            data = await asyncio.to_thread(path.read_bytes)
+        elif isinstance(parsed, DataReference):
+            data = parsed.data
+        else:
+            data = await asyncio.to_thread(
+                read_path, parsed.path, settings.readable_dirs, settings.max_image_bytes
+            )
+        picture = await asyncio.to_thread(
+            load_picture,
+            data,
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+            mode=mode,
+        )
+        return picture, image_id
+
+
+def _plan_input(
+    picture: Picture, role: InputRole, weight: float = 1.0, image_id: str | None = None
+) -> PlanInput:
+    return PlanInput(
+        role=role,
+        sha256=picture.sha256,
+        width=picture.width,
+        height=picture.height,
+        weight=weight,
+        image_id=image_id,
+    )

@@ -1,0 +1,56 @@
+"""Tells watchers that something about the jobs may have changed, here or in another process.
+
+Owns a counter. Our own writes `poke` it; those of other processes are seen through SQLite's
+`data_version`, read ten times a second while anybody waits.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+POLL_S = 0.1
+
+
+class Changes:
+    """A counter that can be waited on."""
+
+    def __init__(self, data_version: Callable[[], Awaitable[int]]) -> None:
+        self._data_version = data_version
+        self._count = 0
+        self._changed = asyncio.Event()
+        self._waiters = 0
+
+    def ticket(self) -> int:
+        """Return a mark; take it before reading, then wait on it: no change is missed."""
+        return self._count
+
+    def poke(self) -> None:
+        """Wake everybody who waits."""
+        self._count += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait(self, ticket: int, timeout_s: float) -> bool:
+        """Wait until something changed since `ticket`; False when `timeout_s` passed first."""
+        if self._count != ticket:
+            return True
+        self._waiters += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return self._count != ticket
+        finally:
+            self._waiters -= 1
+        return True
+
+    async def watch_other_processes(self) -> None:
+        """Poll for commits of other connections, for ever; run as a task."""
+        seen = await self._data_version()
+        while True:
+            await asyncio.sleep(POLL_S)
+            if self._waiters == 0:
+                continue
+            version = await self._data_version()
+            if version != seen:
+                seen = version
+                self.poke()

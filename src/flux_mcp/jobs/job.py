@@ -1,0 +1,91 @@
+"""Job: one request on its way to pictures. A value; the queue owns every stored one.
+
+          submit            claim                  last picture saved
+(nothing) ──────► queued ─────────► running ───────────────────────► completed
+                    │ ▲                │ │
+             cancel │ │ worker lost or │ │ cannot be drawn, or lost twice
+                    │ │ server ended   │ └───────────────────────────► failed
+                    │ └────────────────┤
+                    │                  │ cancel, at the next step
+                    └──────────────────┴─────────────────────────────► cancelled
+"""
+
+import secrets
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from flux_mcp.models.registry import Kind
+from flux_mcp.requests.messages import ErrorInfo, Phase
+from flux_mcp.requests.plan import RenderPlan
+
+JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
+
+FINAL: frozenset[JobStatus] = frozenset({"completed", "failed", "cancelled"})
+LEGAL_MOVES: dict[JobStatus, frozenset[JobStatus]] = {
+    "queued": frozenset({"running", "cancelled"}),
+    "running": frozenset({"queued", "completed", "failed", "cancelled"}),
+    "completed": frozenset(),
+    "failed": frozenset(),
+    "cancelled": frozenset(),
+}
+MAX_ATTEMPTS = 2
+"""A job whose worker was lost runs once more; after that it is the job that is to blame."""
+
+
+class Job(BaseModel):
+    """Everything known about one job."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    kind: Kind
+    model: str
+    status: JobStatus = "queued"
+    phase: Phase | None = None
+    step: int = 0
+    total_steps: int
+    message: str = ""
+    eta_s: float | None = None
+    """Seconds left while running, as the worker sees it."""
+    priority: int = 0
+    """Higher goes first."""
+    session: str | None = None
+    stage: str | None = None
+    parents: tuple[str, ...] = ()
+    request: dict[str, Any]
+    plan: RenderPlan
+    notices: tuple[str, ...] = ()
+    idempotency_key: str | None = None
+    attempt: int = 0
+    """1 for the first run; a new number for each claim after a lost worker."""
+    passes: int = 0
+    """How often another job was let past this one."""
+    owner: str | None = None
+    """The server process that runs it."""
+    heartbeat_at: str | None = None
+    cancel_requested: bool = False
+    id_given: bool = False
+    """Whether a caller has been told the id: from then on only an explicit cancel ends the job."""
+    error: ErrorInfo | None = None
+    load_s: float | None = None
+    draw_s: float | None = None
+    created_at: str
+    started_at: str | None = None
+    finished_at: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.status in FINAL
+
+
+def new_job_id() -> str:
+    """Return an unguessable id."""
+    return f"job_{secrets.token_urlsafe(12)}"
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601, UTC, microseconds: text that sorts as time does."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")

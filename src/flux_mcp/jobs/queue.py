@@ -1,0 +1,399 @@
+"""JobQueue: the jobs table, the only holder of queue state. Runs on the database thread.
+
+Every move of a job is one guarded statement: it changes the row only if the row is still in the
+state the move starts from, so a late event, a second server or a repeated call changes nothing.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from flux_mcp.database import immediate
+from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
+from flux_mcp.jobs.estimates import Finished
+from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, utc_now
+from flux_mcp.jobs.scheduler import Turn, Waiting
+from flux_mcp.requests.messages import ErrorInfo, Progress
+from flux_mcp.requests.plan import RenderPlan
+
+_JSON_COLUMNS = ("parents", "request", "plan", "notices", "error")
+_BOOL_COLUMNS = ("cancel_requested", "id_given")
+_QUEUE_ORDER = "ORDER BY priority DESC, seq"
+_HISTORY = 20
+_DEFAULT_RETRY_S = 30.0
+
+
+def job_migrations() -> Migrations:
+    """Return the steps that make the jobs table; append, never change."""
+    migrations = Migrations("jobs")
+
+    @migrations()
+    def create_jobs(database: Database) -> None:
+        database.execute(
+            """
+            CREATE TABLE jobs (
+                seq INTEGER PRIMARY KEY AUTOINCREMENT,
+                id TEXT NOT NULL UNIQUE,
+                kind TEXT NOT NULL,
+                model TEXT NOT NULL,
+                status TEXT NOT NULL,
+                phase TEXT,
+                step INTEGER NOT NULL,
+                total_steps INTEGER NOT NULL,
+                message TEXT NOT NULL,
+                eta_s REAL,
+                priority INTEGER NOT NULL,
+                session TEXT,
+                stage TEXT,
+                parents TEXT NOT NULL,
+                request TEXT NOT NULL,
+                plan TEXT NOT NULL,
+                notices TEXT NOT NULL,
+                idempotency_key TEXT UNIQUE,
+                attempt INTEGER NOT NULL,
+                passes INTEGER NOT NULL,
+                owner TEXT,
+                heartbeat_at TEXT,
+                cancel_requested INTEGER NOT NULL,
+                id_given INTEGER NOT NULL,
+                error TEXT,
+                load_s REAL,
+                draw_s REAL,
+                created_at TEXT NOT NULL,
+                started_at TEXT,
+                finished_at TEXT
+            ) STRICT
+            """
+        )
+        database.execute("CREATE INDEX jobs_by_status ON jobs (status, priority DESC, seq)")
+        database.execute("CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL")
+
+    return migrations
+
+
+class JobQueue:
+    """Jobs in SQLite: submit, claim, move, look up.
+
+    Args:
+        database: Open on the thread this object is used from.
+        limit: How many jobs may wait.
+    """
+
+    def __init__(self, database: Database, limit: int) -> None:
+        self._database = database
+        self._limit = limit
+
+    # --- callers -------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> Job:
+        """Store a new job, or return the one its idempotency key already names.
+
+        Raises:
+            QueueFullError: as many jobs wait as may.
+            IdempotencyConflictError: the key names a job made by another request.
+        """
+        with immediate(self._database):
+            known = self._known_by_key(job)
+            if known is not None:
+                return known
+            self._refuse_if_full()
+            row = _to_row(job)
+            columns = ", ".join(row)
+            marks = ", ".join(f":{name}" for name in row)
+            self._database.conn.execute(f"INSERT INTO jobs ({columns}) VALUES ({marks})", row)
+        return job
+
+    def refuse_if_full(self, idempotency_key: str | None) -> None:
+        """Refuse early what `submit` would refuse, before any work is done for it.
+
+        Raises:
+            QueueFullError: as many jobs wait as may, and the key names no known job.
+        """
+        if idempotency_key is None or not self._many(
+            "WHERE idempotency_key = ?", (idempotency_key,)
+        ):
+            self._refuse_if_full()
+
+    def _refuse_if_full(self) -> None:
+        waiting = self.depth()
+        if waiting >= self._limit:
+            retry_s = self._typical_job_s()
+            raise QueueFullError(
+                f"{waiting} jobs are waiting, and no more than {self._limit} may.",
+                f"Try again in about {retry_s:.0f} s, or cancel jobs that are no longer wanted.",
+            )
+
+    def _known_by_key(self, job: Job) -> Job | None:
+        if job.idempotency_key is None:
+            return None
+        known = self._one("WHERE idempotency_key = ?", (job.idempotency_key,))
+        if known is not None and known.request != job.request:
+            raise IdempotencyConflictError(
+                f"The idempotency key was used for job {known.id}, which asked for something else.",
+                "Use a new key for a new request.",
+            )
+        return known
+
+    def find(self, job_id: str) -> Job:
+        """Return one job.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+        """
+        job = self._one("WHERE id = ?", (job_id,))
+        if job is None:
+            raise UnknownJobError(
+                f"There is no job '{job_id[:60]}'.",
+                "Use the job_id of an earlier answer, or call flux_get_job without an id.",
+            )
+        return job
+
+    def unfinished(self) -> list[Job]:
+        """Return running jobs, then waiting ones in queue order."""
+        return self._many("WHERE status = 'running' ORDER BY seq") + self._many(
+            f"WHERE status = 'queued' {_QUEUE_ORDER}"
+        )
+
+    def recent(self, limit: int) -> list[Job]:
+        """Return the newest jobs, finished or not, newest first."""
+        return self._many("ORDER BY seq DESC LIMIT ?", (limit,))
+
+    def unfinished_of_session(self, session: str) -> list[Job]:
+        """Return the jobs of a session that can still be cancelled."""
+        return self._many(
+            "WHERE session = ? AND status IN ('queued', 'running') ORDER BY seq", (session,)
+        )
+
+    def depth(self) -> int:
+        """Return how many jobs wait."""
+        return int(self._value("SELECT count(*) FROM jobs WHERE status = 'queued'"))
+
+    def position(self, job: Job) -> int | None:
+        """Return a waiting job's place, 1 for the next; `None` when it does not wait."""
+        if job.status != "queued":
+            return None
+        return int(
+            self._value(
+                """
+                SELECT count(*) FROM jobs AS other, jobs AS this
+                WHERE this.id = ? AND other.status = 'queued' AND (other.priority > this.priority
+                    OR (other.priority = this.priority AND other.seq <= this.seq))
+                """,
+                (job.id,),
+            )
+        )
+
+    def request_cancel(self, job_id: str) -> Job:
+        """Cancel a waiting job at once; ask a running one to stop. Returns it as it is now.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+        """
+        now = utc_now()
+        with immediate(self._database) as database:
+            database.conn.execute(
+                """
+                UPDATE jobs SET status = 'cancelled', cancel_requested = 1, finished_at = ?
+                WHERE id = ? AND status = 'queued'
+                """,
+                (now, job_id),
+            )
+            database.conn.execute(
+                "UPDATE jobs SET cancel_requested = 1 WHERE id = ? AND status = 'running'",
+                (job_id,),
+            )
+        return self.find(job_id)
+
+    def mark_id_given(self, job_id: str) -> None:
+        """Record that a caller now holds the id."""
+        self._database.execute(
+            "UPDATE jobs SET id_given = 1 WHERE id = ? AND id_given = 0", (job_id,)
+        )
+
+    # --- the executor --------------------------------------------------------------------------
+
+    def claim(self, owner: str, choose: Callable[[Sequence[Waiting]], Turn | None]) -> Job | None:
+        """Take the job whose turn it is; `None` when nobody waits.
+
+        The choice is advice; the claim itself is one statement that takes a job only while it is
+        still queued, so two executors can never run one job.
+        """
+        while True:
+            turn = choose(self._waiting())
+            if turn is None:
+                return None
+            now = utc_now()
+            with immediate(self._database) as database:
+                taken = database.conn.execute(
+                    """
+                    UPDATE jobs SET status = 'running', owner = ?, attempt = attempt + 1, step = 0,
+                        phase = NULL, message = '', eta_s = NULL, heartbeat_at = ?, started_at = ?
+                    WHERE id = ? AND status = 'queued' RETURNING id
+                    """,
+                    (owner, now, now, turn.job_id),
+                ).fetchall()
+                if taken:
+                    database.conn.executemany(
+                        "UPDATE jobs SET passes = passes + 1 WHERE id = ?",
+                        [(job_id,) for job_id in turn.passed],
+                    )
+            if taken:
+                return self.find(turn.job_id)
+
+    def _waiting(self) -> list[Waiting]:
+        rows = self._database.execute(
+            "SELECT id, kind, model, priority, passes FROM jobs "
+            f"WHERE status = 'queued' {_QUEUE_ORDER}"
+        ).fetchall()
+        return [Waiting(row[0], f"{row[1]}/{row[2]}", row[3], row[4]) for row in rows]
+
+    def report(self, progress: Progress) -> None:
+        """Store how far a running job is; also a sign of life. An older attempt's is dropped."""
+        self._database.execute(
+            """
+            UPDATE jobs SET phase = ?, step = ?, message = ?, eta_s = ?, heartbeat_at = ?
+            WHERE id = ? AND attempt = ? AND status = 'running'
+            """,
+            (
+                progress.phase,
+                progress.step,
+                progress.message,
+                progress.eta_s,
+                utc_now(),
+                progress.job_id,
+                progress.attempt,
+            ),
+        )
+
+    def heartbeat(self, owner: str) -> None:
+        """Store a sign of life for every job this owner runs."""
+        self._database.execute(
+            "UPDATE jobs SET heartbeat_at = ? WHERE owner = ? AND status = 'running'",
+            (utc_now(), owner),
+        )
+
+    def complete(self, job: Job, load_s: float, draw_s: float) -> bool:
+        """Move a running job to completed; False when it was not running in this attempt."""
+        return self._finish(
+            job,
+            "status = 'completed', step = total_steps, load_s = ?, draw_s = ?",
+            (load_s, draw_s),
+        )
+
+    def fail(self, job: Job, error: ErrorInfo) -> bool:
+        """Move a running job to failed; False when it was not running in this attempt."""
+        return self._finish(job, "status = 'failed', error = ?", (error.model_dump_json(),))
+
+    def cancelled(self, job: Job) -> bool:
+        """Move a running job to cancelled; False when it was not running in this attempt."""
+        return self._finish(job, "status = 'cancelled'", ())
+
+    def _finish(self, job: Job, changes: str, values: Sequence[object]) -> bool:
+        with immediate(self._database) as database:
+            cursor = database.conn.execute(
+                f"UPDATE jobs SET {changes}, phase = NULL, eta_s = NULL, message = '', "
+                "finished_at = ? WHERE id = ? AND attempt = ? AND status = 'running'",
+                (*values, utc_now(), job.id, job.attempt),
+            )
+        return cursor.rowcount == 1
+
+    def give_back(self, owner: str) -> None:
+        """Put what `owner` runs back in its place because it ends; the attempt does not count."""
+        self._database.execute(
+            """
+            UPDATE jobs SET status = 'queued', owner = NULL, phase = NULL, step = 0, eta_s = NULL,
+                message = '', attempt = attempt - 1
+            WHERE owner = ? AND status = 'running'
+            """,
+            (owner,),
+        )
+
+    def lost(self, job: Job, error: ErrorInfo) -> None:
+        """Deal with a running job whose worker is gone.
+
+        Cancelled if that was asked for, back in the queue for another attempt, or failed with
+        `error` when the attempts are used up.
+        """
+        if self.find(job.id).cancel_requested:
+            self.cancelled(job)
+        elif job.attempt >= MAX_ATTEMPTS:
+            self.fail(job, error)
+        else:
+            self._database.execute(
+                """
+                UPDATE jobs SET status = 'queued', owner = NULL, phase = NULL, step = 0,
+                    eta_s = NULL, message = 'its worker was lost; it will run again'
+                WHERE id = ? AND attempt = ? AND status = 'running'
+                """,
+                (job.id, job.attempt),
+            )
+
+    def recover(self, error: ErrorInfo) -> list[Job]:
+        """Deal with every running job; returns them.
+
+        Only a new holder of the GPU lock calls this, before it runs anything: whoever ran these
+        jobs is gone.
+        """
+        orphans = self._many("WHERE status = 'running' ORDER BY seq")
+        for job in orphans:
+            self.lost(job, error)
+        return orphans
+
+    def history(self) -> list[Finished]:
+        """Return what the newest completed jobs took, for estimates."""
+        rows = self._database.execute(
+            """
+            SELECT plan, draw_s FROM jobs WHERE status = 'completed' AND draw_s IS NOT NULL
+            ORDER BY seq DESC LIMIT ?
+            """,
+            (_HISTORY,),
+        ).fetchall()
+        return [Finished(RenderPlan.model_validate_json(plan), draw_s) for plan, draw_s in rows]
+
+    def _typical_job_s(self) -> float:
+        rows = self._database.execute(
+            """
+            SELECT started_at, finished_at FROM jobs WHERE status = 'completed'
+            ORDER BY seq DESC LIMIT ?
+            """,
+            (_HISTORY,),
+        ).fetchall()
+        spans = [
+            (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+            for start, end in rows
+        ]
+        return max(1.0, sum(spans) / len(spans)) if spans else _DEFAULT_RETRY_S
+
+    # --- rows ----------------------------------------------------------------------------------
+
+    def _one(self, where: str, values: Sequence[object] = ()) -> Job | None:
+        jobs = self._many(where, values)
+        return jobs[0] if jobs else None
+
+    def _many(self, where: str, values: Sequence[object] = ()) -> list[Job]:
+        cursor = self._database.execute(f"SELECT * FROM jobs {where}", tuple(values))
+        names = [column[0] for column in cursor.description]
+        return [_from_row(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+
+    def _value(self, sql: str, values: Sequence[object] = ()) -> Any:
+        return self._database.execute(sql, tuple(values)).fetchone()[0]
+
+
+def _to_row(job: Job) -> dict[str, Any]:
+    row = job.model_dump(mode="json")
+    for name in _JSON_COLUMNS:
+        row[name] = None if row[name] is None else json.dumps(row[name], ensure_ascii=False)
+    for name in _BOOL_COLUMNS:
+        row[name] = int(row[name])
+    return row
+
+
+def _from_row(row: dict[str, Any]) -> Job:
+    row.pop("seq")
+    for name in _JSON_COLUMNS:
+        row[name] = None if row[name] is None else json.loads(row[name])
+    return Job.model_validate(row)

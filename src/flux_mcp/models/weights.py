@@ -1,0 +1,89 @@
+"""Which weights are on disk, and where.
+
+Two places: folders that come with the package (micro), and the hub cache below `data/hf-cache`,
+read through huggingface_hub and never over the network.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux_mcp.config import Settings
+from flux_mcp.errors import WeightsMissingError
+from flux_mcp.models.registry import ModelSpec, Registry
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One model's files: its folder, the folder of the parts it shares, its revision."""
+
+    folder: Path
+    parts_folder: Path
+    revision: str | None
+    """Commit of the hub repository; `None` for weights that come with the package."""
+
+
+def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
+    """Return where the weights of `spec` lie, or `None` when they are not on this disk."""
+    if spec.folder is not None:
+        folder = settings.weights_dir / spec.folder
+        parts = settings.weights_dir / (spec.parts_folder or spec.folder)
+        complete = all((path / "model_index.json").is_file() for path in (folder, parts))
+        return Snapshot(folder, parts, revision=None) if complete else None
+    return _find_in_hub_cache(spec, settings)
+
+
+def _find_in_hub_cache(spec: ModelSpec, settings: Settings) -> Snapshot | None:
+    cache = settings.paths.hf_cache / "hub"
+    if spec.repository is None or not (cache / _cache_folder(spec.repository)).is_dir():
+        return None
+    # Imported here: it takes a quarter of a second, which nobody pays who has no hub weights.
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
+
+    index = try_to_load_from_cache(
+        spec.repository,
+        "model_index.json",
+        cache_dir=cache,
+        revision=spec.revision,
+    )
+    if not isinstance(index, str):
+        return None
+    folder = Path(index).parent
+    return Snapshot(folder, folder, revision=folder.name)
+
+
+def _cache_folder(repository: str) -> str:
+    """Return the folder of a repository in the hub cache (huggingface_hub's documented layout)."""
+    return f"models--{repository.replace('/', '--')}"
+
+
+def is_installed(spec: ModelSpec, registry: Registry, settings: Settings) -> bool:
+    """Whether `spec` can be drawn with: its own weights and its base's are on disk."""
+    if find_snapshot(spec, settings) is None:
+        return False
+    if spec.base is None:
+        return True
+    return find_snapshot(registry.find("text2img", spec.base), settings) is not None
+
+
+def require_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot:
+    """Return where the weights of `spec` lie.
+
+    Raises:
+        WeightsMissingError: they are not on this disk; the hint is the command that installs them.
+    """
+    snapshot = find_snapshot(spec, settings)
+    if snapshot is None:
+        raise WeightsMissingError(
+            f"The weights of {spec.id} ({spec.kind}) are not on this machine.",
+            install_hint(spec, settings),
+        )
+    return snapshot
+
+
+def install_hint(spec: ModelSpec, settings: Settings) -> str:
+    """Return the command that puts the weights of `spec` on this disk."""
+    if spec.repository is None:
+        return "Build them with 'make setup' in a checkout, or install the package again."
+    login = " (accept its licence on the hub and run 'hf auth login' first)" if spec.gated else ""
+    cache = settings.paths.hf_cache / "hub"
+    return f"Run: hf download {spec.repository} --cache-dir {cache}{login}."

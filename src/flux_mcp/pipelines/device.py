@@ -1,0 +1,123 @@
+"""Where to draw: chooses the device, knows its memory, recognises that it ran out.
+
+Knows nothing of models or jobs.
+"""
+
+import gc
+from dataclasses import dataclass
+from typing import Literal
+
+from flux_mcp.config import Settings, platform_name
+from flux_mcp.errors import EngineUnavailableError
+from flux_mcp.requests.messages import Environment
+
+GIB = 2**30
+_CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
+"""How torch 2.13 words it where it raises a plain RuntimeError."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A torch device: `cpu`, `cuda:0` or `mps`."""
+
+    name: str
+
+    @property
+    def kind(self) -> Literal["cpu", "cuda", "mps"]:
+        """The name without its number."""
+        if self.name.startswith("cuda"):
+            return "cuda"
+        return "mps" if self.name == "mps" else "cpu"
+
+
+def choose_device(setting: Literal["auto", "cpu", "cuda", "mps"]) -> Device:
+    """Return the device that was asked for; `auto` takes the best there is.
+
+    Raises:
+        EngineUnavailableError: the device that was named is not in this machine.
+    """
+    import torch
+
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    best = next(name for name, there in has.items() if there)
+    kind = best if setting == "auto" else str(setting)
+    if not has[kind]:
+        raise EngineUnavailableError(
+            f"The device '{kind}' was asked for, but torch finds none.",
+            "Set FLUX_MCP_DEVICE to 'auto', or install a torch built for the device.",
+        )
+    return Device("cuda:0" if kind == "cuda" else kind)
+
+
+def configure_threads(settings: Settings) -> None:
+    """Give torch the CPU threads of the settings; some kinds' pixels depend on the number."""
+    import torch
+
+    if settings.torch_threads is not None:
+        torch.set_num_threads(settings.torch_threads)
+
+
+def describe(device: Device) -> Environment:
+    """Return what a picture's provenance keeps about this process."""
+    import diffusers
+    import torch
+    import transformers
+
+    device_name: str = device.kind
+    memory_gib: float | None = None
+    if device.kind == "cuda":
+        properties = torch.cuda.get_device_properties(device.name)
+        device_name, memory_gib = properties.name, properties.total_memory / GIB
+    return Environment(
+        torch=torch.__version__,
+        diffusers=diffusers.__version__,
+        transformers=transformers.__version__,
+        device=device.name,
+        device_name=device_name,
+        memory_total_gib=memory_gib,
+        threads=torch.get_num_threads(),
+        platform=platform_name(),
+    )
+
+
+def free_memory_gib(device: Device) -> float | None:
+    """Return the GiB a new model may take, or `None` where torch cannot tell (CPU, MPS).
+
+    Memory that torch holds but does not use counts as free: it is handed out again.
+    """
+    import torch
+
+    if device.kind != "cuda":
+        return None
+    free, _total = torch.cuda.mem_get_info(device.name)
+    idle = torch.cuda.memory_reserved(device.name) - torch.cuda.memory_allocated(device.name)
+    return (free + idle) / GIB
+
+
+def free_caches(device: Device) -> None:
+    """Collect what is unreachable and hand torch's cached memory back to the driver."""
+    import torch
+
+    gc.collect()
+    if device.kind == "cuda":
+        torch.cuda.empty_cache()
+    elif device.kind == "mps":
+        torch.mps.empty_cache()
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Whether the device's context is lost: every later call in this process would fail too."""
+    import torch
+
+    return isinstance(error, torch.AcceleratorError)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the device or the machine has no memory left."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in _CPU_OUT_OF_MEMORY
+    )

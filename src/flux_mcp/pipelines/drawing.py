@@ -1,0 +1,91 @@
+"""One plan from its pictures to its pixels: the passes over a resident pipeline.
+
+Owns the order of things and the seeds. Knows no kind; kinds.py's adapters do.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_mcp.errors import WeightsInvalidError
+from flux_mcp.pipelines.kinds import ADAPTERS, Embeddings, Pixels, open_pictures
+from flux_mcp.pipelines.residency import Resident
+from flux_mcp.pipelines.steps import Reports, StepWatch
+from flux_mcp.requests.plan import RenderPlan
+
+
+def draw(
+    plan: RenderPlan,
+    blobs: Mapping[str, bytes],
+    resident: Resident,
+    watch: StepWatch,
+    reports: Reports,
+) -> None:
+    """Draw every picture of a plan and report each when it is decoded.
+
+    One pass for each seed, so a picture has the same pixels alone and as one of several; a batched
+    plan takes one pass for all.
+
+    Raises:
+        JobCancelledError: the job was cancelled; the pipeline can be used again.
+        InvalidImageError: an input cannot be read.
+        WeightsInvalidError: the weights gave numbers that are no colours.
+    """
+    watch.encoding()
+    adapter = ADAPTERS[plan.kind](plan, open_pictures(plan, blobs), resident)
+    try:
+        passes = [plan.seeds] if plan.batched else [(seed,) for seed in plan.seeds]
+        count = len(passes[0])
+        # Once for all passes: they differ in nothing but the seed.
+        arguments = adapter.arguments(count) | _repeated(adapter.embeddings(), count)
+        index = 0
+        for number, seeds in enumerate(passes):
+            started = time.perf_counter()
+            watch.start_pass(number)
+            colours = _run(resident.pipe, seeds, watch, arguments)
+            watch.end_pass()
+            seconds = time.perf_counter() - started
+            for seed, drawn in zip(seeds, _to_pixels(colours), strict=True):
+                pixels = adapter.finish(drawn)
+                reports.picture(index, seed, seconds, pixels)
+                index += 1
+    finally:
+        # A raise skips diffusers' own cleanup: offloaded parts would stay on the card and
+        # stateful caches would spoil the next picture.
+        for pipe in (resident.pipe, resident.prior):
+            if pipe is not None:
+                pipe.maybe_free_model_hooks()
+
+
+def _run(
+    pipe: Any, seeds: Sequence[int], watch: StepWatch, arguments: dict[str, Any]
+) -> NDArray[np.float32]:
+    """Call the pipeline; return (n, height, width, 3) from 0 to 1."""
+    import torch
+
+    # New generators for each call, one for each picture: drawing uses them up. On the CPU, so that
+    # the noise does not depend on the device.
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    result = pipe(**arguments, generator=generators, output_type="np", callback_on_step_end=watch)
+    colours: NDArray[np.float32] = result.images
+    return colours
+
+
+def _repeated(embeddings: Embeddings, count: int) -> Embeddings:
+    """Give each picture of a pass its copy of the embeddings, along the first dimension."""
+    if count == 1:
+        return embeddings
+    return {name: tensor.repeat_interleave(count, dim=0) for name, tensor in embeddings.items()}
+
+
+def _to_pixels(colours: NDArray[np.float32]) -> Pixels:
+    """Round 0..1 to 0..255 as diffusers does, but refuse what is not a number."""
+    if not np.isfinite(colours).all():
+        raise WeightsInvalidError(
+            "The model drew numbers that are no colours (NaN or infinite).",
+            "Try less guidance; if it happens again, verify the weights' files.",
+        )
+    return (colours * 255).round().astype(np.uint8)

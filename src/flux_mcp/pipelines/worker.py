@@ -1,0 +1,345 @@
+"""The worker process: `python -m flux_mcp.pipelines.worker`.
+
+Reads commands from stdin and writes events to what was stdout when it started, both as frames; owns
+the engine and draws one job at a time on the main thread. Ends at once when stdin ends, so a killed
+server leaves no orphan. Knows nothing of queues, galleries or MCP.
+
+Importable without torch: the libraries are imported in `main`.
+"""
+
+import faulthandler
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO, NoReturn, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from flux_mcp.config import Settings
+from flux_mcp.errors import (
+    EngineUnavailableError,
+    FluxMcpError,
+    InternalError,
+    JobCancelledError,
+    OutOfMemoryError,
+)
+from flux_mcp.frames import encode, read_frame_blocking
+from flux_mcp.models.registry import ModelSpec, Registry, load_registry
+from flux_mcp.pipelines.device import (
+    Device,
+    choose_device,
+    configure_threads,
+    describe,
+    is_device_fault,
+    is_out_of_memory,
+)
+from flux_mcp.pipelines.drawing import draw
+from flux_mcp.pipelines.residency import Residency
+from flux_mcp.pipelines.steps import StepWatch
+from flux_mcp.requests.messages import (
+    COMMANDS,
+    Cancelled,
+    Done,
+    ErrorInfo,
+    Failed,
+    Phase,
+    Picture,
+    Preview,
+    Progress,
+    Ready,
+    RunMessage,
+)
+from flux_mcp.requests.plan import RenderPlan
+
+BROKEN_STREAM_EXIT = 3
+"""Exit code after a command that is not one of ours."""
+DEVICE_FAULT_EXIT = 4
+"""Exit code after a fault of the card: only a new process gets a working context."""
+
+
+def claim_stdout() -> BinaryIO:
+    """Return the stream to the executor, and point everything else that is printed at stderr.
+
+    File descriptor 1 is moved as well: native libraries print without asking Python.
+    """
+    sys.stdout.flush()
+    wire = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return wire
+
+
+class Wire:
+    """Writes events; the main thread is its only user."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def send(self, message: BaseModel, blobs: Mapping[str, bytes] | None = None) -> None:
+        """Write one event. A reader that is gone ends this process."""
+        try:
+            for piece in encode(message.model_dump(mode="json"), blobs):
+                self._stream.write(piece)
+            self._stream.flush()
+        except OSError:
+            os._exit(0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run command with its pictures, and whether it was cancelled since."""
+
+    message: RunMessage
+    blobs: Mapping[str, bytes]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class Inbox:
+    """Commands from stdin: jobs in their order, and the flags that cancel them."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._unfinished: dict[str, Job] = {}
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Begin to read, on a thread of its own: a cancel must arrive while a job is drawn."""
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def next_job(self) -> Job:
+        """Wait for the next job."""
+        return self._jobs.get()
+
+    def finish(self, job: Job) -> None:
+        """Forget a job: a cancel for it is of no effect from here on."""
+        with self._lock:
+            if self._unfinished.get(job.message.job_id) is job:
+                del self._unfinished[job.message.job_id]
+
+    def _read(self) -> NoReturn:
+        try:
+            while (frame := read_frame_blocking(self._stream)) is not None:
+                command = COMMANDS.validate_python(frame.header)
+                if isinstance(command, RunMessage):
+                    job = Job(command, frame.blobs)
+                    with self._lock:
+                        self._unfinished[command.job_id] = job
+                    self._jobs.put(job)
+                else:
+                    with self._lock:
+                        job_to_stop = self._unfinished.get(command.job_id)
+                    if job_to_stop is not None:
+                        job_to_stop.cancelled.set()
+        except BaseException:  # noqa: BLE001 - whatever it was, nobody can command us any more
+            traceback.print_exc()
+            os._exit(BROKEN_STREAM_EXIT)
+        # Not sys.exit: the main thread may be inside a kernel, and nothing is left to be saved.
+        os._exit(0)
+
+
+class _Stamp(TypedDict):
+    job_id: str
+    attempt: int
+    seq: int
+
+
+class JobEvents:
+    """Numbers one job's events and writes them: the `Reports` of steps.py."""
+
+    def __init__(self, message: RunMessage, wire: Wire) -> None:
+        self._message = message
+        self._wire = wire
+        self._seq = 0
+
+    def progress(
+        self, phase: Phase, step: int, *, eta_s: float | None = None, message: str = ""
+    ) -> None:
+        """Send how far the job is."""
+        event = Progress(
+            **self.stamp(),
+            phase=phase,
+            step=step,
+            total_steps=self._message.plan.total_steps,
+            eta_s=eta_s,
+            message=message,
+        )
+        self._wire.send(event)
+
+    def preview(self, index: int, step: int, webp: bytes, size: tuple[int, int]) -> None:
+        """Send a small picture of how it stands."""
+        width, height = size
+        event = Preview(**self.stamp(), index=index, step=step, width=width, height=height)
+        self._wire.send(event, {"preview": webp})
+
+    def picture(self, index: int, seed: int, seconds: float, pixels: NDArray[np.uint8]) -> None:
+        """Send a finished picture."""
+        height, width, _channels = pixels.shape
+        event = Picture(
+            **self.stamp(), index=index, seed=seed, width=width, height=height, seconds=seconds
+        )
+        self._wire.send(event, {"pixels": pixels.tobytes()})
+
+    def stamp(self) -> _Stamp:
+        """Return the fields every event has, with the next sequence number."""
+        stamp = _Stamp(job_id=self._message.job_id, attempt=self._message.attempt, seq=self._seq)
+        self._seq += 1
+        return stamp
+
+
+class Engine:
+    """Draws jobs with what is loaded. Its loss of memory is its own to clean up."""
+
+    def __init__(self, settings: Settings, device: Device) -> None:
+        self.device = device
+        self._registry: Registry = load_registry()
+        self._residency = Residency(self._registry, settings, device)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Resident pipelines as `kind/model`."""
+        return self._residency.loaded
+
+    def draw(self, job: Job, events: JobEvents) -> Done:
+        """Draw a job to its end.
+
+        Raises:
+            FluxMcpError: it cannot be drawn, or was cancelled.
+        """
+        plan = job.message.plan
+        started = time.perf_counter()
+
+        def loading(message: str) -> None:
+            if job.cancelled.is_set():
+                raise JobCancelledError("The job was cancelled.")
+            events.progress("loading", 0, message=message)
+
+        loading("")
+        resident = self._residency.pipeline(self._spec(plan), loading)
+        colours = None
+        if job.message.preview_every_steps:
+            colours = self._residency.colours(resident)
+        loaded = time.perf_counter()
+        watch = StepWatch(
+            plan,
+            events,
+            job.cancelled.is_set,
+            preview_every=job.message.preview_every_steps,
+            colours=colours,
+        )
+        draw(plan, job.blobs, resident, watch, events)
+        return Done(
+            **events.stamp(),
+            load_s=loaded - started,
+            draw_s=time.perf_counter() - loaded,
+            weights_sha256=resident.weights_sha256,
+            loaded=self.loaded,
+        )
+
+    def recover_memory(self) -> None:
+        """Unload everything: what is left of the memory may be too little for any job."""
+        self._residency.clear()
+
+    def _spec(self, plan: RenderPlan) -> ModelSpec:
+        """Return the row with the weights and the precision that the plan recorded."""
+        row = self._registry.find(plan.kind, plan.model)
+        return row.model_copy(update={"revision": plan.revision, "precision": plan.precision})
+
+
+def run_job(job: Job, engine: Engine | FluxMcpError, wire: Wire, inbox: Inbox) -> None:
+    """Draw one job and send its events; the last is sent when this worker is free again."""
+    events = JobEvents(job.message, wire)
+    final: Done | None = None
+    error: FluxMcpError | None = None
+    try:
+        if isinstance(engine, FluxMcpError):
+            error = engine
+        else:
+            final = engine.draw(job, events)
+    except FluxMcpError as deliberate:
+        error = deliberate.with_traceback(None)
+    except Exception as unexpected:  # noqa: BLE001 - a job must not end the worker
+        traceback.print_exc()
+        if is_device_fault(unexpected):
+            sys.stderr.flush()
+            os._exit(DEVICE_FAULT_EXIT)
+        error = _explain(unexpected)
+    # Outside of the except blocks: their exception holds the tensors of every frame it passed.
+    if isinstance(error, OutOfMemoryError) and isinstance(engine, Engine):
+        engine.recover_memory()
+    inbox.finish(job)
+    wire.send(final or _ended(error, events, engine))
+
+
+def _explain(error: Exception) -> FluxMcpError:
+    if is_out_of_memory(error):
+        return OutOfMemoryError(
+            "The job does not fit into the device's memory.",
+            "Ask for a smaller picture or fewer at once, or close other programs on the card.",
+        )
+    return InternalError(
+        f"Drawing failed: {type(error).__name__}: {str(error)[:500]}",
+        "The worker's log has the details.",
+    )
+
+
+def _ended(
+    error: FluxMcpError | None, events: JobEvents, engine: Engine | FluxMcpError
+) -> Failed | Cancelled:
+    loaded = engine.loaded if isinstance(engine, Engine) else ()
+    if isinstance(error, JobCancelledError):
+        return Cancelled(**events.stamp(), loaded=loaded)
+    error = error or InternalError("The job ended without a result.")
+    info = ErrorInfo(code=error.code, message=error.message, hint=error.hint)
+    return Failed(**events.stamp(), error=info, loaded=loaded)
+
+
+def start_engine(settings: Settings) -> Engine | FluxMcpError:
+    """Import the libraries and choose the device, or return why that is not possible."""
+    try:
+        # All pipelines come with this import; it takes most of a worker's start.
+        from diffusers import FluxPipeline  # noqa: F401
+
+        configure_threads(settings)
+        return Engine(settings, choose_device(settings.device))
+    except FluxMcpError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - a broken install raises anything
+        traceback.print_exc()
+        return EngineUnavailableError(
+            f"torch or diffusers cannot be imported: {type(error).__name__}: {str(error)[:300]}",
+            "Install them for this Python: pip install 'torch>=2.9' 'diffusers>=0.42.1,<0.43'.",
+        )
+
+
+def main() -> NoReturn:
+    """Serve commands until stdin ends."""
+    wire = Wire(claim_stdout())
+    faulthandler.enable()
+    # Ctrl-C in a terminal reaches the whole process group; when to end is the server's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    settings = Settings()
+    logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr)
+    inbox = Inbox(sys.stdin.buffer)
+    inbox.start()
+    engine = start_engine(settings)
+    environment = describe(engine.device) if isinstance(engine, Engine) else None
+    wire.send(Ready(pid=os.getpid(), environment=environment))
+    while True:
+        job = inbox.next_job()
+        run_job(job, engine, wire, inbox)
+        # The name would keep the job's pictures until the next one comes.
+        del job
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What was asked, and the plan without gaps that follows from it. Pure."""

@@ -1,0 +1,158 @@
+"""What the executor and a worker say to each other; each message is one frame's header.
+
+Every event carries the job, the attempt and a sequence number, so an event of an older attempt can
+be told apart and dropped. Pixels, pictures and previews travel as the frame's blobs.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from flux_mcp.requests.plan import RenderPlan
+
+Phase = Literal["loading", "encoding", "denoising", "decoding", "saving"]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ErrorInfo(_Message):
+    """An error as stored with a job and told to callers."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+# --- executor -> worker ------------------------------------------------------------------------
+
+
+class RunMessage(_Message):
+    """Draw this plan. Blobs: each input's PNG under its SHA-256."""
+
+    type: Literal["run"] = "run"
+    job_id: str
+    attempt: int
+    plan: RenderPlan
+    preview_every_steps: int = 2
+
+
+class CancelMessage(_Message):
+    """Stop this job at the next step. Of no effect when it is not the one being drawn."""
+
+    type: Literal["cancel"] = "cancel"
+    job_id: str
+
+
+Command = Annotated[RunMessage | CancelMessage, Field(discriminator="type")]
+COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
+
+
+# --- worker -> executor ------------------------------------------------------------------------
+
+
+class Environment(_Message):
+    """Where pixels are made: what a picture's provenance keeps."""
+
+    torch: str
+    diffusers: str
+    transformers: str
+    device: str
+    """`cpu`, `cuda:0`, `mps`."""
+    device_name: str
+    memory_total_gib: float | None = None
+    threads: int
+    platform: str
+
+
+class Ready(_Message):
+    """The worker is up; the first event of each worker."""
+
+    type: Literal["ready"] = "ready"
+    pid: int
+    environment: Environment | None
+    """`None`: its libraries or its device cannot be used; every run fails with
+    `engine_unavailable`."""
+
+
+class _JobEvent(_Message):
+    job_id: str
+    attempt: int
+    seq: int
+
+
+class Progress(_JobEvent):
+    """Sent at each change of phase and after each step."""
+
+    type: Literal["progress"] = "progress"
+    phase: Phase
+    step: int
+    """Steps finished, of the whole job."""
+    total_steps: int
+    eta_s: float | None = None
+    message: str = ""
+
+
+class Preview(_JobEvent):
+    """Blob `preview`: a small WebP of the picture as it stands."""
+
+    type: Literal["preview"] = "preview"
+    index: int
+    step: int
+    width: int
+    height: int
+
+
+class Picture(_JobEvent):
+    """Blob `pixels`: raw RGB, 8 bits, row by row. Sent when a picture is decoded."""
+
+    type: Literal["picture"] = "picture"
+    index: int
+    seed: int
+    width: int
+    height: int
+    seconds: float
+    """From the start of this pass to its pixels."""
+
+
+class Done(_JobEvent):
+    """The job is finished; the worker is already free for the next."""
+
+    type: Literal["done"] = "done"
+    load_s: float
+    """Seconds spent loading weights for this job."""
+    draw_s: float
+    """Seconds spent in the pipeline."""
+    weights_sha256: str
+    """Fingerprint of the transformer files that drew."""
+    loaded: tuple[str, ...]
+    """`kind/model` of every pipeline now resident."""
+
+
+class Failed(_JobEvent):
+    """The job cannot be drawn; the worker is fine and free."""
+
+    type: Literal["failed"] = "failed"
+    error: ErrorInfo
+    loaded: tuple[str, ...] = ()
+
+
+class Cancelled(_JobEvent):
+    """The job stopped as asked; the worker is free."""
+
+    type: Literal["cancelled"] = "cancelled"
+    loaded: tuple[str, ...] = ()
+
+
+JobEvent = Progress | Preview | Picture | Done | Failed | Cancelled
+Event = Annotated[
+    Ready | Progress | Preview | Picture | Done | Failed | Cancelled, Field(discriminator="type")
+]
+EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
+FINAL_EVENTS = (Done, Failed, Cancelled)
+
+
+def pipeline_key(plan: RenderPlan) -> str:
+    """Name the pipeline a plan needs, as events list it: `kind/model`."""
+    return f"{plan.kind}/{plan.model}"

@@ -1,0 +1,369 @@
+"""One pydantic model for each request: what a caller may ask, with gaps.
+
+The descriptions are read by the models that call the tools. Only shape and range are checked here;
+what a particular model can do is decided in plan.py.
+"""
+
+import json
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from flux_mcp.models.registry import Kind, Quality, Structure
+from flux_mcp.requests.geometry import AspectRatio
+
+MAX_PROMPT_CHARACTERS = 2000
+MAX_COUNT = 8
+MAX_WAIT_S = 230
+MAX_SEED = 2**53 - 1 - MAX_COUNT
+"""Seeds travel as JSON numbers, which clients in JavaScript hold exactly up to 2**53 - 1."""
+
+
+def _parse_json_text(value: object) -> object:
+    """Accept a list or object sent as JSON text: some clients quote structured arguments."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def _printable(value: str) -> str:
+    """Refuse control characters: no encoder reads them, and metadata cannot hold them."""
+    if any(ord(character) < 32 and character not in "\t\n\r" for character in value):
+        raise ValueError("contains control characters")
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is blank")
+    return value
+
+
+Real = Annotated[float, Field(allow_inf_nan=False)]
+Words = Annotated[str, AfterValidator(_printable)]
+ImageReference = Annotated[
+    str,
+    Field(
+        min_length=1,
+        description="A gallery image id, a flux://images/{id} URI, an absolute path inside an "
+        "allowed folder, or a data: URI (PNG, JPEG or WebP).",
+    ),
+]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, data: Any) -> Any:
+        """Refuse `steps: true`, which Python would take for 1."""
+        if isinstance(data, dict):
+            for name, value in data.items():
+                field = cls.model_fields.get(name)
+                if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                    raise ValueError(f"{name} must not be true or false")
+        return data
+
+
+class DrawRequest(_Request):
+    """What the five drawing requests have in common."""
+
+    kind: ClassVar[Kind]
+
+    negative_prompt: Words | None = Field(
+        None,
+        max_length=MAX_PROMPT_CHARACTERS,
+        description="What to steer away from. Doubles the time. Only where the model supports it; "
+        "prefer saying what you do want in the prompt.",
+    )
+    aspect_ratio: AspectRatio | None = Field(
+        None, description="Shape at the model's usual pixel count. Not together with width/height."
+    )
+    width: int | None = Field(
+        None, ge=1, description="Width in pixels, a multiple of 16. Give height too."
+    )
+    height: int | None = Field(
+        None, ge=1, description="Height in pixels, a multiple of 16. Give width too."
+    )
+    quality: Quality = Field(
+        "standard", description="low is a fast draft, standard the usual, high the slow best."
+    )
+    model: str | None = Field(
+        None, max_length=100, description="Model id. Leave out to let quality choose."
+    )
+    steps: int | None = Field(
+        None, ge=1, description="Denoising steps. Leave out for the model's own number."
+    )
+    guidance: Real | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="How strongly the prompt is followed. Leave out for the model's own value.",
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="Same seed and arguments, same picture. Leave out for a random one (reported "
+        "with the result). Picture n of several gets seed + n - 1.",
+    )
+    count: int = Field(1, ge=1, le=MAX_COUNT, description="How many pictures to draw.")
+    batched: bool = Field(
+        default=False,
+        description="Draw several pictures in one pass: a little faster on large cards, but pixels "
+        "differ slightly from pictures drawn alone.",
+    )
+    session: str | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="Any name that groups this exploration; search and cancel by it.",
+    )
+    preview: Literal["none", "small", "normal"] = Field(
+        "small", description="Preview picture inside the result: none, 512 px or 1024 px."
+    )
+    wait_s: Real = Field(
+        45,
+        ge=0,
+        le=MAX_WAIT_S,
+        description="Longest wait in seconds before answering with a job id to poll. 0 returns at "
+        "once.",
+    )
+    dry_run: bool = Field(
+        default=False, description="Return the resolved plan and estimates; draw and queue nothing."
+    )
+    idempotency_key: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Repeating a call with the same key returns the same job instead of a second "
+        "one.",
+    )
+
+    @model_validator(mode="after")
+    def _size_is_given_one_way(self) -> "DrawRequest":
+        if (self.width is None) != (self.height is None):
+            raise ValueError("width and height must be given together")
+        if self.width is not None and self.aspect_ratio is not None:
+            raise ValueError("give either aspect_ratio or width and height, not both")
+        return self
+
+
+Prompt = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS),
+    AfterValidator(_printable),
+    AfterValidator(_not_blank),
+]
+
+
+class GenerateRequest(DrawRequest):
+    """Draw a new picture from words."""
+
+    kind: ClassVar[Kind] = "text2img"
+
+    prompt: Prompt = Field(
+        description="What to draw, in full sentences: subject, setting, light, style. Put words "
+        "that should be written in the picture in quotation marks."
+    )
+
+
+class EditRequest(DrawRequest):
+    """Change a picture as an instruction says."""
+
+    kind: ClassVar[Kind] = "kontext"
+
+    prompt: Prompt = Field(
+        description="The change as an instruction, and what must stay: 'make the car red, keep "
+        "everything else'."
+    )
+    images: Annotated[
+        list[ImageReference], BeforeValidator(_parse_json_text), Field(min_length=1, max_length=8)
+    ] = Field(description="The picture to change; further ones are references where supported.")
+
+
+class Box(_Request):
+    """A rectangle in the picture's own pixels; (0, 0) is the top left corner."""
+
+    x: int = Field(ge=0, description="Left edge.")
+    y: int = Field(ge=0, description="Top edge.")
+    width: int = Field(ge=1, description="Width of the box.")
+    height: int = Field(ge=1, description="Height of the box.")
+
+
+class Mask(_Request):
+    """Where to draw: exactly one of `image` and `box`."""
+
+    image: ImageReference | None = Field(
+        None, description="A picture of the same size: white is drawn anew, black is kept."
+    )
+    box: Box | None = Field(None, description="A rectangle that is drawn anew.")
+
+    @model_validator(mode="after")
+    def _is_given_one_way(self) -> "Mask":
+        if (self.image is None) == (self.box is None):
+            raise ValueError("give exactly one of image and box")
+        return self
+
+
+class FillRequest(DrawRequest):
+    """Draw inside a mask and keep the rest."""
+
+    kind: ClassVar[Kind] = "fill"
+
+    prompt: Prompt = Field(
+        description="What the finished picture shows inside the mask (a description, not an "
+        "instruction)."
+    )
+    image: ImageReference
+    mask: Annotated[Mask, BeforeValidator(_parse_json_text)] = Field(
+        description="Where to draw: {'box': {...}} or {'image': ...}."
+    )
+    invert: bool = Field(default=False, description="Swap what is drawn and what is kept.")
+    feather_px: int = Field(
+        0, ge=0, le=256, description="Soften the mask's edge by this many pixels."
+    )
+
+
+class WeightedImage(_Request):
+    """A picture with its share in a variation."""
+
+    image: ImageReference
+    weight: Real = Field(1.0, ge=0, le=2, description="Its share against the other pictures.")
+
+
+class VariationRequest(DrawRequest):
+    """Draw something like one or several pictures."""
+
+    kind: ClassVar[Kind] = "redux"
+
+    images: Annotated[
+        list[WeightedImage], BeforeValidator(_parse_json_text), Field(min_length=1, max_length=8)
+    ] = Field(description="The pictures to vary or mix, each with a weight (default 1).")
+    prompt: Words | None = Field(
+        None, max_length=MAX_PROMPT_CHARACTERS, description="Optional words to steer the variation."
+    )
+    strength: Real = Field(
+        1.0, gt=0, le=2, description="How much the pictures count against the words."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_references(cls, data: Any) -> Any:
+        """Accept `images: ["id", ...]` as well as `[{"image": "id", "weight": 1}]`."""
+        if isinstance(data, dict) and "images" in data:
+            images = _parse_json_text(data["images"])
+            if isinstance(images, list):
+                images = [{"image": item} if isinstance(item, str) else item for item in images]
+            return {**data, "images": images}
+        return data
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> "VariationRequest":
+        if all(item.weight == 0 for item in self.images):
+            raise ValueError("at least one image needs a weight above 0")
+        return self
+
+
+class StructuralRequest(DrawRequest):
+    """Draw a picture that follows the structure of another."""
+
+    kind: ClassVar[Kind] = "control"
+
+    prompt: Prompt = Field(description="What to draw along the structure.")
+    structure: Structure = Field(
+        "canny",
+        description="canny follows edges. depth follows a depth map, which must be given as "
+        "control_image.",
+    )
+    image: ImageReference | None = Field(
+        None, description="A picture whose edges are taken (canny). Not with control_image."
+    )
+    control_image: ImageReference | None = Field(
+        None, description="A structure picture made already: white edges on black, or a depth map."
+    )
+
+    @model_validator(mode="after")
+    def _structure_is_given_one_way(self) -> "StructuralRequest":
+        if (self.image is None) == (self.control_image is None):
+            raise ValueError("give exactly one of image and control_image")
+        if self.structure == "depth" and self.image is not None:
+            raise ValueError("depth needs a depth map in control_image; image works with canny")
+        return self
+
+
+class SearchRequest(_Request):
+    """Find finished pictures."""
+
+    query: str | None = Field(
+        None, max_length=500, description="Words of the prompt; all must occur. Leave out for all."
+    )
+    kind: Kind | None = Field(
+        None,
+        description="text2img is flux_generate, kontext flux_edit, fill flux_fill, control "
+        "flux_structural, redux flux_variation.",
+    )
+    model: str | None = Field(None, max_length=100, description="Model id.")
+    session: str | None = Field(None, max_length=100, description="Name of an exploration.")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED + MAX_COUNT, description="Exact seed.")
+    created_after: str | None = Field(
+        None, max_length=40, description="ISO 8601 date or time, UTC, inclusive."
+    )
+    created_before: str | None = Field(
+        None, max_length=40, description="ISO 8601 date or time, UTC, exclusive."
+    )
+    limit: int = Field(20, ge=1, le=50, description="Rows in one answer.")
+    cursor: str | None = Field(
+        None, max_length=200, description="next_cursor of the answer before, for the next rows."
+    )
+    preview: Literal["none", "small", "normal"] = Field(
+        "small", description="A contact sheet of the hits inside the result."
+    )
+
+
+class GetJobRequest(_Request):
+    """Look at one job, or at the queue."""
+
+    job_id: str | None = Field(
+        None, min_length=1, max_length=100, description="Leave out to see the whole queue."
+    )
+    wait_s: Real = Field(
+        20, ge=0, le=MAX_WAIT_S, description="Longest wait in seconds for the job to finish."
+    )
+    preview: Literal["none", "small", "normal"] = Field(
+        "small", description="Preview picture inside the result."
+    )
+
+
+class CancelJobRequest(_Request):
+    """Cancel one job, or all of a session."""
+
+    job_id: str | None = Field(
+        None, min_length=1, max_length=100, description="The job to cancel. Not with session."
+    )
+    session: str | None = Field(
+        None, min_length=1, max_length=100, description="Cancel every unfinished job of it."
+    )
+
+    @model_validator(mode="after")
+    def _is_given_one_way(self) -> "CancelJobRequest":
+        if (self.job_id is None) == (self.session is None):
+            raise ValueError("give exactly one of job_id and session")
+        return self
+
+
+AnyDrawRequest = GenerateRequest | EditRequest | FillRequest | VariationRequest | StructuralRequest
+DRAW_REQUESTS: dict[Kind, type[DrawRequest]] = {
+    request.kind: request
+    for request in (
+        GenerateRequest,
+        EditRequest,
+        FillRequest,
+        VariationRequest,
+        StructuralRequest,
+    )
+}

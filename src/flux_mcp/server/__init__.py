@@ -1,0 +1,1 @@
+"""The MCP surface; the only room that imports the SDK."""

@@ -1,0 +1,85 @@
+"""Progress of a waiting call: at most four notifications a second, at least one every ten seconds.
+
+MCP wants each value to be larger than the one before (basic/utilities/progress), also while nothing
+moves; so a sign of life adds a little: a thousand of them make one step.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from flux_mcp.answers import JobAnswer
+from flux_mcp.jobs.job import Job
+
+MIN_INTERVAL_S = 0.25
+MAX_INTERVAL_S = 8.0
+"""Below ten seconds with room for a slow client."""
+_NUDGE = 0.001
+
+Send = Callable[[float, float, str], Awaitable[None]]
+
+
+class ProgressFeed:
+    """Turns states of a job into progress notifications.
+
+    Args:
+        send: Takes progress, total and message.
+        max_interval_s: A sign of life goes out after this long without news.
+    """
+
+    def __init__(self, send: Send, max_interval_s: float = MAX_INTERVAL_S) -> None:
+        self._send = send
+        self._max_interval_s = max_interval_s
+        self._job: Job | None = None
+        self._position: int | None = None
+        self._fresh = asyncio.Event()
+        self._sent = 0.0
+
+    def show(self, job: Job, position: int | None) -> None:
+        """Take the newest state; it goes out at the next occasion."""
+        self._job, self._position = job, position
+        self._fresh.set()
+
+    async def run(self) -> None:
+        """Send for ever; run as a task and cancel it."""
+        while True:
+            try:
+                async with asyncio.timeout(self._max_interval_s):
+                    await self._fresh.wait()
+            except TimeoutError:
+                pass
+            self._fresh.clear()
+            if self._job is not None:
+                self._sent = next_value(self._sent, self._job.step)
+                message = describe(self._job, self._position)
+                await self._send(self._sent, float(self._job.total_steps), message)
+            await asyncio.sleep(MIN_INTERVAL_S)
+
+
+def next_value(last: float, step: int) -> float:
+    """Return a value above `last`: the step, or a nudge when the step did not move."""
+    return float(step) if step > last else last + _NUDGE
+
+
+def describe(job: Job, position: int | None) -> str:
+    """Say in a few words how far a job is."""
+    if job.status == "queued":
+        place = "" if position is None else f", number {position} in the queue"
+        return f"waiting{place}{f' ({job.message})' if job.message else ''}"
+    if job.phase == "denoising":
+        return f"step {job.step} of {job.total_steps}{_left(job.eta_s)}"
+    if job.phase is None:
+        return "starting the worker"
+    return f"{job.phase}{f': {job.message}' if job.message else ''}"
+
+
+def describe_answer(answer: JobAnswer) -> str:
+    """Say in a few words how far a job is, from what callers are told of it."""
+    if answer.status == "queued":
+        place = "" if answer.position is None else f" as number {answer.position}"
+        return f"it waits{place} in the queue{_left(answer.eta_s)}"
+    phase = f"{answer.phase}, " if answer.phase else ""
+    return f"{phase}step {answer.step} of {answer.total_steps}{_left(answer.eta_s)}"
+
+
+def _left(eta_s: float | None) -> str:
+    return "" if eta_s is None else f", about {eta_s:.0f} s left"

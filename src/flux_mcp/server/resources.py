@@ -1,0 +1,75 @@
+"""Resources: pictures, thumbnails and jobs by URI."""
+
+import asyncio
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError
+from mcp.types import Resource
+
+from flux_mcp.errors import UnknownImageError, UnknownJobError
+from flux_mcp.requests.schemas import SearchRequest
+from flux_mcp.service import Service
+
+LISTED = 20
+"""Newest pictures in resources/list, which the SDK does not page."""
+
+
+def add_resources(server: MCPServer, service: Service) -> None:
+    """Register the resource templates."""
+
+    @server.resource(
+        "flux://images/{image_id}",
+        name="image",
+        title="Finished picture",
+        description="The full PNG of a gallery image, with its facts in the metadata.",
+        mime_type="image/png",
+    )
+    async def image(image_id: str) -> bytes:
+        try:
+            path = await service.image_path(image_id)
+        except UnknownImageError as error:
+            raise ResourceNotFoundError(str(error)) from error
+        return await asyncio.to_thread(path.read_bytes)
+
+    @server.resource(
+        "flux://images/{image_id}/thumbnail",
+        name="thumbnail",
+        title="Thumbnail",
+        description="A 512 px WebP of a gallery image.",
+        mime_type="image/webp",
+    )
+    async def thumbnail(image_id: str) -> bytes:
+        try:
+            path = await service.thumbnail_path(image_id)
+        except UnknownImageError as error:
+            raise ResourceNotFoundError(str(error)) from error
+        return await asyncio.to_thread(path.read_bytes)
+
+    @server.resource(
+        "flux://jobs/{job_id}",
+        name="job",
+        title="Job",
+        description="A job as it stands: status, progress, pictures.",
+        mime_type="application/json",
+    )
+    async def job(job_id: str) -> str:
+        try:
+            found = await service.find_job(job_id)
+        except UnknownJobError as error:
+            raise ResourceNotFoundError(str(error)) from error
+        await service.mark_id_given(found.id)
+        return (await service.describe_job(found)).model_dump_json()
+
+
+async def listed_resources(service: Service) -> list[Resource]:
+    """Return the newest pictures as resources."""
+    page = await service.search(SearchRequest(limit=LISTED))
+    return [
+        Resource(
+            uri=image.uri,
+            name=f"{image.id}.png",
+            title=image.prompt[:80] or image.id,
+            mime_type="image/png",
+        )
+        for image in page.images
+    ]

@@ -1,0 +1,200 @@
+"""Our answers -> MCP content blocks, within a byte budget.
+
+Claude Desktop refuses a result of more than 1,048,576 characters as a whole; base64 makes four
+characters of three bytes. All previews of one result together get `PREVIEW_BUDGET_BYTES`, which
+leaves 200,000 characters for text and structured content.
+"""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from mcp.types import (
+    Annotations,
+    CallToolResult,
+    ContentBlock,
+    ImageContent,
+    ResourceLink,
+    TextContent,
+)
+from pydantic import BaseModel
+
+from flux_mcp.answers import (
+    CancelAnswer,
+    ImageAnswer,
+    JobAnswer,
+    PlanAnswer,
+    QueueAnswer,
+    SearchAnswer,
+)
+from flux_mcp.errors import FluxMcpError
+from flux_mcp.gallery.files import contact_sheet, preview_webp
+from flux_mcp.server.progress import describe_answer
+
+PreviewSize = Literal["none", "small", "normal"]
+
+PREVIEW_BUDGET_BYTES = 600_000
+MAX_PREVIEW_BYTES = 300_000
+MAX_PREVIEWS = 3
+_LONGEST_PX = {"small": 512, "normal": 1024}
+_PROMPT_IN_LIST = 100
+
+
+def job_result(answer: JobAnswer, preview: PreviewSize, running_preview: Path) -> CallToolResult:
+    """Return a job as a tool result: text, preview, links, structured content.
+
+    Args:
+        answer: The job as it stands.
+        preview: How large a picture to put inside.
+        running_preview: Where the preview of the job lies while it is drawn.
+    """
+    content: list[ContentBlock] = [_text(job_text(answer))]
+    if preview != "none":
+        content += _previews(answer.images, preview)
+        if answer.status == "running" and running_preview.is_file():
+            content.append(_webp(running_preview.read_bytes()))
+    content += [_link(image) for image in answer.images]
+    return _result(content, answer)
+
+
+def search_result(answer: SearchAnswer, preview: PreviewSize) -> CallToolResult:
+    """Return gallery hits as a tool result: a list, a contact sheet, structured content."""
+    lines = [_hit_text(number, image) for number, image in enumerate(answer.images, start=1)]
+    head = f"{len(lines)} pictures, newest first." if lines else "No picture fits."
+    tail = [f"More with cursor '{answer.next_cursor}'."] if answer.next_cursor else []
+    content: list[ContentBlock] = [_text("\n".join([head, *lines, *tail]))]
+    if answer.images and preview != "none":
+        content.append(_webp(_sheet(answer.images)))
+    return _result(content, answer)
+
+
+def cancel_result(answer: CancelAnswer) -> CallToolResult:
+    """Return what a cancel did."""
+    parts = [
+        f"{label}: {', '.join(jobs)}."
+        for label, jobs in (
+            ("Cancelled", answer.cancelled),
+            ("Stopping at the next step", answer.stopping),
+            ("Had already ended", answer.already_final),
+        )
+        if jobs
+    ]
+    return _result([_text(" ".join(parts) or "There was nothing to cancel.")], answer)
+
+
+def error_result(error: FluxMcpError) -> CallToolResult:
+    """Return an error the model can read and act on."""
+    return CallToolResult(content=[_text(str(error))], is_error=True)
+
+
+def job_text(answer: JobAnswer) -> str:
+    """Return every fact about a job for a model that cannot see pictures."""
+    if answer.queue is not None:
+        return _queue_text(answer.queue)
+    if answer.dry_run is not None:
+        return _dry_run_text(answer, answer.dry_run)
+    if answer.status == "completed":
+        lines = [_image_text(image) for image in answer.images]
+    elif answer.status == "failed" and answer.error is not None:
+        error = answer.error
+        lines = [
+            f"[{error.code}] Job {answer.job_id} failed: {error.message} {error.hint}".rstrip()
+        ]
+    elif answer.status == "cancelled":
+        lines = [f"Job {answer.job_id} was cancelled; nothing was drawn."]
+    else:
+        lines = [
+            f"Job {answer.job_id} is not finished: {describe_answer(answer)}.",
+            f'Call flux_get_job with job_id "{answer.job_id}" to wait for it.',
+        ]
+    return "\n".join([*lines, *(f"Note: {notice}" for notice in answer.notices)])
+
+
+def _hit_text(number: int, image: ImageAnswer) -> str:
+    return (
+        f"{number}. {image.id}: {image.width}x{image.height}, {image.model}, seed {image.seed}, "
+        f"{image.created_at[:19]}: {image.prompt[:_PROMPT_IN_LIST]!r}"
+    )
+
+
+def _image_text(image: ImageAnswer) -> str:
+    return (
+        f"Image {image.id}: {image.width}x{image.height}, seed {image.seed}, model {image.model}, "
+        f"job {image.job_id}.\nFile: {image.path}\nFull size: {image.uri}"
+    )
+
+
+def _queue_text(queue: QueueAnswer) -> str:
+    wait = "" if queue.wait_s is None else f" A new job would start in about {queue.wait_s:.0f} s."
+    lines = [
+        f"{job.job_id}: {job.status}, {job.kind} with {job.model}, "
+        + (f"number {job.position}" if job.position else f"step {job.step} of {job.total_steps}")
+        for job in queue.jobs
+    ]
+    head = f"{queue.depth} of at most {queue.limit} jobs wait.{wait}"
+    return "\n".join([head, *lines])
+
+
+def _dry_run_text(answer: JobAnswer, found: PlanAnswer) -> str:
+    plan = found.plan
+    takes = (
+        "unknown until one such job has run" if found.draw_s is None else f"{found.draw_s:.1f} s"
+    )
+    line = (
+        f"Dry run, nothing queued: {answer.model} would draw {len(plan['seeds'])} picture(s) of "
+        f"{plan['width']}x{plan['height']} in {plan['steps']} steps, guidance {plan['guidance']}, "
+        f"first seed {answer.seed}. Drawing time: {takes}."
+    )
+    return "\n".join([line, *(f"Note: {notice}" for notice in answer.notices)])
+
+
+def _previews(
+    images: Sequence[ImageAnswer], preview: Literal["small", "normal"]
+) -> list[ContentBlock]:
+    if len(images) > MAX_PREVIEWS:
+        return [_webp(_sheet(images))]
+    return [
+        _webp(
+            preview_webp(
+                Path(image.path),
+                _LONGEST_PX[preview],
+                max_bytes=min(MAX_PREVIEW_BYTES, PREVIEW_BUDGET_BYTES // len(images)),
+            )
+        )
+        for image in images
+    ]
+
+
+def _sheet(images: Sequence[ImageAnswer]) -> bytes:
+    """Return a numbered contact sheet. Thumbnails are enough: a cell is smaller than one."""
+    paths = [Path(image.path).with_suffix(".webp") for image in images]
+    return contact_sheet(paths, [image.id for image in images], max_bytes=MAX_PREVIEW_BYTES)
+
+
+def _webp(data: bytes) -> ImageContent:
+    return ImageContent(
+        type="image",
+        data=base64.b64encode(data).decode(),
+        mime_type="image/webp",
+        annotations=Annotations(audience=["user", "assistant"], priority=0.9),
+    )
+
+
+def _link(image: ImageAnswer) -> ResourceLink:
+    return ResourceLink(
+        type="resource_link",
+        uri=image.uri,
+        name=f"{image.id}.png",
+        mime_type="image/png",
+        size=Path(image.path).stat().st_size,
+        annotations=Annotations(audience=["user"]),
+    )
+
+
+def _text(text: str) -> TextContent:
+    return TextContent(type="text", text=text)
+
+
+def _result(content: list[ContentBlock], answer: BaseModel) -> CallToolResult:
+    return CallToolResult(content=content, structured_content=answer.model_dump(mode="json"))

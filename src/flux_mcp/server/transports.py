@@ -1,0 +1,73 @@
+"""stdio: one client on this process's stdin and stdout, and an orderly end whatever happens.
+
+Nothing but protocol reaches stdout. File descriptor 1 points at stderr from the first moment and is
+the wire only while the SDK holds it; the process leaves through `os._exit`, so text that a library
+left in a buffer is never flushed onto the wire (the SDK gives the descriptor back when it ends).
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+
+from flux_mcp.service import Service
+
+logger = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 30.0
+
+
+class WireGuard:
+    """Keeps stray output off the wire before and after the SDK owns it."""
+
+    def __init__(self) -> None:
+        sys.stdout.flush()
+        self._wire = os.dup(1)
+        os.dup2(2, 1)
+
+    def open(self) -> None:
+        """Point stdout at the wire, for the SDK to take over."""
+        sys.stdout.flush()
+        os.dup2(self._wire, 1)
+
+    def shut(self) -> None:
+        """Point stdout at stderr again."""
+        os.dup2(2, 1)
+
+
+def serve_stdio(service: Service, guard: WireGuard) -> None:
+    """Serve until stdin closes or a signal comes; then close the service and leave the process."""
+    status = asyncio.run(_serve_stdio(service, guard))
+    sys.stderr.flush()
+    os._exit(status)
+
+
+async def _serve_stdio(service: Service, guard: WireGuard) -> int:
+    # Imported here, behind the guard: an import that prints would break the protocol.
+    from flux_mcp.server.app import build_server  # noqa: PLC0415
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Windows has no such handlers; there the interpreter's own KeyboardInterrupt ends us.
+        with suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop.set)
+    service.open_soon()
+    server = build_server(service)
+    guard.open()
+    serving = asyncio.create_task(server.run_stdio_async(), name="flux-mcp-stdio")
+    stopping = asyncio.create_task(stop.wait(), name="flux-mcp-stop")
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    guard.shut()
+    failed = serving.done() and serving.exception() is not None
+    if failed:
+        logger.error("the stdio transport ended", exc_info=serving.exception())
+    try:
+        # The stdin reader cannot be interrupted, so a signal leaves it behind: the process ends.
+        await asyncio.wait_for(service.close(), CLOSE_TIMEOUT_S)
+    except Exception:
+        logger.exception("the service did not close in order")
+        return 1
+    return 1 if failed else 0

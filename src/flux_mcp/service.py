@@ -1,0 +1,431 @@
+"""Service: the use cases. The MCP server and the CLI call these and nothing below.
+
+Composes database, queue, gallery, intake and executor; each of those owns its own state, and this
+module owns only their lifetimes. One per process, whatever the transport.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from flux_mcp.answers import CancelAnswer, JobAnswer, PlanAnswer, QueueAnswer, SearchAnswer
+from flux_mcp.config import Settings, ensure_dirs
+from flux_mcp.database import DatabaseThread
+from flux_mcp.errors import StorageError, WeightsMissingError
+from flux_mcp.gallery.files import ImageFiles
+from flux_mcp.gallery.migrations import migrate as migrate_gallery
+from flux_mcp.gallery.store import Gallery, ImageRecord, SearchFilter
+from flux_mcp.intake import Incoming, Intake
+from flux_mcp.jobs.changes import Changes
+from flux_mcp.jobs.estimates import estimate_s
+from flux_mcp.jobs.executor import GpuExecutor
+from flux_mcp.jobs.fleet import Fleet, WorkerInfo
+from flux_mcp.jobs.job import Job, new_job_id, utc_now
+from flux_mcp.jobs.queue import JobQueue, job_migrations
+from flux_mcp.jobs.worker_process import ProcessFleet
+from flux_mcp.models.registry import ModelSpec, Registry, load_registry
+from flux_mcp.models.tiers import choose_model, recommended
+from flux_mcp.models.weights import install_hint, is_installed, require_snapshot
+from flux_mcp.requests.plan import RenderPlan, make_plan, plan_notices
+from flux_mcp.requests.schemas import DrawRequest, SearchRequest, StructuralRequest
+from flux_mcp.sink import GallerySink
+from flux_mcp.views import image_answer, job_answer, queued_answer, waits_s
+
+logger = logging.getLogger(__name__)
+
+SWEEP_AGE_S = 3600.0
+"""Files without a row are removed once they are this old: younger ones may be on their way."""
+_NOT_PART_OF_A_REQUEST = {"wait_s", "preview", "dry_run", "idempotency_key"}
+
+
+class Service:
+    """Submit, wait, look up, cancel, search.
+
+    Args:
+        settings: Read once by the caller.
+        executes: Whether this process may run jobs; a process that only looks does not.
+        make_fleet: Makes the workers when this process leads.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        executes: bool = True,
+        make_fleet: Callable[[Settings], Fleet] = ProcessFleet,
+    ) -> None:
+        self.settings = settings
+        self.registry: Registry = load_registry()
+        self._executes = executes
+        self._make_fleet = make_fleet
+        self._files = ImageFiles(settings.paths)
+        self._database = DatabaseThread(settings.paths.database, _migrate)
+        self._changes = Changes(self._database.data_version)
+        self._intake = Intake(settings, self.image_path)
+        self._executor: GpuExecutor | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._queue_: JobQueue | None = None
+        self._gallery_: Gallery | None = None
+
+    # --- lifetime ------------------------------------------------------------------------------
+
+    def open_soon(self) -> None:
+        """Begin to open; the first use case waits for it. Lets a server answer before the disk."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open(), name="flux-mcp-open")
+
+    async def open(self) -> None:
+        """Open database and gallery and, if this process may, start the executor.
+
+        Raises:
+            StorageError: the data folder cannot be used.
+        """
+        self.open_soon()
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
+
+    async def _open(self) -> None:
+        try:
+            await asyncio.to_thread(ensure_dirs, self.settings.paths)
+        except OSError as error:
+            raise StorageError(
+                f"The data folder {self.settings.data_dir} cannot be used: {error.strerror}.",
+                "Choose another with --data-dir or FLUX_MCP_DATA_DIR.",
+            ) from error
+        database = await self._database.open()
+        self._queue_ = JobQueue(database, self.settings.queue_limit)
+        self._gallery_ = Gallery(database)
+        self._background.append(
+            asyncio.create_task(self._changes.watch_other_processes(), name="flux-mcp-changes")
+        )
+        if self._executes:
+            sink = GallerySink(self._gallery_, self._files, self._database, self.registry)
+            self._executor = GpuExecutor(
+                self.settings,
+                self._queue_,
+                self._database,
+                self._changes,
+                sink,
+                lambda: self._make_fleet(self.settings),
+            )
+            self._executor.start()
+            self._background.append(asyncio.create_task(self._sweep(), name="flux-mcp-sweep"))
+
+    async def _sweep(self) -> None:
+        known = await self._database.call(self._gallery.known_files)
+        removed = await asyncio.to_thread(self._files.sweep, known, SWEEP_AGE_S)
+        if removed:
+            logger.info("removed %d files that no gallery row names", removed)
+
+    async def close(self) -> None:
+        """Stop running jobs (a running one goes back to the queue) and close the database."""
+        if self._opening is not None:
+            with suppress(Exception):
+                await self._opening
+        if self._executor is not None:
+            await self._executor.stop()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._database.close()
+
+    @property
+    def _queue(self) -> JobQueue:
+        assert self._queue_ is not None, "every use case opens first"  # noqa: S101
+        return self._queue_
+
+    @property
+    def _gallery(self) -> Gallery:
+        assert self._gallery_ is not None, "every use case opens first"  # noqa: S101
+        return self._gallery_
+
+    # --- submit --------------------------------------------------------------------------------
+
+    async def submit(self, request: DrawRequest) -> Job:
+        """Store a job for a request, or return the one its idempotency key names.
+
+        Raises:
+            RequestError: something about the request is wrong.
+            QueueFullError: too many jobs wait.
+            WeightsMissingError: no model for it is on this disk.
+        """
+        await self.open()
+        await self._database.call(self._queue.refuse_if_full, request.idempotency_key)
+        plan, notices, incoming = await self._plan(request)
+        await self._intake.store(incoming)
+        job = Job(
+            id=new_job_id(),
+            kind=plan.kind,
+            model=plan.model,
+            total_steps=plan.total_steps,
+            session=request.session,
+            parents=plan.parents,
+            request=_as_asked(request),
+            plan=plan,
+            notices=notices,
+            idempotency_key=request.idempotency_key,
+            created_at=utc_now(),
+        )
+        stored = await self._database.call(self._queue.submit, job)
+        self._changes.poke()
+        return stored
+
+    async def dry_run(self, request: DrawRequest) -> JobAnswer:
+        """Return the plan and the estimates of a request; write nothing."""
+        await self.open()
+        plan, notices, _ = await self._plan(request)
+        history = await self._database.call(self._queue.history)
+        unfinished = await self._database.call(self._queue.unfinished)
+        found = PlanAnswer(
+            plan=plan.model_dump(mode="json"),
+            draw_s=estimate_s(plan, history),
+            start_s=waits_s(unfinished, history),
+        )
+        return JobAnswer(
+            total_steps=plan.total_steps,
+            kind=plan.kind,
+            model=plan.model,
+            quality=plan.quality,
+            seed=plan.seeds[0],
+            prompt=plan.prompt,
+            session=request.session,
+            notices=notices,
+            dry_run=found,
+        )
+
+    async def _plan(
+        self, request: DrawRequest
+    ) -> tuple[RenderPlan, tuple[str, ...], list[Incoming]]:
+        spec, notices, hint = await asyncio.to_thread(self._choose, request)
+        incoming = await self._intake.collect(request)
+        snapshot = await asyncio.to_thread(require_snapshot, spec, self.settings)
+        plan = make_plan(
+            request,
+            spec,
+            revision=snapshot.revision,
+            seed=secrets.randbelow(2**32),
+            inputs=[item.plan_input for item in incoming],
+        )
+        return plan, notices + plan_notices(request, plan, spec, hint), incoming
+
+    def _choose(self, request: DrawRequest) -> tuple[ModelSpec, tuple[str, ...], str | None]:
+        """Return the row to draw with, notices, and how to get a real model where there is none."""
+
+        def installed(spec: ModelSpec) -> bool:
+            return is_installed(spec, self.registry, self.settings)
+
+        rows = self.registry[request.kind].values()
+        has_real = any(installed(row) for row in rows if not row.is_demonstration)
+        best = recommended(self.registry, request.kind)
+        hint = None if has_real else f"For real pictures: {install_hint(best, self.settings)}"
+        if request.model is not None:
+            spec = self.registry.find(request.kind, request.model)
+            if spec.base is not None:
+                require_snapshot(self.registry.find("text2img", spec.base), self.settings)
+            require_snapshot(spec, self.settings)
+            return spec, (), hint
+        structure = request.structure if isinstance(request, StructuralRequest) else None
+        choice = choose_model(self.registry, request.kind, request.quality, installed, structure)
+        if choice is None:
+            raise WeightsMissingError(
+                f"No model for {request.kind} is on this machine.",
+                install_hint(best, self.settings),
+            )
+        return choice.spec, choice.notices, hint
+
+    # --- watch ---------------------------------------------------------------------------------
+
+    async def watch(self, job_id: str, timeout_s: float) -> AsyncIterator[Job]:
+        """Yield a job now, and again after each change, until it is final or the time is up.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+        """
+        await self.open()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        seen: Job | None = None
+        while True:
+            ticket = self._changes.ticket()
+            job = await self._database.call(self._queue.find, job_id)
+            if job != seen:
+                seen = job
+                yield job
+            left_s = deadline - loop.time()
+            if job.is_final or left_s <= 0:
+                return
+            await self._changes.wait(ticket, left_s)
+
+    async def find_job(self, job_id: str) -> Job:
+        """Return one job.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+        """
+        await self.open()
+        return await self._database.call(self._queue.find, job_id)
+
+    async def recent_jobs(self, limit: int) -> list[Job]:
+        """Return the newest jobs, newest first."""
+        await self.open()
+        return await self._database.call(self._queue.recent, limit)
+
+    async def mark_id_given(self, job_id: str) -> None:
+        """Record that a caller now holds the id: its call can no longer cancel the job."""
+        await self._database.call(self._queue.mark_id_given, job_id)
+
+    async def position(self, job: Job) -> int | None:
+        """Return a waiting job's place in the queue, 1 for the next."""
+        if job.status != "queued":
+            return None
+        return await self._database.call(self._queue.position, job)
+
+    async def describe_job(self, job: Job) -> JobAnswer:
+        """Return what a caller is told of a job."""
+        images: tuple[ImageRecord, ...] = ()
+        position, eta_s = None, None
+        if job.status == "completed":
+            images = await self._database.call(self._gallery.of_job, job.id)
+        elif not job.is_final:
+            position = await self.position(job)
+            eta_s = await self._eta_s(job)
+        return job_answer(job, images, self._files, position, eta_s)
+
+    async def _eta_s(self, job: Job) -> float | None:
+        if job.status == "running" and job.eta_s is not None:
+            return job.eta_s
+        history = await self._database.call(self._queue.history)
+        own_s = estimate_s(job.plan, history)
+        if own_s is None or job.status == "running":
+            return own_s
+        unfinished = await self._database.call(self._queue.unfinished)
+        ids = [other.id for other in unfinished]
+        before_s = waits_s(unfinished[: ids.index(job.id) if job.id in ids else None], history)
+        return None if before_s is None else before_s + own_s
+
+    async def describe_queue(self) -> QueueAnswer:
+        """Return who runs, who waits, how long."""
+        await self.open()
+        unfinished = await self._database.call(self._queue.unfinished)
+        history = await self._database.call(self._queue.history)
+        waiting = [job for job in unfinished if job.status == "queued"]
+        return QueueAnswer(
+            depth=len(waiting),
+            limit=self.settings.queue_limit,
+            wait_s=waits_s(unfinished, history),
+            jobs=tuple(
+                queued_answer(job, waiting.index(job) + 1 if job in waiting else None)
+                for job in unfinished
+            ),
+        )
+
+    def preview_path(self, job_id: str) -> Path:
+        """Return where the preview of a running job is, if there is one yet."""
+        return self._files.preview_path(job_id)
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Return the workers of this process; empty when another process leads."""
+        return self._executor.workers() if self._executor is not None else ()
+
+    # --- cancel --------------------------------------------------------------------------------
+
+    async def cancel(self, job_id: str) -> CancelAnswer:
+        """Cancel one job. A second cancel of the same job changes nothing.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+        """
+        return await self._cancel([await self.find_job(job_id)])
+
+    async def cancel_session(self, session: str) -> CancelAnswer:
+        """Cancel every unfinished job of a session."""
+        await self.open()
+        return await self._cancel(
+            await self._database.call(self._queue.unfinished_of_session, session)
+        )
+
+    async def _cancel(self, jobs: list[Job]) -> CancelAnswer:
+        cancelled, stopping, final = [], [], []
+        for before in jobs:
+            after = await self._database.call(self._queue.request_cancel, before.id)
+            if before.is_final or after.status in ("completed", "failed"):
+                final.append(before.id)
+            elif after.status == "cancelled":
+                cancelled.append(before.id)
+            else:
+                stopping.append(before.id)
+        self._changes.poke()
+        return CancelAnswer(
+            cancelled=tuple(cancelled), stopping=tuple(stopping), already_final=tuple(final)
+        )
+
+    async def cancel_if_unclaimed(self, job_id: str) -> None:
+        """Cancel a job whose caller went away before it was told the id, if settings say so."""
+        job = await self.find_job(job_id)
+        if self.settings.on_disconnect == "cancel" and not job.id_given:
+            logger.info("job %s is cancelled: its caller is gone and never had the id", job_id)
+            await self._cancel([job])
+
+    # --- gallery -------------------------------------------------------------------------------
+
+    async def search(self, request: SearchRequest) -> SearchAnswer:
+        """Return a page of finished pictures, newest first.
+
+        Raises:
+            InvalidCursorError: the cursor is not one of ours, or belongs to another search.
+            InvalidRequestError: a date cannot be read.
+        """
+        await self.open()
+        wanted = SearchFilter(**request.model_dump(exclude={"preview"}))
+        page = await self._database.call(self._gallery.search, wanted)
+        return SearchAnswer(
+            images=tuple(image_answer(record, self._files) for record in page.images),
+            next_cursor=page.next_cursor,
+        )
+
+    async def find_image(self, image_id: str) -> ImageRecord:
+        """Return one gallery row.
+
+        Raises:
+            UnknownImageError: there is none with that id.
+        """
+        await self.open()
+        return await self._database.call(self._gallery.find, image_id)
+
+    async def image_path(self, image_id: str) -> Path:
+        """Return the PNG file of a gallery image."""
+        return self._files.path_of((await self.find_image(image_id)).file)
+
+    async def thumbnail_path(self, image_id: str) -> Path:
+        """Return the WebP thumbnail of a gallery image."""
+        return self._files.path_of((await self.find_image(image_id)).thumbnail)
+
+
+def _migrate(database: Database) -> None:
+    job_migrations().apply(database)
+    migrate_gallery(database)
+
+
+def _as_asked(request: DrawRequest) -> dict[str, Any]:
+    """Return the request as it is stored and compared: without how the caller waits for it."""
+    asked = request.model_dump(mode="json", exclude=_NOT_PART_OF_A_REQUEST, exclude_none=True)
+    return {key: _without_bytes(value) for key, value in asked.items()}
+
+
+def _without_bytes(value: Any) -> Any:
+    """Name a data: URI by its hash: megabytes of base64 do not belong into a row."""
+    if isinstance(value, str) and value.startswith("data:"):
+        return f"data:sha256:{hashlib.sha256(value.encode()).hexdigest()}"
+    if isinstance(value, list):
+        return [_without_bytes(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_bytes(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,91 @@
+"""GallerySink: finished pictures of the executor -> files and gallery rows. Owns no state."""
+
+import asyncio
+from dataclasses import dataclass
+
+from flux_mcp.database import DatabaseThread
+from flux_mcp.gallery.files import ImageFiles
+from flux_mcp.gallery.provenance import ImageProvenance, to_metadata
+from flux_mcp.gallery.store import Gallery, ImageRecord, new_image_id
+from flux_mcp.jobs.executor import Drawn
+from flux_mcp.jobs.job import utc_now
+from flux_mcp.models.registry import Registry
+from flux_mcp.requests.messages import Picture
+
+
+@dataclass(frozen=True)
+class GallerySink:
+    """Implements the executor's `ResultSink`."""
+
+    gallery: Gallery
+    files: ImageFiles
+    database: DatabaseThread
+    registry: Registry
+
+    async def save(self, drawn: Drawn) -> None:
+        """Make every picture durable: file first, then row.
+
+        A picture an earlier attempt already saved is left as it is: it has the same pixels.
+
+        Raises:
+            StorageError: the disk or the database refused.
+        """
+        saved = {
+            record.index for record in await self.database.call(self.gallery.of_job, drawn.job.id)
+        }
+        for picture, pixels in drawn.pictures:
+            if picture.index in saved:
+                continue
+            provenance = self._provenance(drawn, picture)
+            files = await asyncio.to_thread(
+                self.files.save,
+                provenance.id,
+                provenance.created_at,
+                pixels,
+                picture.width,
+                picture.height,
+                to_metadata(provenance),
+            )
+            record = ImageRecord(
+                **provenance.model_dump(),
+                file=files.file,
+                thumbnail=files.thumbnail,
+                sha256=files.sha256,
+                pixels_sha256=files.pixels_sha256,
+                size_bytes=files.size_bytes,
+            )
+            await self.database.call(self.gallery.add, record)
+
+    def _provenance(self, drawn: Drawn, picture: Picture) -> ImageProvenance:
+        job, plan = drawn.job, drawn.job.plan
+        return ImageProvenance(
+            id=new_image_id(),
+            job_id=job.id,
+            index=picture.index,
+            kind=plan.kind,
+            prompt=plan.prompt,
+            negative_prompt=plan.negative_prompt,
+            model=plan.model,
+            revision=plan.revision,
+            weights_sha256=drawn.done.weights_sha256,
+            precision=plan.precision,
+            seed=picture.seed,
+            plan=plan.model_dump(mode="json"),
+            width=picture.width,
+            height=picture.height,
+            parents=plan.parents,
+            session=job.session,
+            stage=job.stage,
+            licence=self.registry.find(plan.kind, plan.model).licence,
+            environment=drawn.environment.model_dump(mode="json"),
+            seconds=picture.seconds,
+            created_at=utc_now(),
+        )
+
+    async def save_preview(self, job_id: str, preview: bytes) -> None:
+        """Replace the preview of a running job."""
+        await asyncio.to_thread(self.files.save_preview, job_id, preview)
+
+    async def drop_preview(self, job_id: str) -> None:
+        """Remove the preview of a job that no longer runs."""
+        await asyncio.to_thread(self.files.drop_preview, job_id)

@@ -1,0 +1,69 @@
+"""Isolation for every test, and the shared real parts: weights, settings, one service."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from flux_mcp.config import PACKAGE_DIR, Settings
+from flux_mcp.service import Service
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MICRO_KINDS = ("text2img", "kontext", "fill", "control", "redux")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No setting of the developer's shell reaches a test, nor a test the developer's data."""
+    kept = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith("FLUX_MCP_")]:
+        del os.environ[name]
+    os.environ["FLUX_MCP_DATA_DIR"] = str(tmp_path_factory.mktemp("unwanted"))
+    # One thread: pictures stay the same to the bit, and tiny models run ten times faster.
+    os.environ["FLUX_MCP_TORCH_THREADS"] = "1"
+    yield
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+@pytest.fixture(scope="session")
+def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The micro weights: those of the package when built, else freshly built ones."""
+    packaged = PACKAGE_DIR / "weights"
+    if all((packaged / "micro" / kind / "model_index.json").is_file() for kind in MICRO_KINDS):
+        return packaged
+    built = tmp_path_factory.mktemp("weights")
+    script = REPOSITORY / "scripts" / "build_micro.py"
+    subprocess.run([sys.executable, script, "--out", built / "micro"], check=True)
+    return built
+
+
+@pytest.fixture
+def settings(tmp_path: Path, weights_dir: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", weights_dir=weights_dir, allowed_dirs=())
+
+
+@pytest.fixture(scope="session")
+async def shared_service(
+    tmp_path_factory: pytest.TempPathFactory, weights_dir: Path
+) -> AsyncIterator[Service]:
+    """One open service with one real worker, for every test that does not break it."""
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("shared") / "data",
+        weights_dir=weights_dir,
+        allowed_dirs=(tmp_path_factory.mktemp("pictures"),),
+        queue_limit=20,
+        preview_every_steps=1,
+    )
+    service = Service(settings)
+    await service.open()
+    yield service
+    await service.close()

@@ -1,0 +1,292 @@
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from flux_mcp.errors import InternalError, StorageError
+from flux_mcp.gallery import files as files_module
+from flux_mcp.gallery.files import MAX_SWEPT, contact_sheet, preview_webp
+from flux_mcp.gallery.store import new_image_id
+
+CREATED = "2026-03-05T10:00:00.000000+00:00"
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.frombytes("RGB", (width, height), os.urandom(3 * width * height))
+
+
+def flat(width: int, height: int) -> Image.Image:
+    image = Image.new("RGB", (width, height), "white")
+    ImageDraw.Draw(image).ellipse((0, 0, width // 2, height // 2), fill="navy")
+    return image
+
+
+def save(files, image: Image.Image, image_id: str = "img_a", metadata=None):
+    return files.save(image_id, CREATED, image.tobytes(), *image.size, metadata or {})
+
+
+def everything_below(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("make", [noise, flat])
+@pytest.mark.parametrize("size", [(640, 360), (32, 32), (1, 2)])
+def test_a_saved_picture_is_the_same_to_the_pixel(files, paths, make, size):
+    image = make(*size)
+    saved = save(files, image, metadata={"note": "grün\nzwei"})
+    assert saved.file == "images/2026/03/img_a.png"
+    assert saved.thumbnail == "images/2026/03/img_a.webp"
+    data = files.read(saved.file)
+    assert (saved.sha256, saved.size_bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert saved.pixels_sha256 == hashlib.sha256(image.tobytes()).hexdigest()
+    read = Image.open(io.BytesIO(data))
+    assert read.tobytes() == image.tobytes()
+    assert read.info["note"] == "grün\nzwei"
+    assert everything_below(paths.images) == ["2026/03/img_a.png", "2026/03/img_a.webp"]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((1024, 512), (512, 256)), ((300, 900), (171, 512)), ((64, 64), (64, 64))],
+)
+def test_the_thumbnail_is_at_most_512_px_and_never_enlarged(files, size, expected):
+    saved = save(files, flat(*size))
+    assert Image.open(io.BytesIO(files.read(saved.thumbnail))).size == expected
+
+
+def test_flat_graphics_are_compressed_and_photographs_only_coded(files):
+    drawn, photographed = (
+        save(files, flat(512, 512), "img_a"),
+        save(files, noise(512, 512), "img_b"),
+    )
+    assert drawn.size_bytes < 20_000
+    assert photographed.size_bytes < 1.02 * 3 * 512 * 512
+
+
+@pytest.mark.parametrize("image_id", ["../img_a", "img_a/b", "img_", "cat", "img_a.png", ""])
+def test_only_our_ids_become_file_names(files, image_id):
+    with pytest.raises(InternalError):
+        save(files, flat(8, 8), image_id)
+
+
+def test_pixels_of_another_size_are_refused(files):
+    with pytest.raises(InternalError):
+        files.save("img_a", CREATED, b"123", 8, 8, {})
+
+
+def test_a_refusing_disk_leaves_nothing_unfinished(files, paths):
+    # A folder stands where the PNG should go: the rename fails after everything is written.
+    (paths.images / "2026/03/img_a.png/x").mkdir(parents=True)
+    with pytest.raises(StorageError):
+        save(files, flat(64, 64))
+    assert everything_below(paths.images) == ["2026/03/img_a.webp"]
+
+
+@pytest.mark.parametrize(
+    "relative", ["/etc/passwd", "../a.png", "images/../../a.png", "gallery.sqlite", "images2/a.png"]
+)
+def test_a_path_outside_the_images_folder_is_no_file_of_the_gallery(files, relative):
+    with pytest.raises(InternalError):
+        files.path_of(relative)
+
+
+def test_a_missing_file_is_a_storage_error(files):
+    with pytest.raises(StorageError, match="cannot be read"):
+        files.read("images/2026/01/img_gone.png")
+
+
+# --- sweeping ----------------------------------------------------------------------------------
+
+
+def age(paths, seconds: float) -> None:
+    then = time.time() - seconds
+    for path in paths.images.rglob("*.*"):
+        os.utime(path, (then, then), follow_symlinks=False)
+
+
+def test_the_sweep_removes_old_leftovers_and_nothing_else(files, paths):
+    kept, lost = save(files, flat(8, 8), "img_kept"), save(files, flat(8, 8), "img_lost")
+    folder = paths.images / "2026/03"
+    (folder / ".img_half.0a1b.part").write_bytes(b"half")
+    (folder / "holiday.png").write_bytes(b"the user's own")
+    known = {kept.file, kept.thumbnail}
+    assert files.sweep(known, older_than_s=3600) == 0
+    age(paths, 7200)
+    assert files.sweep(known, older_than_s=3600) == 3
+    assert everything_below(folder) == ["holiday.png", "img_kept.png", "img_kept.webp"]
+    assert lost.file not in everything_below(paths.root)
+
+
+def test_a_lost_database_does_not_cost_the_pictures(files, paths, caplog):
+    folder = paths.images / "2026/03"
+    folder.mkdir(parents=True)
+    for n in range(MAX_SWEPT + 1):
+        (folder / f"img_{n}.png").write_bytes(b"x")
+    (folder / ".img_half.0a1b.part").write_bytes(b"half")
+    age(paths, 7200)
+    assert files.sweep(frozenset()) == 1
+    assert len(everything_below(folder)) == MAX_SWEPT + 1
+    assert "left alone" in caplog.text
+
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from flux_mcp.config import Paths
+from flux_mcp.gallery import files
+
+paths, at = Paths(Path(sys.argv[1])), sys.argv[2]
+def stop():
+    print("here", flush=True)
+    sys.stdin.read()
+
+if at == "half":
+    write_bytes = Path.write_bytes
+    def half(self, data):
+        write_bytes(self, data[: len(data) // 2])
+        stop()
+    Path.write_bytes = half
+created = "2026-03-05T10:00:00.000000+00:00"
+files.ImageFiles(paths).save("img_a", created, bytes(3 * 64 * 64), 64, 64, {})
+stop()
+"""
+
+
+@pytest.mark.parametrize(("at", "left"), [("half", 1), ("before the row", 2)])
+def test_a_killed_process_leaves_files_without_a_row_and_the_sweep_removes_them(
+    files, gallery, paths, at, left
+):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(paths.root), at],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == b"here\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert len(everything_below(paths.images)) == left
+    age(paths, 7200)
+    assert files.sweep(gallery.known_files()) == left
+    assert everything_below(paths.images) == []
+
+
+ADD_MANY = """
+import sys
+from pathlib import Path
+from flux_mcp.config import Paths
+from flux_mcp.database import open_database
+from flux_mcp.gallery.files import ImageFiles
+from flux_mcp.gallery.store import Gallery, ImageRecord, new_image_id
+
+paths = Paths(Path(sys.argv[1]))
+template = ImageRecord.model_validate_json(sys.stdin.readline())
+gallery, files = Gallery(open_database(paths.database)), ImageFiles(paths)
+print("go", flush=True)
+for n in range(100_000):
+    image_id = new_image_id()
+    saved = files.save(image_id, template.created_at, bytes(3 * 16 * 16), 16, 16, {})
+    facts = {"id": image_id, "job_id": f"job_{n}", **vars(saved)}
+    gallery.add(template.model_copy(update=facts))
+    print(image_id, flush=True)
+"""
+
+
+def test_whenever_a_process_is_killed_no_row_is_without_its_file(files, gallery, paths, record):
+    process = subprocess.Popen(
+        [sys.executable, "-c", ADD_MANY, str(paths.root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    process.stdin.write(record().model_dump_json().encode() + b"\n")
+    process.stdin.flush()
+    told = [process.stdout.readline() for _ in range(20)][1:]
+    process.kill()
+    told += [
+        line for line in process.stdout.read().splitlines(keepends=True) if line.endswith(b"\n")
+    ]
+    process.communicate(timeout=30)
+    known = gallery.known_files()
+    assert known <= {f"images/{name}" for name in everything_below(paths.images)}
+    for line in told:
+        assert gallery.find(line.decode().strip())
+    age(paths, 7200)
+    files.sweep(known)
+    assert {f"images/{name}" for name in everything_below(paths.images)} == known
+
+
+# --- small pictures ----------------------------------------------------------------------------
+
+
+def as_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_preview_keeps_the_shape_and_is_never_enlarged(tmp_path):
+    (tmp_path / "a.png").write_bytes(as_png(flat(1000, 500)))
+    small = Image.open(io.BytesIO(preview_webp(tmp_path / "a.png", 512)))
+    assert (small.format, small.size) == ("WEBP", (512, 256))
+    assert Image.open(io.BytesIO(preview_webp(as_png(flat(40, 20)), 512))).size == (40, 20)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(200, 100_000), st.integers(1, 300), st.integers(1, 300))
+def test_a_preview_always_fits(max_bytes, width, height):
+    assert len(preview_webp(as_png(noise(width, height)), 300, max_bytes)) <= max_bytes
+
+
+def test_the_worst_preview_fits_into_the_default_budget():
+    data = preview_webp(as_png(noise(1024, 1024)), 1024)
+    assert len(data) <= 300_000
+    assert max(Image.open(io.BytesIO(data)).size) >= 256
+
+
+def test_a_budget_nothing_fits_into_is_our_own_mistake():
+    with pytest.raises(InternalError):
+        preview_webp(as_png(flat(32, 32)), 32, max_bytes=10)
+
+
+@pytest.mark.parametrize("source", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
+def test_a_damaged_source_is_a_storage_error(source):
+    with pytest.raises(StorageError):
+        preview_webp(source, 100)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9, 100])
+def test_a_contact_sheet_shows_every_picture_and_fits(tmp_path, count):
+    paths = []
+    for n in range(count):
+        paths.append(tmp_path / f"{n}.png")
+        paths[-1].write_bytes(as_png(noise(64, 48 + n)))
+    data = contact_sheet(paths, ["a label that is far too long for its little cell 🦊\nx"] * count)
+    assert len(data) <= 300_000
+    assert Image.open(io.BytesIO(data)).format == "WEBP"
+
+
+def test_a_picture_that_is_gone_leaves_an_empty_place(tmp_path):
+    (tmp_path / "a.png").write_bytes(as_png(Image.new("RGB", (320, 320), "white")))
+    data = contact_sheet([tmp_path / "gone.png", tmp_path / "a.png"], ["gone", "here"])
+    sheet = Image.open(io.BytesIO(data)).convert("RGB")
+    assert max(sheet.getpixel((100, 100))) < 70
+    assert min(sheet.getpixel((sheet.width - 100, 300))) > 200
+
+
+@pytest.mark.parametrize(("count", "labels"), [(0, 0), (2, 1)])
+def test_a_sheet_needs_a_label_for_each_picture(tmp_path, count, labels):
+    with pytest.raises(InternalError):
+        contact_sheet([tmp_path / "a.png"] * count, ["x"] * labels)
+
+
+def test_the_strategy_is_chosen_by_the_picture():
+    chosen = {files_module._cheapest_strategy(make(256, 256)) for make in (noise, flat)}
+    assert len(chosen) == 2
+    assert new_image_id()

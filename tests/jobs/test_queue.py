@@ -1,0 +1,342 @@
+"""The jobs table: each move is guarded, nothing is lost, nothing runs twice."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database
+
+from flux_mcp.database import open_database
+from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
+from flux_mcp.jobs.job import MAX_ATTEMPTS, Job
+from flux_mcp.jobs.queue import JobQueue, job_migrations
+from flux_mcp.jobs.scheduler import Turn, Waiting
+from flux_mcp.requests.messages import ErrorInfo, Progress
+
+from .factories import make_job, make_plan_row
+
+LOST = ErrorInfo(code="worker_lost", message="gone", hint="try again")
+
+
+def first(waiting: Sequence[Waiting]) -> Turn | None:
+    return Turn(waiting[0].job_id) if waiting else None
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gallery.sqlite"
+
+
+@pytest.fixture
+def database(path: Path) -> Iterator[Database]:
+    database = open_database(path)
+    job_migrations().apply(database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def queue(database: Database) -> JobQueue:
+    return JobQueue(database, limit=3)
+
+
+def claim(queue: JobQueue, owner: str = "me") -> Job:
+    job = queue.claim(owner, first)
+    assert job is not None
+    return job
+
+
+def progress(job: Job, step: int) -> Progress:
+    return Progress(
+        job_id=job.id, attempt=job.attempt, seq=step, phase="denoising", step=step, total_steps=4
+    )
+
+
+def test_a_submitted_job_comes_back_whole(queue: JobQueue) -> None:
+    job = make_job(session="s", parents=("img_a",), notices=("n",), idempotency_key="k")
+    assert queue.submit(job) == job
+    assert queue.find(job.id) == job
+
+
+def test_a_submitted_job_survives_a_killed_process(path: Path, queue: JobQueue) -> None:
+    program = (
+        "import os, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "from factories import make_job\n"
+        "from flux_mcp.database import open_database\n"
+        "from flux_mcp.jobs.queue import JobQueue\n"
+        "job = JobQueue(open_database(Path(sys.argv[1])), 3).submit(make_job())\n"
+        "print(job.id, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    here = str(Path(__file__).parent)
+    process = subprocess.run(
+        [sys.executable, "-c", program, str(path), here],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == -9
+    assert queue.find(process.stdout.strip()).status == "queued"
+
+
+def test_the_same_idempotency_key_returns_the_same_job(queue: JobQueue) -> None:
+    job = queue.submit(make_job(idempotency_key="k"))
+    assert queue.submit(make_job(idempotency_key="k")).id == job.id
+    assert queue.depth() == 1
+
+
+def test_the_same_key_for_another_request_is_refused(queue: JobQueue) -> None:
+    queue.submit(make_job(idempotency_key="k"))
+    with pytest.raises(IdempotencyConflictError, match="something else"):
+        queue.submit(make_job(idempotency_key="k", request={"prompt": "another"}))
+    assert queue.depth() == 1
+
+
+def test_a_known_key_is_answered_even_when_the_queue_is_full(queue: JobQueue) -> None:
+    known = queue.submit(make_job(idempotency_key="k"))
+    queue.submit(make_job())
+    queue.submit(make_job())
+    queue.refuse_if_full("k")
+    assert queue.submit(make_job(idempotency_key="k")).id == known.id
+
+
+def test_a_full_queue_refuses_with_the_number_waiting_and_a_time(queue: JobQueue) -> None:
+    for _ in range(3):
+        queue.submit(make_job())
+    with pytest.raises(QueueFullError, match=r"3 jobs are waiting.*Try again in about \d+ s"):
+        queue.submit(make_job())
+    with pytest.raises(QueueFullError):
+        queue.refuse_if_full(None)
+    assert queue.depth() == 3
+
+
+def test_the_time_to_try_again_is_what_jobs_took(queue: JobQueue, database: Database) -> None:
+    done = queue.submit(make_job())
+    claim(queue)
+    queue.complete(queue.find(done.id), 0.0, 1.0)
+    database.execute(
+        "UPDATE jobs SET started_at = '2026-01-01T00:00:00+00:00', "
+        "finished_at = '2026-01-01T00:00:42+00:00'"
+    )
+    for _ in range(3):
+        queue.submit(make_job())
+    with pytest.raises(QueueFullError, match="about 42 s"):
+        queue.submit(make_job())
+
+
+def test_a_claim_takes_the_job_and_counts_the_attempt(queue: JobQueue) -> None:
+    queue.submit(make_job())
+    job = claim(queue, "me")
+    assert (job.status, job.attempt, job.owner) == ("running", 1, "me")
+    assert job.started_at is not None
+    assert job.heartbeat_at is not None
+    assert queue.claim("me", first) is None
+
+
+def test_jobs_are_claimed_first_in_first_out_within_a_priority(queue: JobQueue) -> None:
+    low, normal, high = make_job(priority=-1), make_job(), make_job(priority=1)
+    for job in (low, normal, high):
+        queue.submit(job)
+    assert [claim(queue).id for _ in range(3)] == [high.id, normal.id, low.id]
+
+
+def test_no_job_is_claimed_twice_by_competing_processes(path: Path, database: Database) -> None:
+    queue = JobQueue(database, limit=100)
+    jobs = [queue.submit(make_job()) for _ in range(40)]
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from flux_mcp.database import open_database\n"
+        "from flux_mcp.jobs.queue import JobQueue\n"
+        "from flux_mcp.jobs.scheduler import Turn\n"
+        "queue = JobQueue(open_database(Path(sys.argv[1])), 100)\n"
+        "sys.stdin.readline()\n"
+        "while job := queue.claim('x', lambda w: Turn(w[0].job_id) if w else None):\n"
+        "    print(job.id)\n"
+    )
+    rivals = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for rival in rivals:
+        assert rival.stdin is not None
+        rival.stdin.write("go\n")
+        rival.stdin.flush()
+    claimed = [line for rival in rivals for line in rival.communicate()[0].split()]
+    assert sorted(claimed) == sorted(job.id for job in jobs)
+    assert {queue.find(job.id).attempt for job in jobs} == {1}
+
+
+def test_a_job_passed_by_another_is_counted(queue: JobQueue) -> None:
+    patient, quick = queue.submit(make_job()), queue.submit(make_job())
+    assert queue.claim("me", lambda _: Turn(quick.id, (patient.id,))) is not None
+    assert queue.find(patient.id).passes == 1
+
+
+def test_a_choice_that_was_taken_meanwhile_is_chosen_again(queue: JobQueue) -> None:
+    one, two = queue.submit(make_job()), queue.submit(make_job())
+    claim(queue, "other")
+    turns = iter([Turn(one.id), Turn(two.id)])
+    job = queue.claim("me", lambda _: next(turns))
+    assert job is not None
+    assert job.id == two.id
+
+
+def test_progress_is_stored_for_the_running_attempt_only(queue: JobQueue) -> None:
+    queue.submit(make_job())
+    job = claim(queue)
+    queue.report(progress(job, 2))
+    assert queue.find(job.id).step == 2
+    queue.report(progress(job.model_copy(update={"attempt": 0}), 3))
+    assert queue.find(job.id).step == 2
+
+
+def test_a_final_job_never_moves_again(queue: JobQueue) -> None:
+    queue.submit(make_job())
+    job = claim(queue)
+    assert queue.complete(job, 0.5, 1.5)
+    assert not queue.fail(job, LOST)
+    assert not queue.cancelled(job)
+    queue.lost(job, LOST)
+    queue.give_back("me")
+    queue.report(progress(job, 1))
+    assert queue.request_cancel(job.id).status == "completed"
+    after = queue.find(job.id)
+    assert (after.status, after.step, after.load_s, after.draw_s) == ("completed", 4, 0.5, 1.5)
+
+
+def test_a_result_of_an_older_attempt_changes_nothing(queue: JobQueue) -> None:
+    queue.submit(make_job())
+    old = claim(queue)
+    queue.lost(old, LOST)
+    claim(queue)
+    assert not queue.complete(old, 0.0, 1.0)
+    assert queue.find(old.id).status == "running"
+
+
+def test_a_waiting_job_is_cancelled_at_once(queue: JobQueue) -> None:
+    job = queue.submit(make_job())
+    assert queue.request_cancel(job.id).status == "cancelled"
+    assert queue.claim("me", first) is None
+
+
+def test_a_running_job_is_asked_to_stop(queue: JobQueue) -> None:
+    queue.submit(make_job())
+    job = claim(queue)
+    after = queue.request_cancel(job.id)
+    assert (after.status, after.cancel_requested) == ("running", True)
+    assert queue.cancelled(job)
+    assert queue.find(job.id).finished_at is not None
+
+
+def test_a_lost_job_runs_again_and_fails_when_attempts_are_used_up(queue: JobQueue) -> None:
+    queue.submit(make_job())
+    for attempt in range(1, MAX_ATTEMPTS):
+        job = claim(queue)
+        assert job.attempt == attempt
+        queue.lost(job, LOST)
+        assert queue.find(job.id).status == "queued"
+    last = claim(queue)
+    queue.lost(last, LOST)
+    after = queue.find(last.id)
+    assert (after.status, after.error) == ("failed", LOST)
+
+
+def test_a_lost_job_that_should_stop_is_cancelled_not_retried(queue: JobQueue) -> None:
+    queue.submit(make_job())
+    job = claim(queue)
+    queue.request_cancel(job.id)
+    queue.lost(job, LOST)
+    assert queue.find(job.id).status == "cancelled"
+
+
+def test_a_job_given_back_keeps_its_place_and_its_attempts(queue: JobQueue) -> None:
+    job, later = queue.submit(make_job()), queue.submit(make_job())
+    claim(queue)
+    queue.give_back("me")
+    after = queue.find(job.id)
+    assert (after.status, after.attempt, after.step) == ("queued", 0, 0)
+    assert queue.position(after) == 1
+    assert queue.position(later) == 2
+
+
+def test_giving_back_leaves_the_jobs_of_other_owners(queue: JobQueue) -> None:
+    queue.submit(make_job())
+    job = claim(queue, "other")
+    queue.give_back("me")
+    assert queue.find(job.id).status == "running"
+
+
+def test_a_new_leader_recovers_what_the_last_one_left(queue: JobQueue) -> None:
+    queue.submit(make_job())
+    queue.submit(make_job())
+    left, stopping = claim(queue, "gone"), claim(queue, "gone")
+    queue.request_cancel(stopping.id)
+    assert [job.id for job in queue.recover(LOST)] == [left.id, stopping.id]
+    assert queue.find(left.id).status == "queued"
+    assert queue.find(stopping.id).status == "cancelled"
+
+
+def test_sessions_and_positions_and_history(queue: JobQueue) -> None:
+    mine = queue.submit(make_job(session="s"))
+    other = queue.submit(make_job(plan=make_plan_row(steps=8)))
+    assert [job.id for job in queue.unfinished_of_session("s")] == [mine.id]
+    assert [job.id for job in queue.unfinished()] == [mine.id, other.id]
+    claim(queue)
+    assert queue.position(queue.find(mine.id)) is None
+    assert queue.position(other) == 1
+    queue.complete(queue.find(mine.id), 0.1, 2.0)
+    assert [finished.draw_s for finished in queue.history()] == [2.0]
+    assert [job.id for job in queue.recent(1)] == [other.id]
+
+
+def test_an_unknown_job_is_said_to_be_unknown(queue: JobQueue) -> None:
+    for call in (queue.find, queue.request_cancel):
+        with pytest.raises(UnknownJobError, match=r"\[unknown_job\]"):
+            call("job_none")
+
+
+def test_a_hostile_job_id_is_only_ever_a_value(queue: JobQueue) -> None:
+    job = queue.submit(make_job())
+    with pytest.raises(UnknownJobError):
+        queue.find("' OR 1=1 --")
+    assert queue.find(job.id).status == "queued"
+
+
+def test_submitting_waits_for_another_writer(path: Path, queue: JobQueue) -> None:
+    """A deferred transaction would fail here with 'database is locked'."""
+    other = open_database(path)
+    other.conn.execute("BEGIN IMMEDIATE")
+    released = threading.Event()
+    stored: list[Job] = []
+
+    def submit() -> None:
+        mine = open_database(path)
+        released.set()
+        stored.append(JobQueue(mine, 3).submit(make_job()))
+        mine.close()
+
+    writer = threading.Thread(target=submit)
+    writer.start()
+    released.wait(30)
+    other.conn.execute("COMMIT")
+    writer.join(30)
+    other.close()
+    assert queue.find(stored[0].id).status == "queued"
+
+
+def test_migrating_twice_changes_nothing(database: Database) -> None:
+    before = database.schema
+    job_migrations().apply(database)
+    assert database.schema == before
+    assert os.path.exists(str(database.conn.execute("PRAGMA database_list").fetchone()[2]))

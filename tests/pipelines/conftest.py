@@ -1,0 +1,200 @@
+"""A real worker for the whole session, real micro weights, and a pipeline room in this process."""
+
+import hashlib
+import io
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from flux_mcp.config import PACKAGE_DIR, Settings
+from flux_mcp.jobs.fleet import Assignment, Report
+from flux_mcp.jobs.worker_process import WORKER_ID, ProcessFleet
+from flux_mcp.models.registry import Kind, ModelSpec, Registry, load_registry
+from flux_mcp.requests.messages import FINAL_EVENTS, Picture, Preview, Progress
+from flux_mcp.requests.plan import InputRole, PlanInput, RenderPlan
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package's own micro weights where they are built, else built for this session."""
+    if (PACKAGE_DIR / "weights" / "micro" / "redux" / "model_index.json").is_file():
+        return PACKAGE_DIR / "weights"
+    folder = tmp_path_factory.mktemp("weights")
+    script = REPOSITORY / "scripts" / "build_micro.py"
+    subprocess.run([sys.executable, script, "--out", folder / "micro"], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings(weights_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(
+        data_dir=tmp_path_factory.mktemp("data"),
+        weights_dir=weights_dir,
+        device="cpu",
+        torch_threads=1,
+        preview_every_steps=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return load_registry()
+
+
+def picture(width: int = 128, height: int = 128) -> Image.Image:
+    """Smooth colours with an edge: something to keep, to follow, to vary."""
+    across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    image = Image.fromarray(np.stack([across, down, 255 - across], axis=-1).astype(np.uint8))
+    ImageDraw.Draw(image).rectangle((width // 4, height // 4, width // 2, height // 2), "white")
+    return image
+
+
+def mask(width: int = 128, height: int = 128) -> Image.Image:
+    """White, to be drawn anew, in the middle."""
+    image = Image.new("L", (width, height), 0)
+    box = (width // 4, height // 4, 3 * width // 4 - 1, 3 * height // 4 - 1)
+    ImageDraw.Draw(image).rectangle(box, 255)
+    return image
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A plan and the pictures it names."""
+
+    plan: RenderPlan
+    blobs: Mapping[str, bytes]
+
+    def changed(self, **changes: Any) -> "Task":
+        return Task(self.plan.model_copy(update=changes), self.blobs)
+
+
+def _inputs_of(kind: Kind) -> list[tuple[InputRole, Image.Image]]:
+    return {
+        "text2img": [],
+        "kontext": [("reference", picture())],
+        "fill": [("image", picture()), ("mask", mask())],
+        "control": [("image", picture())],
+        "redux": [("reference", picture())],
+    }[kind]
+
+
+def make_task(
+    spec: ModelSpec, inputs: list[tuple[InputRole, Image.Image]] | None = None, **changes: Any
+) -> Task:
+    """A small plan of four steps that any row of the registry can draw."""
+    items, blobs = [], {}
+    for role, image in _inputs_of(spec.kind) if inputs is None else inputs:
+        data = png(image)
+        name = hashlib.sha256(data).hexdigest()
+        blobs[name] = data
+        items.append(PlanInput(role=role, sha256=name, width=image.width, height=image.height))
+    plan = RenderPlan(
+        kind=spec.kind,
+        model=spec.id,
+        revision=None,
+        quality="low",
+        precision=spec.precision,
+        prompt="a red fox in the snow",
+        width=128,
+        height=128,
+        steps=4,
+        guidance=spec.default_guidance,
+        seeds=(7,),
+        max_sequence_length=spec.max_sequence_length,
+        inputs=tuple(items),
+        structure="canny" if spec.kind == "control" else None,
+    )
+    return Task(plan.model_copy(update=changes), blobs)
+
+
+@pytest.fixture(scope="session")
+def task_for() -> Callable[..., Task]:
+    return make_task
+
+
+@dataclass
+class Drawing:
+    """What came back from one run."""
+
+    reports: list[Report] = field(default_factory=list)
+
+    @property
+    def final(self) -> Any:
+        return self.reports[-1].event
+
+    def of(self, event_type: type) -> list[Any]:
+        return [report.event for report in self.reports if isinstance(report.event, event_type)]
+
+    @property
+    def steps(self) -> list[int]:
+        return [e.step for e in self.of(Progress) if e.phase == "denoising" and e.step]
+
+    @property
+    def pixels(self) -> list[bytes]:
+        return [r.blobs["pixels"] for r in self.reports if isinstance(r.event, Picture)]
+
+    @property
+    def previews(self) -> list[tuple[Preview, bytes]]:
+        return [
+            (r.event, r.blobs["preview"]) for r in self.reports if isinstance(r.event, Preview)
+        ]
+
+
+class Studio:
+    """Runs tasks on a fleet, one after the other, each under a new job id."""
+
+    def __init__(self, fleet: ProcessFleet) -> None:
+        self.fleet = fleet
+        self._jobs = 0
+
+    def assign(self, task: Task) -> Assignment:
+        self._jobs += 1
+        return Assignment(f"job-{self._jobs}", 1, task.plan, task.blobs)
+
+    async def draw(self, task: Task, *, cancel_after_step: int | None = None) -> Drawing:
+        assignment, drawing = self.assign(task), Drawing()
+        async for report in self.fleet.run(WORKER_ID, assignment):
+            drawing.reports.append(report)
+            event = report.event
+            if isinstance(event, Progress) and event.step == cancel_after_step:
+                await self.fleet.cancel(WORKER_ID, assignment.job_id)
+        assert isinstance(drawing.final, FINAL_EVENTS)
+        return drawing
+
+
+@pytest.fixture(scope="session")
+async def studio(settings: Settings) -> AsyncIterator[Studio]:
+    fleet = ProcessFleet(settings)
+    yield Studio(fleet)
+    await fleet.close()
+
+
+@pytest.fixture(scope="session")
+def torch_here() -> Iterator[None]:
+    """torch in this process, with one thread: pixels and speed are then the same everywhere."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

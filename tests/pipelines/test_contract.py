@@ -1,0 +1,204 @@
+"""What every kind of the registry promises, proved on its micro row through a real worker."""
+
+import io
+import os
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flux_mcp.jobs.fleet import WorkerLost
+from flux_mcp.jobs.worker_process import WORKER_ID
+from flux_mcp.models.registry import KINDS, ModelSpec, Registry, load_registry
+from flux_mcp.pipelines.kinds import ADAPTERS
+from flux_mcp.requests.messages import Cancelled, Done, Failed, Picture, Progress
+
+pytestmark = pytest.mark.anyio
+
+MICRO = [row for row in load_registry() if row.is_demonstration]
+every_kind = pytest.mark.parametrize("spec", MICRO, ids=[row.kind for row in MICRO])
+
+
+def as_array(pixels: bytes, width: int = 128, height: int = 128) -> np.ndarray:
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3).astype(int)
+
+
+async def test_every_kind_has_a_micro_row_and_an_adapter():
+    assert {row.kind for row in MICRO} == set(KINDS) == set(ADAPTERS)
+
+
+@every_kind
+async def test_it_renders_the_size_of_the_plan_and_reports_each_step(studio, task_for, spec):
+    task = task_for(spec, width=96, height=160, seeds=(1, 2))
+    drawing = await studio.draw(task)
+
+    assert isinstance(drawing.final, Done), drawing.final
+    assert drawing.steps == [1, 2, 3, 4, 4, 5, 6, 7, 8]  # 4 again: the second pass begins
+    assert [event.total_steps for event in drawing.of(Progress)] == [8] * len(drawing.of(Progress))
+    assert [(e.index, e.seed, e.width, e.height) for e in drawing.of(Picture)] == [
+        (0, 1, 96, 160),
+        (1, 2, 96, 160),
+    ]
+    assert [len(pixels) for pixels in drawing.pixels] == [96 * 160 * 3] * 2
+    assert as_array(drawing.pixels[0], 96, 160).std() > 20
+    assert drawing.pixels[0] != drawing.pixels[1]
+
+
+@every_kind
+async def test_its_events_are_numbered_and_its_phases_come_in_order(studio, task_for, spec):
+    drawing = await studio.draw(task_for(spec))
+    assert [r.event.seq for r in drawing.reports] == list(range(len(drawing.reports)))
+    phases = list(dict.fromkeys(event.phase for event in drawing.of(Progress)))
+    assert phases == ["loading", "encoding", "denoising", "decoding"]
+    known = [e.eta_s for e in drawing.of(Progress) if e.phase == "denoising" and e.step]
+    assert all(eta is not None and eta >= 0 for eta in known)
+
+
+@every_kind
+async def test_it_stops_when_cancelled_and_draws_the_same_pixels_afterwards(
+    studio, task_for, spec
+):
+    task = task_for(spec)
+    before = await studio.draw(task)
+    # Long enough that a cancel sent after the third step cannot come too late.
+    long = task.changed(width=256, height=256, steps=64, seeds=tuple(range(8)))
+    stopped = await studio.draw(long, cancel_after_step=3)
+    after = await studio.draw(task)
+
+    assert isinstance(stopped.final, Cancelled)
+    assert stopped.steps[-1] < long.plan.total_steps
+    assert f"{spec.kind}/{spec.id}" in stopped.final.loaded
+    assert after.pixels == before.pixels
+
+
+@every_kind
+async def test_the_same_seed_gives_the_same_pixels_alone_or_as_one_of_several(
+    studio, task_for, spec
+):
+    several = await studio.draw(task_for(spec, seeds=(5, 6, 7)))
+    alone = await studio.draw(task_for(spec, seeds=(6,)))
+    assert alone.pixels == [several.pixels[1]]
+
+
+@every_kind
+async def test_a_batched_plan_draws_every_seed_in_one_pass(studio, task_for, spec):
+    task = task_for(spec, seeds=(5, 6, 7), batched=True)
+    batched = await studio.draw(task)
+    one_by_one = await studio.draw(task.changed(batched=False))
+
+    assert batched.steps == [1, 2, 3, 4]
+    assert [(e.index, e.seed) for e in batched.of(Picture)] == [(0, 5), (1, 6), (2, 7)]
+    # A batch rounds differently (facts: 1/255 in fp32), but must not mix up seeds or pictures.
+    for drawn, alone in zip(batched.pixels, one_by_one.pixels, strict=True):
+        assert np.abs(as_array(drawn) - as_array(alone)).max() <= 2
+
+
+@every_kind
+async def test_its_previews_are_small_webp_pictures(studio, task_for, spec):
+    drawing = await studio.draw(task_for(spec, seeds=(1, 2)))
+    assert [(event.index, event.step) for event, _ in drawing.previews] == [
+        *((0, step) for step in (1, 2, 3, 4)),
+        *((1, step) for step in (5, 6, 7, 8)),
+    ]
+    for event, data in drawing.previews:
+        with Image.open(io.BytesIO(data), formats=("WEBP",)) as preview:
+            assert preview.size == (event.width, event.height) == (128, 128)
+        assert len(data) < 16_000
+
+
+@every_kind
+@pytest.mark.parametrize("size", [(32, 32), (256, 256), (32, 256), (208, 48)])
+async def test_it_draws_the_smallest_the_largest_and_odd_shapes(studio, task_for, spec, size):
+    width, height = size
+    drawing = await studio.draw(task_for(spec, width=width, height=height, steps=1))
+    assert [(e.width, e.height) for e in drawing.of(Picture)] == [size]
+
+
+@every_kind
+async def test_the_prompt_changes_the_picture(studio, task_for, spec):
+    task = task_for(spec)
+    one = await studio.draw(task)
+    other = await studio.draw(task.changed(prompt="make the sky dark and add a moon"))
+    assert one.pixels != other.pixels
+
+
+@pytest.mark.parametrize(
+    "spec", [row for row in MICRO if row.takes_negative_prompt], ids=lambda row: row.kind
+)
+async def test_a_negative_prompt_changes_the_picture(studio, task_for, spec):
+    task = task_for(spec)
+    plain = await studio.draw(task)
+    steered = await studio.draw(task.changed(negative_prompt="snow", true_cfg_scale=4.0))
+    assert isinstance(steered.final, Done)
+    assert plain.pixels != steered.pixels
+
+
+@pytest.mark.parametrize(
+    "spec", [row for row in MICRO if not row.takes_negative_prompt], ids=lambda row: row.kind
+)
+async def test_a_negative_prompt_is_refused_where_the_pipeline_has_none(studio, task_for, spec):
+    drawing = await studio.draw(task_for(spec, negative_prompt="snow", true_cfg_scale=4.0))
+    assert drawing.final.error.code == "unsupported_option"
+
+
+async def test_fill_keeps_every_pixel_outside_the_mask(studio, task_for, registry):
+    spec = registry.find("fill", "micro")
+    task = task_for(spec)
+    original, hole = (
+        np.asarray(Image.open(io.BytesIO(task.blobs[item.sha256]))) for item in task.plan.inputs
+    )
+    drawn = as_array((await studio.draw(task)).pixels[0])
+    assert (drawn[hole == 0] == original[hole == 0]).all()
+    assert np.abs(drawn[hole == 255] - original[hole == 255].astype(int)).mean() > 10
+
+
+async def test_a_picture_that_is_no_picture_fails_the_job_and_not_the_worker(
+    studio, task_for, registry
+):
+    task = task_for(registry.find("kontext", "micro"))
+    broken = type(task)(task.plan, dict.fromkeys(task.blobs, b"not a picture"))
+    assert (await studio.draw(broken)).final.error.code == "invalid_image"
+    missing = type(task)(task.plan, {})
+    assert (await studio.draw(missing)).final.error.code == "invalid_image"
+    assert isinstance((await studio.draw(task)).final, Done)
+
+
+async def test_weights_that_are_not_installed_fail_the_job_with_the_command_that_installs_them(
+    studio, task_for, registry
+):
+    drawing = await studio.draw(task_for(registry.find("text2img", "flux1-dev")))
+    assert isinstance(drawing.final, Failed)
+    assert drawing.final.error.code == "weights_missing"
+    assert "hf download black-forest-labs/FLUX.1-dev" in drawing.final.error.hint
+
+
+async def test_done_names_the_weights_and_what_is_loaded(studio, task_for, registry: Registry):
+    def micro(kind) -> ModelSpec:
+        return registry.find(kind, "micro")
+
+    drawn = {k: (await studio.draw(task_for(micro(k)))).final for k in ("text2img", "redux", "fill")}
+    assert drawn["redux"].weights_sha256 == drawn["text2img"].weights_sha256  # one transformer
+    assert drawn["fill"].weights_sha256 != drawn["text2img"].weights_sha256
+    assert {"text2img/micro", "redux/micro", "fill/micro"} <= set(drawn["fill"].loaded)
+    assert studio.fleet.workers()[0].loaded == drawn["fill"].loaded
+    assert drawn["fill"].draw_s > 0
+
+
+async def test_a_killed_worker_is_reported_and_the_next_run_draws_the_same(
+    studio, task_for, registry
+):
+    spec = registry.find("text2img", "micro")
+    task = task_for(spec)
+    before = await studio.draw(task)
+    long = task.changed(width=256, height=256, steps=64, seeds=tuple(range(8)))
+    victim = studio.fleet.workers()[0].pid
+    with pytest.raises(WorkerLost, match="SIGKILL"):
+        async for report in studio.fleet.run(WORKER_ID, studio.assign(long)):
+            if report.event.step == 2:
+                os.kill(victim, signal.SIGKILL)
+    assert not studio.fleet.workers()[0].is_running
+
+    after = await studio.draw(task)
+    assert after.pixels == before.pixels
+    assert studio.fleet.workers()[0].pid != victim

@@ -1,0 +1,133 @@
+"""What stays loaded, what is shared, and what goes."""
+
+import gc
+
+import pytest
+
+from flux_mcp.errors import JobCancelledError, WeightsMissingError
+from flux_mcp.models.registry import KINDS
+from flux_mcp.pipelines.device import Device
+from flux_mcp.pipelines.residency import HeldTransformer, Residency, choose_evictions
+
+pytestmark = pytest.mark.usefixtures("torch_here")
+
+
+def quietly(_message):
+    """Report to nobody."""
+
+
+@pytest.fixture
+def residency(registry, settings):
+    return Residency(registry, settings, Device("cpu"))
+
+
+def storages(module):
+    return [parameter.data_ptr() for parameter in module.parameters()]
+
+
+def test_parts_that_kinds_share_are_loaded_once(residency, registry):
+    resident = {
+        kind: residency.pipeline(registry.find(kind, "micro"), quietly) for kind in KINDS
+    }
+    first = resident["text2img"].pipe
+    for kind in KINDS:
+        pipe = resident[kind].pipe
+        for part in ("vae", "text_encoder", "text_encoder_2"):
+            assert storages(getattr(pipe, part)) == storages(getattr(first, part)), (kind, part)
+        assert pipe.tokenizer is first.tokenizer
+        assert pipe.tokenizer_2 is first.tokenizer_2
+    transformers = {kind: tuple(storages(resident[kind].pipe.transformer)) for kind in KINDS}
+    assert transformers["redux"] == transformers["text2img"]
+    assert len(set(transformers.values())) == 4
+
+
+def test_every_pipeline_has_a_scheduler_of_its_own(residency, registry):
+    pipes = [residency.pipeline(registry.find(kind, "micro"), quietly).pipe for kind in KINDS]
+    assert len({id(pipe.scheduler) for pipe in pipes}) == len(KINDS)
+
+
+def test_a_loaded_pipeline_is_handed_out_again_without_loading(residency, registry):
+    spec = registry.find("fill", "micro")
+    first = residency.pipeline(spec, quietly)
+    said = []
+    assert residency.pipeline(spec, said.append) is first
+    assert said == []
+    assert residency.loaded == ("fill/micro",)
+
+
+def test_what_is_being_loaded_is_told(residency, registry):
+    said = []
+    residency.pipeline(registry.find("text2img", "micro"), said.append)
+    assert "loading transformer" in said
+    said.clear()
+    residency.pipeline(registry.find("control", "micro"), said.append)
+    assert [line for line in said if line.startswith("loading")] == ["loading transformer"]
+
+
+def test_loading_that_is_stopped_half_way_leaves_nothing_behind(residency, registry):
+    def stop(message):
+        if message == "loading vae":
+            raise JobCancelledError("stop")
+
+    spec = registry.find("text2img", "micro")
+    with pytest.raises(JobCancelledError):
+        residency.pipeline(spec, stop)
+    assert residency.loaded == ()
+    assert residency._parts == {}
+    assert residency.pipeline(spec, quietly).pipe.transformer is not None
+
+
+def test_another_precision_is_another_pipeline(residency, registry):
+    import torch
+
+    spec = registry.find("text2img", "micro")
+    residency.pipeline(spec, quietly)
+    half = residency.pipeline(spec.model_copy(update={"precision": "bf16"}), quietly)
+    assert half.pipe.transformer.dtype == torch.bfloat16
+    assert half.pipe.text_encoder.dtype == torch.bfloat16
+    assert residency.loaded == ("text2img/micro",)
+
+
+def test_a_revision_that_is_not_on_this_disk_is_missing(residency, registry):
+    spec = registry.find("text2img", "flux1-dev").model_copy(update={"revision": "0" * 40})
+    with pytest.raises(WeightsMissingError):
+        residency.pipeline(spec, quietly)
+
+
+def test_loading_and_clearing_over_and_over_does_not_grow(residency, registry):
+    import torch
+
+    def tensors_alive():
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    def load_all():
+        for kind in KINDS:
+            residency.colours(residency.pipeline(registry.find(kind, "micro"), quietly))
+        residency.clear()
+        return tensors_alive()
+
+    load_all()  # the first time, libraries make tensors of their own
+    alive = load_all()
+    assert [load_all() for _ in range(4)] == [alive] * 4
+    assert residency._parts == residency._colours == residency._last_used == {}
+
+
+def held(key, gib, last_used, *, demonstration=False):
+    return HeldTransformer(key, gib, last_used, is_demonstration=demonstration)
+
+
+def test_nothing_is_evicted_while_the_next_one_fits():
+    assert choose_evictions([held("a", 22, 1)], needed_gib=20, free_gib=20) == ()
+
+
+def test_the_longest_unused_goes_first_and_no_more_than_needed():
+    loaded = [held("new", 22, 9), held("old", 22, 1), held("older", 22, 0)]
+    assert choose_evictions(loaded, needed_gib=24, free_gib=3) == ("older",)
+    assert choose_evictions(loaded, needed_gib=40, free_gib=3) == ("older", "old")
+    assert choose_evictions(loaded, needed_gib=500, free_gib=3) == ("older", "old", "new")
+
+
+def test_where_memory_cannot_be_told_one_real_model_stays_and_the_demonstration_family_all():
+    loaded = [held("micro-fill", 0.1, 1, demonstration=True), held("dev", 22, 2)]
+    assert choose_evictions(loaded, needed_gib=33, free_gib=None) == ("dev",)

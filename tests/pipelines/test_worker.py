@@ -1,0 +1,124 @@
+"""The worker process by itself: what reaches the wire, and when it ends."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flux_mcp.config import worker_environment
+from flux_mcp.frames import encode, read_frame_blocking
+from flux_mcp.requests.messages import EVENTS, CancelMessage, Cancelled, Failed, Ready, RunMessage
+
+WORKER = [sys.executable, "-P", "-m", "flux_mcp.pipelines.worker"]
+
+
+@pytest.fixture
+def worker(settings):
+    with subprocess.Popen(
+        WORKER,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=worker_environment(settings),
+    ) as process:
+        yield process
+        process.kill()
+
+
+def send(process, message, blobs=None):
+    process.stdin.write(b"".join(encode(message.model_dump(mode="json"), blobs)))
+    process.stdin.flush()
+
+
+def receive(process):
+    return EVENTS.validate_python(read_frame_blocking(process.stdout).header)
+
+
+def test_it_ends_in_the_middle_of_a_step_when_stdin_closes(worker, task_for, registry):
+    task = task_for(
+        registry.find("text2img", "micro"), width=256, height=256, steps=64, seeds=tuple(range(8))
+    )
+    stopped = task.changed(seeds=(1,))
+    # Cancelled while it waits for the libraries: it must never start.
+    send(worker, RunMessage(job_id="stopped", attempt=1, plan=stopped.plan), task.blobs)
+    send(worker, CancelMessage(job_id="stopped"))
+    assert isinstance(receive(worker), Ready)
+    assert isinstance(receive(worker), Cancelled)
+
+    send(worker, RunMessage(job_id="long", attempt=1, plan=task.plan), task.blobs)
+    while (event := receive(worker)).type != "progress" or event.step < 2:
+        assert event.job_id == "long"
+    worker.stdin.close()
+    assert worker.wait(60) == 0
+
+    last = event
+    while (frame := read_frame_blocking(worker.stdout)) is not None:
+        last = EVENTS.validate_python(frame.header)
+    assert getattr(last, "step", 0) < task.plan.total_steps
+    worker.stdin = None  # closed above; Popen would close it again
+
+
+def test_a_command_that_is_no_frame_ends_it(settings):
+    result = subprocess.run(
+        WORKER,
+        input=b"\xff\xff\xff\xff nonsense",
+        capture_output=True,
+        env=worker_environment(settings),
+        check=False,
+    )
+    assert result.returncode == 3
+    assert b"BrokenFrameError" in result.stderr
+
+
+@pytest.fixture
+def noisy_broken_torch(tmp_path: Path) -> Path:
+    """A torch that prints in every way a library can and then fails to import."""
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import os, sys\n"
+        "print('noise from Python')\n"
+        "os.write(1, b'noise from a native library\\n')\n"
+        "os.system('echo noise from a child')\n"
+        "sys.__stdout__.write('noise from the first stdout\\n')\n"
+        "raise ImportError('libcudart.so.13: cannot open shared object file')\n"
+    )
+    return tmp_path
+
+
+def test_nothing_but_frames_reaches_the_wire_and_broken_libraries_fail_every_run(
+    settings, task_for, registry, noisy_broken_torch
+):
+    plan = task_for(registry.find("text2img", "micro")).plan
+    environment = {**worker_environment(settings), "PYTHONPATH": str(noisy_broken_torch)}
+    with subprocess.Popen(
+        WORKER,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as process:
+        ready = receive(process)
+        assert isinstance(ready, Ready)
+        assert ready.environment is None
+        for job_id in ("one", "two"):
+            send(process, RunMessage(job_id=job_id, attempt=1, plan=plan))
+            failed = receive(process)
+            assert isinstance(failed, Failed)
+            assert failed.job_id == job_id
+            assert failed.error.code == "engine_unavailable"
+            assert "libcudart" in failed.error.message
+            assert failed.error.hint
+        output, log = process.communicate()
+    assert output == b""
+    for source in (b"Python", b"a native library", b"a child", b"the first stdout"):
+        assert b"noise from " + source in log
+
+
+def test_it_can_be_imported_without_torch():
+    code = (
+        "import sys, flux_mcp.pipelines.worker\n"
+        "assert not {'torch', 'diffusers', 'transformers', 'cv2'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,136 @@
+import pytest
+
+from flux_mcp.errors import InvalidRequestError, InvalidSizeError, UnsupportedOptionError
+from flux_mcp.models.registry import load_registry
+from flux_mcp.requests.plan import PlanInput, RenderPlan, make_plan, plan_notices
+from flux_mcp.requests.schemas import (
+    EditRequest,
+    FillRequest,
+    GenerateRequest,
+    StructuralRequest,
+    VariationRequest,
+)
+
+REGISTRY = load_registry()
+DEV = REGISTRY.find("text2img", "flux1-dev")
+SCHNELL = REGISTRY.find("text2img", "flux1-schnell")
+FILL = REGISTRY.find("fill", "flux1-fill-dev")
+KONTEXT = REGISTRY.find("kontext", "flux1-kontext-dev")
+
+
+def plan(request, spec, inputs=()):
+    return make_plan(request, spec, revision="abc", seed=42, inputs=inputs)
+
+
+def picture(role="reference", width=640, height=480, image_id=None):
+    return PlanInput(role=role, sha256="0" * 64, width=width, height=height, image_id=image_id)
+
+
+def fill_request(**arguments):
+    box = {"box": {"x": 0, "y": 0, "width": 8, "height": 8}}
+    return FillRequest.model_validate(
+        {"prompt": "a cat", "image": "img_a", "mask": box, **arguments}
+    )
+
+
+def test_every_gap_of_a_request_is_filled_from_the_row():
+    made = plan(GenerateRequest(prompt="a cat"), DEV)
+    assert (made.steps, made.guidance, made.width, made.height) == (28, 3.5, 1024, 1024)
+    assert (made.seeds, made.revision, made.true_cfg_scale) == ((42,), "abc", 1.0)
+    assert RenderPlan.model_validate_json(made.model_dump_json()) == made
+
+
+def test_what_the_request_says_goes_before_the_row():
+    request = GenerateRequest(
+        prompt="a cat", steps=5, guidance=2, seed=9, count=3, width=512, height=256, quality="high"
+    )
+    made = plan(request, DEV)
+    assert (made.steps, made.guidance, made.width, made.height) == (5, 2.0, 512, 256)
+    assert made.seeds == (9, 10, 11)
+    assert (made.passes, made.total_steps) == (3, 15)
+
+
+def test_a_batch_is_one_pass_and_one_picture_is_never_a_batch():
+    made = plan(GenerateRequest(prompt="a", count=3, batched=True), DEV)
+    assert (made.batched, made.passes, made.total_steps) == (True, 1, 28)
+    assert plan(GenerateRequest(prompt="a", batched=True), DEV).batched is False
+
+
+def test_a_negative_prompt_turns_true_guidance_on():
+    assert plan(GenerateRequest(prompt="a", negative_prompt="b"), DEV).true_cfg_scale > 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "spec", "inputs", "error"),
+    [
+        (fill_request(negative_prompt="x"), FILL, [picture("image")], UnsupportedOptionError),
+        (GenerateRequest(prompt="a", guidance=1), SCHNELL, [], UnsupportedOptionError),
+        (GenerateRequest(prompt="a", steps=17), SCHNELL, [], InvalidRequestError),
+        (GenerateRequest(prompt="a", width=100, height=100), DEV, [], InvalidSizeError),
+        (
+            EditRequest(prompt="a", images=["a", "b"]),
+            KONTEXT,
+            [picture()] * 2,
+            UnsupportedOptionError,
+        ),
+        (
+            StructuralRequest(prompt="a", structure="depth", control_image="a"),
+            REGISTRY.find("control", "flux1-canny-dev"),
+            [picture("control")],
+            UnsupportedOptionError,
+        ),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_with_a_hint(request_, spec, inputs, error):
+    with pytest.raises(error) as refused:
+        plan(request_, spec, inputs)
+    assert refused.value.hint
+
+
+def test_an_edit_is_drawn_at_the_pictures_size_but_a_variation_is_not():
+    edit = EditRequest(prompt="a", images=["img_a"])
+    assert (plan(edit, KONTEXT, [picture()]).width, plan(edit, KONTEXT, [picture()]).height) == (
+        640,
+        480,
+    )
+    vary = VariationRequest.model_validate({"images": ["img_a"], "strength": 0.5})
+    made = plan(vary, REGISTRY.find("redux", "flux1-redux-dev"), [picture()])
+    assert (made.width, made.height, made.strength, made.prompt) == (1024, 1024, 0.5, "")
+
+
+def test_parents_are_the_gallery_images_without_repeats():
+    inputs = [
+        picture(image_id="img_b"),
+        picture(image_id="img_a"),
+        picture(image_id="img_b"),
+        picture(),
+    ]
+    redux = REGISTRY.find("redux", "flux1-redux-dev")
+    request = VariationRequest.model_validate({"images": ["b", "a", "b", "c"]})
+    assert plan(request, redux, inputs).parents == ("img_b", "img_a")
+
+
+def test_nothing_is_adjusted_without_a_word():
+    request = EditRequest(prompt="a", images=["img_a"])
+    made = plan(request, KONTEXT, [picture(width=1001, height=501)])
+    (notice,) = plan_notices(request, made, KONTEXT, "")
+    assert "1001x501" in notice
+    assert f"{made.width}x{made.height}" in notice
+
+
+def test_the_demonstration_model_says_what_it_is_and_what_to_install():
+    micro = REGISTRY.find("text2img", "micro")
+    request = GenerateRequest(prompt="a cat")
+    (notice,) = plan_notices(request, plan(request, micro), micro, "Run: install.")
+    assert "demonstration" in notice
+    assert "Run: install." in notice
+
+
+@pytest.mark.parametrize("kind", ["text2img", "fill"])
+def test_a_batch_says_that_its_pixels_differ(kind):
+    request, spec, inputs = {
+        "text2img": (GenerateRequest(prompt="a", count=2, batched=True), DEV, []),
+        "fill": (fill_request(count=2, batched=True), FILL, [picture("image")]),
+    }[kind]
+    notices = plan_notices(request, plan(request, spec, inputs), spec, "")
+    assert any("one pass" in notice for notice in notices)
