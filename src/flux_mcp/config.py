@@ -161,8 +161,10 @@ def worker_environment(settings: Settings) -> dict[str, str]:
     The hub is offline and remote code is off, whatever the caller's shell says; progress bars and
     warnings of the libraries stay out of the log. Source: diffusers 0.42.1, huggingface_hub 2.4.
     """
+    # Unbuffered, a start-up file that prints would write into the frames before we can stop it.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return {
-        **os.environ,
+        **inherited,
         "HF_HOME": str(settings.paths.hf_cache),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -174,7 +176,6 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_DISABLE": "1",
-        "PYTHONUNBUFFERED": "1",
         **_settings_as_environment(settings),
     }
 

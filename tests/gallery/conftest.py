@@ -51,19 +51,22 @@ def record() -> Callable[..., ImageRecord]:
 
     def make(n: int = 0, **facts: Any) -> ImageRecord:
         image_id = new_image_id()
-        request = GenerateRequest(prompt=facts.get("prompt") or "a red square", count=2)
-        plan = make_plan(request, load_registry().find("text2img", "micro"), revision=None, seed=7)
+        prompt = facts.get("prompt", "a red square")
+        spec = load_registry().find("text2img", "micro")
+        drawn = make_plan(GenerateRequest(prompt="a", count=2), spec, revision=None, seed=7)
+        # Requests refuse control characters; the gallery keeps whatever it is given.
+        plan = {**drawn.model_dump(mode="json"), "prompt": prompt}
         values = {
             "id": image_id,
             "job_id": f"job_{n}",
             "index": 0,
             "kind": "text2img",
-            "prompt": request.prompt,
+            "prompt": prompt,
             "model": "micro",
             "weights_sha256": "0" * 64,
             "precision": "fp32",
             "seed": 7,
-            "plan": plan.model_dump(mode="json"),
+            "plan": plan,
             "width": 128,
             "height": 128,
             "licence": "apache-2.0",

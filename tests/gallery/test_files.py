@@ -172,7 +172,9 @@ def test_a_killed_process_leaves_files_without_a_row_and_the_sweep_removes_them(
     assert process.stdout.readline() == b"here\n"
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
-    assert len(everything_below(paths.images)) == left
+    names = everything_below(paths.images)
+    assert len(names) == left
+    assert all(name.endswith(".part") for name in names) == (at == "half")
     age(paths, 7200)
     assert files.sweep(gallery.known_files()) == left
     assert everything_below(paths.images) == []

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -121,6 +121,7 @@ def test_an_error_quotes_only_the_beginning_of_a_long_reference():
     assert len(str(refused.value)) < 400
 
 
+@settings(deadline=None)
 @given(
     st.text() | st.text().map("data:image/png;base64,{}".format) | st.text().map("file://{}".format)
 )
@@ -384,6 +385,7 @@ def test_pictures_below_eight_pixels_are_refused(encoded):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's word for EXIF it skips over
 @pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP"])
+@settings(deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_give_a_picture_or_a_deliberate_error(format_name, data):
     buffer = io.BytesIO()

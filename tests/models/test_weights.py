@@ -1,3 +1,5 @@
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,15 +21,35 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path / "data", weights_dir=tmp_path / "weights")
 
 
-def put_in_hub_cache(settings: Settings, repository: str, commit: str = COMMIT) -> Path:
+INDEX = {
+    "_class_name": "FluxPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "transformer": ["diffusers", "FluxTransformer2DModel"],
+    "text_encoder": [None, None],
+    "is_distilled": False,
+}
+FILES = (
+    "scheduler/scheduler_config.json",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
+    "transformer/diffusion_pytorch_model-00002-of-00002.safetensors",
+)
+
+
+def put_in_hub_cache(
+    settings: Settings, repository: str, files: Sequence[str] = FILES, commit: str = COMMIT
+) -> Path:
     """Lay a snapshot out as huggingface_hub does: refs, blobs, links."""
     folder = settings.paths.hf_cache / "hub" / f"models--{repository.replace('/', '--')}"
     snapshot = folder / "snapshots" / commit
     for path in (folder / "refs", folder / "blobs", snapshot):
         path.mkdir(parents=True)
     (folder / "refs" / "main").write_text(commit, encoding="utf-8")
-    (folder / "blobs" / "aaa").write_text("{}", encoding="utf-8")
-    (snapshot / "model_index.json").symlink_to("../../blobs/aaa")
+    for number, name in enumerate(["model_index.json", *files]):
+        blob = folder / "blobs" / f"blob{number}"
+        blob.write_text(json.dumps(INDEX), encoding="utf-8")
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(blob)
     return snapshot
 
 
@@ -55,15 +77,29 @@ def test_redux_needs_its_base_as_well(settings):
     assert is_installed(REDUX, REGISTRY, settings)
 
 
+@pytest.mark.parametrize("lacking", FILES)
+def test_a_download_that_was_broken_off_does_not_count(settings, lacking):
+    put_in_hub_cache(settings, DEV.repository, [name for name in FILES if name != lacking])
+    assert find_snapshot(DEV, settings) is None
+
+
+def test_a_link_to_a_blob_that_is_not_there_does_not_count(settings):
+    snapshot = put_in_hub_cache(settings, DEV.repository)
+    (snapshot / FILES[-1]).resolve().unlink()
+    assert find_snapshot(DEV, settings) is None
+
+
 def test_the_packages_own_weights_need_their_shared_parts(settings):
-    for name in ("micro/fill", "micro/text2img"):
+    own, shared = settings.weights_dir / "micro/fill", settings.weights_dir / "micro/text2img"
+    own.mkdir(parents=True)
+    (own / "model_index.json").write_text(json.dumps(INDEX), encoding="utf-8")
+    for folder, names in ((own, FILES[1:]), (shared, FILES[:1])):
         assert find_snapshot(MICRO_FILL, settings) is None
-        (settings.weights_dir / name).mkdir(parents=True)
-        (settings.weights_dir / name / "model_index.json").write_text("{}", encoding="utf-8")
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
     found = find_snapshot(MICRO_FILL, settings)
-    assert found.folder == settings.weights_dir / "micro/fill"
-    assert found.parts_folder == settings.weights_dir / "micro/text2img"
-    assert found.revision is None
+    assert (found.folder, found.parts_folder, found.revision) == (own, shared, None)
 
 
 @pytest.mark.parametrize("spec", [DEV, MICRO_FILL], ids=["hub", "package"])

@@ -155,9 +155,7 @@ class Drawing:
 
     @property
     def previews(self) -> list[tuple[Preview, bytes]]:
-        return [
-            (r.event, r.blobs["preview"]) for r in self.reports if isinstance(r.event, Preview)
-        ]
+        return [(r.event, r.blobs["preview"]) for r in self.reports if isinstance(r.event, Preview)]
 
 
 class Studio:
@@ -198,3 +196,40 @@ def torch_here() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@dataclass
+class Recorder:
+    """The `Reports` of a job that is drawn in this process."""
+
+    steps: list[int] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
+    previews: list[tuple[int, int, bytes, tuple[int, int]]] = field(default_factory=list)
+    pictures: list[np.ndarray] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+    def progress(self, phase, step, **_more):
+        self.phases.append(phase)
+        if phase == "denoising" and step:
+            self.steps.append(step)
+
+    def preview(self, *preview):
+        self.previews.append(preview)
+
+    def picture(self, _index, seed, _seconds, pixels):
+        self.seeds.append(seed)
+        self.pictures.append(pixels)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="session")
+def residency(registry: Registry, settings: Settings, torch_here: None) -> Any:
+    """Micro pipelines in this process, shared by the tests that only draw."""
+    from flux_mcp.pipelines.device import Device
+    from flux_mcp.pipelines.residency import Residency
+
+    return Residency(registry, settings, Device("cpu"))

@@ -56,9 +56,7 @@ async def test_its_events_are_numbered_and_its_phases_come_in_order(studio, task
 
 
 @every_kind
-async def test_it_stops_when_cancelled_and_draws_the_same_pixels_afterwards(
-    studio, task_for, spec
-):
+async def test_it_stops_when_cancelled_and_draws_the_same_pixels_afterwards(studio, task_for, spec):
     task = task_for(spec)
     before = await studio.draw(task)
     # Long enough that a cancel sent after the third step cannot come too late.
@@ -177,7 +175,9 @@ async def test_done_names_the_weights_and_what_is_loaded(studio, task_for, regis
     def micro(kind) -> ModelSpec:
         return registry.find(kind, "micro")
 
-    drawn = {k: (await studio.draw(task_for(micro(k)))).final for k in ("text2img", "redux", "fill")}
+    drawn = {
+        k: (await studio.draw(task_for(micro(k)))).final for k in ("text2img", "redux", "fill")
+    }
     assert drawn["redux"].weights_sha256 == drawn["text2img"].weights_sha256  # one transformer
     assert drawn["fill"].weights_sha256 != drawn["text2img"].weights_sha256
     assert {"text2img/micro", "redux/micro", "fill/micro"} <= set(drawn["fill"].loaded)
@@ -193,10 +193,12 @@ async def test_a_killed_worker_is_reported_and_the_next_run_draws_the_same(
     before = await studio.draw(task)
     long = task.changed(width=256, height=256, steps=64, seeds=tuple(range(8)))
     victim = studio.fleet.workers()[0].pid
+    events = studio.fleet.run(WORKER_ID, studio.assign(long))
+    while (await anext(events)).event.step < 2:
+        pass
+    os.kill(victim, signal.SIGKILL)
     with pytest.raises(WorkerLost, match="SIGKILL"):
-        async for report in studio.fleet.run(WORKER_ID, studio.assign(long)):
-            if report.event.step == 2:
-                os.kill(victim, signal.SIGKILL)
+        [report async for report in events]
     assert not studio.fleet.workers()[0].is_running
 
     after = await studio.draw(task)

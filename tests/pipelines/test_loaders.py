@@ -66,7 +66,13 @@ def test_another_kinds_pipeline_is_refused(spec, snapshot):
 
 @pytest.mark.parametrize(
     "entry",
-    [["os", "system"], ["diffusers", "UNet2DModel"], ["my_module", "AutoencoderKL"], ["os"], [1, 2]],
+    [
+        ["os", "system"],
+        ["diffusers", "UNet2DModel"],
+        ["my_module", "AutoencoderKL"],
+        ["os"],
+        [1, 2],
+    ],
 )
 def test_a_class_that_is_not_on_the_list_is_refused(spec, snapshot, entry):
     change_json(snapshot.folder / "model_index.json", vae=entry)

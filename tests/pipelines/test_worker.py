@@ -8,7 +8,7 @@ import pytest
 
 from flux_mcp.config import worker_environment
 from flux_mcp.frames import encode, read_frame_blocking
-from flux_mcp.requests.messages import EVENTS, CancelMessage, Cancelled, Failed, Ready, RunMessage
+from flux_mcp.requests.messages import EVENTS, Cancelled, CancelMessage, Failed, Ready, RunMessage
 
 WORKER = [sys.executable, "-P", "-m", "flux_mcp.pipelines.worker"]
 

@@ -1,7 +1,7 @@
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_mcp.errors import InvalidSizeError
@@ -20,17 +20,20 @@ rows = st.sampled_from(ROWS)
 sides = st.integers(1, 20_000)
 
 
+@settings(deadline=None)
 @given(rows, st.builds(Size, sides, sides))
 def test_the_nearest_legal_size_is_legal(spec, size):
     check_size(nearest_legal(size, spec), spec)
 
 
+@settings(deadline=None)
 @given(rows, st.builds(Size, sides, sides))
 def test_a_legal_size_is_its_own_nearest(spec, size):
     legal = nearest_legal(size, spec)
     assert nearest_legal(legal, spec) == legal
 
 
+@settings(deadline=None)
 @given(rows, st.builds(Size, sides, sides))
 def test_a_refused_size_comes_with_a_legal_one(spec, size):
     nearest = nearest_legal(size, spec)
@@ -52,11 +55,13 @@ def test_every_ratio_has_a_legal_size_near_it(spec, ratio):
     assert size.pixels == pytest.approx(spec.default_pixels, rel=0.15)
 
 
+@settings(deadline=None)
 @given(rows, st.builds(Size, sides, sides))
 def test_a_pictures_size_is_always_one_that_can_be_drawn(spec, size):
     check_size(size_for_picture(size, spec), spec)
 
 
+@settings(deadline=None)
 @given(rows, st.builds(Size, st.integers(200, 2000), st.integers(200, 2000)))
 def test_a_size_that_can_be_drawn_cheaply_is_kept(spec, size):
     drawn = size_for_picture(size, spec)

@@ -32,7 +32,26 @@ def test_valid_arguments_become_a_request():
         (GenerateRequest, {"prompt": "a", "width": 64}, InvalidRequestError, "given together"),
         (GenerateRequest, {"prompt": "a", "width": 0, "height": 64}, InvalidSizeError, "width"),
         (GenerateRequest, {"prompt": "a", "aspect_ratio": "7:5"}, InvalidSizeError, "'16:9'"),
-        (GenerateRequest, {"prompt": "a", "count": True}, InvalidRequestError, "not true or false"),
+        (
+            GenerateRequest,
+            {"prompt": "a", "count": True},
+            InvalidRequestError,
+            "not be true or false",
+        ),
+        (GenerateRequest, {"prompt": "\ud800"}, InvalidRequestError, "valid string"),
+        (
+            GenerateRequest,
+            {"prompt": "a", "negative_prompt": "\ud800"},
+            InvalidRequestError,
+            "half a character",
+        ),
+        (GenerateRequest, {"prompt": "a\0"}, InvalidRequestError, "control characters"),
+        (
+            GenerateRequest,
+            {"prompt": "a", "session": "a" * 101},
+            InvalidRequestError,
+            "at most 100 characters",
+        ),
         (GenerateRequest, {"prompt": "a", "count": 9}, InvalidRequestError, "count"),
         (
             GenerateRequest,

@@ -67,9 +67,10 @@ def _add_serve(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Serve MCP over stdin and stdout, for clients that start it themselves."""
-        from flux_mcp.server.transports import WireGuard, serve_stdio
+        from flux_mcp.server.wire import WireGuard
 
         guard = WireGuard()
+        from flux_mcp.server.transports import serve_stdio
         from flux_mcp.service import Service
 
         settings = read_settings(data_dir, preload=preload, log_level=log_level)

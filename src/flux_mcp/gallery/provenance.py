@@ -7,10 +7,10 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from flux_mcp import __version__
 from flux_mcp.errors import InvalidImageError
@@ -26,6 +26,15 @@ MAX_INTEGER = 2**63 - 1
 _UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
+def _encodable(text: str) -> str:
+    # Half a surrogate pair fits into a str, but into neither a file nor SQLite.
+    text.encode()
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+
+
 class ImageProvenance(BaseModel):
     """Every fact of one picture that is known before its file is written."""
 
@@ -36,10 +45,10 @@ class ImageProvenance(BaseModel):
     index: int = Field(ge=0)
     """Which picture of the job, from 0."""
     kind: Kind
-    prompt: str
+    prompt: Text
     composed: list[Any] | None = None
     """The blocks a pack made the prompt of."""
-    negative_prompt: str | None = None
+    negative_prompt: Text | None = None
     model: str
     revision: str | None = None
     weights_sha256: str
@@ -52,8 +61,8 @@ class ImageProvenance(BaseModel):
     height: int
     parents: tuple[str, ...] = ()
     """Gallery images it was drawn from."""
-    session: str | None = None
-    stage: str | None = None
+    session: Text | None = None
+    stage: Text | None = None
     licence: str
     environment: dict[str, Any]
     """Torch, diffusers, device and the like: what must be the same for the same pixels."""

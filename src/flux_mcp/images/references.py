@@ -54,8 +54,6 @@ _PILLOW_COMPLAINTS = (
     MemoryError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,  # raised where warnings are errors
 )
 
 
@@ -269,6 +267,11 @@ def load_picture(
             opened.load()
             upright = ImageOps.exif_transpose(opened)
             image = _as_rgb(upright) if mode == "RGB" else _as_grey(upright)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InvalidImageError(
+            "The picture has too many pixels to decode.",
+            f"Scale it down to at most {max_pixels:,} first.",
+        ) from error
     except UnidentifiedImageError as error:
         raise InvalidImageError("This is not a PNG, JPEG or WebP picture.", _SUPPORTED) from error
     except _PILLOW_COMPLAINTS as error:

@@ -302,15 +302,27 @@ class JobQueue:
         return cursor.rowcount == 1
 
     def give_back(self, owner: str) -> None:
-        """Put what `owner` runs back in its place because it ends; the attempt does not count."""
-        self._database.execute(
-            """
-            UPDATE jobs SET status = 'queued', owner = NULL, phase = NULL, step = 0, eta_s = NULL,
-                message = '', attempt = attempt - 1
-            WHERE owner = ? AND status = 'running'
-            """,
-            (owner,),
-        )
+        """Put what `owner` runs back in its place because it ends; the attempt does not count.
+
+        A job that was asked to stop is cancelled instead.
+        """
+        with immediate(self._database) as database:
+            database.conn.execute(
+                """
+                UPDATE jobs SET status = 'cancelled', phase = NULL, eta_s = NULL, message = '',
+                    finished_at = ?
+                WHERE owner = ? AND status = 'running' AND cancel_requested = 1
+                """,
+                (utc_now(), owner),
+            )
+            database.conn.execute(
+                """
+                UPDATE jobs SET status = 'queued', owner = NULL, phase = NULL, step = 0,
+                    eta_s = NULL, message = '', attempt = attempt - 1
+                WHERE owner = ? AND status = 'running'
+                """,
+                (owner,),
+            )
 
     def lost(self, job: Job, error: ErrorInfo) -> None:
         """Deal with a running job whose worker is gone.

@@ -87,8 +87,6 @@ class ProcessFleet:
         """
         async with self._slot:
             child = await self._started(worker_id)
-            if not await child.is_idle_within(self._settings.cancel_grace_s):
-                await child.end()
             if child.is_lost:
                 child = await self._started(worker_id)
             events = child.begin(assignment)

@@ -6,6 +6,7 @@ branches on a model's name.
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -125,9 +126,12 @@ class Registry:
         """
         row = self._rows[kind].get(model)
         if row is None:
-            known = ", ".join(self._rows[kind])
+            known = list(self._rows[kind])
+            close = get_close_matches(model.lower(), known, n=1)
+            meant = f"Did you mean '{close[0]}'? " if close else ""
             raise UnknownModelError(
-                f"There is no model '{model}' for {kind}.", f"Models for {kind}: {known}."
+                f"There is no model '{model}' for {kind}.",
+                f"{meant}Models for {kind}: {', '.join(known)}.",
             )
         return row
 

@@ -4,12 +4,17 @@ Two places: folders that come with the package (micro), and the hub cache below 
 read through huggingface_hub and never over the network.
 """
 
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flux_mcp.config import Settings
 from flux_mcp.errors import WeightsMissingError
 from flux_mcp.models.registry import ModelSpec, Registry
+
+_SHARD = re.compile(r"-\d+-of-0*(?P<count>\d+)\.safetensors$")
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,47 @@ class Snapshot:
 
 
 def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
-    """Return where the weights of `spec` lie, or `None` when they are not on this disk."""
+    """Return where the weights of `spec` lie, or `None` when they are not all on this disk.
+
+    A download that was broken off does not count.
+    """
     if spec.folder is not None:
         folder = settings.weights_dir / spec.folder
         parts = settings.weights_dir / (spec.parts_folder or spec.folder)
-        complete = all((path / "model_index.json").is_file() for path in (folder, parts))
-        return Snapshot(folder, parts, revision=None) if complete else None
-    return _find_in_hub_cache(spec, settings)
+        snapshot = Snapshot(folder, parts, revision=None)
+    else:
+        found = _find_in_hub_cache(spec, settings)
+        if found is None:
+            return None
+        snapshot = found
+    folders = (snapshot.folder, snapshot.parts_folder)
+    return snapshot if _is_complete(snapshot.folder, folders) else None
+
+
+def _is_complete(folder: Path, folders: Sequence[Path]) -> bool:
+    """Whether every part that `model_index.json` names is whole in one of the folders."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    parts = [name for name, named in index.items() if isinstance(named, list) and any(named)]
+    return all(any(_is_whole(place / part) for place in folders) for part in parts)
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a part's folder has files, and all the weights they promise.
+
+    In the hub cache a file is a link to a blob that is only there once it is complete.
+    """
+    if not part.is_dir():
+        return False
+    files = {path.name for path in part.iterdir() if path.is_file()}
+    weights = {name for name in files if name.endswith(".safetensors")}
+    if not weights and "config.json" not in files:
+        return bool(files)  # a tokenizer, a scheduler, an image processor
+    shards = [found for name in weights if (found := _SHARD.search(name)) is not None]
+    promised = int(shards[0]["count"]) if shards else 1
+    return "config.json" in files and len(shards or weights) >= promised
 
 
 def _find_in_hub_cache(spec: ModelSpec, settings: Settings) -> Snapshot | None:

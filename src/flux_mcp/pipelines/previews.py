@@ -52,7 +52,12 @@ def calibrate(pipe: Any) -> LatentColours:
     count, side = len(pictures), _CALIBRATION_SIDE_PX // factor
     blocks = pictures.reshape(count, side, factor, side, factor, 3)
     colours = blocks.mean(axis=(2, 4), dtype=np.float64).reshape(-1, 3)
-    rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+    return fit_colours(rows, colours)
+
+
+def fit_colours(latents: NDArray[np.float64], colours: NDArray[np.float64]) -> LatentColours:
+    """Return the least-squares map from (n, channels) latents to (n, 3) colours."""
+    rows = np.concatenate([latents, np.ones((len(latents), 1))], axis=1)
     weights, *_ = np.linalg.lstsq(rows, colours)
     return LatentColours(weights)
 

@@ -71,9 +71,10 @@ def claim_stdout() -> BinaryIO:
 
     File descriptor 1 is moved as well: native libraries print without asking Python.
     """
-    sys.stdout.flush()
     wire = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    # Only now: what a start-up file printed goes to stderr as well.
+    sys.stdout.flush()
     sys.stdout = sys.stderr
     return wire
 

@@ -29,21 +29,41 @@ def _parse_json_text(value: object) -> object:
     return value
 
 
+class Mistake(ValueError):
+    """A complaint that knows what to do instead."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def _is_control(character: str) -> bool:
+    code = ord(character)
+    return (code < 0x20 and character not in "\t\n\r") or 0x7F <= code <= 0x9F  # noqa: PLR2004
+
+
 def _printable(value: str) -> str:
-    """Refuse control characters: no encoder reads them, and metadata cannot hold them."""
-    if any(ord(character) < 32 and character not in "\t\n\r" for character in value):
-        raise ValueError("contains control characters")
+    """Refuse control characters: no encoder reads them, metadata and terminals break on them."""
+    if any(map(_is_control, value)):
+        raise Mistake("contains control characters", "Remove them; line breaks and tabs may stay.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise Mistake(
+            "contains half a character (a lone surrogate)", "Send whole Unicode characters."
+        )
     return value
 
 
 def _not_blank(value: str) -> str:
     if not value.strip():
-        raise ValueError("is blank")
+        raise Mistake("is blank", "Say in words what the picture shows.")
     return value
 
 
 Real = Annotated[float, Field(allow_inf_nan=False)]
 Words = Annotated[str, AfterValidator(_printable)]
+Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+ModelId = Annotated[str, Field(max_length=100), AfterValidator(_printable)]
+Key = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 ImageReference = Annotated[
     str,
     Field(
@@ -65,7 +85,7 @@ class _Request(BaseModel):
             for name, value in data.items():
                 field = cls.model_fields.get(name)
                 if isinstance(value, bool) and field is not None and field.annotation is not bool:
-                    raise ValueError(f"{name} must not be true or false")
+                    raise Mistake(f"{name} must not be true or false", field.description or "")
         return data
 
 
@@ -92,8 +112,8 @@ class DrawRequest(_Request):
     quality: Quality = Field(
         "standard", description="low is a fast draft, standard the usual, high the slow best."
     )
-    model: str | None = Field(
-        None, max_length=100, description="Model id. Leave out to let quality choose."
+    model: ModelId | None = Field(
+        None, description="Model id. Leave out to let quality choose."
     )
     steps: int | None = Field(
         None, ge=1, description="Denoising steps. Leave out for the model's own number."
@@ -117,10 +137,8 @@ class DrawRequest(_Request):
         description="Draw several pictures in one pass: a little faster on large cards, but pixels "
         "differ slightly from pictures drawn alone.",
     )
-    session: str | None = Field(
+    session: Name | None = Field(
         None,
-        min_length=1,
-        max_length=100,
         description="Any name that groups this exploration; search and cancel by it.",
     )
     preview: Literal["none", "small", "normal"] = Field(
@@ -136,10 +154,8 @@ class DrawRequest(_Request):
     dry_run: bool = Field(
         default=False, description="Return the resolved plan and estimates; draw and queue nothing."
     )
-    idempotency_key: str | None = Field(
+    idempotency_key: Key | None = Field(
         None,
-        min_length=1,
-        max_length=200,
         description="Repeating a call with the same key returns the same job instead of a second "
         "one.",
     )
@@ -147,9 +163,13 @@ class DrawRequest(_Request):
     @model_validator(mode="after")
     def _size_is_given_one_way(self) -> "DrawRequest":
         if (self.width is None) != (self.height is None):
-            raise ValueError("width and height must be given together")
+            raise Mistake(
+                "width and height must be given together", "Give both, or aspect_ratio instead."
+            )
         if self.width is not None and self.aspect_ratio is not None:
-            raise ValueError("give either aspect_ratio or width and height, not both")
+            raise Mistake(
+                "give either aspect_ratio or width and height, not both", "Leave one way out."
+            )
         return self
 
 
@@ -206,7 +226,9 @@ class Mask(_Request):
     @model_validator(mode="after")
     def _is_given_one_way(self) -> "Mask":
         if (self.image is None) == (self.box is None):
-            raise ValueError("give exactly one of image and box")
+            raise Mistake(
+                "give exactly one of image and box", "A box is {x, y, width, height} in pixels."
+            )
         return self
 
 
@@ -265,7 +287,9 @@ class VariationRequest(DrawRequest):
     @model_validator(mode="after")
     def _some_weight(self) -> "VariationRequest":
         if all(item.weight == 0 for item in self.images):
-            raise ValueError("at least one image needs a weight above 0")
+            raise Mistake(
+                "at least one image needs a weight above 0", "Leave weight out to count all alike."
+            )
         return self
 
 
@@ -290,9 +314,15 @@ class StructuralRequest(DrawRequest):
     @model_validator(mode="after")
     def _structure_is_given_one_way(self) -> "StructuralRequest":
         if (self.image is None) == (self.control_image is None):
-            raise ValueError("give exactly one of image and control_image")
+            raise Mistake(
+                "give exactly one of image and control_image",
+                "image is a picture whose edges are taken, control_image a finished structure.",
+            )
         if self.structure == "depth" and self.image is not None:
-            raise ValueError("depth needs a depth map in control_image; image works with canny")
+            raise Mistake(
+                "depth needs a depth map in control_image, not an image",
+                "Give control_image, or structure 'canny' with image.",
+            )
         return self
 
 
@@ -328,8 +358,8 @@ class SearchRequest(_Request):
 class GetJobRequest(_Request):
     """Look at one job, or at the queue."""
 
-    job_id: str | None = Field(
-        None, min_length=1, max_length=100, description="Leave out to see the whole queue."
+    job_id: Name | None = Field(
+        None, description="Leave out to see the whole queue."
     )
     wait_s: Real = Field(
         20, ge=0, le=MAX_WAIT_S, description="Longest wait in seconds for the job to finish."
@@ -342,17 +372,20 @@ class GetJobRequest(_Request):
 class CancelJobRequest(_Request):
     """Cancel one job, or all of a session."""
 
-    job_id: str | None = Field(
-        None, min_length=1, max_length=100, description="The job to cancel. Not with session."
+    job_id: Name | None = Field(
+        None, description="The job to cancel. Not with session."
     )
-    session: str | None = Field(
-        None, min_length=1, max_length=100, description="Cancel every unfinished job of it."
+    session: Name | None = Field(
+        None, description="Cancel every unfinished job of it."
     )
 
     @model_validator(mode="after")
     def _is_given_one_way(self) -> "CancelJobRequest":
         if (self.job_id is None) == (self.session is None):
-            raise ValueError("give exactly one of job_id and session")
+            raise Mistake(
+                "give exactly one of job_id and session",
+                "flux_get_job without an id lists the jobs that can be cancelled.",
+            )
         return self
 
 

@@ -1,8 +1,7 @@
 """stdio: one client on this process's stdin and stdout, and an orderly end whatever happens.
 
-Nothing but protocol reaches stdout. File descriptor 1 points at stderr from the first moment and is
-the wire only while the SDK holds it; the process leaves through `os._exit`, so text that a library
-left in a buffer is never flushed onto the wire (the SDK gives the descriptor back when it ends).
+The process leaves through `os._exit`: text that a library left in a buffer is then never flushed
+onto the wire, which the SDK has given back by that time (wire.py).
 """
 
 import asyncio
@@ -12,29 +11,12 @@ import signal
 import sys
 from contextlib import suppress
 
+from flux_mcp.server.wire import WireGuard
 from flux_mcp.service import Service
 
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 30.0
-
-
-class WireGuard:
-    """Keeps stray output off the wire before and after the SDK owns it."""
-
-    def __init__(self) -> None:
-        sys.stdout.flush()
-        self._wire = os.dup(1)
-        os.dup2(2, 1)
-
-    def open(self) -> None:
-        """Point stdout at the wire, for the SDK to take over."""
-        sys.stdout.flush()
-        os.dup2(self._wire, 1)
-
-    def shut(self) -> None:
-        """Point stdout at stderr again."""
-        os.dup2(2, 1)
 
 
 def serve_stdio(service: Service, guard: WireGuard) -> None:

@@ -1,0 +1,49 @@
+"""Small words for calling tools in tests."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mcp import Client
+from mcp.types import CallToolResult
+
+from flux_mcp.answers import JobAnswer
+
+FAST: dict[str, Any] = {"prompt": "a red circle", "width": 64, "height": 64, "steps": 4, "seed": 7}
+SLOW: dict[str, Any] = {
+    "prompt": "a blue square",
+    "width": 256,
+    "height": 256,
+    "steps": 64,
+    "count": 8,
+    "seed": 9,
+}
+"""Half a minute on one core: long enough to be looked at, cancelled and killed."""
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> CallToolResult:
+    return await client.call_tool(tool, arguments)
+
+
+async def job(client: Client, tool: str, **arguments: Any) -> JobAnswer:
+    result = await call(client, tool, **arguments)
+    assert not result.is_error, result.content
+    return JobAnswer.model_validate(result.structured_content)
+
+
+async def job_until(
+    client: Client, job_id: str, reached: Callable[[JobAnswer], bool], tries: int = 600
+) -> JobAnswer:
+    """Ask for a job again and again until it has got somewhere."""
+    for _ in range(tries):
+        answer = await job(client, "flux_get_job", job_id=job_id, wait_s=0.1, preview="none")
+        if reached(answer):
+            return answer
+    raise AssertionError(f"the job never got there: {answer}")
+
+
+def is_final(answer: JobAnswer) -> bool:
+    return answer.status in ("completed", "failed", "cancelled")
+
+
+def draws(answer: JobAnswer) -> bool:
+    return answer.status == "running" and answer.step >= 2

@@ -1,0 +1,410 @@
+"""Real server processes on one data folder: killed, told to stop, left alone, all at once."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from filelock import FileLock
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+from .calls import FAST, SLOW, call, draws, is_final, job, job_until
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(sys.platform == "win32", reason="kills and signals are POSIX here"),
+]
+
+MEDIUM: dict[str, Any] = {**SLOW, "count": 2}
+DEADLINE_S = 120
+
+
+@dataclass
+class Server:
+    """A server process and a client that talks to it."""
+
+    client: Client
+    process: psutil.Process
+
+    def worker(self) -> psutil.Process:
+        return next(
+            child
+            for child in self.process.children()
+            if "flux_mcp.pipelines.worker" in child.cmdline()
+        )
+
+    def workers(self) -> list[psutil.Process]:
+        return [
+            child
+            for child in self.process.children()
+            if "flux_mcp.pipelines.worker" in child.cmdline()
+        ]
+
+
+Start = Callable[..., AbstractAsyncContextManager[Server]]
+
+
+@pytest.fixture
+def environment(tmp_path: Path, weights_dir: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "FLUX_MCP_DATA_DIR": str(tmp_path / "data"),
+        "FLUX_MCP_WEIGHTS_DIR": str(weights_dir),
+        "FLUX_MCP_TORCH_THREADS": "1",
+        "FLUX_MCP_LOG_LEVEL": "warning",
+    }
+
+
+@pytest.fixture
+def start(environment: dict[str, str]) -> Start:
+    @asynccontextmanager
+    async def start(*flags: str, **variables: str) -> AsyncIterator[Server]:
+        before = {child.pid for child in psutil.Process().children()}
+        parameters = StdioServerParameters(
+            command=sys.executable,
+            args=["-m", "flux_mcp", "serve", *flags],
+            env={**environment, **variables},
+        )
+        async with Client(stdio_client(parameters)) as client:
+            process = next(
+                child for child in psutil.Process().children() if child.pid not in before
+            )
+            yield Server(client, process)
+
+    return start
+
+
+@pytest.fixture
+def data(environment: dict[str, str]) -> Path:
+    return Path(environment["FLUX_MCP_DATA_DIR"])
+
+
+async def gone(*processes: psutil.Process) -> None:
+    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, DEADLINE_S)
+    assert not alive
+
+
+def lock_is_free(data: Path) -> bool:
+    lock = FileLock(data / "gpu.lock")
+    lock.acquire(timeout=0)
+    lock.release()
+    return True
+
+
+async def test_a_client_lists_and_draws_over_stdio_and_nothing_is_left(
+    start: Start, data: Path
+) -> None:
+    async with start() as server:
+        assert len((await server.client.list_tools()).tools) == 8
+        answer = await job(server.client, "flux_generate", **FAST, wait_s=200)
+        assert answer.status == "completed"
+        process, worker = server.process, server.worker()
+    await gone(process, worker)
+    assert lock_is_free(data)
+
+
+async def test_the_server_process_never_loads_torch(start: Start) -> None:
+    async with start() as server:
+        await server.client.list_tools()
+        await job(server.client, "flux_generate", **FAST, wait_s=200)
+        mapped = {Path(region.path).name for region in server.process.memory_maps()}
+        in_worker = {Path(region.path).name for region in server.worker().memory_maps()}
+    assert any(name.startswith("libtorch") for name in in_worker)
+    assert not any(name.startswith(("libtorch", "libc10")) for name in mapped)
+
+
+def test_listing_tools_imports_no_torch_diffusers_or_transformers(
+    environment: dict[str, str],
+) -> None:
+    program = """
+import asyncio, sys
+from mcp import Client
+from flux_mcp.config import Settings
+from flux_mcp.server.app import build_server
+from flux_mcp.service import Service
+
+async def main():
+    service = Service(Settings())
+    service.open_soon()
+    async with Client(build_server(service)) as client:
+        assert len((await client.list_tools()).tools) == 8
+        answer = await client.call_tool("flux_generate", {"prompt": "a star", "dry_run": True})
+        assert not answer.is_error
+    await service.close()
+    heavy = {"torch", "diffusers", "transformers", "accelerate", "cv2", "huggingface_hub"}
+    assert not heavy & set(sys.modules), heavy & set(sys.modules)
+
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
+async def test_servers_share_one_queue_and_one_of_them_draws(start: Start) -> None:
+    async with start() as one:
+        first = await job(one.client, "flux_generate", **FAST, wait_s=200)
+        async with start() as two:
+            second = await job(two.client, "flux_generate", **FAST, wait_s=200)
+            assert second.images[0].pixels_sha256 == first.images[0].pixels_sha256
+            assert not two.workers()
+            found = await call(one.client, "flux_search_gallery")
+            ids = [image["id"] for image in found.structured_content["images"]]
+            assert ids == [second.images[0].id, first.images[0].id]
+            running = await job(one.client, "flux_generate", **SLOW, wait_s=0)
+            await job_until(two.client, running.job_id or "", draws)
+            await call(two.client, "flux_cancel_job", job_id=running.job_id)
+            ended = await job_until(one.client, running.job_id or "", is_final)
+            assert ended.status == "cancelled"
+
+
+async def test_a_killed_server_loses_nothing_another_finishes_its_job(
+    start: Start, data: Path
+) -> None:
+    async with start() as survivor:
+        async with start() as other:
+            # Whoever draws is the one to kill; the other one is to take over.
+            undisturbed = await job(other.client, "flux_generate", **MEDIUM, wait_s=200)
+            leader, heir = (other, survivor) if other.workers() else (survivor, other)
+            started = await job(heir.client, "flux_generate", **MEDIUM, wait_s=0)
+            await job_until(heir.client, started.job_id or "", draws)
+            worker = leader.worker()
+            leader.process.send_signal(signal.SIGKILL)
+            ended = await job_until(heir.client, started.job_id or "", is_final, tries=1200)
+            await gone(leader.process, worker)
+            assert ended.status == "completed"
+            assert [image.pixels_sha256 for image in ended.images] == [
+                image.pixels_sha256 for image in undisturbed.images
+            ]
+            found = await call(heir.client, "flux_search_gallery", limit=50)
+            assert len(found.structured_content["images"]) == 4
+
+
+async def test_a_job_waits_on_disk_when_no_server_is_left(start: Start) -> None:
+    async with start() as server:
+        started = await job(server.client, "flux_generate", **MEDIUM, wait_s=0)
+        later = await job(server.client, "flux_generate", **FAST, wait_s=0)
+        await job_until(server.client, started.job_id or "", draws)
+        server.process.send_signal(signal.SIGKILL)
+        await gone(server.process)
+    async with start() as server:
+        for waiting in (started, later):
+            ended = await job_until(server.client, waiting.job_id or "", is_final, tries=1200)
+            assert ended.status == "completed"
+
+
+async def test_a_dead_worker_is_replaced_and_its_job_runs_again(start: Start) -> None:
+    async with start() as server:
+        undisturbed = await job(server.client, "flux_generate", **MEDIUM, wait_s=200)
+        started = await job(server.client, "flux_generate", **MEDIUM, wait_s=0)
+        await job_until(server.client, started.job_id or "", draws)
+        server.worker().kill()
+        ended = await job_until(server.client, started.job_id or "", is_final, tries=1200)
+        assert ended.status == "completed"
+        assert [image.pixels_sha256 for image in ended.images] == [
+            image.pixels_sha256 for image in undisturbed.images
+        ]
+
+
+async def test_a_job_that_kills_two_workers_fails_and_the_next_one_is_fine(start: Start) -> None:
+    async with start() as server:
+        started = await job(server.client, "flux_generate", **SLOW, wait_s=0)
+        job_id = started.job_id or ""
+        await job_until(server.client, job_id, draws)
+        first = server.worker()
+        first.kill()
+        await gone(first)
+        await job_until(
+            server.client, job_id, lambda answer: answer.status == "queued" or not draws(answer)
+        )
+        await job_until(server.client, job_id, draws, tries=1200)
+        server.worker().kill()
+        ended = await job_until(server.client, job_id, is_final)
+        assert ended.status == "failed"
+        assert ended.error is not None
+        assert ended.error.code == "worker_lost"
+        assert "doctor" in ended.error.hint
+        fine = await job(server.client, "flux_generate", **FAST, wait_s=200)
+        assert fine.status == "completed"
+
+
+async def test_an_idle_worker_exits_and_comes_back(start: Start) -> None:
+    async with start(FLUX_MCP_IDLE_UNLOAD_S="0.2") as server:
+        one = await job(server.client, "flux_generate", **FAST, wait_s=200)
+        await gone(*server.workers())
+        two = await job(server.client, "flux_generate", **FAST, wait_s=200)
+        assert two.images[0].pixels_sha256 == one.images[0].pixels_sha256
+
+
+async def test_preload_starts_the_worker_before_the_first_job(start: Start) -> None:
+    async with start("--preload") as server:
+        async with asyncio.timeout(DEADLINE_S):
+            while not server.workers():
+                await call(server.client, "flux_get_job")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_the_server_in_order_and_the_job_goes_on_later(
+    start: Start, data: Path, number: signal.Signals
+) -> None:
+    async with start() as server:
+        started = await job(server.client, "flux_generate", **MEDIUM, wait_s=0)
+        await job_until(server.client, started.job_id or "", draws)
+        worker = server.worker()
+        server.process.send_signal(number)
+        await gone(server.process, worker)
+        assert lock_is_free(data)
+        # The attempt does not count: the server ended, not the worker.
+        stored = stored_job(data, started.job_id or "")
+        assert (stored["status"], stored["attempt"], stored["owner"]) == ("queued", 0, None)
+    async with start() as server:
+        ended = await job_until(server.client, started.job_id or "", is_final, tries=1200)
+        assert ended.status == "completed"
+
+
+async def test_a_closed_stdin_ends_the_server_in_order(start: Start, data: Path) -> None:
+    async with start() as server:
+        started = await job(server.client, "flux_generate", **MEDIUM, wait_s=0)
+        await job_until(server.client, started.job_id or "", draws)
+        process, worker = server.process, server.worker()
+    await gone(process, worker)
+    assert lock_is_free(data)
+    assert stored_job(data, started.job_id or "")["status"] == "queued"
+
+
+async def test_a_client_that_vanishes_during_a_call_takes_its_job_along(
+    start: Start, data: Path
+) -> None:
+    """Nobody has the id of that job."""
+    async with start() as server:
+        process = server.process
+        waiting = asyncio.create_task(call(server.client, "flux_generate", **SLOW, wait_s=200))
+        async with asyncio.timeout(DEADLINE_S):
+            while not (await queue_of(server.client)):
+                pass
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await gone(process)
+    assert [stored["status"] for stored in stored_jobs(data)] == ["cancelled"]
+
+
+async def queue_of(client: Client) -> list[Any]:
+    answer = await job(client, "flux_get_job")
+    assert answer.queue is not None
+    return list(answer.queue.jobs)
+
+
+def stored_jobs(data: Path) -> list[dict[str, Any]]:
+    from flux_mcp.database import open_database
+
+    database = open_database(data / "gallery.sqlite")
+    try:
+        return list(database["jobs"].rows)
+    finally:
+        database.close()
+
+
+def stored_job(data: Path, job_id: str) -> dict[str, Any]:
+    return next(stored for stored in stored_jobs(data) if stored["id"] == job_id)
+
+
+def test_nothing_but_protocol_reaches_stdout(environment: dict[str, str], tmp_path: Path) -> None:
+    """A library that prints at import, in a thread, and into a buffer nobody flushes."""
+    noisy = tmp_path / "noisy"
+    noisy.mkdir()
+    (noisy / "sitecustomize.py").write_text(
+        "import atexit, os, sys, threading\n"
+        "print('NOISE at import')\n"
+        "atexit.register(lambda: print('NOISE at exit'))\n"
+        "def later():\n"
+        "    if 'flux_mcp.server.app' in sys.modules:\n"
+        "        print('NOISE in a thread', flush=True)\n"
+        "        print('NOISE in a buffer', end='')\n"
+        "    else:\n"
+        "        threading.Timer(0.05, later).start()\n"
+        "threading.Timer(0.05, later).start()\n",
+        encoding="utf-8",
+    )
+    # As users have it: text stays in a buffer until somebody flushes it.
+    buffered = {name: value for name, value in environment.items() if name != "PYTHONUNBUFFERED"}
+    hello = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    }
+    ready = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    listing = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
+    drawing = {
+        "jsonrpc": "2.0",
+        "id": 3,
+        "method": "tools/call",
+        "params": {"name": "flux_generate", "arguments": {**FAST, "wait_s": 200}},
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "flux_mcp", "serve"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**buffered, "PYTHONPATH": str(noisy)},
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        for message in (hello, ready, listing, drawing):
+            server.stdin.write(json.dumps(message).encode() + b"\n")
+            server.stdin.flush()
+        answered = {}
+        lines = []
+        while 3 not in answered:
+            line = server.stdout.readline()
+            assert line, "the server ended early"
+            lines.append(line)
+            message = json.loads(line)
+            answered[message.get("id")] = message
+        server.stdin.close()
+        lines += server.stdout.read().splitlines()
+        noise = server.stderr.read().decode() if server.stderr is not None else ""
+        assert server.wait(DEADLINE_S) == 0
+    assert not answered[3]["result"].get("isError")
+    assert all(json.loads(line)["jsonrpc"] == "2.0" for line in lines)
+    assert "NOISE at import" in noise
+    assert "NOISE in a thread" in noise
+
+
+def test_the_command_line_works_on_the_data_of_a_running_server(
+    environment: dict[str, str],
+) -> None:
+    """The server draws what the command line submits, and both see it."""
+
+    def run(*arguments: str) -> Any:
+        command = [sys.executable, "-m", "flux_mcp", *arguments, "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, check=True)
+        return json.loads(done.stdout)
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "flux_mcp", "serve", "--preload"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    ) as server:
+        assert server.stdin is not None
+        drawn = run("generate", "a yellow heart", "--width", "64", "--height", "64", "--seed", "1")
+        assert drawn["status"] == "completed"
+        hits = run("gallery", "search", "yellow heart")
+        assert [image["id"] for image in hits["images"]] == [drawn["images"][0]["id"]]
+        assert run("jobs", "show", drawn["job_id"])["status"] == "completed"
+        assert run("jobs", "list")["depth"] == 0
+        server.stdin.close()
+        assert server.wait(DEADLINE_S) == 0

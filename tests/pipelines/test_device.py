@@ -1,0 +1,57 @@
+"""Where to draw, and what counts as out of memory."""
+
+import pytest
+
+from flux_mcp.errors import EngineUnavailableError
+from flux_mcp.pipelines.device import (
+    Device,
+    choose_device,
+    describe,
+    free_memory_gib,
+    is_device_fault,
+    is_out_of_memory,
+)
+
+pytestmark = pytest.mark.usefixtures("torch_here")
+
+
+def test_the_device_that_is_asked_for_is_taken_or_refused():
+    import torch
+
+    assert choose_device("cpu") == Device("cpu")
+    assert choose_device("auto").kind in ("cpu", "cuda", "mps")
+    if not torch.cuda.is_available():
+        with pytest.raises(EngineUnavailableError, match="cuda"):
+            choose_device("cuda")
+
+
+def test_the_environment_says_what_pixels_depend_on():
+    import torch
+
+    environment = describe(Device("cpu"))
+    assert (environment.torch, environment.threads) == (torch.__version__, 1)
+    assert environment.device == "cpu"
+
+
+def test_free_memory_is_not_known_on_a_cpu():
+    assert free_memory_gib(Device("cpu")) is None
+
+
+def test_every_way_of_running_out_of_memory_is_recognised():
+    import torch
+
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(MemoryError())
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 must have the same dtype"))
+    assert not is_out_of_memory(ValueError("not enough memory"))
+
+
+def test_a_fault_of_the_card_is_told_from_an_ordinary_error():
+    import torch
+
+    assert is_device_fault(torch.AcceleratorError("CUDA error: device-side assert triggered"))
+    assert not is_device_fault(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_device_fault(RuntimeError("shape"))

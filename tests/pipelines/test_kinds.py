@@ -1,0 +1,267 @@
+"""Each adapter against the stock diffusers call, and what is not left to diffusers."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError, WeightsInvalidError
+from flux_mcp.models.registry import KINDS
+from flux_mcp.pipelines.drawing import _to_pixels, draw
+from flux_mcp.pipelines.kinds import ADAPTERS, open_pictures, reference_size
+from flux_mcp.pipelines.steps import StepWatch
+
+SEED = 7
+
+
+def quietly(_message):
+    """Report to nobody."""
+
+
+@pytest.fixture
+def resident_of(residency, registry):
+    return lambda kind: residency.pipeline(registry.find(kind, "micro"), quietly)
+
+
+@pytest.fixture
+def drawn(resident_of, recorder):
+    """Draw a task in this process and return its pictures."""
+
+    def draw_here(task):
+        recorder.pictures.clear()
+        watch = StepWatch(task.plan, recorder, lambda: False)
+        draw(task.plan, task.blobs, resident_of(task.plan.kind), watch, recorder)
+        return recorder.pictures
+
+    return draw_here
+
+
+@pytest.fixture
+def stock(settings, registry):
+    """Call the kind's pipeline as diffusers itself loads it, without any code of ours."""
+    import diffusers
+    import torch
+
+    def call(kind, **arguments):
+        spec = registry.find(kind, "micro")
+        folder = settings.weights_dir / spec.folder
+        base = diffusers.FluxPipeline.from_pretrained(
+            settings.weights_dir / "micro" / "text2img", dtype=torch.float32, local_files_only=True
+        )
+        pipe = base
+        if kind != "text2img":
+            transformer = diffusers.FluxTransformer2DModel.from_pretrained(
+                folder, subfolder="transformer", dtype=torch.float32, local_files_only=True
+            )
+            names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+            shared = {name: getattr(base, name) for name in (*names, "scheduler")}
+            pipe = getattr(diffusers, spec.pipeline)(**shared, transformer=transformer)
+        pipe.set_progress_bar_config(disable=True)
+        image = pipe(
+            prompt="a red fox in the snow",
+            width=128,
+            height=128,
+            num_inference_steps=4,
+            guidance_scale=spec.default_guidance,
+            max_sequence_length=64,
+            generator=torch.Generator("cpu").manual_seed(SEED),
+            **arguments,
+        ).images[0]
+        return np.asarray(image)
+
+    return call
+
+
+def inputs_of(task):
+    return [Image.open(io.BytesIO(task.blobs[item.sha256])).copy() for item in task.plan.inputs]
+
+
+def test_text2img_draws_what_the_stock_call_draws(drawn, stock, task_for, registry):
+    task = task_for(registry.find("text2img", "micro"))
+    assert (drawn(task)[0] == stock("text2img")).all()
+
+
+def test_true_cfg_draws_what_the_stock_call_draws(drawn, stock, task_for, registry):
+    task = task_for(registry.find("text2img", "micro"), negative_prompt="snow", true_cfg_scale=4.0)
+    expected = stock("text2img", negative_prompt="snow", true_cfg_scale=4.0)
+    assert (drawn(task)[0] == expected).all()
+
+
+def test_kontext_draws_what_the_stock_call_draws(drawn, stock, task_for, registry):
+    task = task_for(registry.find("kontext", "micro"))
+    (reference,) = inputs_of(task)
+    expected = stock("kontext", image=reference, max_area=128 * 128, _auto_resize=False)
+    assert (drawn(task)[0] == expected).all()
+
+
+def test_fill_draws_inside_the_mask_what_the_stock_call_draws(drawn, stock, task_for, registry):
+    task = task_for(registry.find("fill", "micro"))
+    image, hole = inputs_of(task)
+    expected = stock("fill", image=image, mask_image=hole)
+    inside = np.asarray(hole) == 255
+    result = drawn(task)[0]
+    assert (result[inside] == expected[inside]).all()
+    assert (result[~inside] == np.asarray(image)[~inside]).all()
+
+
+def test_control_draws_what_the_stock_call_draws(drawn, stock, task_for, registry):
+    image = inputs_of(task_for(registry.find("kontext", "micro")))[0]
+    task = task_for(registry.find("control", "micro"), inputs=[("control", image)])
+    assert (drawn(task)[0] == stock("control", control_image=image)).all()
+
+
+def test_redux_gives_the_stock_prior_for_one_picture(resident_of, task_for, registry):
+    """Bit for bit, with one picture of weight 1 and strength 1."""
+    import diffusers
+
+    # The stock prior always encodes 512 text tokens.
+    task = task_for(registry.find("redux", "micro"), max_sequence_length=512)
+    resident = resident_of("redux")
+    adapter = ADAPTERS["redux"](task.plan, open_pictures(task.plan, task.blobs), resident)
+    base, prior = resident.pipe, resident.prior
+    with_text = diffusers.FluxPriorReduxPipeline(
+        image_encoder=prior.image_encoder,
+        feature_extractor=prior.feature_extractor,
+        image_embedder=prior.image_embedder,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        text_encoder_2=base.text_encoder_2,
+        tokenizer_2=base.tokenizer_2,
+    )
+    expected = with_text(inputs_of(task)[0], prompt=task.plan.prompt)
+    ours = adapter.embeddings()
+    assert ours["prompt_embeds"].equal(expected.prompt_embeds)
+    assert ours["pooled_prompt_embeds"].equal(expected.pooled_prompt_embeds)
+    assert not ours["prompt_embeds"].requires_grad
+
+
+def test_redux_mixes_pictures_by_their_share_and_scales_by_strength(
+    resident_of, task_for, registry
+):
+    spec = registry.find("redux", "micro")
+    pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+
+    def tokens(inputs, weights, strength=1.0):
+        task = task_for(spec, inputs=[("reference", image) for image in inputs])
+        weighted = tuple(
+            item.model_copy(update={"weight": weight})
+            for item, weight in zip(task.plan.inputs, weights, strict=True)
+        )
+        plan = task.plan.model_copy(update={"inputs": weighted, "strength": strength})
+        adapter = ADAPTERS["redux"](plan, open_pictures(plan, task.blobs), resident_of("redux"))
+        return adapter.embeddings()["prompt_embeds"][:, plan.max_sequence_length :]
+
+    red, blue = tokens(pictures[:1], [1.0]), tokens(pictures[1:], [1.0])
+    mixed = tokens(pictures, [1.5, 0.5])
+    assert mixed.shape == red.shape  # mixed, not put one behind the other
+    assert mixed.allclose(0.75 * red + 0.25 * blue, atol=1e-6)
+    assert tokens(pictures, [1.0, 0.0]).equal(red)
+    assert tokens(pictures[:1], [0.3]).equal(red)
+    assert tokens(pictures[:1], [1.0], strength=0.5).equal(0.5 * red)
+
+
+def test_fill_blends_along_a_soft_mask_and_keeps_what_it_leaves_out(drawn, task_for, registry):
+    image = Image.new("RGB", (128, 128), (10, 200, 90))
+    ramp = np.zeros((128, 128), np.uint8)
+    ramp[:, 40:] = np.minimum(255, (np.arange(88) * 5))[None, :]
+    task = task_for(
+        registry.find("fill", "micro"), inputs=[("image", image), ("mask", Image.fromarray(ramp))]
+    )
+    result = drawn(task)[0].astype(int)
+    difference = np.abs(result - np.asarray(image).astype(int)).sum(axis=2)
+    assert (difference[ramp == 0] == 0).all()
+    assert difference[:, 110:].mean() > 4 * difference[:, 41:50].mean()
+
+
+def test_fill_fits_picture_and_mask_alike_to_another_shape(drawn, task_for, registry):
+    image = inputs_of(task_for(registry.find("kontext", "micro")))[0].resize((200, 100))
+    hole = Image.new("L", (200, 100), 0)
+    hole.paste(255, (90, 40, 110, 60))
+    task = task_for(
+        registry.find("fill", "micro"),
+        inputs=[("image", image), ("mask", hole)],
+        width=96,
+        height=96,
+    )
+    # Cut to the middle 100x100, then scaled: the hole is in the middle, a fifth of the side.
+    result = drawn(task)[0]
+    kept = np.asarray(image.crop((50, 0, 150, 100)).resize((96, 96), Image.Resampling.LANCZOS))
+    outside = np.ones((96, 96), bool)
+    outside[36:60, 36:60] = False
+    assert np.abs(result[outside].astype(int) - kept[outside]).max() <= 2
+    assert (result[40:56, 40:56] != kept[40:56, 40:56]).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "area", "expected"),
+    [
+        ((128, 128), 128 * 128, (128, 128)),
+        ((1024, 1024), 128 * 128, (128, 128)),
+        ((64, 48), 128 * 128, (64, 48)),  # never enlarged
+        ((130, 100), 256 * 256, (128, 96)),
+        ((1920, 1080), 1024 * 1024, (1360, 768)),
+        ((4000, 10), 128 * 128, (1024, 16)),
+        ((5, 5), 128 * 128, (16, 16)),
+        ((250, 250), 32 * 32, (32, 32)),
+    ],
+)
+def test_a_reference_is_scaled_to_multiples_of_16_within_the_area(given, area, expected):
+    size = reference_size(*given, area)
+    assert size == expected
+    assert size[0] * size[1] <= area
+
+
+def test_kontext_takes_a_reference_of_another_size_and_keeps_the_plans(drawn, task_for, registry):
+    image = inputs_of(task_for(registry.find("kontext", "micro")))[0].resize((300, 100))
+    task = task_for(registry.find("kontext", "micro"), inputs=[("reference", image)])
+    assert drawn(task)[0].shape == (128, 128, 3)
+
+
+def test_canny_takes_the_structure_of_an_ordinary_picture(drawn, task_for, registry):
+    from flux_mcp.pipelines.conditioning import canny
+
+    spec = registry.find("control", "micro")
+    from_picture = task_for(spec)
+    edges = canny(inputs_of(from_picture)[0])
+    prepared = task_for(spec, inputs=[("control", edges)])
+    assert set(np.unique(np.asarray(edges))) == {0, 255}
+    assert (drawn(from_picture)[0] == drawn(prepared)[0]).all()
+
+
+def test_depth_is_not_made_from_an_ordinary_picture(drawn, task_for, registry):
+    task = task_for(registry.find("control", "micro"), structure="depth")
+    with pytest.raises(UnsupportedOptionError, match="depth"):
+        drawn(task)
+
+
+@pytest.mark.parametrize("kind", ["kontext", "fill", "control", "redux"])
+def test_a_plan_without_its_picture_is_refused(drawn, task_for, registry, kind):
+    task = task_for(registry.find(kind, "micro"), inputs=[])
+    with pytest.raises(InvalidRequestError):
+        drawn(task)
+
+
+def test_numbers_that_are_no_colours_are_refused():
+    colours = np.zeros((1, 4, 4, 3), np.float32)
+    colours[0, 1, 2, 0] = np.nan
+    with pytest.raises(WeightsInvalidError, match="NaN"):
+        _to_pixels(colours)
+
+
+def test_drawing_over_and_over_leaves_no_tensors_behind(drawn, task_for, registry):
+    import gc
+
+    import torch
+
+    tasks = [task_for(registry.find(kind, "micro")) for kind in KINDS]
+
+    def alive_after_drawing():
+        for task in tasks:
+            drawn(task)
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    alive_after_drawing()
+    alive = alive_after_drawing()
+    assert [alive_after_drawing() for _ in range(5)] == [alive] * 5
