@@ -4,7 +4,7 @@ Knows where pictures may come from and asks the gallery for its own. Writes noth
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -76,7 +76,7 @@ class Intake:
             case _:
                 return []
 
-    async def store(self, incoming: list[Incoming]) -> None:
+    async def store(self, incoming: Iterable[Incoming]) -> None:
         """Write the pictures into the uploads folder, under their hashes."""
         uploads = self._settings.paths.uploads
         for item in incoming:

@@ -5,36 +5,32 @@ module owns only their lifetimes. One per process, whatever the transport.
 """
 
 import asyncio
-import hashlib
 import logging
-import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from sqlite_utils import Database
 
 from flux_mcp.answers import CancelAnswer, JobAnswer, PlanAnswer, QueueAnswer, SearchAnswer
 from flux_mcp.config import Settings, ensure_dirs
 from flux_mcp.database import DatabaseThread
-from flux_mcp.errors import StorageError, WeightsMissingError
+from flux_mcp.errors import StorageError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.migrations import migrate as migrate_gallery
 from flux_mcp.gallery.store import Gallery, ImageRecord, SearchFilter
-from flux_mcp.intake import Incoming, Intake
+from flux_mcp.intake import Intake
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.estimates import estimate_s
 from flux_mcp.jobs.executor import GpuExecutor
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
 from flux_mcp.jobs.job import Job, new_job_id, utc_now
-from flux_mcp.jobs.queue import JobQueue, job_migrations
+from flux_mcp.jobs.queue import JobQueue
+from flux_mcp.jobs.rows import job_migrations
 from flux_mcp.jobs.worker_process import ProcessFleet
-from flux_mcp.models.registry import ModelSpec, Registry, load_registry
-from flux_mcp.models.tiers import choose_model, recommended
-from flux_mcp.models.weights import install_hint, is_installed, require_snapshot
-from flux_mcp.requests.plan import RenderPlan, make_plan, plan_notices
-from flux_mcp.requests.schemas import DrawRequest, SearchRequest, StructuralRequest
+from flux_mcp.models.registry import Registry, load_registry
+from flux_mcp.planner import Planner, as_asked
+from flux_mcp.requests.schemas import DrawRequest, SearchRequest
 from flux_mcp.sink import GallerySink
 from flux_mcp.views import image_answer, job_answer, queued_answer, waits_s
 
@@ -42,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 SWEEP_AGE_S = 3600.0
 """Files without a row are removed once they are this old: younger ones may be on their way."""
-_NOT_PART_OF_A_REQUEST = {"wait_s", "preview", "dry_run", "idempotency_key"}
 
 
 class Service:
@@ -69,6 +64,7 @@ class Service:
         self._database = DatabaseThread(settings.paths.database, _migrate)
         self._changes = Changes(self._database.data_version)
         self._intake = Intake(settings, self.image_path)
+        self._planner = Planner(settings, self.registry, self._intake)
         self._executor: GpuExecutor | None = None
         self._background: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
@@ -159,8 +155,9 @@ class Service:
         """
         await self.open()
         await self._database.call(self._queue.refuse_if_full, request.idempotency_key)
-        plan, notices, incoming = await self._plan(request)
-        await self._intake.store(incoming)
+        decision = await self._planner.decide(request)
+        await self._intake.store(decision.incoming)
+        plan = decision.plan
         job = Job(
             id=new_job_id(),
             kind=plan.kind,
@@ -168,9 +165,9 @@ class Service:
             total_steps=plan.total_steps,
             session=request.session,
             parents=plan.parents,
-            request=_as_asked(request),
+            request=as_asked(request),
             plan=plan,
-            notices=notices,
+            notices=decision.notices,
             idempotency_key=request.idempotency_key,
             created_at=utc_now(),
         )
@@ -181,7 +178,8 @@ class Service:
     async def dry_run(self, request: DrawRequest) -> JobAnswer:
         """Return the plan and the estimates of a request; write nothing."""
         await self.open()
-        plan, notices, _ = await self._plan(request)
+        decision = await self._planner.decide(request)
+        plan = decision.plan
         history = await self._database.call(self._queue.history)
         unfinished = await self._database.call(self._queue.unfinished)
         found = PlanAnswer(
@@ -197,49 +195,9 @@ class Service:
             seed=plan.seeds[0],
             prompt=plan.prompt,
             session=request.session,
-            notices=notices,
+            notices=decision.notices,
             dry_run=found,
         )
-
-    async def _plan(
-        self, request: DrawRequest
-    ) -> tuple[RenderPlan, tuple[str, ...], list[Incoming]]:
-        spec, notices, hint = await asyncio.to_thread(self._choose, request)
-        incoming = await self._intake.collect(request)
-        snapshot = await asyncio.to_thread(require_snapshot, spec, self.settings)
-        plan = make_plan(
-            request,
-            spec,
-            revision=snapshot.revision,
-            seed=secrets.randbelow(2**32),
-            inputs=[item.plan_input for item in incoming],
-        )
-        return plan, notices + plan_notices(request, plan, spec, hint), incoming
-
-    def _choose(self, request: DrawRequest) -> tuple[ModelSpec, tuple[str, ...], str | None]:
-        """Return the row to draw with, notices, and how to get a real model where there is none."""
-
-        def installed(spec: ModelSpec) -> bool:
-            return is_installed(spec, self.registry, self.settings)
-
-        rows = self.registry[request.kind].values()
-        has_real = any(installed(row) for row in rows if not row.is_demonstration)
-        best = recommended(self.registry, request.kind)
-        hint = None if has_real else f"For real pictures: {install_hint(best, self.settings)}"
-        if request.model is not None:
-            spec = self.registry.find(request.kind, request.model)
-            if spec.base is not None:
-                require_snapshot(self.registry.find("text2img", spec.base), self.settings)
-            require_snapshot(spec, self.settings)
-            return spec, (), hint
-        structure = request.structure if isinstance(request, StructuralRequest) else None
-        choice = choose_model(self.registry, request.kind, request.quality, installed, structure)
-        if choice is None:
-            raise WeightsMissingError(
-                f"No model for {request.kind} is on this machine.",
-                install_hint(best, self.settings),
-            )
-        return choice.spec, choice.notices, hint
 
     # --- watch ---------------------------------------------------------------------------------
 
@@ -412,20 +370,3 @@ class Service:
 def _migrate(database: Database) -> None:
     job_migrations().apply(database)
     migrate_gallery(database)
-
-
-def _as_asked(request: DrawRequest) -> dict[str, Any]:
-    """Return the request as it is stored and compared: without how the caller waits for it."""
-    asked = request.model_dump(mode="json", exclude=_NOT_PART_OF_A_REQUEST, exclude_none=True)
-    return {key: _without_bytes(value) for key, value in asked.items()}
-
-
-def _without_bytes(value: Any) -> Any:
-    """Name a data: URI by its hash: megabytes of base64 do not belong into a row."""
-    if isinstance(value, str) and value.startswith("data:"):
-        return f"data:sha256:{hashlib.sha256(value.encode()).hexdigest()}"
-    if isinstance(value, list):
-        return [_without_bytes(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _without_bytes(item) for key, item in value.items()}
-    return value

@@ -7,15 +7,15 @@ from flux_mcp.database import DatabaseThread
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.provenance import ImageProvenance, to_metadata
 from flux_mcp.gallery.store import Gallery, ImageRecord, new_image_id
-from flux_mcp.jobs.executor import Drawn
 from flux_mcp.jobs.job import utc_now
+from flux_mcp.jobs.saving import Drawn
 from flux_mcp.models.registry import Registry
 from flux_mcp.requests.messages import Picture
 
 
 @dataclass(frozen=True)
 class GallerySink:
-    """Implements the executor's `ResultSink`."""
+    """Implements the queue's `ResultSink`."""
 
     gallery: Gallery
     files: ImageFiles

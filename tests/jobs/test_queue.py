@@ -12,7 +12,8 @@ from sqlite_utils import Database
 from flux_mcp.database import open_database
 from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job
-from flux_mcp.jobs.queue import JobQueue, job_migrations
+from flux_mcp.jobs.queue import JobQueue
+from flux_mcp.jobs.rows import job_migrations
 from flux_mcp.jobs.scheduler import Turn, Waiting
 from flux_mcp.requests.messages import ErrorInfo, Progress
 

@@ -27,7 +27,7 @@ class Sent:
         self.messages: list[str] = []
         self._arrived = asyncio.Condition()
 
-    async def send(self, value: float, total: float, message: str) -> None:
+    async def send(self, value: float, _total: float, message: str) -> None:
         async with self._arrived:
             self.values.append(value)
             self.times_s.append(asyncio.get_running_loop().time())

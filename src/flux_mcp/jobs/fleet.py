@@ -4,7 +4,7 @@ The executor knows only `Fleet`. Today's is one child process (worker_process.py
 hosts over ssh or a cluster engine fit behind the same protocol.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -64,10 +64,11 @@ class Fleet(Protocol):
         """
         ...
 
-    def run(self, worker_id: str, assignment: Assignment) -> AsyncIterator[Report]:
+    def run(self, worker_id: str, assignment: Assignment) -> AsyncGenerator[Report, None]:
         """Draw, yielding every event, the last of which is `Done`, `Failed` or `Cancelled`.
 
-        Events of another job or attempt are dropped.
+        Events of another job or attempt are dropped. The caller closes the generator; one closed
+        early cancels its job.
 
         Raises:
             WorkerLost: the worker died before a final event.

@@ -4,75 +4,24 @@ Every move of a job is one guarded statement: it changes the row only if the row
 state the move starts from, so a late event, a second server or a repeated call changes nothing.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
 
 from flux_mcp.database import immediate
 from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
 from flux_mcp.jobs.estimates import Finished
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, utc_now
+from flux_mcp.jobs.rows import from_row, to_row
 from flux_mcp.jobs.scheduler import Turn, Waiting
 from flux_mcp.requests.messages import ErrorInfo, Progress
 from flux_mcp.requests.plan import RenderPlan
 
-_JSON_COLUMNS = ("parents", "request", "plan", "notices", "error")
-_BOOL_COLUMNS = ("cancel_requested", "id_given")
 _QUEUE_ORDER = "ORDER BY priority DESC, seq"
 _HISTORY = 20
 _DEFAULT_RETRY_S = 30.0
-
-
-def job_migrations() -> Migrations:
-    """Return the steps that make the jobs table; append, never change."""
-    migrations = Migrations("jobs")
-
-    @migrations()
-    def create_jobs(database: Database) -> None:
-        database.execute(
-            """
-            CREATE TABLE jobs (
-                seq INTEGER PRIMARY KEY AUTOINCREMENT,
-                id TEXT NOT NULL UNIQUE,
-                kind TEXT NOT NULL,
-                model TEXT NOT NULL,
-                status TEXT NOT NULL,
-                phase TEXT,
-                step INTEGER NOT NULL,
-                total_steps INTEGER NOT NULL,
-                message TEXT NOT NULL,
-                eta_s REAL,
-                priority INTEGER NOT NULL,
-                session TEXT,
-                stage TEXT,
-                parents TEXT NOT NULL,
-                request TEXT NOT NULL,
-                plan TEXT NOT NULL,
-                notices TEXT NOT NULL,
-                idempotency_key TEXT UNIQUE,
-                attempt INTEGER NOT NULL,
-                passes INTEGER NOT NULL,
-                owner TEXT,
-                heartbeat_at TEXT,
-                cancel_requested INTEGER NOT NULL,
-                id_given INTEGER NOT NULL,
-                error TEXT,
-                load_s REAL,
-                draw_s REAL,
-                created_at TEXT NOT NULL,
-                started_at TEXT,
-                finished_at TEXT
-            ) STRICT
-            """
-        )
-        database.execute("CREATE INDEX jobs_by_status ON jobs (status, priority DESC, seq)")
-        database.execute("CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL")
-
-    return migrations
 
 
 class JobQueue:
@@ -101,7 +50,7 @@ class JobQueue:
             if known is not None:
                 return known
             self._refuse_if_full()
-            row = _to_row(job)
+            row = to_row(job)
             columns = ", ".join(row)
             marks = ", ".join(f":{name}" for name in row)
             self._database.conn.execute(f"INSERT INTO jobs ({columns}) VALUES ({marks})", row)
@@ -389,23 +338,7 @@ class JobQueue:
     def _many(self, where: str, values: Sequence[object] = ()) -> list[Job]:
         cursor = self._database.execute(f"SELECT * FROM jobs {where}", tuple(values))
         names = [column[0] for column in cursor.description]
-        return [_from_row(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+        return [from_row(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
 
     def _value(self, sql: str, values: Sequence[object] = ()) -> Any:
         return self._database.execute(sql, tuple(values)).fetchone()[0]
-
-
-def _to_row(job: Job) -> dict[str, Any]:
-    row = job.model_dump(mode="json")
-    for name in _JSON_COLUMNS:
-        row[name] = None if row[name] is None else json.dumps(row[name], ensure_ascii=False)
-    for name in _BOOL_COLUMNS:
-        row[name] = int(row[name])
-    return row
-
-
-def _from_row(row: dict[str, Any]) -> Job:
-    row.pop("seq")
-    for name in _JSON_COLUMNS:
-        row[name] = None if row[name] is None else json.loads(row[name])
-    return Job.model_validate(row)

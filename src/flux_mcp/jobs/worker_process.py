@@ -8,7 +8,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -76,7 +76,7 @@ class ProcessFleet:
         child = await self._started(worker_id)
         await child.ready()
 
-    async def run(self, worker_id: str, assignment: Assignment) -> AsyncIterator[Report]:
+    async def run(self, worker_id: str, assignment: Assignment) -> AsyncGenerator[Report, None]:
         """Draw, yielding every event of this job and attempt; the last is a final one.
 
         A consumer that stops early cancels the job; the next run waits until the worker has
@@ -87,6 +87,8 @@ class ProcessFleet:
         """
         async with self._slot:
             child = await self._started(worker_id)
+            if not await child.is_idle_within(self._settings.cancel_grace_s):
+                await child.end()
             if child.is_lost:
                 child = await self._started(worker_id)
             events = child.begin(assignment)

@@ -1,0 +1,209 @@
+"""One attempt of one job on one worker: its events to the queue, its cancel to the worker.
+
+Owns nothing that outlives the attempt. Whatever happens, the job leaves here in a state from which
+it goes on: being saved, cancelled, failed, or back in the queue.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flux_mcp.config import Settings
+from flux_mcp.database import DatabaseThread
+from flux_mcp.errors import FluxMcpError, StorageError, WorkerLostError
+from flux_mcp.jobs.changes import Changes
+from flux_mcp.jobs.fleet import Assignment, Fleet, Report, WorkerLost
+from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.queue import JobQueue
+from flux_mcp.jobs.saving import Drawn, ResultSink, Saver, error_info
+from flux_mcp.jobs.scheduler import Costs
+from flux_mcp.requests.messages import (
+    Cancelled,
+    Done,
+    ErrorInfo,
+    Failed,
+    Picture,
+    Preview,
+    Progress,
+    pipeline_key,
+)
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 5.0
+"""How long a cancel of another process may stay unseen if a change were ever missed."""
+MIN_REPORT_INTERVAL_S = 0.25
+"""Progress is stored at most four times a second: as often as any client is told of it."""
+
+_INTERNAL = ErrorInfo(
+    code="internal",
+    message="Something broke inside flux-mcp while drawing this job.",
+    hint="The server's log has the details; please report it.",
+)
+
+
+@dataclass
+class Measured:
+    """Seconds learned from the jobs of this process, for the scheduler."""
+
+    load_s: dict[str, float] = field(default_factory=dict)
+    draw_s: dict[str, float] = field(default_factory=dict)
+
+    def learn(self, pipeline: str, done: Done) -> None:
+        """Take what a finished job took."""
+        if done.load_s > 0:
+            self.load_s[pipeline] = done.load_s
+        self.draw_s[pipeline] = done.draw_s
+
+    def costs(self) -> Costs:
+        """Return what is known so far."""
+        return Costs(self.load_s, self.draw_s)
+
+
+@dataclass(frozen=True)
+class AttemptRunner:
+    """Runs attempts. Holds what they all need."""
+
+    settings: Settings
+    queue: JobQueue
+    database: DatabaseThread
+    changes: Changes
+    sink: ResultSink
+    saver: Saver
+    measured: Measured
+
+    async def run(self, fleet: Fleet, worker: str, job: Job) -> None:
+        """Run a claimed job on a worker; return when the worker is free again."""
+        logger.info("job %s starts (%s, attempt %d)", job.id, pipeline_key(job.plan), job.attempt)
+        canceller = asyncio.create_task(self._watch_for_cancel(fleet, worker, job))
+        try:
+            inputs = await asyncio.to_thread(_read_inputs, self.settings.paths.uploads, job)
+            assignment = Assignment(job.id, job.attempt, job.plan, inputs)
+            await self._draw(fleet, worker, job, assignment)
+        except WorkerLost as error:
+            logger.warning("job %s lost its worker: %s", job.id, error)
+            await self.database.call(self.queue.lost, job, lost_for_good(str(error)))
+        except FluxMcpError as error:
+            await self.database.call(self.queue.fail, job, error_info(error))
+        except Exception:
+            logger.exception("job %s met a bug of ours", job.id)
+            await fleet.kill(worker)
+            await self.database.call(self.queue.fail, job, _INTERNAL)
+        finally:
+            canceller.cancel()
+            await asyncio.gather(canceller, return_exceptions=True)
+            await self.sink.drop_preview(job.id)
+            self.changes.poke()
+
+    async def _draw(self, fleet: Fleet, worker: str, job: Job, assignment: Assignment) -> None:
+        # Closed before the next job is claimed: the slot is the stream's until then.
+        async with aclosing(fleet.run(worker, assignment)) as stream:
+            pictures: list[tuple[Picture, bytes]] = []
+            reporter = _Reporter(self.database, self.queue, self.changes)
+            while True:
+                report = await self._next(fleet, worker, stream)
+                match report.event:
+                    case Progress() as progress:
+                        await reporter.report(progress)
+                    case Preview():
+                        await self.sink.save_preview(job.id, report.blobs["preview"])
+                    case Picture() as picture:
+                        pictures.append((picture, report.blobs["pixels"]))
+                    case Done() as done:
+                        await self._finish(fleet, job, tuple(pictures), done)
+                        return
+                    case Failed(error=error):
+                        await self.database.call(self.queue.fail, job, error)
+                        return
+                    case Cancelled():
+                        await self.database.call(self.queue.cancelled, job)
+                        return
+
+    async def _next(self, fleet: Fleet, worker: str, stream: AsyncIterator[Report]) -> Report:
+        try:
+            async with asyncio.timeout(self.settings.stall_timeout_s):
+                return await anext(stream)
+        except TimeoutError:
+            await fleet.kill(worker)
+            raise WorkerLost(
+                f"it reported nothing for {self.settings.stall_timeout_s:.0f} s"
+            ) from None
+        except StopAsyncIteration:
+            raise WorkerLost("its events ended before the job did") from None
+
+    async def _finish(
+        self, fleet: Fleet, job: Job, pictures: tuple[tuple[Picture, bytes], ...], done: Done
+    ) -> None:
+        """Hand the pictures to the saver: the next job need not wait for the disk."""
+        self.measured.learn(pipeline_key(job.plan), done)
+        environment = fleet.workers()[0].environment
+        if environment is None or len(pictures) != len(job.plan.seeds):
+            raise WorkerLost("it reported a finished job without all of its pictures")
+        saving = Progress(
+            job_id=job.id,
+            attempt=job.attempt,
+            seq=done.seq,
+            phase="saving",
+            step=job.total_steps,
+            total_steps=job.total_steps,
+        )
+        await self.database.call(self.queue.report, saving)
+        await self.saver.begin(Drawn(job, pictures, done, environment))
+
+    async def _watch_for_cancel(self, fleet: Fleet, worker: str, job: Job) -> None:
+        """Pass a cancel on to the worker; end the worker if it does not listen."""
+        while True:
+            ticket = self.changes.ticket()
+            if (await self.database.call(self.queue.find, job.id)).cancel_requested:
+                break
+            await self.changes.wait(ticket, LOOK_AGAIN_S)
+        await fleet.cancel(worker, job.id)
+        await asyncio.sleep(self.settings.cancel_grace_s)
+        logger.warning("job %s did not stop; its worker is ended", job.id)
+        await fleet.kill(worker)
+
+
+class _Reporter:
+    """Stores progress: each change of phase at once, steps at most four times a second."""
+
+    def __init__(self, database: DatabaseThread, queue: JobQueue, changes: Changes) -> None:
+        self._database = database
+        self._queue = queue
+        self._changes = changes
+        self._last_s = float("-inf")
+        self._phase: str | None = None
+
+    async def report(self, progress: Progress) -> None:
+        now_s = time.monotonic()
+        if progress.phase == self._phase and now_s - self._last_s < MIN_REPORT_INTERVAL_S:
+            return
+        self._phase, self._last_s = progress.phase, now_s
+        await self._database.call(self._queue.report, progress)
+        self._changes.poke()
+
+
+def _read_inputs(uploads: Path, job: Job) -> dict[str, bytes]:
+    try:
+        return {
+            item.sha256: (uploads / f"{item.sha256}.png").read_bytes() for item in job.plan.inputs
+        }
+    except OSError as error:
+        raise StorageError(
+            "A picture this job draws from is no longer in the uploads folder.",
+            "Submit the request again.",
+        ) from error
+
+
+def lost_for_good(detail: str = "") -> ErrorInfo:
+    """Return the error of a job that lost its last worker."""
+    because = f" ({detail})" if detail else ""
+    return error_info(
+        WorkerLostError(
+            f"The worker process died twice while drawing this job{because}.",
+            "Try a smaller size or another model; 'flux-mcp doctor --worker' shows its log.",
+        )
+    )

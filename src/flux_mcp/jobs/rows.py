@@ -1,0 +1,78 @@
+"""The jobs table: its schema steps, and a job as a row of it. Only queue.py reads and writes it."""
+
+import json
+from typing import Any
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from flux_mcp.jobs.job import Job
+
+_JSON_COLUMNS = ("parents", "request", "plan", "notices", "error")
+_BOOL_COLUMNS = ("cancel_requested", "id_given")
+
+
+def job_migrations() -> Migrations:
+    """Return the steps that make the jobs table; append, never change."""
+    migrations = Migrations("jobs")
+
+    @migrations()
+    def create_jobs(database: Database) -> None:
+        database.execute(
+            """
+            CREATE TABLE jobs (
+                seq INTEGER PRIMARY KEY AUTOINCREMENT,
+                id TEXT NOT NULL UNIQUE,
+                kind TEXT NOT NULL,
+                model TEXT NOT NULL,
+                status TEXT NOT NULL,
+                phase TEXT,
+                step INTEGER NOT NULL,
+                total_steps INTEGER NOT NULL,
+                message TEXT NOT NULL,
+                eta_s REAL,
+                priority INTEGER NOT NULL,
+                session TEXT,
+                stage TEXT,
+                parents TEXT NOT NULL,
+                request TEXT NOT NULL,
+                plan TEXT NOT NULL,
+                notices TEXT NOT NULL,
+                idempotency_key TEXT UNIQUE,
+                attempt INTEGER NOT NULL,
+                passes INTEGER NOT NULL,
+                owner TEXT,
+                heartbeat_at TEXT,
+                cancel_requested INTEGER NOT NULL,
+                id_given INTEGER NOT NULL,
+                error TEXT,
+                load_s REAL,
+                draw_s REAL,
+                created_at TEXT NOT NULL,
+                started_at TEXT,
+                finished_at TEXT
+            ) STRICT
+            """
+        )
+        database.execute("CREATE INDEX jobs_by_status ON jobs (status, priority DESC, seq)")
+        database.execute("CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL")
+
+    return migrations
+
+
+def to_row(job: Job) -> dict[str, Any]:
+    """Return a job as column values."""
+    row = job.model_dump(mode="json")
+    for name in _JSON_COLUMNS:
+        row[name] = None if row[name] is None else json.dumps(row[name], ensure_ascii=False)
+    for name in _BOOL_COLUMNS:
+        row[name] = int(row[name])
+    return row
+
+
+def from_row(row: dict[str, Any]) -> Job:
+    """Return the job of a row; its place in the table is the table's own business."""
+    row.pop("seq")
+    for name in _JSON_COLUMNS:
+        row[name] = None if row[name] is None else json.loads(row[name])
+    return Job.model_validate(row)

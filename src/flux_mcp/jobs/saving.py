@@ -1,0 +1,102 @@
+"""Finished pictures on their way to the gallery, while the card already draws the next job.
+
+Owns the tasks that save. Knows no files: those are the `ResultSink`'s.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+from flux_mcp.database import DatabaseThread
+from flux_mcp.errors import FluxMcpError
+from flux_mcp.jobs.changes import Changes
+from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.queue import JobQueue
+from flux_mcp.requests.messages import Done, Environment, ErrorInfo, Picture
+
+logger = logging.getLogger(__name__)
+
+MAX_UNSAVED_JOBS = 2
+"""Finished jobs whose pictures may still be on their way to disk while the next one is drawn."""
+
+_NOT_SAVED = ErrorInfo(
+    code="storage",
+    message="The pictures were drawn but could not be saved.",
+    hint="The server's log has the reason; 'flux-mcp doctor' checks disk and database.",
+)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished job's pictures, not yet saved."""
+
+    job: Job
+    pictures: tuple[tuple[Picture, bytes], ...]
+    done: Done
+    environment: Environment
+
+
+class ResultSink(Protocol):
+    """Where finished pictures go."""
+
+    async def save(self, drawn: Drawn) -> None:
+        """Make every picture durable: file first, then row.
+
+        Raises:
+            FluxMcpError: the disk or the database refused.
+        """
+        ...
+
+    async def save_preview(self, job_id: str, preview: bytes) -> None:
+        """Replace the preview of a running job."""
+        ...
+
+    async def drop_preview(self, job_id: str) -> None:
+        """Remove the preview of a job that no longer runs."""
+        ...
+
+
+class Saver:
+    """Saves the pictures of finished jobs in the background, a few jobs at a time."""
+
+    def __init__(
+        self, queue: JobQueue, database: DatabaseThread, changes: Changes, sink: ResultSink
+    ) -> None:
+        self._queue = queue
+        self._database = database
+        self._changes = changes
+        self._sink = sink
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def begin(self, drawn: Drawn) -> None:
+        """Begin to save; waits only while too many jobs are unsaved."""
+        while len(self._tasks) >= MAX_UNSAVED_JOBS:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.create_task(self._save(drawn), name=f"flux-mcp-save {drawn.job.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self) -> None:
+        """Wait until everything is saved."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _save(self, drawn: Drawn) -> None:
+        job = drawn.job
+        try:
+            await self._sink.save(drawn)
+            await self._database.call(
+                self._queue.complete, job, drawn.done.load_s, drawn.done.draw_s
+            )
+        except FluxMcpError as error:
+            await self._database.call(self._queue.fail, job, error_info(error))
+        except Exception:
+            logger.exception("the pictures of job %s could not be saved", job.id)
+            await self._database.call(self._queue.fail, job, _NOT_SAVED)
+        finally:
+            self._changes.poke()
+
+
+def error_info(error: FluxMcpError) -> ErrorInfo:
+    """Return an error of ours as it is stored with a job."""
+    return ErrorInfo(code=error.code, message=error.message, hint=error.hint)

@@ -1,0 +1,102 @@
+"""Planner: from a request to the plan that answers it, with what the caller should be told.
+
+Puts registry, weights on disk, intake and the pure rules of requests/ together. Owns no state.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from flux_mcp.config import Settings
+from flux_mcp.errors import WeightsMissingError
+from flux_mcp.intake import Incoming, Intake
+from flux_mcp.models.registry import ModelSpec, Registry
+from flux_mcp.models.tiers import choose_model, recommended
+from flux_mcp.models.weights import install_hint, is_installed, require_snapshot
+from flux_mcp.requests.plan import RenderPlan, make_plan, plan_notices
+from flux_mcp.requests.schemas import DrawRequest, StructuralRequest
+
+_NOT_PART_OF_A_REQUEST = {"wait_s", "preview", "dry_run", "idempotency_key"}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Everything that is decided about a request."""
+
+    plan: RenderPlan
+    notices: tuple[str, ...]
+    incoming: tuple[Incoming, ...]
+    """Its pictures, not stored yet."""
+
+
+class Planner:
+    """Decides how requests are answered on this machine."""
+
+    def __init__(self, settings: Settings, registry: Registry, intake: Intake) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._intake = intake
+
+    async def decide(self, request: DrawRequest) -> Decision:
+        """Choose the model, read the pictures, fill every gap; write nothing.
+
+        Raises:
+            RequestError: something about the request is wrong.
+            WeightsMissingError: no model for it is on this disk.
+        """
+        spec, notices, hint = await asyncio.to_thread(self._choose, request)
+        incoming = await self._intake.collect(request)
+        snapshot = await asyncio.to_thread(require_snapshot, spec, self._settings)
+        plan = make_plan(
+            request,
+            spec,
+            revision=snapshot.revision,
+            seed=secrets.randbelow(2**32),
+            inputs=[item.plan_input for item in incoming],
+        )
+        notices += plan_notices(request, plan, spec, hint)
+        return Decision(plan, notices, tuple(incoming))
+
+    def _choose(self, request: DrawRequest) -> tuple[ModelSpec, tuple[str, ...], str | None]:
+        """Return the row to draw with, notices, and how to get a real model where there is none."""
+
+        def installed(spec: ModelSpec) -> bool:
+            return is_installed(spec, self._registry, self._settings)
+
+        rows = self._registry[request.kind].values()
+        has_real = any(installed(row) for row in rows if not row.is_demonstration)
+        best = recommended(self._registry, request.kind)
+        hint = None if has_real else f"For real pictures: {install_hint(best, self._settings)}"
+        if request.model is not None:
+            spec = self._registry.find(request.kind, request.model)
+            if spec.base is not None:
+                require_snapshot(self._registry.find("text2img", spec.base), self._settings)
+            require_snapshot(spec, self._settings)
+            return spec, (), hint
+        structure = request.structure if isinstance(request, StructuralRequest) else None
+        choice = choose_model(self._registry, request.kind, request.quality, installed, structure)
+        if choice is None:
+            raise WeightsMissingError(
+                f"No model for {request.kind} is on this machine.",
+                install_hint(best, self._settings),
+            )
+        return choice.spec, choice.notices, hint
+
+
+def as_asked(request: DrawRequest) -> dict[str, Any]:
+    """Return the request as it is stored and compared: without how the caller waits for it."""
+    asked = request.model_dump(mode="json", exclude=_NOT_PART_OF_A_REQUEST, exclude_none=True)
+    return {key: _without_bytes(value) for key, value in asked.items()}
+
+
+def _without_bytes(value: Any) -> Any:
+    """Name a data: URI by its hash: megabytes of base64 do not belong into a row."""
+    if isinstance(value, str) and value.startswith("data:"):
+        return f"data:sha256:{hashlib.sha256(value.encode()).hexdigest()}"
+    if isinstance(value, list):
+        return [_without_bytes(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_bytes(item) for key, item in value.items()}
+    return value

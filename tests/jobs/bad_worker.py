@@ -1,0 +1,89 @@
+"""A worker process for tests: speaks the real protocol, with one bad habit given as argument.
+
+good         draws black pictures
+deaf         reports one step, then neither listens nor draws
+dies         exits in the middle of a job
+garbage      writes bytes that are no frame
+no pictures  says it is done without having drawn
+no engine    cannot import torch
+confused     mixes in events of another job and of an older attempt
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from flux_mcp.frames import encode, read_frame_blocking
+from flux_mcp.requests.messages import (
+    COMMANDS,
+    Cancelled,
+    Done,
+    Environment,
+    ErrorInfo,
+    Failed,
+    Picture,
+    Progress,
+    Ready,
+    RunMessage,
+)
+
+ENVIRONMENT = Environment(
+    torch="2",
+    diffusers="0",
+    transformers="5",
+    device="cpu",
+    device_name="test",
+    threads=1,
+    platform="test",
+)
+
+
+def send(message: Any, blobs: Mapping[str, bytes] | None = None) -> None:
+    for piece in encode(message.model_dump(mode="json"), blobs):
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+
+
+def run(message: RunMessage, habit: str) -> None:
+    plan = message.plan
+    stamp = {"job_id": message.job_id, "attempt": message.attempt, "seq": 0}
+    if habit == "no engine":
+        error = ErrorInfo(code="engine_unavailable", message="no torch", hint="install it")
+        send(Failed(**stamp, error=error))
+        return
+    progress = {"phase": "denoising", "step": 1, "total_steps": plan.total_steps}
+    send(Progress(**stamp, **progress))
+    if habit == "confused":
+        send(Cancelled(**{**stamp, "attempt": message.attempt - 1}))
+        send(Failed(**{**stamp, "job_id": "job_other"}, error=ErrorInfo(code="x", message="x")))
+    if habit == "deaf":
+        threading.Event().wait()
+    if habit == "dies":
+        os._exit(7)
+    if habit == "garbage":
+        sys.stdout.buffer.write(b"\xff" * 64)
+        sys.stdout.buffer.flush()
+        threading.Event().wait()
+    if habit != "no pictures":
+        for index, seed in enumerate(plan.seeds):
+            size = {"width": plan.width, "height": plan.height}
+            send(
+                Picture(**stamp, **size, index=index, seed=seed, seconds=0.1),
+                {"pixels": bytes(3 * plan.width * plan.height)},
+            )
+    send(Done(**stamp, load_s=0.0, draw_s=0.1, weights_sha256="0" * 64, loaded=("text2img/micro",)))
+
+
+def main() -> None:
+    habit = sys.argv[1]
+    send(Ready(pid=os.getpid(), environment=ENVIRONMENT))
+    while (frame := read_frame_blocking(sys.stdin.buffer)) is not None:
+        command = COMMANDS.validate_python(frame.header)
+        if isinstance(command, RunMessage):
+            run(command, habit)
+
+
+if __name__ == "__main__":
+    main()
