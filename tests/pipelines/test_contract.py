@@ -162,6 +162,28 @@ async def test_a_picture_that_is_no_picture_fails_the_job_and_not_the_worker(
     assert isinstance((await studio.draw(task)).final, Done)
 
 
+async def test_a_job_that_does_not_fit_unloads_everything_and_the_next_one_works(
+    studio, task_for, registry
+):
+    task = task_for(registry.find("text2img", "micro"))
+    before = await studio.draw(task)
+    # 17 TB of noise: refused by the allocator at once.
+    too_large = await studio.draw(task.changed(width=2**22, height=2**22))
+    assert too_large.final.error.code == "out_of_memory"
+    assert too_large.final.error.hint
+    assert too_large.final.loaded == ()
+    assert (await studio.draw(task)).pixels == before.pixels
+
+
+async def test_an_error_nobody_foresaw_fails_the_job_and_not_the_worker(studio, task_for, registry):
+    task = task_for(registry.find("text2img", "micro"))
+    before = await studio.draw(task)
+    pid = studio.fleet.workers()[0].pid
+    assert (await studio.draw(task.changed(steps=0))).final.error.code == "internal"
+    assert (await studio.draw(task)).pixels == before.pixels
+    assert studio.fleet.workers()[0].pid == pid
+
+
 async def test_weights_that_are_not_installed_fail_the_job_with_the_command_that_installs_them(
     studio, task_for, registry
 ):

@@ -73,7 +73,8 @@ def test_a_command_that_is_no_frame_ends_it(settings):
 
 @pytest.fixture
 def noisy_broken_torch(tmp_path: Path) -> Path:
-    """A torch that prints in every way a library can and then fails to import."""
+    """A start-up file that prints; a torch that prints in every way a library can, and fails."""
+    (tmp_path / "sitecustomize.py").write_text("print('noise from a start-up file')\n")
     package = tmp_path / "torch"
     package.mkdir()
     (package / "__init__.py").write_text(
@@ -81,7 +82,8 @@ def noisy_broken_torch(tmp_path: Path) -> Path:
         "print('noise from Python')\n"
         "os.write(1, b'noise from a native library\\n')\n"
         "os.system('echo noise from a child')\n"
-        "sys.__stdout__.write('noise from the first stdout\\n')\n"
+        "sys.__stdout__.write('noise from stdout\\n')\n"
+        "sys.__stdout__.flush()\n"
         "raise ImportError('libcudart.so.13: cannot open shared object file')\n"
     )
     return tmp_path
@@ -112,7 +114,7 @@ def test_nothing_but_frames_reaches_the_wire_and_broken_libraries_fail_every_run
             assert failed.error.hint
         output, log = process.communicate()
     assert output == b""
-    for source in (b"Python", b"a native library", b"a child", b"the first stdout"):
+    for source in (b"a start-up file", b"Python", b"a native library", b"a child", b"stdout"):
         assert b"noise from " + source in log
 
 
