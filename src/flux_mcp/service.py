@@ -8,20 +8,20 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlite_utils import Database
 
-from flux_mcp.answers import CancelAnswer, JobAnswer, PlanAnswer, QueueAnswer, SearchAnswer
+from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
 from flux_mcp.config import Settings, ensure_dirs
 from flux_mcp.database import DatabaseThread
-from flux_mcp.errors import StorageError
+from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.migrations import migrate as migrate_gallery
 from flux_mcp.gallery.store import Gallery, ImageRecord, SearchFilter
 from flux_mcp.intake import Intake
 from flux_mcp.jobs.changes import Changes
-from flux_mcp.jobs.estimates import estimate_s
 from flux_mcp.jobs.executor import GpuExecutor
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
 from flux_mcp.jobs.job import Job, new_job_id, utc_now
@@ -32,7 +32,7 @@ from flux_mcp.models.registry import Registry, load_registry
 from flux_mcp.planner import Planner, as_asked
 from flux_mcp.requests.schemas import DrawRequest, SearchRequest
 from flux_mcp.sink import GallerySink
-from flux_mcp.views import image_answer, job_answer, queued_answer, waits_s
+from flux_mcp.views import Views, image_answer
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,7 @@ class Service:
         self._executor: GpuExecutor | None = None
         self._background: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
-        self._queue_: JobQueue | None = None
-        self._gallery_: Gallery | None = None
+        self._rooms: _Opened | None = None
 
     # --- lifetime ------------------------------------------------------------------------------
 
@@ -86,7 +85,12 @@ class Service:
         """
         self.open_soon()
         if self._opening is not None:
-            await asyncio.shield(self._opening)
+            try:
+                await asyncio.shield(self._opening)
+            except StorageError:
+                # The next call tries again: a disk may come back.
+                self._opening = None
+                raise
 
     async def _open(self) -> None:
         try:
@@ -97,16 +101,18 @@ class Service:
                 "Choose another with --data-dir or FLUX_MCP_DATA_DIR.",
             ) from error
         database = await self._database.open()
-        self._queue_ = JobQueue(database, self.settings.queue_limit)
-        self._gallery_ = Gallery(database)
+        queue = JobQueue(database, self.settings.queue_limit)
+        gallery = Gallery(database)
+        views = Views(queue, gallery, self._files, self.settings.queue_limit)
+        self._rooms = _Opened(queue, gallery, views)
         self._background.append(
             asyncio.create_task(self._changes.watch_other_processes(), name="flux-mcp-changes")
         )
         if self._executes:
-            sink = GallerySink(self._gallery_, self._files, self._database, self.registry)
+            sink = GallerySink(gallery, self._files, self._database, self.registry)
             self._executor = GpuExecutor(
                 self.settings,
-                self._queue_,
+                queue,
                 self._database,
                 self._changes,
                 sink,
@@ -135,13 +141,21 @@ class Service:
 
     @property
     def _queue(self) -> JobQueue:
-        assert self._queue_ is not None, "every use case opens first"  # noqa: S101
-        return self._queue_
+        return self._opened.queue
 
     @property
     def _gallery(self) -> Gallery:
-        assert self._gallery_ is not None, "every use case opens first"  # noqa: S101
-        return self._gallery_
+        return self._opened.gallery
+
+    @property
+    def _views(self) -> Views:
+        return self._opened.views
+
+    @property
+    def _opened(self) -> "_Opened":
+        if self._rooms is None:
+            raise InternalError("A use case ran before the service was open.")
+        return self._rooms
 
     # --- submit --------------------------------------------------------------------------------
 
@@ -179,25 +193,7 @@ class Service:
         """Return the plan and the estimates of a request; write nothing."""
         await self.open()
         decision = await self._planner.decide(request)
-        plan = decision.plan
-        history = await self._database.call(self._queue.history)
-        unfinished = await self._database.call(self._queue.unfinished)
-        found = PlanAnswer(
-            plan=plan.model_dump(mode="json"),
-            draw_s=estimate_s(plan, history),
-            start_s=waits_s(unfinished, history),
-        )
-        return JobAnswer(
-            total_steps=plan.total_steps,
-            kind=plan.kind,
-            model=plan.model,
-            quality=plan.quality,
-            seed=plan.seeds[0],
-            prompt=plan.prompt,
-            session=request.session,
-            notices=decision.notices,
-            dry_run=found,
-        )
+        return await self._database.call(self._views.dry_run, request, decision)
 
     # --- watch ---------------------------------------------------------------------------------
 
@@ -248,42 +244,12 @@ class Service:
 
     async def describe_job(self, job: Job) -> JobAnswer:
         """Return what a caller is told of a job."""
-        images: tuple[ImageRecord, ...] = ()
-        position, eta_s = None, None
-        if job.status == "completed":
-            images = await self._database.call(self._gallery.of_job, job.id)
-        elif not job.is_final:
-            position = await self.position(job)
-            eta_s = await self._eta_s(job)
-        return job_answer(job, images, self._files, position, eta_s)
-
-    async def _eta_s(self, job: Job) -> float | None:
-        if job.status == "running" and job.eta_s is not None:
-            return job.eta_s
-        history = await self._database.call(self._queue.history)
-        own_s = estimate_s(job.plan, history)
-        if own_s is None or job.status == "running":
-            return own_s
-        unfinished = await self._database.call(self._queue.unfinished)
-        ids = [other.id for other in unfinished]
-        before_s = waits_s(unfinished[: ids.index(job.id) if job.id in ids else None], history)
-        return None if before_s is None else before_s + own_s
+        return await self._database.call(self._views.job, job)
 
     async def describe_queue(self) -> QueueAnswer:
         """Return who runs, who waits, how long."""
         await self.open()
-        unfinished = await self._database.call(self._queue.unfinished)
-        history = await self._database.call(self._queue.history)
-        waiting = [job for job in unfinished if job.status == "queued"]
-        return QueueAnswer(
-            depth=len(waiting),
-            limit=self.settings.queue_limit,
-            wait_s=waits_s(unfinished, history),
-            jobs=tuple(
-                queued_answer(job, waiting.index(job) + 1 if job in waiting else None)
-                for job in unfinished
-            ),
-        )
+        return await self._database.call(self._views.queue)
 
     def preview_path(self, job_id: str) -> Path:
         """Return where the preview of a running job is, if there is one yet."""
@@ -365,6 +331,15 @@ class Service:
     async def thumbnail_path(self, image_id: str) -> Path:
         """Return the WebP thumbnail of a gallery image."""
         return self._files.path_of((await self.find_image(image_id)).thumbnail)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What there is once the database is open; each is used on its thread only."""
+
+    queue: JobQueue
+    gallery: Gallery
+    views: Views
 
 
 def _migrate(database: Database) -> None:

@@ -1,12 +1,24 @@
-"""Stored values -> answers. Pure, but for the paths it names."""
+"""Views: what callers are told of jobs, the queue and pictures, read from where those are kept.
+
+Owns nothing. `Views` runs on the database thread.
+"""
 
 from collections.abc import Sequence
 
-from flux_mcp.answers import ImageAnswer, JobAnswer, QueuedJobAnswer
+from flux_mcp.answers import (
+    ImageAnswer,
+    JobAnswer,
+    PlanAnswer,
+    QueueAnswer,
+    QueuedJobAnswer,
+)
 from flux_mcp.gallery.files import ImageFiles
-from flux_mcp.gallery.store import ImageRecord
+from flux_mcp.gallery.store import Gallery, ImageRecord
 from flux_mcp.jobs.estimates import Finished, estimate_s
 from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.queue import JobQueue
+from flux_mcp.planner import Decision
+from flux_mcp.requests.schemas import DrawRequest
 
 
 def image_uri(image_id: str) -> str:
@@ -39,36 +51,84 @@ def image_answer(record: ImageRecord, files: ImageFiles) -> ImageAnswer:
     )
 
 
-def job_answer(
-    job: Job,
-    images: Sequence[ImageRecord],
-    files: ImageFiles,
-    position: int | None,
-    eta_s: float | None,
-) -> JobAnswer:
-    """Return what callers are told of a job."""
-    return JobAnswer(
-        job_id=job.id,
-        status=job.status,
-        phase=job.phase,
-        step=job.step,
-        total_steps=job.total_steps,
-        position=position,
-        eta_s=None if eta_s is None else round(eta_s, 2),
-        kind=job.kind,
-        model=job.model,
-        quality=job.plan.quality,
-        seed=job.plan.seeds[0],
-        prompt=job.plan.prompt,
-        session=job.session,
-        notices=job.notices,
-        error=job.error,
-        images=tuple(image_answer(record, files) for record in images),
-    )
+class Views:
+    """Reads queue and gallery, and says what callers are told."""
+
+    def __init__(self, queue: JobQueue, gallery: Gallery, files: ImageFiles, limit: int) -> None:
+        self._queue = queue
+        self._gallery = gallery
+        self._files = files
+        self._limit = limit
+
+    def job(self, job: Job) -> JobAnswer:
+        """Return what a caller is told of a job."""
+        images = self._gallery.of_job(job.id) if job.status == "completed" else ()
+        eta_s = None if job.is_final else self._eta_s(job)
+        return JobAnswer(
+            job_id=job.id,
+            status=job.status,
+            phase=job.phase,
+            step=job.step,
+            total_steps=job.total_steps,
+            position=self._queue.position(job),
+            eta_s=None if eta_s is None else round(eta_s, 2),
+            kind=job.kind,
+            model=job.model,
+            quality=job.plan.quality,
+            seed=job.plan.seeds[0],
+            prompt=job.plan.prompt,
+            session=job.session,
+            notices=job.notices,
+            error=job.error,
+            images=tuple(image_answer(record, self._files) for record in images),
+        )
+
+    def queue(self) -> QueueAnswer:
+        """Return who runs, who waits, how long."""
+        unfinished = self._queue.unfinished()
+        waiting = [job.id for job in unfinished if job.status == "queued"]
+        return QueueAnswer(
+            depth=len(waiting),
+            limit=self._limit,
+            wait_s=waits_s(unfinished, self._queue.history()),
+            jobs=tuple(_line(job, waiting) for job in unfinished),
+        )
+
+    def dry_run(self, request: DrawRequest, decision: Decision) -> JobAnswer:
+        """Return a plan nobody queued, with the estimates for it."""
+        plan, history = decision.plan, self._queue.history()
+        found = PlanAnswer(
+            plan=plan.model_dump(mode="json"),
+            draw_s=estimate_s(plan, history),
+            start_s=waits_s(self._queue.unfinished(), history),
+        )
+        return JobAnswer(
+            total_steps=plan.total_steps,
+            kind=plan.kind,
+            model=plan.model,
+            quality=plan.quality,
+            seed=plan.seeds[0],
+            prompt=plan.prompt,
+            session=request.session,
+            notices=decision.notices,
+            dry_run=found,
+        )
+
+    def _eta_s(self, job: Job) -> float | None:
+        """Return the seconds until a job is finished: those before it, and its own."""
+        if job.status == "running" and job.eta_s is not None:
+            return job.eta_s
+        history = self._queue.history()
+        own_s = estimate_s(job.plan, history)
+        if own_s is None or job.status == "running":
+            return own_s
+        unfinished = self._queue.unfinished()
+        ids = [other.id for other in unfinished]
+        before_s = waits_s(unfinished[: ids.index(job.id) if job.id in ids else None], history)
+        return None if before_s is None else before_s + own_s
 
 
-def queued_answer(job: Job, position: int | None) -> QueuedJobAnswer:
-    """Return one line of the queue."""
+def _line(job: Job, waiting: Sequence[str]) -> QueuedJobAnswer:
     return QueuedJobAnswer(
         job_id=job.id,
         status=job.status,
@@ -76,7 +136,7 @@ def queued_answer(job: Job, position: int | None) -> QueuedJobAnswer:
         model=job.model,
         step=job.step,
         total_steps=job.total_steps,
-        position=position,
+        position=waiting.index(job.id) + 1 if job.id in waiting else None,
         session=job.session,
         created_at=job.created_at,
     )

@@ -54,6 +54,7 @@ class GpuExecutor:
         self._queue = queue
         self._database = database
         self._changes = changes
+        self._sink = sink
         self._make_fleet = make_fleet
         self._lock = FileLock(settings.paths.gpu_lock)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -117,6 +118,7 @@ class GpuExecutor:
             orphans = await self._database.call(self._queue.recover, lost_for_good())
             for job in orphans:
                 logger.warning("job %s was left running by a server that is gone", job.id)
+                await self._sink.drop_preview(job.id)
             self._changes.poke()
             if self._settings.preload:
                 background.append(asyncio.create_task(self._warm(fleet), name="flux-mcp-warm"))
