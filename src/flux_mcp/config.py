@@ -6,14 +6,16 @@ import there, because those libraries read them at import (diffusers 0.42, huggi
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PACKAGE_DIR = Path(__file__).resolve().parent
@@ -115,6 +117,9 @@ class Settings(BaseSettings):
     preview_every_steps: int = Field(
         2, ge=0, description="A small preview after each so many steps; 0 draws none."
     )
+    preview_interval_s: float = Field(
+        0.5, ge=0, description="At least this long between two previews of a job."
+    )
     max_image_bytes: int = Field(
         32 * 1024 * 1024, ge=1024, description="Largest picture file that may come in."
     )
@@ -125,7 +130,32 @@ class Settings(BaseSettings):
         "cancel",
         description="What a cancelled or vanished call does to a job whose id it does not have.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What the server writes to stderr."
+    )
+
+    @field_validator("data_dir", "weights_dir", mode="after")
+    @classmethod
+    def _whole_path(cls, path: Path) -> Path:
+        """Clients pass variables without a shell: nobody else would expand `~`."""
+        return path.expanduser().absolute()
+
+    @field_validator("allowed_dirs", mode="after")
+    @classmethod
+    def _whole_paths(cls, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(path.expanduser().absolute() for path in paths)
+
+    @model_validator(mode="after")
+    def _knows_every_variable(self) -> "Settings":
+        """Refuse a misspelt variable: silently ignored, it would look as if it were set."""
+        prefix = self.model_config["env_prefix"]
+        known = {f"{prefix}{name}".upper() for name in type(self).model_fields}
+        for variable in os.environ:
+            if variable.startswith(prefix) and variable not in known:
+                close = get_close_matches(variable, known, n=1)
+                meant = f" Did you mean {close[0]}?" if close else ""
+                raise ValueError(f"There is no setting {variable}.{meant}")
+        return self
 
     @property
     def paths(self) -> Paths:
@@ -190,6 +220,12 @@ def _settings_as_environment(settings: Settings) -> Mapping[str, str]:
     if settings.torch_threads is not None:
         variables["FLUX_MCP_TORCH_THREADS"] = str(settings.torch_threads)
     return variables
+
+
+def command_path(name: str) -> str:
+    """Return how a person calls a command that was installed with us: by name where that works."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else str(beside)
 
 
 def platform_name() -> str:

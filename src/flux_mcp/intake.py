@@ -11,14 +11,12 @@ from typing import Literal
 
 from flux_mcp.config import Settings
 from flux_mcp.images.masks import finish_mask, mask_from_box, mask_from_picture
+from flux_mcp.images.pictures import Picture, load_picture, store_picture
 from flux_mcp.images.references import (
     DataReference,
     GalleryReference,
-    Picture,
-    load_picture,
     parse_reference,
     read_path,
-    store_picture,
 )
 from flux_mcp.requests.geometry import Size
 from flux_mcp.requests.plan import InputRole, PlanInput

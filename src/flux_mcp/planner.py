@@ -48,7 +48,7 @@ class Planner:
         """
         spec, notices, hint = await asyncio.to_thread(self._choose, request)
         incoming = await self._intake.collect(request)
-        snapshot = await asyncio.to_thread(require_snapshot, spec, self._settings)
+        snapshot = await asyncio.to_thread(require_snapshot, spec, self._registry, self._settings)
         plan = make_plan(
             request,
             spec,
@@ -65,23 +65,26 @@ class Planner:
         def installed(spec: ModelSpec) -> bool:
             return is_installed(spec, self._registry, self._settings)
 
+        structure = request.structure if isinstance(request, StructuralRequest) else None
         rows = self._registry[request.kind].values()
-        has_real = any(installed(row) for row in rows if not row.is_demonstration)
-        best = recommended(self._registry, request.kind)
-        hint = None if has_real else f"For real pictures: {install_hint(best, self._settings)}"
+        has_real = any(
+            installed(row)
+            for row in rows
+            if not row.is_demonstration and (structure is None or structure in row.structures)
+        )
+        best = recommended(self._registry, request.kind, structure)
+        how = install_hint(best, self._registry, self._settings)
+        hint = None if has_real else f"To get real pictures: {how}"
         if request.model is not None:
             spec = self._registry.find(request.kind, request.model)
             if spec.base is not None:
-                require_snapshot(self._registry.find("text2img", spec.base), self._settings)
-            require_snapshot(spec, self._settings)
+                base = self._registry.find("text2img", spec.base)
+                require_snapshot(base, self._registry, self._settings)
+            require_snapshot(spec, self._registry, self._settings)
             return spec, (), hint
-        structure = request.structure if isinstance(request, StructuralRequest) else None
         choice = choose_model(self._registry, request.kind, request.quality, installed, structure)
         if choice is None:
-            raise WeightsMissingError(
-                f"No model for {request.kind} is on this machine.",
-                install_hint(best, self._settings),
-            )
+            raise WeightsMissingError(f"No model for {request.kind} is on this machine.", how)
         return choice.spec, choice.notices, hint
 
 

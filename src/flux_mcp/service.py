@@ -19,7 +19,8 @@ from flux_mcp.database import DatabaseThread
 from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.migrations import migrate as migrate_gallery
-from flux_mcp.gallery.store import Gallery, ImageRecord, SearchFilter
+from flux_mcp.gallery.search import SearchFilter
+from flux_mcp.gallery.store import Gallery, ImageRecord
 from flux_mcp.intake import Intake
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.executor import GpuExecutor

@@ -231,7 +231,7 @@ async def test_a_job_that_kills_two_workers_fails_and_the_next_one_is_fine(start
         assert ended.status == "failed"
         assert ended.error is not None
         assert ended.error.code == "worker_lost"
-        assert "doctor" in ended.error.hint
+        assert "worker.log" in ended.error.hint
         fine = await job(server.client, "flux_generate", **FAST, wait_s=200)
         assert fine.status == "completed"
 

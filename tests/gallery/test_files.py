@@ -7,26 +7,16 @@ import sys
 import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.gallery import files as files_module
-from flux_mcp.gallery.files import MAX_SWEPT, contact_sheet, preview_webp
+from flux_mcp.gallery.files import MAX_SWEPT
 from flux_mcp.gallery.store import new_image_id
 
+from .pictures import flat, noise
+
 CREATED = "2026-03-05T10:00:00.000000+00:00"
-
-
-def noise(width: int, height: int) -> Image.Image:
-    return Image.frombytes("RGB", (width, height), os.urandom(3 * width * height))
-
-
-def flat(width: int, height: int) -> Image.Image:
-    image = Image.new("RGB", (width, height), "white")
-    ImageDraw.Draw(image).ellipse((0, 0, width // 2, height // 2), fill="navy")
-    return image
 
 
 def save(files, image: Image.Image, image_id: str = "img_a", metadata=None):
@@ -69,6 +59,12 @@ def test_flat_graphics_are_compressed_and_photographs_only_coded(files):
     )
     assert drawn.size_bytes < 20_000
     assert photographed.size_bytes < 1.02 * 3 * 512 * 512
+
+
+def test_the_strategy_is_chosen_by_the_picture():
+    chosen = {files_module._cheapest_strategy(make(256, 256)) for make in (noise, flat)}
+    assert len(chosen) == 2
+    assert new_image_id()
 
 
 @pytest.mark.parametrize("image_id", ["../img_a", "img_a/b", "img_", "cat", "img_a.png", ""])
@@ -224,71 +220,49 @@ def test_whenever_a_process_is_killed_no_row_is_without_its_file(files, gallery,
     assert {f"images/{name}" for name in everything_below(paths.images)} == known
 
 
-# --- small pictures ----------------------------------------------------------------------------
+# --- previews of running jobs ------------------------------------------------------------------
+
+ESCAPES = [
+    "../job_a",
+    "job_a/../../b",
+    "/etc/job_a",
+    "job_a\0",
+    "job_a\n",
+    "job_a.b",
+    "C:job_a",
+    ".",
+]
 
 
-def as_png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+def test_a_preview_is_saved_replaced_and_dropped(files, paths):
+    path = files.preview_path("job_a-B_1")
+    assert path.parent == paths.previews
+    assert not path.exists()
+    for preview in (b"early", b"late"):
+        files.save_preview("job_a-B_1", preview)
+        assert path.read_bytes() == preview
+        assert everything_below(paths.previews) == ["job_a-B_1.webp"]
+    files.save_preview("job_b", b"another job's")
+    for _ in range(2):
+        files.drop_preview("job_a-B_1")
+        assert everything_below(paths.previews) == ["job_b.webp"]
 
 
-def test_a_preview_keeps_the_shape_and_is_never_enlarged(tmp_path):
-    (tmp_path / "a.png").write_bytes(as_png(flat(1000, 500)))
-    small = Image.open(io.BytesIO(preview_webp(tmp_path / "a.png", 512)))
-    assert (small.format, small.size) == ("WEBP", (512, 256))
-    assert Image.open(io.BytesIO(preview_webp(as_png(flat(40, 20)), 512))).size == (40, 20)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(200, 100_000), st.integers(1, 300), st.integers(1, 300))
-def test_a_preview_always_fits(max_bytes, width, height):
-    assert len(preview_webp(as_png(noise(width, height)), 300, max_bytes)) <= max_bytes
-
-
-def test_the_worst_preview_fits_into_the_default_budget():
-    data = preview_webp(as_png(noise(1024, 1024)), 1024)
-    assert len(data) <= 300_000
-    assert max(Image.open(io.BytesIO(data)).size) >= 256
-
-
-def test_a_budget_nothing_fits_into_is_our_own_mistake():
-    with pytest.raises(InternalError):
-        preview_webp(as_png(flat(32, 32)), 32, max_bytes=10)
-
-
-@pytest.mark.parametrize("source", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
-def test_a_damaged_source_is_a_storage_error(source):
+def test_a_preview_that_cannot_be_written_is_a_storage_error(files, paths):
+    files.preview_path("job_a").mkdir()
     with pytest.raises(StorageError):
-        preview_webp(source, 100)
+        files.save_preview("job_a", b"x")
+    assert everything_below(paths.previews) == []
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 9, 100])
-def test_a_contact_sheet_shows_every_picture_and_fits(tmp_path, count):
-    paths = []
-    for n in range(count):
-        paths.append(tmp_path / f"{n}.png")
-        paths[-1].write_bytes(as_png(noise(64, 48 + n)))
-    data = contact_sheet(paths, ["a label that is far too long for its little cell 🦊\nx"] * count)
-    assert len(data) <= 300_000
-    assert Image.open(io.BytesIO(data)).format == "WEBP"
-
-
-def test_a_picture_that_is_gone_leaves_an_empty_place(tmp_path):
-    (tmp_path / "a.png").write_bytes(as_png(Image.new("RGB", (320, 320), "white")))
-    data = contact_sheet([tmp_path / "gone.png", tmp_path / "a.png"], ["gone", "here"])
-    sheet = Image.open(io.BytesIO(data)).convert("RGB")
-    assert max(sheet.getpixel((100, 100))) < 70
-    assert min(sheet.getpixel((sheet.width - 100, 300))) > 200
-
-
-@pytest.mark.parametrize(("count", "labels"), [(0, 0), (2, 1)])
-def test_a_sheet_needs_a_label_for_each_picture(tmp_path, count, labels):
+@pytest.mark.parametrize("job_id", ["", "job_", "cat", "job_" + "a" * 300, *ESCAPES])
+def test_what_is_no_job_of_ours_has_no_preview_and_never_leaves_the_folder(files, paths, job_id):
+    files.save_preview("job_a", b"x")
+    before = everything_below(paths.root.parent)
     with pytest.raises(InternalError):
-        contact_sheet([tmp_path / "a.png"] * count, ["x"] * labels)
-
-
-def test_the_strategy_is_chosen_by_the_picture():
-    chosen = {files_module._cheapest_strategy(make(256, 256)) for make in (noise, flat)}
-    assert len(chosen) == 2
-    assert new_image_id()
+        files.save_preview(job_id, b"x")
+    path = files.preview_path(job_id)
+    assert path.resolve().parent == paths.previews.resolve()
+    assert not path.exists()
+    files.drop_preview(job_id)
+    assert everything_below(paths.root.parent) == before

@@ -7,7 +7,7 @@ from PIL import Image, ImageChops, ImageFilter
 
 from flux_mcp.errors import InvalidImageError, InvalidRequestError
 from flux_mcp.images.masks import finish_mask, mask_from_box, mask_from_picture
-from flux_mcp.images.references import Picture, encode_picture, load_picture
+from flux_mcp.images.pictures import Picture, encode_picture, load_picture
 from flux_mcp.requests.geometry import Size
 from flux_mcp.requests.schemas import Box
 

@@ -132,7 +132,7 @@ async def test_an_input_that_is_gone_fails_its_job_only(
 ) -> None:
     from PIL import Image
 
-    from flux_mcp.images.references import load_picture, store_picture
+    from flux_mcp.images.pictures import load_picture, store_picture
     from flux_mcp.requests.schemas import VariationRequest
 
     buffer = io.BytesIO()

@@ -12,8 +12,9 @@ import sys
 import psutil
 import pytest
 
+from flux_mcp.jobs.child import MAX_LOG_BYTES
 from flux_mcp.jobs.fleet import Assignment, WorkerLost
-from flux_mcp.jobs.worker_process import MAX_LOG_BYTES, WORKER_ID, ProcessFleet
+from flux_mcp.jobs.worker_process import WORKER_ID, ProcessFleet
 from flux_mcp.requests.messages import Cancelled, Done, Picture, Progress
 from flux_mcp.requests.plan import RenderPlan
 

@@ -7,7 +7,12 @@ import pytest
 from flux_mcp.config import Settings
 from flux_mcp.errors import WeightsMissingError
 from flux_mcp.models.registry import load_registry
-from flux_mcp.models.weights import find_snapshot, is_installed, require_snapshot
+from flux_mcp.models.weights import (
+    find_snapshot,
+    install_hint,
+    is_installed,
+    require_snapshot,
+)
 
 REGISTRY = load_registry()
 DEV = REGISTRY.find("text2img", "flux1-dev")
@@ -105,6 +110,14 @@ def test_the_packages_own_weights_need_their_shared_parts(settings):
 @pytest.mark.parametrize("spec", [DEV, MICRO_FILL], ids=["hub", "package"])
 def test_missing_weights_are_refused_with_the_command_that_installs_them(settings, spec):
     with pytest.raises(WeightsMissingError) as refused:
-        require_snapshot(spec, settings)
-    assert ("hf download black-forest-labs/FLUX.1-dev" in refused.value.hint) == (spec is DEV)
-    assert ("accept its licence" in refused.value.hint) == spec.gated
+        require_snapshot(spec, REGISTRY, settings)
+    assert ("hf download black-forest-labs/FLUX.1-dev " in refused.value.hint) == (spec is DEV)
+    assert ("accept the licence" in refused.value.hint) == spec.gated
+
+
+def test_redux_is_installed_with_its_base(settings):
+    hint = install_hint(REDUX, REGISTRY, settings)
+    assert "FLUX.1-dev " in hint
+    assert "FLUX.1-Redux-dev " in hint
+    put_in_hub_cache(settings, DEV.repository)
+    assert "FLUX.1-dev " not in install_hint(REDUX, REGISTRY, settings)

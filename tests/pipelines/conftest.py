@@ -47,6 +47,7 @@ def settings(weights_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Set
         device="cpu",
         torch_threads=1,
         preview_every_steps=1,
+        preview_interval_s=0.0,
     )
 
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from flux_mcp.errors import WeightsInvalidError
+from flux_mcp.models.registry import load_registry
 from flux_mcp.models.weights import Snapshot, require_snapshot
 from flux_mcp.pipelines.loaders import list_parts, load_part
 
@@ -20,7 +21,7 @@ def spec(registry):
 @pytest.fixture
 def folder(spec, settings, tmp_path):
     """A copy of micro's text2img folder, to be damaged."""
-    source = require_snapshot(spec, settings).folder
+    source = require_snapshot(spec, load_registry(), settings).folder
     return shutil.copytree(source, tmp_path / "text2img")
 
 
@@ -46,7 +47,7 @@ def test_every_part_of_an_intact_folder_is_found(spec, snapshot):
 
 def test_parts_a_folder_leaves_out_come_from_the_parts_folder(registry, settings):
     spec = registry.find("fill", "micro")
-    snapshot = require_snapshot(spec, settings)
+    snapshot = require_snapshot(spec, registry, settings)
     folders = {part.name: part.folder.parent.name for part in list_parts(spec, snapshot)}
     assert folders["transformer"] == folders["scheduler"] == "fill"
     assert folders["vae"] == folders["text_encoder_2"] == folders["tokenizer"] == "text2img"

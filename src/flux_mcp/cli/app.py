@@ -7,10 +7,12 @@ import typer
 from flux_mcp import __version__
 from flux_mcp.cli.common import AsJson, DataDir, read_settings, set_up_logging
 
-_HELP = """FLUX on your own graphics card, for every MCP client.
-
-Start with [bold]flux-mcp doctor[/bold] to see what is installed and what to do next, or with
-[bold]flux-mcp demo[/bold] to see a picture made."""
+_HELP = (
+    "FLUX on your own graphics card, for every MCP client.\n\n"
+    "Start with [bold]flux-mcp doctor[/bold] to see what is installed and what to do next, or "
+    "with [bold]flux-mcp demo[/bold] to see a picture made."
+)
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 def main() -> None:
@@ -26,6 +28,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
+        context_settings=_CONTEXT,
     )
     _add_root(app)
     _add_serve(app)
@@ -88,12 +91,12 @@ def _add_generate(app: typer.Typer) -> None:
         quality: Annotated[str | None, typer.Option(help="low, standard or high.")] = None,
         model: Annotated[str | None, typer.Option(help="Model id; else chosen by quality.")] = None,
         steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-        guidance: Annotated[float | None, typer.Option(help="How strongly to follow.")] = None,
+        guidance: Annotated[float | None, typer.Option(help="Pull of the prompt.")] = None,
         negative_prompt: Annotated[
             str | None, typer.Option(help="What to steer away from.")
         ] = None,
         seed: Annotated[int | None, typer.Option(help="Same seed, same picture.")] = None,
-        count: Annotated[int | None, typer.Option(help="How many pictures.")] = None,
+        count: Annotated[int | None, typer.Option(help="How many pictures, at most 8.")] = None,
         session: Annotated[str | None, typer.Option(help="Name of this exploration.")] = None,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Show the plan; draw nothing.")
@@ -101,7 +104,11 @@ def _add_generate(app: typer.Typer) -> None:
         data_dir: DataDir = None,
         as_json: AsJson = False,
     ) -> None:
-        """Draw a picture and wait for it. Ctrl-C cancels it."""
+        """Draw a picture and wait for it. Ctrl-C cancels it.
+
+        The picture's path is printed; it is kept in the gallery with prompt, seed and model.
+        Example: flux-mcp generate "a red bicycle against a white wall" --aspect-ratio 16:9
+        """
         from flux_mcp.cli.common import run
         from flux_mcp.cli.generate import generate_and_wait
 
@@ -155,16 +162,16 @@ def _add_doctor(app: typer.Typer) -> None:
 
 
 def _jobs() -> typer.Typer:
-    jobs = typer.Typer(no_args_is_help=True)
+    jobs = typer.Typer(no_args_is_help=True, context_settings=_CONTEXT)
 
     @jobs.command("list")
     def list_(
-        all_jobs: Annotated[bool, typer.Option("--all", help="Finished ones too.")] = False,
+        all_jobs: Annotated[bool, typer.Option("--all", help="Ended ones too.")] = False,
         limit: Annotated[int, typer.Option(min=1, max=1000, help="Most rows with --all.")] = 20,
         data_dir: DataDir = None,
         as_json: AsJson = False,
     ) -> None:
-        """Show who runs and who waits."""
+        """Show who runs and who waits; with --all the newest jobs, ended ones too."""
         from flux_mcp.cli import lists
         from flux_mcp.cli.common import run
 
@@ -175,8 +182,12 @@ def _jobs() -> typer.Typer:
             run(lists.print_queue(settings, as_json=as_json))
 
     @jobs.command()
-    def show(job_id: str, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-        """Show one job."""
+    def show(
+        job_id: Annotated[str, typer.Argument(help="Its id, as 'jobs list --all' shows it.")],
+        data_dir: DataDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Show one job: how far it is, why it failed, its pictures."""
         from flux_mcp.cli import lists
         from flux_mcp.cli.common import run
 
@@ -184,8 +195,12 @@ def _jobs() -> typer.Typer:
 
     @jobs.command()
     def cancel(
-        job_id: Annotated[str | None, typer.Argument(help="A job.", show_default=False)] = None,
-        session: Annotated[str | None, typer.Option(help="Every job of a session.")] = None,
+        job_id: Annotated[
+            str | None, typer.Argument(help="Its id, as 'jobs list' shows it.")
+        ] = None,
+        session: Annotated[
+            str | None, typer.Option(help="Instead: every unfinished job of it.")
+        ] = None,
         data_dir: DataDir = None,
         as_json: AsJson = False,
     ) -> None:
@@ -201,21 +216,24 @@ def _jobs() -> typer.Typer:
 
 
 def _gallery() -> typer.Typer:
-    gallery = typer.Typer(no_args_is_help=True)
+    gallery = typer.Typer(no_args_is_help=True, context_settings=_CONTEXT)
 
     @gallery.command()
     def search(
-        query: Annotated[str | None, typer.Argument(help="Words of the prompt.")] = None,
+        query: Annotated[
+            str | None,
+            typer.Argument(help="Words of the prompt."),
+        ] = None,
         kind: Annotated[
             str | None, typer.Option(help="text2img, kontext, fill, control, redux.")
         ] = None,
         model: Annotated[str | None, typer.Option(help="Model id.")] = None,
         session: Annotated[str | None, typer.Option(help="Session name.")] = None,
         seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
-        created_after: Annotated[str | None, typer.Option(help="ISO 8601, inclusive.")] = None,
-        created_before: Annotated[str | None, typer.Option(help="ISO 8601, exclusive.")] = None,
-        limit: Annotated[int | None, typer.Option(help="Rows, at most 50.")] = None,
-        cursor: Annotated[str | None, typer.Option(help="next_cursor of the page before.")] = None,
+        created_after: Annotated[str | None, typer.Option(help="2026-01-31, inclusive.")] = None,
+        created_before: Annotated[str | None, typer.Option(help="2026-02-01, exclusive.")] = None,
+        limit: Annotated[int | None, typer.Option(help="Rows: 20, or up to 50.")] = None,
+        cursor: Annotated[str | None, typer.Option(help="As the page before printed it.")] = None,
         data_dir: DataDir = None,
         as_json: AsJson = False,
     ) -> None:
@@ -238,8 +256,12 @@ def _gallery() -> typer.Typer:
         run(lists.print_hits(read_settings(data_dir), given, as_json=as_json))
 
     @gallery.command()
-    def show(image_id: str, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-        """Show everything known about one picture."""
+    def show(
+        image_id: Annotated[str, typer.Argument(help="Its id, as 'gallery search' shows it.")],
+        data_dir: DataDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Show everything known about one picture: where it is and how it was made."""
         from flux_mcp.cli import lists
         from flux_mcp.cli.common import run
 

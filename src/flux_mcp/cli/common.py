@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import os
+import re
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -11,10 +13,17 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel, ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 
 from flux_mcp.config import Settings
-from flux_mcp.errors import CapacityError, FluxMcpError, RequestError
+from flux_mcp.errors import (
+    CapacityError,
+    FluxMcpError,
+    RequestError,
+    UnknownImageError,
+    UnknownJobError,
+)
 from flux_mcp.service import Service
 
 DataDir = Annotated[
@@ -29,6 +38,13 @@ DataDir = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 EXIT_ENGINE, EXIT_REQUEST, EXIT_BUSY, EXIT_INTERRUPTED = 1, 2, 3, 130
+WIDE = 160
+"""Columns where nobody looks at a terminal: a file or a pipe has room for whole prompts."""
+_HINTS: dict[type[FluxMcpError], str] = {
+    # The hints of these name MCP tools.
+    UnknownJobError: "'flux-mcp jobs list --all' shows the jobs there are.",
+    UnknownImageError: "'flux-mcp gallery search' shows the pictures there are.",
+}
 
 
 def read_settings(data_dir: Path | None, **flags: Any) -> Settings:
@@ -43,11 +59,21 @@ def read_settings(data_dir: Path | None, **flags: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        console = Console(stderr=True)
         for detail in error.errors(include_url=False):
-            name = "_".join(str(part) for part in detail["loc"]).upper()
-            console.print(f"FLUX_MCP_{name}: {detail['msg']}", style="red", highlight=False)
+            name = str(detail["loc"][0]) if detail["loc"] else ""
+            flag = f"--{name.replace('_', '-')}"
+            complain(f"{flag if name in given else _variable(name)}: {detail['msg']}.")
         raise typer.Exit(EXIT_REQUEST) from error
+    except SettingsError as error:
+        # Only a list or an object can be unreadable before it is validated.
+        found = re.search(r'field "(\w+)"', str(error))
+        name = _variable(found.group(1)) if found else "A FLUX_MCP_ variable"
+        complain(f'{name}: it is not JSON. Write a list as ["/first", "/second"].')
+        raise typer.Exit(EXIT_REQUEST) from error
+
+
+def _variable(field: str) -> str:
+    return f"FLUX_MCP_{field.upper()}"
 
 
 def set_up_logging(level: str) -> None:
@@ -76,7 +102,8 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.run(work)
     except FluxMcpError as error:
-        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False)
+        hint = _HINTS.get(type(error), error.hint)
+        complain(str(type(error)(error.message, hint)))
         raise typer.Exit(_exit_code(error)) from error
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -88,8 +115,33 @@ def _exit_code(error: FluxMcpError) -> int:
     return EXIT_BUSY if isinstance(error, CapacityError) else EXIT_ENGINE
 
 
+# --- output ------------------------------------------------------------------------------------
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that prints what it is given: no markup, no emoji codes, no cut lines."""
+    stream = sys.stderr if stderr else sys.stdout
+    wide = None if stream.isatty() or "COLUMNS" in os.environ else WIDE
+    return Console(
+        stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True, width=wide
+    )
+
+
+def complain(text: str) -> None:
+    """Say on stderr what is wrong."""
+    console(stderr=True).print(plain(text), style="red")
+
+
+def plain(text: str) -> str:
+    """Return stored text as one line without characters that a terminal would obey."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+
+
 def print_json(value: BaseModel | dict[str, Any] | list[Any]) -> None:
     """Print a value for programs: exactly the structured content the tools return."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=not is_utf8, indent=2) + "\n")
+    # Here, where a reader that has gone away is dealt with, not when the process ends.
+    sys.stdout.flush()

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Console
+import typer
 from rich.table import Table
+from rich.text import Text
 
 from flux_mcp import __version__
-from flux_mcp.cli.common import print_json
+from flux_mcp.cli.common import EXIT_ENGINE, console, plain, print_json
 from flux_mcp.config import Settings, ensure_dirs
 from flux_mcp.errors import StorageError
 from flux_mcp.jobs.fleet import WorkerLost
@@ -41,6 +42,7 @@ async def examine_and_print(settings: Settings, *, ask_worker: bool, as_json: bo
 
     Raises:
         StorageError: the data folder cannot be used.
+        typer.Exit: a worker was asked for and cannot draw.
     """
     try:
         ensure_dirs(settings.paths)
@@ -58,6 +60,8 @@ async def examine_and_print(settings: Settings, *, ask_worker: bool, as_json: bo
         print_json(found)
     else:
         _print(found)
+    if "error" in found.get("worker", {}):
+        raise typer.Exit(EXIT_ENGINE)
 
 
 def examine(settings: Settings, registry: Registry) -> dict[str, Any]:
@@ -130,7 +134,10 @@ async def _worker(settings: Settings) -> dict[str, Any]:
     try:
         await fleet.warm(fleet.workers()[0].worker_id)
         environment = fleet.workers()[0].environment
-        return {} if environment is None else environment.model_dump(mode="json")
+        if environment is None:
+            error = "its libraries or its device cannot be used"
+            return {"error": error, "log": _tail(settings.paths.worker_log)}
+        return environment.model_dump(mode="json")
     except WorkerLost as error:
         return {"error": str(error), "log": _tail(settings.paths.worker_log)}
     finally:
@@ -145,10 +152,12 @@ def _tail(log: Path, lines: int = 15) -> str:
 
 def advice(found: dict[str, Any], settings: Settings, registry: Registry) -> list[str]:
     """Return what to do next, most useful first."""
-    steps = []
+    steps: list[str] = []
     missing = [name for name, installed in found["packages"].items() if installed is None]
     if missing:
         steps.append(f"Install {', '.join(missing)}: the worker cannot draw without.")
+    else:
+        steps.append('Try it: flux-mcp generate "a red circle on a blue background"')
     torch = found["packages"]["torch"] or ""
     if found["gpus"] and "+cpu" in torch:
         steps.append(
@@ -159,42 +168,48 @@ def advice(found: dict[str, Any], settings: Settings, registry: Registry) -> lis
         real = [row for row in registry[kind].values() if not row.is_demonstration]
         if not any(is_installed(row, registry, settings) for row in real):
             best = recommended(registry, kind)
-            steps.append(
-                f"{kind} draws with micro, a demonstration. {install_hint(best, settings)}"
-            )
+            how = install_hint(best, registry, settings)
+            steps.append(f"{kind} draws with micro, a demonstration. {how}")
     steps.append("Connect a client: see mcp.json and the README.")
     return steps
 
 
 def _print(found: dict[str, Any]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(
-        f"[bold]flux-mcp {found['version']}[/] on Python {found['python']}, {found['platform']}"
+    out = console()
+    out.print(
+        f"flux-mcp {found['version']} on Python {found['python']}, {found['platform']}",
+        style="bold",
     )
     packages = ", ".join(
         f"{name} {number or 'MISSING'}" for name, number in found["packages"].items()
     )
-    console.print(f"Packages  {packages}")
     cards = [
         f"{card['name']} ({card['memory_free']} of {card['memory_total']} free)"
         for card in found["gpus"]
     ]
-    console.print(
-        f"Card      {', '.join(cards) or 'no NVIDIA card found'} (device: {found['device']})"
-    )
     memory = found["memory_gib"]
-    console.print(f"Memory    {memory['available']} of {memory['total']} GiB free")
-    console.print(f"Data      {found['data_dir']} ({found['disk_free_gib']} GiB free)")
+    facts = {
+        "Packages": packages,
+        "Card": f"{', '.join(cards) or 'no NVIDIA card found'} (device: {found['device']})",
+        "Memory": f"{memory['available']} of {memory['total']} GiB free",
+        "Data": f"{found['data_dir']} ({found['disk_free_gib']} GiB free)",
+    }
     if "worker" in found:
-        facts = ", ".join(f"{name} {value}" for name, value in found["worker"].items())
-        console.print(f"Worker    {facts}")
+        shown = {name: value for name, value in found["worker"].items() if value is not None}
+        facts["Worker"] = ", ".join(f"{name} {value}" for name, value in shown.items())
+    for name, value in facts.items():
+        out.print(Text.assemble((f"{name:<9} ", "bold"), plain(value)))
+    out.print(_models(found["models"]), soft_wrap=False)
+    out.print("Next", style="bold")
+    for number, step in enumerate(found["next"], start=1):
+        out.print(f"  {number}. {step}")
+
+
+def _models(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("model", "kind", "on disk", "GiB", "licence"):
-        table.add_column(column)
-    for row in found["models"]:
-        mark = "[green]yes[/]" if row["installed"] else "no"
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        mark = Text("yes", style="green") if row["installed"] else Text("no")
         table.add_row(row["id"], row["kind"], mark, f"{row['disk_gib']:g}", row["licence"])
-    console.print(table)
-    console.print("[bold]Next[/]")
-    for number, step in enumerate(found["next"], start=1):
-        console.print(f"  {number}. {step}", markup=False)
+    return table

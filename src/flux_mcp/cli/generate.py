@@ -1,9 +1,9 @@
-"""`flux-mcp generate`: one request, a progress bar, the pictures."""
+"""`flux-mcp generate`: one request, its progress, the pictures."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import typer
 from rich.console import Console
@@ -11,20 +11,22 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 
 from flux_mcp.answers import JobAnswer
-from flux_mcp.cli.common import EXIT_ENGINE, opened, print_json
+from flux_mcp.cli.common import EXIT_ENGINE, complain, console, opened, plain, print_json
 from flux_mcp.config import Settings
+from flux_mcp.errors import FluxMcpError
 from flux_mcp.jobs.job import Job
 from flux_mcp.requests.invalid import parse_request
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.service import Service
 
 WATCH_S = 24 * 3600.0
+MOST_LINES = 10
+"""Lines a job's steps become where progress is a log and not a bar."""
 
 
 async def generate_and_wait(settings: Settings, asked: dict[str, Any], *, as_json: bool) -> None:
@@ -45,68 +47,125 @@ async def generate_and_wait(settings: Settings, asked: dict[str, Any], *, as_jso
     else:
         print_answer(answer)
     if answer.status in ("failed", "cancelled"):
+        say_why(answer)
         raise typer.Exit(EXIT_ENGINE)
 
 
 async def _draw(service: Service, request: GenerateRequest) -> JobAnswer:
-    job = await service.submit(request)
+    # A task of its own: interrupted while its job is being stored, it still says which job to stop.
+    submitting = asyncio.create_task(service.submit(request))
     try:
+        job = await asyncio.shield(submitting)
         await show_progress(service.watch(job.id, WATCH_S))
     except asyncio.CancelledError:
-        await service.cancel(job.id)
-        async for _ in service.watch(job.id, service.settings.cancel_grace_s):
-            pass
+        await _stop(service, submitting)
         raise
     return await service.describe_job(await service.find_job(job.id))
 
 
+async def _stop(service: Service, submitting: "asyncio.Task[Job]") -> None:
+    """Cancel the job of an interrupted command and wait until it has stopped."""
+    try:
+        job = await submitting
+    except FluxMcpError:
+        return
+    await service.cancel(job.id)
+    async for seen in service.watch(job.id, service.settings.cancel_grace_s):
+        job = seen
+    done = "had finished already" if job.status == "completed" else "is cancelled"
+    complain(f"Interrupted: job {job.id} {done}.")
+
+
+# --- progress ----------------------------------------------------------------------------------
+
+
+class _Shows(Protocol):
+    def show(self, what: str, step: int, total: int) -> None: ...
+
+
 async def show_progress(jobs: AsyncIterator[Job]) -> None:
-    """Show a bar on stderr while a job goes on."""
-    with progress_bar() as (progress, task):
+    """Show on stderr how a job goes on: a bar on a terminal, else a few lines."""
+    with _progress(console(stderr=True)) as progress:
         async for job in jobs:
             what = (
                 job.message
                 or job.phase
                 or {"queued": "waiting", "running": "starting"}.get(job.status, job.status)
             )
-            progress.update(task, completed=job.step, total=job.total_steps, description=what)
+            progress.show(plain(what), job.step, job.total_steps)
 
 
 @contextmanager
-def progress_bar() -> Any:
-    """Give a bar for denoising steps, on stderr so that stdout stays for results."""
+def _progress(out: Console) -> Iterator[_Shows]:
+    if not out.is_terminal:
+        yield _Lines(out)
+        return
     with Progress(
-        TextColumn("[bold]{task.description:<24}"),
+        TextColumn("{task.description:<24}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("steps"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=out,
         transient=True,
-    ) as progress:
-        task: TaskID = progress.add_task("waiting", total=None)
-        yield progress, task
+    ) as bar:
+        yield _Bar(bar)
+
+
+class _Bar:
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("waiting", total=None)
+
+    def show(self, what: str, step: int, total: int) -> None:
+        self._bar.update(self._task, completed=step, total=total, description=what)
+
+
+class _Lines:
+    """Progress as a log: each phase once, and at most `MOST_LINES` lines of steps."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._what = ""
+        self._step = 0
+
+    def show(self, what: str, step: int, total: int) -> None:
+        if what == self._what and step - self._step < max(1, total / MOST_LINES):
+            return
+        self._what, self._step = what, step
+        self._out.print(f"{what} {step}/{total}" if step else what)
+
+
+# --- answers -----------------------------------------------------------------------------------
 
 
 def print_answer(answer: JobAnswer) -> None:
-    """Print a job for a person."""
-    console = Console(highlight=False, soft_wrap=True)
+    """Print a job for a person: its pictures, or the plan of a dry run, and every notice."""
+    out = console()
     if answer.dry_run is not None:
         plan = answer.dry_run.plan
-        console.print(
-            f"Would draw {len(plan['seeds'])} picture(s) of {plan['width']}x{plan['height']} with "
-            f"{answer.model} in {plan['steps']} steps, seed {answer.seed}."
+        count = len(plan["seeds"])
+        out.print(
+            f"Would draw {count} picture{'s' if count > 1 else ''} of "
+            f"{plan['width']}x{plan['height']} with {answer.model} in {plan['steps']} steps, "
+            f"guidance {plan['guidance']:g}, seed {answer.seed}. Nothing is queued."
         )
+        if answer.dry_run.draw_s is not None:
+            out.print(f"Drawing would take about {answer.dry_run.draw_s:.1f} s.")
     for image in answer.images:
-        console.print(f"[bold green]{image.path}[/]")
-        console.print(
+        out.print(image.path, style="bold green")
+        out.print(
             f"  {image.id}  {image.width}x{image.height}  seed {image.seed}  model {image.model}  "
             f"{image.seconds:.1f} s"
         )
+    for notice in answer.notices:
+        out.print(f"Note: {plain(notice)}", style="yellow")
+
+
+def say_why(answer: JobAnswer) -> None:
+    """Say on stderr why a job has no pictures."""
     if answer.error is not None:
         error = answer.error
-        console.print(f"[{error.code}] {error.message} {error.hint}", style="red", markup=False)
+        complain(f"[{error.code}] {error.message} {error.hint}")
     elif answer.status == "cancelled":
-        console.print("Cancelled; nothing was drawn.")
-    for notice in answer.notices:
-        console.print(f"Note: {notice}", style="yellow", markup=False)
+        complain(f"Job {answer.job_id} was cancelled; nothing was drawn.")

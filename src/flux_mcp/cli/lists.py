@@ -1,23 +1,30 @@
-"""`flux-mcp jobs …` and `flux-mcp gallery …`: tables for people, JSON for programs."""
+"""`flux-mcp jobs …` and `flux-mcp gallery …`: lists for people, JSON for programs.
 
+Ids are never cut or wrapped: they are what the next command needs. Prompts give way instead.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
-from flux_mcp.answers import CancelAnswer, JobAnswer
-from flux_mcp.cli.common import opened, print_json
+from flux_mcp.answers import CancelAnswer, ImageAnswer, JobAnswer, QueueAnswer, QueuedJobAnswer
+from flux_mcp.cli.common import console, opened, plain, print_json
 from flux_mcp.cli.generate import print_answer
 from flux_mcp.config import Settings
+from flux_mcp.errors import InvalidRequestError
+from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.requests.invalid import parse_request
 from flux_mcp.requests.schemas import CancelJobRequest, SearchRequest
 
+_LEAST_ROOM = 8
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+
+# --- jobs --------------------------------------------------------------------------------------
 
 
 async def print_queue(settings: Settings, *, as_json: bool) -> None:
@@ -26,44 +33,57 @@ async def print_queue(settings: Settings, *, as_json: bool) -> None:
         queue = await service.describe_queue()
     if as_json:
         print_json(queue)
+    else:
+        _print_queue(queue)
+
+
+def _print_queue(queue: QueueAnswer) -> None:
+    out = console()
+    if not queue.jobs:
+        out.print("Nothing runs and nothing waits. 'flux-mcp jobs list --all' shows ended jobs.")
         return
-    table = _table("job", "status", "place", "kind", "model", "step", "session", "submitted")
-    for job in queue.jobs:
-        table.add_row(
-            job.job_id,
-            job.status,
-            "" if job.position is None else str(job.position),
-            job.kind,
-            job.model,
-            f"{job.step}/{job.total_steps}",
-            job.session or "",
-            job.created_at[:19],
-        )
-    console = Console()
-    if queue.jobs:
-        console.print(table)
-    console.print(f"{queue.depth} of at most {queue.limit} jobs wait.", highlight=False)
+    _print_table(
+        ("job", "state", "kind", "model", "age", "session"),
+        [
+            (
+                job.job_id,
+                _state(job),
+                job.kind,
+                job.model,
+                _age(job.created_at),
+                plain(job.session or ""),
+            )
+            for job in queue.jobs
+        ],
+    )
+    wait = "" if queue.wait_s is None else f" A new one would start in about {queue.wait_s:.0f} s."
+    out.print(f"{queue.depth} of at most {queue.limit} jobs wait.{wait}")
+
+
+def _state(job: QueuedJobAnswer) -> str:
+    if job.position is not None:
+        return f"waiting {job.position}"
+    return f"step {job.step}/{job.total_steps}"
 
 
 async def print_recent_jobs(settings: Settings, limit: int, *, as_json: bool) -> None:
     """Print the newest jobs, finished or not."""
     async with opened(settings, executes=False) as service:
-        answers = [await service.describe_job(job) for job in await service.recent_jobs(limit)]
+        jobs = await service.recent_jobs(limit)
+        answers = [await service.describe_job(job) for job in jobs if as_json]
     if as_json:
         print_json([answer.model_dump(mode="json") for answer in answers])
         return
-    table = _table("job", "status", "kind", "model", "step", "session", "prompt")
-    for answer in answers:
-        table.add_row(
-            answer.job_id,
-            answer.status,
-            answer.kind,
-            answer.model,
-            f"{answer.step}/{answer.total_steps}",
-            answer.session or "",
-            (answer.prompt or "")[:60],
-        )
-    Console().print(table)
+    if not jobs:
+        console().print("No job yet. 'flux-mcp generate \"a red circle\"' makes one.")
+        return
+    _print_table(
+        ("job", "status", "model", "age", "prompt"),
+        [
+            (job.id, job.status, job.model, _age(job.created_at), plain(job.plan.prompt))
+            for job in jobs
+        ],
+    )
 
 
 async def print_job(settings: Settings, job_id: str, *, as_json: bool) -> None:
@@ -72,23 +92,30 @@ async def print_job(settings: Settings, job_id: str, *, as_json: bool) -> None:
         answer = await service.describe_job(await service.find_job(job_id))
     if as_json:
         print_json(answer)
-    else:
-        _print_facts(answer)
-        print_answer(answer)
+        return
+    _print_job(answer)
+    print_answer(answer)
 
 
-def _print_facts(answer: JobAnswer) -> None:
-    table = _table("", "")
-    table.show_header = False
+def _print_job(answer: JobAnswer) -> None:
     shown = answer.model_dump(exclude={"images", "error", "notices", "dry_run", "queue"})
-    for name, value in shown.items():
-        if value is not None:
-            table.add_row(name, str(value))
-    Console().print(table)
+    if answer.error is not None:
+        error = answer.error
+        shown["error"] = f"[{error.code}] {error.message} {error.hint}".rstrip()
+    _print_facts(shown)
 
 
 async def cancel_jobs(settings: Settings, asked: dict[str, Any], *, as_json: bool) -> None:
-    """Cancel one job or a session's."""
+    """Cancel one job or a session's.
+
+    Raises:
+        InvalidRequestError: neither or both are given.
+        UnknownJobError: there is none with that id.
+    """
+    if len(asked) != 1:
+        raise InvalidRequestError(
+            "Give either the id of a job or --session.", "'flux-mcp jobs list' shows the ids."
+        )
     request = parse_request(CancelJobRequest, asked)
     async with opened(settings, executes=False) as service:
         if request.job_id is not None:
@@ -102,14 +129,19 @@ async def cancel_jobs(settings: Settings, asked: dict[str, Any], *, as_json: boo
 
 
 def _print_cancel(answer: CancelAnswer) -> None:
-    console = Console(highlight=False)
+    out = console()
     for label, jobs in (
         ("cancelled", answer.cancelled),
-        ("stopping", answer.stopping),
-        ("had already ended", answer.already_final),
+        ("stops at its next step", answer.stopping),
+        ("had ended before", answer.already_final),
     ):
         for job in jobs:
-            console.print(f"{job}: {label}")
+            out.print(f"{job}  {label}")
+    if not (answer.cancelled or answer.stopping or answer.already_final):
+        out.print("There was nothing to cancel.")
+
+
+# --- gallery -----------------------------------------------------------------------------------
 
 
 async def print_hits(settings: Settings, asked: dict[str, Any], *, as_json: bool) -> None:
@@ -120,20 +152,28 @@ async def print_hits(settings: Settings, asked: dict[str, Any], *, as_json: bool
     if as_json:
         print_json(answer)
         return
-    table = _table("image", "size", "model", "seed", "created", "prompt")
+    out = console()
     for image in answer.images:
-        table.add_row(
-            image.id,
-            f"{image.width}x{image.height}",
-            image.model,
-            str(image.seed),
-            image.created_at[:19],
-            image.prompt[:60],
+        _print_hit(out, image)
+    if not answer.images:
+        searched = set(asked) - {"limit"}
+        out.print(
+            "No picture fits. Every word must occur in the prompt; try fewer."
+            if searched
+            else "The gallery is empty. 'flux-mcp generate \"a red circle\"' makes a picture."
         )
-    console = Console()
-    console.print(table if answer.images else "No picture fits.")
     if answer.next_cursor:
-        console.print(f"More with --cursor {answer.next_cursor}", highlight=False, soft_wrap=True)
+        out.print(f"More with the same search and --cursor {answer.next_cursor}")
+
+
+def _print_hit(out: Console, image: ImageAnswer) -> None:
+    out.print(
+        f"{image.id}  {image.width}x{image.height}  {image.model}  seed {image.seed}  "
+        f"{_local(image.created_at)}"
+    )
+    prompt = Text(plain(image.prompt))
+    prompt.truncate(max(_LEAST_ROOM, out.width - 2), overflow="ellipsis")
+    out.print(f"  {prompt.plain}", style="dim")
 
 
 async def print_image(settings: Settings, image_id: str, *, as_json: bool) -> None:
@@ -141,13 +181,67 @@ async def print_image(settings: Settings, image_id: str, *, as_json: bool) -> No
     async with opened(settings, executes=False) as service:
         record = await service.find_image(image_id)
         path = await service.image_path(image_id)
-    facts = {**record.model_dump(mode="json"), "path": str(path)}
     if as_json:
-        print_json(facts)
+        print_json({**record.model_dump(mode="json"), "path": str(path)})
         return
-    table = _table("", "")
-    table.show_header = False
+    console().print(str(path), style="bold green")
+    _print_facts(_facts(record))
+
+
+def _facts(record: ImageRecord) -> dict[str, Any]:
+    """Return what a person wants to know first; nested values as `name value, name value`."""
+    facts = record.model_dump(mode="json", exclude={"file", "thumbnail", "width", "height"})
+    plan = {name: facts["plan"].get(name) for name in ("steps", "guidance", "strength")}
+    facts["plan"] = plan | {"size": f"{record.width}x{record.height}"}
+    facts["created_at"] = f"{_local(record.created_at)} ({record.created_at})"
+    facts["seconds"] = f"{record.seconds:.2f}"
+    return facts
+
+
+# --- shared ------------------------------------------------------------------------------------
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns as wide as they need; the last one is cut where the terminal ends.
+
+    Not Rich's table, which takes from every column alike when there is little room: ids too.
+    """
+    out = console()
+    lines = [header, *rows]
+    widths = [max(map(cell_len, column)) for column in list(zip(*lines, strict=True))[:-1]]
+    room = max(_LEAST_ROOM, out.width - sum(widths) - 2 * len(widths))
+    for number, (*cells, last) in enumerate(lines):
+        fixed = [set_cell_size(cell, width) for cell, width in zip(cells, widths, strict=True)]
+        end = Text(last)
+        end.truncate(room, overflow="ellipsis")
+        out.print("  ".join([*fixed, end.plain]).rstrip(), style="bold" if number == 0 else None)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    """Print names and values, one a line; long values stay whole, to be copied."""
+    width = max(len(name) for name in facts)
+    out = console()
     for name, value in facts.items():
-        if value not in (None, [], {}):
-            table.add_row(name, str(value))
-    Console().print(table)
+        if value not in (None, [], {}, ()):
+            out.print(f"{name:<{width}}  {plain(_as_text(value))}")
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items() if item is not None)
+    if isinstance(value, list):
+        return ", ".join(map(_as_text, value))
+    return str(value)
+
+
+def _local(created_at: str) -> str:
+    return f"{datetime.fromisoformat(created_at).astimezone():%Y-%m-%d %H:%M}"
+
+
+def _age(created_at: str) -> str:
+    """Say how long ago something was: `12 s`, `3 min`, `5 h`, `2 d`."""
+    age_s = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(created_at)).total_seconds())
+    for unit_s, unit in ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "min")):
+        if age_s >= unit_s:
+            return f"{age_s / unit_s:.0f} {unit}"
+    return f"{age_s:.0f} s"

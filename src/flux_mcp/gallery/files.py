@@ -1,46 +1,36 @@
-"""The picture files: PNG and thumbnail written whole or not at all, found, swept, made small.
+"""The picture files: PNG and thumbnail written whole or not at all, found, swept.
 
-Owns the bytes below `images/`. Knows no rows: the caller writes the row after the files, so a crash
-leaves a file without a row, never a row without a file.
+Owns the bytes below `images/`, and below `previews/` those of running jobs. Knows no rows: the
+caller writes the row after the files, so a crash leaves a file without a row, never a row without a
+file. Knows not how a picture is made small (previews.py).
 """
 
 import hashlib
 import io
 import logging
-import math
 import re
 import secrets
 import time
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from flux_mcp.config import Paths
 from flux_mcp.errors import InternalError, StorageError
+from flux_mcp.gallery.previews import thumbnail_webp
 
 THUMBNAIL_PX = 512
-MAX_PREVIEW_BYTES = 300_000
-"""Blueprint section 6: three previews and their base64 stay below 1 MB."""
 MAX_SWEPT = 256
 """More pictures without a row than this are no crash but a lost database: they are left alone."""
 
-_QUALITIES = (88, 80, 70, 55, 40, 25)
 _OURS = re.compile(r"img_[A-Za-z0-9_-]+\.(?:png|webp)")
+_JOB_ID = re.compile(r"job_[A-Za-z0-9_-]{1,64}")
 _PART = re.compile(r"\.img_[A-Za-z0-9_-]+\.[0-9a-f]+\.part")
-
-# The contact sheet: neutral greys, so that no colour of the pictures is pushed either way.
-_SHEET_PX = 1280
-_CELL_PX = (96, 320)
-_GAP_PX = 12
-_BACKGROUND = (38, 38, 40)
-_EMPTY = (52, 52, 55)
-_INK = (214, 214, 218)
-_NUMBER_INK = (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -89,7 +79,7 @@ class ImageFiles:
         file, thumbnail = folder / f"{image_id}.png", folder / f"{image_id}.webp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(thumbnail, _encode_webp(_shrunk(image, THUMBNAIL_PX), 80))
+            _write_whole(thumbnail, thumbnail_webp(image, THUMBNAIL_PX))
             _write_whole(file, png)
         except OSError as error:
             raise StorageError(
@@ -105,15 +95,22 @@ class ImageFiles:
         )
 
     def preview_path(self, job_id: str) -> Path:
-        """Return where the preview of a running job is, if there is one."""
-        return self._previews / f"{job_id}.webp"
+        """Return where the preview of a running job is, if there is one.
+
+        For what is no id of a job of ours, such as no id at all, nothing is ever there.
+        """
+        name = job_id if _JOB_ID.fullmatch(job_id) else "none"
+        return self._previews / f"{name}.webp"
 
     def save_preview(self, job_id: str, preview: bytes) -> None:
         """Replace the preview of a running job; readers see the old one or the new one whole.
 
         Raises:
             StorageError: the disk refused.
+            InternalError: the id is not one of ours.
         """
+        if not _JOB_ID.fullmatch(job_id):
+            raise InternalError(f"{job_id[:80]!r} is no id of a job.")
         try:
             _write_whole(self.preview_path(job_id), preview)
         except OSError as error:
@@ -230,117 +227,3 @@ def _cheapest_strategy(image: Image.Image, tile_px: int = 64) -> int:
         sizes[strategy] = buffer.tell()
     worth_it = sizes[zlib.Z_DEFAULT_STRATEGY] < 0.9 * sizes[zlib.Z_HUFFMAN_ONLY]
     return zlib.Z_DEFAULT_STRATEGY if worth_it else zlib.Z_HUFFMAN_ONLY
-
-
-# --- small pictures to look at -----------------------------------------------------------------
-
-
-def preview_webp(
-    source: Path | bytes, longest_px: int, max_bytes: int = MAX_PREVIEW_BYTES
-) -> bytes:
-    """Return a picture of ours as a WebP with sides up to `longest_px` and at most `max_bytes`.
-
-    Quality gives way first, then size, until it fits. Never enlarged.
-
-    Raises:
-        StorageError: the picture cannot be read.
-        InternalError: not even a dot fits into `max_bytes`.
-    """
-    return _fitted(_shrunk(_open(source), longest_px), max_bytes)
-
-
-def contact_sheet(
-    paths: Sequence[Path], labels: Sequence[str], max_bytes: int = MAX_PREVIEW_BYTES
-) -> bytes:
-    """Return a WebP grid of pictures, numbered from 1, each over its label, within `max_bytes`.
-
-    A picture that cannot be read leaves an empty, numbered place.
-
-    Raises:
-        InternalError: no pictures, or not one label for each.
-    """
-    if not paths or len(paths) != len(labels):
-        raise InternalError(f"{len(paths)} pictures and {len(labels)} labels make no sheet.")
-    columns = math.ceil(math.sqrt(len(paths)))
-    rows = math.ceil(len(paths) / columns)
-    low, high = _CELL_PX
-    cell = max(low, min(high, _SHEET_PX // columns - _GAP_PX))
-    font = ImageFont.load_default(max(10, cell // 18))
-    caption = int(font.size) + 10 if isinstance(font, ImageFont.FreeTypeFont) else 20
-    sheet = Image.new(
-        "RGB",
-        (columns * (cell + _GAP_PX) + _GAP_PX, rows * (cell + caption + _GAP_PX) + _GAP_PX),
-        _BACKGROUND,
-    )
-    draw = ImageDraw.Draw(sheet)
-    for number, (path, label) in enumerate(zip(paths, labels, strict=True), start=1):
-        row, column = divmod(number - 1, columns)
-        left = _GAP_PX + column * (cell + _GAP_PX)
-        top = _GAP_PX + row * (cell + caption + _GAP_PX)
-        _paste_centred(sheet, path, (left, top, cell))
-        head = f"{number}  "
-        where = (left + 2, top + cell + 4)
-        draw.text(where, head, fill=_NUMBER_INK, font=font)
-        room = cell - 4 - draw.textlength(head, font=font)
-        text = _cut(draw, " ".join(label.split()), font, room)
-        draw.text((where[0] + draw.textlength(head, font=font), where[1]), text, _INK, font=font)
-    return _fitted(sheet, max_bytes)
-
-
-def _paste_centred(sheet: Image.Image, path: Path, place: tuple[int, int, int]) -> None:
-    left, top, cell = place
-    try:
-        picture = _shrunk(_open(path), cell)
-    except StorageError:
-        sheet.paste(_EMPTY, (left, top, left + cell, top + cell))
-        return
-    across, down = (cell - picture.width) // 2, (cell - picture.height) // 2
-    sheet.paste(picture, (left + across, top + down))
-
-
-def _cut(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    room_px: float,
-) -> str:
-    text = text[:100]
-    if draw.textlength(text, font=font) <= room_px:
-        return text
-    while text and draw.textlength(f"{text}...", font=font) > room_px:
-        text = text[:-1]
-    return f"{text.rstrip()}..." if text else ""
-
-
-def _open(source: Path | bytes) -> Image.Image:
-    try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, formats=("PNG", "WEBP")) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise StorageError(
-            f"A picture of the gallery cannot be read: {error}.", "Restore the file."
-        ) from error
-
-
-def _shrunk(image: Image.Image, longest_px: int) -> Image.Image:
-    small = image.copy()
-    small.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
-    return small
-
-
-def _fitted(image: Image.Image, max_bytes: int) -> bytes:
-    while True:
-        for quality in _QUALITIES:
-            data = _encode_webp(image, quality)
-            if len(data) <= max_bytes:
-                return data
-        if image.size == (1, 1):
-            raise InternalError(f"No picture fits into {max_bytes} bytes.")
-        image = _shrunk(image, max(1, max(image.size) * 3 // 4))
-
-
-def _encode_webp(image: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=2)
-    return buffer.getvalue()

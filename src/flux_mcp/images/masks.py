@@ -5,7 +5,7 @@ import io
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from flux_mcp.errors import InvalidImageError, InvalidRequestError
-from flux_mcp.images.references import Picture, encode_picture
+from flux_mcp.images.pictures import Picture, encode_picture
 from flux_mcp.requests.geometry import Size
 from flux_mcp.requests.schemas import Box
 

@@ -80,10 +80,11 @@ class AttemptRunner:
         """Run a claimed job on a worker; return when the worker is free again."""
         logger.info("job %s starts (%s, attempt %d)", job.id, pipeline_key(job.plan), job.attempt)
         canceller = asyncio.create_task(self._watch_for_cancel(fleet, worker, job))
+        is_drawn = False
         try:
             inputs = await asyncio.to_thread(_read_inputs, self.settings.paths.uploads, job)
             assignment = Assignment(job.id, job.attempt, job.plan, inputs)
-            await self._draw(fleet, worker, job, assignment)
+            is_drawn = await self._draw(fleet, worker, job, assignment)
         except WorkerLost as error:
             logger.warning("job %s lost its worker: %s", job.id, error)
             await self.database.call(self.queue.lost, job, lost_for_good(str(error)))
@@ -96,16 +97,20 @@ class AttemptRunner:
         finally:
             canceller.cancel()
             await asyncio.gather(canceller, return_exceptions=True)
-            await self.sink.drop_preview(job.id)
+            if not is_drawn:
+                self.saver.start_waiting()
+                await self.sink.drop_preview(job.id)
             self.changes.poke()
 
-    async def _draw(self, fleet: Fleet, worker: str, job: Job, assignment: Assignment) -> None:
+    async def _draw(self, fleet: Fleet, worker: str, job: Job, assignment: Assignment) -> bool:
+        """Pass on the events of a job to its end; True when its pictures are the saver's now."""
         # Closed before the next job is claimed: the slot is the stream's until then.
         async with aclosing(fleet.run(worker, assignment)) as stream:
             pictures: list[tuple[Picture, bytes]] = []
             reporter = _Reporter(self.database, self.queue, self.changes)
             while True:
                 report = await self._next(fleet, worker, stream)
+                self.saver.start_waiting()
                 match report.event:
                     case Progress() as progress:
                         await reporter.report(progress)
@@ -115,13 +120,13 @@ class AttemptRunner:
                         pictures.append((picture, report.blobs["pixels"]))
                     case Done() as done:
                         await self._finish(fleet, job, tuple(pictures), done)
-                        return
+                        return True
                     case Failed(error=error):
                         await self.database.call(self.queue.fail, job, error)
-                        return
+                        return False
                     case Cancelled():
                         await self.database.call(self.queue.cancelled, job)
-                        return
+                        return False
 
     async def _next(self, fleet: Fleet, worker: str, stream: AsyncIterator[Report]) -> Report:
         try:
@@ -152,7 +157,7 @@ class AttemptRunner:
             total_steps=job.total_steps,
         )
         await self.database.call(self.queue.report, saving)
-        await self.saver.begin(Drawn(job, pictures, done, environment))
+        await self.saver.put(Drawn(job, pictures, done, environment))
 
     async def _watch_for_cancel(self, fleet: Fleet, worker: str, job: Job) -> None:
         """Pass a cancel on to the worker; end the worker if it does not listen."""
@@ -204,6 +209,7 @@ def lost_for_good(detail: str = "") -> ErrorInfo:
     return error_info(
         WorkerLostError(
             f"The worker process died twice while drawing this job{because}.",
-            "Try a smaller size or another model; 'flux-mcp doctor --worker' shows its log.",
+            "Try a smaller size or another model; what it said is in logs/worker.log of the data "
+            "folder, and 'flux-mcp doctor --worker' tries a new one.",
         )
     )

@@ -163,6 +163,7 @@ class GpuExecutor:
                 await self._attempts.run(fleet, worker, job)
                 idle_since = time.monotonic()
                 continue
+            self._saver.start_waiting()
             idle_left = idle_since + self._settings.idle_unload_s - time.monotonic()
             if idle_left <= 0 and fleet.workers()[0].is_running:
                 logger.info("the worker was idle and is let go")

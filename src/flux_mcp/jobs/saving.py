@@ -23,7 +23,7 @@ MAX_UNSAVED_JOBS = 2
 _NOT_SAVED = ErrorInfo(
     code="storage",
     message="The pictures were drawn but could not be saved.",
-    hint="The server's log has the reason; 'flux-mcp doctor' checks disk and database.",
+    hint="The server's log has the reason; 'flux-mcp doctor' shows how much disk is free.",
 )
 
 
@@ -58,7 +58,11 @@ class ResultSink(Protocol):
 
 
 class Saver:
-    """Saves the pictures of finished jobs in the background, a few jobs at a time."""
+    """Saves the pictures of finished jobs in the background, a few jobs at a time.
+
+    A save waits until the next job is on the card (`start_waiting`): begun at once, its own work in
+    this process would delay handing that job over.
+    """
 
     def __init__(
         self, queue: JobQueue, database: DatabaseThread, changes: Changes, sink: ResultSink
@@ -67,18 +71,26 @@ class Saver:
         self._database = database
         self._changes = changes
         self._sink = sink
+        self._waiting: list[Drawn] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def begin(self, drawn: Drawn) -> None:
-        """Begin to save; waits only while too many jobs are unsaved."""
+    async def put(self, drawn: Drawn) -> None:
+        """Take a finished job; waits only while too many are unsaved."""
         while len(self._tasks) >= MAX_UNSAVED_JOBS:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.create_task(self._save(drawn), name=f"flux-mcp-save {drawn.job.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._waiting.append(drawn)
+
+    def start_waiting(self) -> None:
+        """Begin to save what waits: the card is busy again, or has nothing to do."""
+        for drawn in self._waiting:
+            task = asyncio.create_task(self._save(drawn), name=f"flux-mcp-save {drawn.job.id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._waiting.clear()
 
     async def finish(self) -> None:
         """Wait until everything is saved."""
+        self.start_waiting()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _save(self, drawn: Drawn) -> None:
@@ -95,6 +107,7 @@ class Saver:
             await self._database.call(self._queue.fail, job, _NOT_SAVED)
         finally:
             self._changes.poke()
+            await self._sink.drop_preview(job.id)
 
 
 def error_info(error: FluxMcpError) -> ErrorInfo:

@@ -41,8 +41,14 @@ def choose_model(
     return Choice(rows[0], ()) if rows else None
 
 
-def recommended(registry: Registry, kind: Kind) -> ModelSpec:
+def recommended(
+    registry: Registry, kind: Kind, structure: Structure | None = None
+) -> ModelSpec:
     """Return the real model to install first for a kind: one free to use if there is any."""
-    real = [row for row in registry[kind].values() if not row.is_demonstration]
+    real = [
+        row
+        for row in registry[kind].values()
+        if not row.is_demonstration and (structure is None or structure in row.structures)
+    ]
     free = [row for row in real if row.licence == "apache-2.0"]
     return (free or real)[0]

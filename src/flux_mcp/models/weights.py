@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_mcp.config import Settings
+from flux_mcp.config import Settings, command_path
 from flux_mcp.errors import WeightsMissingError
 from flux_mcp.models.registry import ModelSpec, Registry
 
+_SINGLE_FILE = "flux1-*.safetensors"
+"""The repositories hold the transformer a second time, as one file of 23.8 GB that is not needed."""
 _SHARD = re.compile(r"-\d+-of-0*(?P<count>\d+)\.safetensors$")
 
 
@@ -104,7 +106,7 @@ def is_installed(spec: ModelSpec, registry: Registry, settings: Settings) -> boo
     return find_snapshot(registry.find("text2img", spec.base), settings) is not None
 
 
-def require_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot:
+def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) -> Snapshot:
     """Return where the weights of `spec` lie.
 
     Raises:
@@ -114,15 +116,23 @@ def require_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot:
     if snapshot is None:
         raise WeightsMissingError(
             f"The weights of {spec.id} ({spec.kind}) are not on this machine.",
-            install_hint(spec, settings),
+            install_hint(spec, registry, settings),
         )
     return snapshot
 
 
-def install_hint(spec: ModelSpec, settings: Settings) -> str:
-    """Return the command that puts the weights of `spec` on this disk."""
+def install_hint(spec: ModelSpec, registry: Registry, settings: Settings) -> str:
+    """Return the commands that put the weights of `spec` and of its base on this disk."""
     if spec.repository is None:
         return "Build them with 'make setup' in a checkout, or install the package again."
-    login = " (accept its licence on the hub and run 'hf auth login' first)" if spec.gated else ""
+    rows = [spec] if spec.base is None else [registry.find("text2img", spec.base), spec]
+    missing = [row for row in rows if find_snapshot(row, settings) is None] or [spec]
+    hub = command_path("hf")
     cache = settings.paths.hf_cache / "hub"
-    return f"Run: hf download {spec.repository} --cache-dir {cache}{login}."
+    downloads = " && ".join(
+        f"{hub} download {row.repository} --exclude '{_SINGLE_FILE}' --cache-dir {cache}"
+        for row in missing
+    )
+    gated = any(row.gated for row in missing)
+    login = f" (accept the licence on the hub and run '{hub} auth login' first)" if gated else ""
+    return f"Run: {downloads}{login}."

@@ -42,7 +42,7 @@ Any other pair is refused before anything is imported: diffusers 0.42.1 imports 
 model_index.json names before it finds that the class is not one of its own.
 """
 
-_VERIFY = "Verify the files: 'flux-mcp models' lists them; remove and download them again."
+_VERIFY = "Remove the files and download them again; 'flux-mcp doctor' shows where they are."
 
 
 @dataclass(frozen=True)

@@ -90,5 +90,8 @@ def encode_webp(small: Image.Image, width: int, height: int) -> tuple[bytes, tup
     scale = min(1.0, PREVIEW_SIDE_PX / max(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     buffer = io.BytesIO()
-    small.resize(size, Image.Resampling.BICUBIC).save(buffer, "WEBP", quality=_WEBP_QUALITY)
+    # Method 0 takes a third of the default's time for a tenth more bytes; the step waits for it.
+    small.resize(size, Image.Resampling.BICUBIC).save(
+        buffer, "WEBP", quality=_WEBP_QUALITY, method=0
+    )
     return buffer.getvalue(), size

@@ -129,7 +129,7 @@ class Residency:
         free_caches(self._device)
 
     def _load(self, spec: ModelSpec, report: Report) -> Resident:
-        own = list_parts(spec, require_snapshot(spec, self._settings))
+        own = list_parts(spec, require_snapshot(spec, self._registry, self._settings))
         drawing = spec if spec.base is None else self._registry.find("text2img", spec.base)
         drawn_by = own if drawing is spec else self._list_base(drawing, spec.precision)
         keys = self._keys(own if drawing is spec else (*own, *drawn_by), spec.precision, report)
@@ -159,7 +159,7 @@ class Residency:
 
     def _list_base(self, base: ModelSpec, precision: Precision) -> tuple[PartFiles, ...]:
         base = base.model_copy(update={"precision": precision})
-        return list_parts(base, require_snapshot(base, self._settings))
+        return list_parts(base, require_snapshot(base, self._registry, self._settings))
 
     def _keys(
         self, parts: Sequence[PartFiles], precision: Precision, report: Report

@@ -87,6 +87,7 @@ class StepWatch:
     Args:
         is_cancelled: Asked before each pass, at each step and after decoding.
         preview_every: A preview after each so many steps of a pass; 0 sends none.
+        preview_interval_s: None sooner than this after the last one: nobody sees more.
         colours: How previews are coloured; `None` sends none.
     """
 
@@ -97,6 +98,7 @@ class StepWatch:
         is_cancelled: Callable[[], bool],
         *,
         preview_every: int = 0,
+        preview_interval_s: float = 0.0,
         colours: LatentColours | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -104,6 +106,8 @@ class StepWatch:
         self._reports = reports
         self._is_cancelled = is_cancelled
         self._preview_every = preview_every
+        self._preview_interval_s = preview_interval_s
+        self._next_preview_s = float("-inf")
         self._colours = colours
         self._now = clock
         self._clock = StepClock(plan.steps, plan.passes)
@@ -156,12 +160,18 @@ class StepWatch:
         self._reports.progress("denoising", self._step, eta_s=eta_s)
         self.check()
         latents = tensors["latents"]
-        if self._preview_every and (step_in_pass + 1) % self._preview_every == 0:
+        if self._wants_preview(step_in_pass):
             self._preview(pipe, step_in_pass, latents)
+            self._next_preview_s = self._now() + self._preview_interval_s
         self._latents = latents
         if step_in_pass + 1 == self._plan.steps:
             self._reports.progress("decoding", self._step, eta_s=eta_s)
         return {}
+
+    def _wants_preview(self, step_in_pass: int) -> bool:
+        if not self._preview_every or (step_in_pass + 1) % self._preview_every:
+            return False
+        return self._now() >= self._next_preview_s
 
     def _preview(self, pipe: Any, step_in_pass: int, latents: Any) -> None:
         """Send the picture as it will be if the direction of this step is kept to the end."""

@@ -1,8 +1,7 @@
 """The worker process: `python -m flux_mcp.pipelines.worker`.
 
-Reads commands from stdin and writes events to what was stdout when it started, both as frames; owns
-the engine and draws one job at a time on the main thread. Ends at once when stdin ends, so a killed
-server leaves no orphan. Knows nothing of queues, galleries or MCP.
+Owns the engine and draws one job at a time on the main thread, commanded and heard over stdin and
+stdout (wire.py). Knows nothing of queues, galleries or MCP.
 
 Importable without torch: the libraries are imported in `main`.
 """
@@ -10,19 +9,14 @@ Importable without torch: the libraries are imported in `main`.
 import faulthandler
 import logging
 import os
-import queue
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import BinaryIO, NoReturn, TypedDict
+from typing import NoReturn, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from flux_mcp.config import Settings
 from flux_mcp.errors import (
@@ -32,7 +26,6 @@ from flux_mcp.errors import (
     JobCancelledError,
     OutOfMemoryError,
 )
-from flux_mcp.frames import encode, read_frame_blocking
 from flux_mcp.models.registry import ModelSpec, Registry, load_registry
 from flux_mcp.pipelines.device import (
     Device,
@@ -45,8 +38,8 @@ from flux_mcp.pipelines.device import (
 from flux_mcp.pipelines.drawing import draw
 from flux_mcp.pipelines.residency import Residency
 from flux_mcp.pipelines.steps import StepWatch
+from flux_mcp.pipelines.wire import Inbox, Job, Wire, claim_stdout
 from flux_mcp.requests.messages import (
-    COMMANDS,
     Cancelled,
     Done,
     ErrorInfo,
@@ -60,92 +53,8 @@ from flux_mcp.requests.messages import (
 )
 from flux_mcp.requests.plan import RenderPlan
 
-BROKEN_STREAM_EXIT = 3
-"""Exit code after a command that is not one of ours."""
 DEVICE_FAULT_EXIT = 4
 """Exit code after a fault of the card: only a new process gets a working context."""
-
-
-def claim_stdout() -> BinaryIO:
-    """Return the stream to the executor, and point everything else that is printed at stderr.
-
-    File descriptor 1 is moved as well: native libraries print without asking Python.
-    """
-    wire = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    # Only now: what a start-up file printed goes to stderr as well.
-    sys.stdout.flush()
-    sys.stdout = sys.stderr
-    return wire
-
-
-class Wire:
-    """Writes events; the main thread is its only user."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def send(self, message: BaseModel, blobs: Mapping[str, bytes] | None = None) -> None:
-        """Write one event. A reader that is gone ends this process."""
-        try:
-            for piece in encode(message.model_dump(mode="json"), blobs):
-                self._stream.write(piece)
-            self._stream.flush()
-        except OSError:
-            os._exit(0)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run command with its pictures, and whether it was cancelled since."""
-
-    message: RunMessage
-    blobs: Mapping[str, bytes]
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-
-class Inbox:
-    """Commands from stdin: jobs in their order, and the flags that cancel them."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._unfinished: dict[str, Job] = {}
-        self._lock = threading.Lock()
-
-    def start(self) -> None:
-        """Begin to read, on a thread of its own: a cancel must arrive while a job is drawn."""
-        threading.Thread(target=self._read, name="inbox", daemon=True).start()
-
-    def next_job(self) -> Job:
-        """Wait for the next job."""
-        return self._jobs.get()
-
-    def finish(self, job: Job) -> None:
-        """Forget a job: a cancel for it is of no effect from here on."""
-        with self._lock:
-            if self._unfinished.get(job.message.job_id) is job:
-                del self._unfinished[job.message.job_id]
-
-    def _read(self) -> NoReturn:
-        try:
-            while (frame := read_frame_blocking(self._stream)) is not None:
-                command = COMMANDS.validate_python(frame.header)
-                if isinstance(command, RunMessage):
-                    job = Job(command, frame.blobs)
-                    with self._lock:
-                        self._unfinished[command.job_id] = job
-                    self._jobs.put(job)
-                else:
-                    with self._lock:
-                        job_to_stop = self._unfinished.get(command.job_id)
-                    if job_to_stop is not None:
-                        job_to_stop.cancelled.set()
-        except BaseException:  # noqa: BLE001 - whatever it was, nobody can command us any more
-            traceback.print_exc()
-            os._exit(BROKEN_STREAM_EXIT)
-        # Not sys.exit: the main thread may be inside a kernel, and nothing is left to be saved.
-        os._exit(0)
 
 
 class _Stamp(TypedDict):
@@ -235,6 +144,7 @@ class Engine:
             events,
             job.cancelled.is_set,
             preview_every=job.message.preview_every_steps,
+            preview_interval_s=job.message.preview_interval_s,
             colours=colours,
         )
         draw(plan, job.blobs, resident, watch, events)

@@ -12,7 +12,7 @@ from flux_mcp.errors import (
     PromptTooLongError,
     RequestError,
 )
-from flux_mcp.requests.schemas import MAX_PROMPT_CHARACTERS, Mistake
+from flux_mcp.requests.schemas import MAX_PROMPT_CHARACTERS, MistakeError
 
 M = TypeVar("M", bound=BaseModel)
 Where = tuple[int | str, ...]
@@ -93,7 +93,7 @@ def _message(detail: Any) -> str:
 def _hint(detail: Any, model: type[BaseModel]) -> str:
     context = detail.get("ctx") or {}
     mistake = context.get("error")
-    if isinstance(mistake, Mistake):
+    if isinstance(mistake, MistakeError):
         return mistake.hint
     if detail["type"] == "literal_error":
         return f"Use {context['expected']}."

@@ -36,6 +36,7 @@ class RunMessage(_Message):
     attempt: int
     plan: RenderPlan
     preview_every_steps: int = 2
+    preview_interval_s: float = 0.5
 
 
 class CancelMessage(_Message):

@@ -150,7 +150,7 @@ def _refuse_what_the_model_cannot(
     references = [item for item in inputs if item.role == "reference"]
     if len(references) > spec.max_reference_images:
         raise UnsupportedOptionError(
-            f"{spec.id} takes at most {spec.max_reference_images} pictures for {spec.kind}, "
+            f"{spec.id} takes at most {_pictures(spec.max_reference_images)} for {spec.kind}, "
             f"not {len(references)}.",
             "Leave some out, or combine them into one picture first.",
         )
@@ -160,6 +160,10 @@ def _refuse_what_the_model_cannot(
             f"{spec.id} follows {', '.join(spec.structures)}, not {structure}.",
             "Leave model out to have one chosen that does.",
         )
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count} pictures"
 
 
 def _size(request: DrawRequest, spec: ModelSpec, inputs: Sequence[PlanInput]) -> Size:
@@ -188,8 +192,9 @@ def plan_notices(
     notices = []
     if spec.is_demonstration:
         notices.append(
-            "Drawn by micro, the small demonstration model inside the package"
-            + (f". {install_hint}" if install_hint else ", as asked.")
+            "Drawn by micro, the very small demonstration model inside the package: its weights are "
+            "random, so the picture is noise that shows that everything works."
+            + (f" {install_hint}" if install_hint else "")
         )
     if request.width is None and request.aspect_ratio is None and plan.inputs:
         given = Size(plan.inputs[0].width, plan.inputs[0].height)

@@ -29,7 +29,7 @@ def _parse_json_text(value: object) -> object:
     return value
 
 
-class Mistake(ValueError):
+class MistakeError(ValueError):
     """A complaint that knows what to do instead."""
 
     def __init__(self, message: str, hint: str) -> None:
@@ -45,9 +45,11 @@ def _is_control(character: str) -> bool:
 def _printable(value: str) -> str:
     """Refuse control characters: no encoder reads them, metadata and terminals break on them."""
     if any(map(_is_control, value)):
-        raise Mistake("contains control characters", "Remove them; line breaks and tabs may stay.")
+        raise MistakeError(
+            "contains control characters", "Remove them; line breaks and tabs may stay."
+        )
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise Mistake(
+        raise MistakeError(
             "contains half a character (a lone surrogate)", "Send whole Unicode characters."
         )
     return value
@@ -55,7 +57,7 @@ def _printable(value: str) -> str:
 
 def _not_blank(value: str) -> str:
     if not value.strip():
-        raise Mistake("is blank", "Say in words what the picture shows.")
+        raise MistakeError("is blank", "Say in words what the picture shows.")
     return value
 
 
@@ -85,7 +87,7 @@ class _Request(BaseModel):
             for name, value in data.items():
                 field = cls.model_fields.get(name)
                 if isinstance(value, bool) and field is not None and field.annotation is not bool:
-                    raise Mistake(f"{name} must not be true or false", field.description or "")
+                    raise MistakeError(f"{name} must not be true or false", field.description or "")
         return data
 
 
@@ -112,9 +114,7 @@ class DrawRequest(_Request):
     quality: Quality = Field(
         "standard", description="low is a fast draft, standard the usual, high the slow best."
     )
-    model: ModelId | None = Field(
-        None, description="Model id. Leave out to let quality choose."
-    )
+    model: ModelId | None = Field(None, description="Model id. Leave out to let quality choose.")
     steps: int | None = Field(
         None, ge=1, description="Denoising steps. Leave out for the model's own number."
     )
@@ -163,11 +163,11 @@ class DrawRequest(_Request):
     @model_validator(mode="after")
     def _size_is_given_one_way(self) -> "DrawRequest":
         if (self.width is None) != (self.height is None):
-            raise Mistake(
+            raise MistakeError(
                 "width and height must be given together", "Give both, or aspect_ratio instead."
             )
         if self.width is not None and self.aspect_ratio is not None:
-            raise Mistake(
+            raise MistakeError(
                 "give either aspect_ratio or width and height, not both", "Leave one way out."
             )
         return self
@@ -226,7 +226,7 @@ class Mask(_Request):
     @model_validator(mode="after")
     def _is_given_one_way(self) -> "Mask":
         if (self.image is None) == (self.box is None):
-            raise Mistake(
+            raise MistakeError(
                 "give exactly one of image and box", "A box is {x, y, width, height} in pixels."
             )
         return self
@@ -287,7 +287,7 @@ class VariationRequest(DrawRequest):
     @model_validator(mode="after")
     def _some_weight(self) -> "VariationRequest":
         if all(item.weight == 0 for item in self.images):
-            raise Mistake(
+            raise MistakeError(
                 "at least one image needs a weight above 0", "Leave weight out to count all alike."
             )
         return self
@@ -314,12 +314,12 @@ class StructuralRequest(DrawRequest):
     @model_validator(mode="after")
     def _structure_is_given_one_way(self) -> "StructuralRequest":
         if (self.image is None) == (self.control_image is None):
-            raise Mistake(
+            raise MistakeError(
                 "give exactly one of image and control_image",
                 "image is a picture whose edges are taken, control_image a finished structure.",
             )
         if self.structure == "depth" and self.image is not None:
-            raise Mistake(
+            raise MistakeError(
                 "depth needs a depth map in control_image, not an image",
                 "Give control_image, or structure 'canny' with image.",
             )
@@ -358,9 +358,7 @@ class SearchRequest(_Request):
 class GetJobRequest(_Request):
     """Look at one job, or at the queue."""
 
-    job_id: Name | None = Field(
-        None, description="Leave out to see the whole queue."
-    )
+    job_id: Name | None = Field(None, description="Leave out to see the whole queue.")
     wait_s: Real = Field(
         20, ge=0, le=MAX_WAIT_S, description="Longest wait in seconds for the job to finish."
     )
@@ -372,17 +370,13 @@ class GetJobRequest(_Request):
 class CancelJobRequest(_Request):
     """Cancel one job, or all of a session."""
 
-    job_id: Name | None = Field(
-        None, description="The job to cancel. Not with session."
-    )
-    session: Name | None = Field(
-        None, description="Cancel every unfinished job of it."
-    )
+    job_id: Name | None = Field(None, description="The job to cancel. Not with session.")
+    session: Name | None = Field(None, description="Cancel every unfinished job of it.")
 
     @model_validator(mode="after")
     def _is_given_one_way(self) -> "CancelJobRequest":
         if (self.job_id is None) == (self.session is None):
-            raise Mistake(
+            raise MistakeError(
                 "give exactly one of job_id and session",
                 "flux_get_job without an id lists the jobs that can be cancelled.",
             )

@@ -29,7 +29,7 @@ from flux_mcp.answers import (
     SearchAnswer,
 )
 from flux_mcp.errors import FluxMcpError
-from flux_mcp.gallery.files import contact_sheet, preview_webp
+from flux_mcp.gallery.previews import contact_sheet, preview_webp
 from flux_mcp.server.progress import describe_answer
 
 PreviewSize = Literal["none", "small", "normal"]

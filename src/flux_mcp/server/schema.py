@@ -4,6 +4,7 @@ Clients and the models behind them read these; many handle neither `$ref` nor nu
 well, so definitions are inlined, "or null" is said by leaving the argument out, and titles go.
 """
 
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,6 +15,7 @@ def input_schema(model: type[BaseModel]) -> dict[str, Any]:
     return _root(_without_null(_inline(model.model_json_schema())))
 
 
+@cache
 def output_schema(model: type[BaseModel]) -> dict[str, Any]:
     """Return the schema of a tool's structured content; null is a value there."""
     return _root(_inline(model.model_json_schema(mode="serialization")))

@@ -1,0 +1,287 @@
+"""Write the reference pages of docs/ from the code: tools, settings, errors.
+
+python scripts/build_reference.py            write docs/tools.md, docs/settings.md, docs/errors.md
+python scripts/build_reference.py --check    fail if one of them is not what the code says
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flux_mcp import errors
+from flux_mcp.cli import common
+from flux_mcp.config import Settings
+from flux_mcp.requests.schemas import DRAW_REQUESTS
+from flux_mcp.server.results import MAX_PREVIEW_BYTES, MAX_PREVIEWS
+from flux_mcp.server.schema import input_schema, output_schema
+from flux_mcp.server.tools import TOOLS, ToolRow
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+NOTE = "<!-- Written by scripts/build_reference.py from the code: change that, then run it. -->"
+
+PATH_DEFAULTS = {
+    # These differ from machine to machine, so the page says how they are found.
+    "data_dir": "`data/` in a checkout, else the platform's folder for a user's data",
+    "weights_dir": "`weights/` inside the package",
+    "allowed_dirs": "`Pictures` in the user's home",
+}
+UNDESCRIBED = {"log_level": "How much the server writes to stderr."}
+
+Schema = Mapping[str, Any]
+
+
+def pages() -> dict[str, str]:
+    """Return every page by its file name."""
+    return {"tools.md": tools_page(), "settings.md": settings_page(), "errors.md": errors_page()}
+
+
+# --- tools ---------------------------------------------------------------------------------------
+
+
+def tools_page() -> str:
+    """Return what the eight tools take and give."""
+    drawing = [row for row in TOOLS if row.request in DRAW_REQUESTS.values()]
+    common_names = _common([input_schema(row.request)["properties"] for row in drawing])
+    shared = input_schema(drawing[0].request)
+    lines = [
+        NOTE,
+        "# The tools",
+        (
+            f"{len(TOOLS)} tools, always listed in this order. "
+            "This page says what they take and what they give; the [README](../README.md) says "
+            "what they are for."
+        ),
+        (
+            "An argument of another name, type or range is refused, not repaired: the answer is a "
+            "tool error `[code] what is wrong. what to do.` with a code of [errors.md](errors.md)."
+        ),
+        _table(
+            "tool", "in short", rows=((f"[`{row.name}`](#{row.name})", row.title) for row in TOOLS)
+        ),
+        "## What an answer holds",
+        (
+            "- a **text** with every fact a model needs that cannot see pictures: id, size, seed, "
+            "model, file, URI, notices;\n"
+            f"- **previews** as WebP, at most {MAX_PREVIEWS} of {MAX_PREVIEW_BYTES:,} bytes; "
+            "more pictures come as one numbered contact sheet; the whole answer stays below 1 MB;\n"
+            "- a **resource link** to each full PNG, `flux://images/{id}` "
+            "(`flux://images/{id}/thumbnail` is a WebP of 512 px, `flux://jobs/{id}` a job as "
+            "JSON);\n"
+            "- **structured content** as listed under [Answers](#answers), with a published schema."
+        ),
+        "## Arguments the drawing tools share",
+        f"{', '.join(f'`{row.name}`' for row in drawing)} all take these.",
+        _fields(shared, only=common_names),
+        *(_tool(row, common_names if row in drawing else frozenset()) for row in TOOLS),
+        "## Answers",
+        (
+            "Structured content; the command line prints the same objects with `--json`. "
+            "`null` is a value here."
+        ),
+        *(_answer(model) for model in dict.fromkeys(row.answer for row in TOOLS)),
+    ]
+    return _page(lines)
+
+
+def _common(properties: Sequence[Schema]) -> frozenset[str]:
+    first, *others = properties
+    return frozenset(
+        name for name in first if all(other.get(name) == first[name] for other in others)
+    )
+
+
+def _tool(row: ToolRow, without: frozenset[str]) -> str:
+    schema = input_schema(row.request)
+    own = frozenset(schema["properties"]) - without
+    beside = (
+        " Beside the [shared arguments](#arguments-the-drawing-tools-share):" if without else ""
+    )
+    answer = f"Answer: [`{row.answer.__name__}`](#{row.answer.__name__.lower()}).{beside}"
+    return "\n\n".join([f"## {row.name}", row.description, answer, _fields(schema, only=own)])
+
+
+def _answer(model: Any) -> str:
+    about = (model.__doc__ or "").strip().splitlines()[0]
+    return "\n\n".join([f"### {model.__name__}", about, _fields(output_schema(model), answer=True)])
+
+
+def _fields(schema: Schema, *, only: frozenset[str] | None = None, answer: bool = False) -> str:
+    names = ("field", "type", "meaning") if answer else ("argument", "type", "default", "meaning")
+    rows = []
+    for name, field, is_required in _walk(schema):
+        if only is not None and name.split(".")[0].removesuffix("[]") not in only:
+            continue
+        cells = [f"`{name}`", kind_of(field), field.get("description", "")]
+        if not answer:
+            cells.insert(2, "required" if is_required else default_of(field))
+        rows.append(cells)
+    return _table(*names, rows=rows)
+
+
+def _walk(schema: Schema, prefix: str = "") -> Iterator[tuple[str, Schema, bool]]:
+    """Yield every field, also of nested objects (`mask.box.x`) and lists (`images[].id`)."""
+    for name, field in schema.get("properties", {}).items():
+        yield f"{prefix}{name}", field, name in schema.get("required", ())
+        for inner in (field, *field.get("anyOf", ())):
+            yield from _walk(inner, f"{prefix}{name}.")
+            yield from _walk(inner.get("items", {}), f"{prefix}{name}[].")
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def settings_page() -> str:
+    """Return every setting with its environment variable."""
+    prefix = Settings.model_config.get("env_prefix", "")
+    schema = Settings.model_json_schema()
+    rows = []
+    for name, field in schema["properties"].items():
+        default = PATH_DEFAULTS.get(name) or default_of(field)
+        about = field.get("description") or UNDESCRIBED[name]
+        kind = kind_of(field).removesuffix(" or null")  # null is said by leaving it out
+        rows.append((f"`{prefix}{name.upper()}`", kind, default, about))
+    lines = [
+        NOTE,
+        "# Settings",
+        (
+            "Each is an environment variable; an MCP client sets them in the `env` of its entry "
+            "for this server. Flags of the command line (`--data-dir`, `--preload`, "
+            "`--log-level`) go before the environment, the environment before the defaults. "
+            "There is no configuration file."
+        ),
+        _table("variable", "type", "default", "meaning", rows=rows),
+        (
+            "A value that cannot be used ends the command with exit code "
+            f"{common.EXIT_REQUEST} and a line that names the variable."
+        ),
+    ]
+    return _page(lines)
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def errors_page() -> str:
+    """Return the error tree with its codes, and the exit codes of the command line."""
+    branches = errors.FluxMcpError.__subclasses__()
+    lines = [
+        NOTE,
+        "# Errors",
+        (
+            "Every deliberate error is `[code] what is wrong. what to do.` "
+            "The codes are stable; the wording may improve. "
+            "Tools answer them as tool errors; a job that failed keeps its error as `code`, "
+            "`message` and `hint`."
+        ),
+        *(_branch(branch) for branch in branches if branch.__subclasses__()),
+        "## Others",
+        _error_rows([branch for branch in branches if not branch.__subclasses__()]),
+        "## Exit codes of the command line",
+        _table(
+            "exit code",
+            "when",
+            rows=(
+                ("0", "it was done"),
+                (str(common.EXIT_ENGINE), "weights, worker, disk or database; or the job failed"),
+                (str(common.EXIT_REQUEST), "the request, an argument or a setting is wrong"),
+                (str(common.EXIT_BUSY), "the queue is full, or the job does not fit"),
+                (str(common.EXIT_INTERRUPTED), "Ctrl-C"),
+            ),
+        ),
+    ]
+    return _page(lines)
+
+
+def _branch(branch: type[errors.FluxMcpError]) -> str:
+    return f"## {branch.__name__}\n\n{_about(branch)}\n\n{_error_rows(branch.__subclasses__())}"
+
+
+def _error_rows(classes: Sequence[type[errors.FluxMcpError]]) -> str:
+    rows = ((f"`{one.code}`", f"`{one.__name__}`", _about(one)) for one in classes)
+    return _table("code", "class", "meaning", rows=rows)
+
+
+def _about(one: type) -> str:
+    return (one.__doc__ or "").strip().splitlines()[0]
+
+
+# --- words for schemas, and Markdown -------------------------------------------------------------
+
+
+def kind_of(field: Schema) -> str:
+    """Say a field's type and range in a few words."""
+    if "anyOf" in field:
+        return " or ".join(kind_of(option) for option in field["anyOf"])
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    kind = str(field.get("type", "any"))
+    if kind == "array" and "items" in field:
+        kind = f"list of {kind_of(field['items'])}"
+    kind = "path" if field.get("format") == "path" else kind
+    return ", ".join([kind, *_limits(field)])
+
+
+def _limits(field: Schema) -> Iterator[str]:
+    words = (
+        ("minimum", "at least {:,}"),
+        ("exclusiveMinimum", "above {:,}"),
+        ("maximum", "at most {:,}"),
+        ("minLength", "at least {:,} characters"),
+        ("maxLength", "at most {:,} characters"),
+        ("minItems", "at least {:,}"),
+        ("maxItems", "at most {:,}"),
+    )
+    for key, text in words:
+        if key in field and (key, field[key]) != ("minLength", 1):
+            yield text.format(field[key])
+
+
+def default_of(field: Schema) -> str:
+    """Say a field's default; nothing where leaving it out means that there is none."""
+    value = field.get("default")
+    if value is None:
+        return ""
+    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"
+
+
+def _table(*names: str, rows: Any) -> str:
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _page(blocks: Sequence[str]) -> str:
+    return "\n\n".join(blocks) + "\n"
+
+
+def stale(folder: Path = DOCS) -> list[str]:
+    """Return the names of the pages that are not what the code says."""
+    return [
+        name
+        for name, text in pages().items()
+        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text
+    ]
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description="Write the reference pages from the code.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if one is stale")
+    if not parser.parse_args().check:
+        for name, text in pages().items():
+            (DOCS / name).write_text(text, encoding="utf-8")
+        return 0
+    old = stale()
+    if old:
+        print(f"stale: {', '.join(old)}. Run: python scripts/build_reference.py", file=sys.stderr)
+    return 1 if old else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

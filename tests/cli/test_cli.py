@@ -1,0 +1,458 @@
+"""The command line as people and scripts meet it: a process, two streams, an exit code."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flux_mcp import __version__
+from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
+from flux_mcp.config import Settings
+from flux_mcp.service import Service
+from tests.jobs.factories import make_plan_row
+from tests.server.pictures import keep_picture, noise, queue_job, run_job
+
+TIMEOUT_S = 180
+COMMANDS = (
+    "serve",
+    "generate",
+    "demo",
+    "doctor",
+    "jobs",
+    "jobs list",
+    "jobs show",
+    "jobs cancel",
+    "gallery",
+    "gallery search",
+    "gallery show",
+)
+FAST = ("--width", "64", "--height", "64", "--steps", "4", "--seed", "7")
+SLOW = ("--width", "256", "--height", "256", "--steps", "64", "--count", "8")
+"""Half a minute on one core: long enough to be interrupted."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a finished process left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Cli:
+    """Runs `flux-mcp` on one data folder."""
+
+    def __init__(self, data_dir: Path, weights_dir: Path, **environment: str) -> None:
+        self.data_dir = data_dir
+        self.weights_dir = weights_dir
+        self._environment = {
+            "FLUX_MCP_DATA_DIR": str(data_dir),
+            "FLUX_MCP_WEIGHTS_DIR": str(weights_dir),
+            "COLUMNS": "80",
+            "PYTHONUNBUFFERED": "",
+            **environment,
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "flux_mcp", *arguments]
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {**os.environ, **self._environment, **more}
+
+    def __call__(self, *arguments: str, **environment: str) -> Ended:
+        ended = subprocess.run(
+            self.command(*arguments),
+            env=self.environment(**environment),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+    def prepare(self, work: Callable[[Service], Any]) -> Any:
+        """Put something into the data folder through a service that runs nothing."""
+
+        async def prepared() -> Any:
+            settings = Settings(data_dir=self.data_dir, weights_dir=self.weights_dir)
+            service = Service(settings, executes=False)
+            await service.open()
+            try:
+                return await work(service)
+            finally:
+                await service.close()
+
+        return asyncio.run(prepared())
+
+
+@pytest.fixture
+def cli(tmp_path: Path, weights_dir: Path) -> Cli:
+    return Cli(tmp_path / "data", weights_dir)
+
+
+# --- one picture, looked at in every way -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drawn:
+    cli: Cli
+    ended: Ended
+    answer: JobAnswer
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory, weights_dir: Path) -> Drawn:
+    """`generate --json`, once for every test that only looks."""
+    cli = Cli(tmp_path_factory.mktemp("cli") / "data", weights_dir)
+    prompt = "a [red] circle [/] on blue, 青い丸 :cat:"
+    ended = cli("generate", prompt, *FAST, "--session", "[/bold] one", "--json")
+    assert ended.code == 0, ended.err
+    return Drawn(cli, ended, JobAnswer.model_validate(ended.json))
+
+
+def test_generate_prints_one_json_document_and_reports_progress_beside_it(drawn: Drawn) -> None:
+    assert drawn.answer.status == "completed"
+    assert drawn.ended.json == drawn.answer.model_dump(mode="json")
+    assert Path(drawn.answer.images[0].path).read_bytes()[:4] == b"\x89PNG"
+    assert Path(drawn.answer.images[0].path).is_relative_to(drawn.cli.data_dir)
+    assert "denoising" in drawn.ended.err
+    assert "\x1b" not in drawn.ended.out + drawn.ended.err, "no colours where nobody looks"
+
+
+def test_the_same_seed_in_another_process_gives_the_same_pixels(drawn: Drawn) -> None:
+    prompt = drawn.answer.prompt or ""
+    again = drawn.cli("generate", prompt, *FAST, "--data-dir", str(drawn.cli.data_dir))
+    assert again.code == 0, again.err
+    path, facts, *notes = again.out.splitlines()
+    assert Path(path).is_file()
+    image_id = Path(path).stem
+    assert facts.split()[:4] == [image_id, "64x64", "seed", "7"]
+    assert any(note.startswith("Note: Drawn by micro") for note in notes)
+    shown = drawn.cli("gallery", "show", image_id, "--json").json
+    assert shown["pixels_sha256"] == drawn.answer.images[0].pixels_sha256
+    assert shown["path"] == path
+
+
+def test_a_job_is_shown_as_it_was_answered(drawn: Drawn) -> None:
+    job_id = drawn.answer.job_id or ""
+    assert drawn.cli("jobs", "show", job_id, "--json").json == drawn.ended.json
+    text = drawn.cli("jobs", "show", job_id)
+    assert text.code == 0
+    assert re.search(r"^status +completed$", text.out, re.MULTILINE)
+    assert drawn.answer.images[0].path in text.out
+    assert drawn.answer.prompt in text.out, "brackets and colons are not markup"
+
+
+def test_an_ended_job_is_listed_with_all_and_not_without(drawn: Drawn) -> None:
+    assert "Nothing runs and nothing waits" in drawn.cli("jobs", "list").out
+    assert QueueAnswer.model_validate(drawn.cli("jobs", "list", "--json").json).jobs == ()
+    listed = drawn.cli("jobs", "list", "--all")
+    assert listed.code == 0, listed.err
+    assert drawn.answer.job_id in listed.out
+    assert drawn.ended.json in drawn.cli("jobs", "list", "--all", "--json").json
+
+
+def test_a_picture_is_found_by_its_words_and_shown(drawn: Drawn) -> None:
+    found = drawn.cli("gallery", "search", "circle", "--session", "[/bold] one")
+    assert found.out.startswith(f"{drawn.answer.images[0].id}  64x64  micro  seed 7  ")
+    page = SearchAnswer.model_validate(drawn.cli("gallery", "search", "circle", "--json").json)
+    assert drawn.answer.images[0] in page.images
+    shown = drawn.cli("gallery", "show", drawn.answer.images[0].id)
+    assert shown.out.splitlines()[0] == drawn.answer.images[0].path
+    assert re.search(r"^plan +steps 4, .*size 64x64$", shown.out, re.MULTILINE)
+    assert drawn.answer.images[0].pixels_sha256 in shown.out
+
+
+def test_a_search_without_hits_says_what_to_try(drawn: Drawn) -> None:
+    found = drawn.cli("gallery", "search", "zebra")
+    assert (found.code, found.out) == (
+        0,
+        "No picture fits. Every word must occur in the prompt; try fewer.\n",
+    )
+
+
+def test_cancelling_an_ended_job_changes_nothing(drawn: Drawn) -> None:
+    job_id = drawn.answer.job_id or ""
+    assert drawn.cli("jobs", "cancel", job_id).out == f"{job_id}  had ended before\n"
+    answer = CancelAnswer.model_validate(drawn.cli("jobs", "cancel", job_id, "--json").json)
+    assert answer.already_final == (job_id,)
+
+
+# --- without drawing ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_text_worth_reading(cli: Cli, command: str) -> None:
+    ended = cli(*command.split(), "--help")
+    assert ended.code == 0
+    assert ended.err == ""
+    assert f"flux_mcp {command}" in ended.out.splitlines()[1]
+    about = ended.out.splitlines()[3]
+    assert len(about.split()) >= 4, "what it does, in a sentence"
+    for line in ended.out.splitlines():
+        assert len(line) <= 80
+        named = re.match(r"│ +\*? +(--)?[a-z_-]+ +(-h +)?<[^>]+> +(\S.*)", line)
+        assert "<" not in line or named is None or named.group(3), line
+    assert not cli.data_dir.exists(), "help touches nothing"
+
+
+def test_the_root_lists_every_command_and_where_to_start(cli: Cli) -> None:
+    ended = cli("--help")
+    for name in ("serve", "generate", "demo", "doctor", "jobs", "gallery"):
+        assert re.search(rf"^│ {name} +\S", ended.out, re.MULTILINE)
+    assert "Start with flux-mcp doctor" in ended.out
+
+
+def test_the_version_is_printed(cli: Cli) -> None:
+    assert cli("--version").out == f"flux-mcp {__version__}\n"
+
+
+def test_a_dry_run_shows_the_plan_and_queues_nothing(cli: Cli) -> None:
+    text = cli("generate", "a circle", "--dry-run", "--seed", "3", "--aspect-ratio", "16:9")
+    assert text.code == 0, text.err
+    assert "Would draw 1 picture of 176x96 with micro in 8 steps" in text.out
+    assert "seed 3. Nothing is queued." in text.out
+    answer = JobAnswer.model_validate(cli("generate", "a circle", "--dry-run", "--json").json)
+    assert answer.dry_run is not None
+    assert answer.job_id is None
+    assert cli("jobs", "list", "--all", "--json").json == []
+    assert "No job yet." in cli("jobs", "list", "--all").out
+    assert "The gallery is empty." in cli("gallery", "search").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("generate", "x", "--width", "100", "--height", "100"), 2, "Ask for 96x96."),
+        (("generate", "x", "--width", "64"), 2, "Width and height must be given together."),
+        (("generate", "x", "--model", "flux9"), 2, "[unknown_model]"),
+        (("generate", "x", "--model", "flux1-dev"), 1, "download black-forest-labs/FLUX.1-dev "),
+        (("generate", "x", "--aspect-ratio", "2:9"), 2, "'16:9'"),
+        (("generate", "x", "--steps", "many"), 2, "'--steps'"),
+        (("generate", " "), 2, "prompt: is blank."),
+        (("generate",), 2, "Missing argument 'prompt'"),
+        (("generate", "x", "--widht", "64"), 2, "--width"),
+        (("jobs", "show", "job_x"), 2, "'flux-mcp jobs list --all' shows"),
+        (("jobs", "cancel", "job_x"), 2, "[unknown_job]"),
+        (("jobs", "cancel"), 2, "Give either the id of a job or --session."),
+        (("jobs", "cancel", "job_x", "--session", "s"), 2, "either"),
+        (("gallery", "show", "img_x"), 2, "'flux-mcp gallery search' shows"),
+        (("gallery", "search", "--cursor", "x"), 2, "[invalid_cursor]"),
+        (("gallery", "search", "--created-after", "monday"), 2, "2026-01-31"),
+        (("gallery", "search", "--limit", "51"), 2, "limit"),
+        (("frobnicate",), 2, "No such command"),
+        (("serve", "--log-level", "loud"), 2, "--log-level: "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_mistake_is_told_on_stderr_with_its_exit_code_and_nothing_on_stdout(
+    cli: Cli, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    ended = cli(*arguments)
+    assert (ended.code, ended.out) == (code, "")
+    assert says in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("FLUX_MCP_QUEUE_LIMIT", "many", "valid integer"),
+        ("FLUX_MCP_QUEUE_LIMIT", "0", "greater than or equal to 1"),
+        ("FLUX_MCP_DEVICE", "tpu", "'cuda'"),
+        ("FLUX_MCP_ALLOWED_DIRS", "/home/me", "it is not JSON"),
+        ("FLUX_MCP_ALLOWED_DIRS", '{"a": 1}', "tuple"),
+    ],
+)
+def test_a_bad_variable_is_named(cli: Cli, variable: str, value: str, says: str) -> None:
+    ended = cli("jobs", "list", **{variable: value})
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"{variable}")
+    assert says in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("command", [("jobs", "list"), ("generate", "x"), ("doctor",)])
+def test_an_unusable_data_folder_is_one_clear_sentence(
+    cli: Cli, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("in its place", encoding="utf-8")
+    ended = cli(*command, "--data-dir", str(tmp_path / "file"))
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == (
+        f"[storage] The data folder {tmp_path}/file cannot be used: Not a directory. "
+        "Choose another with --data-dir or FLUX_MCP_DATA_DIR.\n"
+    )
+
+
+def test_a_damaged_database_is_one_clear_sentence(cli: Cli) -> None:
+    cli.data_dir.mkdir()
+    (cli.data_dir / "gallery.sqlite").write_bytes(b"not a database" * 100)
+    ended = cli("gallery", "search")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("[storage] The database ")
+    assert "Traceback" not in ended.err
+
+
+def test_the_flag_wins_over_the_variable(cli: Cli, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert cli("jobs", "list", "--data-dir", str(other)).code == 0
+    assert (other / "gallery.sqlite").is_file()
+    assert not cli.data_dir.exists()
+
+
+def test_doctor_says_what_is_there_and_what_to_do_next(cli: Cli) -> None:
+    found = cli("doctor", "--json").json
+    assert found["version"] == __version__
+    assert found["packages"]["torch"]
+    assert found["data_dir"] == str(cli.data_dir)
+    assert found["disk_free_gib"] > 0
+    installed = {(row["id"], row["kind"]): row["installed"] for row in found["models"]}
+    assert installed["micro", "text2img"] is True
+    assert installed["flux1-dev", "text2img"] is False
+    assert found["next"][0].startswith("Try it: flux-mcp generate")
+    assert len(set(found["next"])) == len(found["next"])
+    text = cli("doctor")
+    assert text.code == 0
+    for step in found["next"]:
+        assert step in text.out, "commands stay on one line, to be copied"
+    assert re.search(r"^micro +text2img +yes ", text.out, re.MULTILINE)
+
+
+# --- lists -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crowded(cli: Cli) -> tuple[Cli, list[str]]:
+    """Jobs and pictures with the longest names there are."""
+
+    async def fill(service: Service) -> list[str]:
+        plan = make_plan_row(kind="kontext", model="flux1-kontext-dev", prompt="\x1b[31m水 " * 500)
+        session = "a name of a session that goes on and on " * 2
+        running = await run_job(service, plan=plan, session=session)
+        waiting = [await queue_job(service, plan=plan, session=session) for _ in range(2)]
+        for n in range(50):
+            await keep_picture(
+                service,
+                noise(16, 16),
+                16,
+                16,
+                index=n,
+                prompt="\x1b[31m 'quoted' 水 " * 120,
+                model="flux1-kontext-dev",
+                seed=2**53,
+            )
+        return [running.id, *(job.id for job in waiting)]
+
+    return cli, cli.prepare(fill)
+
+
+def test_ids_stay_whole_on_one_line_in_eighty_columns(crowded: tuple[Cli, list[str]]) -> None:
+    cli, jobs = crowded
+    for arguments in (("jobs", "list"), ("jobs", "list", "--all")):
+        listed = cli(*arguments)
+        assert listed.code == 0, listed.err
+        firsts = [line.split()[0] for line in listed.out.splitlines()]
+        assert set(jobs) <= set(firsts)
+        assert all(len(line) <= 80 for line in listed.out.splitlines())
+        assert "\x1b" not in listed.out, "what is stored is never obeyed by a terminal"
+    found = cli("gallery", "search", "--limit", "50")
+    images = [line.split()[0] for line in found.out.splitlines() if line.startswith("img_")]
+    assert len(images) == 50
+    assert "\x1b" not in found.out
+
+
+def test_jobs_of_a_session_are_cancelled_together(crowded: tuple[Cli, list[str]]) -> None:
+    cli, (running, *waiting) = crowded
+    shown = cli("jobs", "show", waiting[0], "--json").json
+    assert (shown["status"], shown["position"]) == ("queued", 1)
+    ended = cli("jobs", "cancel", "--session", shown["session"])
+    assert ended.out.splitlines() == [
+        *(f"{job}  cancelled" for job in waiting),
+        f"{running}  stops at its next step",
+    ]
+    assert cli("jobs", "cancel", "--session", "nobody").out == "There was nothing to cancel.\n"
+
+
+@pytest.mark.parametrize("arguments", ["gallery search --json", "gallery search"])
+def test_a_reader_that_leaves_early_is_no_error(
+    crowded: tuple[Cli, list[str]], arguments: str
+) -> None:
+    cli, _ = crowded
+    process = subprocess.Popen(
+        cli.command(*arguments.split(), "--limit", "50"),
+        env=cli.environment(COLUMNS="5000"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait(TIMEOUT_S)
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("arguments", ["jobs list --json", "jobs list", "doctor"])
+def test_a_reader_that_is_gone_already_is_no_error(cli: Cli, arguments: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        cli.command(*arguments.split()),
+        env=cli.environment(),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+# --- Ctrl-C ------------------------------------------------------------------------------------
+
+
+def test_control_c_cancels_the_job_and_leaves_no_worker(cli: Cli) -> None:
+    process = subprocess.Popen(
+        cli.command("generate", "a blue square", *SLOW),
+        env=cli.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    seen = next(line for line in process.stderr if line.startswith("denoising"))
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers, seen
+    # As a terminal does it: to every process of the group, the worker too.
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    assert out == ""
+    (job,) = cli("jobs", "list", "--all", "--json").json
+    assert err.splitlines()[-1] == f"Interrupted: job {job['job_id']} is cancelled."
+    assert "Traceback" not in err
+    assert (job["status"], job["images"]) == ("cancelled", [])
+    gone, alive = psutil.wait_procs(workers, timeout=TIMEOUT_S)
+    assert len(gone) == len(workers)
+    assert alive == []

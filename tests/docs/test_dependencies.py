@@ -1,0 +1,38 @@
+"""docs/dependencies.md has one line for each dependency of pyproject.toml, and no other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def named(requirements: list[str]) -> list[str]:
+    return sorted(re.split(r"[<>=!~;\[ ]", requirement)[0] for requirement in requirements)
+
+
+def described(section: str) -> dict[str, list[str]]:
+    page = (REPOSITORY / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    body = page.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("| `")]
+    return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def project() -> dict[str, dict[str, list[str]] | list[str]]:
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)["project"]
+
+
+def test_every_runtime_dependency_has_a_line_and_no_line_is_stale() -> None:
+    assert sorted(described("At run time")) == named(project()["dependencies"])
+
+
+def test_every_development_dependency_has_a_line_and_no_line_is_stale() -> None:
+    extras = project()["optional-dependencies"]
+    assert list(extras) == ["dev"]
+    assert sorted(described("For development")) == named(extras["dev"])
+
+
+def test_every_line_says_what_is_used() -> None:
+    for name, cells in {**described("At run time"), **described("For development")}.items():
+        assert cells[0].strip(), name

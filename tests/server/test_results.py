@@ -1,0 +1,424 @@
+"""A result is small enough for every client, whatever is asked, and says everything in words."""
+
+import base64
+import io
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from mcp import Client
+from mcp.types import (
+    BlobResourceContents,
+    CallToolResult,
+    ImageContent,
+    ResourceLink,
+    TextContent,
+)
+from PIL import Image
+
+from flux_mcp.answers import (
+    CancelAnswer,
+    ImageAnswer,
+    JobAnswer,
+    QueueAnswer,
+    QueuedJobAnswer,
+    SearchAnswer,
+)
+from flux_mcp.config import Settings
+from flux_mcp.gallery.files import ImageFiles
+from flux_mcp.gallery.store import ImageRecord
+from flux_mcp.requests.messages import ErrorInfo, Progress
+from flux_mcp.server.app import build_server
+from flux_mcp.server.results import MAX_PREVIEWS, cancel_result, job_result, search_result
+from flux_mcp.server.tools import TOOLS, published_tools
+from flux_mcp.service import Service
+from tests.jobs.factories import make_plan_row
+from tests.server.pictures import complete_job, keep_picture, noise, queue_job, run_job
+
+pytestmark = pytest.mark.anyio
+
+MAX_CHARACTERS = 1_000_000
+MAX_PREVIEW_BYTES = 300_000
+WORST_PROMPTS = {
+    "quotes": '"' * 2000,
+    "backslashes": "\\" * 2000,
+    "line breaks": "\n\t" * 1000,
+    "emoji": "😀" * 2000,
+    "families": "👩‍👩‍👧‍👦" * 285,
+    "cjk": "水" * 2000,
+}
+NOWHERE = Path("/nowhere")
+SCHEMAS = {tool.name: tool.output_schema for tool in published_tools()}
+
+
+@pytest.fixture
+async def service(settings: Settings) -> AsyncIterator[Service]:
+    """A service whose queue nobody runs: jobs stay as the test puts them."""
+    service = Service(settings, executes=False)
+    await service.open()
+    yield service
+    await service.close()
+
+
+@pytest.fixture(params=["auto", "legacy"])
+async def client(service: Service, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    async with Client(build_server(service), mode=request.param) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Path]:
+    """Noise with its thumbnail, at sizes up to the largest a model draws."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("noise"))
+    files = ImageFiles(settings.paths)
+    made = {}
+    for width, height in ((1024, 1024), (2048, 2048), (4096, 1024)):
+        saved = files.save(
+            f"img_{width}x{height}",
+            "2026-01-01T00:00:00.000000+00:00",
+            noise(width, height),
+            width,
+            height,
+            {},
+        )
+        made[width, height] = files.path_of(saved.file)
+    return made
+
+
+def image(number: int, path: Path, prompt: str, **facts: Any) -> ImageAnswer:
+    image_id = f"img_{number:016d}"
+    return ImageAnswer(
+        **{
+            "id": image_id,
+            "uri": f"flux://images/{image_id}",
+            "path": str(path),
+            "thumbnail_uri": f"flux://images/{image_id}/thumbnail",
+            "width": 1024,
+            "height": 1024,
+            "seed": 2**53 - 1,
+            "model": "flux1-kontext-dev",
+            "kind": "kontext",
+            "prompt": prompt,
+            "sha256": "0" * 64,
+            "pixels_sha256": "0" * 64,
+            "parents": tuple(f"img_{parent:016d}" for parent in range(8)),
+            "job_id": "job_0123456789abcdef",
+            "session": "s" * 100,
+            "rating": 5,
+            "seconds": 1.5,
+            "licence": "flux-non-commercial",
+            "created_at": "2026-01-01T00:00:00.000000+00:00",
+            **facts,
+        }
+    )
+
+
+def completed(images: list[ImageAnswer], prompt: str) -> JobAnswer:
+    return JobAnswer(
+        job_id="job_0123456789abcdef",
+        status="completed",
+        step=8,
+        total_steps=8,
+        kind="kontext",
+        model="flux1-kontext-dev",
+        quality="high",
+        seed=7,
+        prompt=prompt,
+        session="s" * 100,
+        notices=("Drawn by micro." * 20,) * 4,
+        images=tuple(images),
+    )
+
+
+def texts(result: CallToolResult) -> str:
+    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+def previews(result: CallToolResult) -> list[ImageContent]:
+    return [block for block in result.content if isinstance(block, ImageContent)]
+
+
+def size_of(picture: ImageContent) -> tuple[int, int]:
+    assert picture.mime_type == "image/webp"
+    data = base64.b64decode(picture.data)
+    assert len(data) <= MAX_PREVIEW_BYTES
+    with Image.open(io.BytesIO(data)) as opened:
+        assert opened.format == "WEBP"
+        opened.load()
+        return opened.size
+
+
+def file_of(kept: ImageAnswer) -> bytes:
+    return Path(kept.path).read_bytes()
+
+
+def check_size(result: CallToolResult) -> None:
+    """However a client counts: bytes of UTF-8, or the characters of JavaScript."""
+    wire = result.model_dump_json(by_alias=True, exclude_none=True)
+    assert len(wire.encode()) < MAX_CHARACTERS
+    assert len(wire.encode("utf-16-le")) // 2 < MAX_CHARACTERS
+    assert len(previews(result)) <= MAX_PREVIEWS
+    for picture in previews(result):
+        size_of(picture)
+
+
+def check_schema(tool: str, result: CallToolResult) -> None:
+    jsonschema.validate(json.loads(json.dumps(result.structured_content)), SCHEMAS[tool])
+
+
+# --- the budget --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "count"),
+    [
+        *((name, 8) for name in WORST_PROMPTS),
+        *(("quotes", count) for count in (1, 2, MAX_PREVIEWS, MAX_PREVIEWS + 1)),
+    ],
+)
+def test_a_finished_job_of_noise_stays_below_a_million_characters(
+    noisy: dict[tuple[int, int], Path], prompt: str, count: int
+) -> None:
+    words = WORST_PROMPTS[prompt]
+    images = [image(number, noisy[1024, 1024], words) for number in range(count)]
+    result = job_result(completed(images, words), "normal", NOWHERE)
+    check_size(result)
+    check_schema("flux_generate", result)
+    assert len(previews(result)) == (count if count <= MAX_PREVIEWS else 1)
+
+
+@pytest.mark.parametrize("size", [(2048, 2048), (4096, 1024)])
+def test_the_largest_pictures_fit_as_well(
+    noisy: dict[tuple[int, int], Path], size: tuple[int, int]
+) -> None:
+    images = [image(number, noisy[size], "noise") for number in range(MAX_PREVIEWS)]
+    result = job_result(completed(images, "noise"), "normal", NOWHERE)
+    check_size(result)
+    assert all(max(size_of(picture)) <= 1024 for picture in previews(result))
+
+
+@pytest.mark.parametrize("prompt", WORST_PROMPTS.values(), ids=WORST_PROMPTS)
+def test_fifty_hits_stay_below_a_million_characters(
+    noisy: dict[tuple[int, int], Path], prompt: str
+) -> None:
+    images = tuple(image(number, noisy[1024, 1024], prompt) for number in range(50))
+    result = search_result(SearchAnswer(images=images, next_cursor="c" * 28), "normal")
+    check_size(result)
+    check_schema("flux_search_gallery", result)
+    assert len(previews(result)) == 1
+
+
+def test_a_full_queue_and_a_cancelled_session_stay_below_a_million_characters() -> None:
+    jobs = tuple(
+        QueuedJobAnswer(
+            job_id=f"job_{number:016d}",
+            status="queued",
+            kind="kontext",
+            model="flux1-kontext-dev",
+            step=0,
+            total_steps=800,
+            position=number + 1,
+            session='"' * 100,
+            created_at="2026-01-01T00:00:00.000000+00:00",
+        )
+        for number in range(Settings().queue_limit)
+    )
+    queue = QueueAnswer(depth=len(jobs), limit=len(jobs), wait_s=3600, jobs=jobs)
+    check_size(job_result(JobAnswer(queue=queue), "normal", NOWHERE))
+    ids = tuple(job.job_id for job in jobs)
+    check_size(cancel_result(CancelAnswer(cancelled=ids, stopping=ids[:1], already_final=())))
+
+
+async def test_the_budget_holds_on_the_wire_with_real_rows(
+    service: Service, client: Client
+) -> None:
+    plan = make_plan_row(prompt=WORST_PROMPTS["emoji"], seeds=tuple(range(8)))
+    pixels = noise(1024, 1024)
+    job = await complete_job(service, [(pixels, 1024, 1024)] * 8, plan=plan)
+    arguments = {"job_id": job.id, "preview": "normal"}
+    result = await client.call_tool("flux_get_job", arguments)
+    check_size(result)
+    check_schema("flux_get_job", result)
+    (sheet,) = previews(result)
+    assert min(size_of(sheet)) > 300, "a sheet, large enough to tell the pictures apart"
+
+
+# --- previews ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("preview", "longest"), [("none", None), ("small", 512), ("normal", 1024)])
+def test_a_preview_is_as_large_as_asked(
+    noisy: dict[tuple[int, int], Path], preview: Any, longest: int | None
+) -> None:
+    images = [image(0, noisy[2048, 2048], "noise")]
+    pictures = previews(job_result(completed(images, "noise"), preview, NOWHERE))
+    # Noise may be shrunk further to fit; flat pictures are not.
+    assert [max(size_of(picture)) <= (longest or 0) for picture in pictures] == [True] * len(
+        pictures
+    )
+    assert len(pictures) == (0 if longest is None else 1)
+
+
+def test_a_flat_picture_keeps_its_size(tmp_path: Path) -> None:
+    Image.new("RGB", (1536, 768), "teal").save(tmp_path / "flat.png")
+    result = job_result(
+        completed([image(0, tmp_path / "flat.png", "teal")], "teal"), "normal", NOWHERE
+    )
+    assert [size_of(picture) for picture in previews(result)] == [(1024, 512)]
+
+
+async def test_beyond_three_pictures_one_sheet_shows_all(service: Service, client: Client) -> None:
+    plan = make_plan_row(seeds=tuple(range(4)))
+    colours = [bytes(colour) * 64 * 64 for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    job = await complete_job(service, [(c, 64, 64) for c in [*colours, colours[0]]], plan=plan)
+    result = await client.call_tool("flux_get_job", {"job_id": job.id, "preview": "normal"})
+    (sheet,) = previews(result)
+    with Image.open(io.BytesIO(base64.b64decode(sheet.data))) as opened:
+        seen = opened.convert("RGB").resize((64, 64), Image.Resampling.NEAREST)
+    assert seen.size == (64, 64)
+    strong = {
+        max(range(3), key=pixel.__getitem__)
+        for _, pixel in seen.getcolors(4096) or []
+        if max(pixel) > 200 and min(pixel) < 60
+    }
+    assert strong == {0, 1, 2}
+    assert len([b for b in result.content if isinstance(b, ResourceLink)]) == 4
+
+
+async def test_a_running_job_shows_its_newest_preview(service: Service, client: Client) -> None:
+    progress = Progress(
+        job_id="", attempt=1, seq=1, phase="denoising", step=3, total_steps=4, eta_s=2.0
+    )
+    job = await run_job(service, progress)
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(buffer, "WEBP")
+    ImageFiles(service.settings.paths).save_preview(job.id, buffer.getvalue())
+    result = await client.call_tool("flux_get_job", {"job_id": job.id, "wait_s": 0})
+    assert not result.is_error
+    assert [size_of(picture) for picture in previews(result)] == [(64, 64)]
+    assert texts(result).startswith(
+        f"Job {job.id} is not finished: denoising, step 3 of 4, about 2 s left.\n"
+        f'Call flux_get_job with job_id "{job.id}"'
+    )
+    without = await client.call_tool(
+        "flux_get_job", {"job_id": job.id, "wait_s": 0, "preview": "none"}
+    )
+    assert previews(without) == []
+
+
+# --- words -------------------------------------------------------------------------------------
+
+
+async def test_a_finished_job_says_every_fact_in_words_and_links_to_every_picture(
+    service: Service, client: Client
+) -> None:
+    plan = make_plan_row(seeds=(7, 8))
+    pixels = noise(64, 64)
+    job = await complete_job(
+        service, [(pixels, 64, 64)] * 2, plan=plan, notices=("Drawn by micro.",)
+    )
+    result = await client.call_tool("flux_get_job", {"job_id": job.id})
+    assert not result.is_error
+    check_schema("flux_get_job", result)
+    answer = JobAnswer.model_validate(result.structured_content)
+    assert [kept.seed for kept in answer.images] == [7, 8]
+    links = [block for block in result.content if isinstance(block, ResourceLink)]
+    for kept, link in zip(answer.images, links, strict=True):
+        for fact in (
+            kept.id,
+            "64x64",
+            f"seed {kept.seed}",
+            kept.model,
+            kept.path,
+            kept.uri,
+            job.id,
+        ):
+            assert fact in texts(result)
+        assert str(link.uri) == kept.uri
+        assert (link.mime_type, link.size) == ("image/png", len(file_of(kept)))
+        (content,) = (await client.read_resource(str(link.uri))).contents
+        assert isinstance(content, BlobResourceContents)
+        assert base64.b64decode(content.blob) == file_of(kept)
+        (small,) = (await client.read_resource(kept.thumbnail_uri)).contents
+        assert small.mime_type == "image/webp"
+    assert texts(result).endswith("Note: Drawn by micro.")
+
+
+async def test_a_failed_job_says_why_and_what_to_do(service: Service, client: Client) -> None:
+    job = await run_job(service)
+    error = ErrorInfo(code="out_of_memory", message="It does not fit.", hint="Ask for less.")
+    assert await service._database.call(service._queue.fail, job, error)
+    result = await client.call_tool("flux_get_job", {"job_id": job.id})
+    check_schema("flux_get_job", result)
+    assert texts(result) == f"[out_of_memory] Job {job.id} failed: It does not fit. Ask for less."
+    assert result.structured_content is not None
+    assert result.structured_content["error"] == error.model_dump()
+
+
+async def test_a_cancelled_job_says_so(service: Service, client: Client) -> None:
+    job = await queue_job(service, session="s")
+    cancelled = await client.call_tool("flux_cancel_job", {"session": "s"})
+    check_schema("flux_cancel_job", cancelled)
+    assert texts(cancelled) == f"Cancelled: {job.id}."
+    again = await client.call_tool("flux_cancel_job", {"session": "s"})
+    assert texts(again) == "There was nothing to cancel."
+    result = await client.call_tool("flux_get_job", {"job_id": job.id})
+    assert texts(result) == f"Job {job.id} was cancelled; nothing was drawn."
+
+
+async def test_a_waiting_job_names_its_place_and_the_tool_to_call(
+    service: Service, client: Client
+) -> None:
+    first, second = await queue_job(service), await queue_job(service)
+    result = await client.call_tool("flux_get_job", {"job_id": second.id, "wait_s": 0})
+    check_schema("flux_get_job", result)
+    assert "it waits as number 2 in the queue" in texts(result)
+    assert f'Call flux_get_job with job_id "{second.id}"' in texts(result)
+    queue = await client.call_tool("flux_get_job", {})
+    check_schema("flux_get_job", queue)
+    head, *lines = texts(queue).splitlines()
+    assert head.startswith("2 of at most 100 jobs wait.")
+    assert lines == [
+        f"{job.id}: queued, text2img with micro, number {place}"
+        for place, job in enumerate((first, second), start=1)
+    ]
+
+
+async def test_a_dry_run_says_what_would_be_drawn(client: Client) -> None:
+    arguments = {"prompt": "a circle", "dry_run": True, "seed": 3, "count": 2}
+    result = await client.call_tool("flux_generate", arguments)
+    check_schema("flux_generate", result)
+    assert "Dry run, nothing queued: micro would draw 2" in texts(result)
+    assert "128x128 in 8 steps" in texts(result)
+    assert "first seed 3" in texts(result)
+    assert "Note: Drawn by micro" in texts(result)
+    assert result.structured_content is not None
+    assert result.structured_content["dry_run"]["plan"]["seeds"] == [3, 4]
+    assert previews(result) == []
+
+
+async def test_hits_are_numbered_as_on_their_sheet(service: Service, client: Client) -> None:
+    kept: list[ImageRecord] = []
+    for number in range(3):
+        pixels = noise(32, 32, number)
+        kept.append(await keep_picture(service, pixels, 32, 32, index=number, seed=number))
+    result = await client.call_tool("flux_search_gallery", {"limit": 2})
+    check_schema("flux_search_gallery", result)
+    head, first, second, more = texts(result).splitlines()
+    assert head == "2 pictures, newest first."
+    assert first.startswith(f"1. {kept[2].id}: 32x32, micro, seed 2, ")
+    assert second.startswith(f"2. {kept[1].id}: ")
+    assert result.structured_content is not None
+    assert more == f"More with cursor '{result.structured_content['next_cursor']}'."
+    assert len(previews(result)) == 1
+    nothing = await client.call_tool("flux_search_gallery", {"query": "zebra"})
+    assert texts(nothing) == "No picture fits."
+    assert previews(nothing) == []
+
+
+def test_every_tool_publishes_the_schema_its_answers_are_checked_against() -> None:
+    assert set(SCHEMAS) == {row.name for row in TOOLS}
+    assert all(SCHEMAS.values())
