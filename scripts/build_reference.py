@@ -28,7 +28,6 @@ PATH_DEFAULTS = {
     "weights_dir": "`weights/` inside the package",
     "allowed_dirs": "`Pictures` in the user's home",
 }
-UNDESCRIBED = {"log_level": "How much the server writes to stderr."}
 
 Schema = Mapping[str, Any]
 
@@ -140,7 +139,7 @@ def settings_page() -> str:
     rows = []
     for name, field in schema["properties"].items():
         default = PATH_DEFAULTS.get(name) or default_of(field)
-        about = field.get("description") or UNDESCRIBED[name]
+        about = field["description"]
         kind = kind_of(field).removesuffix(" or null")  # null is said by leaving it out
         rows.append((f"`{prefix}{name.upper()}`", kind, default, about))
     lines = [

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
-
-from sqlite_utils import Database
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from flux_mcp.errors import StorageError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,12 +24,16 @@ T = TypeVar("T")
 BUSY_TIMEOUT_MS = 15_000
 
 
-def open_database(path: Path) -> Database:
+def open_database(path: Path) -> "Database":
     """Open `path` for this thread: write-ahead log, patient with other processes.
 
     `synchronous = NORMAL` under WAL: a killed process loses nothing, a power cut may lose the last
     commits but never the file (sqlite.org/wal.html, "Performance Considerations").
     """
+    # Imported when a database is opened, after the first client was answered: with the numpy it
+    # takes along, sqlite_utils is a sixth of a server's start.
+    from sqlite_utils import Database
+
     database = Database(path)
     database.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     database.enable_wal()
@@ -36,7 +42,7 @@ def open_database(path: Path) -> Database:
 
 
 @contextmanager
-def immediate(database: Database) -> Iterator[Database]:
+def immediate(database: "Database") -> Iterator["Database"]:
     """One write transaction that takes its lock at once.
 
     A deferred transaction that reads before it writes fails with "database is locked" when another
@@ -58,13 +64,13 @@ class DatabaseThread:
         prepare: Called once on the thread with the open database: migrations, for instance.
     """
 
-    def __init__(self, path: Path, prepare: Callable[[Database], None]) -> None:
+    def __init__(self, path: Path, prepare: Callable[["Database"], None]) -> None:
         self._path = path
         self._prepare = prepare
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flux-mcp-database")
         self._database: Database | None = None
 
-    async def open(self) -> Database:
+    async def open(self) -> "Database":
         """Open the file, bring its tables up to date, and return it for this thread's use.
 
         Raises:
@@ -72,7 +78,7 @@ class DatabaseThread:
         """
         return await self.call(self._open)
 
-    def _open(self) -> Database:
+    def _open(self) -> "Database":
         self._database = open_database(self._path)
         self._prepare(self._database)
         return self._database

@@ -6,7 +6,6 @@ Knows where pictures may come from and asks the gallery for its own. Writes noth
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from flux_mcp.config import Settings
@@ -43,12 +42,13 @@ class Intake:
 
     Args:
         settings: Limits and folders.
-        image_path: Returns the file of a gallery image; raises `UnknownImageError`.
+        read_image: Returns the PNG of a gallery image by id; raises `UnknownImageError`, or
+            `StorageError` when its file is gone.
     """
 
-    def __init__(self, settings: Settings, image_path: Callable[[str], Awaitable[Path]]) -> None:
+    def __init__(self, settings: Settings, read_image: Callable[[str], Awaitable[bytes]]) -> None:
         self._settings = settings
-        self._image_path = image_path
+        self._read_image = read_image
 
     async def collect(self, request: DrawRequest) -> list[Incoming]:
         """Return every picture of a request, decoded and checked, in the order plans list them.
@@ -104,8 +104,7 @@ class Intake:
         image_id = None
         if isinstance(parsed, GalleryReference):
             image_id = parsed.image_id
-            path = await self._image_path(image_id)
-            data = await asyncio.to_thread(path.read_bytes)
+            data = await self._read_image(image_id)
         elif isinstance(parsed, DataReference):
             data = parsed.data
         else:

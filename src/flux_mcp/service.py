@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from sqlite_utils import Database
+from typing import TYPE_CHECKING
 
 from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
 from flux_mcp.config import Settings, ensure_dirs
@@ -34,6 +33,10 @@ from flux_mcp.planner import Planner, as_asked
 from flux_mcp.requests.schemas import DrawRequest, SearchRequest
 from flux_mcp.sink import GallerySink
 from flux_mcp.views import Views, image_answer
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +67,7 @@ class Service:
         self._files = ImageFiles(settings.paths)
         self._database = DatabaseThread(settings.paths.database, _migrate)
         self._changes = Changes(self._database.data_version)
-        self._intake = Intake(settings, self.image_path)
+        self._intake = Intake(settings, self.read_image)
         self._planner = Planner(settings, self.registry, self._intake)
         self._executor: GpuExecutor | None = None
         self._background: list[asyncio.Task[None]] = []
@@ -123,8 +126,10 @@ class Service:
             self._background.append(asyncio.create_task(self._sweep(), name="flux-mcp-sweep"))
 
     async def _sweep(self) -> None:
-        known = await self._database.call(self._gallery.known_files)
-        removed = await asyncio.to_thread(self._files.sweep, known, SWEEP_AGE_S)
+        removed = 0
+        for month in await asyncio.to_thread(self._files.months):
+            known = await self._database.call(self._gallery.known_files, month)
+            removed += await asyncio.to_thread(self._files.sweep, month, known, SWEEP_AGE_S)
         if removed:
             logger.info("removed %d files that no gallery row names", removed)
 
@@ -171,7 +176,6 @@ class Service:
         await self.open()
         await self._database.call(self._queue.refuse_if_full, request.idempotency_key)
         decision = await self._planner.decide(request)
-        await self._intake.store(decision.incoming)
         plan = decision.plan
         job = Job(
             id=new_job_id(),
@@ -186,6 +190,10 @@ class Service:
             idempotency_key=request.idempotency_key,
             created_at=utc_now(),
         )
+        same = await self._database.call(self._queue.find_same, job)
+        if same is not None:
+            return same
+        await self._intake.store(decision.incoming)
         stored = await self._database.call(self._queue.submit, job)
         self._changes.poke()
         return stored
@@ -329,9 +337,25 @@ class Service:
         """Return the PNG file of a gallery image."""
         return self._files.path_of((await self.find_image(image_id)).file)
 
-    async def thumbnail_path(self, image_id: str) -> Path:
-        """Return the WebP thumbnail of a gallery image."""
-        return self._files.path_of((await self.find_image(image_id)).thumbnail)
+    async def read_image(self, image_id: str) -> bytes:
+        """Return the PNG of a gallery image.
+
+        Raises:
+            UnknownImageError: there is none with that id.
+            StorageError: its file is gone.
+        """
+        record = await self.find_image(image_id)
+        return await asyncio.to_thread(self._files.read, record.file)
+
+    async def read_thumbnail(self, image_id: str) -> bytes:
+        """Return the WebP thumbnail of a gallery image.
+
+        Raises:
+            UnknownImageError: there is none with that id.
+            StorageError: its file is gone.
+        """
+        record = await self.find_image(image_id)
+        return await asyncio.to_thread(self._files.read, record.thumbnail)
 
 
 @dataclass(frozen=True)
@@ -343,6 +367,6 @@ class _Opened:
     views: Views
 
 
-def _migrate(database: Database) -> None:
+def _migrate(database: "Database") -> None:
     job_migrations().apply(database)
     migrate_gallery(database)

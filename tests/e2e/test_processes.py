@@ -169,23 +169,22 @@ async def test_servers_share_one_queue_and_one_of_them_draws(start: Start) -> No
 async def test_a_killed_server_loses_nothing_another_finishes_its_job(
     start: Start, data: Path
 ) -> None:
-    async with start() as survivor:
-        async with start() as other:
-            # Whoever draws is the one to kill; the other one is to take over.
-            undisturbed = await job(other.client, "flux_generate", **MEDIUM, wait_s=200)
-            leader, heir = (other, survivor) if other.workers() else (survivor, other)
-            started = await job(heir.client, "flux_generate", **MEDIUM, wait_s=0)
-            await job_until(heir.client, started.job_id or "", draws)
-            worker = leader.worker()
-            leader.process.send_signal(signal.SIGKILL)
-            ended = await job_until(heir.client, started.job_id or "", is_final, tries=1200)
-            await gone(leader.process, worker)
-            assert ended.status == "completed"
-            assert [image.pixels_sha256 for image in ended.images] == [
-                image.pixels_sha256 for image in undisturbed.images
-            ]
-            found = await call(heir.client, "flux_search_gallery", limit=50)
-            assert len(found.structured_content["images"]) == 4
+    async with start() as survivor, start() as other:
+        # Whoever draws is the one to kill; the other one is to take over.
+        undisturbed = await job(other.client, "flux_generate", **MEDIUM, wait_s=200)
+        leader, heir = (other, survivor) if other.workers() else (survivor, other)
+        started = await job(heir.client, "flux_generate", **MEDIUM, wait_s=0)
+        await job_until(heir.client, started.job_id or "", draws)
+        worker = leader.worker()
+        leader.process.send_signal(signal.SIGKILL)
+        ended = await job_until(heir.client, started.job_id or "", is_final, tries=1200)
+        await gone(leader.process, worker)
+        assert ended.status == "completed"
+        assert [image.pixels_sha256 for image in ended.images] == [
+            image.pixels_sha256 for image in undisturbed.images
+        ]
+        found = await call(heir.client, "flux_search_gallery", limit=50)
+        assert len(found.structured_content["images"]) == 4
 
 
 async def test_a_job_waits_on_disk_when_no_server_is_left(start: Start) -> None:

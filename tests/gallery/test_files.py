@@ -114,9 +114,9 @@ def test_the_sweep_removes_old_leftovers_and_nothing_else(files, paths):
     (folder / ".img_half.0a1b.part").write_bytes(b"half")
     (folder / "holiday.png").write_bytes(b"the user's own")
     known = {kept.file, kept.thumbnail}
-    assert files.sweep(known, older_than_s=3600) == 0
+    assert files.sweep("2026/03", known, older_than_s=3600) == 0
     age(paths, 7200)
-    assert files.sweep(known, older_than_s=3600) == 3
+    assert files.sweep("2026/03", known, older_than_s=3600) == 3
     assert everything_below(folder) == ["holiday.png", "img_kept.png", "img_kept.webp"]
     assert lost.file not in everything_below(paths.root)
 
@@ -128,7 +128,7 @@ def test_a_lost_database_does_not_cost_the_pictures(files, paths, caplog):
         (folder / f"img_{n}.png").write_bytes(b"x")
     (folder / ".img_half.0a1b.part").write_bytes(b"half")
     age(paths, 7200)
-    assert files.sweep(frozenset()) == 1
+    assert files.sweep("2026/03", frozenset()) == 1
     assert len(everything_below(folder)) == MAX_SWEPT + 1
     assert "left alone" in caplog.text
 
@@ -145,11 +145,7 @@ def stop():
     sys.stdin.read()
 
 if at == "half":
-    write_bytes = Path.write_bytes
-    def half(self, data):
-        write_bytes(self, data[: len(data) // 2])
-        stop()
-    Path.write_bytes = half
+    files.os.fsync = lambda descriptor: stop()
 created = "2026-03-05T10:00:00.000000+00:00"
 files.ImageFiles(paths).save("img_a", created, bytes(3 * 64 * 64), 64, 64, {})
 stop()
@@ -172,7 +168,8 @@ def test_a_killed_process_leaves_files_without_a_row_and_the_sweep_removes_them(
     assert len(names) == left
     assert all(name.endswith(".part") for name in names) == (at == "half")
     age(paths, 7200)
-    assert files.sweep(gallery.known_files()) == left
+    assert files.months() == ("2026/03",)
+    assert files.sweep("2026/03", gallery.known_files("2026/03")) == left
     assert everything_below(paths.images) == []
 
 
@@ -211,12 +208,13 @@ def test_whenever_a_process_is_killed_no_row_is_without_its_file(files, gallery,
         line for line in process.stdout.read().splitlines(keepends=True) if line.endswith(b"\n")
     ]
     process.communicate(timeout=30)
-    known = gallery.known_files()
+    (month,) = files.months()
+    known = gallery.known_files(month)
     assert known <= {f"images/{name}" for name in everything_below(paths.images)}
     for line in told:
         assert gallery.find(line.decode().strip())
     age(paths, 7200)
-    files.sweep(known)
+    files.sweep(month, known)
     assert {f"images/{name}" for name in everything_below(paths.images)} == known
 
 

@@ -77,9 +77,14 @@ def test_the_pictures_of_a_job_come_in_order(gallery, record):
     assert gallery.of_job("other") == ()
 
 
-def test_known_files_are_all_files_and_thumbnails(gallery, record):
-    image = gallery.add(record())
-    assert gallery.known_files() == {image.file, image.thumbnail}
+def test_known_files_are_the_files_and_thumbnails_of_a_month(gallery, record):
+    moments = ("2026-02-28T23:59:59.999999+00:00", "2026-03-01T00:00:00.000000+00:00")
+    february, march = [
+        gallery.add(record(created_at=moment, job_id=f"job_{moment}")) for moment in moments
+    ]
+    assert gallery.known_files("2026/02") == {february.file, february.thumbnail}
+    assert gallery.known_files("2026/03") == {march.file, march.thumbnail}
+    assert gallery.known_files("2026/04") == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from typing import Any
 
 from flux_mcp.frames import encode, read_frame_blocking
 from flux_mcp.requests.messages import (
-    COMMANDS,
     Cancelled,
     Done,
     Environment,
@@ -27,6 +26,7 @@ from flux_mcp.requests.messages import (
     Progress,
     Ready,
     RunMessage,
+    parse_command,
 )
 
 ENVIRONMENT = Environment(
@@ -80,7 +80,7 @@ def main() -> None:
     habit = sys.argv[1]
     send(Ready(pid=os.getpid(), environment=ENVIRONMENT))
     while (frame := read_frame_blocking(sys.stdin.buffer)) is not None:
-        command = COMMANDS.validate_python(frame.header)
+        command = parse_command(frame.header)
         if isinstance(command, RunMessage):
             run(command, habit)
 

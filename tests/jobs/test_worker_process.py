@@ -37,7 +37,7 @@ def read():
     frame = read_frame_blocking(stdin)
     if frame is None:
         os._exit(0)
-    return COMMANDS.validate_python(frame.header), frame.blobs
+    return parse_command(frame.header), frame.blobs
 
 if "die" in sys.argv:
     os._exit(9)

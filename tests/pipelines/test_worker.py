@@ -8,7 +8,14 @@ import pytest
 
 from flux_mcp.config import worker_environment
 from flux_mcp.frames import encode, read_frame_blocking
-from flux_mcp.requests.messages import EVENTS, Cancelled, CancelMessage, Failed, Ready, RunMessage
+from flux_mcp.requests.messages import (
+    Cancelled,
+    CancelMessage,
+    Failed,
+    Ready,
+    RunMessage,
+    parse_event,
+)
 
 WORKER = [sys.executable, "-P", "-m", "flux_mcp.pipelines.worker"]
 
@@ -32,7 +39,7 @@ def send(process, message, blobs=None):
 
 
 def receive(process):
-    return EVENTS.validate_python(read_frame_blocking(process.stdout).header)
+    return parse_event(read_frame_blocking(process.stdout).header)
 
 
 def test_it_ends_in_the_middle_of_a_step_when_stdin_closes(worker, task_for, registry):
@@ -54,7 +61,7 @@ def test_it_ends_in_the_middle_of_a_step_when_stdin_closes(worker, task_for, reg
 
     last = event
     while (frame := read_frame_blocking(worker.stdout)) is not None:
-        last = EVENTS.validate_python(frame.header)
+        last = parse_event(frame.header)
     assert getattr(last, "step", 0) < task.plan.total_steps
     worker.stdin = None  # closed above; Popen would close it again
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -24,7 +24,9 @@ from flux_mcp.errors import (
     UnknownImageError,
     UnknownJobError,
 )
-from flux_mcp.service import Service
+
+if TYPE_CHECKING:
+    from flux_mcp.service import Service
 
 DataDir = Annotated[
     Path | None,
@@ -87,8 +89,11 @@ def set_up_logging(level: str) -> None:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, *, executes: bool) -> AsyncIterator[Service]:
+async def opened(settings: Settings, *, executes: bool) -> AsyncIterator["Service"]:
     """Give an open service and close it in order."""
+    # The service takes half a second to import, which `--help` need not pay.
+    from flux_mcp.service import Service
+
     service = Service(settings, executes=executes)
     try:
         await service.open()

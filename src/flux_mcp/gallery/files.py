@@ -8,6 +8,7 @@ file. Knows not how a picture is made small (previews.py).
 import hashlib
 import io
 import logging
+import os
 import re
 import secrets
 import time
@@ -112,7 +113,7 @@ class ImageFiles:
         if not _JOB_ID.fullmatch(job_id):
             raise InternalError(f"{job_id[:80]!r} is no id of a job.")
         try:
-            _write_whole(self.preview_path(job_id), preview)
+            _write_whole(self.preview_path(job_id), preview, survives_power_cut=False)
         except OSError as error:
             raise StorageError(f"A preview cannot be written: {error.strerror}.") from error
 
@@ -146,8 +147,13 @@ class ImageFiles:
                 f"{path} cannot be read: {error.strerror}.", "Restore it, or draw the image again."
             ) from error
 
-    def sweep(self, known_files: Collection[str], older_than_s: float = 3600.0) -> int:
-        """Remove what crashes left behind, and return how many files that were.
+    def months(self) -> tuple[str, ...]:
+        """Return the folders pictures lie in, as `YYYY/MM`, oldest first."""
+        found = self._images.glob("[0-9][0-9][0-9][0-9]/[0-9][0-9]")
+        return tuple(sorted(path.relative_to(self._images).as_posix() for path in found))
+
+    def sweep(self, month: str, known_files: Collection[str], older_than_s: float = 3600.0) -> int:
+        """Remove what crashes left behind in a month, and return how many files that were.
 
         That is: unfinished files, and pictures and thumbnails without a row, both last written more
         than `older_than_s` ago (another process may be between file and row). Only names this class
@@ -156,7 +162,7 @@ class ImageFiles:
         """
         before = time.time() - older_than_s
         parts, orphans = [], []
-        for path in self._files_older_than(before):
+        for path in self._files_older_than(month, before):
             if _PART.fullmatch(path.name):
                 parts.append(path)
             elif (
@@ -175,8 +181,8 @@ class ImageFiles:
             path.unlink(missing_ok=True)
         return len(parts) + len(orphans)
 
-    def _files_older_than(self, before: float) -> Iterator[Path]:
-        for path in self._images.glob("[0-9][0-9][0-9][0-9]/[0-9][0-9]/*"):
+    def _files_older_than(self, month: str, before: float) -> Iterator[Path]:
+        for path in (self._images / month).iterdir():
             try:
                 if path.lstat().st_mtime < before:
                     yield path
@@ -184,10 +190,14 @@ class ImageFiles:
                 continue  # another process swept it, or its rename came in between
 
 
-def _write_whole(target: Path, data: bytes) -> None:
+def _write_whole(target: Path, data: bytes, *, survives_power_cut: bool = True) -> None:
     part = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part")
     try:
-        part.write_bytes(data)
+        with part.open("wb") as file:
+            file.write(data)
+            if survives_power_cut:
+                file.flush()
+                os.fsync(file.fileno())
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

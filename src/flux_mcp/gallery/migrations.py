@@ -1,14 +1,16 @@
 """The gallery's tables, as steps that are only ever appended to."""
 
 import secrets
-
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
+from typing import TYPE_CHECKING
 
 from flux_mcp.database import immediate
 
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+    from sqlite_utils.migrations import Migrations
 
-def migrate(database: Database) -> None:
+
+def migrate(database: "Database") -> None:
     """Bring the gallery's tables up to date; several processes may do so at the same time."""
     steps = _steps()
     if not steps.pending(database):
@@ -19,11 +21,13 @@ def migrate(database: Database) -> None:
         steps.apply(database)
 
 
-def _steps() -> Migrations:
+def _steps() -> "Migrations":
+    from sqlite_utils.migrations import Migrations
+
     steps = Migrations("gallery")
 
     @steps(name="0001_images")
-    def _images(database: Database) -> None:
+    def _images(database: "Database") -> None:
         images = database.table("images")
         images.create(
             {
@@ -82,7 +86,7 @@ def _steps() -> Migrations:
         )
 
     @steps(name="0002_cursor_key")
-    def _cursor_key(database: Database) -> None:
+    def _cursor_key(database: "Database") -> None:
         # Signs the cursors of this gallery, so that one from elsewhere is known for what it is.
         database.table("gallery_facts").create({"name": str, "value": str}, pk="name", strict=True)
         database.execute(

@@ -15,11 +15,12 @@ from flux_mcp.errors import InternalError, StorageError
 MAX_PREVIEW_BYTES = 300_000
 """Blueprint section 6: three previews and their base64 stay below 1 MB."""
 
-_QUALITIES = (88, 80, 70, 55, 40, 25)
+_QUALITIES = (88, 70, 45, 25)
+_HOPELESS = 4
+"""So many times too large at one quality, no lower one will do: the picture has to shrink."""
 _THUMBNAIL_QUALITY = 80
 
 # The contact sheet: neutral greys, so that no colour of the pictures is pushed either way.
-_SHEET_PX = 1280
 _CELL_PX = (96, 320)
 _GAP_PX = 12
 _BACKGROUND = (38, 38, 40)
@@ -48,11 +49,15 @@ def thumbnail_webp(image: Image.Image, longest_px: int) -> bytes:
 
 
 def contact_sheet(
-    paths: Sequence[Path], labels: Sequence[str], max_bytes: int = MAX_PREVIEW_BYTES
+    paths: Sequence[Path],
+    labels: Sequence[str],
+    max_bytes: int = MAX_PREVIEW_BYTES,
+    sheet_px: int = 1280,
 ) -> bytes:
     """Return a WebP grid of pictures, numbered from 1, each over its label, within `max_bytes`.
 
-    A picture that cannot be read leaves an empty, numbered place.
+    It is about `sheet_px` wide, wider where cells would be too small to see anything. A picture
+    that cannot be read leaves an empty, numbered place.
 
     Raises:
         InternalError: no pictures, or not one label for each.
@@ -62,7 +67,7 @@ def contact_sheet(
     columns = math.ceil(math.sqrt(len(paths)))
     rows = math.ceil(len(paths) / columns)
     low, high = _CELL_PX
-    cell = max(low, min(high, _SHEET_PX // columns - _GAP_PX))
+    cell = max(low, min(high, sheet_px // columns - _GAP_PX))
     font = ImageFont.load_default(max(10, cell // 18))
     caption = int(font.size) + 10 if isinstance(font, ImageFont.FreeTypeFont) else 20
     sheet = Image.new(
@@ -133,6 +138,8 @@ def _fitted(image: Image.Image, max_bytes: int) -> bytes:
             data = _encode_webp(image, quality)
             if len(data) <= max_bytes:
                 return data
+            if len(data) > _HOPELESS * max_bytes:
+                break
         if image.size == (1, 1):
             raise InternalError(f"No picture fits into {max_bytes} bytes.")
         image = _shrunk(image, max(1, max(image.size) * 3 // 4))

@@ -38,7 +38,7 @@ Text = Annotated[str, AfterValidator(_encodable)]
 class ImageProvenance(BaseModel):
     """Every fact of one picture that is known before its file is written."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     id: str = Field(pattern=r"^img_[A-Za-z0-9_-]{1,64}$")
     job_id: str

@@ -7,11 +7,10 @@ by their place below the data folder. Knows not how a search becomes SQL (search
 import json
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from sqlite_utils import Database
 
 from flux_mcp.database import immediate
 from flux_mcp.errors import (
@@ -30,6 +29,10 @@ from flux_mcp.gallery.search import (
     read_cursor,
     statement_for,
 )
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
 
 _JSON_COLUMNS = ("composed", "loras", "plan", "parents", "environment")
 _RELATIVE_PATH = r"^[A-Za-z0-9_-][A-Za-z0-9_./-]*$"
@@ -65,7 +68,7 @@ def new_image_id() -> str:
 class Gallery:
     """The `images` table of a migrated database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: "Database") -> None:
         self._database = database
 
     def add(self, record: ImageRecord) -> ImageRecord:
@@ -119,9 +122,17 @@ class Gallery:
             return ()
         return self._rows('SELECT * FROM images WHERE job_id = ? ORDER BY "index"', [job_id])
 
-    def known_files(self) -> frozenset[str]:
-        """Return every file and thumbnail that has a row, for `ImageFiles.sweep`."""
-        rows = self._database.execute("SELECT file, thumbnail FROM images")
+    def known_files(self, month: str) -> frozenset[str]:
+        """Return every file and thumbnail of a month (`YYYY/MM`) that has a row.
+
+        A month at a time: the sweep of a million pictures must not hold up everybody else.
+        """
+        start = datetime.strptime(month, "%Y/%m").replace(tzinfo=UTC)
+        end = (start + timedelta(days=31)).replace(day=1)
+        rows = self._database.execute(
+            "SELECT file, thumbnail FROM images WHERE n >= ? AND n < ?",
+            [microseconds(moment) * PER_MICROSECOND for moment in (start, end)],
+        )
         return frozenset(name for row in rows for name in row)
 
     def search(self, wanted: SearchFilter) -> Page:

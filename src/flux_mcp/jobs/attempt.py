@@ -115,7 +115,7 @@ class AttemptRunner:
                     case Progress() as progress:
                         await reporter.report(progress)
                     case Preview():
-                        await self.sink.save_preview(job.id, report.blobs["preview"])
+                        await self._show(job, report.blobs["preview"])
                     case Picture() as picture:
                         pictures.append((picture, report.blobs["pixels"]))
                     case Done() as done:
@@ -127,6 +127,13 @@ class AttemptRunner:
                     case Cancelled():
                         await self.database.call(self.queue.cancelled, job)
                         return False
+
+    async def _show(self, job: Job, preview: bytes) -> None:
+        try:
+            await self.sink.save_preview(job.id, preview)
+        except FluxMcpError as error:
+            # A preview is a courtesy: without it the picture is still drawn.
+            logger.warning("job %s has no preview: %s", job.id, error)
 
     async def _next(self, fleet: Fleet, worker: str, stream: AsyncIterator[Report]) -> Report:
         try:

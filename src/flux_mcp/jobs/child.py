@@ -18,13 +18,13 @@ from flux_mcp.config import Settings, worker_environment
 from flux_mcp.frames import BrokenFrameError, encode, read_frame
 from flux_mcp.jobs.fleet import Assignment, Report, WorkerLost
 from flux_mcp.requests.messages import (
-    EVENTS,
     FINAL_EVENTS,
     CancelMessage,
     Environment,
     Event,
     Ready,
     RunMessage,
+    parse_event,
 )
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ class Child:
         stdout = _pipe(self._process.stdout)
         try:
             while (frame := await read_frame(stdout)) is not None:
-                self._take(EVENTS.validate_python(frame.header), frame.blobs)
+                self._take(parse_event(frame.header), frame.blobs)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), EXIT_PATIENCE_S)
         except (BrokenFrameError, ValidationError, ConnectionError) as error:

@@ -37,7 +37,7 @@ MAX_ATTEMPTS = 2
 class Job(BaseModel):
     """Everything known about one job."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     id: str
     kind: Kind

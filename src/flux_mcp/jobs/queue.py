@@ -6,9 +6,7 @@ state the move starts from, so a late event, a second server or a repeated call 
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
-
-from sqlite_utils import Database
+from typing import TYPE_CHECKING, Any
 
 from flux_mcp.database import immediate
 from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
@@ -18,6 +16,10 @@ from flux_mcp.jobs.rows import from_row, to_row
 from flux_mcp.jobs.scheduler import Turn, Waiting
 from flux_mcp.requests.messages import ErrorInfo, Progress
 from flux_mcp.requests.plan import RenderPlan
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
 
 _QUEUE_ORDER = "ORDER BY priority DESC, seq"
 _HISTORY = 20
@@ -32,7 +34,7 @@ class JobQueue:
         limit: How many jobs may wait.
     """
 
-    def __init__(self, database: Database, limit: int) -> None:
+    def __init__(self, database: "Database", limit: int) -> None:
         self._database = database
         self._limit = limit
 
@@ -46,7 +48,7 @@ class JobQueue:
             IdempotencyConflictError: the key names a job made by another request.
         """
         with immediate(self._database):
-            known = self._known_by_key(job)
+            known = self.find_same(job)
             if known is not None:
                 return known
             self._refuse_if_full()
@@ -76,7 +78,12 @@ class JobQueue:
                 f"Try again in about {retry_s:.0f} s, or cancel jobs that are no longer wanted.",
             )
 
-    def _known_by_key(self, job: Job) -> Job | None:
+    def find_same(self, job: Job) -> Job | None:
+        """Return the stored job that this one's idempotency key names, if any.
+
+        Raises:
+            IdempotencyConflictError: that job was made by another request.
+        """
         if job.idempotency_key is None:
             return None
         known = self._one("WHERE idempotency_key = ?", (job.idempotency_key,))

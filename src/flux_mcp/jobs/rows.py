@@ -1,23 +1,27 @@
 """The jobs table: its schema steps, and a job as a row of it. Only queue.py reads and writes it."""
 
 import json
-from typing import Any
-
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
+from typing import TYPE_CHECKING, Any
 
 from flux_mcp.jobs.job import Job
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+    from sqlite_utils.migrations import Migrations
+
 
 _JSON_COLUMNS = ("parents", "request", "plan", "notices", "error")
 _BOOL_COLUMNS = ("cancel_requested", "id_given")
 
 
-def job_migrations() -> Migrations:
+def job_migrations() -> "Migrations":
     """Return the steps that make the jobs table; append, never change."""
+    from sqlite_utils.migrations import Migrations
+
     migrations = Migrations("jobs")
 
     @migrations()
-    def create_jobs(database: Database) -> None:
+    def create_jobs(database: "Database") -> None:
         database.execute(
             """
             CREATE TABLE jobs (

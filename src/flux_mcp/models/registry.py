@@ -93,7 +93,7 @@ class ModelSpec(BaseModel):
 
     @property
     def is_demonstration(self) -> bool:
-        """True for the embedded family: not what people want to see, and said so in every result."""
+        """True for the embedded family: not what people hope for, and said so in every result."""
         return self.family == "micro"
 
 

@@ -41,9 +41,7 @@ def choose_model(
     return Choice(rows[0], ()) if rows else None
 
 
-def recommended(
-    registry: Registry, kind: Kind, structure: Structure | None = None
-) -> ModelSpec:
+def recommended(registry: Registry, kind: Kind, structure: Structure | None = None) -> ModelSpec:
     """Return the real model to install first for a kind: one free to use if there is any."""
     real = [
         row

@@ -15,7 +15,7 @@ from flux_mcp.errors import WeightsMissingError
 from flux_mcp.models.registry import ModelSpec, Registry
 
 _SINGLE_FILE = "flux1-*.safetensors"
-"""The repositories hold the transformer a second time, as one file of 23.8 GB that is not needed."""
+"""The repositories hold the transformer a second time, as one file of 23.8 GB."""
 _SHARD = re.compile(r"-\d+-of-0*(?P<count>\d+)\.safetensors$")
 
 

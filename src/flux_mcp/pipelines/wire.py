@@ -16,7 +16,7 @@ from typing import BinaryIO, NoReturn
 from pydantic import BaseModel
 
 from flux_mcp.frames import encode, read_frame_blocking
-from flux_mcp.requests.messages import COMMANDS, RunMessage
+from flux_mcp.requests.messages import RunMessage, parse_command
 
 BROKEN_STREAM_EXIT = 3
 """Exit code after a command that is not one of ours."""
@@ -86,7 +86,7 @@ class Inbox:
     def _read(self) -> NoReturn:
         try:
             while (frame := read_frame_blocking(self._stream)) is not None:
-                command = COMMANDS.validate_python(frame.header)
+                command = parse_command(frame.header)
                 if isinstance(command, RunMessage):
                     job = Job(command, frame.blobs)
                     with self._lock:

@@ -26,7 +26,7 @@ InputRole = Literal["image", "reference", "mask", "control"]
 class PlanInput(BaseModel):
     """A picture the plan needs, as a file of the uploads folder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     role: InputRole
     sha256: str
@@ -42,7 +42,7 @@ class PlanInput(BaseModel):
 class RenderPlan(BaseModel):
     """Everything that decides the pixels: the same plan, the same picture (on one machine)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     version: Literal[1] = 1
     kind: Kind
@@ -192,8 +192,8 @@ def plan_notices(
     notices = []
     if spec.is_demonstration:
         notices.append(
-            "Drawn by micro, the very small demonstration model inside the package: its weights are "
-            "random, so the picture is noise that shows that everything works."
+            "Drawn by micro, the very small demonstration model inside the package: its weights "
+            "are random, so the picture is noise that shows that everything works."
             + (f" {install_hint}" if install_hint else "")
         )
     if request.width is None and request.aspect_ratio is None and plan.inputs:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flux_mcp.answers import JobAnswer
-from flux_mcp.config import Settings
+from flux_mcp.config import Settings, command_path
 from flux_mcp.errors import EngineUnavailableError, InternalError
 
 DEMO_ARGUMENTS: dict[str, Any] = {
@@ -98,13 +98,14 @@ def _read(result: CallToolResult) -> JobAnswer:
 def _print(answer: JobAnswer) -> None:
     console = Console(highlight=False, soft_wrap=True)
     image = answer.images[0]
-    console.print(f"\n[bold green]{image.path}[/]")
+    console.print(f"\n{image.path}", style="bold green", markup=False)
     console.print(f"  id     {image.id}\n  seed   {image.seed}\n  model  {image.model}")
     console.print(f"  size   {image.width}x{image.height}, drawn in {image.seconds:.1f} s")
     console.print("\nThe same picture again:", style="bold")
+    steps = DEMO_ARGUMENTS["steps"]
     console.print(
-        f'  flux-mcp generate "{image.prompt}" --model {image.model} --seed {image.seed} '
-        f"--width {image.width} --height {image.height} --steps {DEMO_ARGUMENTS['steps']}",
+        f'  {command_path("flux-mcp")} generate "{image.prompt}" --model {image.model} '
+        f"--seed {image.seed} --width {image.width} --height {image.height} --steps {steps}",
         markup=False,
     )
     for notice in answer.notices:

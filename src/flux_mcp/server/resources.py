@@ -1,14 +1,17 @@
 """Resources: pictures, thumbnails and jobs by URI."""
 
-import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from mcp.server import MCPServer
-from mcp.server.mcpserver.exceptions import ResourceNotFoundError
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import Resource
 
-from flux_mcp.errors import UnknownImageError, UnknownJobError
+from flux_mcp.errors import FluxMcpError, UnknownImageError, UnknownJobError
 from flux_mcp.requests.schemas import SearchRequest
 from flux_mcp.service import Service
+
+T = TypeVar("T")
 
 LISTED = 20
 """Newest pictures in resources/list, which the SDK does not page."""
@@ -25,11 +28,7 @@ def add_resources(server: MCPServer, service: Service) -> None:
         mime_type="image/png",
     )
     async def image(image_id: str) -> bytes:
-        try:
-            path = await service.image_path(image_id)
-        except UnknownImageError as error:
-            raise ResourceNotFoundError(str(error)) from error
-        return await asyncio.to_thread(path.read_bytes)
+        return await _found(service.read_image(image_id))
 
     @server.resource(
         "flux://images/{image_id}/thumbnail",
@@ -39,11 +38,7 @@ def add_resources(server: MCPServer, service: Service) -> None:
         mime_type="image/webp",
     )
     async def thumbnail(image_id: str) -> bytes:
-        try:
-            path = await service.thumbnail_path(image_id)
-        except UnknownImageError as error:
-            raise ResourceNotFoundError(str(error)) from error
-        return await asyncio.to_thread(path.read_bytes)
+        return await _found(service.read_thumbnail(image_id))
 
     @server.resource(
         "flux://jobs/{job_id}",
@@ -53,12 +48,19 @@ def add_resources(server: MCPServer, service: Service) -> None:
         mime_type="application/json",
     )
     async def job(job_id: str) -> str:
-        try:
-            found = await service.find_job(job_id)
-        except UnknownJobError as error:
-            raise ResourceNotFoundError(str(error)) from error
+        found = await _found(service.find_job(job_id))
         await service.mark_id_given(found.id)
         return (await service.describe_job(found)).model_dump_json()
+
+
+async def _found(looking: Awaitable[T]) -> T:
+    """Return what was looked for; say in the protocol's words what went wrong."""
+    try:
+        return await looking
+    except (UnknownImageError, UnknownJobError) as error:
+        raise ResourceNotFoundError(str(error)) from error
+    except FluxMcpError as error:
+        raise ResourceError(str(error)) from error
 
 
 async def listed_resources(service: Service) -> list[Resource]:

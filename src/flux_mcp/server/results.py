@@ -7,6 +7,7 @@ leaves 200,000 characters for text and structured content.
 
 import base64
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -28,16 +29,16 @@ from flux_mcp.answers import (
     QueueAnswer,
     SearchAnswer,
 )
-from flux_mcp.errors import FluxMcpError
-from flux_mcp.gallery.previews import contact_sheet, preview_webp
+from flux_mcp.errors import FluxMcpError, StorageError
+from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, contact_sheet, preview_webp
 from flux_mcp.server.progress import describe_answer
 
 PreviewSize = Literal["none", "small", "normal"]
 
 PREVIEW_BUDGET_BYTES = 600_000
-MAX_PREVIEW_BYTES = 300_000
 MAX_PREVIEWS = 3
 _LONGEST_PX = {"small": 512, "normal": 1024}
+_SHEET_PX = {"small": 768, "normal": 1280}
 _PROMPT_IN_LIST = 100
 
 
@@ -52,9 +53,11 @@ def job_result(answer: JobAnswer, preview: PreviewSize, running_preview: Path) -
     content: list[ContentBlock] = [_text(job_text(answer))]
     if preview != "none":
         content += _previews(answer.images, preview)
-        if answer.status == "running" and running_preview.is_file():
-            content.append(_webp(running_preview.read_bytes()))
-    content += [_link(image) for image in answer.images]
+        # It is removed when the job ends, which may be now.
+        with suppress(FileNotFoundError):
+            if answer.status == "running":
+                content.append(_webp(running_preview.read_bytes()))
+    content += [_link(image) for image in answer.images if Path(image.path).is_file()]
     return _result(content, answer)
 
 
@@ -65,7 +68,7 @@ def search_result(answer: SearchAnswer, preview: PreviewSize) -> CallToolResult:
     tail = [f"More with cursor '{answer.next_cursor}'."] if answer.next_cursor else []
     content: list[ContentBlock] = [_text("\n".join([head, *lines, *tail]))]
     if answer.images and preview != "none":
-        content.append(_webp(_sheet(answer.images)))
+        content.append(_webp(_sheet(answer.images, preview)))
     return _result(content, answer)
 
 
@@ -153,23 +156,21 @@ def _previews(
     images: Sequence[ImageAnswer], preview: Literal["small", "normal"]
 ) -> list[ContentBlock]:
     if len(images) > MAX_PREVIEWS:
-        return [_webp(_sheet(images))]
-    return [
-        _webp(
-            preview_webp(
-                Path(image.path),
-                _LONGEST_PX[preview],
-                max_bytes=min(MAX_PREVIEW_BYTES, PREVIEW_BUDGET_BYTES // len(images)),
-            )
-        )
-        for image in images
-    ]
+        return [_webp(_sheet(images, preview))]
+    blocks: list[ContentBlock] = []
+    for image in images:
+        budget = min(MAX_PREVIEW_BYTES, PREVIEW_BUDGET_BYTES // len(images))
+        # A picture whose file is gone still has its facts.
+        with suppress(StorageError):
+            webp = preview_webp(Path(image.path), _LONGEST_PX[preview], max_bytes=budget)
+            blocks.append(_webp(webp))
+    return blocks
 
 
-def _sheet(images: Sequence[ImageAnswer]) -> bytes:
+def _sheet(images: Sequence[ImageAnswer], preview: Literal["small", "normal"]) -> bytes:
     """Return a numbered contact sheet. Thumbnails are enough: a cell is smaller than one."""
     paths = [Path(image.path).with_suffix(".webp") for image in images]
-    return contact_sheet(paths, [image.id for image in images], max_bytes=MAX_PREVIEW_BYTES)
+    return contact_sheet(paths, [image.id for image in images], sheet_px=_SHEET_PX[preview])
 
 
 def _webp(data: bytes) -> ImageContent:

@@ -17,6 +17,8 @@ from flux_mcp.service import Service
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 30.0
+OPEN_AFTER_S = 1.0
+"""Long enough for a client's handshake and list of tools, on a slow machine too."""
 
 
 def serve_stdio(service: Service, guard: WireGuard) -> None:
@@ -36,7 +38,8 @@ async def _serve_stdio(service: Service, guard: WireGuard) -> int:
         # Windows has no such handlers; there the interpreter's own KeyboardInterrupt ends us.
         with suppress(NotImplementedError):
             loop.add_signal_handler(number, stop.set)
-    service.open_soon()
+    # A client that has just started us is answered first; its first call opens at once.
+    loop.call_later(OPEN_AFTER_S, service.open_soon)
     server = build_server(service)
     guard.open()
     serving = asyncio.create_task(server.run_stdio_async(), name="flux-mcp-stdio")
