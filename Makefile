@@ -1,7 +1,7 @@
 # flux-mcp. The words: setup, demo, test, check, bench. Each sets up first when that is needed.
 #
-#   make setup TORCH_INDEX=URL   take torch from another index (the one the PyTorch site names for
-#                                your card or for CPU only); else from your package index
+#   make setup TORCH_INDEX=URL   take torch from another index: the one the PyTorch site names for
+#                                your card, or for CPU only; else it comes from your package index
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -10,9 +10,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+TORCH := $(shell grep '^torch==' constraints.txt)
+GET_TORCH = $(PIP) install --quiet --progress-bar off --index-url '$(TORCH_INDEX)' '$(TORCH)' && \
+  echo '$(TORCH_INDEX)' > $(VENV)/.torch-index
+
 .PHONY: setup demo test check format bench lock clean
 
+# With TORCH_INDEX on a finished setup: replace torch by the one from there.
 setup: $(READY)
+	@test -z '$(TORCH_INDEX)' || grep -qsxF '$(TORCH_INDEX)' $(VENV)/.torch-index || \
+	  { $(PIP) uninstall --quiet --yes torch && $(GET_TORCH); }
 
 $(READY): pyproject.toml constraints.txt scripts/build_micro.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -20,8 +27,8 @@ $(READY): pyproject.toml constraints.txt scripts/build_micro.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "venv failed. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "Installing pinned dependencies into $(VENV) (torch is the large one) ..."
-	@$(PIP) install --quiet --progress-bar off --constraint constraints.txt \
-	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[dev]'
+	@$(if $(TORCH_INDEX),$(GET_TORCH))
+	@$(PIP) install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python scripts/build_micro.py
 	@touch $@
 

@@ -1,5 +1,6 @@
 """Small words for calling tools in tests."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +12,14 @@ from flux_mcp.answers import JobAnswer
 FAST: dict[str, Any] = {"prompt": "a red circle", "width": 64, "height": 64, "steps": 4, "seed": 7}
 SLOW: dict[str, Any] = {
     "prompt": "a blue square",
+    "negative_prompt": "a circle",
     "width": 256,
     "height": 256,
     "steps": 64,
     "count": 8,
     "seed": 9,
 }
-"""Half a minute on one core: long enough to be looked at, cancelled and killed."""
+"""A thousand passes through the transformer: long enough to be looked at, cancelled and killed."""
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> CallToolResult:
@@ -28,6 +30,22 @@ async def job(client: Client, tool: str, **arguments: Any) -> JobAnswer:
     result = await call(client, tool, **arguments)
     assert not result.is_error, result.content
     return JobAnswer.model_validate(result.structured_content)
+
+
+async def cancel_call_while_drawing(client: Client, tool: str, **arguments: Any) -> None:
+    """Make a call and cancel it, as a Stop button does, once its job has drawn a step."""
+    drawn = asyncio.Event()
+
+    async def tell(progress: float, _total: float | None, _message: str | None) -> None:
+        if progress >= 1:
+            drawn.set()
+
+    calling = asyncio.create_task(client.call_tool(tool, arguments, progress_callback=tell))
+    async with asyncio.timeout(120):
+        await drawn.wait()
+    assert not calling.done()
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
 
 
 async def job_until(
