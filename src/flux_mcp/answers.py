@@ -47,7 +47,9 @@ class QueueAnswer(_Answer):
     depth: int = Field(description="Jobs that wait.")
     limit: int = Field(description="Jobs that may wait.")
     wait_s: float | None = Field(description="Estimated seconds until a new job would start.")
-    jobs: tuple["QueuedJobAnswer", ...] = Field(description="Running first, then in queue order.")
+    jobs: tuple["QueuedJobAnswer", ...] = Field(
+        description="Running first, then in queue order; the first 200."
+    )
 
 
 class QueuedJobAnswer(_Answer):

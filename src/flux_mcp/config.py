@@ -223,9 +223,15 @@ def _settings_as_environment(settings: Settings) -> Mapping[str, str]:
 
 
 def command_path(name: str) -> str:
-    """Return how a person calls a command that was installed with us: by name where that works."""
+    """Return how a person calls a command that was installed with us.
+
+    By name where that works, as `.venv/bin/...` in the folder of a checkout, else by its whole path.
+    """
     beside = Path(sys.executable).with_name(name)
-    return name if shutil.which(name) or not beside.exists() else str(beside)
+    if shutil.which(name) or not beside.exists():
+        return name
+    in_checkout = len(beside.parents) > 2 and beside.parents[2] == Path.cwd()  # noqa: PLR2004
+    return str(beside.relative_to(Path.cwd())) if in_checkout else str(beside)
 
 
 def platform_name() -> str:

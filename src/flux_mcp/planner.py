@@ -14,7 +14,7 @@ from flux_mcp.errors import WeightsMissingError
 from flux_mcp.intake import Incoming, Intake
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.tiers import choose_model, recommended
-from flux_mcp.models.weights import install_hint, is_installed, require_snapshot
+from flux_mcp.models.weights import install_command, is_installed, require_snapshot
 from flux_mcp.requests.plan import RenderPlan, make_plan, plan_notices
 from flux_mcp.requests.schemas import DrawRequest, StructuralRequest
 
@@ -73,8 +73,8 @@ class Planner:
             if not row.is_demonstration and (structure is None or structure in row.structures)
         )
         best = recommended(self._registry, request.kind, structure)
-        how = install_hint(best, self._registry, self._settings)
-        hint = None if has_real else f"To get real pictures: {how}"
+        how = install_command(best, self._registry, self._settings)
+        hint = None if has_real else f"For real pictures run: {how}."
         if request.model is not None:
             spec = self._registry.find(request.kind, request.model)
             if spec.base is not None:
@@ -84,7 +84,9 @@ class Planner:
             return spec, (), hint
         choice = choose_model(self._registry, request.kind, request.quality, installed, structure)
         if choice is None:
-            raise WeightsMissingError(f"No model for {request.kind} is on this machine.", how)
+            raise WeightsMissingError(
+                f"No model for {request.kind} is on this machine.", f"Run: {how}."
+            )
         return choice.spec, choice.notices, hint
 
 

@@ -20,6 +20,9 @@ from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.planner import Decision
 from flux_mcp.requests.schemas import DrawRequest
 
+MAX_LISTED = 200
+"""Lines of the queue in one answer: a result stays below a megabyte however long the queue is."""
+
 
 def image_uri(image_id: str) -> str:
     """Return the resource URI of a gallery image."""
@@ -91,7 +94,7 @@ class Views:
             depth=len(waiting),
             limit=self._limit,
             wait_s=waits_s(unfinished, self._queue.history()),
-            jobs=tuple(_line(job, waiting) for job in unfinished),
+            jobs=tuple(_line(job, waiting) for job in unfinished[:MAX_LISTED]),
         )
 
     def dry_run(self, request: DrawRequest, decision: Decision) -> JobAnswer:

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,48 +13,17 @@ from flux_mcp.models.weights import (
     require_snapshot,
 )
 
+from .hub import COMMIT, FILES, INDEX, put_in_hub_cache
+
 REGISTRY = load_registry()
 DEV = REGISTRY.find("text2img", "flux1-dev")
 REDUX = REGISTRY.find("redux", "flux1-redux-dev")
 MICRO_FILL = REGISTRY.find("fill", "micro")
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path / "data", weights_dir=tmp_path / "weights")
-
-
-INDEX = {
-    "_class_name": "FluxPipeline",
-    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-    "transformer": ["diffusers", "FluxTransformer2DModel"],
-    "text_encoder": [None, None],
-    "is_distilled": False,
-}
-FILES = (
-    "scheduler/scheduler_config.json",
-    "transformer/config.json",
-    "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
-    "transformer/diffusion_pytorch_model-00002-of-00002.safetensors",
-)
-
-
-def put_in_hub_cache(
-    settings: Settings, repository: str, files: Sequence[str] = FILES, commit: str = COMMIT
-) -> Path:
-    """Lay a snapshot out as huggingface_hub does: refs, blobs, links."""
-    folder = settings.paths.hf_cache / "hub" / f"models--{repository.replace('/', '--')}"
-    snapshot = folder / "snapshots" / commit
-    for path in (folder / "refs", folder / "blobs", snapshot):
-        path.mkdir(parents=True)
-    (folder / "refs" / "main").write_text(commit, encoding="utf-8")
-    for number, name in enumerate(["model_index.json", *files]):
-        blob = folder / "blobs" / f"blob{number}"
-        blob.write_text(json.dumps(INDEX), encoding="utf-8")
-        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-        (snapshot / name).symlink_to(blob)
-    return snapshot
 
 
 def test_a_snapshot_in_the_hub_cache_is_found_with_its_commit(settings):

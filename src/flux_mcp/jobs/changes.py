@@ -5,9 +5,15 @@ Owns a counter. Our own writes `poke` it; those of other processes are seen thro
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
+from flux_mcp.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
 POLL_S = 0.1
+TROUBLE_S = 5.0
 
 
 class Changes:
@@ -45,12 +51,18 @@ class Changes:
 
     async def watch_other_processes(self) -> None:
         """Poll for commits of other connections, for ever; run as a task."""
-        seen = await self._data_version()
+        seen = -1
         while True:
             await asyncio.sleep(POLL_S)
             if self._waiters == 0:
                 continue
-            version = await self._data_version()
+            try:
+                version = await self._data_version()
+            except StorageError as error:
+                # A disk may come back; without this task every watcher would be blind until then.
+                logger.warning("changes of other processes cannot be seen: %s", error)
+                await asyncio.sleep(TROUBLE_S)
+                continue
             if version != seen:
                 seen = version
                 self.poke()

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from flux_mcp.config import Settings
 from flux_mcp.database import DatabaseThread
+from flux_mcp.errors import StorageError
 from flux_mcp.jobs.attempt import AttemptRunner, Measured, lost_for_good
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo, WorkerLost
@@ -144,7 +145,8 @@ class GpuExecutor:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            await self._database.call(self._queue.heartbeat, self._owner)
+            with suppress(StorageError):  # whoever needs the database next says so
+                await self._database.call(self._queue.heartbeat, self._owner)
 
     async def _warm(self, fleet: Fleet) -> None:
         for worker in fleet.workers():

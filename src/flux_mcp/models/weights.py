@@ -122,9 +122,14 @@ def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) ->
 
 
 def install_hint(spec: ModelSpec, registry: Registry, settings: Settings) -> str:
-    """Return the commands that put the weights of `spec` and of its base on this disk."""
+    """Return what to do to have the weights of `spec` and of its base on this disk."""
     if spec.repository is None:
         return "Build them with 'make setup' in a checkout, or install the package again."
+    return f"Run: {install_command(spec, registry, settings)}."
+
+
+def install_command(spec: ModelSpec, registry: Registry, settings: Settings) -> str:
+    """Return the commands that download a hub model and its base, and what they need first."""
     rows = [spec] if spec.base is None else [registry.find("text2img", spec.base), spec]
     missing = [row for row in rows if find_snapshot(row, settings) is None] or [spec]
     hub = command_path("hf")
@@ -135,4 +140,4 @@ def install_hint(spec: ModelSpec, registry: Registry, settings: Settings) -> str
     )
     gated = any(row.gated for row in missing)
     login = f" (accept the licence on the hub and run '{hub} auth login' first)" if gated else ""
-    return f"Run: {downloads}{login}."
+    return f"{downloads}{login}"

@@ -12,7 +12,8 @@ from flux_mcp.errors import (
     PromptTooLongError,
     RequestError,
 )
-from flux_mcp.requests.schemas import MAX_PROMPT_CHARACTERS, MistakeError
+from flux_mcp.requests.fields import MistakeError
+from flux_mcp.requests.schemas import MAX_PROMPT_CHARACTERS
 
 M = TypeVar("M", bound=BaseModel)
 Where = tuple[int | str, ...]

@@ -4,12 +4,24 @@ The descriptions are read by the models that call the tools. Only shape and rang
 what a particular model can do is decided in plan.py.
 """
 
-import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from flux_mcp.models.registry import Kind, Quality, Structure
+from flux_mcp.requests.fields import (
+    ImageReference,
+    Key,
+    MistakeError,
+    ModelId,
+    Name,
+    Real,
+    Request,
+    Words,
+    not_blank,
+    parse_json_text,
+    printable,
+)
 from flux_mcp.requests.geometry import AspectRatio
 
 MAX_PROMPT_CHARACTERS = 2000
@@ -19,79 +31,7 @@ MAX_SEED = 2**53 - 1 - MAX_COUNT
 """Seeds travel as JSON numbers, which clients in JavaScript hold exactly up to 2**53 - 1."""
 
 
-def _parse_json_text(value: object) -> object:
-    """Accept a list or object sent as JSON text: some clients quote structured arguments."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
-
-
-class MistakeError(ValueError):
-    """A complaint that knows what to do instead."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-def _is_control(character: str) -> bool:
-    code = ord(character)
-    return (code < 0x20 and character not in "\t\n\r") or 0x7F <= code <= 0x9F  # noqa: PLR2004
-
-
-def _printable(value: str) -> str:
-    """Refuse control characters: no encoder reads them, metadata and terminals break on them."""
-    if any(map(_is_control, value)):
-        raise MistakeError(
-            "contains control characters", "Remove them; line breaks and tabs may stay."
-        )
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise MistakeError(
-            "contains half a character (a lone surrogate)", "Send whole Unicode characters."
-        )
-    return value
-
-
-def _not_blank(value: str) -> str:
-    if not value.strip():
-        raise MistakeError("is blank", "Say in words what the picture shows.")
-    return value
-
-
-Real = Annotated[float, Field(allow_inf_nan=False)]
-Words = Annotated[str, AfterValidator(_printable)]
-Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
-ModelId = Annotated[str, Field(max_length=100), AfterValidator(_printable)]
-Key = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
-ImageReference = Annotated[
-    str,
-    Field(
-        min_length=1,
-        description="A gallery image id, a flux://images/{id} URI, an absolute path inside an "
-        "allowed folder, or a data: URI (PNG, JPEG or WebP).",
-    ),
-]
-
-
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, data: Any) -> Any:
-        """Refuse `steps: true`, which Python would take for 1."""
-        if isinstance(data, dict):
-            for name, value in data.items():
-                field = cls.model_fields.get(name)
-                if isinstance(value, bool) and field is not None and field.annotation is not bool:
-                    raise MistakeError(f"{name} must not be true or false", field.description or "")
-        return data
-
-
-class DrawRequest(_Request):
+class DrawRequest(Request):
     """What the five drawing requests have in common."""
 
     kind: ClassVar[Kind]
@@ -176,8 +116,8 @@ class DrawRequest(_Request):
 Prompt = Annotated[
     str,
     Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS),
-    AfterValidator(_printable),
-    AfterValidator(_not_blank),
+    AfterValidator(printable),
+    AfterValidator(not_blank),
 ]
 
 
@@ -202,11 +142,11 @@ class EditRequest(DrawRequest):
         "everything else'."
     )
     images: Annotated[
-        list[ImageReference], BeforeValidator(_parse_json_text), Field(min_length=1, max_length=8)
+        list[ImageReference], BeforeValidator(parse_json_text), Field(min_length=1, max_length=8)
     ] = Field(description="The picture to change; further ones are references where supported.")
 
 
-class Box(_Request):
+class Box(Request):
     """A rectangle in the picture's own pixels; (0, 0) is the top left corner."""
 
     x: int = Field(ge=0, description="Left edge.")
@@ -215,7 +155,7 @@ class Box(_Request):
     height: int = Field(ge=1, description="Height of the box.")
 
 
-class Mask(_Request):
+class Mask(Request):
     """Where to draw: exactly one of `image` and `box`."""
 
     image: ImageReference | None = Field(
@@ -242,7 +182,7 @@ class FillRequest(DrawRequest):
         "instruction)."
     )
     image: ImageReference
-    mask: Annotated[Mask, BeforeValidator(_parse_json_text)] = Field(
+    mask: Annotated[Mask, BeforeValidator(parse_json_text)] = Field(
         description="Where to draw: {'box': {...}} or {'image': ...}."
     )
     invert: bool = Field(default=False, description="Swap what is drawn and what is kept.")
@@ -251,7 +191,7 @@ class FillRequest(DrawRequest):
     )
 
 
-class WeightedImage(_Request):
+class WeightedImage(Request):
     """A picture with its share in a variation."""
 
     image: ImageReference
@@ -264,7 +204,7 @@ class VariationRequest(DrawRequest):
     kind: ClassVar[Kind] = "redux"
 
     images: Annotated[
-        list[WeightedImage], BeforeValidator(_parse_json_text), Field(min_length=1, max_length=8)
+        list[WeightedImage], BeforeValidator(parse_json_text), Field(min_length=1, max_length=8)
     ] = Field(description="The pictures to vary or mix, each with a weight (default 1).")
     prompt: Words | None = Field(
         None, max_length=MAX_PROMPT_CHARACTERS, description="Optional words to steer the variation."
@@ -278,7 +218,7 @@ class VariationRequest(DrawRequest):
     def _plain_references(cls, data: Any) -> Any:
         """Accept `images: ["id", ...]` as well as `[{"image": "id", "weight": 1}]`."""
         if isinstance(data, dict) and "images" in data:
-            images = _parse_json_text(data["images"])
+            images = parse_json_text(data["images"])
             if isinstance(images, list):
                 images = [{"image": item} if isinstance(item, str) else item for item in images]
             return {**data, "images": images}
@@ -326,7 +266,7 @@ class StructuralRequest(DrawRequest):
         return self
 
 
-class SearchRequest(_Request):
+class SearchRequest(Request):
     """Find finished pictures."""
 
     query: str | None = Field(
@@ -355,7 +295,7 @@ class SearchRequest(_Request):
     )
 
 
-class GetJobRequest(_Request):
+class GetJobRequest(Request):
     """Look at one job, or at the queue."""
 
     job_id: Name | None = Field(None, description="Leave out to see the whole queue.")
@@ -367,7 +307,7 @@ class GetJobRequest(_Request):
     )
 
 
-class CancelJobRequest(_Request):
+class CancelJobRequest(Request):
     """Cancel one job, or all of a session."""
 
     job_id: Name | None = Field(None, description="The job to cancel. Not with session.")

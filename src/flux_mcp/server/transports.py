@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-from contextlib import suppress
 
 from flux_mcp.server.wire import WireGuard
 from flux_mcp.service import Service
@@ -35,9 +34,10 @@ async def _serve_stdio(service: Service, guard: WireGuard) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Windows has no such handlers; there the interpreter's own KeyboardInterrupt ends us.
-        with suppress(NotImplementedError):
+        try:
             loop.add_signal_handler(number, stop.set)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
     # A client that has just started us is answered first; its first call opens at once.
     loop.call_later(OPEN_AFTER_S, service.open_soon)
     server = build_server(service)

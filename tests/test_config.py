@@ -1,0 +1,79 @@
+"""Settings: paths as people write them, mistakes that are said, the worker's environment."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from flux_mcp.config import Settings, command_path, default_data_dir, worker_environment
+
+
+def test_a_tilde_is_expanded_because_clients_pass_variables_without_a_shell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FLUX_MCP_DATA_DIR", "~/flux")
+    monkeypatch.setenv("FLUX_MCP_ALLOWED_DIRS", '["~/Pictures", "relative"]')
+    settings = Settings()
+    assert settings.data_dir == tmp_path / "flux"
+    assert settings.allowed_dirs == (tmp_path / "Pictures", Path.cwd() / "relative")
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [("FLUX_MCP_QUEUE_LIMT", "FLUX_MCP_QUEUE_LIMIT"), ("FLUX_MCP_DATADIR", "FLUX_MCP_DATA_DIR")],
+)
+def test_a_misspelt_variable_is_refused_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, variable: str, meant: str
+) -> None:
+    monkeypatch.setenv(variable, "7")
+    with pytest.raises(ValidationError, match=rf"no setting {variable}. Did you mean {meant}\?"):
+        Settings()
+
+
+def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FLUX_MCP_QUEUE_LIMIT", "7")
+    assert Settings().queue_limit == 7
+    assert Settings(queue_limit=8, data_dir=tmp_path).queue_limit == 8
+
+
+def test_a_checkout_keeps_its_data_beside_its_code() -> None:
+    assert default_data_dir() == Path(__file__).resolve().parents[1] / "data"
+
+
+def test_pictures_may_be_read_from_the_data_folders_own_and_the_allowed_ones(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(data_dir=tmp_path, allowed_dirs=(tmp_path / "mine",))
+    assert settings.readable_dirs == (tmp_path / "uploads", tmp_path / "images", tmp_path / "mine")
+
+
+def test_a_worker_is_offline_and_runs_no_remote_code_whatever_the_shell_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("DIFFUSERS_DISABLE_REMOTE_CODE", "false")
+    monkeypatch.setenv("HF_HOME", "/elsewhere")
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    environment = worker_environment(Settings(data_dir=tmp_path, torch_threads=3, device="cpu"))
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    assert environment["DIFFUSERS_DISABLE_REMOTE_CODE"] == "true"
+    assert environment["HF_HOME"] == str(tmp_path / "hf-cache")
+    assert environment["FLUX_MCP_TORCH_THREADS"] == "3"
+    assert environment["FLUX_MCP_DEVICE"] == "cpu"
+    assert "PYTHONUNBUFFERED" not in environment
+
+
+def test_a_command_is_named_as_a_person_can_call_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    python = Path(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    assert command_path(python.name) == str(python)
+    monkeypatch.chdir(python.parents[2])
+    assert command_path(python.name) == str(python.relative_to(python.parents[2]))
+    (tmp_path / python.name).touch(mode=0o755)
+    assert command_path(python.name) == python.name
+    assert command_path("no-such-command") == "no-such-command"

@@ -1,0 +1,142 @@
+"""Which model answers a request on this machine, and what the caller is told about it."""
+
+from pathlib import Path
+
+import pytest
+
+from flux_mcp.config import Settings
+from flux_mcp.errors import UnknownModelError, WeightsMissingError
+from flux_mcp.intake import Intake
+from flux_mcp.models.registry import load_registry
+from flux_mcp.planner import Decision, Planner, as_asked
+from flux_mcp.requests.schemas import (
+    DrawRequest,
+    EditRequest,
+    GenerateRequest,
+    StructuralRequest,
+    VariationRequest,
+)
+from tests.models.hub import COMMIT, put_in_hub_cache
+
+pytestmark = pytest.mark.anyio
+
+REGISTRY = load_registry()
+PICTURE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAF0lEQVR4nGP8z0AaYC"
+    "JR/aiGUQ1DSAMAQC4BH2bjRnMAAAAASUVORK5CYII="
+)
+
+
+async def decide(settings: Settings, request: DrawRequest) -> Decision:
+    async def no_gallery(image_id: str) -> bytes:
+        raise AssertionError(image_id)
+
+    return await Planner(settings, REGISTRY, Intake(settings, no_gallery)).decide(request)
+
+
+def install(settings: Settings, kind: str, model: str) -> None:
+    repository = REGISTRY[kind][model].repository
+    assert repository is not None
+    put_in_hub_cache(settings, repository)
+
+
+async def test_micro_answers_when_nothing_real_is_here_and_says_what_to_install(
+    settings: Settings,
+) -> None:
+    decision = await decide(settings, GenerateRequest(prompt="a star"))
+    assert decision.plan.model == "micro"
+    (notice,) = decision.notices
+    assert "noise" in notice
+    assert "FLUX.1-schnell" in notice
+
+
+async def test_a_real_model_answers_as_soon_as_it_is_here(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    decision = await decide(settings, GenerateRequest(prompt="a star"))
+    assert (decision.plan.model, decision.plan.revision) == ("flux1-dev", COMMIT)
+    assert (decision.plan.width, decision.plan.steps, decision.plan.precision) == (1024, 28, "bf16")
+    assert decision.notices == ()
+
+
+async def test_quality_chooses_among_the_models_that_are_here(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    install(settings, "text2img", "flux1-schnell")
+    chosen = {
+        quality: (await decide(settings, GenerateRequest(prompt="x", quality=quality))).plan
+        for quality in ("low", "standard", "high")
+    }
+    assert {quality: plan.model for quality, plan in chosen.items()} == {
+        "low": "flux1-schnell",
+        "standard": "flux1-dev",
+        "high": "flux1-dev",
+    }
+    assert chosen["high"].steps == 50
+
+
+async def test_a_quality_nothing_here_is_made_for_is_drawn_with_a_notice(
+    settings: Settings,
+) -> None:
+    install(settings, "text2img", "flux1-schnell")
+    decision = await decide(settings, GenerateRequest(prompt="x", quality="high"))
+    assert decision.plan.model == "flux1-schnell"
+    assert "Quality 'high'" in decision.notices[0]
+
+
+async def test_asking_for_micro_beside_real_weights_does_not_tell_to_install(
+    settings: Settings,
+) -> None:
+    install(settings, "text2img", "flux1-dev")
+    decision = await decide(settings, GenerateRequest(prompt="x", model="micro"))
+    (notice,) = decision.notices
+    assert "micro" in notice
+    assert "download" not in notice
+
+
+async def test_the_structure_decides_which_control_model_answers_and_is_recommended(
+    settings: Settings,
+) -> None:
+    install(settings, "control", "flux1-canny-dev")
+    canny = await decide(settings, StructuralRequest(prompt="x", image=PICTURE))
+    assert canny.plan.model == "flux1-canny-dev"
+    depth = StructuralRequest(prompt="x", control_image=PICTURE, structure="depth")
+    decision = await decide(settings, depth)
+    assert decision.plan.model == "micro"
+    assert "FLUX.1-Depth-dev" in decision.notices[0]
+    install(settings, "control", "flux1-depth-dev")
+    assert (await decide(settings, depth)).plan.model == "flux1-depth-dev"
+
+
+async def test_redux_needs_its_base_and_the_hint_names_both(settings: Settings) -> None:
+    request = VariationRequest(images=[PICTURE], model="flux1-redux-dev")
+    with pytest.raises(WeightsMissingError) as missing:
+        await decide(settings, request)
+    install(settings, "redux", "flux1-redux-dev")
+    with pytest.raises(WeightsMissingError, match=r"FLUX\.1-dev"):
+        await decide(settings, request)
+    install(settings, "text2img", "flux1-dev")
+    assert (await decide(settings, request)).plan.model == "flux1-redux-dev"
+    assert missing.value.code == "weights_missing"
+
+
+async def test_no_model_at_all_is_refused_with_the_command_that_installs_one(
+    settings: Settings, tmp_path: Path
+) -> None:
+    bare = settings.model_copy(update={"weights_dir": tmp_path / "none"})
+    with pytest.raises(WeightsMissingError, match="hf download"):
+        await decide(bare, GenerateRequest(prompt="x"))
+    with pytest.raises(UnknownModelError, match="Did you mean 'flux1-dev'"):
+        await decide(bare, GenerateRequest(prompt="x", model="flux1-dex"))
+
+
+async def test_deciding_writes_nothing(settings: Settings) -> None:
+    await decide(settings, EditRequest(prompt="x", images=[PICTURE]))
+    assert not settings.data_dir.exists()
+
+
+def test_a_request_is_kept_without_how_it_is_waited_for_and_without_bytes() -> None:
+    request = EditRequest(prompt="x", images=[PICTURE], wait_s=3, preview="none")
+    asked = as_asked(request)
+    assert asked["images"][0].startswith("data:sha256:")
+    assert not {"wait_s", "preview", "dry_run", "idempotency_key"} & set(asked)
+    patient = request.model_copy(update={"wait_s": 99, "idempotency_key": "k"})
+    assert as_asked(patient) == asked
