@@ -225,7 +225,7 @@ def _settings_as_environment(settings: Settings) -> Mapping[str, str]:
 def command_path(name: str) -> str:
     """Return how a person calls a command that was installed with us.
 
-    By name where that works, as `.venv/bin/...` in the folder of a checkout, else by its whole path.
+    By name where that works, as `.venv/bin/...` in a checkout's folder, else by its whole path.
     """
     beside = Path(sys.executable).with_name(name)
     if shutil.which(name) or not beside.exists():
