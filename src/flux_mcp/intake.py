@@ -94,13 +94,14 @@ class Intake:
 
     async def _raw_mask(self, mask: Mask, size: Size) -> Picture:
         if mask.box is not None:
-            return mask_from_box(mask.box, size)
+            return await asyncio.to_thread(mask_from_box, mask.box, size)
         picture, _ = await self._load(mask.image or "", "L")
         return mask_from_picture(picture, size)
 
     async def _load(self, reference: str, mode: Literal["RGB", "L"]) -> tuple[Picture, str | None]:
         settings = self._settings
-        parsed = parse_reference(reference)
+        # In a thread: a data: URI holds megabytes of base64.
+        parsed = await asyncio.to_thread(parse_reference, reference)
         image_id = None
         if isinstance(parsed, GalleryReference):
             image_id = parsed.image_id

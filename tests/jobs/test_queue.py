@@ -1,5 +1,6 @@
 """The jobs table: each move is guarded, nothing is lost, nothing runs twice."""
 
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from flux_mcp.database import open_database
+from flux_mcp.database import immediate, open_database
 from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job
 from flux_mcp.jobs.queue import JobQueue
@@ -67,7 +68,7 @@ def test_a_submitted_job_survives_a_killed_process(path: Path, queue: JobQueue) 
         "import os, sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
         "from factories import make_job\n"
-        "from flux_mcp.database import open_database\n"
+        "from flux_mcp.database import immediate, open_database\n"
         "from flux_mcp.jobs.queue import JobQueue\n"
         "job = JobQueue(open_database(Path(sys.argv[1])), 3).submit(make_job())\n"
         "print(job.id, flush=True)\n"
@@ -151,7 +152,7 @@ def test_no_job_is_claimed_twice_by_competing_processes(path: Path, database: Da
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from flux_mcp.database import open_database\n"
+        "from flux_mcp.database import immediate, open_database\n"
         "from flux_mcp.jobs.queue import JobQueue\n"
         "from flux_mcp.jobs.scheduler import Turn\n"
         "queue = JobQueue(open_database(Path(sys.argv[1])), 100)\n"
@@ -321,22 +322,35 @@ def test_a_hostile_job_id_is_only_ever_a_value(queue: JobQueue) -> None:
     assert queue.find(job.id).status == "queued"
 
 
+def test_nobody_writes_between_the_look_at_the_queue_and_the_new_row(
+    path: Path, queue: JobQueue, database: Database
+) -> None:
+    """A deferred transaction would let another process in here, and then fail for it."""
+    other = open_database(path)
+    other.execute("PRAGMA busy_timeout = 0")
+    with immediate(database):
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("UPDATE jobs SET priority = 1")
+        queue.depth()
+    other.execute("UPDATE jobs SET priority = 1")
+    other.close()
+
+
 def test_submitting_waits_for_another_writer(path: Path, queue: JobQueue) -> None:
-    """A deferred transaction would fail here with 'database is locked'."""
     other = open_database(path)
     other.conn.execute("BEGIN IMMEDIATE")
-    released = threading.Event()
     stored: list[Job] = []
+    begun = threading.Event()
 
     def submit() -> None:
         mine = open_database(path)
-        released.set()
+        begun.set()
         stored.append(JobQueue(mine, 3).submit(make_job()))
         mine.close()
 
     writer = threading.Thread(target=submit)
     writer.start()
-    released.wait(30)
+    begun.wait(30)
     other.conn.execute("COMMIT")
     writer.join(30)
     other.close()

@@ -1,5 +1,6 @@
 """The commands and their flags; the work is in the modules beside this one."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -78,6 +79,12 @@ def _add_serve(app: typer.Typer) -> None:
 
         settings = read_settings(data_dir, preload=preload, log_level=log_level)
         set_up_logging(settings.log_level)
+        if sys.stdin.isatty():
+            typer.echo(
+                "Speaking MCP on stdin and stdout: an MCP client starts this (see mcp.json), "
+                "'flux-mcp demo' shows it at work. Ctrl-C ends it.",
+                err=True,
+            )
         serve_stdio(Service(settings), guard)
 
 
