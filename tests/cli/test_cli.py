@@ -17,7 +17,7 @@ import pytest
 
 from flux_mcp import __version__
 from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
-from flux_mcp.config import Settings
+from flux_mcp.config import Settings, command_path
 from flux_mcp.service import Service
 from tests.jobs.factories import make_plan_row
 from tests.server.pictures import keep_picture, noise, queue_job, run_job
@@ -325,7 +325,7 @@ def test_doctor_says_what_is_there_and_what_to_do_next(cli: Cli) -> None:
     installed = {(row["id"], row["kind"]): row["installed"] for row in found["models"]}
     assert installed["micro", "text2img"] is True
     assert installed["flux1-dev", "text2img"] is False
-    assert found["next"][0].startswith("Try it: flux-mcp generate")
+    assert found["next"][0].startswith(f"Try it: {command_path('flux-mcp')} generate")
     assert len(set(found["next"])) == len(found["next"])
     text = cli("doctor")
     assert text.code == 0

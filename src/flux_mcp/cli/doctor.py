@@ -14,7 +14,7 @@ from rich.text import Text
 
 from flux_mcp import __version__
 from flux_mcp.cli.common import EXIT_ENGINE, console, plain, print_json
-from flux_mcp.config import Settings, ensure_dirs
+from flux_mcp.config import Settings, command_path, ensure_dirs
 from flux_mcp.errors import StorageError
 from flux_mcp.jobs.fleet import WorkerLost
 from flux_mcp.jobs.worker_process import ProcessFleet
@@ -157,7 +157,8 @@ def advice(found: dict[str, Any], settings: Settings, registry: Registry) -> lis
     if missing:
         steps.append(f"Install {', '.join(missing)}: the worker cannot draw without.")
     else:
-        steps.append('Try it: flux-mcp generate "a red circle on a blue background"')
+        ours = command_path("flux-mcp")
+        steps.append(f'Try it: {ours} generate "a red circle on a blue background"')
     torch = found["packages"]["torch"] or ""
     if found["gpus"] and "+cpu" in torch:
         steps.append(
