@@ -18,6 +18,8 @@ import platformdirs
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from flux_mcp.errors import StorageError
+
 PACKAGE_DIR = Path(__file__).resolve().parent
 
 
@@ -172,17 +174,23 @@ def ensure_dirs(paths: Paths) -> None:
     """Make every folder of the data directory.
 
     Raises:
-        OSError: the folder cannot be made or written.
+        StorageError: a folder cannot be made.
     """
-    for folder in (
-        paths.images,
-        paths.previews,
-        paths.uploads,
-        paths.loras,
-        paths.hf_cache,
-        paths.worker_log.parent,
-    ):
-        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for folder in (
+            paths.images,
+            paths.previews,
+            paths.uploads,
+            paths.loras,
+            paths.hf_cache,
+            paths.worker_log.parent,
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"The data folder {paths.root} cannot be used: {error.strerror}.",
+            "Choose another with --data-dir or FLUX_MCP_DATA_DIR.",
+        ) from error
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:

@@ -13,7 +13,7 @@ from flux_mcp.config import Settings
 from flux_mcp.errors import WeightsMissingError
 from flux_mcp.intake import Incoming, Intake
 from flux_mcp.models.registry import ModelSpec, Registry
-from flux_mcp.models.tiers import choose_model, recommended
+from flux_mcp.models.tiers import choose_model, real_models, recommended
 from flux_mcp.models.weights import install_command, is_installed, require_snapshot
 from flux_mcp.requests.plan import RenderPlan, make_plan, plan_notices
 from flux_mcp.requests.schemas import DrawRequest, StructuralRequest
@@ -46,48 +46,49 @@ class Planner:
             RequestError: something about the request is wrong.
             WeightsMissingError: no model for it is on this disk.
         """
-        spec, notices, hint = await asyncio.to_thread(self._choose, request)
+        spec, revision, notices, hint = await asyncio.to_thread(self._choose, request)
         incoming = await self._intake.collect(request)
-        snapshot = await asyncio.to_thread(require_snapshot, spec, self._registry, self._settings)
         plan = make_plan(
             request,
             spec,
-            revision=snapshot.revision,
+            revision=revision,
             seed=secrets.randbelow(2**32),
             inputs=[item.plan_input for item in incoming],
         )
         notices += plan_notices(request, plan, spec, hint)
         return Decision(plan, notices, tuple(incoming))
 
-    def _choose(self, request: DrawRequest) -> tuple[ModelSpec, tuple[str, ...], str | None]:
-        """Return the row to draw with, notices, and how to get a real model where there is none."""
+    def _choose(
+        self, request: DrawRequest
+    ) -> tuple[ModelSpec, str | None, tuple[str, ...], str | None]:
+        """Return the row to draw with, its revision, notices, and how to get a real model.
+
+        The last is `None` where a real model is on this disk.
+        """
 
         def installed(spec: ModelSpec) -> bool:
             return is_installed(spec, self._registry, self._settings)
 
         structure = request.structure if isinstance(request, StructuralRequest) else None
-        rows = self._registry[request.kind].values()
-        has_real = any(
-            installed(row)
-            for row in rows
-            if not row.is_demonstration and (structure is None or structure in row.structures)
-        )
-        best = recommended(self._registry, request.kind, structure)
-        how = install_command(best, self._registry, self._settings)
-        hint = None if has_real else f"For real pictures run: {how}."
+        how = hint = None
+        if not any(map(installed, real_models(self._registry, request.kind, structure))):
+            best = recommended(self._registry, request.kind, structure)
+            how = install_command(best, self._registry, self._settings)
+            hint = f"For real pictures run: {how}."
+        notices: tuple[str, ...] = ()
         if request.model is not None:
             spec = self._registry.find(request.kind, request.model)
-            if spec.base is not None:
-                base = self._registry.find("text2img", spec.base)
-                require_snapshot(base, self._registry, self._settings)
-            require_snapshot(spec, self._registry, self._settings)
-            return spec, (), hint
-        choice = choose_model(self._registry, request.kind, request.quality, installed, structure)
-        if choice is None:
-            raise WeightsMissingError(
-                f"No model for {request.kind} is on this machine.", f"Run: {how}."
+        else:
+            choice = choose_model(
+                self._registry, request.kind, request.quality, installed, structure
             )
-        return choice.spec, choice.notices, hint
+            if choice is None:
+                raise WeightsMissingError(
+                    f"No model for {request.kind} is on this machine.", f"Run: {how}."
+                )
+            spec, notices = choice.spec, choice.notices
+        snapshot = require_snapshot(spec, self._registry, self._settings)
+        return spec, snapshot.revision, notices, hint
 
 
 def as_asked(request: DrawRequest) -> dict[str, Any]:

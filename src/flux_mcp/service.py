@@ -97,13 +97,7 @@ class Service:
                 raise
 
     async def _open(self) -> None:
-        try:
-            await asyncio.to_thread(ensure_dirs, self.settings.paths)
-        except OSError as error:
-            raise StorageError(
-                f"The data folder {self.settings.data_dir} cannot be used: {error.strerror}.",
-                "Choose another with --data-dir or FLUX_MCP_DATA_DIR.",
-            ) from error
+        await asyncio.to_thread(ensure_dirs, self.settings.paths)
         database = await self._database.open()
         queue = JobQueue(database, self.settings.queue_limit)
         gallery = Gallery(database)

@@ -57,7 +57,7 @@ def read_settings(data_dir: Path | None, **flags: Any) -> Settings:
     """
     given = {name: value for name, value in flags.items() if value is not None}
     if data_dir is not None:
-        given["data_dir"] = data_dir.expanduser().absolute()
+        given["data_dir"] = data_dir
     try:
         return Settings(**given)
     except ValidationError as error:

@@ -15,11 +15,10 @@ from rich.text import Text
 from flux_mcp import __version__
 from flux_mcp.cli.common import EXIT_ENGINE, console, plain, print_json
 from flux_mcp.config import Settings, command_path, ensure_dirs
-from flux_mcp.errors import StorageError
 from flux_mcp.jobs.fleet import WorkerLost
 from flux_mcp.jobs.worker_process import ProcessFleet
 from flux_mcp.models.registry import KINDS, Registry, load_registry
-from flux_mcp.models.tiers import recommended
+from flux_mcp.models.tiers import real_models, recommended
 from flux_mcp.models.weights import find_snapshot, install_hint, is_installed
 
 PACKAGES = (
@@ -44,13 +43,7 @@ async def examine_and_print(settings: Settings, *, ask_worker: bool, as_json: bo
         StorageError: the data folder cannot be used.
         typer.Exit: a worker was asked for and cannot draw.
     """
-    try:
-        ensure_dirs(settings.paths)
-    except OSError as error:
-        raise StorageError(
-            f"The data folder {settings.data_dir} cannot be used: {error.strerror}.",
-            "Choose another with --data-dir or FLUX_MCP_DATA_DIR.",
-        ) from error
+    ensure_dirs(settings.paths)
     registry = load_registry()
     found = examine(settings, registry)
     if ask_worker:
@@ -166,8 +159,7 @@ def advice(found: dict[str, Any], settings: Settings, registry: Registry) -> lis
             "README says."
         )
     for kind in KINDS:
-        real = [row for row in registry[kind].values() if not row.is_demonstration]
-        if not any(is_installed(row, registry, settings) for row in real):
+        if not any(is_installed(row, registry, settings) for row in real_models(registry, kind)):
             best = recommended(registry, kind)
             how = install_hint(best, registry, settings)
             steps.append(f"{kind} draws with micro, a demonstration. {how}")

@@ -165,7 +165,6 @@ def print_answer(answer: JobAnswer) -> None:
 def say_why(answer: JobAnswer) -> None:
     """Say on stderr why a job has no pictures."""
     if answer.error is not None:
-        error = answer.error
-        complain(f"[{error.code}] {error.message} {error.hint}")
+        complain(str(answer.error))
     elif answer.status == "cancelled":
         complain(f"Job {answer.job_id} was cancelled; nothing was drawn.")

@@ -100,8 +100,7 @@ async def print_job(settings: Settings, job_id: str, *, as_json: bool) -> None:
 def _print_job(answer: JobAnswer) -> None:
     shown = answer.model_dump(exclude={"images", "error", "notices", "dry_run", "queue"})
     if answer.error is not None:
-        error = answer.error
-        shown["error"] = f"[{error.code}] {error.message} {error.hint}".rstrip()
+        shown["error"] = str(answer.error)
     _print_facts(shown)
 
 

@@ -68,11 +68,6 @@ class GpuExecutor:
             settings, queue, database, changes, sink, self._saver, self._measured
         )
 
-    @property
-    def leads(self) -> bool:
-        """Whether this process holds the GPU lock."""
-        return self._fleet is not None
-
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Return the workers of this process; empty when it does not lead."""
         return tuple(self._fleet.workers()) if self._fleet is not None else ()

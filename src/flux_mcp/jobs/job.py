@@ -23,13 +23,6 @@ from flux_mcp.requests.plan import RenderPlan
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
 
 FINAL: frozenset[JobStatus] = frozenset({"completed", "failed", "cancelled"})
-LEGAL_MOVES: dict[JobStatus, frozenset[JobStatus]] = {
-    "queued": frozenset({"running", "cancelled"}),
-    "running": frozenset({"queued", "completed", "failed", "cancelled"}),
-    "completed": frozenset(),
-    "failed": frozenset(),
-    "cancelled": frozenset(),
-}
 MAX_ATTEMPTS = 2
 """A job whose worker was lost runs once more; after that it is the job that is to blame."""
 

@@ -26,11 +26,7 @@ def choose_model(
     Rows are tried in the order of models.toml: first those that name the quality, then any real
     model, then the demonstration family. `structure` keeps only the rows that follow it.
     """
-    rows = [
-        row
-        for row in registry[kind].values()
-        if (structure is None or structure in row.structures) and is_installed(row)
-    ]
+    rows = [row for row in _following(registry, kind, structure) if is_installed(row)]
     real = [row for row in rows if not row.is_demonstration]
     fitting = [row for row in real if quality in row.qualities]
     if fitting:
@@ -41,12 +37,21 @@ def choose_model(
     return Choice(rows[0], ()) if rows else None
 
 
+def real_models(
+    registry: Registry, kind: Kind, structure: Structure | None = None
+) -> list[ModelSpec]:
+    """Return every model of a kind but the demonstration, best first."""
+    return [row for row in _following(registry, kind, structure) if not row.is_demonstration]
+
+
+def _following(registry: Registry, kind: Kind, structure: Structure | None) -> list[ModelSpec]:
+    return [
+        row for row in registry[kind].values() if structure is None or structure in row.structures
+    ]
+
+
 def recommended(registry: Registry, kind: Kind, structure: Structure | None = None) -> ModelSpec:
     """Return the real model to install first for a kind: one free to use if there is any."""
-    real = [
-        row
-        for row in registry[kind].values()
-        if not row.is_demonstration and (structure is None or structure in row.structures)
-    ]
+    real = real_models(registry, kind, structure)
     free = [row for row in real if row.licence == "apache-2.0"]
     return (free or real)[0]

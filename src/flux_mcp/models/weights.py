@@ -107,11 +107,13 @@ def is_installed(spec: ModelSpec, registry: Registry, settings: Settings) -> boo
 
 
 def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) -> Snapshot:
-    """Return where the weights of `spec` lie.
+    """Return where the weights of `spec` lie; its base's are on this disk as well.
 
     Raises:
-        WeightsMissingError: they are not on this disk; the hint is the command that installs them.
+        WeightsMissingError: some are not; the hint is the command that installs them.
     """
+    if spec.base is not None:
+        require_snapshot(registry.find("text2img", spec.base), registry, settings)
     snapshot = find_snapshot(spec, settings)
     if snapshot is None:
         raise WeightsMissingError(

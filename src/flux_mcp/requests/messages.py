@@ -28,6 +28,10 @@ class ErrorInfo(_Message):
     message: str
     hint: str = ""
 
+    def __str__(self) -> str:
+        """`[code] what is wrong. what to do.`, as the errors of errors.py say it."""
+        return f"[{self.code}] {self.message} {self.hint}".rstrip()
+
 
 # --- executor -> worker ------------------------------------------------------------------------
 

@@ -323,7 +323,6 @@ class CancelJobRequest(Request):
         return self
 
 
-AnyDrawRequest = GenerateRequest | EditRequest | FillRequest | VariationRequest | StructuralRequest
 DRAW_REQUESTS: dict[Kind, type[DrawRequest]] = {
     request.kind: request
     for request in (

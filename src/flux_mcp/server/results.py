@@ -57,7 +57,9 @@ def job_result(answer: JobAnswer, preview: PreviewSize, running_preview: Path) -
         with suppress(FileNotFoundError):
             if answer.status == "running":
                 content.append(_webp(running_preview.read_bytes()))
-    content += [_link(image) for image in answer.images if Path(image.path).is_file()]
+    for image in answer.images:
+        with suppress(FileNotFoundError):
+            content.append(_link(image))
     return _result(content, answer)
 
 
