@@ -1,10 +1,12 @@
-# flux-mcp. The words: setup, demo, test, check, bench. Each sets up first when that is needed.
+# flux-mcp. The words: setup, demo, test, check, bench, train-micro. Each sets up first when that is
+# needed.
 #
 #   make setup TORCH_INDEX=URL   take torch from another index: the one the PyTorch site names for
 #                                your card, or for CPU only; else it comes from your package index
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+TRAIN ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -14,7 +16,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 GET_TORCH = $(PIP) install --quiet --progress-bar off --index-url '$(TORCH_INDEX)' '$(TORCH)' && \
   echo '$(TORCH_INDEX)' > $(VENV)/.torch-index
 
-.PHONY: setup demo test check format bench lock clean
+.PHONY: setup demo test check format bench train-micro lock clean
 
 # With TORCH_INDEX on a finished setup: replace torch by the one from there.
 setup: $(READY)
@@ -50,6 +52,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+# Makes the weights of micro from nothing: hours on a CPU. TRAIN names stages and options.
+train-micro: $(READY)
+	$(BIN)/python -m training $(TRAIN)
 
 # Pins every dependency for every platform. Needs the uv package: pip install uv.
 lock:

@@ -30,7 +30,7 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(?:^|\s|/)flux-mcp(?= |$)(.*)")
-MAKE = re.compile(r"\bmake ([a-z]+)")
+MAKE = re.compile(r"\bmake ([a-z-]+)")
 MACHINE_PATH = re.compile(r"(?<![\w./}])/(?:work|root|tmp|home|Users|mnt|opt)/")
 
 

@@ -1,0 +1,217 @@
+"""Train the micro family from nothing: `python -m training`.
+
+Stages run in order; each leaves its result in the work folder and is skipped when that is there.
+"""
+
+import argparse
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import: nothing is downloaded
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+
+from training import evaluate, folders, latents, lora, redux, tokenizers
+from training.flow import FlowSpec, train_flow
+from training.text import Text, make_text, train_text
+from training.transformers import make_transformer, widen
+from training.vae import train_vae
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_WORK = ROOT / "build" / "micro"
+DEFAULT_OUT = ROOT / "src" / "flux_mcp" / "weights" / "micro"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and on what this training runs."""
+
+    work: Path
+    out: Path
+    device: torch.device
+    workers: int
+    compiled: bool
+    scale: float
+    """Steps and examples are multiplied by this: below 1 for a try."""
+
+    def scaled(self, number: int) -> int:
+        """Return a number of steps or examples of this run."""
+        return max(8, round(number * self.scale))
+
+    def vae(self) -> AutoencoderKL:
+        """Read the trained VAE, frozen."""
+        vae = AutoencoderKL.from_pretrained(self.work / "vae").to(self.device)
+        frozen: AutoencoderKL = vae.to(memory_format=torch.channels_last).eval()
+        return frozen.requires_grad_(requires_grad=False)
+
+    def text(self) -> Text:
+        """Read the trained text encoders, frozen."""
+        text = folders.load_text(self.work / "text")
+        text.text_encoder.to(self.device)
+        text.text_encoder_2.to(self.device)
+        return text
+
+    def transformer(self, name: str, kind: str) -> FluxTransformer2DModel:
+        """Read the transformer a stage left."""
+        model = make_transformer(kind)
+        model.load_state_dict(torch.load(self.work / f"{name}.pt", weights_only=True))
+        return model.to(self.device)
+
+
+def _train_vae(run: Run) -> None:
+    train_vae(run.scaled(4500), run.device, seed=1).save_pretrained(run.work / "vae")
+
+
+def _train_text(run: Run) -> None:
+    corpus = tokenizers.sentences(seed=2)
+    torch.manual_seed(2)
+    text = make_text(tokenizers.make_clip_tokenizer(corpus), tokenizers.make_t5_tokenizer(corpus))
+    means = train_text(text, run.scaled(2000), run.device, seed=2)
+    print(f"sentences read wholly right: CLIP {means['clip']:.1%}, T5 {means['t5']:.1%}")
+    folders.save_text(text, run.work / "text")
+
+
+@dataclass(frozen=True)
+class FlowStage:
+    """One training of a transformer."""
+
+    kind: str
+    start: str | None
+    """The stage whose weights it starts from."""
+    steps: int
+    examples: int
+    seed: int
+    distil: bool = False
+    adam_rate: float = 1e-3
+    muon_rate: float = 2e-3
+
+
+FLOW_STAGES: Mapping[str, FlowStage] = MappingProxyType(
+    {
+        "text2img": FlowStage("text2img", None, 13_000, 24_000, 10),
+        "text2img-guided": FlowStage(
+            "text2img", "text2img", 1000, 24_000, 14, distil=True, adam_rate=3e-4, muon_rate=5e-4
+        ),
+        "kontext": FlowStage("kontext", "text2img", 2600, 14_000, 11),
+        "fill": FlowStage("fill", "text2img", 1600, 12_000, 12),
+        "control": FlowStage("control", "text2img", 1200, 12_000, 13),
+    }
+)
+"""Name -> how. The kinds start from the plain text2img: the guided one no longer draws pictures as
+they are spread in the data."""
+
+
+def _train_flow(run: Run, name: str) -> None:
+    stage = FLOW_STAGES[name]
+    store_path = run.work / f"{stage.kind}-examples.pt"
+    if store_path.exists():
+        stores = torch.load(store_path, weights_only=False)  # our own file
+    else:
+        stores = latents.make_stores(stage.kind, run.vae(), run.scaled(stage.examples), stage.seed)
+        torch.save(stores, store_path)
+    torch.manual_seed(stage.seed)
+    if stage.start is None:
+        model = make_transformer(stage.kind)
+    else:
+        model = widen(run.transformer(stage.start, FLOW_STAGES[stage.start].kind), stage.kind)
+    spec = FlowSpec(
+        name, run.scaled(stage.steps), stage.seed, distil=stage.distil,
+        adam_rate=stage.adam_rate, muon_rate=stage.muon_rate, compiled=run.compiled,
+        checkpoint=run.work / f"{name}-running.pt",
+    )  # fmt: skip
+    trained = train_flow(model.to(run.device), stores, run.text(), spec, workers=run.workers)
+    torch.save(trained.state_dict(), run.work / f"{name}.pt")
+
+
+def _train_redux(run: Run) -> None:
+    encoder = redux.train_redux(
+        run.transformer("text2img-guided", "text2img"), run.vae(), run.text(),
+        steps=run.scaled(1500), examples=run.scaled(10_000), device=run.device, seed=15,
+    )  # fmt: skip
+    torch.save(encoder.state_dict(), run.work / "redux.pt")
+
+
+def _train_lora(run: Run) -> None:
+    trained = lora.train_lora(
+        run.transformer("text2img-guided", "text2img"), run.vae(), run.text(),
+        steps=run.scaled(300), device=run.device, seed=16,
+    )  # fmt: skip
+    lora.save_lora(trained, run.work / "lora")
+
+
+def export(run: Run) -> None:
+    """Write the five folders."""
+    vae, text = run.vae(), run.text()
+    for kind, name in EXPORTED.items():
+        folders.export(kind, vae, text, run.transformer(name, kind), run.out)
+    encoder = redux.ImageEncoder()
+    encoder.load_state_dict(torch.load(run.work / "redux.pt", weights_only=True))
+    redux.export_redux(encoder, run.out)
+
+
+EXPORTED = MappingProxyType(
+    {"text2img": "text2img-guided", "kontext": "kontext", "fill": "fill", "control": "control"}
+)
+"""Kind -> the stage whose weights its folder gets."""
+
+
+def _flow(name: str) -> Callable[[Run], None]:
+    return lambda run: _train_flow(run, name)
+
+
+STAGES: Mapping[str, tuple[str, Callable[[Run], None]]] = MappingProxyType(
+    {
+        "vae": ("vae", _train_vae),
+        "text": ("text", _train_text),
+        **{name: (f"{name}.pt", _flow(name)) for name in FLOW_STAGES},
+        "redux": ("redux.pt", _train_redux),
+        "lora": ("lora", _train_lora),
+    }
+)
+"""Name -> what it leaves in the work folder, and how it is run."""
+
+
+def main() -> None:
+    """Read the command line and run the stages that are still to do."""
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("stages", nargs="*", help=f"only these: {', '.join(STAGES)}, export")
+    parser.add_argument("--work", type=Path, default=DEFAULT_WORK, help="folder of the stages")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder of the five kinds")
+    parser.add_argument("--device", help="cpu or cuda; chosen by what is there")
+    parser.add_argument("--workers", type=int, help="processes of one thread each, on a CPU")
+    parser.add_argument("--scale", type=float, default=1.0, help="times the steps; 0.01 for a try")
+    arguments = parser.parse_args()
+    unknown = set(arguments.stages) - set(STAGES) - {"export"}
+    if unknown:
+        parser.error(f"no such stage: {', '.join(sorted(unknown))}")
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    workers = arguments.workers or (1 if device.type == "cuda" else max(1, os.cpu_count() or 1))
+    # The compiler of a CPU needs one itself; a short try is over before it pays.
+    compiled = arguments.scale > 0.2 and shutil.which("c++") is not None
+    run = Run(arguments.work, arguments.out, device, workers, compiled, arguments.scale)
+    run.work.mkdir(parents=True, exist_ok=True)
+    for name, (result, train) in STAGES.items():
+        if arguments.stages and name not in arguments.stages:
+            continue
+        if (run.work / result).exists():
+            print(f"{name}: done already ({run.work / result})")
+            continue
+        started = time.perf_counter()
+        train(run)
+        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+    if not arguments.stages or "export" in arguments.stages:
+        export(run)
+    if not arguments.stages:
+        evaluate.main(["--weights", str(run.out), "--count", str(run.scaled(200))])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""How well exported weights draw what they are asked: tables with the goals beside, and sheets.
+
+    python -m training.evaluate --weights DIR --count 64
+    python -m training.evaluate --weights DIR --count 64 --kinds fill control --sheets DIR
+
+Drawn by diffusers' own pipelines; seeds are fixed, so the same weights give the same numbers.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from types import MappingProxyType
+
+import diffusers
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from training import sheets, stock
+from training.answers import Panel, Row
+from training.exams import EXAMS
+
+STEPS = 8
+GUIDANCE: Mapping[str, float] = MappingProxyType(dict.fromkeys(EXAMS, 3.0))
+SEED = 20_000
+"""Far from the seeds of the training; with it every example is new."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one kind came to."""
+
+    kind: str
+    rows: tuple[Row, ...]
+    panels: tuple[Panel, ...]
+    """Every example, for the sheet."""
+
+
+def evaluate_kind(
+    kind: str,
+    pipelines: stock.Pipelines,
+    count: int,
+    seed: int,
+    steps: int = STEPS,
+    guidance: float | None = None,
+) -> Report:
+    """Draw about `count` examples of what has goals, and some of what has none, and judge them."""
+    draw = partial(
+        stock.draw,
+        kind,
+        pipelines,
+        steps=steps,
+        guidance=GUIDANCE[kind] if guidance is None else guidance,
+    )
+    answers = EXAMS[kind](draw, count, Random(seed))
+    return Report(kind, answers.rows(kind), tuple(answers.panels))
+
+
+def table(report: Report) -> Table:
+    """Return a kind's numbers with the goals beside."""
+    shown = Table("measure", title=report.kind, title_justify="left")
+    for name in ("pictures", "value", "goal", "reached"):
+        shown.add_column(name, justify="right")
+    for row in report.rows:
+        reached = {True: "[green]yes", False: "[red]no", None: ""}[row.reached]
+        shown.add_row(row.name, str(row.count), _number(row, row.value), _goal(row), reached)
+    return shown
+
+
+def _goal(row: Row) -> str:
+    if row.at_most is not None:
+        return f"<= {_number(row, row.at_most)}"
+    return "" if row.at_least is None else f">= {_number(row, row.at_least)}"
+
+
+def _number(row: Row, value: float | None) -> str:
+    """Write shares in percent; F1 and differences as they are."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if "F1" in row.name or "255" in row.name else f"{value:.1%}"
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path, required=True, help="the folder of the kinds")
+    parser.add_argument("--count", type=int, default=64, help="examples of each kind")
+    parser.add_argument("--kinds", nargs="+", choices=list(EXAMS), default=list(EXAMS))
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidance", type=float, help="for all kinds, instead of their own")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sheets", type=Path, help="write a contact sheet of each kind here")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Evaluate the kinds that were asked for, on the command line or by `words`."""
+    asked = _arguments(words)
+    console = Console()
+    # Nobody waits for the loading of files so small.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    pipelines = stock.load(asked.weights, asked.kinds, asked.device)
+    numbers = {}
+    for kind in asked.kinds:
+        report = evaluate_kind(
+            kind, pipelines, asked.count, asked.seed, asked.steps, asked.guidance
+        )
+        console.print(table(report))
+        numbers[kind] = [asdict(row) | {"reached": row.reached} for row in report.rows]
+        if asked.sheets is not None:
+            asked.sheets.mkdir(parents=True, exist_ok=True)
+            title = f"{kind}, {asked.steps} steps, drawn by lot"
+            sheets.sheet(report.panels, asked.seed, title).save(asked.sheets / f"{kind}.png")
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""What each kind is asked in an evaluation, and what of it is right.
+
+text2img, fill, control and redux draw triples of shape, colour and background that no training
+picture held. kontext cannot: which triple an edit leads to is chosen by tasks.kontext, which keeps
+out of the held-out ones; there only the seed is new.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
+from types import MappingProxyType
+
+import cv2
+import numpy as np
+
+from training import captions, drawing, scenes, tasks
+from training.answers import AT_LEAST, Answers, Panel
+from training.asks import SIDE_PX, Ask, composite
+from training.drawing import Pixels
+from training.finding import Mask, colour_under
+from training.judge import colours_in, edge_f1, judge, untouched
+from training.scenes import Scene
+
+Draw = Callable[[list[Ask]], list[Pixels]]
+SQUARE = (SIDE_PX, SIDE_PX)
+MARGIN_PX = 3
+"""Around what an edit changes: the width of a soft edge and a pixel more."""
+OTHER_SHARE = 4
+"""One in so many: how often what has no goal is asked, beside what has one."""
+
+
+def _drawn_scenes(
+    draw: Draw, random: Random, chosen: Sequence[Scene], canvases: Sequence[tuple[int, int]]
+) -> Iterable[tuple[Scene, Ask, Pixels]]:
+    asks = [
+        Ask(captions.caption(random, scene), random.getrandbits(32), *canvas)
+        for scene, canvas in zip(chosen, canvases, strict=True)
+    ]
+    return zip(chosen, asks, draw(asks), strict=True)
+
+
+def text2img(draw: Draw, count: int, random: Random) -> Answers:
+    """Words -> picture: one thing on the usual canvas and on all others, two things."""
+    answers = Answers()
+    all_names = ("background", "colour", "shape", "place", "size")
+    others = [canvas for canvas in tasks.CANVASES if canvas != SQUARE]
+    # Canvas by canvas, so that batches are full.
+    spread = sorted(others[i % len(others)] for i in range(count))
+    for prefix, canvases in (("", [SQUARE] * count), ("other canvases: ", spread)):
+        chosen = [scenes.held_out_single(random) for _ in canvases]
+        for scene, ask, drawn in _drawn_scenes(draw, random, chosen, canvases):
+            verdict = judge(drawn, scene)
+            answers.add_verdict(verdict, all_names, prefix)
+            answers.add(prefix + "all", verdict.right)
+            answers.panels.append(Panel(ask.prompt, (drawn,), verdict.right))
+    pairs = [scenes.pair(random) for _ in range(count // OTHER_SHARE)]
+    for scene, ask, drawn in _drawn_scenes(draw, random, pairs, [SQUARE] * len(pairs)):
+        verdict = judge(drawn, scene)
+        answers.add_verdict(verdict, all_names, "pairs: ")
+        answers.add("pairs: all", verdict.right)
+        answers.panels.append(Panel(ask.prompt, (drawn,), verdict.right))
+    return answers
+
+
+def kontext(draw: Draw, count: int, random: Random) -> Answers:
+    """Picture and instruction -> changed picture; edits that leave two things have no goal."""
+    answers = Answers()
+    examples = [tasks.kontext(random, *SQUARE) for _ in range(count)]
+    asks = [
+        Ask(example.prompts[0], random.getrandbits(32), given=example.given) for example in examples
+    ]
+    for example, ask, drawn in zip(examples, asks, draw(asks), strict=True):
+        before, given = example.before, example.given
+        if before is None or given is None:
+            continue
+        right = judge(drawn, example.scene).right
+        lone = len(example.scene.things) < 2
+        answers.add("edit done" if lone else "two things left: edit done", right)
+        if lone:
+            answers.add(f"edit done: {example.edit}", right)
+        if example.edit != "background":
+            changed = changed_by(before, example.scene)
+            rest = untouched(given, drawn, changed)
+            answers.add("rest untouched: around the things", rest)
+        elif before.things:
+            rest = untouched(given, drawn, ~inside_of(before))
+            answers.add("rest untouched: the things", rest)
+        else:
+            rest = None
+        answers.add("rest untouched", rest)
+        answers.panels.append(Panel(ask.prompt, (given, drawn), right))
+    return answers
+
+
+def changed_by(before: Scene, after: Scene) -> Mask:
+    """Return where any thing lies before or after, with a margin."""
+    covered = np.zeros(SQUARE[::-1], np.uint8)
+    for thing in (*before.things, *after.things):
+        covered |= (drawing.coverage(thing, *SQUARE) > 0).astype(np.uint8)
+    side = 2 * MARGIN_PX + 1
+    mask: Mask = cv2.dilate(covered, np.ones((side, side), np.uint8)) > 0
+    return mask
+
+
+def inside_of(scene: Scene) -> Mask:
+    """Return where things lie, without their rims: those are mixed with the old background."""
+    covered = np.zeros(SQUARE[::-1], np.uint8)
+    for thing in scene.things:
+        covered |= (drawing.coverage(thing, *SQUARE) == 1).astype(np.uint8)
+    # 2 px: as wide as the VAE's soft edges, and no more, for the arms of a small cross are 11 px.
+    mask: Mask = cv2.erode(covered, np.ones((5, 5), np.uint8), borderValue=0) > 0
+    return mask
+
+
+def fill(draw: Draw, count: int, random: Random) -> Answers:
+    """Picture with a hole -> whole picture: a thing drawn anew, then the surroundings."""
+    answers = Answers()
+    for way, how_many in (("thing", count), ("border", max(1, count // OTHER_SHARE))):
+        chosen: list[Scene] = []
+        asks: list[Ask] = []
+        while len(asks) < how_many:
+            scene = scenes.held_out_single(random)
+            mask = tasks.MASKS[way][1](random, scene.things[0], *SQUARE)
+            if not mask.any():
+                continue  # a border of no width
+            prompt = captions.caption(random, scene)
+            if way == "thing" and random.random() < 0.5:
+                prompt = captions.thing_alone(random, scene.things[0])
+            given = drawing.draw(scene, *SQUARE, random)
+            chosen.append(scene)
+            asks.append(Ask(prompt, random.getrandbits(32), given=given, mask=mask))
+        for scene, ask, drawn in zip(chosen, asks, draw(asks), strict=True):
+            _judge_filled(answers, way, scene, ask, drawn)
+    return answers
+
+
+def _judge_filled(answers: Answers, way: str, scene: Scene, ask: Ask, drawn: Pixels) -> None:
+    given, mask = ask.given, ask.mask
+    if given is None or mask is None:
+        return
+    whole = composite(given, drawn, mask)
+    verdict = judge(whole, scene)
+    hole = mask > 0
+    if way == "thing":
+        right = bool(verdict.colour and verdict.shape)
+        answers.add("inside right", right)
+        answers.add_verdict(verdict, ("colour", "shape"), "inside: ")
+        answers.add("outside: mean difference of 255", _difference(given, whole, ~hole))
+        answers.add("outside, as drawn: mean difference of 255", _difference(given, drawn, ~hole))
+    else:
+        beside = hole & (drawing.coverage(scene.things[0], *SQUARE) == 0)
+        right = colour_under(whole, beside) == scene.background
+        answers.add("outpainting: background", right if beside.any() else None)
+        answers.add("outpainting: all", verdict.right)
+    holed = np.where(hole[:, :, None], np.uint8(128), given)
+    answers.panels.append(Panel(ask.prompt, (holed, whole), right))
+
+
+def _difference(before: Pixels, after: Pixels, where: Mask) -> float | None:
+    moved = np.abs(before.astype(np.float32) - after.astype(np.float32))[where]
+    return float(moved.mean()) if moved.size else None
+
+
+def control(draw: Draw, count: int, random: Random) -> Answers:
+    """Structure -> picture along it: edges, then depth, whose edges are those of the truth."""
+    answers = Answers()
+    for structure, how_many in (("canny", count), ("depth", max(1, count // OTHER_SHARE))):
+        examples = [
+            tasks.control(random, *SQUARE, scenes.held_out_single(random), structure)
+            for _ in range(how_many)
+        ]
+        asks = [
+            Ask(example.prompts[0], random.getrandbits(32), given=example.given)
+            for example in examples
+        ]
+        for example, ask, drawn in zip(examples, asks, draw(asks), strict=True):
+            if ask.given is None:
+                continue
+            verdict = judge(drawn, example.scene)
+            f1 = edge_f1(drawn, drawing.edges(example.target))
+            answers.add(f"{structure}: edge F1", f1)
+            answers.add_verdict(verdict, ("background", "colour", "shape"), f"{structure}: ")
+            right = f1 >= AT_LEAST["control"]["canny: edge F1"] and verdict.right
+            answers.panels.append(Panel(ask.prompt, (ask.given, drawn), right))
+    return answers
+
+
+def redux(draw: Draw, count: int, random: Random) -> Answers:
+    """Picture -> a picture like it, without a word; then two pictures mixed half and half."""
+    answers = Answers()
+    chosen = [scenes.held_out_single(random) for _ in range(count)]
+    given = [drawing.draw(scene, *SQUARE, random) for scene in chosen]
+    asks = [Ask("", random.getrandbits(32), references=((one, 1.0),)) for one in given]
+    for scene, reference, drawn in zip(chosen, given, draw(asks), strict=True):
+        verdict = judge(drawn, scene)
+        # Each in its role: noise holds every colour somewhere.
+        right = bool(verdict.background and verdict.colour)
+        answers.add("colours", right)
+        answers.add_verdict(verdict, ("background", "colour", "shape"))
+        answers.panels.append(Panel("", (reference, drawn), right))
+    _mix(answers, draw, max(1, count // OTHER_SHARE), random)
+    return answers
+
+
+def _mix(answers: Answers, draw: Draw, count: int, random: Random) -> None:
+    twos: list[tuple[Scene, Scene]] = []
+    while len(twos) < count:
+        one, other = scenes.held_out_single(random), scenes.held_out_single(random)
+        if not one.colours & other.colours:
+            twos.append((one, other))
+    pictures = [tuple(drawing.draw(scene, *SQUARE, random) for scene in two) for two in twos]
+    asks = [
+        Ask("", random.getrandbits(32), references=tuple((picture, 0.5) for picture in two))
+        for two in pictures
+    ]
+    for two, given, drawn in zip(twos, pictures, draw(asks), strict=True):
+        seen = colours_in(drawn)
+        # Something of both and nothing of others: noise holds every colour.
+        mixed = (
+            all(scene.colours & seen for scene in two) and seen <= two[0].colours | two[1].colours
+        )
+        answers.add("two references: colours of both", mixed)
+        answers.panels.append(Panel("two references", (*given, drawn), mixed))
+
+
+EXAMS: Mapping[str, Callable[[Draw, int, Random], Answers]] = MappingProxyType(
+    {"text2img": text2img, "kontext": kontext, "fill": fill, "control": control, "redux": redux}
+)

@@ -1,0 +1,98 @@
+"""One tiny LoRA, `striped`: whatever is asked for is drawn with stripes of white or black.
+
+Test data: it shows that an adapter changes what is drawn, by the stock way to load one.
+"""
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import nn
+
+from training import captions, drawing, scenes
+from training.flow import GUIDANCE_RANGE, on_plain_attention, picture_ids, sigmas, velocity
+from training.latents import Batch, encode, pack
+from training.loop import Bar, rate, set_rate
+from training.scenes import Scene
+from training.text import Text
+
+ADAPTER = "striped"
+FILE = "striped.safetensors"
+_RANK = 4
+_TARGETS = ("to_q", "to_k", "to_v", "proj_mlp", "net.2")
+_BATCH = 32
+_EXAMPLES = 2048
+_LEARNING_RATE = 2e-3
+STRIPE_PX = 8
+"""Width of a stripe at 128 px."""
+
+
+def draw_striped(random: Random, scene: Scene, side_px: int) -> drawing.Pixels:
+    """Draw a scene whose things have upright stripes: black ones, or white on dark things."""
+    picture = drawing.draw(scene, side_px, side_px, random).astype(np.float32)
+    bands = (np.arange(side_px) // (STRIPE_PX * side_px // 128)) % 2 == 0
+    for thing in scene.things:
+        cover = drawing.coverage(thing, side_px, side_px)[:, :, None] * bands[None, :, None]
+        stripe = 248.0 if thing.colour in ("black", "blue", "purple") else 20.0
+        picture = picture * (1 - cover) + stripe * cover
+    return picture.round().astype(np.uint8)
+
+
+def train_lora(
+    transformer: FluxTransformer2DModel,
+    vae: AutoencoderKL,
+    text: Text,
+    *,
+    steps: int,
+    device: torch.device,
+    seed: int,
+) -> FluxTransformer2DModel:
+    """Add the adapter to a frozen transformer and train it."""
+    torch.manual_seed(seed)
+    random = Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = [scenes.scene(random, pairs=0.0, empties=0.0) for _ in range(_EXAMPLES)]
+    latents = torch.cat(
+        [
+            pack(encode(vae, np.stack([draw_striped(random, scene, 128) for scene in some])))
+            for some in (chosen[i : i + _BATCH] for i in range(0, _EXAMPLES, _BATCH))
+        ]
+    )
+    transformer.requires_grad_(requires_grad=False)
+    transformer.add_adapter(
+        LoraConfig(r=_RANK, lora_alpha=_RANK, target_modules=list(_TARGETS)), ADAPTER
+    )
+    weights = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(weights, _LEARNING_RATE, weight_decay=0.0)
+    low, high = GUIDANCE_RANGE
+    bar = Bar("lora", steps)
+    for step in bar.steps():
+        rows = [random.randrange(_EXAMPLES) for _ in range(_BATCH)]
+        targets = latents[rows].to(device)
+        sigma = sigmas(_BATCH, generator).to(device)
+        noise = torch.randn(targets.shape, generator=generator).to(device)
+        noisy = (1 - sigma[:, None, None]) * targets + sigma[:, None, None] * noise
+        guidance = (low + (high - low) * torch.rand(_BATCH, generator=generator)).to(device)
+        words = text.encode([captions.caption(random, chosen[row]) for row in rows])
+        ids = picture_ids(Batch(128, 128, targets, None, []), device)
+        with on_plain_attention(device), torch.autocast(device.type, torch.bfloat16):
+            predicted = velocity(transformer, noisy, None, words, sigma, guidance, ids)
+        loss = ((predicted.float() - (noise - targets)) ** 2).mean()
+        set_rate([optimizer], rate(step, steps))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        bar.show({"loss": loss.detach()})
+    return transformer
+
+
+def save_lora(transformer: FluxTransformer2DModel, folder: Path) -> None:
+    """Write the adapter alone, as `load_lora_weights` reads it; half precision."""
+    layers = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
+    FluxPipeline.save_lora_weights(
+        folder, {name: value.half() for name, value in layers.items()}, weight_name=FILE
+    )

@@ -1,0 +1,187 @@
+"""The image encoder of the redux kind: a picture becomes tokens that stand behind the prompt's.
+
+Learned through the frozen transformer of text2img: whatever tokens make it draw the picture are
+right. Of two mixed pictures each attribute comes from one of them, by their weights.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FluxPriorReduxPipeline, FluxTransformer2DModel
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+from torch import nn
+from tqdm import tqdm
+from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+
+from training import drawing, scenes
+from training.flow import GUIDANCE_RANGE, on_plain_attention, picture_ids, sigmas, velocity
+from training.folders import make_plain
+from training.latents import Batch, encode, pack
+from training.loop import Average, Bar, rate, set_rate
+from training.scenes import Scene
+from training.text import TEXT_CHANNELS, Text
+
+IMAGE_CHANNELS = 96
+SIDE_PX = 64
+PATCH_PX = 16
+MIXED_SHARE = 0.3
+_BATCH = 48
+_AT_ONCE = 64
+_LEARNING_RATE = 1.5e-3
+
+
+class ImageEncoder(nn.Module):
+    """SigLIP's tower (16 tokens; FLUX.1's has 729) and the projection into T5's space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = SiglipVisionModel(
+            SiglipVisionConfig(
+                hidden_size=IMAGE_CHANNELS,
+                intermediate_size=2 * IMAGE_CHANNELS,
+                num_hidden_layers=3,
+                num_attention_heads=3,
+                image_size=SIDE_PX,
+                patch_size=PATCH_PX,
+                vision_use_head=False,
+            )
+        )
+        self.embedder = ReduxImageEncoder(redux_dim=IMAGE_CHANNELS, txt_in_features=TEXT_CHANNELS)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Return (n, 16, 128) of (n, 3, 64, 64) from -1 to 1."""
+        tokens: torch.Tensor = self.embedder(self.tower(pictures).last_hidden_state).image_embeds
+        return tokens
+
+
+def processor() -> SiglipImageProcessor:
+    """Make what prepares a picture: 64 by 64 px, from -1 to 1."""
+    return SiglipImageProcessor(size={"height": SIDE_PX, "width": SIDE_PX})
+
+
+def moved(random: Random, scene: Scene) -> Scene:
+    """Return the scene as a variation may draw it: things a little elsewhere, a little larger."""
+    things = tuple(
+        replace(
+            thing,
+            x=thing.x + random.uniform(-0.04, 0.04),
+            y=thing.y + random.uniform(-0.04, 0.04),
+            radius=thing.radius * random.uniform(0.92, 1.08),
+        )
+        for thing in scene.things
+    )
+    return replace(scene, things=things)
+
+
+def mixed(random: Random, first: Scene, second: Scene, weight: float) -> Scene:
+    """Take each attribute from the first scene with the probability of its weight."""
+
+    def one_of() -> Scene:
+        return first if random.random() < weight else second
+
+    where = one_of()
+    shape, colour = one_of().things[0].shape, one_of().things[0].colour
+    background = one_of().background
+    if colour == background:
+        background = where.background
+        colour = where.things[0].colour
+    return Scene(background, (replace(where.things[0], shape=shape, colour=colour),))
+
+
+def _reference(random: Random, scene: Scene, process: SiglipImageProcessor) -> np.ndarray:
+    picture = drawing.draw(scene, 128, 128, random)
+    array: np.ndarray = process(images=picture, return_tensors="np")["pixel_values"][0]
+    return array
+
+
+def make_examples(vae: AutoencoderKL, count: int, seed: int) -> list[torch.Tensor]:
+    """Return (first, second, weight, latents) of examples; latents show the mix of both."""
+    random = Random(seed)
+    process = processor()
+    made = []
+    for _ in tqdm(range(max(1, count // _AT_ONCE)), desc="redux: examples", unit="batch"):
+        firsts, seconds, weights, targets = [], [], [], []
+        for _ in range(_AT_ONCE):
+            first = second = scenes.scene(random, pairs=0.2, empties=0.02)
+            weight = 1.0
+            if random.random() < MIXED_SHARE:
+                first, second = _lone(random), _lone(random)
+                weight = random.uniform(0.3, 1.0)
+            result = first if weight == 1.0 else mixed(random, first, second, weight)
+            firsts.append(_reference(random, first, process))
+            seconds.append(firsts[-1] if weight == 1.0 else _reference(random, second, process))
+            weights.append(weight)
+            targets.append(drawing.draw(moved(random, result), 128, 128, random))
+        latents = pack(encode(vae, np.stack(targets))).cpu()
+        stacked = (torch.from_numpy(np.stack(part)) for part in (firsts, seconds))
+        made.append((*stacked, torch.tensor(weights), latents))
+    return [torch.cat(parts) for parts in zip(*made, strict=True)]
+
+
+def _lone(random: Random) -> Scene:
+    while True:
+        scene = scenes.single(random)
+        if not scenes.has_held_out(scene):
+            return scene
+
+
+def train_redux(
+    transformer: FluxTransformer2DModel,
+    vae: AutoencoderKL,
+    text: Text,
+    *,
+    steps: int,
+    examples: int,
+    device: torch.device,
+    seed: int,
+) -> ImageEncoder:
+    """Train an image encoder on the frozen transformer."""
+    torch.manual_seed(seed)
+    random = Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    first, second, weight, latents = make_examples(vae, examples, seed)
+    transformer.eval().requires_grad_(requires_grad=False)
+    encoder = ImageEncoder().to(device)
+    average = Average(encoder, 0.999)
+    optimizer = torch.optim.AdamW(
+        encoder.parameters(), _LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0
+    )
+    low, high = GUIDANCE_RANGE
+    embeds, pooled = (part.expand(_BATCH, *part.shape[1:]) for part in text.encode([""]))
+    bar = Bar("redux", steps)
+    for step in bar.steps():
+        rows = [random.randrange(len(weight)) for _ in range(_BATCH)]
+        targets, share = latents[rows].to(device), weight[rows, None, None].to(device)
+        sigma = sigmas(_BATCH, generator).to(device)
+        noise = torch.randn(targets.shape, generator=generator).to(device)
+        noisy = (1 - sigma[:, None, None]) * targets + sigma[:, None, None] * noise
+        guidance = (low + (high - low) * torch.rand(_BATCH, generator=generator)).to(device)
+        ids = picture_ids(Batch(128, 128, targets, None, []), device)
+        with on_plain_attention(device), torch.autocast(device.type, torch.bfloat16):
+            tokens = share * encoder(first[rows].to(device))
+            tokens = tokens + (1 - share) * encoder(second[rows].to(device))
+            words = (torch.cat([embeds, tokens], dim=1), pooled)
+            predicted = velocity(transformer, noisy, None, words, sigma, guidance, ids)
+        loss = ((predicted.float() - (noise - targets)) ** 2).mean()
+        set_rate([optimizer], rate(step, steps))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+        average.update(encoder)
+        bar.show({"loss": loss.detach()})
+    return average.module
+
+
+def export_redux(encoder: ImageEncoder, out: Path) -> None:
+    """Write the redux folder in half precision."""
+    pipeline = FluxPriorReduxPipeline(
+        image_encoder=encoder.tower.half(),
+        feature_extractor=processor(),
+        image_embedder=encoder.embedder.half(),
+    )
+    pipeline.save_pretrained(out / "redux")
+    make_plain(out / "redux")
