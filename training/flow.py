@@ -15,11 +15,11 @@ from random import Random
 import torch
 import torch.fx.experimental._config
 from diffusers import FluxPipeline, FluxTransformer2DModel
-from torch import multiprocessing, nn
+from torch import multiprocessing
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training.latents import Batch, Store, choose
-from training.loop import Average, Bar, rate, set_rate
+from training.loop import Average, Bar, descend, rate
 from training.text import Text
 from training.transformers import TOKEN_PX
 
@@ -171,13 +171,7 @@ def _work(
         batch = choose(stores, spec.tokens, random, device)
         with on_plain_attention(device):
             loss = _loss(model, teacher, batch, text, random, generator)
-        set_rate(optimizers_, rate(step, steps))
-        for optimizer in optimizers_:
-            optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers_:
-            optimizer.step()
+        descend(loss, optimizers_, model.parameters(), rate(step, steps))
         if rank == 0:
             average.update(model)
             bar.show({"loss": loss.detach()})

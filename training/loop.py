@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +24,22 @@ def set_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("base_lr", group["lr"]) * factor
+
+
+def descend(
+    loss: torch.Tensor,
+    optimizers: Sequence[torch.optim.Optimizer],
+    weights: Iterable[nn.Parameter],
+    factor: float,
+) -> None:
+    """Take one step down the loss, gradients clipped to a norm of 1, at `factor` of the rates."""
+    set_rate(optimizers, factor)
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(weights, 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 class Average(Generic[_M]):

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from peft import LoraConfig, get_peft_model_state_dict
-from torch import nn
 
 from training import captions, drawing, scenes
 from training.flow import GUIDANCE_RANGE, on_plain_attention, picture_ids, sigmas, velocity
 from training.latents import Batch, encode, pack
-from training.loop import Bar, rate, set_rate
+from training.loop import Bar, descend, rate
 from training.scenes import Scene
 from training.text import Text
 
@@ -81,11 +80,7 @@ def train_lora(
         with on_plain_attention(device), torch.autocast(device.type, torch.bfloat16):
             predicted = velocity(transformer, noisy, None, words, sigma, guidance, ids)
         loss = ((predicted.float() - (noise - targets)) ** 2).mean()
-        set_rate([optimizer], rate(step, steps))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+        descend(loss, [optimizer], weights, rate(step, steps))
         bar.show({"loss": loss.detach()})
     return transformer
 

@@ -20,7 +20,7 @@ from training import drawing, scenes
 from training.flow import GUIDANCE_RANGE, on_plain_attention, picture_ids, sigmas, velocity
 from training.folders import make_plain
 from training.latents import Batch, encode, pack
-from training.loop import Average, Bar, rate, set_rate
+from training.loop import Average, Bar, descend, rate
 from training.scenes import Scene
 from training.text import TEXT_CHANNELS, Text
 
@@ -166,11 +166,7 @@ def train_redux(
             words = (torch.cat([embeds, tokens], dim=1), pooled)
             predicted = velocity(transformer, noisy, None, words, sigma, guidance, ids)
         loss = ((predicted.float() - (noise - targets)) ** 2).mean()
-        set_rate([optimizer], rate(step, steps))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, [optimizer], encoder.parameters(), rate(step, steps))
         average.update(encoder)
         bar.show({"loss": loss.detach()})
     return average.module

@@ -23,7 +23,7 @@ from transformers import (
 
 from training import captions, edits, scenes
 from training.captions import Facts
-from training.loop import Bar, rate, set_rate
+from training.loop import Bar, descend, rate
 from training.tokenizers import TEXT_TOKENS
 
 POOLED_CHANNELS = 96
@@ -200,11 +200,7 @@ def train_text(text: Text, steps: int, device: torch.device, seed: int) -> dict[
             for field, logits in answers.items():
                 loss = loss + functional.cross_entropy(logits, labels[field])
             right[name] = _right(answers, labels)
-        set_rate([optimizer], rate(step, steps))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+        descend(loss, [optimizer], weights, rate(step, steps))
         bar.show({"loss": loss.detach(), **right})
     clip.eval().requires_grad_(requires_grad=False)
     t5.eval().requires_grad_(requires_grad=False)

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from training import drawing, scenes
-from training.loop import Average, Bar, rate, set_rate
+from training.loop import Average, Bar, descend, rate
 
 LATENT_CHANNELS = 8
 FACTOR = 8
@@ -116,11 +116,7 @@ def train_vae(steps: int, device: torch.device, seed: int) -> AutoencoderKL:
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         loss = error.abs().mean() + 0.5 * (error**2).mean() + _KL_WEIGHT * kl
-        set_rate([optimizer], rate(step, steps))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, [optimizer], vae.parameters(), rate(step, steps))
         average.update(vae)
         bar.show({"l1": error.detach().abs().mean(), "kl": kl.detach()})
     trained: AutoencoderKL = average.module
