@@ -62,6 +62,22 @@ def sigmas(count: int, generator: torch.Generator) -> torch.Tensor:
     return torch.where(torch.rand(count, generator=generator) < 0.1, flat, shifted)
 
 
+def on_the_way(
+    latents: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return latents somewhere on their way from noise: (noisy, velocity, sigma, guidance).
+
+    The velocity is what is to be predicted there; sigma and guidance are (n,), chosen by chance.
+    """
+    count, device = latents.shape[0], latents.device
+    sigma = sigmas(count, generator).to(device)
+    noise = torch.randn(latents.shape, generator=generator).to(device)
+    level = sigma[:, None, None]
+    low, high = GUIDANCE_RANGE
+    guidance = (low + (high - low) * torch.rand(count, generator=generator)).to(device)
+    return (1 - level) * latents + level * noise, noise - latents, sigma, guidance
+
+
 def picture_ids(batch: Batch, device: torch.device) -> torch.Tensor:
     """Return (tokens, 3): row and column of each token, as FluxPipeline makes them."""
     ids: torch.Tensor = FluxPipeline._prepare_latent_image_ids(
@@ -205,16 +221,10 @@ def _loss(
 ) -> torch.Tensor:
     device = batch.targets.device
     count = len(batch.prompts)
-    sigma = sigmas(count, generator).to(device)
-    noise = torch.randn(batch.targets.shape, generator=generator).to(device)
-    level = sigma[:, None, None]
-    noisy = (1 - level) * batch.targets + level * noise
-    low, high = GUIDANCE_RANGE
-    guidance = (low + (high - low) * torch.rand(count, generator=generator)).to(device)
+    noisy, target, sigma, guidance = on_the_way(batch.targets, generator)
     ids = picture_ids(batch, device)
     if teacher is None:
         words = _words_with_gaps(text, batch.prompts, random)
-        target = noise - batch.targets
     else:
         words = text.encode(batch.prompts)
         none = text.encode([""] * count)

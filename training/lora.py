@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from peft import LoraConfig, get_peft_model_state_dict
 
 from training import captions, drawing, scenes
-from training.flow import GUIDANCE_RANGE, on_plain_attention, picture_ids, sigmas, velocity
+from training.flow import on_plain_attention, on_the_way, picture_ids, velocity
 from training.latents import Batch, encode, pack
 from training.loop import Bar, descend, rate
 from training.scenes import Scene
@@ -66,20 +66,16 @@ def train_lora(
     )
     weights = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, _LEARNING_RATE, weight_decay=0.0)
-    low, high = GUIDANCE_RANGE
     bar = Bar("lora", steps)
     for step in bar.steps():
         rows = [random.randrange(_EXAMPLES) for _ in range(_BATCH)]
         targets = latents[rows].to(device)
-        sigma = sigmas(_BATCH, generator).to(device)
-        noise = torch.randn(targets.shape, generator=generator).to(device)
-        noisy = (1 - sigma[:, None, None]) * targets + sigma[:, None, None] * noise
-        guidance = (low + (high - low) * torch.rand(_BATCH, generator=generator)).to(device)
+        noisy, target, sigma, guidance = on_the_way(targets, generator)
         words = text.encode([captions.caption(random, chosen[row]) for row in rows])
         ids = picture_ids(Batch(128, 128, targets, None, []), device)
         with on_plain_attention(device), torch.autocast(device.type, torch.bfloat16):
             predicted = velocity(transformer, noisy, None, words, sigma, guidance, ids)
-        loss = ((predicted.float() - (noise - targets)) ** 2).mean()
+        loss = ((predicted.float() - target) ** 2).mean()
         descend(loss, [optimizer], weights, rate(step, steps))
         bar.show({"loss": loss.detach()})
     return transformer

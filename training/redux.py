@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
 from training import drawing, scenes
-from training.flow import GUIDANCE_RANGE, on_plain_attention, picture_ids, sigmas, velocity
+from training.flow import on_plain_attention, on_the_way, picture_ids, velocity
 from training.folders import make_plain
 from training.latents import Batch, encode, pack
 from training.loop import Average, Bar, descend, rate
@@ -149,23 +149,19 @@ def train_redux(
     optimizer = torch.optim.AdamW(
         encoder.parameters(), _LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0
     )
-    low, high = GUIDANCE_RANGE
     embeds, pooled = (part.expand(_BATCH, *part.shape[1:]) for part in text.encode([""]))
     bar = Bar("redux", steps)
     for step in bar.steps():
         rows = [random.randrange(len(weight)) for _ in range(_BATCH)]
         targets, share = latents[rows].to(device), weight[rows, None, None].to(device)
-        sigma = sigmas(_BATCH, generator).to(device)
-        noise = torch.randn(targets.shape, generator=generator).to(device)
-        noisy = (1 - sigma[:, None, None]) * targets + sigma[:, None, None] * noise
-        guidance = (low + (high - low) * torch.rand(_BATCH, generator=generator)).to(device)
+        noisy, target, sigma, guidance = on_the_way(targets, generator)
         ids = picture_ids(Batch(128, 128, targets, None, []), device)
         with on_plain_attention(device), torch.autocast(device.type, torch.bfloat16):
             tokens = share * encoder(first[rows].to(device))
             tokens = tokens + (1 - share) * encoder(second[rows].to(device))
             words = (torch.cat([embeds, tokens], dim=1), pooled)
             predicted = velocity(transformer, noisy, None, words, sigma, guidance, ids)
-        loss = ((predicted.float() - (noise - targets)) ** 2).mean()
+        loss = ((predicted.float() - target) ** 2).mean()
         descend(loss, [optimizer], encoder.parameters(), rate(step, steps))
         average.update(encoder)
         bar.show({"loss": loss.detach()})
