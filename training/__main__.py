@@ -19,7 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 
-from training import evaluate, folders, latents, lora, redux, tokenizers
+from training import evaluate, folders, latents, lora, redux, tasks, tokenizers
 from training.flow import FlowSpec, train_flow
 from training.text import Text, make_text, train_text
 from training.transformers import make_transformer, widen
@@ -92,13 +92,34 @@ class FlowStage:
     distil: bool = False
     adam_rate: float = 1e-3
     muon_rate: float = 2e-3
+    store: str | None = None
+    """The stage whose examples it learns from, if not its own."""
+    canvases: Mapping[tuple[int, int], float] = tasks.CANVASES
 
 
 FLOW_STAGES: Mapping[str, FlowStage] = MappingProxyType(
     {
-        "text2img": FlowStage("text2img", None, 13_000, 24_000, 10),
+        "text2img": FlowStage("text2img", None, 20_000, 24_000, 10),
+        "text2img-large": FlowStage(
+            "text2img",
+            "text2img",
+            6000,
+            12_000,
+            17,
+            adam_rate=7e-4,
+            muon_rate=1.4e-3,
+            canvases=tasks.LARGE_CANVASES,
+        ),
         "text2img-guided": FlowStage(
-            "text2img", "text2img", 1000, 24_000, 14, distil=True, adam_rate=3e-4, muon_rate=5e-4
+            "text2img",
+            "text2img-large",
+            1500,
+            12_000,
+            14,
+            distil=True,
+            adam_rate=3e-4,
+            muon_rate=5e-4,
+            store="text2img-large",
         ),
         "kontext": FlowStage("kontext", "text2img", 2600, 14_000, 11),
         "fill": FlowStage("fill", "text2img", 1600, 12_000, 12),
@@ -111,11 +132,13 @@ they are spread in the data."""
 
 def _train_flow(run: Run, name: str) -> None:
     stage = FLOW_STAGES[name]
-    store_path = run.work / f"{stage.kind}-examples.pt"
+    store_path = run.work / f"{stage.store or name}-examples.pt"
     if store_path.exists():
         stores = torch.load(store_path, weights_only=False)  # our own file
     else:
-        stores = latents.make_stores(stage.kind, run.vae(), run.scaled(stage.examples), stage.seed)
+        stores = latents.make_stores(
+            stage.kind, run.vae(), run.scaled(stage.examples), stage.seed, stage.canvases
+        )
         torch.save(stores, store_path)
     torch.manual_seed(stage.seed)
     if stage.start is None:

@@ -1,5 +1,6 @@
 """Examples as latents, made once and drawn from many times: encoding costs as much as a step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -89,13 +90,19 @@ def given_tokens(vae: AutoencoderKL, examples: list[Example]) -> torch.Tensor | 
     return torch.cat([pack(encode(vae, hidden, sampled=True)).cpu(), pack_masks(masks)], dim=2)
 
 
-def make_stores(kind: str, vae: AutoencoderKL, count: int, seed: int) -> list[Store]:
+def make_stores(
+    kind: str,
+    vae: AutoencoderKL,
+    count: int,
+    seed: int,
+    canvases: Mapping[tuple[int, int], float] = CANVASES,
+) -> list[Store]:
     """Draw and encode about `count` examples of a kind, on every canvas by its share."""
     random = Random(seed)
     torch.manual_seed(seed)  # for the sampled latents
     stores = []
     with tqdm(total=count, desc=f"{kind}: examples", unit="picture") as bar:
-        for (width, height), share in CANVASES.items():
+        for (width, height), share in canvases.items():
             batches = []
             for _ in range(max(1, round(count * share / _AT_ONCE))):
                 examples = [TASKS[kind](random, width, height) for _ in range(_AT_ONCE)]

@@ -31,6 +31,25 @@ CANVASES: Mapping[tuple[int, int], float] = MappingProxyType(
 )
 """(width, height) in px -> share of the examples."""
 
+LARGE_CANVASES: Mapping[tuple[int, int], float] = MappingProxyType(
+    {
+        (128, 128): 0.28,
+        (64, 64): 0.03,
+        (96, 96): 0.04,
+        (160, 96): 0.04,
+        (96, 160): 0.04,
+        (192, 80): 0.02,
+        (80, 192): 0.02,
+        (192, 128): 0.05,
+        (128, 192): 0.05,
+        (192, 192): 0.10,
+        (256, 128): 0.04,
+        (128, 256): 0.04,
+        (256, 256): 0.25,
+    }
+)
+"""As CANVASES, for those who draw small pictures already."""
+
 _PROMPTS = 4
 STRUCTURES = ("canny", "depth")
 
