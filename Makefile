@@ -23,7 +23,7 @@ setup: $(READY)
 	@test -z '$(TORCH_INDEX)' || grep -qsxF '$(TORCH_INDEX)' $(VENV)/.torch-index || \
 	  { $(PIP) uninstall --quiet --yes torch && $(GET_TORCH); }
 
-$(READY): pyproject.toml constraints.txt scripts/build_micro.py
+$(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one with: make setup PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
@@ -31,7 +31,6 @@ $(READY): pyproject.toml constraints.txt scripts/build_micro.py
 	@echo "Installing pinned dependencies into $(VENV) (torch is the large one) ..."
 	@$(if $(TORCH_INDEX),$(GET_TORCH))
 	@$(PIP) install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python scripts/build_micro.py
 	@touch $@
 
 demo: $(READY)
@@ -63,4 +62,4 @@ lock:
 	  --no-annotate --no-emit-index-url --no-header pyproject.toml --output-file constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache src/flux_mcp/weights
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

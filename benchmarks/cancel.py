@@ -12,8 +12,6 @@ worker is free / the time of one step of the same job.
 """
 
 import asyncio
-import base64
-import io
 import json
 import statistics
 import time
@@ -35,9 +33,9 @@ from common import (
     start_async,
     stdio_parameters,
 )
+from drawings import calls
 from mcp import Client
 from mcp.client.stdio import stdio_client
-from PIL import Image, ImageDraw
 
 SIDE_PX, STEPS, COUNT = 256, 64, 8
 CANCEL_FROM_STEP = 8
@@ -60,43 +58,22 @@ class Stop:
     """From sending until the worker said that it is free."""
 
 
-def _picture() -> str:
-    image = Image.new("RGB", (SIDE_PX, SIDE_PX), (40, 60, 200))
-    ImageDraw.Draw(image).ellipse((64, 64, 192, 192), fill=(220, 40, 40))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _calls() -> dict[str, tuple[str, dict[str, Any]]]:
-    picture = _picture()
-    prompt = {"prompt": "a green square in the middle of a yellow background"}
-    box = {"box": {"x": 64, "y": 64, "width": 128, "height": 128}}
-    return {
-        "text2img": ("flux_generate", prompt),
-        "kontext": ("flux_edit", prompt | {"images": [picture]}),
-        "fill": ("flux_fill", prompt | {"image": picture, "mask": box}),
-        "control": ("flux_structural", prompt | {"image": picture}),
-        "redux": ("flux_variation", {"images": [picture]}),
-    }
-
-
 async def measure(quick: bool) -> Result:
     """Cancel every kind several times."""
     repetitions = 1 if quick else 10
     result = Result("cancel", quick, {"cancels_per_kind": repetitions})
-    stops: dict[str, list[Stop]] = {kind: [] for kind in _calls()}
+    stops: dict[str, list[Stop]] = {kind: [] for kind in calls(SIDE_PX)}
     with scratch() as folder:
         log = folder / "events.jsonl"
         command = [*script_command("watched_server.py"), str(log)]
         parameters = stdio_parameters(command, data_dir=folder / "data")
         async with Client(stdio_client(parameters)) as client:
             common = {"model": "micro", "width": SIDE_PX, "height": SIDE_PX, "preview": "none"}
-            for tool, arguments in _calls().values():
+            for tool, arguments in calls(SIDE_PX).values():
                 await draw(client, tool, {**arguments, **common, "steps": 4})
             long_job = {**common, "steps": STEPS, "count": COUNT, "wait_s": WAIT_S}
             for _ in range(repetitions):
-                for kind, (tool, arguments) in _calls().items():
+                for kind, (tool, arguments) in calls(SIDE_PX).items():
                     stops[kind].append(await _stop(client, log, tool, {**arguments, **long_job}))
                     # The pipeline is as good as before.
                     await draw(client, tool, {**arguments, **common, "steps": 4})

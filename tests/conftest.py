@@ -1,8 +1,6 @@
 """Isolation for every test, and the shared real parts: weights, settings, one service."""
 
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,9 +8,6 @@ import pytest
 
 from flux_mcp.config import PACKAGE_DIR, Settings
 from flux_mcp.service import Service
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-MICRO_KINDS = ("text2img", "kontext", "fill", "control", "redux")
 
 
 @pytest.fixture(scope="session")
@@ -35,15 +30,9 @@ def isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 @pytest.fixture(scope="session")
-def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The micro weights: those of the package when built, else freshly built ones."""
-    packaged = PACKAGE_DIR / "weights"
-    if all((packaged / "micro" / kind / "model_index.json").is_file() for kind in MICRO_KINDS):
-        return packaged
-    built = tmp_path_factory.mktemp("weights")
-    script = REPOSITORY / "scripts" / "build_micro.py"
-    subprocess.run([sys.executable, script, "--out", built / "micro"], check=True)
-    return built
+def weights_dir() -> Path:
+    """The package's own weights."""
+    return PACKAGE_DIR / "weights"
 
 
 @pytest.fixture

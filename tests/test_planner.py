@@ -46,7 +46,7 @@ async def test_micro_answers_when_nothing_real_is_here_and_says_what_to_install(
     decision = await decide(settings, GenerateRequest(prompt="a star"))
     assert decision.plan.model == "micro"
     (notice,) = decision.notices
-    assert "noise" in notice
+    assert "coloured shapes" in notice
     assert "FLUX.1-schnell" in notice
 
 

@@ -8,9 +8,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import: nothing is downloaded
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -26,7 +27,7 @@ from training.transformers import make_transformer, widen
 from training.vae import train_vae
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_WORK = ROOT / "build" / "micro"
+DEFAULT_WORK = ROOT / "training" / "work"
 DEFAULT_OUT = ROOT / "src" / "flux_mcp" / "weights" / "micro"
 
 
@@ -94,40 +95,32 @@ class FlowStage:
     muon_rate: float = 2e-3
     store: str | None = None
     """The stage whose examples it learns from, if not its own."""
-    canvases: Mapping[tuple[int, int], float] = tasks.CANVASES
+    canvases: Mapping[tuple[int, int], float] = field(default_factory=lambda: tasks.CANVASES)
 
+
+_GUIDED: Mapping[str, Any] = {"distil": True, "adam_rate": 3e-4, "muon_rate": 5e-4}
 
 FLOW_STAGES: Mapping[str, FlowStage] = MappingProxyType(
     {
         "text2img": FlowStage("text2img", None, 20_000, 24_000, 10),
         "text2img-large": FlowStage(
-            "text2img",
-            "text2img",
-            6000,
-            12_000,
-            17,
-            adam_rate=7e-4,
-            muon_rate=1.4e-3,
+            "text2img", "text2img", 7400, 12_000, 17, adam_rate=7e-4, muon_rate=1.4e-3,
             canvases=tasks.LARGE_CANVASES,
         ),
         "text2img-guided": FlowStage(
-            "text2img",
-            "text2img-large",
-            1500,
-            12_000,
-            14,
-            distil=True,
-            adam_rate=3e-4,
-            muon_rate=5e-4,
-            store="text2img-large",
+            "text2img", "text2img-large", 520, 12_000, 14, store="text2img-large", **_GUIDED
         ),
-        "kontext": FlowStage("kontext", "text2img", 2600, 14_000, 11),
-        "fill": FlowStage("fill", "text2img", 1600, 12_000, 12),
+        "kontext": FlowStage("kontext", "text2img", 6900, 14_000, 11),
+        "kontext-guided": FlowStage(
+            "kontext", "kontext", 450, 14_000, 18, store="kontext", **_GUIDED
+        ),
+        "fill": FlowStage("fill", "text2img", 3100, 12_000, 12),
+        "fill-guided": FlowStage("fill", "fill", 600, 12_000, 19, store="fill", **_GUIDED),
         "control": FlowStage("control", "text2img", 1200, 12_000, 13),
     }
-)
-"""Name -> how. The kinds start from the plain text2img: the guided one no longer draws pictures as
-they are spread in the data."""
+)  # fmt: skip
+"""Name -> how. The kinds start from the plain text2img: a guided one no longer draws pictures as
+they are spread in the data, and is the last of its line."""
 
 
 def _train_flow(run: Run, name: str) -> None:
@@ -156,16 +149,17 @@ def _train_flow(run: Run, name: str) -> None:
 
 def _train_redux(run: Run) -> None:
     encoder = redux.train_redux(
-        run.transformer("text2img-guided", "text2img"), run.vae(), run.text(),
-        steps=run.scaled(1500), examples=run.scaled(10_000), device=run.device, seed=15,
+        run.transformer("text2img-large", "text2img"), run.vae(), run.text(),
+        steps=run.scaled(1200), examples=run.scaled(10_000),
+        device=run.device, seed=15,
     )  # fmt: skip
     torch.save(encoder.state_dict(), run.work / "redux.pt")
 
 
 def _train_lora(run: Run) -> None:
     trained = lora.train_lora(
-        run.transformer("text2img-guided", "text2img"), run.vae(), run.text(),
-        steps=run.scaled(300), device=run.device, seed=16,
+        run.transformer("text2img-large", "text2img"), run.vae(), run.text(),
+        steps=run.scaled(500), device=run.device, seed=16,
     )  # fmt: skip
     lora.save_lora(trained, run.work / "lora")
 
@@ -181,7 +175,12 @@ def export(run: Run) -> None:
 
 
 EXPORTED = MappingProxyType(
-    {"text2img": "text2img-guided", "kontext": "kontext", "fill": "fill", "control": "control"}
+    {
+        "text2img": "text2img-guided",
+        "kontext": "kontext-guided",
+        "fill": "fill-guided",
+        "control": "control",
+    }
 )
 """Kind -> the stage whose weights its folder gets."""
 

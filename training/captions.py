@@ -3,12 +3,13 @@
 The labels (`Facts`) teach the text encoders what to gather from a sentence (text.py).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
 
-from training.scenes import Scene, Thing
+from training.scenes import PLACES, RADII, Scene, Thing
 
 NOUNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -120,6 +121,21 @@ def caption(random: Random, scene: Scene) -> str:
     else:
         text = subject + background + where
     return vary(random, random.choice(_BEGINNINGS) + text)
+
+
+def plainly(scene: Scene) -> str:
+    """Describe a scene in one way, the plainest; of a lone thing size and place are always said."""
+    background = f"on {article(scene.background)} background"
+    if not scene.things:
+        return f"{article(scene.background)} background"
+    if scene.relation is not None:
+        first, second = (article(f"{one.colour} {one.shape}") for one in scene.things)
+        beside = "to the left of" if scene.relation == "left of" else scene.relation
+        return f"{first} {beside} {second} {background}"
+    thing = scene.things[0]
+    size = min(RADII, key=lambda name: abs(RADII[name] - thing.radius))
+    place = min(PLACES, key=lambda name: math.dist(PLACES[name], (thing.x, thing.y)))
+    return f"a {size} {thing.colour} {thing.shape} {PLACE_WORDS[place][0]} {background}"
 
 
 def thing_alone(random: Random, thing: Thing) -> str:

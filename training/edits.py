@@ -109,11 +109,11 @@ def _remove(random: Random, scene: Scene, index: int) -> Edit:
 
 EDITS: Mapping[str, tuple[float, Callable[[Random, Scene, int], Edit]]] = MappingProxyType(
     {
-        "recolour": (0.38, _recolour),
-        "background": (0.2, _background),
-        "reshape": (0.24, _reshape),
-        "resize": (0.1, _resize),
-        "remove": (0.08, _remove),
+        "recolour": (0.24, _recolour),
+        "background": (0.16, _background),
+        "reshape": (0.32, _reshape),
+        "resize": (0.13, _resize),
+        "remove": (0.15, _remove),
     }
 )
 """Kind -> how often, and how."""
@@ -124,7 +124,12 @@ def edit(random: Random, scene: Scene, kind: str | None = None) -> Edit:
 
     A scene without things gets a new background; two things alike in shape and colour do too, for
     no words could tell them apart; only a lone thing in the middle is resized.
+
+    Raises:
+        ValueError: the scene holds a held-out triple, so some of its changes would all do too.
     """
+    if has_held_out(scene):
+        raise ValueError(f"{scene} holds a triple that is kept for judging.")
     while True:
         chosen = kind or random.choices(list(EDITS), [weight for weight, _ in EDITS.values()])[0]
         index = random.randrange(max(1, len(scene.things)))

@@ -20,7 +20,7 @@ from training.text import Text
 
 ADAPTER = "striped"
 FILE = "striped.safetensors"
-_RANK = 4
+_RANK = 8
 _TARGETS = ("to_q", "to_k", "to_v", "proj_mlp", "net.2")
 _BATCH = 32
 _EXAMPLES = 2048
@@ -49,7 +49,7 @@ def train_lora(
     device: torch.device,
     seed: int,
 ) -> FluxTransformer2DModel:
-    """Add the adapter to a frozen transformer and train it."""
+    """Add the adapter to a frozen transformer (without guidance) and train it."""
     torch.manual_seed(seed)
     random = Random(seed)
     generator = torch.Generator().manual_seed(seed)

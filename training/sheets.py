@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from training.answers import Panel
 
-MOST_PANELS = 40
-COLUMNS = 5
+MOST_PANELS = 24
+COLUMNS = 9
 PICTURE_PX = 128
 GAP_PX = 8
 CAPTION_LINES = 4

@@ -97,6 +97,13 @@ class JobAnswer(_Answer):
     queue: QueueAnswer | None = Field(None, description="Only for flux_get_job without an id.")
 
 
+class DemoAnswer(_Answer):
+    """What the demonstration drew."""
+
+    jobs: tuple[JobAnswer, ...] = Field(description="One for each drawing tool, in order.")
+    sheet: str = Field(description="Absolute path of a PNG that shows all pictures.")
+
+
 class SearchAnswer(_Answer):
     """A page of gallery hits, newest first."""
 

@@ -65,6 +65,11 @@ class Paths:
         return self.root / "hf-cache"
 
     @property
+    def demo_sheet(self) -> Path:
+        """What the last demonstration drew, side by side."""
+        return self.root / "demo.png"
+
+    @property
     def worker_log(self) -> Path:
         """What the worker process and its libraries wrote to stderr."""
         return self.root / "logs" / "worker.log"

@@ -1,28 +1,24 @@
 """The command line as people and scripts meet it: a process, two streams, an exit code."""
 
-import asyncio
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from flux_mcp import __version__
 from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
-from flux_mcp.config import Settings, command_path
+from flux_mcp.config import command_path
 from flux_mcp.service import Service
 from tests.jobs.factories import make_plan_row
 from tests.server.pictures import keep_picture, noise, queue_job, run_job
 
-TIMEOUT_S = 180
+from .processes import TIMEOUT_S, Cli, Ended
+
 COMMANDS = (
     "serve",
     "generate",
@@ -42,65 +38,6 @@ SLOW = (
     "--negative-prompt", "a circle",
 )  # fmt: skip
 """Half a minute on one core: long enough to be interrupted."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a finished process left."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Cli:
-    """Runs `flux-mcp` on one data folder."""
-
-    def __init__(self, data_dir: Path, weights_dir: Path, **environment: str) -> None:
-        self.data_dir = data_dir
-        self.weights_dir = weights_dir
-        self._environment = {
-            "FLUX_MCP_DATA_DIR": str(data_dir),
-            "FLUX_MCP_WEIGHTS_DIR": str(weights_dir),
-            "COLUMNS": "80",
-            "PYTHONUNBUFFERED": "",
-            **environment,
-        }
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "flux_mcp", *arguments]
-
-    def environment(self, **more: str) -> dict[str, str]:
-        return {**os.environ, **self._environment, **more}
-
-    def __call__(self, *arguments: str, **environment: str) -> Ended:
-        ended = subprocess.run(
-            self.command(*arguments),
-            env=self.environment(**environment),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        return Ended(ended.returncode, ended.stdout, ended.stderr)
-
-    def prepare(self, work: Callable[[Service], Any]) -> Any:
-        """Put something into the data folder through a service that runs nothing."""
-
-        async def prepared() -> Any:
-            settings = Settings(data_dir=self.data_dir, weights_dir=self.weights_dir)
-            service = Service(settings, executes=False)
-            await service.open()
-            try:
-                return await work(service)
-            finally:
-                await service.close()
-
-        return asyncio.run(prepared())
 
 
 @pytest.fixture

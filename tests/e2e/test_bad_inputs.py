@@ -236,11 +236,11 @@ IMAGE, PATH = "invalid_image", "path_not_allowed"
 SIZES = [
     generate(SIZE, "multiples of 16", "Ask for 96x96.", width=100, height=100),
     generate(SIZE, "multiples of 16", "Ask for 64x64.", width=65, height=64),
-    generate(SIZE, "at least 32 px", "Ask for 32x32.", width=16, height=16),
-    generate(SIZE, "at most 65,536", "Ask for 256x256.", width=512, height=512),
-    generate(SIZE, "at most 4096 px", "Ask for 2016x32.", width=100_000, height=1600),
+    generate(SIZE, "at least 64 px", "Ask for 64x64.", width=16, height=16),
+    generate(SIZE, "at most 256 px", "Ask for 256x256.", width=512, height=512),
+    generate(SIZE, "at most 256 px", "Ask for 256x64.", width=100_000, height=1600),
     generate(SIZE, "cannot be drawn by micro", "Ask for 256x256.", width=10**30, height=10**30),
-    generate(SIZE, "at most 65,536", "Ask for 256x256.", width=512, height=512, dry_run=True),
+    generate(SIZE, "at most 256 px", "Ask for 256x256.", width=512, height=512, dry_run=True),
     generate(SIZE, "width: ", "a multiple of 16", width=0, height=64),
     generate(SIZE, "height: ", "a multiple of 16", width=64, height=-64),
     generate(SIZE, "width: ", "a multiple of 16", width=64.5, height=64),
@@ -250,8 +250,8 @@ SIZES = [
     generate(REQUEST, "Width and height must be given together", "aspect_ratio", width=64),
     generate(REQUEST, "not both", "Leave one way out", width=64, height=64, aspect_ratio="1:1"),
     fill(SIZE, "multiples of 16", "Ask for 64x64.", width=63, height=64),
-    vary(SIZE, "at most 65,536", "Ask for 256x256.", width=1024, height=1024),
-    follow(SIZE, "multiples of 16", "Ask for 80x48.", image="{image}", width=81, height=47),
+    vary(SIZE, "at most 256 px", "Ask for 256x256.", width=1024, height=1024),
+    follow(SIZE, "multiples of 16", "Ask for 80x64.", image="{image}", width=81, height=47),
 ]
 
 PROMPTS = [

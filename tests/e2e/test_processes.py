@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="kills and signals are POSIX here"),
 ]
 
-MEDIUM: dict[str, Any] = {**SLOW, "count": 3}
+MEDIUM: dict[str, Any] = {**SLOW, "width": 128, "height": 128, "count": 3}
 DEADLINE_S = 120
 
 

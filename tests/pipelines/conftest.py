@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +18,6 @@ from flux_mcp.models.registry import Kind, ModelSpec, Registry, load_registry
 from flux_mcp.requests.messages import FINAL_EVENTS, Picture, Preview, Progress
 from flux_mcp.requests.plan import InputRole, PlanInput, RenderPlan
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
@@ -29,14 +25,9 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package's own micro weights where they are built, else built for this session."""
-    if (PACKAGE_DIR / "weights" / "micro" / "redux" / "model_index.json").is_file():
-        return PACKAGE_DIR / "weights"
-    folder = tmp_path_factory.mktemp("weights")
-    script = REPOSITORY / "scripts" / "build_micro.py"
-    subprocess.run([sys.executable, script, "--out", folder / "micro"], check=True)
-    return folder
+def weights_dir() -> Path:
+    """The package's own weights."""
+    return PACKAGE_DIR / "weights"
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +106,7 @@ def make_task(
         revision=None,
         quality="low",
         precision=spec.precision,
-        prompt="a red fox in the snow",
+        prompt="a red circle on a blue background",
         width=128,
         height=128,
         steps=4,

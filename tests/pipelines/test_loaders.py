@@ -54,8 +54,8 @@ def test_parts_a_folder_leaves_out_come_from_the_parts_folder(registry, settings
 
 
 def test_a_transformer_with_other_channels_is_refused(spec, snapshot):
-    for_fill = spec.model_copy(update={"in_channels": 384})
-    with pytest.raises(WeightsInvalidError, match="takes 64 channels, not 384"):
+    for_fill = spec.model_copy(update={"in_channels": 320})
+    with pytest.raises(WeightsInvalidError, match="takes 32 channels, not 320"):
         list_parts(for_fill, snapshot)
 
 

@@ -1,6 +1,7 @@
 """The commands and their flags; the work is in the modules beside this one."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from flux_mcp.cli.common import AsJson, DataDir, read_settings, set_up_logging
 _HELP = (
     "FLUX on your own graphics card, for every MCP client.\n\n"
     "Start with [bold]flux-mcp doctor[/bold] to see what is installed and what to do next, or "
-    "with [bold]flux-mcp demo[/bold] to see a picture made."
+    "with [bold]flux-mcp demo[/bold] to see pictures made."
 )
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -142,13 +143,27 @@ def _add_generate(app: typer.Typer) -> None:
 
 def _add_demo(app: typer.Typer) -> None:
     @app.command()
-    def demo(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-        """Start the real server, call it as an MCP client does, and show what came out."""
+    def demo(
+        sheet: Annotated[
+            Path | None,
+            typer.Option(
+                help="Where to put the sheet of all pictures; else demo.png in the data folder.",
+                show_default=False,
+            ),
+        ] = None,
+        data_dir: DataDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Start the real server, let each drawing tool draw, and show what came out.
+
+        It is called as an MCP client calls it. Takes some seconds: micro draws, whatever else is
+        installed, and the pictures are kept in the gallery.
+        """
         from flux_mcp.cli.common import run
-        from flux_mcp.server.demo import run_demo
+        from flux_mcp.cli.demo import demonstrate
 
         set_up_logging("warning")
-        run(run_demo(read_settings(data_dir), as_json=as_json))
+        run(demonstrate(read_settings(data_dir), sheet, as_json=as_json))
 
 
 def _add_doctor(app: typer.Typer) -> None:

@@ -80,8 +80,8 @@ class ImageFiles:
         file, thumbnail = folder / f"{image_id}.png", folder / f"{image_id}.webp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(thumbnail, thumbnail_webp(image, THUMBNAIL_PX))
-            _write_whole(file, png)
+            write_whole(thumbnail, thumbnail_webp(image, THUMBNAIL_PX))
+            write_whole(file, png)
         except OSError as error:
             raise StorageError(
                 f"The picture could not be saved: {error.strerror}.",
@@ -113,7 +113,7 @@ class ImageFiles:
         if not _JOB_ID.fullmatch(job_id):
             raise InternalError(f"{job_id[:80]!r} is no id of a job.")
         try:
-            _write_whole(self.preview_path(job_id), preview, survives_power_cut=False)
+            write_whole(self.preview_path(job_id), preview, survives_power_cut=False)
         except OSError as error:
             raise StorageError(f"A preview cannot be written: {error.strerror}.") from error
 
@@ -190,7 +190,8 @@ class ImageFiles:
                 continue  # another process swept it, or its rename came in between
 
 
-def _write_whole(target: Path, data: bytes, *, survives_power_cut: bool = True) -> None:
+def write_whole(target: Path, data: bytes, *, survives_power_cut: bool = True) -> None:
+    """Write a file aside and rename it: readers see the old one or the new one, never a part."""
     part = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part")
     try:
         with part.open("wb") as file:

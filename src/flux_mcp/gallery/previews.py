@@ -1,6 +1,7 @@
-"""Small pictures to look at: previews, thumbnails and contact sheets, as WebP within a budget.
+"""Pictures made to be looked at: previews, thumbnails and contact sheets.
 
-Owns nothing. Knows neither where the pictures of the gallery lie nor their rows.
+Owns nothing. Knows neither where the pictures of the gallery lie nor their rows, nor how a sheet is
+laid out (sheets.py).
 """
 
 import io
@@ -8,9 +9,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from flux_mcp.errors import InternalError, StorageError
+from flux_mcp.gallery.sheets import GAP_PX, Cell, draw_sheet
 
 MAX_PREVIEW_BYTES = 300_000
 """Blueprint section 6: three previews and their base64 stay below 1 MB."""
@@ -20,13 +22,8 @@ _HOPELESS = 4
 """So many times too large at one quality, no lower one will do: the picture has to shrink."""
 _THUMBNAIL_QUALITY = 80
 
-# The contact sheet: neutral greys, so that no colour of the pictures is pushed either way.
 _CELL_PX = (96, 320)
-_GAP_PX = 12
-_BACKGROUND = (38, 38, 40)
-_EMPTY = (52, 52, 55)
-_INK = (214, 214, 218)
-_NUMBER_INK = (255, 255, 255)
+"""Of a contact sheet: smaller shows nothing, larger is no sheet any more."""
 
 
 def preview_webp(
@@ -65,54 +62,47 @@ def contact_sheet(
     if not paths or len(paths) != len(labels):
         raise InternalError(f"{len(paths)} pictures and {len(labels)} labels make no sheet.")
     columns = math.ceil(math.sqrt(len(paths)))
-    rows = math.ceil(len(paths) / columns)
     low, high = _CELL_PX
-    cell = max(low, min(high, sheet_px // columns - _GAP_PX))
-    font = ImageFont.load_default(max(10, cell // 18))
-    caption = int(font.size) + 10 if isinstance(font, ImageFont.FreeTypeFont) else 20
-    sheet = Image.new(
-        "RGB",
-        (columns * (cell + _GAP_PX) + _GAP_PX, rows * (cell + caption + _GAP_PX) + _GAP_PX),
-        _BACKGROUND,
-    )
-    draw = ImageDraw.Draw(sheet)
-    for number, (path, label) in enumerate(zip(paths, labels, strict=True), start=1):
-        row, column = divmod(number - 1, columns)
-        left = _GAP_PX + column * (cell + _GAP_PX)
-        top = _GAP_PX + row * (cell + caption + _GAP_PX)
-        _paste_centred(sheet, path, (left, top, cell))
-        head = f"{number}  "
-        where = (left + 2, top + cell + 4)
-        draw.text(where, head, fill=_NUMBER_INK, font=font)
-        room = cell - 4 - draw.textlength(head, font=font)
-        text = _cut(draw, " ".join(label.split()), font, room)
-        draw.text((where[0] + draw.textlength(head, font=font), where[1]), text, _INK, font=font)
+    cell_px = max(low, min(high, sheet_px // columns - GAP_PX))
+    cells = [
+        Cell(_shrunk_or_none(path, cell_px), str(number), label)
+        for number, (path, label) in enumerate(zip(paths, labels, strict=True), start=1)
+    ]
+    font_px = max(10, cell_px // 18)
+    sheet = draw_sheet(cells, columns=columns, cell_px=cell_px, font_px=font_px)
     return _fitted(sheet, max_bytes)
 
 
-def _paste_centred(sheet: Image.Image, path: Path, place: tuple[int, int, int]) -> None:
-    left, top, cell = place
+def strip_png(paths: Sequence[Path], captions: Sequence[tuple[str, str]], cell_px: int) -> bytes:
+    """Return a PNG of pictures side by side, each as large as its cell, over a head and its words.
+
+    Raises:
+        StorageError: a picture cannot be read.
+    """
+    cells = [
+        Cell(_filling(_open(path), cell_px), head, words)
+        for path, (head, words) in zip(paths, captions, strict=True)
+    ]
+    sheet = draw_sheet(
+        cells, columns=len(cells), cell_px=cell_px, font_px=cell_px // 13, lines_of_words=2
+    )
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _shrunk_or_none(path: Path, longest_px: int) -> Image.Image | None:
     try:
-        picture = _shrunk(_open(path), cell)
+        return _shrunk(_open(path), longest_px)
     except StorageError:
-        sheet.paste(_EMPTY, (left, top, left + cell, top + cell))
-        return
-    across, down = (cell - picture.width) // 2, (cell - picture.height) // 2
-    sheet.paste(picture, (left + across, top + down))
+        return None
 
 
-def _cut(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    room_px: float,
-) -> str:
-    text = text[:100]
-    if draw.textlength(text, font=font) <= room_px:
-        return text
-    while text and draw.textlength(f"{text}...", font=font) > room_px:
-        text = text[:-1]
-    return f"{text.rstrip()}..." if text else ""
+def _filling(image: Image.Image, longest_px: int) -> Image.Image:
+    """Return a picture whose longer side is `longest_px`, enlarged too."""
+    scale = longest_px / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _open(source: Path | bytes) -> Image.Image:

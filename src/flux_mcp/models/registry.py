@@ -51,7 +51,8 @@ class ModelSpec(BaseModel):
     base: str | None = None
     """For redux: id of the text2img row that draws from the prior's embeddings."""
     in_channels: int
-    """`transformer.config.in_channels` the weights must have; 64, 128 or 384 in FLUX.1."""
+    """`transformer.config.in_channels` the weights must have; 64, 128 or 384 in FLUX.1, whose
+    VAE has 16 latent channels."""
     structures: tuple[Structure, ...] = ()
     """For control: the structures the weights were trained to follow."""
     steps: Mapping[Quality, int]

@@ -126,7 +126,7 @@ def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) ->
 def install_hint(spec: ModelSpec, registry: Registry, settings: Settings) -> str:
     """Return what to do to have the weights of `spec` and of its base on this disk."""
     if spec.repository is None:
-        return "Build them with 'make setup' in a checkout, or install the package again."
+        return "They come with the package: install it again, or restore them from git."
     return f"Run: {install_command(spec, registry, settings)}."
 
 

@@ -30,7 +30,7 @@ class LatentColours:
     """(latent channels + 1, 3): the last row is the constant; colours are 0 to 1."""
 
     def picture(self, latents: NDArray[np.float32]) -> Image.Image:
-        """Return the RGB picture of (channels, height/8, width/8) latents, one pixel for each."""
+        """Return the RGB picture of (channels, height, width) latents, one pixel for each place."""
         channels = np.moveaxis(latents, 0, -1)
         colours = channels @ self.weights[:-1] + self.weights[-1]
         return Image.fromarray((np.clip(colours, 0, 1) * 255).round().astype(np.uint8))
@@ -79,7 +79,10 @@ def _calibration_pictures(factor: int) -> NDArray[np.float32]:
 
 
 def unpack(pipe: Any, latents: "torch.Tensor", width: int, height: int) -> NDArray[np.float32]:
-    """Return (16, height/8, width/8) of the first picture of packed (n, tokens, 64) latents."""
+    """Return the first picture of packed (n, tokens, 4 * channels) latents.
+
+    As (channels, height / VAE factor, width / VAE factor), for any VAE.
+    """
     first = pipe._unpack_latents(latents[:1], height, width, pipe.vae_scale_factor)  # noqa: SLF001
     array: NDArray[np.float32] = first[0].float().cpu().numpy()
     return array

@@ -192,8 +192,8 @@ def plan_notices(
     notices = []
     if spec.is_demonstration:
         notices.append(
-            "Drawn by micro, the very small demonstration model inside the package: its weights "
-            "are random, so the picture is noise that shows that everything works."
+            "Drawn by micro, the small demonstration model inside the package: it knows coloured "
+            "shapes on plain backgrounds and nothing else."
             + (f" {install_hint}" if install_hint else "")
         )
     if request.width is None and request.aspect_ratio is None and plan.inputs:

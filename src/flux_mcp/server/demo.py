@@ -1,89 +1,128 @@
-"""The demonstration: the real server as a child process, called as an MCP client calls it."""
+"""The demonstration: the real server as a child process, called as an MCP client calls it.
 
+Owns the story it tells: which tools are called, with what, in which order. It is told to the eye by
+`cli/demo.py`.
+"""
+
+import os
 import sys
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.types import CallToolResult
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flux_mcp.answers import JobAnswer
-from flux_mcp.config import Settings, command_path
+from flux_mcp.config import Settings
 from flux_mcp.errors import EngineUnavailableError, InternalError
 
-DEMO_ARGUMENTS: dict[str, Any] = {
-    "prompt": "a red circle in the middle of a blue background",
-    "width": 256,
-    "height": 256,
-    "steps": 24,
-    "seed": 7,
-    "session": "demo",
-    "wait_s": 50,
-}
 POLL_S = 50
+COMMON: Mapping[str, Any] = {
+    # By name: with real models installed it still takes seconds, and shows the same pictures.
+    "model": "micro",
+    "quality": "standard",
+    "session": "demo",
+    "preview": "none",
+    "wait_s": POLL_S,
+}
+SIDE_PX = 128
+_HOLE_PX = 12
+"""How far the hole of the fill keeps from the edges: whatever the picture shows lies inside it."""
+_HOLE = {"x": _HOLE_PX, "y": _HOLE_PX} | dict.fromkeys(("width", "height"), SIDE_PX - 2 * _HOLE_PX)
 
 
-async def run_demo(settings: Settings, *, as_json: bool) -> None:
-    """Start the server over stdio, call flux_generate, show the steps, say what came out.
+@dataclass(frozen=True)
+class Chapter:
+    """One call of a tool, with a seed: the same story each time."""
+
+    tool: str
+    seed: int
+    prompt: str | None = None
+    takes_first_as: Literal["image", "images"] | None = None
+    """The argument that names the first picture by its gallery id."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def arguments(self, first: str | None) -> dict[str, Any]:
+        """Return what the tool is called with; `first` is the id of the first picture."""
+        asked = {**COMMON, "seed": self.seed, **self.more}
+        if self.prompt is not None:
+            asked["prompt"] = self.prompt
+        if self.takes_first_as is not None:
+            asked[self.takes_first_as] = [first] if self.takes_first_as == "images" else first
+        return asked
+
+
+STORY = (
+    Chapter(
+        "flux_generate",
+        7,
+        "a red circle on a blue background",
+        more={"width": SIDE_PX, "height": SIDE_PX},
+    ),
+    Chapter("flux_edit", 7, "make the circle green", "images"),
+    Chapter("flux_fill", 7, "a yellow star", "image", {"mask": {"box": _HOLE}}),
+    Chapter("flux_structural", 7, "a pink circle on a black background", "image"),
+    Chapter("flux_variation", 8, None, "images"),
+)
+
+
+class Watcher(Protocol):
+    """Whoever shows how the story goes on."""
+
+    def offered(self, tools: list[str]) -> None:
+        """Say which tools the server lists."""
+
+    def begins(self, chapter: Chapter) -> None:
+        """Say which call is made now."""
+
+    def goes_on(self, step: int, total: int | None, message: str) -> None:
+        """Say how far its job is."""
+
+    def ended(self, answer: JobAnswer) -> None:
+        """Say that it has its picture."""
+
+
+async def tell_story(settings: Settings, watcher: Watcher) -> tuple[JobAnswer, ...]:
+    """Start the server over stdio, call each tool of the story, return the jobs as it answered.
 
     Raises:
-        EngineUnavailableError: the job did not complete; the message says why.
+        EngineUnavailableError: a job did not complete; the message says why.
     """
+    command = ["-m", "flux_mcp", "serve", "--log-level", "error"]
     parameters = StdioServerParameters(
         command=sys.executable,
-        args=[
-            "-m",
-            "flux_mcp",
-            "serve",
-            "--log-level",
-            "error",
-            "--data-dir",
-            str(settings.data_dir),
-        ],
+        args=[*command, "--data-dir", str(settings.data_dir)],
+        # The SDK hands on a few variables only; the server must read the settings we read.
+        env=dict(os.environ),
     )
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print("Starting the server: [bold]flux-mcp serve[/] (stdio)")
+    answers: list[JobAnswer] = []
     async with Client(stdio_client(parameters)) as client:
-        tools = (await client.list_tools()).tools
-        console.print(f"It offers {len(tools)} tools: {', '.join(tool.name for tool in tools)}")
-        console.print(f"Calling flux_generate: {DEMO_ARGUMENTS['prompt']!r}")
-        answer = await _draw(client, console)
-    if as_json:
-        sys.stdout.write(answer.model_dump_json(indent=2) + "\n")
-    else:
-        _print(answer)
+        watcher.offered([tool.name for tool in (await client.list_tools()).tools])
+        for chapter in STORY:
+            watcher.begins(chapter)
+            first = answers[0].images[0].id if answers else None
+            answers.append(await _draw(client, chapter, first, watcher))
+            watcher.ended(answers[-1])
+    return tuple(answers)
 
 
-async def _draw(client: Client, console: Console) -> JobAnswer:
-    columns = (
-        TextColumn("[bold]{task.description:<34}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=DEMO_ARGUMENTS["steps"])
+async def _draw(client: Client, chapter: Chapter, first: str | None, watcher: Watcher) -> JobAnswer:
+    async def show(progress: float, total: float | None, message: str | None) -> None:
+        watcher.goes_on(int(progress), None if total is None else int(total), message or "")
 
-        async def show(progress: float, total: float | None, message: str | None) -> None:
-            bar.update(task, completed=int(progress), total=total, description=message or "")
-
-        answer = _read(
-            await client.call_tool("flux_generate", DEMO_ARGUMENTS, progress_callback=show)
-        )
-        while answer.status in ("queued", "running"):
-            arguments = {"job_id": answer.job_id, "wait_s": POLL_S}
-            answer = _read(
-                await client.call_tool("flux_get_job", arguments, progress_callback=show)
-            )
-        bar.update(task, completed=answer.step, description=answer.status or "")
+    asked = chapter.arguments(first)
+    answer = _read(await client.call_tool(chapter.tool, asked, progress_callback=show))
+    while answer.status in ("queued", "running"):
+        asked = {"job_id": answer.job_id, "wait_s": POLL_S, "preview": "none"}
+        answer = _read(await client.call_tool("flux_get_job", asked, progress_callback=show))
     if answer.status != "completed":
         error = answer.error
         why = f"it was {answer.status}" if error is None else f"[{error.code}] {error.message}"
         raise EngineUnavailableError(
-            f"The demonstration drew nothing: {why}", "Run 'flux-mcp doctor --worker'."
+            f"The demonstration's {chapter.tool} drew nothing: {why}",
+            "Run 'flux-mcp doctor --worker'.",
         )
     return answer
 
@@ -93,20 +132,3 @@ def _read(result: CallToolResult) -> JobAnswer:
         text = " ".join(getattr(block, "text", "") for block in result.content)
         raise InternalError(f"The server answered without structured content: {text}")
     return JobAnswer.model_validate(result.structured_content)
-
-
-def _print(answer: JobAnswer) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    image = answer.images[0]
-    console.print(f"\n{image.path}", style="bold green", markup=False)
-    console.print(f"  id     {image.id}\n  seed   {image.seed}\n  model  {image.model}")
-    console.print(f"  size   {image.width}x{image.height}, drawn in {image.seconds:.1f} s")
-    console.print("\nThe same picture again:", style="bold")
-    steps = DEMO_ARGUMENTS["steps"]
-    console.print(
-        f'  {command_path("flux-mcp")} generate "{image.prompt}" --model {image.model} '
-        f"--seed {image.seed} --width {image.width} --height {image.height} --steps {steps}",
-        markup=False,
-    )
-    for notice in answer.notices:
-        console.print(f"\nNote: {notice}", style="yellow", markup=False)
