@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parent
-NAMES = ("start", "status", "cancel", "gallery", "overhead", "kinds")
+NAMES = ("start", "status", "cancel", "gallery", "overhead", "kinds", "compose", "audit")
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
-"""Write the reference pages of docs/ from the code: tools, settings, errors.
+"""Write the reference pages of docs/ from the code, and the schema of prompt packs.
 
-python scripts/build_reference.py            write docs/tools.md, docs/settings.md, docs/errors.md
+python scripts/build_reference.py            write docs/tools.md, settings.md, errors.md,
+                                             prompting.md and packs/pack.schema.json
 python scripts/build_reference.py --check    fail if one of them is not what the code says
 """
 
@@ -13,6 +14,8 @@ from typing import Any
 
 from flux_mcp import errors
 from flux_mcp.cli import common
+from flux_mcp.compose.guide import guide
+from flux_mcp.compose.schema import SCHEMA_FILE, pack_schema_text
 from flux_mcp.config import Settings
 from flux_mcp.requests.schemas import DRAW_REQUESTS
 from flux_mcp.server.results import MAX_PREVIEW_BYTES, MAX_PREVIEWS
@@ -20,12 +23,14 @@ from flux_mcp.server.schema import input_schema, output_schema
 from flux_mcp.server.tools import TOOLS, ToolRow
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+PACKS = DOCS.parent / "packs"
 NOTE = "<!-- Written by scripts/build_reference.py from the code: change that, then run it. -->"
 
 PATH_DEFAULTS = {
     # These differ from machine to machine, so the page says how they are found.
     "data_dir": "`data/` in a checkout, else the platform's folder for a user's data",
     "weights_dir": "`weights/` inside the package",
+    "packs_dir": "`packs/` in a checkout, else inside the package",
     "allowed_dirs": "`Pictures` in the user's home",
 }
 
@@ -34,7 +39,12 @@ Schema = Mapping[str, Any]
 
 def pages() -> dict[str, str]:
     """Return every page by its file name."""
-    return {"tools.md": tools_page(), "settings.md": settings_page(), "errors.md": errors_page()}
+    return {
+        "tools.md": tools_page(),
+        "settings.md": settings_page(),
+        "errors.md": errors_page(),
+        "prompting.md": prompting_page(),
+    }
 
 
 # --- tools ---------------------------------------------------------------------------------------
@@ -207,6 +217,19 @@ def _about(one: type) -> str:
     return (one.__doc__ or "").strip().splitlines()[0]
 
 
+# --- prompting -----------------------------------------------------------------------------------
+
+
+def prompting_page() -> str:
+    """Return what a calling model is taught about prompts."""
+    title, _, text = guide().partition("\n\n")
+    about = (
+        "The server gives this text to a calling model that asks how to write a prompt, "
+        "whole or for one family of models. It helps people as well."
+    )
+    return _page([NOTE, title, about, text.strip()])
+
+
 # --- words for schemas, and Markdown -------------------------------------------------------------
 
 
@@ -275,6 +298,7 @@ def main() -> int:
     if not parser.parse_args().check:
         for name, text in pages().items():
             (DOCS / name).write_text(text, encoding="utf-8")
+        (PACKS / SCHEMA_FILE).write_text(pack_schema_text(), encoding="utf-8")
         return 0
     old = stale()
     if old:

@@ -60,6 +60,11 @@ class Paths:
         return self.root / "loras"
 
     @property
+    def packs(self) -> Path:
+        """The user's own prompt packs."""
+        return self.root / "packs"
+
+    @property
     def hf_cache(self) -> Path:
         """HF_HOME: the only durable store of downloaded weights."""
         return self.root / "hf-cache"
@@ -77,10 +82,21 @@ class Paths:
 
 def default_data_dir() -> Path:
     """`data/` in a checkout, else the platform's folder for a user's data."""
-    checkout = PACKAGE_DIR.parents[1]
-    if (checkout / "pyproject.toml").is_file() and (checkout / "mcp.json").is_file():
+    checkout = _checkout()
+    if checkout is not None:
         return checkout / "data"
     return Path(platformdirs.user_data_dir("flux-mcp", appauthor=False))
+
+
+def default_packs_dir() -> Path:
+    """`packs/` in a checkout, else the copy inside the installed package."""
+    return (_checkout() or PACKAGE_DIR) / "packs"
+
+
+def _checkout() -> Path | None:
+    folder = PACKAGE_DIR.parents[1]
+    is_ours = (folder / "pyproject.toml").is_file() and (folder / "mcp.json").is_file()
+    return folder if is_ours else None
 
 
 class Settings(BaseSettings):
@@ -95,6 +111,10 @@ class Settings(BaseSettings):
     weights_dir: Path = Field(
         default=PACKAGE_DIR / "weights",
         description="Folder of the weights that come with the package (micro).",
+    )
+    packs_dir: Path = Field(
+        default_factory=default_packs_dir,
+        description="Folder of the prompt packs that come with the package.",
     )
     allowed_dirs: tuple[Path, ...] = Field(
         default_factory=lambda: (Path.home() / "Pictures",),
@@ -141,7 +161,7 @@ class Settings(BaseSettings):
         "info", description="What the server writes to stderr."
     )
 
-    @field_validator("data_dir", "weights_dir", mode="after")
+    @field_validator("data_dir", "weights_dir", "packs_dir", mode="after")
     @classmethod
     def _whole_path(cls, path: Path) -> Path:
         """Clients pass variables without a shell: nobody else would expand `~`."""
@@ -187,6 +207,7 @@ def ensure_dirs(paths: Paths) -> None:
             paths.previews,
             paths.uploads,
             paths.loras,
+            paths.packs,
             paths.hf_cache,
             paths.worker_log.parent,
         ):

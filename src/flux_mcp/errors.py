@@ -7,6 +7,9 @@ FluxMcpError(code, message, hint)
 │   ├── PromptTooLongError       [prompt_too_long]
 │   ├── UnsupportedOptionError   [unsupported_option]   the model cannot do what the option asks
 │   ├── UnknownModelError        [unknown_model]
+│   ├── UnknownPackError         [unknown_pack]
+│   ├── InvalidPackError         [invalid_pack]         a prompt pack whose files are wrong
+│   ├── PromptRefusedError       [prompt_refused]       the prompt asks for what its pack forbids
 │   ├── UnknownJobError          [unknown_job]
 │   ├── UnknownImageError        [unknown_image]
 │   ├── InvalidImageError        [invalid_image]        unreadable, truncated, wrong type, too large
@@ -29,6 +32,7 @@ FluxMcpError(code, message, hint)
 tree is a bug, and is reported as `internal`.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -84,6 +88,44 @@ class UnknownModelError(RequestError):
     """No registry row of this kind has that id."""
 
     code = "unknown_model"
+
+
+class UnknownPackError(RequestError):
+    """No prompt pack has that name."""
+
+    code = "unknown_pack"
+
+
+class InvalidPackError(RequestError):
+    """A prompt pack's files are wrong, so it is out of use until they are mended.
+
+    Args:
+        message: As in the base class.
+        hint: As in the base class.
+        problems: Everything that is wrong with it; each has a `str()` for people.
+    """
+
+    code = "invalid_pack"
+
+    def __init__(self, message: str, hint: str = "", *, problems: Sequence[object] = ()) -> None:
+        super().__init__(message, hint)
+        self.problems = tuple(problems)
+
+
+class PromptRefusedError(RequestError):
+    """The prompt asks for what its pack forbids.
+
+    Args:
+        message: As in the base class.
+        hint: As in the base class.
+        findings: What the audit found, in the order of the prompt.
+    """
+
+    code = "prompt_refused"
+
+    def __init__(self, message: str, hint: str = "", *, findings: Sequence[object] = ()) -> None:
+        super().__init__(message, hint)
+        self.findings = tuple(findings)
 
 
 class UnknownJobError(RequestError):

@@ -1,0 +1,219 @@
+"""A prompt as the audit understands it: its words, and which of them are negated. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import chain
+
+from flux_mcp.compose.audit import lexicon, predicates
+from flux_mcp.compose.audit.cues import Sort
+from flux_mcp.compose.audit.ideas import idea_of
+from flux_mcp.compose.audit.quotations import quoted
+from flux_mcp.compose.audit.scopes import Scope, read_scopes
+from flux_mcp.compose.audit.tokens import Kind, Token, tokenize
+from flux_mcp.compose.audit.view import View
+from flux_mcp.compose.audit.wordlists import words
+from flux_mcp.compose.audit.wrapping import unwrap
+from flux_mcp.compose.blocks import Block
+
+_FREEING = words("free less")
+_NOT_FREEING_BEHIND = (
+    lexicon.PREPOSITIONS
+    | lexicon.AUXILIARIES
+    | lexicon.RELATIVES
+    | words("of to will range spirit")
+)
+_NEVER_FREED = lexicon.AUXILIARIES | words("a an and as feel for in of or the to very with")
+_SETTING = words("break breaking set sets setting")
+_HANGING_REACH = 7
+_SETTING_REACH = 4
+
+
+class Polarity(Enum):
+    """What a prompt says of a thing."""
+
+    AFFIRMED = "affirmed"
+    NEGATED = "negated"
+    QUOTED = "quoted"
+    """Letters to be drawn: neither."""
+
+
+@dataclass(frozen=True)
+class Negation:
+    """A wording that negates, and the things it negates."""
+
+    start: int
+    end: int
+    """Span of the whole wording in the prompt: "no text or logos"."""
+    things: tuple[tuple[int, ...], ...]
+    """For each thing the places of its tokens."""
+    in_place: bool
+    """Whether it holds for one place only: "no people in the street"."""
+    of_doing: bool
+    """Whether it is said with "not": "the sky is not blue" denies no other blue."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The tokens of all blocks, and what is said of each."""
+
+    tokens: tuple[Token, ...]
+    polarity: tuple[Polarity, ...]
+    scope: tuple[Scope | None, ...]
+    excepted: tuple[bool, ...]
+    """Named as an exception: "no people except a child"."""
+    negations: tuple[Negation, ...]
+    places: Mapping[str, Sequence[int]]
+    """Where each word stands among the tokens."""
+
+    def polarity_of(self, first: int, last: int) -> Polarity:
+        """Return what is said of the words from one place to another, both included.
+
+        The last word decides. A pattern that has its own "no" in it means it: such a match counts
+        as affirmed.
+        """
+        scope = self.scope[last]
+        if scope is not None and scope.cue and first <= scope.cue.start <= last:
+            return Polarity.AFFIRMED
+        return self.polarity[last]
+
+    def quotations(self) -> Iterator[int]:
+        """Yield the first word of each quotation that is to be drawn as letters."""
+        for place, polarity in enumerate(self.polarity):
+            if polarity is Polarity.QUOTED and self.tokens[place - 1].kind is Kind.QUOTE:
+                yield place
+
+
+def read(blocks: Sequence[Block]) -> Reading:
+    """Read blocks that stand one behind the other."""
+    tokens = _tokens(blocks)
+    skipped = quoted(tokens)
+    view = View(tokens)
+    scopes = read_scopes(view, skipped)
+    denials = predicates.denials(view, skipped)
+    freed = list(_freed(tokens))
+    negated = [scope is not None for scope in scopes.of]
+    subjects = [subject for denial in denials for subject in denial.subjects]
+    for place in (place for found in (*subjects, *freed) for place in found):
+        negated[place] = not negated[place]
+    polarity = [Polarity.NEGATED if one else Polarity.AFFIRMED for one in negated]
+    for place, is_quoted in enumerate(skipped):
+        if is_quoted:
+            polarity[place] = Polarity.QUOTED
+    wordings = [
+        *(_of_scope(view, scope) for scope in scopes.all if scope.words),
+        *(_Wording(one.subjects[0].start, one.end, chain(*one.subjects)) for one in denials),
+        *(_Wording(found.start, found.stop + 1, found) for found in freed),
+    ]
+    negations = [
+        Negation(
+            tokens[one.start].start,
+            tokens[one.stop - 1].end,
+            tuple(_runs(tokens, [place for place in one.words if negated[place]])),
+            one.in_place,
+            one.narrow,
+        )
+        for one in wordings
+    ]
+    negations.extend(_lessened(tokens, negated))
+    return Reading(
+        tuple(tokens),
+        tuple(polarity),
+        tuple(scopes.of),
+        tuple(scopes.excepted),
+        tuple(sorted((one for one in negations if one.things), key=lambda one: one.start)),
+        _places(tokens),
+    )
+
+
+@dataclass(frozen=True)
+class _Wording:
+    """The tokens of a whole wording, and those it negates."""
+
+    start: int
+    stop: int
+    words: Iterable[int]
+    in_place: bool = False
+    narrow: bool = False
+
+
+def _of_scope(view: View, scope: Scope) -> _Wording:
+    start = min(scope.cue.start, scope.words[0])
+    if scope.sort is Sort.PREDICATE and view.key(start - 1) in lexicon.AUXILIARIES:
+        start -= 1
+    stop = max(scope.cue.stop, scope.words[-1] + 1)
+    return _Wording(start, stop, scope.words, scope.in_place, scope.sort is Sort.PREDICATE)
+
+
+def _lessened(tokens: Sequence[Token], negated: Sequence[bool]) -> Iterator[Negation]:
+    """Yield the words in "-less" that deny an idea: "textless"."""
+    for place, token in enumerate(tokens):
+        if not token.key.endswith("less") or negated[place]:
+            continue
+        if idea_of(token.key.removesuffix("less")) is not None:
+            yield Negation(token.start, token.end, ((place,),), in_place=False, of_doing=False)
+
+
+def _places(tokens: Sequence[Token]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for place, token in enumerate(tokens):
+        found.setdefault(token.key, []).append(place)
+    return found
+
+
+def _tokens(blocks: Sequence[Block]) -> list[Token]:
+    """Return the tokens of all blocks; an edge where a block does not run on into the next."""
+    found: list[Token] = []
+    before: Block | None = None
+    for block in blocks:
+        if before is not None and block.start - before.end != 1:
+            found.append(Token("", Kind.EDGE, before.end, before.end))
+        found.extend(unwrap(tokenize(block.text, block.start)))
+        before = block
+    return found
+
+
+def _runs(tokens: Sequence[Token], places: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield places in runs without a gap; two things are never in one run."""
+    run: list[int] = []
+    for place in places:
+        if run and (place != run[-1] + 1 or tokens[place].kind is not Kind.WORD):
+            yield tuple(run)
+            run = []
+        run.append(place)
+    if run:
+        yield tuple(run)
+
+
+def _freed(tokens: Sequence[Token]) -> Iterator[range]:
+    """Yield what stands before "free": "people-free", "text- and logo-free", "text free"."""
+    for place, token in enumerate(tokens):
+        if token.kind is not Kind.WORD or token.key not in _FREEING or not place:
+            continue
+        start = place - 1
+        if token.glued:
+            while start and tokens[start].glued:
+                start -= 1
+            yield range(start, place)
+            yield from _hanging(tokens, start)
+        elif token.key == "free" and _is_apart(tokens, place):
+            yield range(start, place)
+
+
+def _hanging(tokens: Sequence[Token], compound: int) -> Iterator[range]:
+    """Yield the first halves of compounds that share their second: "text- and logo-free"."""
+    for place in range(compound - 1, max(-1, compound - _HANGING_REACH), -1):
+        if tokens[place].hangs:
+            yield range(place, place + 1)
+        elif tokens[place].kind is not Kind.COMMA and tokens[place].key not in ("and", "or"):
+            return
+
+
+def _is_apart(tokens: Sequence[Token], place: int) -> bool:
+    """Return whether a "free" without a hyphen frees the word before it: "text free design"."""
+    before, behind = tokens[place - 1], tokens[place + 1] if place + 1 < len(tokens) else None
+    if before.kind is not Kind.WORD or before.key in _NEVER_FREED:
+        return False
+    if any(one.key in _SETTING for one in tokens[max(0, place - _SETTING_REACH) : place]):
+        return False
+    return behind is None or behind.glued or behind.key not in _NOT_FREEING_BEHIND
