@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flux_mcp.compose.library import PackLibrary
 from flux_mcp.config import Settings
 from flux_mcp.errors import UnknownModelError, WeightsMissingError
 from flux_mcp.intake import Intake
@@ -31,7 +32,9 @@ async def decide(settings: Settings, request: DrawRequest) -> Decision:
     async def no_gallery(image_id: str) -> bytes:
         raise AssertionError(image_id)
 
-    return await Planner(settings, REGISTRY, Intake(settings, no_gallery)).decide(request)
+    packs = PackLibrary(settings.packs_dir, settings.paths.packs)
+    planner = Planner(settings, REGISTRY, Intake(settings, no_gallery), packs)
+    return await planner.decide(request)
 
 
 def install(settings: Settings, kind: str, model: str) -> None:

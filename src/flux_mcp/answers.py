@@ -4,7 +4,7 @@ Tool output schemas are generated from these models, so a field's description is
 that call the tools.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -66,9 +66,62 @@ class QueuedJobAnswer(_Answer):
     created_at: str
 
 
+class FindingAnswer(_Answer):
+    """One place of a prompt, and what the audit says about it."""
+
+    verdict: Literal["advice", "warn", "refuse"]
+    code: Literal["forbidden", "contradiction", "negated_wording", "regex_timeout"]
+    pattern: str = Field(description="What is forbidden, or what is negated.")
+    block: str = Field(description="Block of the prompt it stands in.")
+    start: int = Field(description="Where it begins in the prompt, in characters.")
+    end: int
+    text: str = Field(description="What stands there; shortened if it is long.")
+    reason: str
+    rewording: str = Field(description="What to write instead; may be empty.")
+    other_block: str | None = Field(description="For contradictions: where the other side stands.")
+    other_start: int | None
+    other_end: int | None
+
+
+class AuditAnswer(_Answer):
+    """What the audit says about a text."""
+
+    verdict: Literal["pass", "warn", "refuse"]
+    findings: tuple[FindingAnswer, ...]
+
+
+class TokensAnswer(_Answer):
+    """A prompt in the tokens of one text encoder."""
+
+    encoder: str
+    tokens: int
+    limit: int = Field(description="How many of them the encoder reads.")
+    exact: bool = Field(description="False for an estimate: the tokenizer is not on this disk.")
+    cut: str = Field(description="What the encoder never reads.")
+
+
+class ComposedAnswer(_Answer):
+    """A prompt, what it was made of, and what the audit says about it."""
+
+    prompt: str
+    verdict: Literal["pass", "warn", "refuse"] = Field(
+        description="A refused prompt is never queued."
+    )
+    findings: tuple[FindingAnswer, ...] = Field(description="The severest, in their order.")
+    more_findings: int = Field(0, description="How many further ones are not listed.")
+    report: dict[str, Any] = Field(
+        description="Pack, choices, and each block with its source; empty without a pack."
+    )
+    tokens: tuple[TokensAnswer, ...]
+
+
 class PlanAnswer(_Answer):
     """What a dry run found: everything is decided, nothing is queued."""
 
+    composed: tuple[ComposedAnswer, ...] = Field(
+        description="Each different prompt with its audit. Where there are several, plan.prompts "
+        "has that of each picture."
+    )
     plan: dict[str, Any] = Field(description="The complete render plan.")
     draw_s: float | None = Field(description="Estimated drawing seconds; null before any such job.")
     start_s: float | None = Field(description="Estimated seconds until it would start.")
@@ -88,7 +141,10 @@ class JobAnswer(_Answer):
     model: str | None = None
     quality: Quality | None = None
     seed: int | None = Field(None, description="Of the first picture; the next ones count up.")
-    prompt: str | None = Field(None, description="As rendered.")
+    prompt: str | None = Field(None, description="As rendered; of the first picture.")
+    pack: str | None = Field(
+        None, description="Name and version of the prompt pack that composed the prompts."
+    )
     session: str | None = None
     notices: tuple[str, ...] = Field((), description="What the user should be told.")
     error: ErrorInfo | None = None

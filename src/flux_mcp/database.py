@@ -16,6 +16,7 @@ from flux_mcp.errors import StorageError
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+    from sqlite_utils.migrations import Migrations
 
 
 P = ParamSpec("P")
@@ -55,6 +56,16 @@ def immediate(database: "Database") -> Iterator["Database"]:
     except BaseException:
         database.rollback()  # nothing to undo where the error ended the transaction itself
         raise
+
+
+def bring_up_to_date(database: "Database", steps: "Migrations") -> None:
+    """Apply the steps that are missing; several processes may do so at the same time."""
+    if not steps.pending(database):
+        return
+    # One lock around the look and the leap: `apply` looks again, and finds nothing if another
+    # process was first. Its own transactions nest inside as savepoints.
+    with immediate(database):
+        steps.apply(database)
 
 
 class DatabaseThread:

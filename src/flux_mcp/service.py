@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
+from flux_mcp.compose.audit import audit
+from flux_mcp.compose.library import PackLibrary
 from flux_mcp.config import Settings, ensure_dirs
 from flux_mcp.database import DatabaseThread
 from flux_mcp.errors import InternalError, StorageError
@@ -26,9 +28,9 @@ from flux_mcp.jobs.executor import GpuExecutor
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
 from flux_mcp.jobs.job import Job, new_job_id, utc_now
 from flux_mcp.jobs.queue import JobQueue
-from flux_mcp.jobs.rows import job_migrations
+from flux_mcp.jobs.rows import migrate as migrate_jobs
 from flux_mcp.jobs.worker_process import ProcessFleet
-from flux_mcp.models.registry import Registry, load_registry
+from flux_mcp.models.registry import KINDS, Registry, load_registry
 from flux_mcp.planner import Planner, as_asked
 from flux_mcp.requests.schemas import DrawRequest, SearchRequest
 from flux_mcp.sink import GallerySink
@@ -68,7 +70,13 @@ class Service:
         self._database = DatabaseThread(settings.paths.database, _migrate)
         self._changes = Changes(self._database.data_version)
         self._intake = Intake(settings, self.read_image)
-        self._planner = Planner(settings, self.registry, self._intake)
+        self.packs = PackLibrary(
+            settings.packs_dir,
+            settings.paths.packs,
+            judge=audit,
+            models={kind: self.registry[kind] for kind in KINDS},
+        )
+        self._planner = Planner(settings, self.registry, self._intake, self.packs)
         self._executor: GpuExecutor | None = None
         self._background: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
@@ -181,6 +189,7 @@ class Service:
             request=as_asked(request),
             plan=plan,
             notices=decision.notices,
+            composed=decision.wording.reports(),
             idempotency_key=request.idempotency_key,
             created_at=utc_now(),
         )
@@ -193,9 +202,9 @@ class Service:
         return stored
 
     async def dry_run(self, request: DrawRequest) -> JobAnswer:
-        """Return the plan and the estimates of a request; write nothing."""
+        """Return the prompts with their audit, the plan and the estimates; write nothing."""
         await self.open()
-        decision = await self._planner.decide(request)
+        decision = await self._planner.decide(request, refuse=False)
         return await self._database.call(self._views.dry_run, request, decision)
 
     # --- watch ---------------------------------------------------------------------------------
@@ -362,5 +371,5 @@ class _Opened:
 
 
 def _migrate(database: "Database") -> None:
-    job_migrations().apply(database)
+    migrate_jobs(database)
     migrate_gallery(database)

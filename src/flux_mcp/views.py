@@ -3,15 +3,24 @@
 Owns nothing. `Views` runs on the database thread.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from flux_mcp.answers import (
+    ComposedAnswer,
+    FindingAnswer,
     ImageAnswer,
     JobAnswer,
     PlanAnswer,
     QueueAnswer,
     QueuedJobAnswer,
+    TokensAnswer,
 )
+from flux_mcp.compose.audit import Finding
+from flux_mcp.compose.composer import Composition
+from flux_mcp.compose.problems import shorten
+from flux_mcp.compose.tokens import TokenCount
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.store import Gallery, ImageRecord
 from flux_mcp.jobs.estimates import Finished, estimate_s
@@ -19,9 +28,15 @@ from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.planner import Decision
 from flux_mcp.requests.schemas import DrawRequest
+from flux_mcp.wording import judge_plain
 
 MAX_LISTED = 200
 """Lines of the queue in one answer: a result stays below a megabyte however long the queue is."""
+MAX_FINDINGS = 24
+"""Of the audit in one answer, shared by its prompts; for the same reason."""
+LONGEST_FINDING = 600
+"""Characters of each text of a finding; a regular expression may match a whole prompt."""
+_SEVERITY = ("refuse", "warn", "advice")
 
 
 def image_uri(image_id: str) -> str:
@@ -80,6 +95,7 @@ class Views:
             quality=job.plan.quality,
             seed=job.plan.seeds[0],
             prompt=job.plan.prompt,
+            pack=_pack_of(job.composed),
             session=job.session,
             notices=job.notices,
             error=job.error,
@@ -101,6 +117,7 @@ class Views:
         """Return a plan nobody queued, with the estimates for it."""
         plan, history = decision.plan, self._queue.history()
         found = PlanAnswer(
+            composed=composed_answers(decision),
             plan=plan.model_dump(mode="json"),
             draw_s=estimate_s(plan, history),
             start_s=waits_s(self._queue.unfinished(), history),
@@ -112,6 +129,7 @@ class Views:
             quality=plan.quality,
             seed=plan.seeds[0],
             prompt=plan.prompt,
+            pack=_pack_of(decision.wording.reports()),
             session=request.session,
             notices=decision.notices,
             dry_run=found,
@@ -129,6 +147,51 @@ class Views:
         ids = [other.id for other in unfinished]
         before_s = waits_s(unfinished[: ids.index(job.id) if job.id in ids else None], history)
         return None if before_s is None else before_s + own_s
+
+
+def composed_answers(decision: Decision) -> tuple[ComposedAnswer, ...]:
+    """Return each different prompt of a decision, with its audit and its tokens."""
+    different = {one.prompt: one for one in decision.wording.compositions}
+    if not different:
+        different = {text: judge_plain(text) for text in decision.plan.texts if text}
+    tokens = dict(zip(dict.fromkeys(decision.plan.texts), decision.tokens, strict=True))
+    most = MAX_FINDINGS // max(1, len(different))
+    return tuple(_composed(one, tokens[text], most) for text, one in different.items())
+
+
+def _composed(one: Composition, tokens: Sequence[TokenCount], most: int) -> ComposedAnswer:
+    found = one.audit.findings
+    kept = sorted(found, key=lambda finding: _SEVERITY.index(finding.verdict))[:most]
+    return ComposedAnswer(
+        prompt=one.prompt,
+        verdict=one.audit.verdict,
+        findings=tuple(_finding(finding) for finding in found if finding in kept),
+        more_findings=len(found) - len(kept),
+        report=one.report() if one.pack else {},
+        tokens=tuple(
+            TokensAnswer(
+                encoder=count.encoder,
+                tokens=count.tokens,
+                limit=count.limit,
+                exact=count.is_exact,
+                cut=count.cut,
+            )
+            for count in tokens
+        ),
+    )
+
+
+def _finding(finding: Finding) -> FindingAnswer:
+    return FindingAnswer(
+        **{
+            name: shorten(value, LONGEST_FINDING) if isinstance(value, str) else value
+            for name, value in asdict(finding).items()
+        }
+    )
+
+
+def _pack_of(reports: Sequence[Mapping[str, Any]]) -> str | None:
+    return f"{reports[0]['pack']} {reports[0]['version']}" if reports else None
 
 
 def _line(job: Job, waiting: Sequence[str]) -> QueuedJobAnswer:

@@ -31,6 +31,13 @@ COMMANDS = (
     "gallery",
     "gallery search",
     "gallery show",
+    "packs",
+    "packs list",
+    "packs show",
+    "packs compose",
+    "packs audit",
+    "packs check",
+    "packs new",
 )
 FAST = ("--width", "64", "--height", "64", "--steps", "4", "--seed", "7")
 SLOW = (
@@ -153,7 +160,7 @@ def test_every_command_has_a_help_text_worth_reading(cli: Cli, command: str) -> 
 
 def test_the_root_lists_every_command_and_where_to_start(cli: Cli) -> None:
     ended = cli("--help")
-    for name in ("serve", "generate", "demo", "doctor", "jobs", "gallery"):
+    for name in ("serve", "generate", "demo", "doctor", "jobs", "gallery", "packs"):
         assert re.search(rf"^│ {name} +\S", ended.out, re.MULTILINE)
     assert "Start with flux-mcp doctor" in ended.out
 
@@ -185,7 +192,7 @@ def test_a_dry_run_shows_the_plan_and_queues_nothing(cli: Cli) -> None:
         (("generate", "x", "--aspect-ratio", "2:9"), 2, "'16:9'"),
         (("generate", "x", "--steps", "many"), 2, "'--steps'"),
         (("generate", " "), 2, "prompt: is blank."),
-        (("generate",), 2, "Missing argument 'prompt'"),
+        (("generate",), 2, "Give either a prompt or --pack."),
         (("generate", "x", "--widht", "64"), 2, "--width"),
         (("jobs", "show", "job_x"), 2, "'flux-mcp jobs list --all' shows"),
         (("jobs", "cancel", "job_x"), 2, "[unknown_job]"),

@@ -206,6 +206,13 @@ def follow(code: str, says: str, hint: str = "", /, **arguments: Any) -> Bad:
     )
 
 
+def compose(code: str, says: str, hint: str = "", /, **choices: Any) -> Bad:
+    """Choose in a pack; `prompt` goes beside it."""
+    beside = {"prompt": choices.pop("prompt")} if "prompt" in choices else {}
+    pack = {"name": "micro-shapes", **choices}
+    return Bad("flux_generate", {"pack": pack, **beside}, code, says, hint)
+
+
 def search(code: str, says: str, hint: str = "", /, **arguments: Any) -> Bad:
     return Bad("flux_search_gallery", arguments, code, says, hint)
 
@@ -255,7 +262,7 @@ SIZES = [
 ]
 
 PROMPTS = [
-    Bad("flux_generate", {}, REQUEST, "prompt: Field required.", "Give a value for it. What"),
+    Bad("flux_generate", {}, REQUEST, "There is neither prompt nor pack.", "Give prompt or pack."),
     generate("prompt_too_long", "2000 characters", "Say it shorter", prompt="word " * 401),
     generate("prompt_too_long", "2000 characters", "Say it shorter", prompt="😀" * 2001),
     generate("prompt_too_long", "negative_prompt", "Say it", negative_prompt="a" * 2001),
@@ -264,13 +271,47 @@ PROMPTS = [
     generate(REQUEST, "control characters", "Remove them", prompt="a\x00circle"),
     generate(REQUEST, "control characters", "Remove them", prompt="a \x1b[31mcircle"),
     generate(REQUEST, "control characters", "Remove them", prompt="a \x9b31mcircle"),
-    generate(REQUEST, "prompt: ", "What to draw", prompt=None),
+    generate(REQUEST, "neither prompt nor pack", "What to draw", prompt=None),
     generate(REQUEST, "prompt: ", "What to draw", prompt=["a", "circle"]),
     generate(REQUEST, "prompt: ", "What to draw", prompt=7),
     generate(REQUEST, "control characters", "Remove them", session="a\x07b"),
     fill(OPTION, "negative prompt", "Say in the prompt", negative_prompt="hats"),
     vary(OPTION, "negative prompt", "Say in the prompt", negative_prompt="hats"),
     follow("prompt_too_long", "prompt", "Say it shorter", prompt="a" * 2001, image="{image}"),
+]
+
+LONG = "dusk " * 390
+PACKS = [
+    compose(REQUEST, "either prompt or pack, not both", "pack.extra", prompt="a circle"),
+    compose("unknown_pack", "'micro-shape'", "Did you mean 'micro-shapes'?", name="micro-shape"),
+    compose("unknown_pack", "'../micro-shapes'", "Packs: blog-pin", name="../micro-shapes"),
+    compose(REQUEST, "pack.name: ", "Name of the pack", name=""),
+    compose(REQUEST, "pack.name: ", "Name of the pack", name="p" * 101),
+    compose(REQUEST, "'pack.subjct'", "Did you mean 'subject'?", subjct="star"),
+    compose(REQUEST, "pack.subject: ", "or your own words", subject="s" * 2001),
+    compose(REQUEST, "'starr' is no choice of subject", "Did you mean 'star'?", subject="starr"),
+    compose(REQUEST, "is no choice of subject", "Choices: circle", subject=LONG),
+    compose(REQUEST, "is not a choice with a weight", "3|pastel:1", subject=f"star|{LONG}"),
+    compose(REQUEST, "is no choice", "Choices: circle", subject="star|" + "dusk" * 400),
+    compose(REQUEST, "not a choice with a weight", "numbers", subject="|star:" + "9" * 1900),
+    compose(REQUEST, "must be whole numbers up to 100", "Write", subject="star:0|ring:0"),
+    compose(REQUEST, "no variable 'color'", "Did you mean 'colour'?", variables={"color": "red"}),
+    compose(REQUEST, "no choice of colour", "Did you mean 'red'?", variables={"colour": "rad"}),
+    compose(REQUEST, "no choice of colour", "Choices: red", variables={"colour": LONG}),
+    compose(REQUEST, "pack.variables.size: ", "Variable -> the name", variables={"size": 1}),
+    compose(REQUEST, "pack.variables: ", "Variable -> the name", variables="size=small"),
+    compose(REQUEST, "too long", "100 characters at most", variables={"v" * 101: "x"}),
+    compose(REQUEST, "pack.variables: ", "Variable", variables={f"v{n}": "x" for n in range(51)}),
+    compose(REQUEST, "control characters", "Remove them", extra="rain\x1b[31m"),
+    compose(REQUEST, "in place of {colur}", "Did you mean {colour}?", extra="a {colur} hat"),
+    compose(REQUEST, "in place of {", "Placeholders: ", extra=f"a {{{LONG}}}"),
+    compose("prompt_too_long", "and may have 2000 at most", "Shorten extra", extra="rain " * 395),
+    compose("prompt_refused", "refuses 'crowd' in extra", "a red heart", extra="with a crowd"),
+    compose("prompt_refused", "refuses 'crowd' in extra", "heart", extra="crowd " * 300),
+    compose(
+        "prompt_refused", "refuses 'circle' in", "Leave out one", extra=f"no circle, {LONG[:1900]}"
+    ),
+    compose("prompt_refused", "refuses", "Leave", extra="without a circle, " + "a hat, " * 270),
 ]
 
 NUMBERS = [
@@ -475,7 +516,7 @@ OTHERS = [
     cancel(REQUEST, "job_id: ", "The job to cancel", job_id=["job_x"]),
 ]
 
-TABLE = [*SIZES, *PROMPTS, *NUMBERS, *NAMES, *REFERENCES, *MASKS, *OTHERS]
+TABLE = [*SIZES, *PROMPTS, *PACKS, *NUMBERS, *NAMES, *REFERENCES, *MASKS, *OTHERS]
 
 
 def _row_id(row: Bad) -> str:
@@ -541,7 +582,9 @@ def test_the_table_covers_every_tool_and_every_code_a_request_can_earn() -> None
         IMAGE,
         PATH,
         "prompt_too_long",
+        "prompt_refused",
         "unknown_model",
+        "unknown_pack",
         "unknown_job",
         "unknown_image",
         "invalid_cursor",

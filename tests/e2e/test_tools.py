@@ -400,15 +400,18 @@ async def test_pictures_thumbnails_and_jobs_are_resources(client: Client) -> Non
         assert shown.format == "WEBP"
     stored = await client.read_resource(f"flux://jobs/{answer.job_id}")
     assert '"status":"completed"' in stored.contents[0].text
-    listed = (await client.list_resources()).resources
-    assert str(listed[0].uri) == image.uri
+    listed = [str(one.uri) for one in (await client.list_resources()).resources]
+    pictures = [uri for uri in listed if uri.startswith("flux://images/")]
+    assert pictures[0] == image.uri
+    assert "flux://packs/micro-shapes" in listed
     templates = (await client.list_resource_templates()).resource_templates
     assert {template.uri_template for template in templates} == {
         "flux://images/{image_id}",
         "flux://images/{image_id}/thumbnail",
         "flux://jobs/{job_id}",
+        "flux://packs/{name}",
     }
-    for uri in ("flux://images/img_none", "flux://jobs/job_none"):
+    for uri in ("flux://images/img_none", "flux://jobs/job_none", "flux://packs/none"):
         with pytest.raises(MCPError, match="There is no"):
             await client.read_resource(uri)
 

@@ -29,7 +29,7 @@ def all_pages(gallery, **wanted):
 def test_an_added_record_is_found_again_in_every_detail(gallery, record):
     added = record(
         prompt="Zwölf Kätzchen\nim Grünen \0 🦊",
-        composed=[{"block": "fixed", "text": "a"}],
+        composed={"pack": "pets", "blocks": [{"name": "fixed", "text": "a {b}"}]},
         negative_prompt="dogs",
         revision="abc",
         loras=[{"name": "ink", "weight": 0.5}],

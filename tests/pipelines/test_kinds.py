@@ -132,7 +132,7 @@ def test_redux_gives_the_stock_prior_for_one_picture(resident_of, task_for, regi
         tokenizer_2=base.tokenizer_2,
     )
     expected = with_text(inputs_of(task)[0], prompt=task.plan.prompt)
-    ours = adapter.embeddings()
+    ours = adapter.embeddings(task.plan.prompt)
     assert ours["prompt_embeds"].equal(expected.prompt_embeds)
     assert ours["pooled_prompt_embeds"].equal(expected.pooled_prompt_embeds)
     assert not ours["prompt_embeds"].requires_grad
@@ -152,7 +152,7 @@ def test_redux_mixes_pictures_by_their_share_and_scales_by_strength(
         )
         plan = task.plan.model_copy(update={"inputs": weighted, "strength": strength})
         adapter = ADAPTERS["redux"](plan, open_pictures(plan, task.blobs), resident_of("redux"))
-        return adapter.embeddings()["prompt_embeds"][:, plan.max_sequence_length :]
+        return adapter.embeddings(plan.prompt)["prompt_embeds"][:, plan.max_sequence_length :]
 
     red, blue = tokens(pictures[:1], [1.0]), tokens(pictures[1:], [1.0])
     mixed = tokens(pictures, [1.5, 0.5])

@@ -18,7 +18,51 @@ def test_valid_arguments_become_a_request():
 @pytest.mark.parametrize(
     ("model", "arguments", "error", "says"),
     [
-        (GenerateRequest, {}, InvalidRequestError, "prompt: Field required. Give a value for it."),
+        (
+            GenerateRequest,
+            {},
+            InvalidRequestError,
+            "There is neither prompt nor pack. Give prompt or pack. What to draw, in full",
+        ),
+        (
+            GenerateRequest,
+            {"prompt": "a", "pack": "b"},
+            InvalidRequestError,
+            "Give either prompt or pack, not both. Words of your own go into pack.extra.",
+        ),
+        (GenerateRequest, {"pack": True}, InvalidRequestError, "not be true or false"),
+        (GenerateRequest, {"pack": 3}, InvalidRequestError, "pack: Input should be an object"),
+        (GenerateRequest, {"pack": ""}, InvalidRequestError, "pack.name: "),
+        (
+            GenerateRequest,
+            {"pack": {"name": "a", "subjct": "b"}},
+            InvalidRequestError,
+            "no argument 'pack.subjct'. Did you mean 'subject'?",
+        ),
+        (
+            GenerateRequest,
+            {"pack": {"name": "a", "subject": "b" * 2001}},
+            InvalidRequestError,
+            "pack.subject: String should have at most 2000 characters",
+        ),
+        (
+            GenerateRequest,
+            {"pack": {"name": "a", "extra": "b\0"}},
+            InvalidRequestError,
+            "pack.extra: contains control characters",
+        ),
+        (
+            GenerateRequest,
+            {"pack": {"name": "a", "variables": {"b": "c" * 2001}}},
+            InvalidRequestError,
+            "pack.variables.b: String should have at most 2000 characters",
+        ),
+        (
+            GenerateRequest,
+            {"pack": {"name": "a", "variables": {"b" * 101: "c"}}},
+            InvalidRequestError,
+            "the name of a variable is too long",
+        ),
         (GenerateRequest, {"prompt": ""}, InvalidRequestError, "prompt"),
         (GenerateRequest, {"prompt": "a" * 2001}, PromptTooLongError, "longer than 2000"),
         (
@@ -89,6 +133,29 @@ def test_a_complaint_is_one_sentence_with_a_code_and_what_to_do(model, arguments
 def test_structured_arguments_may_come_as_json_text(images):
     request = parse_request(VariationRequest, {"images": images})
     assert [item.image for item in request.images] == ["img_a", "img_b"]
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        {"name": "shapes", "variables": {"colour": "*"}},
+        '{"name": "shapes", "variables": {"colour": "*"}}',
+        {"name": "shapes", "variables": '{"colour": "*"}'},
+    ],
+    ids=["object", "text", "text inside"],
+)
+def test_a_pack_may_come_as_json_text(pack):
+    asked = parse_request(GenerateRequest, {"pack": pack}).pack
+    assert (asked.name, asked.variables) == ("shapes", {"colour": "*"})
+
+
+def test_a_pack_may_come_as_its_name_alone():
+    assert parse_request(GenerateRequest, {"pack": "shapes"}).pack.name == "shapes"
+
+
+def test_a_variation_needs_neither_prompt_nor_pack():
+    request = parse_request(VariationRequest, {"images": ["img_a"]})
+    assert (request.prompt, request.pack) == (None, None)
 
 
 def test_deeply_nested_json_text_is_refused_not_fatal():

@@ -1,4 +1,5 @@
 import pytest
+from pydantic import ValidationError
 
 from flux_mcp.errors import InvalidRequestError, InvalidSizeError, UnsupportedOptionError
 from flux_mcp.models.registry import load_registry
@@ -134,3 +135,36 @@ def test_a_batch_says_that_its_pixels_differ(kind):
     }[kind]
     notices = plan_notices(request, plan(request, spec, inputs), spec, "")
     assert any("one pass" in notice for notice in notices)
+
+
+# --- prompts -----------------------------------------------------------------------------------
+
+
+def planned(texts, **arguments):
+    request = GenerateRequest(pack="shapes", count=len(texts), **arguments)
+    return make_plan(request, DEV, revision="abc", seed=42, texts=texts)
+
+
+def test_each_picture_of_a_pack_has_its_own_prompt():
+    made = planned(["a cat", "a dog", "a cat"])
+    assert made.texts == made.prompts == ("a cat", "a dog", "a cat")
+    assert made.prompt == "a cat"
+    assert RenderPlan.model_validate_json(made.model_dump_json()) == made
+
+
+def test_one_prompt_for_all_pictures_is_stored_once():
+    made = planned(["a cat", "a cat"])
+    assert (made.prompt, made.prompts, made.texts) == ("a cat", (), ("a cat", "a cat"))
+    assert made == make_plan(GenerateRequest(prompt="a cat", count=2), DEV, revision="abc", seed=42)
+
+
+def test_a_plan_of_an_older_version_has_one_prompt_for_all():
+    old = planned(["a cat", "a cat"]).model_dump(exclude={"prompts"})
+    assert RenderPlan.model_validate(old).texts == ("a cat", "a cat")
+
+
+@pytest.mark.parametrize("prompts", [("a cat",), ("a dog", "a cat", "a bird")])
+def test_prompts_that_do_not_fit_the_seeds_are_no_plan(prompts):
+    made = planned(["a cat", "a dog", "a bird"])
+    with pytest.raises(ValidationError, match="one for each seed"):
+        RenderPlan.model_validate({**made.model_dump(), "prompts": prompts})

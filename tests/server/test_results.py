@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,12 @@ from flux_mcp.config import Settings
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.requests.messages import ErrorInfo, Progress
+from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.server.app import build_server
 from flux_mcp.server.results import MAX_PREVIEWS, cancel_result, job_result, search_result
 from flux_mcp.server.tools import TOOLS, published_tools
 from flux_mcp.service import Service
+from tests.compose.packs_on_disk import MANIFEST, write_pack
 from tests.jobs.factories import make_plan_row
 from tests.server.pictures import complete_job, keep_picture, noise, queue_job, run_job
 
@@ -246,6 +249,68 @@ async def test_the_budget_holds_on_the_wire_with_real_rows(
     assert min(size_of(sheet)) > 300, "a sheet, large enough to tell the pictures apart"
 
 
+@pytest.mark.parametrize("count", [1, 8])
+@pytest.mark.parametrize("sign", ["😀", "\\"], ids=["emoji", "backslashes"])
+async def test_a_dry_run_of_the_worst_pack_stays_below_a_million_characters(
+    service: Service, sign: str, count: int
+) -> None:
+    """Prompts as long as may be, all of each found by many patterns, told at length."""
+    rows = [
+        {
+            "pattern": f"(?:{re.escape(sign)}){{{least},}}",
+            "kind": "regex",
+            "severity": "warn",
+            "reason": sign * 250,
+            "instead": sign * 250,
+        }
+        for least in range(100, 126)
+    ]
+    tag = {"description": "Tells the prompts apart.", "default": "t0"}
+    variables = {**MANIFEST["variables"], "tag": tag}
+    facts = {**MANIFEST, "variables": variables, "forbidden": rows}
+    tags = "".join(f"[t{number}]\nnumber {number}\n" for number in range(300))
+    write_pack(
+        service.settings.paths.packs / "worst",
+        {
+            "pack.json": json.dumps(facts, ensure_ascii=False),
+            "fixed_block.txt": "A {colour} sign.",
+            "variable_tag.txt": tags,
+        },
+    )
+    pack = {"name": "worst", "variables": {"tag": "*"}, "extra": sign * 1900}
+    request = GenerateRequest.model_validate({"pack": pack, "count": count, "seed": 1})
+    answer = await service.dry_run(request)
+    result = job_result(answer, "none", NOWHERE)
+    check_size(result)
+    check_schema("flux_generate", result)
+    assert answer.dry_run is not None
+    assert len(answer.dry_run.composed) == count
+    for one in answer.dry_run.composed:
+        assert len(one.prompt) > 1900
+        assert len(one.findings) == 24 // count
+        assert one.more_findings == 26 - 24 // count
+    assert f"and {26 - 24 // count} more." in texts(result)
+    assert len(answer.notices) < 20
+
+
+async def test_of_many_findings_the_severest_are_told_in_their_order(
+    service: Service, client: Client
+) -> None:
+    warned = [{"pattern": f"beast{number}", "severity": "warn"} for number in range(40)]
+    write_pack(
+        service.settings.paths.packs / "strict",
+        forbidden=[*warned, {"pattern": "dragon"}, {"pattern": "griffin"}],
+    )
+    extra = ", ".join([*(one["pattern"] for one in warned), "dragon", "griffin"])
+    pack = {"name": "strict", "extra": extra}
+    result = await client.call_tool("flux_generate", {"pack": pack, "dry_run": True})
+    assert result.structured_content is not None
+    (composed,) = result.structured_content["dry_run"]["composed"]
+    found = [finding["pattern"] for finding in composed["findings"]]
+    assert found == [*(f"beast{number}" for number in range(22)), "dragon", "griffin"]
+    assert composed["more_findings"] == 18
+
+
 # --- previews ----------------------------------------------------------------------------------
 
 
@@ -398,6 +463,36 @@ async def test_a_dry_run_says_what_would_be_drawn(client: Client) -> None:
     assert result.structured_content is not None
     assert result.structured_content["dry_run"]["plan"]["seeds"] == [3, 4]
     assert previews(result) == []
+    assert "\nPrompt: a circle\nAudit: pass.\nTokens of tokenizer: 4 of 77.\n" in texts(result)
+
+
+async def test_a_dry_run_says_what_the_audit_found_and_what_to_write(client: Client) -> None:
+    pack = {"name": "micro-shapes", "extra": "with a crowd, and no text"}
+    result = await client.call_tool("flux_generate", {"pack": pack, "dry_run": True})
+    check_schema("flux_generate", result)
+    said = texts(result)
+    assert "Prompt: a large red circle on a blue background in the center, with a crowd" in said
+    assert "\nAudit: refuse.\n- refuse: 'crowd' in extra: 'people' is forbidden: micro" in said
+    assert "Say instead: a red heart on a white background.\n" in said
+    assert "- advice: 'no text' in extra: FLUX has no negative prompt" in said
+    assert "Note: The audit refuses this prompt: without dry_run nothing would be queued." in said
+
+
+async def test_the_words_of_a_pack_are_told_with_its_pictures(
+    service: Service, client: Client
+) -> None:
+    report = {"pack": "shapes", "version": "1.0.0", "blocks": []}
+    plain, packed = [
+        await complete_job(service, [(noise(64, 64), 64, 64)], **facts)
+        for facts in ({}, {"composed": (report,)})
+    ]
+    told = await client.call_tool("flux_get_job", {"job_id": packed.id})
+    check_schema("flux_get_job", told)
+    assert told.structured_content is not None
+    assert told.structured_content["pack"] == "shapes 1.0.0"
+    assert "\nPrompt: a red circle\n" in texts(told)
+    known = await client.call_tool("flux_get_job", {"job_id": plain.id})
+    assert "Prompt:" not in texts(known), "the caller wrote it"
 
 
 async def test_hits_are_numbered_as_on_their_sheet(service: Service, client: Client) -> None:

@@ -70,7 +70,16 @@ def test_optional_arguments_are_left_out_rather_than_null() -> None:
     width = input_schema(GenerateRequest)["properties"]["width"]
     assert width["type"] == "integer"
     assert "default" not in width
-    assert input_schema(GenerateRequest)["required"] == ["prompt"]
+    fill = input_schema(FillRequest)
+    assert fill["required"] == ["image", "mask"]
+
+
+def test_a_prompt_or_a_pack_is_asked_for_in_words() -> None:
+    """Which of the two, no schema that every client reads can say: an error does."""
+    generate = input_schema(GenerateRequest)
+    assert "required" not in generate
+    assert "Instead of prompt" in generate["properties"]["pack"]["description"]
+    assert generate["properties"]["pack"]["required"] == ["name"]
 
 
 def test_nested_arguments_are_inlined() -> None:

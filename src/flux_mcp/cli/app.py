@@ -8,6 +8,7 @@ import typer
 
 from flux_mcp import __version__
 from flux_mcp.cli.common import AsJson, DataDir, read_settings, set_up_logging
+from flux_mcp.cli.packs_commands import packs_app
 
 _HELP = (
     "FLUX on your own graphics card, for every MCP client.\n\n"
@@ -39,6 +40,7 @@ def build_app() -> typer.Typer:
     _add_doctor(app)
     app.add_typer(_jobs(), name="jobs", help="Look at the queue and cancel jobs.")
     app.add_typer(_gallery(), name="gallery", help="Find and show finished pictures.")
+    app.add_typer(packs_app(), name="packs", help="Use, judge, check and write prompt packs.")
     return app
 
 
@@ -92,7 +94,23 @@ def _add_serve(app: typer.Typer) -> None:
 def _add_generate(app: typer.Typer) -> None:
     @app.command()
     def generate(
-        prompt: Annotated[str, typer.Argument(help="What to draw, in full sentences.")],
+        prompt: Annotated[
+            str | None, typer.Argument(help="What to draw, in full sentences; or give --pack.")
+        ] = None,
+        pack: Annotated[
+            str | None,
+            typer.Option(help="Let this prompt pack write the prompt; 'packs list' shows them."),
+        ] = None,
+        subject: Annotated[
+            str | None, typer.Option(help="With --pack: a subject of it, '*', or your own words.")
+        ] = None,
+        variable: Annotated[
+            list[str] | None,
+            typer.Option("--var", help="With --pack: light=window; light='*' for any."),
+        ] = None,
+        extra: Annotated[
+            str | None, typer.Option(help="With --pack: words of your own for the end.")
+        ] = None,
         width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None,
         height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None,
         aspect_ratio: Annotated[str | None, typer.Option(help="For example 16:9.")] = None,
@@ -107,7 +125,8 @@ def _add_generate(app: typer.Typer) -> None:
         count: Annotated[int | None, typer.Option(help="How many pictures, at most 8.")] = None,
         session: Annotated[str | None, typer.Option(help="Name of this exploration.")] = None,
         dry_run: Annotated[
-            bool, typer.Option("--dry-run", help="Show the plan; draw nothing.")
+            bool,
+            typer.Option("--dry-run", help="Show the prompt, its audit and plan; draw nothing."),
         ] = False,
         data_dir: DataDir = None,
         as_json: AsJson = False,
@@ -115,10 +134,11 @@ def _add_generate(app: typer.Typer) -> None:
         """Draw a picture and wait for it. Ctrl-C cancels it.
 
         The picture's path is printed; it is kept in the gallery with prompt, seed and model.
-        Example: flux-mcp generate "a red bicycle against a white wall" --aspect-ratio 16:9
+        Example: flux-mcp generate "a red bicycle against a white wall" --aspect-ratio 16:9. Or with
+        a pack: flux-mcp generate --pack product-shot --subject "a green carafe" --var light=window
         """
         from flux_mcp.cli.common import run
-        from flux_mcp.cli.generate import generate_and_wait
+        from flux_mcp.cli.generate import PackFlags, generate_and_wait
 
         asked = {
             "prompt": prompt,
@@ -138,7 +158,8 @@ def _add_generate(app: typer.Typer) -> None:
         given = {name: value for name, value in asked.items() if value is not None}
         settings = read_settings(data_dir)
         set_up_logging("warning")
-        run(generate_and_wait(settings, given, as_json=as_json))
+        flags = PackFlags(pack, subject, tuple(variable or ()), extra)
+        run(generate_and_wait(settings, given, flags, as_json=as_json))
 
 
 def _add_demo(app: typer.Typer) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,8 +104,13 @@ async def opened(settings: Settings, *, executes: bool) -> AsyncIterator["Servic
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     """Run a command's work; our errors become a sentence on stderr and an exit code."""
+    run_now(lambda: asyncio.run(work))
+
+
+def run_now(work: Callable[[], None]) -> None:
+    """Do the same for work that waits for nothing."""
     try:
-        asyncio.run(work)
+        work()
     except FluxMcpError as error:
         hint = _HINTS.get(type(error), error.hint)
         complain(str(type(error)(error.message, hint)))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import typer
@@ -16,9 +17,18 @@ from rich.progress import (
 )
 
 from flux_mcp.answers import JobAnswer
-from flux_mcp.cli.common import EXIT_ENGINE, complain, console, opened, plain, print_json
+from flux_mcp.cli.common import (
+    EXIT_ENGINE,
+    EXIT_REQUEST,
+    complain,
+    console,
+    opened,
+    plain,
+    print_json,
+)
+from flux_mcp.cli.packs import print_findings, read_variables
 from flux_mcp.config import Settings
-from flux_mcp.errors import FluxMcpError
+from flux_mcp.errors import FluxMcpError, InvalidRequestError
 from flux_mcp.jobs.job import Job
 from flux_mcp.requests.invalid import parse_request
 from flux_mcp.requests.schemas import GenerateRequest
@@ -29,14 +39,54 @@ MOST_LINES = 10
 """Lines a job's steps become where progress is a log and not a bar."""
 
 
-async def generate_and_wait(settings: Settings, asked: dict[str, Any], *, as_json: bool) -> None:
+@dataclass(frozen=True)
+class PackFlags:
+    """The flags that say what a pack is to make the prompt of."""
+
+    pack: str | None
+    subject: str | None
+    variables: tuple[str, ...]
+    """Each `name=value`."""
+    extra: str | None
+
+    def choice(self) -> dict[str, Any] | None:
+        """Return the argument `pack` of the tools; `None` without a pack.
+
+        Raises:
+            InvalidRequestError: choices of no pack, or a variable not written as name=value.
+        """
+        chosen: dict[str, Any] = {
+            name: value
+            for name, value in (("subject", self.subject), ("extra", self.extra))
+            if value is not None
+        }
+        if self.variables:
+            chosen["variables"] = read_variables(self.variables)
+        if self.pack is not None:
+            return {"name": self.pack, **chosen}
+        if chosen:
+            raise InvalidRequestError(
+                "--subject, --var and --extra choose in a pack, and no --pack is given.",
+                "'flux-mcp packs list' shows the packs there are.",
+            )
+        return None
+
+
+async def generate_and_wait(
+    settings: Settings, asked: dict[str, Any], pack: PackFlags, *, as_json: bool
+) -> None:
     """Draw, showing each step on stderr; print the result on stdout.
 
     Raises:
         FluxMcpError: the request is wrong, or the machine cannot.
-        typer.Exit: the job failed or was cancelled.
+        typer.Exit: the job failed or was cancelled, or the prompt of a dry run is refused.
     """
-    request = parse_request(GenerateRequest, asked)
+    choice = pack.choice()
+    if ("prompt" in asked) == (choice is not None):
+        raise InvalidRequestError(
+            "Give either a prompt or --pack.", "With a pack, words of your own go into --extra."
+        )
+    request = parse_request(GenerateRequest, asked if choice is None else {**asked, "pack": choice})
     async with opened(settings, executes=not request.dry_run) as service:
         if request.dry_run:
             answer = await service.dry_run(request)
@@ -46,7 +96,10 @@ async def generate_and_wait(settings: Settings, asked: dict[str, Any], *, as_jso
         print_json(answer)
     else:
         print_answer(answer)
-    if answer.status in ("failed", "cancelled"):
+    if answer.dry_run is not None:
+        if any(one.verdict == "refuse" for one in answer.dry_run.composed):
+            raise typer.Exit(EXIT_REQUEST)
+    elif answer.status in ("failed", "cancelled"):
         say_why(answer)
         raise typer.Exit(EXIT_ENGINE)
 
@@ -152,12 +205,19 @@ def print_answer(answer: JobAnswer) -> None:
         )
         if answer.dry_run.draw_s is not None:
             out.print(f"Drawing would take about {answer.dry_run.draw_s:.1f} s.")
+        for composed in answer.dry_run.composed:
+            out.print(f"Prompt: {plain(composed.prompt)}")
+            print_findings(composed.findings)
+            if composed.more_findings:
+                out.print(f"{composed.more_findings} more findings.")
     for image in answer.images:
         out.print(image.path, style="bold green")
         out.print(
             f"  {image.id}  {image.width}x{image.height}  seed {image.seed}  model {image.model}  "
             f"{image.seconds:.1f} s"
         )
+        if answer.pack is not None:
+            out.print(f"  {plain(image.prompt)}", style="dim")
     for notice in answer.notices:
         out.print(f"Note: {plain(notice)}", style="yellow")
 

@@ -185,16 +185,39 @@ async def print_image(settings: Settings, image_id: str, *, as_json: bool) -> No
         return
     console().print(str(path), style="bold green")
     _print_facts(_facts(record))
+    if record.composed is not None:
+        _print_composed(record.composed)
 
 
 def _facts(record: ImageRecord) -> dict[str, Any]:
     """Return what a person wants to know first; nested values as `name value, name value`."""
-    facts = record.model_dump(mode="json", exclude={"file", "thumbnail", "width", "height"})
+    facts = record.model_dump(
+        mode="json", exclude={"file", "thumbnail", "width", "height", "composed"}
+    )
     plan = {name: facts["plan"].get(name) for name in ("steps", "guidance", "strength")}
     facts["plan"] = plan | {"size": f"{record.width}x{record.height}"}
     facts["created_at"] = f"{_local(record.created_at)} ({record.created_at})"
     facts["seconds"] = f"{record.seconds:.2f}"
     return facts
+
+
+def _print_composed(report: dict[str, Any]) -> None:
+    """Print what a pack made the prompt of: its blocks, and what was filled into them."""
+    out = console()
+    out.print(f"\nComposed by the pack {report['pack']} {report['version']}:", style="bold")
+    drawn = report["drawn"]
+    rows: list[tuple[str, str, str]] = []
+    for block in report["blocks"]:
+        rows.append((block["name"], block["source"], block["text"]))
+        rows += [
+            (f"  {{{fill['placeholder']}}}", fill["source"], fill["text"])
+            for fill in block["filled"]
+        ]
+    names, sources = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
+    for name, source, text in rows:
+        out.print(f"  {name:<{names}}  {plain(source):<{sources}}  {plain(text)}")
+    if drawn:
+        out.print(f"  drawn by the seed: {', '.join(drawn)}")
 
 
 # --- shared ------------------------------------------------------------------------------------

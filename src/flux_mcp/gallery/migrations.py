@@ -3,7 +3,7 @@
 import secrets
 from typing import TYPE_CHECKING
 
-from flux_mcp.database import immediate
+from flux_mcp.database import bring_up_to_date
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 def migrate(database: "Database") -> None:
     """Bring the gallery's tables up to date; several processes may do so at the same time."""
-    steps = _steps()
-    if not steps.pending(database):
-        return
-    # One lock around the look and the leap: `apply` looks again, and finds nothing if another
-    # process was first. Its own transactions nest inside as savepoints.
-    with immediate(database):
-        steps.apply(database)
+    bring_up_to_date(database, _steps())
 
 
 def _steps() -> "Migrations":

@@ -46,8 +46,8 @@ class ImageProvenance(BaseModel):
     """Which picture of the job, from 0."""
     kind: Kind
     prompt: Text
-    composed: list[Any] | None = None
-    """The blocks a pack made the prompt of."""
+    composed: dict[str, Any] | None = None
+    """What a pack made the prompt of: pack, version, choices, and each block with its source."""
     negative_prompt: Text | None = None
     model: str
     revision: str | None = None

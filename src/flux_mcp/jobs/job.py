@@ -49,6 +49,8 @@ class Job(BaseModel):
     parents: tuple[str, ...] = ()
     request: dict[str, Any]
     plan: RenderPlan
+    composed: tuple[dict[str, Any], ...] = ()
+    """For each picture what a pack made its prompt of; empty for plain prompts."""
     notices: tuple[str, ...] = ()
     idempotency_key: str | None = None
     attempt: int = 0

@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+from flux_mcp.database import bring_up_to_date
 from flux_mcp.jobs.job import Job
 
 if TYPE_CHECKING:
@@ -10,8 +11,13 @@ if TYPE_CHECKING:
     from sqlite_utils.migrations import Migrations
 
 
-_JSON_COLUMNS = ("parents", "request", "plan", "notices", "error")
+_JSON_COLUMNS = ("parents", "request", "plan", "notices", "error", "composed")
 _BOOL_COLUMNS = ("cancel_requested", "id_given")
+
+
+def migrate(database: "Database") -> None:
+    """Bring the jobs table up to date; several processes may do so at the same time."""
+    bring_up_to_date(database, job_migrations())
 
 
 def job_migrations() -> "Migrations":
@@ -60,6 +66,10 @@ def job_migrations() -> "Migrations":
         )
         database.execute("CREATE INDEX jobs_by_status ON jobs (status, priority DESC, seq)")
         database.execute("CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL")
+
+    @migrations()
+    def keep_what_prompts_are_composed_of(database: "Database") -> None:
+        database.execute("ALTER TABLE jobs ADD COLUMN composed TEXT NOT NULL DEFAULT '[]'")
 
     return migrations
 

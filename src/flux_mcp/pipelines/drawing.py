@@ -5,6 +5,7 @@ Owns the order of things and the seeds. Knows no kind; kinds.py's adapters do.
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,15 +38,20 @@ def draw(
     watch.encoding()
     adapter = ADAPTERS[plan.kind](plan, open_pictures(plan, blobs), resident)
     try:
-        passes = [plan.seeds] if plan.batched else [(seed,) for seed in plan.seeds]
-        count = len(passes[0])
-        # Once for all passes: they differ in nothing but the seed.
-        arguments = adapter.arguments(count) | _repeated(adapter.embeddings(), count)
+        each = tuple(zip(plan.seeds, plan.texts, strict=True))
+        passes = [each] if plan.batched else [(one,) for one in each]
+        arguments = adapter.arguments(len(passes[0]))
+        # Each text once; the pixels are those of encoding it for every picture.
+        encode = cache(adapter.embeddings)
+        for text in plan.texts:
+            encode(text)
         index = 0
-        for number, seeds in enumerate(passes):
+        for number, pictures in enumerate(passes):
             started = time.perf_counter()
             watch.start_pass(number)
-            colours = _run(resident.pipe, seeds, watch, arguments)
+            seeds = [seed for seed, _ in pictures]
+            embeddings = _stacked([encode(text) for _, text in pictures])
+            colours = _run(resident.pipe, seeds, watch, arguments | embeddings)
             watch.end_pass()
             seconds = time.perf_counter() - started
             for seed, drawn in zip(seeds, _to_pixels(colours), strict=True):
@@ -74,11 +80,13 @@ def _run(
     return colours
 
 
-def _repeated(embeddings: Embeddings, count: int) -> Embeddings:
-    """Give each picture of a pass its copy of the embeddings, along the first dimension."""
-    if count == 1:
-        return embeddings
-    return {name: tensor.repeat_interleave(count, dim=0) for name, tensor in embeddings.items()}
+def _stacked(embeddings: Sequence[Embeddings]) -> Embeddings:
+    """Put the embeddings of a pass's pictures one after another, along the first dimension."""
+    import torch
+
+    if len(embeddings) == 1:
+        return embeddings[0]
+    return {name: torch.cat([one[name] for one in embeddings]) for name in embeddings[0]}
 
 
 def _to_pixels(colours: NDArray[np.float32]) -> Pixels:

@@ -84,9 +84,9 @@ class Adapter:
         self.pictures = pictures
         self.resident = resident
 
-    def embeddings(self) -> Embeddings:
-        """Encode the prompts once for all passes; the pixels are those of encoding each time."""
-        embeds, pooled = self._encode(self.plan.prompt)
+    def embeddings(self, prompt: str) -> Embeddings:
+        """Encode a prompt of the plan, and what it steers away from."""
+        embeds, pooled = self._encode(prompt)
         encoded = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
         if self.plan.negative_prompt is not None:
             embeds, pooled = self._encode(self.plan.negative_prompt)
@@ -219,7 +219,7 @@ class Control(Adapter):
 class Redux(Adapter):
     """FluxPriorReduxPipeline, then FluxPipeline: a picture like others."""
 
-    def embeddings(self) -> Embeddings:
+    def embeddings(self, prompt: str) -> Embeddings:
         """Return the prompt's tokens with the pictures' tokens behind them.
 
         The pictures' are strength * sum(weight * tokens) / sum(weight). With one picture and
@@ -228,7 +228,7 @@ class Redux(Adapter):
         """
         import torch
 
-        encoded = super().embeddings()
+        encoded = super().embeddings(prompt)
         references = [picture for picture in self.pictures if picture.role == "reference"]
         total = sum(picture.weight for picture in references)
         if not references or not total > 0:

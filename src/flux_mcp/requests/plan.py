@@ -6,7 +6,7 @@ Only plans are rendered and stored.
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError
 from flux_mcp.models.registry import Kind, ModelSpec, Precision, Quality, Structure
@@ -51,6 +51,9 @@ class RenderPlan(BaseModel):
     quality: Quality
     precision: Precision
     prompt: str
+    """Of the first picture; of all, unless `prompts` says otherwise."""
+    prompts: tuple[str, ...] = ()
+    """One for each seed, where a pack varies them from picture to picture; else empty."""
     negative_prompt: str | None = None
     true_cfg_scale: float = 1.0
     width: int
@@ -66,6 +69,19 @@ class RenderPlan(BaseModel):
     """For redux: weight of the picture tokens against the text tokens."""
     structure: Structure | None = None
     """For control: what `inputs` shows; an `image` has its structure taken first."""
+
+    @model_validator(mode="after")
+    def _a_prompt_for_each_seed(self) -> "RenderPlan":
+        if self.prompts and (
+            len(self.prompts) != len(self.seeds) or self.prompts[0] != self.prompt
+        ):
+            raise ValueError("prompts must hold one for each seed, beginning with prompt")
+        return self
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompt of each picture."""
+        return self.prompts or (self.prompt,) * len(self.seeds)
 
     @property
     def passes(self) -> int:
@@ -90,6 +106,7 @@ def make_plan(
     revision: str | None,
     seed: int,
     inputs: Sequence[PlanInput] = (),
+    texts: Sequence[str] = (),
 ) -> RenderPlan:
     """Fill every gap of a request.
 
@@ -99,6 +116,7 @@ def make_plan(
         revision: Commit of the weights' repository, or `None` for those in the package.
         seed: What to draw from when the request names no seed.
         inputs: The request's pictures, already stored, in order.
+        texts: What a pack made the prompts of, one for each picture; else the request's own.
 
     Raises:
         InvalidSizeError: the model cannot draw that size.
@@ -108,13 +126,15 @@ def make_plan(
     _refuse_what_the_model_cannot(request, spec, inputs)
     size = _size(request, spec, inputs)
     first_seed = seed if request.seed is None else request.seed
+    texts = texts or [request.prompt or ""]
     return RenderPlan(
         kind=spec.kind,
         model=spec.id,
         revision=revision,
         quality=request.quality,
         precision=spec.precision,
-        prompt=getattr(request, "prompt", None) or "",
+        prompt=texts[0],
+        prompts=tuple(texts) if len(set(texts)) > 1 else (),
         negative_prompt=request.negative_prompt,
         true_cfg_scale=1.0 if request.negative_prompt is None else TRUE_CFG_SCALE,
         width=size.width,

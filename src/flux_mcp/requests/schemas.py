@@ -31,11 +31,66 @@ MAX_SEED = 2**53 - 1 - MAX_COUNT
 """Seeds travel as JSON numbers, which clients in JavaScript hold exactly up to 2**53 - 1."""
 
 
+Prompt = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS),
+    AfterValidator(printable),
+    AfterValidator(not_blank),
+]
+Value = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(printable)]
+MAX_NAME_CHARACTERS = 100
+
+
+def _short_names(variables: dict[str, str]) -> dict[str, str]:
+    # Not in the schema: few clients know `propertyNames`.
+    if any(len(name) > MAX_NAME_CHARACTERS for name in variables):
+        raise MistakeError(
+            "the name of a variable is too long",
+            f"It has {MAX_NAME_CHARACTERS} characters at most.",
+        )
+    return variables
+
+
+class PackChoice(Request):
+    """A prompt pack, and what is chosen in it."""
+
+    name: Name = Field(description="Name of the pack; an error lists those there are.")
+    subject: Value | None = Field(
+        None,
+        description="One of the pack's subjects by name, '*' for any of them, or your own words.",
+    )
+    variables: Annotated[
+        dict[str, Value], BeforeValidator(parse_json_text), AfterValidator(_short_names)
+    ] = Field(
+        default_factory=dict,
+        max_length=50,
+        description="Variable -> the name of one of its choices; '*' takes any, 'noir:3|pastel:1' "
+        "one of these by weight, both decided by the seed of each picture. Left out: the default.",
+    )
+    extra: Value | None = Field(None, description="Words of your own for the end.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_name(cls, data: Any) -> Any:
+        """Accept `pack: "product-shot"` as well as `{"name": "product-shot"}`."""
+        return {"name": data} if isinstance(data, str) else data
+
+
 class DrawRequest(Request):
     """What the five drawing requests have in common."""
 
     kind: ClassVar[Kind]
+    tool: ClassVar[str]
+    """The tool that takes it."""
+    needs_words: ClassVar[bool] = True
+    """Whether there must be a prompt or a pack."""
 
+    prompt: Prompt | None = Field(None, description="What to draw.")
+    pack: Annotated[PackChoice, BeforeValidator(parse_json_text)] | None = Field(
+        None,
+        description="Instead of prompt: a prompt pack writes it, and refuses what it forbids. "
+        "{'name': ..., 'subject': ..., 'variables': {...}, 'extra': ...}.",
+    )
     negative_prompt: Words | None = Field(
         None,
         max_length=MAX_PROMPT_CHARACTERS,
@@ -92,13 +147,28 @@ class DrawRequest(Request):
         "once.",
     )
     dry_run: bool = Field(
-        default=False, description="Return the resolved plan and estimates; draw and queue nothing."
+        default=False,
+        description="Return the prompt with its audit, the resolved plan and estimates; draw and "
+        "queue nothing.",
     )
     idempotency_key: Key | None = Field(
         None,
         description="Repeating a call with the same key returns the same job instead of a second "
         "one.",
     )
+
+    @model_validator(mode="after")
+    def _words_are_given_one_way(self) -> "DrawRequest":
+        if self.prompt is not None and self.pack is not None:
+            raise MistakeError(
+                "give either prompt or pack, not both", "Words of your own go into pack.extra."
+            )
+        if self.needs_words and self.prompt is None and self.pack is None:
+            field = type(self).model_fields["prompt"]
+            raise MistakeError(
+                "there is neither prompt nor pack", f"Give prompt or pack. {field.description}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _size_is_given_one_way(self) -> "DrawRequest":
@@ -113,22 +183,16 @@ class DrawRequest(Request):
         return self
 
 
-Prompt = Annotated[
-    str,
-    Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS),
-    AfterValidator(printable),
-    AfterValidator(not_blank),
-]
-
-
 class GenerateRequest(DrawRequest):
     """Draw a new picture from words."""
 
     kind: ClassVar[Kind] = "text2img"
+    tool: ClassVar[str] = "flux_generate"
 
-    prompt: Prompt = Field(
+    prompt: Prompt | None = Field(
+        None,
         description="What to draw, in full sentences: subject, setting, light, style. Put words "
-        "that should be written in the picture in quotation marks."
+        "that should be written in the picture in quotation marks.",
     )
 
 
@@ -136,10 +200,12 @@ class EditRequest(DrawRequest):
     """Change a picture as an instruction says."""
 
     kind: ClassVar[Kind] = "kontext"
+    tool: ClassVar[str] = "flux_edit"
 
-    prompt: Prompt = Field(
+    prompt: Prompt | None = Field(
+        None,
         description="The change as an instruction, and what must stay: 'make the car red, keep "
-        "everything else'."
+        "everything else'.",
     )
     images: Annotated[
         list[ImageReference], BeforeValidator(parse_json_text), Field(min_length=1, max_length=8)
@@ -176,10 +242,12 @@ class FillRequest(DrawRequest):
     """Draw inside a mask and keep the rest."""
 
     kind: ClassVar[Kind] = "fill"
+    tool: ClassVar[str] = "flux_fill"
 
-    prompt: Prompt = Field(
+    prompt: Prompt | None = Field(
+        None,
         description="What the finished picture shows inside the mask (a description, not an "
-        "instruction)."
+        "instruction).",
     )
     image: ImageReference
     mask: Annotated[Mask, BeforeValidator(parse_json_text)] = Field(
@@ -202,6 +270,8 @@ class VariationRequest(DrawRequest):
     """Draw something like one or several pictures."""
 
     kind: ClassVar[Kind] = "redux"
+    tool: ClassVar[str] = "flux_variation"
+    needs_words: ClassVar[bool] = False
 
     images: Annotated[
         list[WeightedImage], BeforeValidator(parse_json_text), Field(min_length=1, max_length=8)
@@ -237,8 +307,9 @@ class StructuralRequest(DrawRequest):
     """Draw a picture that follows the structure of another."""
 
     kind: ClassVar[Kind] = "control"
+    tool: ClassVar[str] = "flux_structural"
 
-    prompt: Prompt = Field(description="What to draw along the structure.")
+    prompt: Prompt | None = Field(None, description="What to draw along the structure.")
     structure: Structure = Field(
         "canny",
         description="canny follows edges. depth follows a depth map, which must be given as "
@@ -333,3 +404,8 @@ DRAW_REQUESTS: dict[Kind, type[DrawRequest]] = {
         StructuralRequest,
     )
 }
+
+
+def tool_of(kind: Kind) -> str:
+    """Return the tool that draws a kind."""
+    return DRAW_REQUESTS[kind].tool

@@ -1,17 +1,39 @@
 """build_server: the MCP server of one process, over one service, for every transport."""
 
+import asyncio
 import logging
 from typing import Any
 
-from mcp.server import MCPServer
+from mcp.server import MCPServer, NotificationOptions
 from mcp.server.mcpserver import Context
+from mcp.server.stdio import stdio_server
+from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.exceptions import MCPError
-from mcp.types import INVALID_PARAMS, CallToolResult, InputRequiredResult, Resource, Tool
+from mcp.types import (
+    INVALID_PARAMS,
+    CallToolResult,
+    CompleteRequestParams,
+    CompleteResult,
+    Completion,
+    GetPromptResult,
+    InputRequiredResult,
+    Prompt,
+    PromptReference,
+    Resource,
+    Tool,
+)
 
 from flux_mcp import __version__
 from flux_mcp.errors import FluxMcpError, InternalError
 from flux_mcp.requests.invalid import parse_request
-from flux_mcp.server.resources import add_resources, listed_resources
+from flux_mcp.server.prompts import (
+    PromptFeed,
+    completed,
+    completed_pack,
+    found_prompt,
+    listed_prompts,
+)
+from flux_mcp.server.resources import PACK_URI, add_resources, listed_resources
 from flux_mcp.server.results import error_result
 from flux_mcp.server.tools import TOOLS, ToolCalls, published_tools
 from flux_mcp.service import Service
@@ -24,7 +46,9 @@ INSTRUCTIONS = (
     "picture by instruction, flux_fill draws inside a mask, flux_variation varies pictures, "
     "flux_structural follows edges. Every picture is kept with prompt, seed and model: use "
     "flux_search_gallery to find it, and its id wherever a tool takes an image. When an answer has "
-    "a job_id and no pictures yet, call flux_get_job. Tell the user the notices of an answer."
+    "a job_id and no pictures yet, call flux_get_job. A prompt pack keeps the style of many "
+    "pictures: name one in the argument pack instead of writing a prompt; flux://packs/{name} says "
+    "what it takes. Tell the user the notices of an answer."
 )
 
 
@@ -32,25 +56,75 @@ class FluxServer(MCPServer[Any]):
     """The SDK's server with our tool list and our reading of arguments."""
 
     def __init__(self, service: Service) -> None:
+        bus = InMemorySubscriptionBus()
+        self._feed = PromptFeed(service.packs, bus)
         super().__init__(
             name="flux-mcp",
             title="flux-mcp",
             instructions=INSTRUCTIONS,
             version=__version__,
+            subscriptions=bus,
+            middleware=[self._feed],
         )
         self._service = service
         self._calls = ToolCalls(service)
         self._rows = {row.name: row for row in TOOLS}
         self._published = published_tools()
         add_resources(self, service)
+        self._lowlevel_server.add_request_handler(
+            "completion/complete", CompleteRequestParams, self._complete
+        )
 
     async def list_tools(self) -> list[Tool]:
         """Return exactly the eight tools."""
         return self._published
 
     async def list_resources(self) -> list[Resource]:
-        """Return the newest pictures; older ones are found with flux_search_gallery."""
+        """Return the prompt packs and the newest pictures; flux_search_gallery finds older ones."""
         return await listed_resources(self._service)
+
+    async def list_prompts(self) -> list[Prompt]:
+        """Return the guide and every pack that can be used, as the disk has them now."""
+        return await asyncio.to_thread(listed_prompts, self._service.packs)
+
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[Any, Any] | None = None,  # noqa: ARG002 - the SDK's signature
+    ) -> GetPromptResult | InputRequiredResult:
+        """Return a prompt's message.
+
+        Raises:
+            MCPError: there is no such prompt, or it cannot be composed so; the message says why.
+        """
+        try:
+            return await asyncio.to_thread(found_prompt, self._service.packs, name, arguments or {})
+        except FluxMcpError as error:
+            raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
+
+    async def _complete(self, _: Any, asked: CompleteRequestParams) -> CompleteResult:
+        """Complete what a user has begun to type: arguments of prompts, names of packs."""
+        packs, reference, argument = self._service.packs, asked.ref, asked.argument
+        found = Completion(values=[])
+        if isinstance(reference, PromptReference):
+            name, value = argument.name, argument.value
+            found = await asyncio.to_thread(completed, packs, reference.name, name, value)
+        elif reference.uri == PACK_URI and argument.name == "name":
+            found = await asyncio.to_thread(completed_pack, packs, argument.value)
+        return CompleteResult(completion=found)
+
+    async def announce_changes(self) -> None:
+        """Tell clients when packs change on disk, until cancelled."""
+        await self._feed.run()
+
+    async def run_stdio_async(self) -> None:
+        """Serve over stdin and stdout; as the SDK's own, and says that the prompts may change."""
+        options = self._lowlevel_server.create_initialization_options(
+            NotificationOptions(prompts_changed=True)
+        )
+        async with stdio_server() as (reads, writes):
+            await self._lowlevel_server.run(reads, writes, options)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None

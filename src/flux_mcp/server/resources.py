@@ -1,5 +1,7 @@
 """Resources: pictures, thumbnails and jobs by URI."""
 
+import asyncio
+import json
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -7,12 +9,13 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import Resource
 
-from flux_mcp.errors import FluxMcpError, UnknownImageError, UnknownJobError
+from flux_mcp.errors import FluxMcpError, UnknownImageError, UnknownJobError, UnknownPackError
 from flux_mcp.requests.schemas import SearchRequest
 from flux_mcp.service import Service
 
 T = TypeVar("T")
 
+PACK_URI = "flux://packs/{name}"
 LISTED = 20
 """Newest pictures in resources/list, which the SDK does not page."""
 
@@ -52,21 +55,43 @@ def add_resources(server: MCPServer, service: Service) -> None:
         await service.mark_id_given(found.id)
         return (await service.describe_job(found)).model_dump_json()
 
+    @server.resource(
+        PACK_URI,
+        name="pack",
+        title="Prompt pack",
+        description="What a prompt pack holds: its subjects, variables with their choices, what it "
+        "forbids, what it asks of the model.",
+        mime_type="application/json",
+    )
+    async def pack(name: str) -> str:
+        found = await _found(asyncio.to_thread(service.packs.find, name))
+        return json.dumps(found.describe(), ensure_ascii=False)
+
 
 async def _found(looking: Awaitable[T]) -> T:
     """Return what was looked for; say in the protocol's words what went wrong."""
     try:
         return await looking
-    except (UnknownImageError, UnknownJobError) as error:
+    except (UnknownImageError, UnknownJobError, UnknownPackError) as error:
         raise ResourceNotFoundError(str(error)) from error
     except FluxMcpError as error:
         raise ResourceError(str(error)) from error
 
 
 async def listed_resources(service: Service) -> list[Resource]:
-    """Return the newest pictures as resources."""
+    """Return the prompt packs and the newest pictures as resources."""
     page = await service.search(SearchRequest(limit=LISTED))
-    return [
+    packs = [
+        Resource(
+            uri=PACK_URI.format(name=pack.name),
+            name=pack.name,
+            title=pack.title,
+            description=pack.description,
+            mime_type="application/json",
+        )
+        for pack in await asyncio.to_thread(list, service.packs)
+    ]
+    return packs + [
         Resource(
             uri=image.uri,
             name=f"{image.id}.png",

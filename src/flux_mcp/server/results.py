@@ -6,7 +6,7 @@ leaves 200,000 characters for text and structured content.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -23,12 +23,14 @@ from pydantic import BaseModel
 
 from flux_mcp.answers import (
     CancelAnswer,
+    ComposedAnswer,
     ImageAnswer,
     JobAnswer,
     PlanAnswer,
     QueueAnswer,
     SearchAnswer,
 )
+from flux_mcp.compose.composer import advise
 from flux_mcp.errors import FluxMcpError, StorageError
 from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, contact_sheet, preview_webp
 from flux_mcp.server.progress import describe_answer
@@ -100,7 +102,8 @@ def job_text(answer: JobAnswer) -> str:
     if answer.dry_run is not None:
         return _dry_run_text(answer, answer.dry_run)
     if answer.status == "completed":
-        lines = [_image_text(image) for image in answer.images]
+        # Of a pack's prompt the caller knows only the choices it made.
+        lines = [_image_text(image, with_prompt=answer.pack is not None) for image in answer.images]
     elif answer.status == "failed" and answer.error is not None:
         error = answer.error
         lines = [
@@ -123,10 +126,11 @@ def _hit_text(number: int, image: ImageAnswer) -> str:
     )
 
 
-def _image_text(image: ImageAnswer) -> str:
+def _image_text(image: ImageAnswer, *, with_prompt: bool) -> str:
+    prompt = f"\nPrompt: {image.prompt}" if with_prompt else ""
     return (
         f"Image {image.id}: {image.width}x{image.height}, seed {image.seed}, model {image.model}, "
-        f"job {image.job_id}.\nFile: {image.path}\nFull size: {image.uri}"
+        f"job {image.job_id}.{prompt}\nFile: {image.path}\nFull size: {image.uri}"
     )
 
 
@@ -151,7 +155,23 @@ def _dry_run_text(answer: JobAnswer, found: PlanAnswer) -> str:
         f"{plan['width']}x{plan['height']} in {plan['steps']} steps, guidance {plan['guidance']}, "
         f"first seed {answer.seed}. Drawing time: {takes}."
     )
-    return "\n".join([line, *(f"Note: {notice}" for notice in answer.notices)])
+    words = [line for composed in found.composed for line in _composed_lines(composed)]
+    return "\n".join([line, *words, *(f"Note: {notice}" for notice in answer.notices)])
+
+
+def _composed_lines(composed: ComposedAnswer) -> Iterator[str]:
+    """Say a prompt, what the audit found in it, and how long it is for the text encoders."""
+    yield f"Prompt: {composed.prompt}"
+    yield f"Audit: {composed.verdict}."
+    for finding in composed.findings:
+        where = f"'{finding.text}' in {finding.block}"
+        advice = advise(finding.rewording)
+        yield f"- {finding.verdict}: {where}: {finding.reason} {advice}".rstrip()
+    if composed.more_findings:
+        yield f"- and {composed.more_findings} more."
+    for count in composed.tokens:
+        about = "" if count.exact else "about "
+        yield f"Tokens of {count.encoder}: {about}{count.tokens} of {count.limit}."
 
 
 def _previews(

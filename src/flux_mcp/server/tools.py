@@ -66,7 +66,7 @@ class ToolRow:
 
 TOOLS: tuple[ToolRow, ...] = (
     ToolRow(
-        "flux_generate",
+        GenerateRequest.tool,
         "Generate an image",
         "Draw a new picture from a description with FLUX on this machine's own graphics card. Use "
         "it when there is no picture to start from. Describe the picture in full sentences; FLUX "
@@ -76,7 +76,7 @@ TOOLS: tuple[ToolRow, ...] = (
         _DRAWS,
     ),
     ToolRow(
-        "flux_edit",
+        EditRequest.tool,
         "Edit an image",
         "Change an existing picture as an instruction says and keep the rest: recolour, replace, "
         "add or remove something, change style or background. Use flux_fill instead when only a "
@@ -86,7 +86,7 @@ TOOLS: tuple[ToolRow, ...] = (
         _DRAWS,
     ),
     ToolRow(
-        "flux_fill",
+        FillRequest.tool,
         "Fill a masked area",
         "Draw inside a masked area of a picture; every pixel outside the mask stays as it is. The "
         "prompt describes what should be seen there." + _WAITING,
@@ -95,7 +95,7 @@ TOOLS: tuple[ToolRow, ...] = (
         _DRAWS,
     ),
     ToolRow(
-        "flux_variation",
+        VariationRequest.tool,
         "Vary or mix images",
         "Draw new pictures in the likeness of one picture, or a mix of several with weights, "
         "optionally steered by words." + _WAITING,
@@ -104,7 +104,7 @@ TOOLS: tuple[ToolRow, ...] = (
         _DRAWS,
     ),
     ToolRow(
-        "flux_structural",
+        StructuralRequest.tool,
         "Follow a structure",
         "Draw what the prompt describes along the structure of another picture: its edges (canny), "
         "or a prepared edge picture or depth map (control_image)." + _WAITING,

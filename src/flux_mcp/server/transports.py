@@ -43,9 +43,11 @@ async def _serve_stdio(service: Service, guard: WireGuard) -> int:
     server = build_server(service)
     guard.open()
     serving = asyncio.create_task(server.run_stdio_async(), name="flux-mcp-stdio")
+    announcing = asyncio.create_task(server.announce_changes(), name="flux-mcp-announce")
     stopping = asyncio.create_task(stop.wait(), name="flux-mcp-stop")
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     guard.shut()
+    announcing.cancel()
     failed = serving.done() and serving.exception() is not None
     if failed:
         logger.error("the stdio transport ended", exc_info=serving.exception())

@@ -1,0 +1,257 @@
+"""MCP prompts: every pack as one, and one that teaches how FLUX wants to be asked.
+
+Packs come and go on disk while the server runs; `PromptFeed` tells clients. It owns who listens.
+"""
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.session import ServerSession
+from mcp.server.subscriptions import PromptsListChanged, SubscriptionBus
+from mcp.types import (
+    Completion,
+    GetPromptResult,
+    Prompt,
+    PromptArgument,
+    PromptMessage,
+    TextContent,
+)
+
+from flux_mcp.compose.composer import Composition, advise, draft_from
+from flux_mcp.compose.guide import families, guide
+from flux_mcp.compose.library import Changes, PackLibrary
+from flux_mcp.compose.packs import EXTRA, SUBJECT, Pack, Variable
+from flux_mcp.compose.problems import nearest, shorten
+from flux_mcp.compose.wildcards import ANY
+from flux_mcp.errors import InvalidRequestError, UnknownPackError
+from flux_mcp.requests.invalid import parse_request
+from flux_mcp.requests.schemas import PackChoice, tool_of
+from flux_mcp.wording import choice_of
+
+logger = logging.getLogger(__name__)
+
+GUIDE = "how-to-prompt-flux"
+FAMILY = "family"
+MAX_COMPLETIONS = 100
+"""What the protocol allows in one answer."""
+LOOK_EVERY_S = 2.0
+"""How soon a changed pack is announced; a look costs a stat of each of its files."""
+MAX_SESSIONS = 256
+"""Clients of the older protocol that are told; the oldest are forgotten first."""
+_LISTED_CHOICES = 12
+_LISTED_FINDINGS = 8
+_LISTENS = ("prompts/list", "subscriptions/listen")
+
+
+def listed_prompts(packs: PackLibrary) -> list[Prompt]:
+    """Return the guide, then every usable pack."""
+    family = PromptArgument(
+        name=FAMILY, description=f"Only one of: {', '.join(families())}.", required=False
+    )
+    teaching = Prompt(
+        name=GUIDE,
+        title="How to ask FLUX for a picture",
+        description="Teaches the model that writes prompts what FLUX follows and what it ignores: "
+        "full sentences, positive wording, text in quotation marks, and what differs by family.",
+        arguments=[family],
+    )
+    # A pack of the guide's name could never be asked for.
+    return [teaching, *(_listed(pack) for pack in packs if pack.name != GUIDE)]
+
+
+def _listed(pack: Pack) -> Prompt:
+    arguments = [
+        PromptArgument(
+            name=argument.name, description=_about(argument), required=argument.is_required
+        )
+        for argument in pack.arguments
+    ]
+    extra = PromptArgument(name=EXTRA, description="Words of your own for the end.", required=False)
+    return Prompt(
+        name=pack.name,
+        title=pack.title,
+        description=f"{pack.description} (Prompt pack {pack.version}.)",
+        arguments=[*arguments, extra],
+    )
+
+
+def _about(argument: Variable) -> str:
+    names = list(argument.choices)
+    shown = ", ".join(names[:_LISTED_CHOICES]) + (", ..." if len(names) > _LISTED_CHOICES else "")
+    parts = [argument.description]
+    if names:
+        parts.append(f"One of: {shown}; {ANY} for any.")
+    if argument.free_text:
+        parts.append("Or words of your own.")
+    if argument.default is not None:
+        parts.append(f"Left out: {argument.default}.")
+    return " ".join(part for part in parts if part)
+
+
+def found_prompt(packs: PackLibrary, name: str, given: Mapping[str, Any]) -> GetPromptResult:
+    """Return the message of a prompt.
+
+    Raises:
+        RequestError: there is no such prompt, or it has no such argument or choice.
+    """
+    # Clients send what their user left empty as an empty text.
+    values = {key: str(value) for key, value in given.items() if str(value).strip()}
+    if name == GUIDE:
+        _refuse_unknown(name, values, [FAMILY])
+        return _message("How FLUX wants to be asked.", guide(values.get(FAMILY)))
+    pack = _find(packs, name)
+    _refuse_unknown(name, values, [*(one.name for one in pack.arguments), EXTRA])
+    choices: dict[str, Any] = {key: values.pop(key) for key in (SUBJECT, EXTRA) if key in values}
+    if values:
+        choices["variables"] = values
+    asked = parse_request(PackChoice, {"name": name, **choices})
+    # With 0, what is left to chance is shown as one example of it; the call draws its own.
+    example = draft_from(pack, choice_of(asked), 0)
+    return _message(pack.description, _asking(pack, asked, example))
+
+
+def _find(packs: PackLibrary, name: str) -> Pack:
+    try:
+        return packs.find(name)
+    except UnknownPackError as error:
+        known = [GUIDE, *(pack.name for pack in packs)]
+        raise UnknownPackError(
+            f"There is no prompt '{shorten(name)}'.", nearest(name, known, what="Prompts")
+        ) from error
+
+
+def _refuse_unknown(name: str, given: Iterable[str], known: Sequence[str]) -> None:
+    for argument in given:
+        if argument not in known:
+            raise InvalidRequestError(
+                f"The prompt '{name}' has no argument '{shorten(argument)}'.",
+                nearest(argument, known, what="Arguments"),
+            )
+
+
+def _asking(pack: Pack, asked: PackChoice, example: Composition) -> str:
+    """Say which tool to call, with what, and what prompt comes of it."""
+    drawn = [one.name for one in example.chosen if one.is_drawn]
+    kind = pack.defaults.kind
+    arguments = json.dumps({"pack": asked.model_dump(exclude_unset=True)}, ensure_ascii=False)
+    given = arguments if kind == "text2img" else f"{arguments} and the picture it starts from"
+    lines = [
+        f"Draw a picture with the prompt pack '{pack.name}': call {tool_of(kind)} with {given}.",
+        f"The pack composes this prompt (do not send it yourself):\n\n{example.prompt}",
+    ]
+    if drawn:
+        lines.append(f"Left to the seed, here as one example: {', '.join(drawn)}.")
+    told = [finding for finding in example.audit.findings if finding.verdict != "advice"]
+    lines += [
+        f"The audit: {finding.verdict} because of '{shorten(finding.text)}' in {finding.block}: "
+        f"{finding.reason} {advise(finding.rewording)}".rstrip()
+        for finding in told[:_LISTED_FINDINGS]
+    ]
+    if len(told) > _LISTED_FINDINGS:
+        lines.append(f"The audit: {len(told) - _LISTED_FINDINGS} more.")
+    lines += example.notices
+    return "\n\n".join(lines)
+
+
+def _message(description: str, text: str) -> GetPromptResult:
+    content = TextContent(type="text", text=text)
+    return GetPromptResult(
+        description=description, messages=[PromptMessage(role="user", content=content)]
+    )
+
+
+def completed(packs: PackLibrary, name: str, argument: str, begun: str) -> Completion:
+    """Return the values of a prompt's argument that begin as given, then those that contain it.
+
+    None for a prompt or argument there is not.
+    """
+    return _matching(_values(packs, name, argument), begun)
+
+
+def completed_pack(packs: PackLibrary, begun: str) -> Completion:
+    """Return the packs whose name begins so, then those that contain it."""
+    return _matching([pack.name for pack in packs], begun)
+
+
+def _matching(values: Sequence[str], begun: str) -> Completion:
+    begun = begun.strip().lower()
+    first = [value for value in values if value.lower().startswith(begun)]
+    then = [value for value in values if begun in value.lower() and value not in first]
+    found = [*first, *then]
+    return Completion(
+        values=found[:MAX_COMPLETIONS], total=len(found), has_more=len(found) > MAX_COMPLETIONS
+    )
+
+
+def _values(packs: PackLibrary, name: str, argument: str) -> list[str]:
+    if name == GUIDE:
+        return list(families()) if argument == FAMILY else []
+    for pack in packs:
+        for one in pack.arguments:
+            if (pack.name, one.name) == (name, argument):
+                return [*one.choices, ANY] if one.choices else []
+    return []
+
+
+class PromptFeed:
+    """Tells every client when packs have changed on disk.
+
+    Clients of today's protocol listen on the server's bus, older ones are told in their session.
+    """
+
+    def __init__(self, packs: PackLibrary, bus: SubscriptionBus) -> None:
+        self._packs = packs
+        self._bus = bus
+        self._sessions: deque[ServerSession] = deque(maxlen=MAX_SESSIONS)
+        self._first_look: asyncio.Task[Changes] | None = None
+
+    async def __call__(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        """Middleware: see who begins to listen, and remember clients of the older protocol."""
+        if ctx.method in _LISTENS:
+            await self._begin()
+        result = await call_next(ctx)
+        if ctx.method == "notifications/initialized":
+            self._sessions.append(ctx.session)
+        return result
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            await self._begin()
+            changes = await self._look()
+            if changes:
+                logger.info("prompt packs changed: %s", changes)
+                await self._announce()
+
+    async def _begin(self) -> None:
+        """Look for the first time: changes are counted from what a client may have seen.
+
+        Not before: the packs are some files, and a client that has just started the server waits.
+        """
+        if self._first_look is None:
+            self._first_look = asyncio.create_task(self._look())
+        await asyncio.shield(self._first_look)
+
+    async def _look(self) -> Changes:
+        try:
+            return await asyncio.to_thread(self._packs.refresh)
+        except Exception:
+            # A bug of ours about one pack must not end this for all of them.
+            logger.exception("looking at the prompt packs failed")
+            return Changes()
+
+    async def _announce(self) -> None:
+        await self._bus.publish(PromptsListChanged())
+        for session in list(self._sessions):
+            try:
+                await session.send_prompt_list_changed()
+            except Exception:  # noqa: BLE001 - a client that is gone must not keep others waiting
+                self._sessions.remove(session)
