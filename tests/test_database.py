@@ -3,6 +3,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,38 @@ def test_the_file_is_opened_with_a_write_ahead_log_and_patience(tmp_path: Path):
     assert database.execute("PRAGMA synchronous").fetchone() == (1,)
     assert database.execute("PRAGMA busy_timeout").fetchone()[0] >= 5000
     database.close()
+
+
+def test_a_fresh_file_that_another_connection_writes_to_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "a.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE a (id INTEGER)")
+    other.execute("BEGIN IMMEDIATE")
+    refused = sqlite3.connect(path)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        refused.execute("PRAGMA journal_mode = wal")
+    refused.close()
+    opened: list[str] = []
+    waits = threading.Event()
+    monkeypatch.setattr(time, "sleep", lambda _: waits.set())
+    opening = threading.Thread(target=lambda: opened.append(mode_of(path)))
+    opening.start()
+    assert waits.wait(timeout=30)
+    assert opened == []
+    other.execute("COMMIT")
+    opening.join(timeout=30)
+    assert opened == ["wal"]
+    other.close()
+
+
+def mode_of(path: Path) -> str:
+    database = open_database(path)
+    try:
+        return database.journal_mode
+    finally:
+        database.close()
 
 
 def test_an_error_inside_a_transaction_undoes_it(tmp_path: Path):

@@ -6,6 +6,7 @@ stops the event loop and no connection is ever shared between threads.
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 15_000
+_WAL_AGAIN_S = 0.01
 
 
 def open_database(path: Path) -> "Database":
@@ -37,9 +39,27 @@ def open_database(path: Path) -> "Database":
 
     database = Database(path)
     database.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    database.enable_wal()
+    _enable_wal(database)
     database.execute("PRAGMA synchronous = NORMAL")
     return database
+
+
+def _enable_wal(database: "Database") -> None:
+    """Turn the write-ahead log on, waiting for other processes that open the same fresh file.
+
+    SQLite's own patience does not help: where another connection holds a write lock, this one
+    statement fails at once, whatever the timeout.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            database.enable_wal()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_WAL_AGAIN_S)
+        else:
+            return
 
 
 @contextmanager

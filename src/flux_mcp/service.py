@@ -176,7 +176,12 @@ class Service:
             WeightsMissingError: no model for it is on this disk.
         """
         await self.open()
-        await self._database.call(self._queue.refuse_if_full, request.idempotency_key)
+        key, asked = request.idempotency_key, as_asked(request)
+        # First: what has been decided once stands, whatever became of its pack or its weights.
+        same = await self._database.call(self._queue.find_same, key, asked)
+        if same is not None:
+            return same
+        await self._database.call(self._queue.refuse_if_full, key)
         decision = await self._planner.decide(request)
         plan = decision.plan
         job = Job(
@@ -186,16 +191,13 @@ class Service:
             total_steps=plan.total_steps,
             session=request.session,
             parents=plan.parents,
-            request=as_asked(request),
+            request=asked,
             plan=plan,
             notices=decision.notices,
             composed=decision.wording.reports(),
-            idempotency_key=request.idempotency_key,
+            idempotency_key=key,
             created_at=utc_now(),
         )
-        same = await self._database.call(self._queue.find_same, job)
-        if same is not None:
-            return same
         await self._intake.store(decision.incoming)
         stored = await self._database.call(self._queue.submit, job)
         self._changes.poke()

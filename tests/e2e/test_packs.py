@@ -194,6 +194,19 @@ async def test_repeating_a_call_with_its_key_draws_once_whatever_the_seed(client
     assert said(other).startswith("[idempotency_conflict]")
 
 
+async def test_repeating_a_call_with_its_key_finds_its_job_whatever_became_of_its_pack(
+    client: Client, own: Path
+) -> None:
+    write_pack(own / "fleeting")
+    asked = {**QUICK, "pack": "fleeting", "idempotency_key": "packs fleeting"}
+    drawn = await job(client, "flux_generate", **asked)
+    (own / "fleeting" / "pack.json").unlink()
+    again = await job(client, "flux_generate", **asked)
+    assert again.images == drawn.images
+    other = await call(client, "flux_generate", **{**asked, "idempotency_key": "packs fleeting 2"})
+    assert said(other).startswith("[invalid_pack]")
+
+
 # --- refused -----------------------------------------------------------------------------------
 
 

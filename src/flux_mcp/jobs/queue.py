@@ -48,7 +48,7 @@ class JobQueue:
             IdempotencyConflictError: the key names a job made by another request.
         """
         with immediate(self._database):
-            known = self.find_same(job)
+            known = self.find_same(job.idempotency_key, job.request)
             if known is not None:
                 return known
             self._refuse_if_full()
@@ -78,16 +78,16 @@ class JobQueue:
                 f"Try again in about {retry_s:.0f} s, or cancel jobs that are no longer wanted.",
             )
 
-    def find_same(self, job: Job) -> Job | None:
-        """Return the stored job that this one's idempotency key names, if any.
+    def find_same(self, idempotency_key: str | None, request: dict[str, Any]) -> Job | None:
+        """Return the stored job that an idempotency key names, if any.
 
         Raises:
             IdempotencyConflictError: that job was made by another request.
         """
-        if job.idempotency_key is None:
+        if idempotency_key is None:
             return None
-        known = self._one("WHERE idempotency_key = ?", (job.idempotency_key,))
-        if known is not None and known.request != job.request:
+        known = self._one("WHERE idempotency_key = ?", (idempotency_key,))
+        if known is not None and known.request != request:
             raise IdempotencyConflictError(
                 f"The idempotency key was used for job {known.id}, which asked for something else.",
                 "Use a new key for a new request.",
