@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flux_mcp.errors import StorageError
@@ -33,6 +33,11 @@ class Paths:
     def database(self) -> Path:
         """The gallery and the queue."""
         return self.root / "gallery.sqlite"
+
+    @property
+    def tokens(self) -> Path:
+        """Who may come in over HTTP, readable by its owner only."""
+        return self.root / "tokens"
 
     @property
     def gpu_lock(self) -> Path:
@@ -157,15 +162,62 @@ class Settings(BaseSettings):
         "cancel",
         description="What a cancelled or vanished call does to a job whose id it does not have.",
     )
+    transport: Literal["stdio", "http", "sse"] = Field(
+        "stdio", description="How clients reach this server; `flux-mcp serve --transport`."
+    )
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="Address to listen on, for http and sse."
+    )
+    port: int = Field(8421, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    sse: bool = Field(
+        default=False,
+        description="With http: serve the older SSE transport as well, at `/sse`.",
+    )
+    token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="The token that callers over HTTP send; else those of `token_file`.",
+    )
+    token_file: Path | None = Field(
+        None,
+        description="File of tokens, one a line, a name before it or none. Unset: `tokens` in the "
+        "data folder, made at the first start.",
+    )
+    loopback_without_token: bool = Field(
+        default=False,
+        description="Let callers of this machine in over HTTP without a token. Every program and "
+        "every user of this machine can then draw, search and cancel.",
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Names, besides this machine's own, under which clients may reach the server. "
+        "In the environment: a JSON list.",
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        (),
+        description="Web pages that may call the server, as `https://example.org`. In the "
+        "environment: a JSON list.",
+    )
+    max_body_bytes: int = Field(
+        96 * 1024 * 1024,
+        ge=4096,
+        description="Largest HTTP request: two pictures of the largest size as base64, and words.",
+    )
+    requests_per_s: float = Field(
+        50.0, gt=0, description="HTTP requests of one caller, over the last minute on average."
+    )
+    max_requests: int = Field(
+        64, ge=1, description="HTTP requests of one caller at the same time, open streams too."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="What the server writes to stderr."
     )
 
-    @field_validator("data_dir", "weights_dir", "packs_dir", mode="after")
+    @field_validator("data_dir", "weights_dir", "packs_dir", "token_file", mode="after")
     @classmethod
-    def _whole_path(cls, path: Path) -> Path:
+    def _whole_path(cls, path: Path | None) -> Path | None:
         """Clients pass variables without a shell: nobody else would expand `~`."""
-        return path.expanduser().absolute()
+        return None if path is None else path.expanduser().absolute()
 
     @field_validator("allowed_dirs", mode="after")
     @classmethod

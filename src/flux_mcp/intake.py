@@ -6,6 +6,7 @@ Knows where pictures may come from and asks the gallery for its own. Writes noth
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from flux_mcp.config import Settings
@@ -17,6 +18,7 @@ from flux_mcp.images.references import (
     parse_reference,
     read_path,
 )
+from flux_mcp.principals import only
 from flux_mcp.requests.geometry import Size
 from flux_mcp.requests.plan import InputRole, PlanInput
 from flux_mcp.requests.schemas import (
@@ -98,6 +100,10 @@ class Intake:
         picture, _ = await self._load(mask.image or "", "L")
         return mask_from_picture(picture, size)
 
+    def _readable_dirs(self) -> tuple[Path, ...]:
+        # A name of its own comes from elsewhere: it has no business in this machine's folders.
+        return self._settings.readable_dirs if only() is None else ()
+
     async def _load(self, reference: str, mode: Literal["RGB", "L"]) -> tuple[Picture, str | None]:
         settings = self._settings
         # In a thread: a data: URI holds megabytes of base64.
@@ -110,7 +116,7 @@ class Intake:
             data = parsed.data
         else:
             data = await asyncio.to_thread(
-                read_path, parsed.path, settings.readable_dirs, settings.max_image_bytes
+                read_path, parsed.path, self._readable_dirs(), settings.max_image_bytes
             )
         picture = await asyncio.to_thread(
             load_picture,

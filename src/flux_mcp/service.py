@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from flux_mcp.jobs.rows import migrate as migrate_jobs
 from flux_mcp.jobs.worker_process import ProcessFleet
 from flux_mcp.models.registry import KINDS, Registry, load_registry
 from flux_mcp.planner import Planner, as_asked
+from flux_mcp.principals import acting, only
 from flux_mcp.requests.schemas import DrawRequest, SearchRequest
 from flux_mcp.sink import GallerySink
 from flux_mcp.views import Views, image_answer
@@ -87,7 +89,10 @@ class Service:
     def open_soon(self) -> None:
         """Begin to open; the first use case waits for it. Lets a server answer before the disk."""
         if self._opening is None:
-            self._opening = asyncio.create_task(self._open(), name="flux-mcp-open")
+            # In a context of its own: what runs in the background acts for no caller.
+            self._opening = asyncio.create_task(
+                self._open(), name="flux-mcp-open", context=Context()
+            )
 
     async def open(self) -> None:
         """Open database and gallery and, if this process may, start the executor.
@@ -176,12 +181,12 @@ class Service:
             WeightsMissingError: no model for it is on this disk.
         """
         await self.open()
-        key, asked = request.idempotency_key, as_asked(request)
+        key, asked, principal = request.idempotency_key, as_asked(request), acting()
         # First: what has been decided once stands, whatever became of its pack or its weights.
-        same = await self._database.call(self._queue.find_same, key, asked)
+        same = await self._database.call(self._queue.find_same, principal, key, asked)
         if same is not None:
             return same
-        await self._database.call(self._queue.refuse_if_full, key)
+        await self._database.call(self._queue.refuse_if_full)
         decision = await self._planner.decide(request)
         plan = decision.plan
         job = Job(
@@ -189,6 +194,7 @@ class Service:
             kind=plan.kind,
             model=plan.model,
             total_steps=plan.total_steps,
+            principal=principal,
             session=request.session,
             parents=plan.parents,
             request=asked,
@@ -223,7 +229,7 @@ class Service:
         seen: Job | None = None
         while True:
             ticket = self._changes.ticket()
-            job = await self._database.call(self._queue.find, job_id)
+            job = await self._database.call(self._queue.find, job_id, only())
             if job != seen:
                 seen = job
                 yield job
@@ -239,7 +245,7 @@ class Service:
             UnknownJobError: there is none with that id.
         """
         await self.open()
-        return await self._database.call(self._queue.find, job_id)
+        return await self._database.call(self._queue.find, job_id, only())
 
     async def recent_jobs(self, limit: int) -> list[Job]:
         """Return the newest jobs, newest first."""
@@ -263,7 +269,7 @@ class Service:
     async def describe_queue(self) -> QueueAnswer:
         """Return who runs, who waits, how long."""
         await self.open()
-        return await self._database.call(self._views.queue)
+        return await self._database.call(self._views.queue, only())
 
     def preview_path(self, job_id: str) -> Path:
         """Return where the preview of a running job is, if there is one yet."""
@@ -287,7 +293,7 @@ class Service:
         """Cancel every unfinished job of a session."""
         await self.open()
         return await self._cancel(
-            await self._database.call(self._queue.unfinished_of_session, session)
+            await self._database.call(self._queue.unfinished_of_session, session, only())
         )
 
     async def _cancel(self, jobs: list[Job]) -> CancelAnswer:
@@ -322,7 +328,7 @@ class Service:
             InvalidRequestError: a date cannot be read.
         """
         await self.open()
-        wanted = SearchFilter(**request.model_dump(exclude={"preview"}))
+        wanted = SearchFilter(principal=only(), **request.model_dump(exclude={"preview"}))
         page = await self._database.call(self._gallery.search, wanted)
         return SearchAnswer(
             images=tuple(image_answer(record, self._files) for record in page.images),
@@ -336,7 +342,7 @@ class Service:
             UnknownImageError: there is none with that id.
         """
         await self.open()
-        return await self._database.call(self._gallery.find, image_id)
+        return await self._database.call(self._gallery.find, image_id, only())
 
     async def image_path(self, image_id: str) -> Path:
         """Return the PNG file of a gallery image."""

@@ -48,6 +48,7 @@ class GallerySink:
             )
             record = ImageRecord(
                 **provenance.model_dump(),
+                principal=drawn.job.principal,
                 file=files.file,
                 thumbnail=files.thumbnail,
                 sha256=files.sha256,

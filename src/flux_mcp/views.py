@@ -102,15 +102,16 @@ class Views:
             images=tuple(image_answer(record, self._files) for record in images),
         )
 
-    def queue(self) -> QueueAnswer:
-        """Return who runs, who waits, how long."""
+    def queue(self, principal: str | None = None) -> QueueAnswer:
+        """Return who runs, who waits, how long; with a principal, the lines are its own only."""
         unfinished = self._queue.unfinished()
         waiting = [job.id for job in unfinished if job.status == "queued"]
+        listed = [job for job in unfinished if principal in (None, job.principal)]
         return QueueAnswer(
             depth=len(waiting),
             limit=self._limit,
             wait_s=waits_s(unfinished, self._queue.history()),
-            jobs=tuple(_line(job, waiting) for job in unfinished[:MAX_LISTED]),
+            jobs=tuple(_line(job, waiting) for job in listed[:MAX_LISTED]),
         )
 
     def dry_run(self, request: DrawRequest, decision: Decision) -> JobAnswer:

@@ -34,8 +34,9 @@ def old_table(path: Path, *ids: str) -> None:
     database = open_database(path)
     job_migrations().apply(database, stop_before=COMPOSED)
     for job_id in ids:
-        row = to_row(make_job(id=job_id))
-        del row["composed"]
+        row = to_row(make_job(id=job_id, idempotency_key=f"key of {job_id}"))
+        for name in ("composed", "principal", "traceparent"):
+            del row[name]
         database.table("jobs").insert(row)
     database.close()
 
@@ -49,6 +50,7 @@ def test_an_old_table_gets_the_column_and_keeps_its_jobs(tmp_path: Path) -> None
     queue = JobQueue(database, limit=9)
     assert queue.find("job_old").composed == ()
     assert queue.find("job_old").plan.prompt == "a red circle"
+    assert queue.find("job_old").principal == "local"
     queue.submit(make_job(id="job_new", composed=(REPORT,)))
     assert queue.find("job_new").composed == (REPORT,)
     stored = database.execute("SELECT composed FROM jobs WHERE id = 'job_new'").fetchone()
@@ -92,3 +94,20 @@ def test_processes_migrating_one_file_at_once_all_succeed(tmp_path: Path, *, is_
             process.stdin.write("go\n")
             process.stdin.flush()
         assert [process.communicate(timeout=60) for process in processes] == [("1\n", "")] * 3
+
+
+def test_an_old_key_still_names_its_job_and_is_free_for_others(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.sqlite"
+    old_table(path, "job_old", "job_later")
+    database = open_database(path)
+    migrate(database)
+    queue = JobQueue(database, limit=9)
+    again = make_job(idempotency_key="key of job_old")
+    assert queue.submit(again).id == "job_old"
+    other = make_job(idempotency_key="key of job_old", principal="ada")
+    assert queue.submit(other).id == other.id
+    order = [row[0] for row in database.execute("SELECT id FROM jobs ORDER BY seq")]
+    assert order == ["job_old", "job_later", other.id]
+    indexes = {index.name for index in database.table("jobs").indexes}
+    assert {"jobs_by_status", "jobs_by_session", "jobs_by_end"} <= indexes
+    database.close()

@@ -88,4 +88,9 @@ def _steps() -> "Migrations":
             [secrets.token_hex(32)],
         )
 
+    @steps(name="0003_principal")
+    def _principal(database: "Database") -> None:
+        database.execute("ALTER TABLE images ADD COLUMN principal TEXT NOT NULL DEFAULT 'local'")
+        database.table("images").create_index(["principal"], index_name="images_principal")
+
     return steps

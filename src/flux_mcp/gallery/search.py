@@ -20,7 +20,7 @@ MIN_PREFIX_CHARACTERS = 3
 """A word that ends in * finds longer words from here on; shorter beginnings have too many."""
 PER_MICROSECOND = 256
 """Places in the order of rows for each microsecond: that many may share one."""
-_FACETS = ("kind", "model", "session")
+_FACETS = ("kind", "model", "session", "principal")
 _MAC_BYTES = 12
 
 
@@ -35,6 +35,8 @@ class SearchFilter:
     model: str | None = None
     session: str | None = None
     seed: int | None = None
+    principal: str | None = None
+    """Whose pictures; `None` for everybody's."""
     created_after: str | None = None
     """ISO 8601 date or time, UTC unless it says otherwise, inclusive."""
     created_before: str | None = None
@@ -90,9 +92,10 @@ class Statement:
 
     def _index(self) -> str:
         # Named, because SQLite without statistics cannot know that a seed is rarer than a kind.
-        if {"kind", "model"} <= self.equal.keys() and not {"seed", "session"} & self.equal.keys():
+        rarer = {"seed", "session", "principal"}
+        if {"kind", "model"} <= self.equal.keys() and not rarer & self.equal.keys():
             return "INDEXED BY images_kind_model"
-        for name in ("seed", "session", "model", "kind"):
+        for name in ("seed", "session", "principal", "model", "kind"):
             if name in self.equal:
                 return f"INDEXED BY images_{name}"
         return ""
@@ -106,7 +109,7 @@ def statement_for(wanted: SearchFilter) -> Statement:
     """
     given = {
         name: getattr(wanted, name)
-        for name in ("kind", "model", "session", "seed")
+        for name in ("kind", "model", "session", "seed", "principal")
         if getattr(wanted, name) is not None
     }
     after = _parse_time("created_after", wanted.created_after)

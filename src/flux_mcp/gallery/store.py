@@ -18,7 +18,7 @@ from flux_mcp.errors import (
     InvalidRequestError,
     UnknownImageError,
 )
-from flux_mcp.gallery.provenance import ImageProvenance
+from flux_mcp.gallery.provenance import ImageProvenance, Text
 from flux_mcp.gallery.search import (
     PER_MICROSECOND,
     SearchFilter,
@@ -29,6 +29,7 @@ from flux_mcp.gallery.search import (
     read_cursor,
     statement_for,
 )
+from flux_mcp.principals import LOCAL
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -50,6 +51,8 @@ class ImageRecord(ImageProvenance):
     """Of the raw RGB pixels: the same picture has the same one, however it was compressed."""
     size_bytes: int
     rating: int | None = Field(None, ge=1, le=5)
+    principal: Text = LOCAL
+    """Who asked for it. Not in the file: whoever is given the file need not know."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +105,14 @@ class Gallery:
             raise InternalError(f"More than {PER_MICROSECOND} images were made at {created_at}.")
         return n
 
-    def find(self, image_id: str) -> ImageRecord:
-        """Return the row of an image.
+    def find(self, image_id: str, principal: str | None = None) -> ImageRecord:
+        """Return the row of an image; with a principal, only if it is that one's.
 
         Raises:
             UnknownImageError: there is none.
         """
         record = self._one("id = ?", image_id) if is_storable(image_id) else None
-        if record is None:
+        if record is None or principal not in (None, record.principal):
             raise UnknownImageError(
                 f"There is no image {image_id[:80]!r} in the gallery.",
                 "Image ids come with results and from flux_search_gallery.",

@@ -169,7 +169,9 @@ def read_path(path: Path, readable_dirs: Sequence[Path], max_bytes: int) -> byte
         allowed = ", ".join(str(folder) for folder in readable_dirs)
         raise PathNotAllowedError(
             f"{_shown(str(path))} is outside the folders pictures may be read from.",
-            f"Copy the file into one of: {allowed}.",
+            f"Copy the file into one of: {allowed}."
+            if allowed
+            else "Give a gallery image id or a data: URI: this server reads no files for you.",
         )
     try:
         # Looked at before it is opened: opening a device may do something, and a pipe would wait.

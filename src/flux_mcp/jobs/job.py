@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from flux_mcp.models.registry import Kind
+from flux_mcp.principals import LOCAL
 from flux_mcp.requests.messages import ErrorInfo, Phase
 from flux_mcp.requests.plan import RenderPlan
 
@@ -44,6 +45,8 @@ class Job(BaseModel):
     """Seconds left while running, as the worker sees it."""
     priority: int = 0
     """Higher goes first."""
+    principal: str = LOCAL
+    """Who asked for it, and who alone may see it (principals.py)."""
     session: str | None = None
     stage: str | None = None
     parents: tuple[str, ...] = ()
@@ -53,6 +56,9 @@ class Job(BaseModel):
     """For each picture what a pack made its prompt of; empty for plain prompts."""
     notices: tuple[str, ...] = ()
     idempotency_key: str | None = None
+    """Unique for its principal."""
+    traceparent: str | None = None
+    """The trace of the call that submitted it, as W3C Trace Context writes it."""
     attempt: int = 0
     """1 for the first run; a new number for each claim after a lost worker."""
     passes: int = 0

@@ -48,28 +48,22 @@ class JobQueue:
             IdempotencyConflictError: the key names a job made by another request.
         """
         with immediate(self._database):
-            known = self.find_same(job.idempotency_key, job.request)
+            known = self.find_same(job.principal, job.idempotency_key, job.request)
             if known is not None:
                 return known
-            self._refuse_if_full()
+            self.refuse_if_full()
             row = to_row(job)
             columns = ", ".join(row)
             marks = ", ".join(f":{name}" for name in row)
             self._database.conn.execute(f"INSERT INTO jobs ({columns}) VALUES ({marks})", row)
         return job
 
-    def refuse_if_full(self, idempotency_key: str | None) -> None:
+    def refuse_if_full(self) -> None:
         """Refuse early what `submit` would refuse, before any work is done for it.
 
         Raises:
-            QueueFullError: as many jobs wait as may, and the key names no known job.
+            QueueFullError: as many jobs wait as may.
         """
-        if idempotency_key is None or not self._many(
-            "WHERE idempotency_key = ?", (idempotency_key,)
-        ):
-            self._refuse_if_full()
-
-    def _refuse_if_full(self) -> None:
         waiting = self.depth()
         if waiting >= self._limit:
             retry_s = self._typical_job_s()
@@ -78,15 +72,19 @@ class JobQueue:
                 f"Try again in about {retry_s:.0f} s, or cancel jobs that are no longer wanted.",
             )
 
-    def find_same(self, idempotency_key: str | None, request: dict[str, Any]) -> Job | None:
-        """Return the stored job that an idempotency key names, if any.
+    def find_same(
+        self, principal: str, idempotency_key: str | None, request: dict[str, Any]
+    ) -> Job | None:
+        """Return the stored job that a principal's idempotency key names, if any.
 
         Raises:
             IdempotencyConflictError: that job was made by another request.
         """
         if idempotency_key is None:
             return None
-        known = self._one("WHERE idempotency_key = ?", (idempotency_key,))
+        known = self._one(
+            "WHERE principal = ? AND idempotency_key = ?", (principal, idempotency_key)
+        )
         if known is not None and known.request != request:
             raise IdempotencyConflictError(
                 f"The idempotency key was used for job {known.id}, which asked for something else.",
@@ -94,13 +92,13 @@ class JobQueue:
             )
         return known
 
-    def find(self, job_id: str) -> Job:
-        """Return one job.
+    def find(self, job_id: str, principal: str | None = None) -> Job:
+        """Return one job; with a principal, only if it is that one's.
 
         Raises:
             UnknownJobError: there is none with that id.
         """
-        job = self._one("WHERE id = ?", (job_id,))
+        job = self._one("WHERE id = ? AND principal = ifnull(?, principal)", (job_id, principal))
         if job is None:
             raise UnknownJobError(
                 f"There is no job '{job_id[:60]}'.",
@@ -118,10 +116,12 @@ class JobQueue:
         """Return the newest jobs, finished or not, newest first."""
         return self._many("ORDER BY seq DESC LIMIT ?", (limit,))
 
-    def unfinished_of_session(self, session: str) -> list[Job]:
-        """Return the jobs of a session that can still be cancelled."""
+    def unfinished_of_session(self, session: str, principal: str | None = None) -> list[Job]:
+        """Return the jobs of a session that can still be cancelled; with a principal, its own."""
         return self._many(
-            "WHERE session = ? AND status IN ('queued', 'running') ORDER BY seq", (session,)
+            "WHERE session = ? AND status IN ('queued', 'running') "
+            "AND principal = ifnull(?, principal) ORDER BY seq",
+            (session, principal),
         )
 
     def depth(self) -> int:

@@ -71,6 +71,60 @@ def job_migrations() -> "Migrations":
     def keep_what_prompts_are_composed_of(database: "Database") -> None:
         database.execute("ALTER TABLE jobs ADD COLUMN composed TEXT NOT NULL DEFAULT '[]'")
 
+    @migrations()
+    def bind_jobs_to_principals(database: "Database") -> None:
+        # SQLite cannot take a UNIQUE away: keys are unique for each principal from here on.
+        database.execute("ALTER TABLE jobs RENAME TO jobs_before")
+        database.execute(
+            """
+            CREATE TABLE jobs (
+                seq INTEGER PRIMARY KEY AUTOINCREMENT,
+                id TEXT NOT NULL UNIQUE,
+                kind TEXT NOT NULL,
+                model TEXT NOT NULL,
+                status TEXT NOT NULL,
+                phase TEXT,
+                step INTEGER NOT NULL,
+                total_steps INTEGER NOT NULL,
+                message TEXT NOT NULL,
+                eta_s REAL,
+                priority INTEGER NOT NULL,
+                principal TEXT NOT NULL DEFAULT 'local',
+                session TEXT,
+                stage TEXT,
+                parents TEXT NOT NULL,
+                request TEXT NOT NULL,
+                plan TEXT NOT NULL,
+                notices TEXT NOT NULL,
+                composed TEXT NOT NULL,
+                idempotency_key TEXT,
+                traceparent TEXT,
+                attempt INTEGER NOT NULL,
+                passes INTEGER NOT NULL,
+                owner TEXT,
+                heartbeat_at TEXT,
+                cancel_requested INTEGER NOT NULL,
+                id_given INTEGER NOT NULL,
+                error TEXT,
+                load_s REAL,
+                draw_s REAL,
+                created_at TEXT NOT NULL,
+                started_at TEXT,
+                finished_at TEXT,
+                UNIQUE (principal, idempotency_key)
+            ) STRICT
+            """
+        )
+        kept = ", ".join(database.table("jobs_before").columns_dict)
+        database.execute(f"INSERT INTO jobs ({kept}) SELECT {kept} FROM jobs_before")  # noqa: S608 - our own column names
+        database.execute("DROP TABLE jobs_before")
+        database.execute("CREATE INDEX jobs_by_status ON jobs (status, priority DESC, seq)")
+        database.execute("CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL")
+        # What has ended since a moment, for metrics: rows that have not ended are not in it.
+        database.execute(
+            "CREATE INDEX jobs_by_end ON jobs (finished_at) WHERE finished_at IS NOT NULL"
+        )
+
     return migrations
 
 
