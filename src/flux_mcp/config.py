@@ -5,6 +5,7 @@ makes the data folder; `worker_environment` gives a worker its variables before 
 import there, because those libraries read them at import (diffusers 0.42, huggingface_hub 2.4).
 """
 
+import ipaddress
 import os
 import shutil
 import sys
@@ -225,6 +226,15 @@ class Settings(BaseSettings):
         return tuple(path.expanduser().absolute() for path in paths)
 
     @model_validator(mode="after")
+    def _lets_only_neighbours_in_without_a_token(self) -> "Settings":
+        if self.loopback_without_token and not is_loopback(self.host):
+            raise ValueError(
+                f"loopback_without_token is for 127.0.0.1, ::1 and localhost; {self.host} can be "
+                "reached from elsewhere. Let callers send a token."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _knows_every_variable(self) -> "Settings":
         """Refuse a misspelt variable: silently ignored, it would look as if it were set."""
         prefix = self.model_config["env_prefix"]
@@ -245,6 +255,14 @@ class Settings(BaseSettings):
     def readable_dirs(self) -> tuple[Path, ...]:
         """Every folder a picture may be read from."""
         return (self.paths.uploads, self.paths.images, *self.allowed_dirs)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def ensure_dirs(paths: Paths) -> None:

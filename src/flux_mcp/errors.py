@@ -24,6 +24,15 @@ FluxMcpError(code, message, hint)
 │   ├── WeightsInvalidError      [weights_invalid]
 │   ├── EngineUnavailableError   [engine_unavailable]   torch or diffusers cannot be used here
 │   └── WorkerLostError          [worker_lost]          the worker process died twice on one job
+├── AccessError              a request over HTTP was not let in
+│   ├── HostRefusedError         [host_refused]         sent to a name that is not ours
+│   ├── OriginRefusedError       [origin_refused]       sent by a web page of somewhere else
+│   ├── UnauthorizedError        [unauthorized]         no token, or not one of ours
+│   ├── RateLimitedError         [rate_limited]         too many requests in a minute
+│   └── TooManyOpenError         [too_many_open]        too many requests at the same time
+├── StartError               the server cannot start; its owner acts
+│   ├── TokenFileError           [token_file]           the file of tokens cannot be used
+│   └── AddressError             [address]              the address cannot be listened on
 ├── JobCancelledError        [cancelled]            asked for; not a failure
 ├── StorageError             [storage]              the disk or the database refused
 └── InternalError            [internal]             a broken invariant of ours
@@ -210,6 +219,71 @@ class WorkerLostError(EngineError):
     """The worker process died on this job as often as is allowed."""
 
     code = "worker_lost"
+
+
+class AccessError(FluxMcpError):
+    """A request over HTTP was not let in."""
+
+    code = "access"
+    http_status: ClassVar[int] = 403
+    headers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Headers of the answer."""
+
+
+class HostRefusedError(AccessError):
+    """The request was sent to a name this server does not answer under."""
+
+    code = "host_refused"
+    http_status = 421
+
+
+class OriginRefusedError(AccessError):
+    """A web page of an origin that is not allowed sent the request."""
+
+    code = "origin_refused"
+
+
+class UnauthorizedError(AccessError):
+    """The request has no token, more than one, or one that is nobody's."""
+
+    code = "unauthorized"
+    http_status = 401
+    # Without resource_metadata: there is no OAuth server a client could be sent to.
+    headers = (("www-authenticate", 'Bearer realm="flux-mcp"'),)
+
+
+class RateLimitedError(AccessError):
+    """The caller sent more requests in a minute than it may."""
+
+    code = "rate_limited"
+    http_status = 429
+    headers = (("retry-after", "5"),)
+
+
+class TooManyOpenError(AccessError):
+    """The caller has as many requests open as it may."""
+
+    code = "too_many_open"
+    http_status = 429
+    headers = (("retry-after", "1"),)
+
+
+class StartError(FluxMcpError):
+    """The server cannot start; its owner acts."""
+
+    code = "start"
+
+
+class TokenFileError(StartError):
+    """The file of tokens cannot be read or written, or a line of it is no token."""
+
+    code = "token_file"
+
+
+class AddressError(StartError):
+    """The address cannot be listened on."""
+
+    code = "address"
 
 
 class JobCancelledError(FluxMcpError):

@@ -83,6 +83,7 @@ class Service:
         self._background: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
         self._rooms: _Opened | None = None
+        self._is_ending = False
 
     # --- lifetime ------------------------------------------------------------------------------
 
@@ -139,6 +140,10 @@ class Service:
             removed += await asyncio.to_thread(self._files.sweep, month, known, SWEEP_AGE_S)
         if removed:
             logger.info("removed %d files that no gallery row names", removed)
+
+    def begin_to_end(self) -> None:
+        """Say that calls will be cut off because the server ends: their jobs are kept for later."""
+        self._is_ending = True
 
     async def close(self) -> None:
         """Stop running jobs (a running one goes back to the queue) and close the database."""
@@ -313,8 +318,10 @@ class Service:
 
     async def cancel_if_unclaimed(self, job_id: str) -> None:
         """Cancel a job whose caller went away before it was told the id, if settings say so."""
+        if self.settings.on_disconnect == "keep" or self._is_ending:
+            return
         job = await self.find_job(job_id)
-        if self.settings.on_disconnect == "cancel" and not job.id_given:
+        if not job.id_given:
             logger.info("job %s is cancelled: its caller is gone and never had the id", job_id)
             await self._cancel([job])
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flux_mcp import __version__
-from flux_mcp.cli.common import AsJson, DataDir, read_settings, set_up_logging
+from flux_mcp.cli.common import AsJson, DataDir, read_settings, run_now, set_up_logging
 from flux_mcp.cli.packs_commands import packs_app
 
 _HELP = (
@@ -69,19 +69,54 @@ def _add_serve(app: typer.Typer) -> None:
             bool | None,
             typer.Option("--preload", help="Start the worker now, not at the first job."),
         ] = None,
+        transport: Annotated[
+            str | None,
+            typer.Option(help="stdio for a client that starts it; http or sse to listen."),
+        ] = None,
+        host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+        port: Annotated[int | None, typer.Option(help="Port to listen on; 0: a free one.")] = None,
+        sse: Annotated[
+            bool | None, typer.Option("--sse", help="With http: the older SSE transport as well.")
+        ] = None,
+        without_token: Annotated[
+            bool | None,
+            typer.Option(
+                "--loopback-without-token",
+                help="Let every program of this machine in without a token.",
+            ),
+        ] = None,
         log_level: Annotated[
             str | None, typer.Option(help="debug, info, warning or error; goes to stderr.")
         ] = None,
     ) -> None:
-        """Serve MCP over stdin and stdout, for clients that start it themselves."""
+        """Serve MCP: over stdin and stdout for clients that start it, or over HTTP.
+
+        Over HTTP callers send a token. It is in the file 'tokens' of the data folder, which is made
+        at the first start.
+        """
         from flux_mcp.server.wire import WireGuard
 
         guard = WireGuard()
-        from flux_mcp.server.transports import serve_stdio
+        settings = read_settings(
+            data_dir,
+            preload=preload,
+            log_level=log_level,
+            transport=transport,
+            host=host,
+            port=port,
+            sse=sse,
+            loopback_without_token=without_token,
+        )
+        set_up_logging(settings.log_level)
         from flux_mcp.service import Service
 
-        settings = read_settings(data_dir, preload=preload, log_level=log_level)
-        set_up_logging(settings.log_level)
+        if settings.transport != "stdio":
+            from flux_mcp.server.http import serve_http
+
+            run_now(lambda: serve_http(Service(settings)))
+            return
+        from flux_mcp.server.transports import serve_stdio
+
         if sys.stdin.isatty():
             typer.echo(
                 "Speaking MCP on stdin and stdout: an MCP client starts this (see mcp.json), "

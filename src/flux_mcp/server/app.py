@@ -2,12 +2,16 @@
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 from mcp.server import MCPServer, NotificationOptions
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context
-from mcp.server.stdio import stdio_server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.subscriptions import InMemorySubscriptionBus
+from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 from mcp.types import (
     INVALID_PARAMS,
@@ -25,7 +29,9 @@ from mcp.types import (
 
 from flux_mcp import __version__
 from flux_mcp.errors import FluxMcpError, InternalError
+from flux_mcp.principals import LOCAL, acting_as
 from flux_mcp.requests.invalid import parse_request
+from flux_mcp.server.events import MAX_SESSIONS, RETRY_MS, Sessions
 from flux_mcp.server.prompts import (
     PromptFeed,
     completed,
@@ -64,7 +70,7 @@ class FluxServer(MCPServer[Any]):
             instructions=INSTRUCTIONS,
             version=__version__,
             subscriptions=bus,
-            middleware=[self._feed],
+            middleware=[_for_principal, self._feed],
         )
         self._service = service
         self._calls = ToolCalls(service)
@@ -73,6 +79,11 @@ class FluxServer(MCPServer[Any]):
         add_resources(self, service)
         self._lowlevel_server.add_request_handler(
             "completion/complete", CompleteRequestParams, self._complete
+        )
+        # Every transport asks this for what it tells a client at the handshake.
+        self._lowlevel_server.create_initialization_options = partial(  # type: ignore[method-assign]
+            self._lowlevel_server.create_initialization_options,
+            NotificationOptions(prompts_changed=True),
         )
 
     async def list_tools(self) -> list[Tool]:
@@ -114,17 +125,20 @@ class FluxServer(MCPServer[Any]):
             found = await asyncio.to_thread(completed_pack, packs, argument.value)
         return CompleteResult(completion=found)
 
+    def http_sessions(self, max_body_bytes: int) -> StreamableHTTPSessionManager:
+        """Return what serves streamable HTTP, both protocol eras; run it, then hand it requests."""
+        return Sessions(
+            self._lowlevel_server,
+            # The guard in front has checked Host and Origin, of every route in the same way.
+            security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+            max_request_body_size=max_body_bytes,
+            retry_interval=RETRY_MS,
+            max_sessions=MAX_SESSIONS,
+        )
+
     async def announce_changes(self) -> None:
         """Tell clients when packs change on disk, until cancelled."""
         await self._feed.run()
-
-    async def run_stdio_async(self) -> None:
-        """Serve over stdin and stdout; as the SDK's own, and says that the prompts may change."""
-        options = self._lowlevel_server.create_initialization_options(
-            NotificationOptions(prompts_changed=True)
-        )
-        async with stdio_server() as (reads, writes):
-            await self._lowlevel_server.run(reads, writes, options)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -150,6 +164,15 @@ class FluxServer(MCPServer[Any]):
             return error_result(
                 InternalError("Something broke inside flux-mcp.", "The server's log has details.")
             )
+
+
+async def _for_principal(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Middleware, the outermost: everything a message leads to is done for who sent it."""
+    user = None if ctx.request is None else ctx.request.scope.get("user")
+    # Without the guard there is no network either: stdio, or a test in one process.
+    name = user.access_token.client_id if isinstance(user, AuthenticatedUser) else LOCAL
+    with acting_as(name):
+        return await call_next(ctx)
 
 
 def build_server(service: Service) -> FluxServer:

@@ -1,0 +1,156 @@
+"""Guard: stands in front of every route of the HTTP server, and lets nobody past who must not.
+
+An ASGI application around another. Owns how many requests each caller has sent lately and has open
+now. The decisions are in admission.py; this module applies them, counts, and answers.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flux_mcp.errors import AccessError, RateLimitedError, TooManyOpenError
+from flux_mcp.server.admission import Admission
+
+logger = logging.getLogger(__name__)
+
+MINUTE_S = 60
+HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    # What we answer is read by programs: no browser has to guess, frame, load, keep or refer to it.
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+
+
+class Tally(Protocol):
+    """Counts what the guard sees, for metrics."""
+
+    def opened(self) -> None:
+        """Count a request that was let in."""
+
+    def closed(self) -> None:
+        """Count its end."""
+
+    def refused(self, code: str) -> None:
+        """Count a request that was not let in, by the code of its error."""
+
+
+class Guard:
+    """Lets in who may come in, and says who it is.
+
+    The principal is in `scope["user"]`, where the SDK looks for the credential that a session
+    belongs to: a session id in the hands of another caller is worth nothing.
+
+    Args:
+        app: What is guarded.
+        admission: Who may come in.
+        requests_per_s: How many requests a caller may send, over the last minute on average.
+        max_requests: How many it may have open at the same time, streams too.
+        tally: Is told of everything.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        admission: Admission,
+        requests_per_s: float,
+        max_requests: int,
+        tally: Tally,
+    ) -> None:
+        self._app = app
+        self._admission = admission
+        self._rate = RateLimitItemPerMinute(max(1, round(requests_per_s * MINUTE_S)))
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._max_requests = max_requests
+        self._open: Counter[str] = Counter()
+        self._tally = tally
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or pass it on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return  # no WebSocket: the server closes what nobody accepts
+        try:
+            principal = await self._admit(scope)
+            with self._counted(principal):
+                token = AccessToken(token="", client_id=principal, scopes=[])
+                inside = {**scope, "user": AuthenticatedUser(token)}
+                await self._app(inside, receive, _with_headers(send))
+        except AccessError as error:
+            self._tally.refused(error.code)
+            logger.info("refused: %s", error.code, extra={"code": error.code})
+            await _refuse(error, _with_headers(send))
+
+    async def _admit(self, scope: Scope) -> str:
+        try:
+            principal = self._admission.principal(scope["headers"])
+        except AccessError:
+            # Whoever is refused is known by address only; guessing is slowed down.
+            client = scope.get("client")
+            await self._count(f"address {client[0] if client else 'unknown'}")
+            raise
+        await self._count(f"principal {principal}")
+        return principal
+
+    async def _count(self, caller: str) -> None:
+        if not await self._limiter.hit(self._rate, caller):
+            raise RateLimitedError(
+                f"More than {self._rate.amount} requests in a minute.",
+                "Wait a few seconds; flux_get_job waits with wait_s instead of being asked often.",
+            )
+
+    @contextmanager
+    def _counted(self, principal: str) -> Iterator[None]:
+        if self._open[principal] >= self._max_requests:
+            raise TooManyOpenError(
+                f"{self._max_requests} requests of this caller are open already.",
+                "Close streams that are no longer read, or wait for answers.",
+            )
+        self._open[principal] += 1
+        self._tally.opened()
+        try:
+            yield
+        finally:
+            self._open[principal] -= 1
+            self._open += Counter()  # forgets who has none
+            self._tally.closed()
+
+
+def _with_headers(send: Send) -> Send:
+    async def add(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            given = list(message.get("headers", ()))
+            names = {name.lower() for name, _ in given}
+            added = [(name, value) for name, value in HEADERS if name not in names]
+            message = {**message, "headers": [*given, *added]}
+        await send(message)
+
+    return add
+
+
+async def _refuse(error: AccessError, send: Send) -> None:
+    body = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+    content = json.dumps(body).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(content)).encode()),
+        # The rest of a body nobody reads must not be taken for the next request.
+        (b"connection", b"close"),
+        *((name.encode(), value.encode()) for name, value in error.headers),
+    ]
+    await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

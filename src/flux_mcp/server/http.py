@@ -1,0 +1,151 @@
+"""The HTTP server: streamable HTTP at /mcp, the older SSE transport beside it, and the guard.
+
+One service and one MCP server for all of them, however many clients come and go. Owns nothing: the
+service's lifetime is `serve_http`'s caller's, sessions are the SDK's.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import FrameType
+
+import uvicorn
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Route
+
+from flux_mcp.config import Settings
+from flux_mcp.errors import AddressError
+from flux_mcp.server.admission import admission
+from flux_mcp.server.app import FluxServer, build_server
+from flux_mcp.server.guard import Guard, Tally
+from flux_mcp.server.tokens import load_tokens, token_file
+from flux_mcp.service import Service
+
+logger = logging.getLogger(__name__)
+
+MCP_PATH, SSE_PATH, MESSAGES_PATH = "/mcp", "/sse", "/messages/"
+DRAIN_S = 5
+"""How long answers that are under way may take when the server is told to end."""
+BACKLOG = 256
+
+
+class NoTally:
+    """Counts nothing."""
+
+    def opened(self) -> None:
+        """Do nothing."""
+
+    def closed(self) -> None:
+        """Do nothing."""
+
+    def refused(self, code: str) -> None:
+        """Do nothing."""
+
+
+def build_http_app(service: Service, server: FluxServer, tally: Tally | None = None) -> Guard:
+    """Return the guarded application of a server.
+
+    Raises:
+        TokenFileError: there is no usable file of tokens, and none can be made.
+    """
+    settings = service.settings
+    sessions = server.http_sessions(settings.max_body_bytes)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        announcing = asyncio.create_task(server.announce_changes(), name="flux-mcp-announce")
+        async with sessions.run():
+            yield
+        announcing.cancel()
+        await asyncio.gather(announcing, return_exceptions=True)
+
+    routes: list[BaseRoute] = []
+    if settings.transport != "sse":
+        routes.append(Route(MCP_PATH, endpoint=StreamableHTTPASGIApp(sessions)))
+    if settings.transport == "sse" or settings.sse:
+        routes += server.sse_app(
+            sse_path=SSE_PATH,
+            message_path=MESSAGES_PATH,
+            max_request_body_size=settings.max_body_bytes,
+            transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        ).routes
+    return Guard(
+        Starlette(routes=routes, lifespan=lifespan),
+        admission(settings, load_tokens(settings)),
+        settings.requests_per_s,
+        settings.max_requests,
+        tally or NoTally(),
+    )
+
+
+def serve_http(service: Service, server: FluxServer | None = None) -> None:
+    """Listen and serve until a signal comes; then close the service.
+
+    Args:
+        service: Not yet open; closed at the end.
+        server: Another server than the product's own, over the same service.
+
+    Raises:
+        AddressError: the address cannot be listened on.
+        TokenFileError: there is no usable file of tokens.
+    """
+    settings = service.settings
+    app = build_http_app(service, server or build_server(service))
+    listener = _listen(settings)
+    # uvicorn raises the signal again when it has ended; we end in order and have no use for it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    host, port = listener.getsockname()[:2]
+    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    logger.info("listening on %s", where)
+    if not settings.loopback_without_token and settings.token is None:
+        logger.info("callers send a token of %s", token_file(settings))
+    asyncio.run(_serve(service, app, listener))
+
+
+async def _serve(service: Service, app: Guard, listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_S,
+        ws="none",
+    )
+    try:
+        service.open_soon()
+        await _Listener(config, service).serve(sockets=[listener])
+    finally:
+        await service.close()
+
+
+class _Listener(uvicorn.Server):
+    """uvicorn, and the service is told before calls that are under way are cut off."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.begin_to_end()
+        super().handle_exit(sig, frame)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, _, _, _, address = found[0]
+        return socket.create_server(address, family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise AddressError(
+            f"{settings.host}, port {settings.port}, cannot be listened on: {error}.",
+            "Another server may be there already; choose another port with --port.",
+        ) from error
