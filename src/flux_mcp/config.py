@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import platformdirs
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -105,6 +105,13 @@ def _checkout() -> Path | None:
     return folder if is_ours else None
 
 
+_HostName = Annotated[
+    # A name or an address; no port: any port of such a name is ours.
+    str, Field(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")
+]
+_Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/?#\s]+$")]
+
+
 class Settings(BaseSettings):
     """Everything that can be set; each field is also an environment variable, `FLUX_MCP_<NAME>`."""
 
@@ -189,12 +196,12 @@ class Settings(BaseSettings):
         description="Let callers of this machine in over HTTP without a token. Every program and "
         "every user of this machine can then draw, search and cancel.",
     )
-    allowed_hosts: tuple[str, ...] = Field(
+    allowed_hosts: tuple[_HostName, ...] = Field(
         (),
         description="Names, besides this machine's own, under which clients may reach the server. "
         "In the environment: a JSON list.",
     )
-    allowed_origins: tuple[str, ...] = Field(
+    allowed_origins: tuple[_Origin, ...] = Field(
         (),
         description="Web pages that may call the server, as `https://example.org`. In the "
         "environment: a JSON list.",

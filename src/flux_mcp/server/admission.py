@@ -9,7 +9,6 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from flux_mcp.config import Settings
 from flux_mcp.errors import HostRefusedError, OriginRefusedError, UnauthorizedError
@@ -114,9 +113,3 @@ def _host_name(authority: str) -> str | None:
     """Return the name of `name`, `name:port` or `[address]:port`, lower case; `None` if neither."""
     found = _HOST.fullmatch(authority)
     return found.group(1).strip("[]").lower() if found else None
-
-
-def is_origin(text: str) -> bool:
-    """Whether this is an origin: scheme, name and perhaps a port, nothing after them."""
-    parts = urlsplit(text.rstrip("/"))
-    return bool(parts.scheme and parts.netloc) and not (parts.path or parts.query or parts.fragment)
