@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
-from flux_mcp.compose.audit import audit
-from flux_mcp.compose.library import PackLibrary
+from flux_mcp.compose.library import open_library
 from flux_mcp.config import Settings, ensure_dirs
 from flux_mcp.database import DatabaseThread
 from flux_mcp.errors import InternalError, StorageError
@@ -31,7 +30,7 @@ from flux_mcp.jobs.job import Job, new_job_id, utc_now
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.rows import migrate as migrate_jobs
 from flux_mcp.jobs.worker_process import ProcessFleet
-from flux_mcp.models.registry import KINDS, Registry, load_registry
+from flux_mcp.models.registry import Registry, load_registry
 from flux_mcp.planner import Planner, as_asked
 from flux_mcp.principals import acting, only
 from flux_mcp.requests.schemas import DrawRequest, SearchRequest
@@ -72,12 +71,7 @@ class Service:
         self._database = DatabaseThread(settings.paths.database, _migrate)
         self._changes = Changes(self._database.data_version)
         self._intake = Intake(settings, self.read_image)
-        self.packs = PackLibrary(
-            settings.packs_dir,
-            settings.paths.packs,
-            judge=audit,
-            models={kind: self.registry[kind] for kind in KINDS},
-        )
+        self.packs = open_library(settings, self.registry)
         self._planner = Planner(settings, self.registry, self._intake, self.packs)
         self._executor: GpuExecutor | None = None
         self._background: list[asyncio.Task[None]] = []

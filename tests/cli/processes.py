@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flux_mcp.answers import JobAnswer
 from flux_mcp.config import Settings
 from flux_mcp.service import Service
 
@@ -27,6 +28,15 @@ class Ended:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One drawing command, and where to look for what it left."""
+
+    cli: "Cli"
+    ended: Ended
+    answer: JobAnswer
 
 
 class Cli:

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -17,7 +16,7 @@ from flux_mcp.service import Service
 from tests.jobs.factories import make_plan_row
 from tests.server.pictures import keep_picture, noise, queue_job, run_job
 
-from .processes import TIMEOUT_S, Cli, Ended
+from .processes import TIMEOUT_S, Cli, Drawn
 
 COMMANDS = (
     "serve",
@@ -53,13 +52,6 @@ def cli(tmp_path: Path, weights_dir: Path) -> Cli:
 
 
 # --- one picture, looked at in every way -------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Drawn:
-    cli: Cli
-    ended: Ended
-    answer: JobAnswer
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from flux_mcp.compose.library import PackLibrary
 from flux_mcp.config import Settings
 from tests.compose.packs_on_disk import MANIFEST, line_of, manifest, write_pack
 
-from .processes import TIMEOUT_S, Cli, Ended
+from .processes import TIMEOUT_S, Cli, Drawn, Ended
 
 SHIPPED = ["blog-pin", "editorial-illustration", "micro-shapes", "product-shot"]
 SHAPES = "micro-shapes"
@@ -331,13 +330,6 @@ def test_a_new_pack_may_lie_elsewhere(cli: Cli, tmp_path: Path, own: Path) -> No
 
 
 # --- pictures ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Drawn:
-    cli: Cli
-    ended: Ended
-    answer: JobAnswer
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flux_mcp import __version__
-from flux_mcp.cli.common import AsJson, DataDir, read_settings, run_now, set_up_logging
+from flux_mcp.cli.common import HELP_FLAGS, AsJson, DataDir, read_settings, run_now, set_up_logging
 from flux_mcp.cli.packs_commands import packs_app
 
 _HELP = (
@@ -15,7 +15,6 @@ _HELP = (
     "Start with [bold]flux-mcp doctor[/bold] to see what is installed and what to do next, or "
     "with [bold]flux-mcp demo[/bold] to see pictures made."
 )
-_CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
-        context_settings=_CONTEXT,
+        context_settings=HELP_FLAGS,
     )
     _add_root(app)
     _add_serve(app)
@@ -240,7 +239,7 @@ def _add_doctor(app: typer.Typer) -> None:
 
 
 def _jobs() -> typer.Typer:
-    jobs = typer.Typer(no_args_is_help=True, context_settings=_CONTEXT)
+    jobs = typer.Typer(no_args_is_help=True, context_settings=HELP_FLAGS)
 
     @jobs.command("list")
     def list_(
@@ -294,7 +293,7 @@ def _jobs() -> typer.Typer:
 
 
 def _gallery() -> typer.Typer:
-    gallery = typer.Typer(no_args_is_help=True, context_settings=_CONTEXT)
+    gallery = typer.Typer(no_args_is_help=True, context_settings=HELP_FLAGS)
 
     @gallery.command()
     def search(

@@ -39,6 +39,7 @@ DataDir = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
+HELP_FLAGS = {"help_option_names": ["-h", "--help"]}
 EXIT_ENGINE, EXIT_REQUEST, EXIT_BUSY, EXIT_INTERRUPTED = 1, 2, 3, 130
 WIDE = 160
 """Columns where nobody looks at a terminal: a file or a pipe has room for whole prompts."""

@@ -19,19 +19,23 @@ from flux_mcp.cli.common import (
     plain,
     print_json,
 )
-from flux_mcp.compose.audit import Audit, Finding, Forbidden, audit, audit_text
+from flux_mcp.compose.audit import Audit, Finding, Forbidden, audit_text
 from flux_mcp.compose.checking import check_packs
 from flux_mcp.compose.choosing import Choice
 from flux_mcp.compose.composer import advise, draft_from
-from flux_mcp.compose.library import PackLibrary
+from flux_mcp.compose.library import (
+    PackLibrary,
+    known_models,
+    open_library,
+    pack_folders,
+)
 from flux_mcp.compose.problems import has_errors, nearest
 from flux_mcp.compose.reader import Reading
-from flux_mcp.compose.rows import Models
 from flux_mcp.compose.skeleton import skeleton
 from flux_mcp.compose.texts import NOTHING
 from flux_mcp.config import Settings, command_path
 from flux_mcp.errors import InvalidRequestError, UnknownPackError
-from flux_mcp.models.registry import KINDS, load_registry
+from flux_mcp.models.registry import load_registry
 
 _STYLES = {"pass": "green", "warn": "yellow", "refuse": "red", "advice": "cyan"}
 
@@ -91,12 +95,7 @@ class Judging:
 
 
 def _library(settings: Settings) -> PackLibrary:
-    return PackLibrary(settings.packs_dir, settings.paths.packs, judge=audit, models=_models())
-
-
-def _models() -> Models:
-    registry = load_registry()
-    return {kind: registry[kind] for kind in KINDS}
+    return open_library(settings, load_registry())
 
 
 # --- looking -----------------------------------------------------------------------------------
@@ -256,7 +255,7 @@ def print_checks(settings: Settings, folder: Path | None, *, as_json: bool) -> N
         UnknownPackError: there is no pack.
         typer.Exit: one cannot be used.
     """
-    models = _models()
+    models = known_models(load_registry())
     folders = _all_folders(settings) if folder is None else [_folder_of(settings, folder)]
     readings = [one for place in folders for one in check_packs(place, models=models)]
     if as_json:
@@ -294,10 +293,7 @@ def _folder_of(settings: Settings, asked: Path) -> Path:
 
 def _all_folders(settings: Settings) -> list[Path]:
     own = settings.paths.packs
-    has_own = own.is_dir() and any(
-        path.is_dir() and not path.name.startswith(".") for path in own.iterdir()
-    )
-    return [settings.packs_dir, *([own] if has_own else [])]
+    return [settings.packs_dir, *([own] if pack_folders(own) else [])]
 
 
 def _print_problems(readings: Iterable[Reading], indent: str = "") -> None:

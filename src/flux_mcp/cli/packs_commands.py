@@ -5,16 +5,14 @@ from typing import Annotated
 
 import typer
 
-from flux_mcp.cli.common import AsJson, DataDir, read_settings
+from flux_mcp.cli.common import HELP_FLAGS, AsJson, DataDir, read_settings
 
 PackName = Annotated[str, typer.Argument(help="Its name, as 'packs list' shows it.")]
 
 
 def packs_app() -> typer.Typer:
     """Return the commands of `flux-mcp packs`."""
-    app = typer.Typer(
-        no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
-    )
+    app = typer.Typer(no_args_is_help=True, context_settings=HELP_FLAGS)
     _add_looking(app)
     _add_compose(app)
     _add_audit(app)

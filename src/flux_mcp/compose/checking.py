@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flux_mcp.compose.audit import audit
+from flux_mcp.compose.library import pack_folders
 from flux_mcp.compose.manifest import MANIFEST
 from flux_mcp.compose.problems import has_errors
 from flux_mcp.compose.reader import Reading, read_pack
@@ -26,7 +27,7 @@ def check_packs(
     """
     if (folder / MANIFEST).is_file():
         return (check_one(folder.resolve(), judge, models),)
-    folders = sorted(path for path in _folders(folder) if not path.name.startswith("."))
+    folders = pack_folders(folder)
     if not folders:
         raise UnknownPackError(
             f"There is no pack in {folder}.", "Name a folder with a pack.json, or one above it."
@@ -41,7 +42,3 @@ def check_one(folder: Path, judge: Judge, models: Models | None) -> Reading:
         return reading
     problems = tuple(sorted({*reading.problems, *check_thoroughly(reading.pack, judge)}))
     return Reading(reading.name, None if has_errors(problems) else reading.pack, problems)
-
-
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []

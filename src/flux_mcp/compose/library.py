@@ -11,18 +11,33 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flux_mcp.compose.audit import audit
 from flux_mcp.compose.packs import Pack
 from flux_mcp.compose.problems import has_errors, nearest, shorten
 from flux_mcp.compose.reader import SUBJECTS, Reading, read_pack
 from flux_mcp.compose.rows import Models
 from flux_mcp.compose.selfcheck import Judge, check_quickly
+from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidPackError, UnknownPackError
+from flux_mcp.models.registry import KINDS, Registry
 
 _SETTLED_NS = 100_000_000
 """A file changed so shortly before it was read may change again within one tick of its clock."""
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Of every file of a pack: name, time of its last change in nanoseconds, size, inode."""
+
+
+def open_library(settings: Settings, registry: Registry) -> "PackLibrary":
+    """Return the packs of an installation, shipped and own ones, with the audit and the models."""
+    return PackLibrary(
+        settings.packs_dir, settings.paths.packs, judge=audit, models=known_models(registry)
+    )
+
+
+def known_models(registry: Registry) -> Models:
+    """Return the ids of the models there are, by kind."""
+    return {kind: registry[kind] for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -112,7 +127,7 @@ class PackLibrary:
 
     def notices(self) -> tuple[str, ...]:
         """Return what a user should know: shipped packs that own ones stand for."""
-        shipped, *others = ({folder.name for folder in _below(root)} for root in self._roots)
+        shipped, *others = ({folder.name for folder in pack_folders(root)} for root in self._roots)
         return tuple(
             f"Your own pack '{name}' replaces the shipped one."
             for other in others
@@ -136,7 +151,7 @@ class PackLibrary:
 
     def _folders_by_name(self) -> dict[str, Path]:
         """Return each pack's folder; the later of two roots wins."""
-        return {folder.name: folder for root in self._roots for folder in _below(root)}
+        return {folder.name: folder for root in self._roots for folder in pack_folders(root)}
 
     def _shelf(self, folder: Path) -> _Shelf:
         known = self._shelves.get(folder)
@@ -155,7 +170,7 @@ class PackLibrary:
         return Reading(folder.name, None if has_errors(problems) else reading.pack, problems)
 
 
-def _below(root: Path) -> Sequence[Path]:
+def pack_folders(root: Path) -> Sequence[Path]:
     """Return the folders below that are meant as packs: those that are not hidden."""
     try:
         with os.scandir(root) as entries:
