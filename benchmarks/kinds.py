@@ -26,9 +26,9 @@ from common import (
 from drawings import calls
 from mcp import Client
 
-from flux_mcp.config import Paths
 from flux_mcp.database import open_database
 from flux_mcp.jobs.queue import JobQueue
+from flux_mcp.paths import Paths
 
 SIDE_PX, STEPS = 128, 8
 WARM = 5

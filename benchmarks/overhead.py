@@ -53,10 +53,11 @@ from common import (
 )
 from mcp import Client
 
-from flux_mcp.config import PACKAGE_DIR, Paths
+from flux_mcp.config import PACKAGE_DIR
 from flux_mcp.database import open_database
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.queue import JobQueue
+from flux_mcp.paths import Paths
 
 PROMPT = "a red circle in the middle of a blue background"
 WEIGHTS = PACKAGE_DIR / "weights" / "micro" / "text2img"

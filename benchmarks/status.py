@@ -39,10 +39,10 @@ from mcp import Client
 from PIL import Image, ImageFilter
 from rows import COMMON_WORD, records
 
-from flux_mcp.config import Paths, ensure_dirs
 from flux_mcp.database import open_database
 from flux_mcp.gallery.migrations import migrate
 from flux_mcp.gallery.store import Gallery
+from flux_mcp.paths import Paths, ensure_dirs
 
 ROWS = 1000
 LONG_JOB = {

@@ -6,35 +6,31 @@ python scripts/build_reference.py --check    fail if one of them is not what the
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from flux_mcp import errors
 from flux_mcp.cli import common
+from flux_mcp.cli.app import build_app
+from flux_mcp.cli.origins import variable_of
+from flux_mcp.cli.settings_guide import SECTIONS, Entry, Section, entries, example_config
 from flux_mcp.compose.guide import guide
 from flux_mcp.compose.schema import SCHEMA_FILE, pack_schema_text
 from flux_mcp.config import Settings
 from flux_mcp.requests.schemas import DRAW_REQUESTS
+from flux_mcp.schema_words import Schema, default_of, kind_of
 from flux_mcp.server.results import MAX_PREVIEW_BYTES, MAX_PREVIEWS
 from flux_mcp.server.schema import input_schema, output_schema
 from flux_mcp.server.tools import TOOLS, ToolRow
+from flux_mcp.settings_files import NEVER_IN_A_FILE
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PACKS = DOCS.parent / "packs"
 NOTE = "<!-- Written by scripts/build_reference.py from the code: change that, then run it. -->"
-
-PATH_DEFAULTS = {
-    # These differ from machine to machine, so the page says how they are found.
-    "data_dir": "`data/` in a checkout, else the platform's folder for a user's data",
-    "weights_dir": "`weights/` inside the package",
-    "packs_dir": "`packs/` in a checkout, else inside the package",
-    "allowed_dirs": "`Pictures` in the user's home",
-}
-
-Schema = Mapping[str, Any]
 
 
 def pages() -> dict[str, str]:
@@ -143,31 +139,84 @@ def _walk(schema: Schema, prefix: str = "") -> Iterator[tuple[str, Schema, bool]
 
 
 def settings_page() -> str:
-    """Return every setting with its environment variable."""
-    prefix = Settings.model_config.get("env_prefix", "")
-    schema = Settings.model_json_schema()
-    rows = []
-    for name, field in schema["properties"].items():
-        default = PATH_DEFAULTS.get(name) or default_of(field)
-        about = field["description"]
-        kind = kind_of(field).removesuffix(" or null")  # null is said by leaving it out
-        rows.append((f"`{prefix}{name.upper()}`", kind, default, about))
+    """Return every setting with its key, its variable and its flag, and how a file looks."""
+    flags = flags_of_settings()
     lines = [
         NOTE,
         "# Settings",
         (
-            "Each is an environment variable; an MCP client sets them in the `env` of its entry "
-            "for this server. Flags of the command line (`--data-dir`, `--preload`, "
-            "`--log-level`) go before the environment, the environment before the defaults. "
-            "There is no configuration file."
+            "Each setting is a key of `config.toml`, an environment variable, and in some commands "
+            "a flag. A flag wins over the environment, the environment over the files, a file over "
+            "the default. An MCP client sets variables in the `env` of its entry for this server."
         ),
-        _table("variable", "type", "default", "meaning", rows=rows),
         (
-            "A value that cannot be used ends the command with exit code "
-            f"{common.EXIT_REQUEST} and a line that names the variable."
+            "`flux-mcp doctor --settings` shows every value with the place it comes from, and "
+            "what is wrong; with `--json` for programs. Secrets are shown as set or unset."
         ),
+        "## Configuration files",
+        (
+            "`flux-mcp doctor --example-config` prints a file to begin with; "
+            "[it stands below](#an-example). It is looked for in two places, and the first wins, "
+            "setting by setting:"
+        ),
+        (
+            "1. `config.toml` in the data folder, for everybody who draws with it: servers on one "
+            "data folder share one queue, so they had better agree. It cannot set `data_dir`, "
+            "because it is found through it.\n"
+            "2. `config.toml` in your own folder for configuration: `~/.config/flux-mcp` on Linux, "
+            "`~/Library/Application Support/flux-mcp` on macOS, `%LOCALAPPDATA%\\flux-mcp` on "
+            "Windows. It can say where the data folder is."
+        ),
+        (
+            "`--config FILE` or `FLUX_MCP_CONFIG` names one file, which must exist, and no other "
+            "is read. `FLUX_MCP_CONFIG=/dev/null` reads none."
+        ),
+        (
+            "- Every key is the name of a setting; there are no tables. Unknown keys are errors.\n"
+            "- Paths: `~` is your home. A relative path in a file is relative to that file's "
+            "folder, one in a flag or a variable to the working directory.\n"
+            "- A file that holds a secret must not be readable by other users of the machine: "
+            "`chmod 600 config.toml`. (Not checked on Windows.)\n"
+            "- Changes count from the next start of a command or server."
+        ),
+        (
+            f"Settings that cannot be used end a command with exit code {common.EXIT_REQUEST} "
+            "and a line that names the flag, the variable, or the file and its line."
+        ),
+        *(_section(section, flags) for section in SECTIONS),
+        "## An example",
+        "Everything there is, with its default, and all of it commented out:",
+        f"```toml\n{example_config()}```",
     ]
     return _page(lines)
+
+
+def _section(section: Section, flags: Mapping[str, str]) -> str:
+    names = ("key", "variable", "flag", "default", "allowed", "meaning")
+    rows = (_setting(entry, flags) for entry in entries(section))
+    return f"## {section.title}\n\n{_table(*names, rows=rows)}"
+
+
+def _setting(entry: Entry, flags: Mapping[str, str]) -> tuple[str, ...]:
+    default = entry.default.strip('"')
+    return (
+        "" if entry.name in NEVER_IN_A_FILE else f"`{entry.name}`",
+        f"`{variable_of(entry.name)}`",
+        f"`{flags[entry.name]}`" if entry.name in flags else "",
+        entry.default_in_words or (f"`{default}`" if default else ""),
+        entry.allowed,
+        entry.about,
+    )
+
+
+def flags_of_settings() -> dict[str, str]:
+    """Return the flag of every setting that a command has one for."""
+    found: dict[str, str] = {}
+    waiting: list[Any] = [typer.main.get_command(build_app())]
+    for command in waiting:
+        waiting.extend(getattr(command, "commands", {}).values())
+        found |= {one.name: one.opts[0] for one in command.params if one.opts[0].startswith("--")}
+    return {name: flag for name, flag in found.items() if name in Settings.model_fields}
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -230,43 +279,7 @@ def prompting_page() -> str:
     return _page([NOTE, title, about, text.strip()])
 
 
-# --- words for schemas, and Markdown -------------------------------------------------------------
-
-
-def kind_of(field: Schema) -> str:
-    """Say a field's type and range in a few words."""
-    if "anyOf" in field:
-        return " or ".join(kind_of(option) for option in field["anyOf"])
-    if "enum" in field:
-        return ", ".join(f"`{value}`" for value in field["enum"])
-    kind = str(field.get("type", "any"))
-    if kind == "array" and "items" in field:
-        kind = f"list of {kind_of(field['items'])}"
-    kind = "path" if field.get("format") == "path" else kind
-    return ", ".join([kind, *_limits(field)])
-
-
-def _limits(field: Schema) -> Iterator[str]:
-    words = (
-        ("minimum", "at least {:,}"),
-        ("exclusiveMinimum", "above {:,}"),
-        ("maximum", "at most {:,}"),
-        ("minLength", "at least {:,} characters"),
-        ("maxLength", "at most {:,} characters"),
-        ("minItems", "at least {:,}"),
-        ("maxItems", "at most {:,}"),
-    )
-    for key, text in words:
-        if key in field and (key, field[key]) != ("minLength", 1):
-            yield text.format(field[key])
-
-
-def default_of(field: Schema) -> str:
-    """Say a field's default; nothing where leaving it out means that there is none."""
-    value = field.get("default")
-    if value is None:
-        return ""
-    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"
+# --- Markdown -------------------------------------------------------------
 
 
 def _table(*names: str, rows: Any) -> str:

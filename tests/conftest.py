@@ -22,6 +22,7 @@ def isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     for name in [name for name in os.environ if name.startswith("FLUX_MCP_")]:
         del os.environ[name]
     os.environ["FLUX_MCP_DATA_DIR"] = str(tmp_path_factory.mktemp("unwanted"))
+    os.environ["FLUX_MCP_CONFIG"] = os.devnull
     # One thread: pictures stay the same to the bit, and tiny models run ten times faster.
     os.environ["FLUX_MCP_TORCH_THREADS"] = "1"
     yield

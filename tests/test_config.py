@@ -60,8 +60,6 @@ def test_a_worker_is_offline_and_runs_no_remote_code_whatever_the_shell_says(
     assert environment["HF_HUB_OFFLINE"] == "1"
     assert environment["DIFFUSERS_DISABLE_REMOTE_CODE"] == "true"
     assert environment["HF_HOME"] == str(tmp_path / "hf-cache")
-    assert environment["FLUX_MCP_TORCH_THREADS"] == "3"
-    assert environment["FLUX_MCP_DEVICE"] == "cpu"
     assert "PYTHONUNBUFFERED" not in environment
 
 

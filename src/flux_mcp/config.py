@@ -1,89 +1,31 @@
-"""Settings and paths: the only reader of environment variables.
+"""Settings and paths: the only reader of environment variables and of configuration files.
 
-Owns nothing that changes: `Settings` is read once by the command line and handed on. `ensure_dirs`
-makes the data folder; `worker_environment` gives a worker its variables before any Hugging Face
-import there, because those libraries read them at import (diffusers 0.42, huggingface_hub 2.4).
+Owns nothing that changes: `Settings` is read once by the command line and handed on. What a file
+may hold is in settings_files.py. `worker_environment` gives a worker its variables before any
+Hugging Face import there, because those libraries read them at import (diffusers 0.42,
+huggingface_hub 2.4).
 """
 
 import ipaddress
+import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from flux_mcp.errors import StorageError
+from flux_mcp.paths import Paths
+from flux_mcp.settings_files import config_files, whole_path
 
 PACKAGE_DIR = Path(__file__).resolve().parent
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Where everything lives below one data folder."""
-
-    root: Path
-
-    @property
-    def database(self) -> Path:
-        """The gallery and the queue."""
-        return self.root / "gallery.sqlite"
-
-    @property
-    def tokens(self) -> Path:
-        """Who may come in over HTTP, readable by its owner only."""
-        return self.root / "tokens"
-
-    @property
-    def gpu_lock(self) -> Path:
-        """Held by the one server process that runs jobs."""
-        return self.root / "gpu.lock"
-
-    @property
-    def images(self) -> Path:
-        """Finished PNG files with their thumbnails beside them."""
-        return self.root / "images"
-
-    @property
-    def previews(self) -> Path:
-        """One small WebP for each job that is being drawn."""
-        return self.root / "previews"
-
-    @property
-    def uploads(self) -> Path:
-        """Pictures that came in, named by the SHA-256 of their bytes."""
-        return self.root / "uploads"
-
-    @property
-    def loras(self) -> Path:
-        """LoRA files."""
-        return self.root / "loras"
-
-    @property
-    def packs(self) -> Path:
-        """The user's own prompt packs."""
-        return self.root / "packs"
-
-    @property
-    def hf_cache(self) -> Path:
-        """HF_HOME: the only durable store of downloaded weights."""
-        return self.root / "hf-cache"
-
-    @property
-    def demo_sheet(self) -> Path:
-        """What the last demonstration drew, side by side."""
-        return self.root / "demo.png"
-
-    @property
-    def worker_log(self) -> Path:
-        """What the worker process and its libraries wrote to stderr."""
-        return self.root / "logs" / "worker.log"
+WORKER_SETTINGS = ("data_dir", "weights_dir", "device", "torch_threads", "log_level")
+"""What a worker reads of the settings; a test looks into its code. The rest has its defaults."""
 
 
 def default_data_dir() -> Path:
@@ -113,10 +55,25 @@ _Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/?#\s]+$")]
 
 
 class Settings(BaseSettings):
-    """Everything that can be set; each field is also an environment variable, `FLUX_MCP_<NAME>`."""
+    """Everything that can be set.
+
+    Each field is also an environment variable, `FLUX_MCP_<NAME>`, and a key of config.toml. What
+    the constructor is given, the flags of a command, wins over the environment, that over the
+    files, they over the defaults.
+
+    Raises:
+        ValidationError: an unknown name, or a value that cannot be used.
+        SettingsError: a list in the environment is not JSON.
+        SettingsFileError: a configuration file cannot be used.
+    """
 
     model_config = SettingsConfigDict(env_prefix="FLUX_MCP_", frozen=True, extra="forbid")
 
+    config: Annotated[Path, AfterValidator(whole_path)] | None = Field(
+        None,
+        description="The configuration file: instead of those in their usual places, no other is "
+        "read. The null device (/dev/null) reads none.",
+    )
     data_dir: Path = Field(
         default_factory=default_data_dir,
         description="Gallery, queue, pictures, weights.",
@@ -225,12 +182,25 @@ class Settings(BaseSettings):
     @classmethod
     def _whole_path(cls, path: Path | None) -> Path | None:
         """Clients pass variables without a shell: nobody else would expand `~`."""
-        return None if path is None else path.expanduser().absolute()
+        return None if path is None else whole_path(path)
 
     @field_validator("allowed_dirs", mode="after")
     @classmethod
     def _whole_paths(cls, paths: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(path.expanduser().absolute() for path in paths)
+        return tuple(whole_path(path) for path in paths)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings names them
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where values come from; the first source wins."""
+        files = config_files(settings_cls, init_settings, env_settings)
+        return (init_settings, env_settings, *files)
 
     @model_validator(mode="after")
     def _lets_only_neighbours_in_without_a_token(self) -> "Settings":
@@ -272,38 +242,21 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def ensure_dirs(paths: Paths) -> None:
-    """Make every folder of the data directory.
-
-    Raises:
-        StorageError: a folder cannot be made.
-    """
-    try:
-        for folder in (
-            paths.images,
-            paths.previews,
-            paths.uploads,
-            paths.loras,
-            paths.packs,
-            paths.hf_cache,
-            paths.worker_log.parent,
-        ):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"The data folder {paths.root} cannot be used: {error.strerror}.",
-            "Choose another with --data-dir or FLUX_MCP_DATA_DIR.",
-        ) from error
-
-
 def worker_environment(settings: Settings) -> dict[str, str]:
     """Return the whole environment of a worker process.
 
     The hub is offline and remote code is off, whatever the caller's shell says; progress bars and
     warnings of the libraries stay out of the log. Source: diffusers 0.42.1, huggingface_hub 2.4.
     """
-    # Unbuffered, a start-up file that prints would write into the frames before we can stop it.
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        # Unbuffered, a start-up file that prints would write into the frames before we can stop it.
+        if name != "PYTHONUNBUFFERED"
+        # The worker must not read settings anew: flags and files of the server would be missing,
+        # and secrets are none of its business.
+        and not name.upper().startswith("FLUX_MCP_")
+    }
     return {
         **inherited,
         "HF_HOME": str(settings.paths.hf_cache),
@@ -322,15 +275,11 @@ def worker_environment(settings: Settings) -> dict[str, str]:
 
 
 def _settings_as_environment(settings: Settings) -> Mapping[str, str]:
-    """Hand a worker the parts of the settings it reads, so that both sides agree."""
-    variables = {
-        "FLUX_MCP_DATA_DIR": str(settings.data_dir),
-        "FLUX_MCP_WEIGHTS_DIR": str(settings.weights_dir),
-        "FLUX_MCP_DEVICE": settings.device,
-    }
-    if settings.torch_threads is not None:
-        variables["FLUX_MCP_TORCH_THREADS"] = str(settings.torch_threads)
-    return variables
+    """Hand a worker the settings it reads, all of them and no other, and no file to read."""
+    chosen = settings.model_dump(mode="json", include=set(WORKER_SETTINGS), exclude_none=True)
+    as_text = {n: v if isinstance(v, str) else json.dumps(v) for n, v in chosen.items()}
+    variables = {f"FLUX_MCP_{name.upper()}": text for name, text in as_text.items()}
+    return {**variables, "FLUX_MCP_CONFIG": os.devnull}
 
 
 def command_path(name: str) -> str:

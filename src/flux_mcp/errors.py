@@ -15,7 +15,8 @@ FluxMcpError(code, message, hint)
 │   ├── InvalidImageError        [invalid_image]        unreadable, truncated, wrong type, too large
 │   ├── PathNotAllowedError      [path_not_allowed]
 │   ├── InvalidCursorError       [invalid_cursor]
-│   └── IdempotencyConflictError [idempotency_conflict]
+│   ├── IdempotencyConflictError [idempotency_conflict]
+│   └── SettingsFileError        [invalid_settings]     a configuration file that cannot be used
 ├── CapacityError            the caller can wait or ask for less
 │   ├── QueueFullError           [queue_full]
 │   └── OutOfMemoryError         [out_of_memory]
@@ -171,6 +172,12 @@ class IdempotencyConflictError(RequestError):
     """The idempotency key was used before, for another request."""
 
     code = "idempotency_conflict"
+
+
+class SettingsFileError(RequestError):
+    """A configuration file cannot be used: missing, unreadable, not TOML, or open to others."""
+
+    code = "invalid_settings"
 
 
 class CapacityError(FluxMcpError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
 from flux_mcp.compose.library import open_library
-from flux_mcp.config import Settings, ensure_dirs
+from flux_mcp.config import Settings
 from flux_mcp.database import DatabaseThread
 from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.gallery.files import ImageFiles
@@ -31,6 +31,7 @@ from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.rows import migrate as migrate_jobs
 from flux_mcp.jobs.worker_process import ProcessFleet
 from flux_mcp.models.registry import Registry, load_registry
+from flux_mcp.paths import ensure_dirs
 from flux_mcp.planner import Planner, as_asked
 from flux_mcp.principals import acting, only
 from flux_mcp.requests.schemas import DrawRequest, SearchRequest

@@ -215,7 +215,7 @@ def test_a_mistake_is_told_on_stderr_with_its_exit_code_and_nothing_on_stdout(
         ("FLUX_MCP_QUEUE_LIMIT", "0", "greater than or equal to 1"),
         ("FLUX_MCP_DEVICE", "tpu", "'cuda'"),
         ("FLUX_MCP_ALLOWED_DIRS", "/home/me", "it is not JSON"),
-        ("FLUX_MCP_ALLOWED_DIRS", '{"a": 1}', "tuple"),
+        ("FLUX_MCP_ALLOWED_DIRS", '{"a": 1}', "It takes: list of path."),
     ],
 )
 def test_a_bad_variable_is_named(cli: Cli, variable: str, value: str, says: str) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlite_utils import Database
 
-from flux_mcp.config import Paths, ensure_dirs
 from flux_mcp.database import open_database
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.migrations import migrate
 from flux_mcp.gallery.store import Gallery, ImageRecord, new_image_id
 from flux_mcp.models.registry import load_registry
+from flux_mcp.paths import Paths, ensure_dirs
 from flux_mcp.requests.plan import make_plan
 from flux_mcp.requests.schemas import GenerateRequest
 

@@ -136,7 +136,7 @@ def test_a_lost_database_does_not_cost_the_pictures(files, paths, caplog):
 WRITE = """
 import sys, time
 from pathlib import Path
-from flux_mcp.config import Paths
+from flux_mcp.paths import Paths
 from flux_mcp.gallery import files
 
 paths, at = Paths(Path(sys.argv[1])), sys.argv[2]
@@ -176,7 +176,7 @@ def test_a_killed_process_leaves_files_without_a_row_and_the_sweep_removes_them(
 ADD_MANY = """
 import sys
 from pathlib import Path
-from flux_mcp.config import Paths
+from flux_mcp.paths import Paths
 from flux_mcp.database import open_database
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.store import Gallery, ImageRecord, new_image_id

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flux_mcp.config import Paths
 from flux_mcp.database import open_database
 from flux_mcp.errors import InvalidCursorError, InvalidRequestError
 from flux_mcp.gallery.migrations import migrate
 from flux_mcp.gallery.search import SearchFilter, statement_for
 from flux_mcp.gallery.store import Gallery
+from flux_mcp.paths import Paths
 
 
 def prompts(page):

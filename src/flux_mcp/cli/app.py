@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from flux_mcp import __version__
-from flux_mcp.cli.common import HELP_FLAGS, AsJson, DataDir, read_settings, run_now, set_up_logging
+from flux_mcp.cli.common import (
+    HELP_FLAGS,
+    AsJson,
+    ConfigPath,
+    DataDir,
+    given_flags,
+    read_settings,
+    run_now,
+    set_up_logging,
+)
 from flux_mcp.cli.packs_commands import packs_app
 
 _HELP = (
@@ -64,6 +73,7 @@ def _add_serve(app: typer.Typer) -> None:
     @app.command()
     def serve(
         data_dir: DataDir = None,
+        config: ConfigPath = None,
         preload: Annotated[
             bool | None,
             typer.Option("--preload", help="Start the worker now, not at the first job."),
@@ -77,7 +87,7 @@ def _add_serve(app: typer.Typer) -> None:
         sse: Annotated[
             bool | None, typer.Option("--sse", help="With http: the older SSE transport as well.")
         ] = None,
-        without_token: Annotated[
+        loopback_without_token: Annotated[
             bool | None,
             typer.Option(
                 "--loopback-without-token",
@@ -98,13 +108,14 @@ def _add_serve(app: typer.Typer) -> None:
         guard = WireGuard()
         settings = read_settings(
             data_dir,
+            config=config,
             preload=preload,
             log_level=log_level,
             transport=transport,
             host=host,
             port=port,
             sse=sse,
-            loopback_without_token=without_token,
+            loopback_without_token=loopback_without_token,
         )
         set_up_logging(settings.log_level)
         from flux_mcp.service import Service
@@ -163,6 +174,7 @@ def _add_generate(app: typer.Typer) -> None:
             typer.Option("--dry-run", help="Show the prompt, its audit and plan; draw nothing."),
         ] = False,
         data_dir: DataDir = None,
+        config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
         """Draw a picture and wait for it. Ctrl-C cancels it.
@@ -190,7 +202,7 @@ def _add_generate(app: typer.Typer) -> None:
             "dry_run": dry_run,
         }
         given = {name: value for name, value in asked.items() if value is not None}
-        settings = read_settings(data_dir)
+        settings = read_settings(data_dir, config=config)
         set_up_logging("warning")
         flags = PackFlags(pack, subject, tuple(variable or ()), extra)
         run(generate_and_wait(settings, given, flags, as_json=as_json))
@@ -207,6 +219,7 @@ def _add_demo(app: typer.Typer) -> None:
             ),
         ] = None,
         data_dir: DataDir = None,
+        config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
         """Start the real server, let each drawing tool draw, and show what came out.
@@ -218,7 +231,7 @@ def _add_demo(app: typer.Typer) -> None:
         from flux_mcp.cli.demo import demonstrate
 
         set_up_logging("warning")
-        run(demonstrate(read_settings(data_dir), sheet, as_json=as_json))
+        run(demonstrate(read_settings(data_dir, config=config), sheet, as_json=as_json))
 
 
 def _add_doctor(app: typer.Typer) -> None:
@@ -227,15 +240,33 @@ def _add_doctor(app: typer.Typer) -> None:
         worker: Annotated[
             bool, typer.Option("--worker", help="Also start a worker and ask what it draws on.")
         ] = False,
+        settings: Annotated[
+            bool,
+            typer.Option("--settings", help="Instead: every setting, its value, where it is set."),
+        ] = False,
+        example_config: Annotated[
+            bool,
+            typer.Option("--example-config", help="Instead: a config.toml to begin with."),
+        ] = False,
         data_dir: DataDir = None,
+        config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
         """Show what is installed, what draws, which models are here, and what to do next."""
         from flux_mcp.cli.common import run
-        from flux_mcp.cli.doctor import examine_and_print
+        from flux_mcp.cli.settings import print_example, print_settings
 
         set_up_logging("warning")
-        run(examine_and_print(read_settings(data_dir), ask_worker=worker, as_json=as_json))
+        if example_config:
+            print_example()
+            return
+        if settings:
+            print_settings(given_flags(data_dir, config=config), as_json=as_json)
+            return
+        from flux_mcp.cli.doctor import examine_and_print
+
+        read = read_settings(data_dir, config=config)
+        run(examine_and_print(read, ask_worker=worker, as_json=as_json))
 
 
 def _jobs() -> typer.Typer:
@@ -246,13 +277,14 @@ def _jobs() -> typer.Typer:
         all_jobs: Annotated[bool, typer.Option("--all", help="Ended ones too.")] = False,
         limit: Annotated[int, typer.Option(min=1, max=1000, help="Most rows with --all.")] = 20,
         data_dir: DataDir = None,
+        config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
         """Show who runs and who waits; with --all the newest jobs, ended ones too."""
         from flux_mcp.cli import lists
         from flux_mcp.cli.common import run
 
-        settings = read_settings(data_dir)
+        settings = read_settings(data_dir, config=config)
         if all_jobs:
             run(lists.print_recent_jobs(settings, limit, as_json=as_json))
         else:
@@ -262,13 +294,14 @@ def _jobs() -> typer.Typer:
     def show(
         job_id: Annotated[str, typer.Argument(help="Its id, as 'jobs list --all' shows it.")],
         data_dir: DataDir = None,
+        config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
         """Show one job: how far it is, why it failed, its pictures."""
         from flux_mcp.cli import lists
         from flux_mcp.cli.common import run
 
-        run(lists.print_job(read_settings(data_dir), job_id, as_json=as_json))
+        run(lists.print_job(read_settings(data_dir, config=config), job_id, as_json=as_json))
 
     @jobs.command()
     def cancel(
@@ -279,6 +312,7 @@ def _jobs() -> typer.Typer:
             str | None, typer.Option(help="Instead: every unfinished job of it.")
         ] = None,
         data_dir: DataDir = None,
+        config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
         """Cancel one job, or all of a session; a running one stops at its next step."""
@@ -287,7 +321,7 @@ def _jobs() -> typer.Typer:
 
         asked = {"job_id": job_id, "session": session}
         given = {name: value for name, value in asked.items() if value is not None}
-        run(lists.cancel_jobs(read_settings(data_dir), given, as_json=as_json))
+        run(lists.cancel_jobs(read_settings(data_dir, config=config), given, as_json=as_json))
 
     return jobs
 
@@ -312,6 +346,7 @@ def _gallery() -> typer.Typer:
         limit: Annotated[int | None, typer.Option(help="Rows: 20, or up to 50.")] = None,
         cursor: Annotated[str | None, typer.Option(help="As the page before printed it.")] = None,
         data_dir: DataDir = None,
+        config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
         """Find pictures, newest first."""
@@ -330,18 +365,19 @@ def _gallery() -> typer.Typer:
             "cursor": cursor,
         }
         given = {name: value for name, value in asked.items() if value is not None}
-        run(lists.print_hits(read_settings(data_dir), given, as_json=as_json))
+        run(lists.print_hits(read_settings(data_dir, config=config), given, as_json=as_json))
 
     @gallery.command()
     def show(
         image_id: Annotated[str, typer.Argument(help="Its id, as 'gallery search' shows it.")],
         data_dir: DataDir = None,
+        config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
         """Show everything known about one picture: where it is and how it was made."""
         from flux_mcp.cli import lists
         from flux_mcp.cli.common import run
 
-        run(lists.print_image(read_settings(data_dir), image_id, as_json=as_json))
+        run(lists.print_image(read_settings(data_dir, config=config), image_id, as_json=as_json))
 
     return gallery

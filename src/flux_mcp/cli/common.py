@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -16,11 +15,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsError
 from rich.console import Console
 
+from flux_mcp.cli.origins import problems_of
 from flux_mcp.config import Settings
 from flux_mcp.errors import (
     CapacityError,
     FluxMcpError,
     RequestError,
+    SettingsFileError,
     UnknownImageError,
     UnknownJobError,
 )
@@ -32,8 +33,17 @@ DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
-        help="Gallery, queue, pictures and weights. Else FLUX_MCP_DATA_DIR, else data/ in a "
-        "checkout, else the user's data folder.",
+        help="Gallery, queue, pictures and weights. Else FLUX_MCP_DATA_DIR, else as the user's "
+        "config.toml says, else data/ in a checkout, else the user's data folder.",
+        show_default=False,
+    ),
+]
+ConfigPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="The configuration file, and no other. Else FLUX_MCP_CONFIG, else config.toml in the "
+        "data folder and in the user's folder for configuration.",
         show_default=False,
     ),
 ]
@@ -51,32 +61,24 @@ _HINTS: dict[type[FluxMcpError], str] = {
 
 
 def read_settings(data_dir: Path | None, **flags: Any) -> Settings:
-    """Return the settings of this command: flags over environment over defaults.
+    """Return the settings of this command: flags over environment over files over defaults.
 
     Raises:
-        typer.Exit: a value cannot be used; it has been said which.
+        typer.Exit: they cannot be used; it has been said why and where.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
-    if data_dir is not None:
-        given["data_dir"] = data_dir
+    given = given_flags(data_dir, **flags)
     try:
         return Settings(**given)
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            name = str(detail["loc"][0]) if detail["loc"] else ""
-            flag = f"--{name.replace('_', '-')}"
-            complain(f"{flag if name in given else _variable(name)}: {detail['msg']}.")
-        raise typer.Exit(EXIT_REQUEST) from error
-    except SettingsError as error:
-        # Only a list or an object can be unreadable before it is validated.
-        found = re.search(r'field "(\w+)"', str(error))
-        name = _variable(found.group(1)) if found else "A FLUX_MCP_ variable"
-        complain(f'{name}: it is not JSON. Write a list as ["/first", "/second"].')
+    except (ValidationError, SettingsError, SettingsFileError) as error:
+        for problem in problems_of(error, given):
+            complain(problem)
         raise typer.Exit(EXIT_REQUEST) from error
 
 
-def _variable(field: str) -> str:
-    return f"FLUX_MCP_{field.upper()}"
+def given_flags(data_dir: Path | None, **flags: Any) -> dict[str, Any]:
+    """Return the flags that were given, by the name of their setting."""
+    everything = {"data_dir": data_dir, **flags}
+    return {name: value for name, value in everything.items() if value is not None}
 
 
 def set_up_logging(level: str) -> None:

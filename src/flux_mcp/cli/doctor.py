@@ -14,12 +14,13 @@ from rich.text import Text
 
 from flux_mcp import __version__
 from flux_mcp.cli.common import EXIT_ENGINE, console, plain, print_json
-from flux_mcp.config import Settings, command_path, ensure_dirs
+from flux_mcp.config import Settings, command_path
 from flux_mcp.jobs.fleet import WorkerLost
 from flux_mcp.jobs.worker_process import ProcessFleet
 from flux_mcp.models.registry import KINDS, Registry, load_registry
 from flux_mcp.models.tiers import real_models, recommended
 from flux_mcp.models.weights import find_snapshot, install_hint, is_installed
+from flux_mcp.paths import ensure_dirs
 
 PACKAGES = (
     "torch",

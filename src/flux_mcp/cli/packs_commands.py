@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flux_mcp.cli.common import HELP_FLAGS, AsJson, DataDir, read_settings
+from flux_mcp.cli.common import HELP_FLAGS, AsJson, ConfigPath, DataDir, read_settings
 
 PackName = Annotated[str, typer.Argument(help="Its name, as 'packs list' shows it.")]
 
@@ -22,20 +22,24 @@ def packs_app() -> typer.Typer:
 
 def _add_looking(app: typer.Typer) -> None:
     @app.command("list")
-    def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    def list_(data_dir: DataDir = None, config: ConfigPath = None, as_json: AsJson = False) -> None:
         """Show the packs there are, shipped ones and your own, and what is wrong with any."""
         from flux_mcp.cli import packs
         from flux_mcp.cli.common import run_now
 
-        run_now(lambda: packs.print_packs(read_settings(data_dir), as_json=as_json))
+        run_now(lambda: packs.print_packs(read_settings(data_dir, config=config), as_json=as_json))
 
     @app.command()
-    def show(name: PackName, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    def show(
+        name: PackName, data_dir: DataDir = None, config: ConfigPath = None, as_json: AsJson = False
+    ) -> None:
         """Show what a pack holds: subjects, variables with their choices, what it forbids."""
         from flux_mcp.cli import packs
         from flux_mcp.cli.common import run_now
 
-        run_now(lambda: packs.print_pack(read_settings(data_dir), name, as_json=as_json))
+        run_now(
+            lambda: packs.print_pack(read_settings(data_dir, config=config), name, as_json=as_json)
+        )
 
 
 def _add_compose(app: typer.Typer) -> None:
@@ -57,6 +61,7 @@ def _add_compose(app: typer.Typer) -> None:
             int, typer.Option(min=1, max=100, help="Compose for so many seeds, counting up.")
         ] = 1,
         data_dir: DataDir = None,
+        config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
         """Print the prompt a pack makes, and what its audit says; nothing is drawn.
@@ -68,7 +73,11 @@ def _add_compose(app: typer.Typer) -> None:
         from flux_mcp.cli.common import run_now
 
         asked = packs.Asked(name, subject, tuple(variable or ()), extra or "", seed, count)
-        run_now(lambda: packs.print_compositions(read_settings(data_dir), asked, as_json=as_json))
+        run_now(
+            lambda: packs.print_compositions(
+                read_settings(data_dir, config=config), asked, as_json=as_json
+            )
+        )
 
 
 def _add_audit(app: typer.Typer) -> None:
@@ -86,6 +95,7 @@ def _add_audit(app: typer.Typer) -> None:
             bool, typer.Option("--strict", help="End with 2 if the verdict is refuse.")
         ] = False,
         data_dir: DataDir = None,
+        config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
         """Say whether a text mentions what it must not. It understands negation.
@@ -99,7 +109,11 @@ def _add_audit(app: typer.Typer) -> None:
         judging = packs.Judging(
             text, tuple(forbid or ()), tuple(forbid_regex or ()), pack, is_strict=strict
         )
-        run_now(lambda: packs.print_audit(read_settings(data_dir), judging, as_json=as_json))
+        run_now(
+            lambda: packs.print_audit(
+                read_settings(data_dir, config=config), judging, as_json=as_json
+            )
+        )
 
 
 def _add_making(app: typer.Typer) -> None:
@@ -112,6 +126,7 @@ def _add_making(app: typer.Typer) -> None:
             ),
         ] = None,
         data_dir: DataDir = None,
+        config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
         """Check packs thoroughly: every file, every choice, every prompt they can make.
@@ -122,7 +137,11 @@ def _add_making(app: typer.Typer) -> None:
         from flux_mcp.cli import packs
         from flux_mcp.cli.common import run_now
 
-        run_now(lambda: packs.print_checks(read_settings(data_dir), folder, as_json=as_json))
+        run_now(
+            lambda: packs.print_checks(
+                read_settings(data_dir, config=config), folder, as_json=as_json
+            )
+        )
 
     @app.command()
     def new(
@@ -132,9 +151,10 @@ def _add_making(app: typer.Typer) -> None:
             typer.Option(help="Where to put it; else packs/ in the data folder, where it is used."),
         ] = None,
         data_dir: DataDir = None,
+        config: ConfigPath = None,
     ) -> None:
         """Write a small working pack to begin with."""
         from flux_mcp.cli import packs
         from flux_mcp.cli.common import run_now
 
-        run_now(lambda: packs.make_pack(read_settings(data_dir), name, folder))
+        run_now(lambda: packs.make_pack(read_settings(data_dir, config=config), name, folder))

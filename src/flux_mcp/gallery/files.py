@@ -21,9 +21,9 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from flux_mcp.config import Paths
 from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.gallery.previews import thumbnail_webp
+from flux_mcp.paths import Paths
 
 THUMBNAIL_PX = 512
 MAX_SWEPT = 256

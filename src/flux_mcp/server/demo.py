@@ -90,15 +90,8 @@ async def tell_story(settings: Settings, watcher: Watcher) -> tuple[JobAnswer, .
     Raises:
         EngineUnavailableError: a job did not complete; the message says why.
     """
-    command = ["-m", "flux_mcp", "serve", "--log-level", "error"]
-    parameters = StdioServerParameters(
-        command=sys.executable,
-        args=[*command, "--data-dir", str(settings.data_dir)],
-        # The SDK hands on a few variables only; the server must read the settings we read.
-        env=dict(os.environ),
-    )
     answers: list[JobAnswer] = []
-    async with Client(stdio_client(parameters)) as client:
+    async with Client(stdio_client(server_parameters(settings))) as client:
         watcher.offered([tool.name for tool in (await client.list_tools()).tools])
         for chapter in STORY:
             watcher.begins(chapter)
@@ -106,6 +99,18 @@ async def tell_story(settings: Settings, watcher: Watcher) -> tuple[JobAnswer, .
             answers.append(await _draw(client, chapter, first, watcher))
             watcher.ended(answers[-1])
     return tuple(answers)
+
+
+def server_parameters(settings: Settings) -> StdioServerParameters:
+    """Return how to start a server that reads the settings we read."""
+    config = [] if settings.config is None else ["--config", str(settings.config)]
+    command = ["-m", "flux_mcp", "serve", "--log-level", "error"]
+    return StdioServerParameters(
+        command=sys.executable,
+        args=[*command, "--data-dir", str(settings.data_dir), *config],
+        # The SDK hands on a few variables only.
+        env=dict(os.environ),
+    )
 
 
 async def _draw(client: Client, chapter: Chapter, first: str | None, watcher: Watcher) -> JobAnswer:

@@ -1,0 +1,92 @@
+"""Where everything lies below one data folder. Owns nothing: the folders are the state."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux_mcp.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where everything lives below one data folder."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """The gallery and the queue."""
+        return self.root / "gallery.sqlite"
+
+    @property
+    def tokens(self) -> Path:
+        """Who may come in over HTTP, readable by its owner only."""
+        return self.root / "tokens"
+
+    @property
+    def gpu_lock(self) -> Path:
+        """Held by the one server process that runs jobs."""
+        return self.root / "gpu.lock"
+
+    @property
+    def images(self) -> Path:
+        """Finished PNG files with their thumbnails beside them."""
+        return self.root / "images"
+
+    @property
+    def previews(self) -> Path:
+        """One small WebP for each job that is being drawn."""
+        return self.root / "previews"
+
+    @property
+    def uploads(self) -> Path:
+        """Pictures that came in, named by the SHA-256 of their bytes."""
+        return self.root / "uploads"
+
+    @property
+    def loras(self) -> Path:
+        """LoRA files."""
+        return self.root / "loras"
+
+    @property
+    def packs(self) -> Path:
+        """The user's own prompt packs."""
+        return self.root / "packs"
+
+    @property
+    def hf_cache(self) -> Path:
+        """HF_HOME: the only durable store of downloaded weights."""
+        return self.root / "hf-cache"
+
+    @property
+    def demo_sheet(self) -> Path:
+        """What the last demonstration drew, side by side."""
+        return self.root / "demo.png"
+
+    @property
+    def worker_log(self) -> Path:
+        """What the worker process and its libraries wrote to stderr."""
+        return self.root / "logs" / "worker.log"
+
+
+def ensure_dirs(paths: Paths) -> None:
+    """Make every folder of the data directory.
+
+    Raises:
+        StorageError: a folder cannot be made.
+    """
+    try:
+        for folder in (
+            paths.images,
+            paths.previews,
+            paths.uploads,
+            paths.loras,
+            paths.packs,
+            paths.hf_cache,
+            paths.worker_log.parent,
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"The data folder {paths.root} cannot be used: {error.strerror}.",
+            "Choose another with --data-dir or FLUX_MCP_DATA_DIR.",
+        ) from error
