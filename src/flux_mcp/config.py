@@ -294,6 +294,36 @@ def command_path(name: str) -> str:
     return str(beside.relative_to(Path.cwd())) if in_checkout else str(beside)
 
 
+def command_file(name: str) -> Path | None:
+    """Return the whole path of a command that was installed with us; None if there is none.
+
+    Not resolved: the link in a virtual environment is what stays when Python is upgraded.
+    """
+    suffix = ".exe" if sys.platform == "win32" else ""
+    beside = Path(sys.executable).with_name(f"{name}{suffix}")
+    found = str(beside) if beside.exists() else shutil.which(name)
+    return Path(found).absolute() if found else None
+
+
+def client_folders() -> dict[str, Path]:
+    """Return the folders below which MCP clients keep their files.
+
+    `home`; `config`: APPDATA, Application Support or XDG_CONFIG_HOME; `local`: LOCALAPPDATA on
+    Windows; `project`: the working folder.
+    """
+    return {
+        "home": Path.home(),
+        "config": platformdirs.user_config_path(roaming=True),
+        "local": platformdirs.user_data_path(),
+        "project": Path.cwd(),
+    }
+
+
+def client_variable(name: str) -> str | None:
+    """Return an environment variable by which a client moves its file; None if unset or empty."""
+    return os.environ.get(name) or None
+
+
 def platform_name() -> str:
     """Return the operating system and Python version, for provenance and `doctor`."""
     version = ".".join(str(part) for part in sys.version_info[:3])

@@ -15,6 +15,8 @@ FluxMcpError(code, message, hint)
 │   ├── InvalidImageError        [invalid_image]        unreadable, truncated, wrong type, too large
 │   ├── PathNotAllowedError      [path_not_allowed]
 │   ├── InvalidCursorError       [invalid_cursor]
+│   ├── InvalidClientFileError   [invalid_client_file]  an MCP client's configuration file
+│   ├── EntryConflictError       [entry_conflict]       a client's file has another entry there
 │   ├── IdempotencyConflictError [idempotency_conflict]
 │   └── SettingsFileError        [invalid_settings]     a configuration file that cannot be used
 ├── CapacityError            the caller can wait or ask for less
@@ -166,6 +168,18 @@ class InvalidCursorError(RequestError):
     """A search cursor was not issued by this gallery."""
 
     code = "invalid_cursor"
+
+
+class InvalidClientFileError(RequestError):
+    """An MCP client's configuration file cannot be read, so it is not changed."""
+
+    code = "invalid_client_file"
+
+
+class EntryConflictError(RequestError):
+    """An MCP client's configuration file has another entry under the name that ours would get."""
+
+    code = "entry_conflict"
 
 
 class IdempotencyConflictError(RequestError):

@@ -23,6 +23,7 @@ COMMANDS = (
     "generate",
     "demo",
     "doctor",
+    "connect",
     "jobs",
     "jobs list",
     "jobs show",

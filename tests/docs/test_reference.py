@@ -32,6 +32,7 @@ def test_the_check_finds_a_stale_page_and_names_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name, text in script.pages().items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     assert script.stale(tmp_path) == []
     (tmp_path / "settings.md").write_text("old", encoding="utf-8")

@@ -164,7 +164,7 @@ def advice(found: dict[str, Any], settings: Settings, registry: Registry) -> lis
             best = recommended(registry, kind)
             how = install_hint(best, registry, settings)
             steps.append(f"{kind} draws with micro, a demonstration. {how}")
-    steps.append("Connect a client: see mcp.json and the README.")
+    steps.append(f"Connect an MCP client: {command_path('flux-mcp')} connect")
     return steps
 
 

@@ -63,6 +63,19 @@ def load_tokens(settings: Settings) -> Tokens:
     return Tokens(_parse(_read(path), path))
 
 
+def owner_token(settings: Settings) -> str | None:
+    """Return a token of this machine's owner; `None` if there is none, or no file of them yet.
+
+    Raises:
+        TokenFileError: the file cannot be read, or a line of it is no token.
+    """
+    if settings.token is not None:
+        return settings.token.get_secret_value()
+    path = token_file(settings)
+    known = _parse(_read(path), path) if path.exists() else {}
+    return next((token for token, name in known.items() if name == LOCAL), None)
+
+
 def token_file(settings: Settings) -> Path:
     """Return where tokens are kept when no setting holds one."""
     return settings.token_file or settings.paths.tokens

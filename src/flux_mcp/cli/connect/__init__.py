@@ -1,0 +1,6 @@
+"""`flux-mcp connect`: show an MCP client's entry for this server, write it, take it out again.
+
+The decisions are pure: `clients` (the rows of clients.toml), `entries` (what an entry says),
+`json_text` and `toml_text` (how a document looks with it), `changes` (what is done to a file).
+`places` looks for files, `files` writes them, `commands` and `printing` are what people see.
+"""
