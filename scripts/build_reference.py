@@ -345,8 +345,8 @@ def clients_page() -> str:
             f"`--http` makes an entry for a server that runs already, at `{DEFAULT_URL}` or at "
             f"`--url`. The token stays out of the file where the client can name a variable: set "
             f"`{TOKEN_VARIABLE}` where the client is started. Elsewhere `--token-in-file` writes "
-            f"it: that of the variable, else the one in the server's own file. [Network](../network.md) "
-            "has what the server needs."
+            f"it: that of the variable, else the one in the server's own file. "
+            "[Network](../network.md) has what the server needs."
         ),
         (
             "Whether each client starts its own server or all call one, there is one queue and one "

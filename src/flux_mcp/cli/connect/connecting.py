@@ -1,5 +1,6 @@
 """One call of `flux-mcp connect CLIENT`: from the flags to what was found, shown and done."""
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -154,7 +155,7 @@ def launch_of(settings: Settings, *, pin_data_dir: bool = False) -> Launch:
     program = command_file(COMMAND)
     is_usual = settings.data_dir == default_data_dir() and not pin_data_dir
     env = {} if is_usual else {"FLUX_MCP_DATA_DIR": str(settings.data_dir)}
-    if settings.config is not None:
+    if settings.config is not None and settings.config != Path(os.devnull):
         env["FLUX_MCP_CONFIG"] = str(settings.config)
     if program is not None:
         return Launch(str(program), env=env)
