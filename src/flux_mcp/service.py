@@ -26,7 +26,7 @@ from flux_mcp.intake import Intake
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.executor import GpuExecutor
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
-from flux_mcp.jobs.job import Job, new_job_id, utc_now
+from flux_mcp.jobs.job import Job, PreviewSize, new_job_id, utc_now
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.rows import migrate as migrate_jobs
 from flux_mcp.jobs.worker_process import ProcessFleet
@@ -252,9 +252,14 @@ class Service:
         await self.open()
         return await self._database.call(self._queue.recent, limit)
 
-    async def mark_id_given(self, job_id: str) -> None:
-        """Record that a caller now holds the id: its call can no longer cancel the job."""
-        await self._database.call(self._queue.mark_id_given, job_id)
+    async def mark_id_given(self, job_id: str, preview: PreviewSize | None = None) -> None:
+        """Record that a caller now holds the id: its call can no longer cancel the job.
+
+        Args:
+            job_id: The job.
+            preview: How large a preview that caller wants to see when it is finished, if it said.
+        """
+        await self._database.call(self._queue.mark_id_given, job_id, preview)
 
     async def position(self, job: Job) -> int | None:
         """Return a waiting job's place in the queue, 1 for the next."""

@@ -35,7 +35,7 @@ def old_table(path: Path, *ids: str) -> None:
     job_migrations().apply(database, stop_before=COMPOSED)
     for job_id in ids:
         row = to_row(make_job(id=job_id, idempotency_key=f"key of {job_id}"))
-        for name in ("composed", "principal", "traceparent"):
+        for name in ("composed", "principal", "traceparent", "preview"):
             del row[name]
         database.table("jobs").insert(row)
     database.close()
@@ -51,6 +51,7 @@ def test_an_old_table_gets_the_column_and_keeps_its_jobs(tmp_path: Path) -> None
     assert queue.find("job_old").composed == ()
     assert queue.find("job_old").plan.prompt == "a red circle"
     assert queue.find("job_old").principal == "local"
+    assert queue.find("job_old").preview == "small"
     queue.submit(make_job(id="job_new", composed=(REPORT,)))
     assert queue.find("job_new").composed == (REPORT,)
     stored = database.execute("SELECT composed FROM jobs WHERE id = 'job_new'").fetchone()

@@ -308,6 +308,14 @@ def test_sessions_and_positions_and_history(queue: JobQueue) -> None:
     assert [job.id for job in queue.recent(1)] == [other.id]
 
 
+def test_the_last_who_is_told_an_id_says_which_preview_it_wants(queue: JobQueue) -> None:
+    job_id = queue.submit(make_job()).id
+    assert (queue.find(job_id).id_given, queue.find(job_id).preview) == (False, "small")
+    for told, wanted in (("none", "none"), (None, "none"), ("normal", "normal")):
+        queue.mark_id_given(job_id, told)
+        assert (queue.find(job_id).id_given, queue.find(job_id).preview) == (True, wanted)
+
+
 def test_an_unknown_job_is_said_to_be_unknown(queue: JobQueue) -> None:
     for call in (queue.find, queue.request_cancel):
         with pytest.raises(UnknownJobError, match=r"\[unknown_job\]"):

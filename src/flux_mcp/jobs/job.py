@@ -22,6 +22,7 @@ from flux_mcp.requests.messages import ErrorInfo, Phase
 from flux_mcp.requests.plan import RenderPlan
 
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
+PreviewSize = Literal["none", "small", "normal"]
 
 FINAL: frozenset[JobStatus] = frozenset({"completed", "failed", "cancelled"})
 MAX_ATTEMPTS = 2
@@ -69,6 +70,9 @@ class Job(BaseModel):
     cancel_requested: bool = False
     id_given: bool = False
     """Whether a caller has been told the id: from then on only an explicit cancel ends the job."""
+    preview: PreviewSize = "small"
+    """How large a preview the caller wants that was told the id last: whoever asks for the result
+    of its call later, as a task, gets the result that the call asked for."""
     error: ErrorInfo | None = None
     load_s: float | None = None
     draw_s: float | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flux_mcp.database import immediate
 from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
 from flux_mcp.jobs.estimates import Finished
-from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, utc_now
+from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, PreviewSize, utc_now
 from flux_mcp.jobs.rows import from_row, to_row
 from flux_mcp.jobs.scheduler import Turn, Waiting
 from flux_mcp.requests.messages import ErrorInfo, Progress
@@ -164,10 +164,14 @@ class JobQueue:
             )
         return self.find(job_id)
 
-    def mark_id_given(self, job_id: str) -> None:
-        """Record that a caller now holds the id."""
+    def mark_id_given(self, job_id: str, preview: PreviewSize | None = None) -> None:
+        """Record that a caller now holds the id, and how large a preview it wants, if it said."""
         self._database.execute(
-            "UPDATE jobs SET id_given = 1 WHERE id = ? AND id_given = 0", (job_id,)
+            """
+            UPDATE jobs SET id_given = 1, preview = ifnull(:preview, preview)
+            WHERE id = :id AND (id_given = 0 OR preview <> ifnull(:preview, preview))
+            """,
+            {"id": job_id, "preview": preview},
         )
 
     # --- the executor --------------------------------------------------------------------------

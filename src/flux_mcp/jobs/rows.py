@@ -125,6 +125,10 @@ def job_migrations() -> "Migrations":
             "CREATE INDEX jobs_by_end ON jobs (finished_at) WHERE finished_at IS NOT NULL"
         )
 
+    @migrations()
+    def keep_the_preview_a_caller_wants(database: "Database") -> None:
+        database.execute("ALTER TABLE jobs ADD COLUMN preview TEXT NOT NULL DEFAULT 'small'")
+
     return migrations
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from flux_mcp.errors import FluxMcpError, InternalError
 from flux_mcp.principals import LOCAL, acting_as
 from flux_mcp.requests.invalid import parse_request
 from flux_mcp.server.events import MAX_SESSIONS, RETRY_MS, Sessions
+from flux_mcp.server.job_tasks import JobTasks
 from flux_mcp.server.prompts import (
     PromptFeed,
     completed,
@@ -41,6 +43,7 @@ from flux_mcp.server.prompts import (
 )
 from flux_mcp.server.resources import PACK_URI, add_resources, listed_resources
 from flux_mcp.server.results import error_result
+from flux_mcp.server.tasks import TaskBackend, Tasks, refuse_undeclared_listening
 from flux_mcp.server.tools import TOOLS, ToolCalls, published_tools
 from flux_mcp.service import Service
 
@@ -59,21 +62,27 @@ INSTRUCTIONS = (
 
 
 class FluxServer(MCPServer[Any]):
-    """The SDK's server with our tool list and our reading of arguments."""
+    """The SDK's server with our tool list and our reading of arguments.
 
-    def __init__(self, service: Service) -> None:
+    Args:
+        service: What it serves.
+        task_backends: Of tools that are added to the eight.
+    """
+
+    def __init__(self, service: Service, *, task_backends: Sequence[TaskBackend] = ()) -> None:
         bus = InMemorySubscriptionBus()
         self._feed = PromptFeed(service.packs, bus)
+        self._calls = ToolCalls(service)
         super().__init__(
             name="flux-mcp",
             title="flux-mcp",
             instructions=INSTRUCTIONS,
             version=__version__,
             subscriptions=bus,
-            middleware=[_for_principal, self._feed],
+            middleware=[_for_principal, refuse_undeclared_listening, self._feed],
+            extensions=[Tasks(JobTasks(service, self._calls), *task_backends)],
         )
         self._service = service
-        self._calls = ToolCalls(service)
         self._rows = {row.name: row for row in TOOLS}
         self._published = published_tools()
         add_resources(self, service)

@@ -66,7 +66,7 @@ def describe(job: Job, position: int | None) -> str:
         place = "" if position is None else f", number {position} in the queue"
         return f"waiting{place}{f' ({job.message})' if job.message else ''}"
     if job.phase == "denoising":
-        return f"step {job.step} of {job.total_steps}{_left(job.eta_s)}"
+        return f"denoising, step {job.step} of {job.total_steps}{_left(job.eta_s)}"
     if job.phase is None:
         return "starting the worker"
     return f"{job.phase}{f': {job.message}' if job.message else ''}"

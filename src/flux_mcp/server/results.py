@@ -33,9 +33,8 @@ from flux_mcp.answers import (
 from flux_mcp.compose.composer import advise
 from flux_mcp.errors import FluxMcpError, StorageError
 from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, contact_sheet, preview_webp
+from flux_mcp.jobs.job import PreviewSize
 from flux_mcp.server.progress import describe_answer
-
-PreviewSize = Literal["none", "small", "normal"]
 
 PREVIEW_BUDGET_BYTES = 600_000
 MAX_PREVIEWS = 3

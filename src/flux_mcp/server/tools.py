@@ -13,10 +13,10 @@ from typing import Any
 import anyio
 from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult, Tool, ToolAnnotations
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from flux_mcp.answers import CancelAnswer, JobAnswer, SearchAnswer
-from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.job import Job, PreviewSize
 from flux_mcp.requests.schemas import (
     DRAW_REQUESTS,
     CancelJobRequest,
@@ -32,6 +32,7 @@ from flux_mcp.requests.schemas import (
 from flux_mcp.server.progress import ProgressFeed
 from flux_mcp.server.results import cancel_result, job_result, search_result
 from flux_mcp.server.schema import input_schema, output_schema
+from flux_mcp.server.tasks import declares_tasks
 from flux_mcp.service import Service
 
 _DRAWS = ToolAnnotations(
@@ -45,6 +46,9 @@ _CANCELS = ToolAnnotations(
 )
 
 Handler = Callable[[Any, Context[Any, Any]], Awaitable[CallToolResult]]
+
+TASK_GRACE_S = 0.25
+"""A call whose client takes tasks waits this long: what ends by then is answered directly."""
 
 _WAITING = (
     " Waits up to wait_s seconds; if the picture is not finished by then the answer has a job_id: "
@@ -160,6 +164,14 @@ def published_tools() -> list[Tool]:
     ]
 
 
+class DeferredResult(CallToolResult):
+    """The answer of a drawing call that stopped waiting because a task will stand for it."""
+
+    job: Job = Field(exclude=True)
+    position: int | None = Field(exclude=True)
+    """Its place in the queue, 1 for the next."""
+
+
 class ToolCalls:
     """Answers tool calls through the service. Owns who is waiting for which job in this process."""
 
@@ -200,15 +212,24 @@ class ToolCalls:
     async def _wait_and_answer(
         self, job: Job, request: DrawRequest, context: Context[Any, Any]
     ) -> CallToolResult:
+        # Who does not want to wait is answered with the job's id, tasks or not.
+        defers = request.wait_s > TASK_GRACE_S and declares_tasks(context)
         self._waiting[job.id] += 1
         try:
-            job = await self._wait(job, request.wait_s, context)
+            job = await self._wait(job, TASK_GRACE_S if defers else request.wait_s, context)
         finally:
             self._waiting[job.id] -= 1
             self._waiting += Counter()
-        answer = await self._service.describe_job(job)
-        result = await self._job_result(answer, request.preview)
-        await self._service.mark_id_given(job.id)
+        result, position = await self.drawn(job, request.preview), await self._service.position(job)
+        await self._service.mark_id_given(job.id, request.preview)
+        # Nothing is awaited from here on: a call that is cancelled now has been told the id.
+        if defers and not job.is_final:
+            return DeferredResult(job=job, position=position, **dict(result))
+        return result
+
+    async def drawn(self, job: Job, preview: PreviewSize) -> CallToolResult:
+        """Return what a drawing call answers when its job is as given."""
+        result = await self._job_result(await self._service.describe_job(job), preview)
         if job.status == "failed":
             return result.model_copy(update={"is_error": True})
         return result
@@ -258,6 +279,6 @@ class ToolCalls:
             await asyncio.gather(telling, return_exceptions=True)
         return job
 
-    async def _job_result(self, answer: JobAnswer, preview: Any) -> CallToolResult:
+    async def _job_result(self, answer: JobAnswer, preview: PreviewSize) -> CallToolResult:
         path = self._service.preview_path(answer.job_id or "")
         return await asyncio.to_thread(job_result, answer, preview, path)

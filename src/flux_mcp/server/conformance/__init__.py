@@ -1,0 +1,1 @@
+"""The server that the conformance suite runs against."""
