@@ -1,5 +1,5 @@
-# flux-mcp. The words: setup, demo, test, check, bench, train-micro. Each sets up first when that is
-# needed.
+# flux-mcp. The words: setup, demo, test, check, conformance, bench, train-micro. Each sets up first
+# when that is needed.
 #
 #   make setup TORCH_INDEX=URL   take torch from another index: the one the PyTorch site names for
 #                                your card, or for CPU only; else it comes from your package index
@@ -16,7 +16,14 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 GET_TORCH = $(PIP) install --quiet --progress-bar off --index-url '$(TORCH_INDEX)' '$(TORCH)' && \
   echo '$(TORCH_INDEX)' > $(VENV)/.torch-index
 
-.PHONY: setup demo test check format bench train-micro lock clean
+# The suite and the Inspector, pinned by the lock in SUITE. The Inspector wants Node 22.19 or newer;
+# where the machine has none, the npm registry has one, which the lock pins as well.
+SUITE := tests/conformance
+SUITE_READY := $(SUITE)/node_modules/.ready
+NODE_IS_NEW := node -e 'const [major, minor] = process.versions.node.split("."); \
+  process.exit(+major > 22 || (+major === 22 && +minor >= 19) ? 0 : 1)' 2>/dev/null
+
+.PHONY: setup demo test check conformance format bench train-micro lock clean
 
 # With TORCH_INDEX on a finished setup: replace torch by the one from there.
 setup: $(READY)
@@ -45,6 +52,16 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+$(SUITE_READY): $(SUITE)/package.json $(SUITE)/package-lock.json $(SUITE)/.npmrc
+	@command -v npm > /dev/null || \
+	  { echo "npm is needed, with Node 18 or newer. On Debian or Ubuntu: apt install npm"; exit 1; }
+	@echo "Installing the conformance suite and the Inspector into $(SUITE)/node_modules ..."
+	@cd $(SUITE) && if $(NODE_IS_NEW); then npm ci --omit=optional; else npm ci; fi
+	@touch $@
+
+conformance: $(READY) $(SUITE_READY)
+	$(BIN)/python -m pytest $(SUITE)
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -62,4 +79,4 @@ lock:
 	  --no-annotate --no-emit-index-url --no-header pyproject.toml --output-file constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(SUITE)/node_modules build dist .mypy_cache .ruff_cache .pytest_cache

@@ -82,10 +82,12 @@ def test_every_flux_mcp_command_that_is_named_exists_with_its_options(page: Path
         assert not is_group or not left or left[0].startswith("--"), arguments
 
 
-def test_the_readme_names_every_command() -> None:
+def test_the_readme_names_every_command_and_some_page_every_hidden_one() -> None:
     tree: Any = typer.main.get_command(build_app())
-    named = {" ".join(arguments[:2]) for arguments in commands_of(README)}
+    in_readme = {" ".join(arguments[:2]) for arguments in commands_of(README)}
+    anywhere = {" ".join(arguments[:2]) for page in PAGES for arguments in commands_of(page)}
     for name, command in tree.commands.items():
+        named = anywhere if command.hidden else in_readme
         for below in getattr(command, "commands", {None: None}):
             wanted = name if below is None else f"{name} {below}"
             assert any(f"{one} ".startswith(f"{wanted} ") for one in named), wanted

@@ -17,6 +17,7 @@ from flux_mcp.cli.common import (
     run_now,
     set_up_logging,
 )
+from flux_mcp.cli.conformance import add_conformance
 from flux_mcp.cli.connect.command import add_connect
 from flux_mcp.cli.packs_commands import packs_app
 
@@ -48,6 +49,7 @@ def build_app() -> typer.Typer:
     _add_demo(app)
     _add_doctor(app)
     add_connect(app)
+    add_conformance(app)
     app.add_typer(_jobs(), name="jobs", help="Look at the queue and cancel jobs.")
     app.add_typer(_gallery(), name="gallery", help="Find and show finished pictures.")
     app.add_typer(packs_app(), name="packs", help="Use, judge, check and write prompt packs.")

@@ -1,1 +1,6 @@
-"""The server that the conformance suite runs against."""
+"""The conformance server: the product's server with the fixtures of the official suite beside it.
+
+The suite (npm `@modelcontextprotocol/conformance`) calls tools, prompts and resources by fixed
+names and says in each scenario what they must do; names and texts here are the suite's. What is
+tested with them is everything else: the product's server, its transport and its guard.
+"""
