@@ -173,3 +173,29 @@ class CancelAnswer(_Answer):
     cancelled: tuple[str, ...] = Field(description="Jobs that will never be drawn.")
     stopping: tuple[str, ...] = Field(description="Running jobs that stop at their next step.")
     already_final: tuple[str, ...] = Field(description="Jobs that had ended before.")
+
+
+HealthStatus = Literal["ready", "no_worker", "degraded"]
+
+
+class HealthAnswer(_Answer):
+    """How it stands, for probes."""
+
+    # No tool answers it: its schema is built when the first probe comes.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    status: HealthStatus = Field(
+        description="`ready`: a worker is up, or another process draws. `no_worker`: the next job "
+        "starts one. `degraded`: jobs would fail or wait in vain."
+    )
+    reason: str = Field(description="In a few words; names no path and no job.")
+    leads: bool = Field(description="Whether this process is the one that draws.")
+    queue_depth: int | None = Field(
+        description="Jobs that wait, of everybody; null while the database does not answer."
+    )
+    version: str
+
+    @property
+    def http_status(self) -> int:
+        """503 for `degraded`, else 200: a server without a worker takes jobs."""
+        return 503 if self.status == "degraded" else 200

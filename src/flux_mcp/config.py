@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 import platformdirs
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
@@ -177,6 +177,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="What the server writes to stderr."
     )
+    log_format: Literal["human", "json"] = Field(
+        "human", description="How a line of the log looks: for people, or a JSON object."
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#]+[^\s?#]*$",
+        description="Collector that traces are sent to over OTLP/HTTP, as "
+        "`http://127.0.0.1:4318`. Unset: OpenTelemetry's own variables decide, without which "
+        "nothing is traced. Needs the extra `otel`.",
+    )
 
     @field_validator("data_dir", "weights_dir", "packs_dir", "token_file", mode="after")
     @classmethod
@@ -280,6 +290,29 @@ def _settings_as_environment(settings: Settings) -> Mapping[str, str]:
     as_text = {n: v if isinstance(v, str) else json.dumps(v) for n, v in chosen.items()}
     variables = {f"FLUX_MCP_{name.upper()}": text for name, text in as_text.items()}
     return {**variables, "FLUX_MCP_CONFIG": os.devnull}
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Whether to write colours: to a terminal, unless NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def traces_are_asked_for() -> bool:
+    """Whether OpenTelemetry's own variables ask for traces over OTLP.
+
+    An exporter that is named decides, else an endpoint does. The names are those of the
+    specification (opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables).
+    `console`, also named there, would write into the protocol; only `otlp` is known here.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporters = os.environ.get("OTEL_TRACES_EXPORTER")
+    if exporters:
+        return "otlp" in {name.strip() for name in exporters.split(",")}
+    return any(
+        os.environ.get(name)
+        for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    )
 
 
 def command_path(name: str) -> str:

@@ -26,7 +26,8 @@ FluxMcpError(code, message, hint)
 │   ├── WeightsMissingError      [weights_missing]
 │   ├── WeightsInvalidError      [weights_invalid]
 │   ├── EngineUnavailableError   [engine_unavailable]   torch or diffusers cannot be used here
-│   └── WorkerLostError          [worker_lost]          the worker process died twice on one job
+│   ├── WorkerLostError          [worker_lost]          the worker process died twice on one job
+│   └── TracingUnavailableError  [tracing_unavailable]  the packages that export traces are missing
 ├── AccessError              a request over HTTP was not let in
 │   ├── HostRefusedError         [host_refused]         sent to a name that is not ours
 │   ├── OriginRefusedError       [origin_refused]       sent by a web page of somewhere else
@@ -240,6 +241,12 @@ class WorkerLostError(EngineError):
     """The worker process died on this job as often as is allowed."""
 
     code = "worker_lost"
+
+
+class TracingUnavailableError(EngineError):
+    """Traces are to be exported, but the packages for it are not installed."""
+
+    code = "tracing_unavailable"
 
 
 class AccessError(FluxMcpError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
+from flux_mcp.answers import CancelAnswer, HealthAnswer, JobAnswer, QueueAnswer, SearchAnswer
 from flux_mcp.compose.library import open_library
 from flux_mcp.config import Settings
 from flux_mcp.database import DatabaseThread
@@ -22,13 +22,17 @@ from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.migrations import migrate as migrate_gallery
 from flux_mcp.gallery.search import SearchFilter
 from flux_mcp.gallery.store import Gallery, ImageRecord
+from flux_mcp.health import Health
 from flux_mcp.intake import Intake
 from flux_mcp.jobs.changes import Changes
-from flux_mcp.jobs.executor import GpuExecutor
+from flux_mcp.jobs.executor import ExecutorState, GpuExecutor
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
 from flux_mcp.jobs.job import Job, PreviewSize, new_job_id, utc_now
+from flux_mcp.jobs.journal import job_fields
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.rows import migrate as migrate_jobs
+from flux_mcp.jobs.tally import Ended, JobTally, Standing
+from flux_mcp.jobs.tracing import current_traceparent, job_attributes, submit_span
 from flux_mcp.jobs.worker_process import ProcessFleet
 from flux_mcp.models.registry import Registry, load_registry
 from flux_mcp.paths import ensure_dirs
@@ -36,10 +40,13 @@ from flux_mcp.planner import Planner, as_asked
 from flux_mcp.principals import acting, only
 from flux_mcp.requests.schemas import DrawRequest, SearchRequest
 from flux_mcp.sink import GallerySink
+from flux_mcp.traffic import Traffic
 from flux_mcp.views import Views, image_answer
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+
+    from flux_mcp.metrics import Metrics
 
 
 logger = logging.getLogger(__name__)
@@ -79,6 +86,10 @@ class Service:
         self._opening: asyncio.Task[None] | None = None
         self._rooms: _Opened | None = None
         self._is_ending = False
+        self.traffic = Traffic()
+        self._health = Health(self._depth, self._executor_state)
+        self._metrics: Metrics | None = None
+        self._started_at = utc_now()
 
     # --- lifetime ------------------------------------------------------------------------------
 
@@ -111,7 +122,7 @@ class Service:
         queue = JobQueue(database, self.settings.queue_limit)
         gallery = Gallery(database)
         views = Views(queue, gallery, self._files, self.settings.queue_limit)
-        self._rooms = _Opened(queue, gallery, views)
+        self._rooms = _Opened(queue, gallery, views, JobTally(database))
         self._background.append(
             asyncio.create_task(self._changes.watch_other_processes(), name="flux-mcp-changes")
         )
@@ -134,7 +145,7 @@ class Service:
             known = await self._database.call(self._gallery.known_files, month)
             removed += await asyncio.to_thread(self._files.sweep, month, known, SWEEP_AGE_S)
         if removed:
-            logger.info("removed %d files that no gallery row names", removed)
+            logger.info("files that no gallery row names were removed", extra={"files": removed})
 
     def begin_to_end(self) -> None:
         """Say that calls will be cut off because the server ends: their jobs are kept for later."""
@@ -180,6 +191,12 @@ class Service:
             QueueFullError: too many jobs wait.
             WeightsMissingError: no model for it is on this disk.
         """
+        with submit_span() as span:
+            job = await self._submit(request)
+            span.set_attributes(job_attributes(job))
+            return job
+
+    async def _submit(self, request: DrawRequest) -> Job:
         await self.open()
         key, asked, principal = request.idempotency_key, as_asked(request), acting()
         # First: what has been decided once stands, whatever became of its pack or its weights.
@@ -202,10 +219,13 @@ class Service:
             notices=decision.notices,
             composed=decision.wording.reports(),
             idempotency_key=key,
+            traceparent=current_traceparent(),
             created_at=utc_now(),
         )
         await self._intake.store(decision.incoming)
         stored = await self._database.call(self._queue.submit, job)
+        if stored.id == job.id:
+            logger.info("job submitted", extra=job_fields(job))
         self._changes.poke()
         return stored
 
@@ -284,6 +304,40 @@ class Service:
         """Return the workers of this process; empty when another process leads."""
         return self._executor.workers() if self._executor is not None else ()
 
+    # --- operations ----------------------------------------------------------------------------
+
+    async def health(self) -> HealthAnswer:
+        """Return whether pictures can be drawn; for probes: at once, and at most a second old."""
+        return await self._health()
+
+    async def metrics(self) -> tuple[bytes, str]:
+        """Return what Prometheus scrapes, and its content type."""
+        if self._metrics is None:
+            # Imported by the first scrape: most processes never see one.
+            from flux_mcp.metrics import Metrics, Sources  # noqa: PLC0415
+
+            self._metrics = Metrics(
+                Sources(
+                    jobs=self._count_jobs,
+                    state=self._executor_state,
+                    traffic=self.traffic,
+                    since=self._started_at,
+                )
+            )
+        return await self._metrics.scrape()
+
+    async def _count_jobs(self, since: str) -> tuple[tuple[Ended, ...], tuple[Standing, ...]]:
+        await self.open()
+        tally = self._opened.tally
+        return await self._database.call(lambda: (tally.ended_since(since), tally.standing()))
+
+    def _executor_state(self) -> ExecutorState:
+        return ExecutorState() if self._executor is None else self._executor.state()
+
+    async def _depth(self) -> int:
+        await self.open()
+        return await self._database.call(self._queue.depth)
+
     # --- cancel --------------------------------------------------------------------------------
 
     async def cancel(self, job_id: str) -> CancelAnswer:
@@ -309,6 +363,7 @@ class Service:
                 final.append(before.id)
             elif after.status == "cancelled":
                 cancelled.append(before.id)
+                logger.info("job cancelled", extra=job_fields(after))
             else:
                 stopping.append(before.id)
         self._changes.poke()
@@ -322,7 +377,8 @@ class Service:
             return
         job = await self.find_job(job_id)
         if not job.id_given:
-            logger.info("job %s is cancelled: its caller is gone and never had the id", job_id)
+            reason = "its caller is gone and never had the id"
+            logger.info("job is to be cancelled", extra={"job_id": job_id, "reason": reason})
             await self._cancel([job])
 
     # --- gallery -------------------------------------------------------------------------------
@@ -383,6 +439,7 @@ class _Opened:
     queue: JobQueue
     gallery: Gallery
     views: Views
+    tally: JobTally
 
 
 def _migrate(database: "Database") -> None:

@@ -29,8 +29,11 @@ def test_every_runtime_dependency_has_a_line_and_no_line_is_stale() -> None:
 
 def test_every_development_dependency_has_a_line_and_no_line_is_stale() -> None:
     extras = project()["optional-dependencies"]
-    assert list(extras) == ["dev"]
+    assert sorted(extras) == ["dev", "otel"]
     assert sorted(described("For development")) == named(extras["dev"])
+    assert sorted(described("To send traces: the extra `otel`")) == named(extras["otel"])
+    # `make setup` installs dev alone, and the tests send traces.
+    assert set(extras["otel"]) <= set(extras["dev"])
 
 
 def test_every_line_says_what_is_used() -> None:

@@ -101,9 +101,7 @@ async def url(environment: dict[str, str]) -> AsyncIterator[str]:
         assert server.stderr is not None
         try:
             async with asyncio.timeout(DEADLINE_S):
-                while not (
-                    found := re.search(rb"listening on (\S+)", await server.stderr.readline())
-                ):
+                while not (found := re.search(rb"address=(\S+)", await server.stderr.readline())):
                     assert server.returncode is None
             yield f"{found[1].decode()}/mcp"
         finally:

@@ -110,6 +110,8 @@ def _add_serve(app: typer.Typer) -> None:
         from flux_mcp.server.wire import WireGuard
 
         guard = WireGuard()
+        from flux_mcp.telemetry import start_tracing
+
         settings = read_settings(
             data_dir,
             config=config,
@@ -121,7 +123,8 @@ def _add_serve(app: typer.Typer) -> None:
             sse=sse,
             loopback_without_token=loopback_without_token,
         )
-        set_up_logging(settings.log_level)
+        set_up_logging(settings.log_level, settings.log_format)
+        run_now(lambda: start_tracing(settings))
         from flux_mcp.service import Service
 
         if settings.transport != "stdio":
@@ -189,6 +192,7 @@ def _add_generate(app: typer.Typer) -> None:
         """
         from flux_mcp.cli.common import run
         from flux_mcp.cli.generate import PackFlags, generate_and_wait
+        from flux_mcp.telemetry import start_tracing
 
         asked = {
             "prompt": prompt,
@@ -207,7 +211,8 @@ def _add_generate(app: typer.Typer) -> None:
         }
         given = {name: value for name, value in asked.items() if value is not None}
         settings = read_settings(data_dir, config=config)
-        set_up_logging("warning")
+        set_up_logging("warning", settings.log_format)
+        run_now(lambda: start_tracing(settings))
         flags = PackFlags(pack, subject, tuple(variable or ()), extra)
         run(generate_and_wait(settings, given, flags, as_json=as_json))
 

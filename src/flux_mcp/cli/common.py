@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsError
 from rich.console import Console
 
+from flux_mcp import logs
 from flux_mcp.cli.origins import problems_of
 from flux_mcp.config import Settings
 from flux_mcp.errors import (
@@ -25,6 +25,7 @@ from flux_mcp.errors import (
     UnknownImageError,
     UnknownJobError,
 )
+from flux_mcp.logs import LogFormat
 
 if TYPE_CHECKING:
     from flux_mcp.service import Service
@@ -81,14 +82,9 @@ def given_flags(data_dir: Path | None, **flags: Any) -> dict[str, Any]:
     return {name: value for name, value in everything.items() if value is not None}
 
 
-def set_up_logging(level: str) -> None:
+def set_up_logging(level: str, log_format: LogFormat = "human") -> None:
     """Send our log to stderr; libraries only speak up from warnings on."""
-    logging.basicConfig(
-        level=logging.WARNING,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    logging.getLogger("flux_mcp").setLevel(level.upper())
+    logs.set_up(level, log_format)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flux_mcp.cli.common import read_settings, run_now, set_up_logging
+from flux_mcp.cli.common import ConfigPath, read_settings, run_now, set_up_logging
 
 PORT = 8799
 
@@ -27,6 +27,7 @@ def add_conformance(app: typer.Typer) -> None:
                 help="Gallery, queue and pictures; else a folder that is removed at the end."
             ),
         ] = None,
+        config: ConfigPath = None,
         log_level: Annotated[
             str | None, typer.Option(help="debug, info, warning or error; goes to stderr.")
         ] = None,
@@ -44,6 +45,7 @@ def add_conformance(app: typer.Typer) -> None:
             made = data_dir or Path(stack.enter_context(TemporaryDirectory(prefix="flux-mcp-")))
             settings = read_settings(
                 made,
+                config=config,
                 log_level=log_level,
                 transport="http",
                 host="127.0.0.1",

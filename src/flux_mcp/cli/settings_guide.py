@@ -53,7 +53,7 @@ SECTIONS = (
             "max_requests",
         ),
     ),
-    Section("Logs", ("log_level",)),
+    Section("Logs and traces", ("log_level", "log_format", "otlp_endpoint")),
 )
 """Every setting, once; a test compares this with the fields of `Settings`."""
 

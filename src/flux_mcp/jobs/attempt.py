@@ -18,6 +18,7 @@ from flux_mcp.errors import FluxMcpError, StorageError, WorkerLostError
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.fleet import Assignment, Fleet, Report, WorkerLost
 from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.journal import Journal
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.saving import Drawn, ResultSink, Saver, error_info
 from flux_mcp.jobs.scheduler import Costs
@@ -75,10 +76,15 @@ class AttemptRunner:
     sink: ResultSink
     saver: Saver
     measured: Measured
+    journal: Journal
 
     async def run(self, fleet: Fleet, worker: str, job: Job) -> None:
         """Run a claimed job on a worker; return when the worker is free again."""
-        logger.info("job %s starts (%s, attempt %d)", job.id, pipeline_key(job.plan), job.attempt)
+        with self.journal.about(job):
+            await self._run(fleet, worker, job)
+
+    async def _run(self, fleet: Fleet, worker: str, job: Job) -> None:
+        self.journal.started(job)
         canceller = asyncio.create_task(self._watch_for_cancel(fleet, worker, job))
         is_drawn = False
         try:
@@ -86,14 +92,14 @@ class AttemptRunner:
             assignment = Assignment(job.id, job.attempt, job.plan, inputs)
             is_drawn = await self._draw(fleet, worker, job, assignment)
         except WorkerLost as error:
-            logger.warning("job %s lost its worker: %s", job.id, error)
-            await self.database.call(self.queue.lost, job, lost_for_good(str(error)))
+            status = await self.database.call(self.queue.lost, job, lost_for_good(str(error)))
+            self.journal.lost(job, str(error), status)
         except FluxMcpError as error:
-            await self.database.call(self.queue.fail, job, error_info(error))
+            await self._fail(job, error_info(error))
         except Exception:
-            logger.exception("job %s met a bug of ours", job.id)
+            logger.exception("a bug of ours")
             await fleet.kill(worker)
-            await self.database.call(self.queue.fail, job, _INTERNAL)
+            await self._fail(job, _INTERNAL)
         finally:
             canceller.cancel()
             await asyncio.gather(canceller, return_exceptions=True)
@@ -101,6 +107,10 @@ class AttemptRunner:
                 self.saver.start_waiting()
                 await self.sink.drop_preview(job.id)
             self.changes.poke()
+
+    async def _fail(self, job: Job, error: ErrorInfo) -> None:
+        await self.database.call(self.queue.fail, job, error)
+        self.journal.failed(job, error)
 
     async def _draw(self, fleet: Fleet, worker: str, job: Job, assignment: Assignment) -> bool:
         """Pass on the events of a job to its end; True when its pictures are the saver's now."""
@@ -113,6 +123,7 @@ class AttemptRunner:
                 self.saver.start_waiting()
                 match report.event:
                     case Progress() as progress:
+                        self.journal.progress(progress)
                         await reporter.report(progress)
                     case Preview():
                         await self._show(job, report.blobs["preview"])
@@ -122,10 +133,11 @@ class AttemptRunner:
                         await self._finish(fleet, job, tuple(pictures), done)
                         return True
                     case Failed(error=error):
-                        await self.database.call(self.queue.fail, job, error)
+                        await self._fail(job, error)
                         return False
                     case Cancelled():
                         await self.database.call(self.queue.cancelled, job)
+                        self.journal.cancelled(job)
                         return False
 
     async def _show(self, job: Job, preview: bytes) -> None:
@@ -133,7 +145,7 @@ class AttemptRunner:
             await self.sink.save_preview(job.id, preview)
         except FluxMcpError as error:
             # A preview is a courtesy: without it the picture is still drawn.
-            logger.warning("job %s has no preview: %s", job.id, error)
+            logger.warning("the preview could not be saved", extra={"code": error.code})
 
     async def _next(self, fleet: Fleet, worker: str, stream: AsyncIterator[Report]) -> Report:
         try:
@@ -163,6 +175,7 @@ class AttemptRunner:
             step=job.total_steps,
             total_steps=job.total_steps,
         )
+        self.journal.drawn(job, done)
         await self.database.call(self.queue.report, saving)
         await self.saver.put(Drawn(job, pictures, done, environment))
 
@@ -175,7 +188,7 @@ class AttemptRunner:
             await self.changes.wait(ticket, LOOK_AGAIN_S)
         await fleet.cancel(worker, job.id)
         await asyncio.sleep(self.settings.cancel_grace_s)
-        logger.warning("job %s did not stop; its worker is ended", job.id)
+        logger.warning("job did not stop when cancelled; its worker is ended")
         await fleet.kill(worker)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -22,6 +23,7 @@ from flux_mcp.requests.messages import (
     CancelMessage,
     Environment,
     Event,
+    Memory,
     Ready,
     RunMessage,
     parse_event,
@@ -57,7 +59,11 @@ class Child:
         self._broken = ""
         self.is_lost = False
         self.loaded: tuple[str, ...] = ()
-        self._reader = asyncio.create_task(self._read(), name=f"worker {process.pid}")
+        self.memory: Memory | None = None
+        # In a context of its own: it outlives the job that the process was started for.
+        self._reader = asyncio.create_task(
+            self._read(), name=f"worker {process.pid}", context=Context()
+        )
 
     @classmethod
     async def start(
@@ -79,7 +85,7 @@ class Child:
                 )
         except OSError as error:
             raise WorkerLost(f"The worker cannot be started: {error}.") from error
-        logger.info("worker %d started", process.pid)
+        logger.info("worker started", extra={"pid": process.pid})
         return cls(process, remember)
 
     @property
@@ -185,12 +191,13 @@ class Child:
     def _take(self, event: Event, blobs: Mapping[str, bytes]) -> None:
         if isinstance(event, Ready):
             self._remember(event.environment)
+            self.memory = event.memory
             self._up.set()
             return
         if (event.job_id, event.attempt) != self._current:
             return
         if isinstance(event, FINAL_EVENTS):
-            self.loaded = event.loaded
+            self.loaded, self.memory = event.loaded, event.memory
             self._current = None
             self._idle.set()
         if self._events is not None:
@@ -198,7 +205,7 @@ class Child:
 
     def _end_everything(self) -> None:
         self.is_lost = True
-        logger.info("%s", self.lost())
+        logger.info("worker ended", extra={"pid": self.pid, "reason": str(self.lost())})
         self._up.set()
         self._idle.set()
         if self._events is not None:

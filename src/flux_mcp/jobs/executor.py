@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +24,7 @@ from flux_mcp.jobs.attempt import AttemptRunner, Measured, lost_for_good
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo, WorkerLost
 from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.journal import Journal
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.saving import ResultSink, Saver
 from flux_mcp.jobs.scheduler import choose_next
@@ -33,6 +35,21 @@ TAKE_OVER_S = 0.5
 """How often a server that does not lead tries the lock."""
 IDLE_WAIT_S = 5.0
 HEARTBEAT_S = 5.0
+
+
+@dataclass(frozen=True)
+class ExecutorState:
+    """How it stands with this process and the card; for health.py and metrics.py."""
+
+    leads: bool = False
+    """It holds the GPU lock."""
+    other_leads: bool = False
+    """Another process held the lock when this one last tried, at most `TAKE_OVER_S` ago."""
+    is_dead: bool = False
+    """Its task has ended, or fails again and again: it will not draw."""
+    trouble: str | None = None
+    """The code of what went wrong with the last worker or job."""
+    workers: tuple[WorkerInfo, ...] = ()
 
 
 class GpuExecutor:
@@ -62,15 +79,35 @@ class GpuExecutor:
         self._fleet: Fleet | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._other_leads = False
+        self._has_failed = False
         self._measured = Measured()
-        self._saver = Saver(queue, database, changes, sink)
+        self._journal = Journal()
+        self._saver = Saver(queue, database, changes, sink, self._journal)
         self._attempts = AttemptRunner(
-            settings, queue, database, changes, sink, self._saver, self._measured
+            settings=settings,
+            queue=queue,
+            database=database,
+            changes=changes,
+            sink=sink,
+            saver=self._saver,
+            measured=self._measured,
+            journal=self._journal,
         )
 
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Return the workers of this process; empty when it does not lead."""
         return tuple(self._fleet.workers()) if self._fleet is not None else ()
+
+    def state(self) -> ExecutorState:
+        """Return how it stands, without asking anybody."""
+        return ExecutorState(
+            leads=self._fleet is not None,
+            other_leads=self._other_leads,
+            is_dead=self._has_failed or (self._task is not None and self._task.done()),
+            trouble=self._journal.trouble,
+            workers=self.workers(),
+        )
 
     def start(self) -> None:
         """Begin to lead, or to wait for the lead."""
@@ -95,6 +132,7 @@ class GpuExecutor:
             try:
                 await self._lead()
             except Exception:
+                self._has_failed = True
                 # The last line of defence of a background task: log it, let others lead, try again.
                 logger.exception("the executor failed; it starts again")
                 await asyncio.sleep(TAKE_OVER_S)
@@ -103,7 +141,9 @@ class GpuExecutor:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
+            self._other_leads = True
             return False
+        self._other_leads = False
         return True
 
     async def _lead(self) -> None:
@@ -113,7 +153,7 @@ class GpuExecutor:
         try:
             orphans = await self._database.call(self._queue.recover, lost_for_good())
             for job in orphans:
-                logger.warning("job %s was left running by a server that is gone", job.id)
+                self._journal.taken_back(job)
                 await self._sink.drop_preview(job.id)
             self._changes.poke()
             if self._settings.preload:
@@ -131,7 +171,8 @@ class GpuExecutor:
             await fleet.close()
             await self._saver.finish()
             # Also a job whose claim was under way when this task was cancelled.
-            await self._database.call(self._queue.give_back, self._owner)
+            moved = await self._database.call(self._queue.give_back, self._owner)
+            self._journal.given_back(moved)
         finally:
             self._fleet = None
             self._lock.release()
@@ -145,8 +186,10 @@ class GpuExecutor:
 
     async def _warm(self, fleet: Fleet) -> None:
         for worker in fleet.workers():
-            with suppress(WorkerLost):
+            try:
                 await fleet.warm(worker.worker_id)
+            except WorkerLost as error:
+                self._journal.worker_failed(str(error))
 
     async def _consume(self, fleet: Fleet) -> None:
         """Run jobs one after another; let the worker go when there was nothing to do for long."""
@@ -155,6 +198,7 @@ class GpuExecutor:
         while True:
             ticket = self._changes.ticket()
             job = await self._claim(fleet)
+            self._has_failed = False
             if job is not None:
                 self._changes.poke()
                 await self._attempts.run(fleet, worker, job)
@@ -163,7 +207,7 @@ class GpuExecutor:
             self._saver.start_waiting()
             idle_left = idle_since + self._settings.idle_unload_s - time.monotonic()
             if idle_left <= 0 and fleet.workers()[0].is_running:
-                logger.info("the worker was idle and is let go")
+                logger.info("worker was idle and is let go")
                 await fleet.release(worker)
             wait_s = min(IDLE_WAIT_S, idle_left) if idle_left > 0 else IDLE_WAIT_S
             await self._changes.wait(ticket, wait_s)

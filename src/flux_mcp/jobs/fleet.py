@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from flux_mcp.requests.messages import Environment, JobEvent
+from flux_mcp.requests.messages import Environment, JobEvent, Memory
 from flux_mcp.requests.plan import RenderPlan
 
 
@@ -47,6 +47,10 @@ class WorkerInfo:
     environment: Environment | None = None
     """Known once it has been up."""
     pid: int | None = None
+    memory: Memory | None = None
+    """As it was at its last word; `None` on a CPU and while it is not up."""
+    starts: int = 0
+    """How many processes this slot has started."""
 
 
 class Fleet(Protocol):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flux_mcp.database import immediate
 from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
 from flux_mcp.jobs.estimates import Finished
-from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, PreviewSize, utc_now
+from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, JobStatus, PreviewSize, utc_now
 from flux_mcp.jobs.rows import from_row, to_row
 from flux_mcp.jobs.scheduler import Turn, Waiting
 from flux_mcp.requests.messages import ErrorInfo, Progress
@@ -261,31 +261,34 @@ class JobQueue:
             )
         return cursor.rowcount == 1
 
-    def give_back(self, owner: str) -> None:
+    def give_back(self, owner: str) -> dict[str, JobStatus]:
         """Put what `owner` runs back in its place because it ends; the attempt does not count.
 
-        A job that was asked to stop is cancelled instead.
+        A job that was asked to stop is cancelled instead. Returns by id what each job is now.
         """
         with immediate(self._database) as database:
-            database.conn.execute(
+            cancelled = database.conn.execute(
                 """
                 UPDATE jobs SET status = 'cancelled', phase = NULL, eta_s = NULL, message = '',
                     finished_at = ?
                 WHERE owner = ? AND status = 'running' AND cancel_requested = 1
+                RETURNING id, status
                 """,
                 (utc_now(), owner),
-            )
-            database.conn.execute(
+            ).fetchall()
+            queued = database.conn.execute(
                 """
                 UPDATE jobs SET status = 'queued', owner = NULL, phase = NULL, step = 0,
                     eta_s = NULL, message = '', attempt = attempt - 1
                 WHERE owner = ? AND status = 'running'
+                RETURNING id, status
                 """,
                 (owner,),
-            )
+            ).fetchall()
+        return dict(cancelled + queued)
 
-    def lost(self, job: Job, error: ErrorInfo) -> None:
-        """Deal with a running job whose worker is gone.
+    def lost(self, job: Job, error: ErrorInfo) -> JobStatus:
+        """Deal with a running job whose worker is gone; return what it is now.
 
         Cancelled if that was asked for, back in the queue for another attempt, or failed with
         `error` when the attempts are used up.
@@ -303,9 +306,10 @@ class JobQueue:
                 """,
                 (job.id, job.attempt),
             )
+        return self.find(job.id).status
 
     def recover(self, error: ErrorInfo) -> list[Job]:
-        """Deal with every running job; returns them.
+        """Deal with every running job; returns them as they are now.
 
         Only a new holder of the GPU lock calls this, before it runs anything: whoever ran these
         jobs is gone.
@@ -313,7 +317,7 @@ class JobQueue:
         orphans = self._many("WHERE status = 'running' ORDER BY seq")
         for job in orphans:
             self.lost(job, error)
-        return orphans
+        return [self.find(job.id) for job in orphans]
 
     def history(self) -> list[Finished]:
         """Return what the newest completed jobs took, for estimates."""

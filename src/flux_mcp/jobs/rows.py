@@ -1,4 +1,7 @@
-"""The jobs table: its schema steps, and a job as a row of it. Only queue.py reads and writes it."""
+"""The jobs table: its schema steps, and a job as a row of it.
+
+Only queue.py writes it; tally.py reads it as numbers.
+"""
 
 import json
 from typing import TYPE_CHECKING, Any

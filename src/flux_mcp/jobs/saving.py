@@ -12,6 +12,7 @@ from flux_mcp.database import DatabaseThread
 from flux_mcp.errors import FluxMcpError
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.journal import Journal
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.requests.messages import Done, Environment, ErrorInfo, Picture
 
@@ -65,9 +66,15 @@ class Saver:
     """
 
     def __init__(
-        self, queue: JobQueue, database: DatabaseThread, changes: Changes, sink: ResultSink
+        self,
+        queue: JobQueue,
+        database: DatabaseThread,
+        changes: Changes,
+        sink: ResultSink,
+        journal: Journal,
     ) -> None:
         self._queue = queue
+        self._journal = journal
         self._database = database
         self._changes = changes
         self._sink = sink
@@ -94,20 +101,31 @@ class Saver:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _save(self, drawn: Drawn) -> None:
-        job = drawn.job
+        # Its own fields: this task may have been started while another job is on the card.
+        with self._journal.about(drawn.job):
+            try:
+                await self._store(drawn)
+            finally:
+                self._changes.poke()
+                await self._sink.drop_preview(drawn.job.id)
+
+    async def _store(self, drawn: Drawn) -> None:
+        job, done = drawn.job, drawn.done
+        self._journal.saving(job)
         try:
             await self._sink.save(drawn)
-            await self._database.call(
-                self._queue.complete, job, drawn.done.load_s, drawn.done.draw_s
-            )
+            await self._database.call(self._queue.complete, job, done.load_s, done.draw_s)
         except FluxMcpError as error:
-            await self._database.call(self._queue.fail, job, error_info(error))
+            await self._fail(job, error_info(error))
         except Exception:
-            logger.exception("the pictures of job %s could not be saved", job.id)
-            await self._database.call(self._queue.fail, job, _NOT_SAVED)
-        finally:
-            self._changes.poke()
-            await self._sink.drop_preview(job.id)
+            logger.exception("the pictures could not be saved")
+            await self._fail(job, _NOT_SAVED)
+        else:
+            self._journal.completed(job, done)
+
+    async def _fail(self, job: Job, error: ErrorInfo) -> None:
+        await self._database.call(self._queue.fail, job, error)
+        self._journal.failed(job, error)
 
 
 def error_info(error: FluxMcpError) -> ErrorInfo:

@@ -26,6 +26,7 @@ class ProcessFleet:
         self._command = tuple(command)
         self._child: Child | None = None
         self._environment: Environment | None = None
+        self._starts = 0
         self._starting = asyncio.Lock()
         self._slot = asyncio.Lock()
         self._is_closed = False
@@ -40,6 +41,8 @@ class ProcessFleet:
                 loaded=() if child is None else child.loaded,
                 environment=self._environment,
                 pid=None if child is None else child.pid,
+                memory=None if child is None else child.memory,
+                starts=self._starts,
             ),
         )
 
@@ -132,6 +135,7 @@ class ProcessFleet:
                 child = self._child = await Child.start(
                     self._settings, self._command, self._remember
                 )
+                self._starts += 1
             return child
 
     def _remember(self, environment: Environment | None) -> None:

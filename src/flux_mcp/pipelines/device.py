@@ -9,7 +9,7 @@ from typing import Literal
 
 from flux_mcp.config import Settings, platform_name
 from flux_mcp.errors import EngineUnavailableError
-from flux_mcp.requests.messages import Environment
+from flux_mcp.requests.messages import Environment, Memory
 
 GIB = 2**30
 _CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
@@ -92,6 +92,30 @@ def free_memory_gib(device: Device) -> float | None:
     free, _total = torch.cuda.mem_get_info(device.name)
     idle = torch.cuda.memory_reserved(device.name) - torch.cuda.memory_allocated(device.name)
     return (free + idle) / GIB
+
+
+def memory_of(device: Device) -> Memory | None:
+    """Return what this process holds of the device's memory; `None` on a CPU.
+
+    Counters that torch keeps anyway: no call waits for the device. On MPS, which shares the
+    machine's memory, the total is what Metal recommends to stay below
+    (pytorch.org/docs/stable/mps).
+    """
+    import torch
+
+    if device.kind == "cuda":
+        return Memory(
+            allocated_bytes=torch.cuda.memory_allocated(device.name),
+            reserved_bytes=torch.cuda.memory_reserved(device.name),
+            total_bytes=torch.cuda.get_device_properties(device.name).total_memory,
+        )
+    if device.kind == "mps":
+        return Memory(
+            allocated_bytes=torch.mps.current_allocated_memory(),
+            reserved_bytes=torch.mps.driver_allocated_memory(),
+            total_bytes=torch.mps.recommended_max_memory(),
+        )
+    return None
 
 
 def free_caches(device: Device) -> None:

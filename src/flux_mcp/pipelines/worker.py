@@ -34,6 +34,7 @@ from flux_mcp.pipelines.device import (
     describe,
     is_device_fault,
     is_out_of_memory,
+    memory_of,
 )
 from flux_mcp.pipelines.drawing import draw
 from flux_mcp.pipelines.residency import Residency
@@ -44,6 +45,7 @@ from flux_mcp.requests.messages import (
     Done,
     ErrorInfo,
     Failed,
+    Memory,
     Phase,
     Picture,
     Preview,
@@ -119,6 +121,11 @@ class Engine:
         """Resident pipelines as `kind/model`."""
         return self._residency.loaded
 
+    @property
+    def memory(self) -> Memory | None:
+        """What is held of the device's memory."""
+        return memory_of(self.device)
+
     def draw(self, job: Job, events: JobEvents) -> Done:
         """Draw a job to its end.
 
@@ -154,6 +161,7 @@ class Engine:
             draw_s=time.perf_counter() - loaded,
             weights_sha256=resident.weights_sha256,
             loaded=self.loaded,
+            memory=self.memory,
         )
 
     def recover_memory(self) -> None:
@@ -206,12 +214,12 @@ def _explain(error: Exception) -> FluxMcpError:
 def _ended(
     error: FluxMcpError | None, events: JobEvents, engine: Engine | FluxMcpError
 ) -> Failed | Cancelled:
-    loaded = engine.loaded if isinstance(engine, Engine) else ()
+    loaded, memory = (engine.loaded, engine.memory) if isinstance(engine, Engine) else ((), None)
     if isinstance(error, JobCancelledError):
-        return Cancelled(**events.stamp(), loaded=loaded)
+        return Cancelled(**events.stamp(), loaded=loaded, memory=memory)
     error = error or InternalError("The job ended without a result.")
     info = ErrorInfo(code=error.code, message=error.message, hint=error.hint)
-    return Failed(**events.stamp(), error=info, loaded=loaded)
+    return Failed(**events.stamp(), error=info, loaded=loaded, memory=memory)
 
 
 def start_engine(settings: Settings) -> Engine | FluxMcpError:
@@ -243,8 +251,10 @@ def main() -> NoReturn:
     inbox = Inbox(sys.stdin.buffer)
     inbox.start()
     engine = start_engine(settings)
-    environment = describe(engine.device) if isinstance(engine, Engine) else None
-    wire.send(Ready(pid=os.getpid(), environment=environment))
+    environment, memory = (
+        (describe(engine.device), engine.memory) if isinstance(engine, Engine) else (None, None)
+    )
+    wire.send(Ready(pid=os.getpid(), environment=environment, memory=memory))
     while True:
         job = inbox.next_job()
         run_job(job, engine, wire, inbox)

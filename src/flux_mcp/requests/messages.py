@@ -88,6 +88,20 @@ class Environment(_Message):
     platform: str
 
 
+class Memory(_Message):
+    """What a worker holds of its device's memory, by torch's own count; none on a CPU.
+
+    The driver's context, some hundreds of MB, is in none of these: only `nvidia-smi` shows it.
+    """
+
+    allocated_bytes: int = Field(ge=0)
+    """In tensors that are alive: weights, mostly."""
+    reserved_bytes: int = Field(ge=0)
+    """Taken from the driver, in use or kept for the next allocation."""
+    total_bytes: int = Field(ge=0)
+    """Of the device."""
+
+
 class Ready(_Message):
     """The worker is up; the first event of each worker."""
 
@@ -96,12 +110,20 @@ class Ready(_Message):
     environment: Environment | None
     """`None`: its libraries or its device cannot be used; every run fails with
     `engine_unavailable`."""
+    memory: Memory | None = None
 
 
 class _JobEvent(_Message):
     job_id: str
     attempt: int
     seq: int
+
+
+class _FinalEvent(_JobEvent):
+    loaded: tuple[str, ...] = ()
+    """`kind/model` of every pipeline now resident."""
+    memory: Memory | None = None
+    """What they hold."""
 
 
 class Progress(_JobEvent):
@@ -138,7 +160,7 @@ class Picture(_JobEvent):
     """From the start of this pass to its pixels."""
 
 
-class Done(_JobEvent):
+class Done(_FinalEvent):
     """The job is finished; the worker is already free for the next."""
 
     type: Literal["done"] = "done"
@@ -148,23 +170,19 @@ class Done(_JobEvent):
     """Seconds spent in the pipeline."""
     weights_sha256: str
     """Fingerprint of the transformer files that drew."""
-    loaded: tuple[str, ...]
-    """`kind/model` of every pipeline now resident."""
 
 
-class Failed(_JobEvent):
+class Failed(_FinalEvent):
     """The job cannot be drawn; the worker is fine and free."""
 
     type: Literal["failed"] = "failed"
     error: ErrorInfo
-    loaded: tuple[str, ...] = ()
 
 
-class Cancelled(_JobEvent):
+class Cancelled(_FinalEvent):
     """The job stopped as asked; the worker is free."""
 
     type: Literal["cancelled"] = "cancelled"
-    loaded: tuple[str, ...] = ()
 
 
 JobEvent = Progress | Preview | Picture | Done | Failed | Cancelled

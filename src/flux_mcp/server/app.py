@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -27,9 +28,12 @@ from mcp.types import (
     Resource,
     Tool,
 )
+from opentelemetry import trace
 
 from flux_mcp import __version__
 from flux_mcp.errors import FluxMcpError, InternalError
+from flux_mcp.jobs.tracing import mark_failed
+from flux_mcp.logs import log_fields
 from flux_mcp.principals import LOCAL, acting_as
 from flux_mcp.requests.invalid import parse_request
 from flux_mcp.server.events import MAX_SESSIONS, RETRY_MS, Sessions
@@ -44,7 +48,7 @@ from flux_mcp.server.prompts import (
 from flux_mcp.server.resources import PACK_URI, add_resources, listed_resources
 from flux_mcp.server.results import error_result
 from flux_mcp.server.tasks import TaskBackend, Tasks, refuse_undeclared_listening
-from flux_mcp.server.tools import TOOLS, ToolCalls, published_tools
+from flux_mcp.server.tools import TOOLS, ToolCalls, ToolRow, published_tools
 from flux_mcp.service import Service
 
 logger = logging.getLogger(__name__)
@@ -161,18 +165,64 @@ class FluxServer(MCPServer[Any]):
         if row is None:
             known = ", ".join(self._rows)
             raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool '{name}'. Tools: {known}.")
+        asked = context or Context(mcp_server=self)
+        with log_fields(tool=name, request_id=_request_id(context)):
+            return await self._timed(row, arguments, asked)
+
+    async def _timed(
+        self, row: ToolRow, arguments: dict[str, Any], context: Context[Any, Any]
+    ) -> CallToolResult:
+        """Answer a call, and say in the log and in its span how that ended."""
+        started_s = time.perf_counter()
+        code, job_id = "cancelled", None
+        try:
+            result, code = await self._answered(row, arguments, context)
+            job_id = (result.structured_content or {}).get("job_id")
+            return result
+        finally:
+            seconds = time.perf_counter() - started_s
+            logger.info(
+                "tool call ended", extra={"code": code, "job_id": job_id, "seconds": seconds}
+            )
+            span = trace.get_current_span()
+            if job_id is not None:
+                span.set_attribute("flux.job_id", job_id)
+            if code != "ok":
+                mark_failed(span, code)
+
+    async def _answered(
+        self, row: ToolRow, arguments: dict[str, Any], context: Context[Any, Any]
+    ) -> tuple[CallToolResult, str]:
+        """Return the answer, and `ok` or the code of the error that it is."""
         try:
             request = parse_request(row.request, arguments)
-            return await self._calls.answer(request, context or Context(mcp_server=self))
+            result = await self._calls.answer(request, context)
         except FluxMcpError as error:
-            logger.info("%s was refused: %s", name, error.code)
-            return error_result(error)
+            return error_result(error), error.code
         except Exception:
             # The last place before the wire: what is not in our tree is a bug of ours.
-            logger.exception("%s met a bug of ours", name)
-            return error_result(
-                InternalError("Something broke inside flux-mcp.", "The server's log has details.")
-            )
+            logger.exception("a bug of ours")
+            bug = InternalError("Something broke inside flux-mcp.", "The server's log has details.")
+            return error_result(bug), bug.code
+        return result, _code_of(result)
+
+
+def _code_of(result: CallToolResult) -> str:
+    """Return `ok`, or the code of the failed job that a result tells of."""
+    if not result.is_error:
+        return "ok"
+    error = (result.structured_content or {}).get("error") or {}
+    return str(error.get("code", InternalError.code))
+
+
+def _request_id(context: Context[Any, Any] | None) -> str | None:
+    """Return the id a client gave its request; `None` for a call of our own."""
+    if context is None:
+        return None
+    try:
+        return str(context.request_id)
+    except ValueError:  # the SDK's word for a context without a request
+        return None
 
 
 async def _for_principal(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:

@@ -92,7 +92,7 @@ class Guard:
                 await self._app(inside, receive, _with_headers(send))
         except AccessError as error:
             self._tally.refused(error.code)
-            logger.info("refused: %s", error.code, extra={"code": error.code})
+            logger.info("request refused", extra={"code": error.code})
             await _refuse(error, _with_headers(send))
 
     async def _admit(self, scope: Scope) -> str:

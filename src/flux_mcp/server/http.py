@@ -18,11 +18,13 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route
 
+from flux_mcp import __version__
 from flux_mcp.config import Settings
 from flux_mcp.errors import AddressError
 from flux_mcp.server.admission import admission
 from flux_mcp.server.app import FluxServer, build_server
 from flux_mcp.server.guard import Guard, Tally
+from flux_mcp.server.operations import operations_routes
 from flux_mcp.server.tokens import load_tokens, token_file
 from flux_mcp.service import Service
 
@@ -32,19 +34,6 @@ MCP_PATH, SSE_PATH, MESSAGES_PATH = "/mcp", "/sse", "/messages/"
 DRAIN_S = 5
 """How long answers that are under way may take when the server is told to end."""
 BACKLOG = 256
-
-
-class NoTally:
-    """Counts nothing."""
-
-    def opened(self) -> None:
-        """Do nothing."""
-
-    def closed(self) -> None:
-        """Do nothing."""
-
-    def refused(self, code: str) -> None:
-        """Do nothing."""
 
 
 def build_http_app(service: Service, server: FluxServer, tally: Tally | None = None) -> Guard:
@@ -64,7 +53,7 @@ def build_http_app(service: Service, server: FluxServer, tally: Tally | None = N
         announcing.cancel()
         await asyncio.gather(announcing, return_exceptions=True)
 
-    routes: list[BaseRoute] = []
+    routes: list[BaseRoute] = operations_routes(service)
     if settings.transport != "sse":
         routes.append(Route(MCP_PATH, endpoint=StreamableHTTPASGIApp(sessions)))
     if settings.transport == "sse" or settings.sse:
@@ -79,7 +68,7 @@ def build_http_app(service: Service, server: FluxServer, tally: Tally | None = N
         admission(settings, load_tokens(settings)),
         settings.requests_per_s,
         settings.max_requests,
-        tally or NoTally(),
+        tally or service.traffic,
     )
 
 
@@ -102,9 +91,17 @@ def serve_http(service: Service, server: FluxServer | None = None) -> None:
         signal.signal(number, lambda *_: None)
     host, port = listener.getsockname()[:2]
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    logger.info("listening on %s", where)
+    logger.info(
+        "serving",
+        extra={
+            "transport": settings.transport,
+            "address": where,
+            "data_dir": str(settings.data_dir),
+            "version": __version__,
+        },
+    )
     if not settings.loopback_without_token and settings.token is None:
-        logger.info("callers send a token of %s", token_file(settings))
+        logger.info("callers send a token", extra={"token_file": str(token_file(settings))})
     asyncio.run(_serve(service, app, listener))
 
 

@@ -228,7 +228,7 @@ class PromptFeed:
             await self._begin()
             changes = await self._look()
             if changes:
-                logger.info("prompt packs changed: %s", changes)
+                logger.info("prompt packs changed", extra={"packs": str(changes)})
                 await self._announce()
 
     async def _begin(self) -> None:

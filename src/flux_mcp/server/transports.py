@@ -10,8 +10,10 @@ import os
 import signal
 import sys
 
+from flux_mcp import __version__
 from flux_mcp.server.wire import WireGuard
 from flux_mcp.service import Service
+from flux_mcp.telemetry import stop_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,12 @@ OPEN_AFTER_S = 1.0
 
 def serve_stdio(service: Service, guard: WireGuard) -> None:
     """Serve until stdin closes or a signal comes; then close the service and leave the process."""
+    data_dir = str(service.settings.data_dir)
+    logger.info(
+        "serving", extra={"transport": "stdio", "data_dir": data_dir, "version": __version__}
+    )
     status = asyncio.run(_serve_stdio(service, guard))
+    stop_tracing()
     sys.stderr.flush()
     os._exit(status)
 
