@@ -52,6 +52,6 @@ def add_conformance(app: typer.Typer) -> None:
                 port=port,
                 loopback_without_token=True,
             )
-            set_up_logging(settings.log_level)
+            set_up_logging(settings.log_level, settings.log_format)
             service = Service(settings)
             run_now(lambda: serve_http(service, build_conformance_server(service)))
