@@ -21,6 +21,7 @@ PAGES = sorted(
         *REPOSITORY.glob("docs/**/*.md"),
         REPOSITORY / "data" / "README.md",
         *REPOSITORY.glob("benchmarks/*.md"),
+        *REPOSITORY.glob("examples/**/*.md"),
     ]
 )
 PICTURES = sorted(REPOSITORY.glob("docs/images/*.svg"))
