@@ -148,8 +148,12 @@ class Service:
             logger.info("files that no gallery row names were removed", extra={"files": removed})
 
     def begin_to_end(self) -> None:
-        """Say that calls will be cut off because the server ends: their jobs are kept for later."""
+        """Stop waiting because the server ends: whoever watches a job is told how far it is.
+
+        Jobs of calls that are cut off all the same are kept for later.
+        """
         self._is_ending = True
+        self._changes.poke()
 
     async def close(self) -> None:
         """Stop running jobs (a running one goes back to the queue) and close the database."""
@@ -183,8 +187,18 @@ class Service:
 
     # --- submit --------------------------------------------------------------------------------
 
-    async def submit(self, request: DrawRequest) -> Job:
+    async def submit(
+        self, request: DrawRequest, is_ours: Callable[[str], bool] = lambda _: False
+    ) -> Job:
         """Store a job for a request, or return the one its idempotency key names.
+
+        A job that is returned a second time is claimed: a call somewhere else that goes away takes
+        it from nobody.
+
+        Args:
+            request: What is asked for.
+            is_ours: Says of a job that this caller keeps account of everybody who waits for it, so
+                that it can still be let go when the last of them goes away.
 
         Raises:
             RequestError: something about the request is wrong.
@@ -192,17 +206,21 @@ class Service:
             WeightsMissingError: no model for it is on this disk.
         """
         with submit_span() as span:
-            job = await self._submit(request)
+            job, is_repeated = await self._submit(request)
             span.set_attributes(job_attributes(job))
+            if is_repeated and not is_ours(job.id):
+                await self.mark_id_given(job.id)
+                return await self.find_job(job.id)
             return job
 
-    async def _submit(self, request: DrawRequest) -> Job:
+    async def _submit(self, request: DrawRequest) -> tuple[Job, bool]:
+        """Return the job, and whether it was there before."""
         await self.open()
         key, asked, principal = request.idempotency_key, as_asked(request), acting()
         # First: what has been decided once stands, whatever became of its pack or its weights.
         same = await self._database.call(self._queue.find_same, principal, key, asked)
         if same is not None:
-            return same
+            return same, True
         await self._database.call(self._queue.refuse_if_full)
         decision = await self._planner.decide(request)
         plan = decision.plan
@@ -227,7 +245,7 @@ class Service:
         if stored.id == job.id:
             logger.info("job submitted", extra=job_fields(job))
         self._changes.poke()
-        return stored
+        return stored, stored.id != job.id
 
     async def dry_run(self, request: DrawRequest) -> JobAnswer:
         """Return the prompts with their audit, the plan and the estimates; write nothing."""
@@ -239,6 +257,8 @@ class Service:
 
     async def watch(self, job_id: str, timeout_s: float) -> AsyncIterator[Job]:
         """Yield a job now, and again after each change, until it is final or the time is up.
+
+        The time is up as well when this process ends.
 
         Raises:
             UnknownJobError: there is none with that id.
@@ -254,7 +274,7 @@ class Service:
                 seen = job
                 yield job
             left_s = deadline - loop.time()
-            if job.is_final or left_s <= 0:
+            if job.is_final or left_s <= 0 or self._is_ending:
                 return
             await self._changes.wait(ticket, left_s)
 
@@ -375,11 +395,13 @@ class Service:
         """Cancel a job whose caller went away before it was told the id, if settings say so."""
         if self.settings.on_disconnect == "keep" or self._is_ending:
             return
-        job = await self.find_job(job_id)
-        if not job.id_given:
+        job = await self._database.call(self._queue.cancel_unclaimed, job_id)
+        if job.cancel_requested and not job.id_given:
             reason = "its caller is gone and never had the id"
             logger.info("job is to be cancelled", extra={"job_id": job_id, "reason": reason})
-            await self._cancel([job])
+            if job.is_final:
+                logger.info("job cancelled", extra=job_fields(job))
+            self._changes.poke()
 
     # --- gallery -------------------------------------------------------------------------------
 

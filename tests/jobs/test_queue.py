@@ -316,8 +316,22 @@ def test_the_last_who_is_told_an_id_says_which_preview_it_wants(queue: JobQueue)
         assert (queue.find(job_id).id_given, queue.find(job_id).preview) == (True, wanted)
 
 
+@pytest.mark.parametrize("running", [False, True])
+def test_a_job_whose_id_somebody_has_is_not_cancelled_for_a_caller_that_left(
+    queue: JobQueue, *, running: bool
+) -> None:
+    claimed, unclaimed = (queue.submit(make_job()) for _ in range(2))
+    if running:
+        claim(queue)
+        claim(queue)
+    queue.mark_id_given(claimed.id)
+    assert not queue.cancel_unclaimed(claimed.id).cancel_requested
+    after = queue.cancel_unclaimed(unclaimed.id)
+    assert (after.cancel_requested, after.is_final) == (True, not running)
+
+
 def test_an_unknown_job_is_said_to_be_unknown(queue: JobQueue) -> None:
-    for call in (queue.find, queue.request_cancel):
+    for call in (queue.find, queue.request_cancel, queue.cancel_unclaimed):
         with pytest.raises(UnknownJobError, match=r"\[unknown_job\]"):
             call("job_none")
 

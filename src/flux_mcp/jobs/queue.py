@@ -149,17 +149,29 @@ class JobQueue:
         Raises:
             UnknownJobError: there is none with that id.
         """
+        return self._request_cancel(job_id, "TRUE")
+
+    def cancel_unclaimed(self, job_id: str) -> Job:
+        """Do the same, but only while no caller holds its id.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+        """
+        return self._request_cancel(job_id, "id_given = 0")
+
+    def _request_cancel(self, job_id: str, condition: str) -> Job:
         now = utc_now()
         with immediate(self._database) as database:
             database.conn.execute(
-                """
+                f"""
                 UPDATE jobs SET status = 'cancelled', cancel_requested = 1, finished_at = ?
-                WHERE id = ? AND status = 'queued'
+                WHERE id = ? AND status = 'queued' AND {condition}
                 """,
                 (now, job_id),
             )
             database.conn.execute(
-                "UPDATE jobs SET cancel_requested = 1 WHERE id = ? AND status = 'running'",
+                "UPDATE jobs SET cancel_requested = 1 "
+                f"WHERE id = ? AND status = 'running' AND {condition}",
                 (job_id,),
             )
         return self.find(job_id)

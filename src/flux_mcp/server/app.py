@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.server.subscriptions import InMemorySubscriptionBus
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 from mcp.types import (
@@ -53,6 +54,8 @@ from flux_mcp.service import Service
 
 logger = logging.getLogger(__name__)
 
+FLUSH_S = 0.2
+"""From an answer to the wire: the SDK does not say when it has written."""
 INSTRUCTIONS = (
     "Draws pictures with FLUX on this machine's own graphics card; one job at a time, the rest "
     "wait in a queue that survives restarts. flux_generate draws from words, flux_edit changes a "
@@ -148,6 +151,21 @@ class FluxServer(MCPServer[Any]):
             retry_interval=RETRY_MS,
             max_sessions=MAX_SESSIONS,
         )
+
+    async def finish_calls(self, timeout_s: float) -> None:
+        """Have every open call answered, drawn or not, because the server ends.
+
+        Args:
+            timeout_s: A call that is not answered by then is cut off; its job is kept all the same.
+        """
+        self._service.begin_to_end()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._calls.all_answered()
+        listening = self._lowlevel_server.get_request_handler("subscriptions/listen")
+        if listening is not None and isinstance(listening.handler, ListenHandler):
+            listening.handler.close()
+        await asyncio.sleep(FLUSH_S)
 
     async def announce_changes(self) -> None:
         """Tell clients when packs change on disk, until cancelled."""

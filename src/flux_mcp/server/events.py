@@ -6,11 +6,14 @@ session. One for all sessions would mix them up: the SDK names streams by reques
 client counts from 1.
 """
 
-from collections import deque
+import asyncio
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
 from mcp.server.streamable_http import (
+    GET_STREAM_KEY,
     EventCallback,
     EventId,
     EventMessage,
@@ -18,7 +21,7 @@ from mcp.server.streamable_http import (
     StreamId,
 )
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.types import JSONRPCMessage
+from mcp.types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCResponse
 
 RETRY_MS = 1000
 """How soon a client may come back, as it is told."""
@@ -27,7 +30,9 @@ MAX_SESSIONS = 500
 the SDK's own limit."""
 MAX_EVENTS = 256
 MAX_EVENT_BYTES = 2 * 1024 * 1024
-"""Of one session: the largest answer, below 1 MiB, and the progress before it, twice."""
+"""Of one session: the largest answer, below 1 MiB, twice, and what belongs to it."""
+_EVENT_ID = re.compile(r"([0-9]{1,18})-(.+)", re.DOTALL)
+_PROGRESS = "notifications/progress"
 
 
 @dataclass(frozen=True)
@@ -37,39 +42,91 @@ class _Event:
     message: JSONRPCMessage | None
     size_bytes: int
 
+    @property
+    def id(self) -> EventId:
+        """Its number, and its stream: a client may come back after the event was forgotten."""
+        return f"{self.number}-{self.stream}"
+
+    @property
+    def is_progress(self) -> bool:
+        return isinstance(self.message, JSONRPCNotification) and self.message.method == _PROGRESS
+
+    @property
+    def is_answer(self) -> bool:
+        return isinstance(self.message, JSONRPCResponse | JSONRPCError)
+
 
 class RecentEvents(EventStore):
     """The newest events of one session; older ones are forgotten."""
 
     def __init__(self) -> None:
-        self._events: deque[_Event] = deque()
+        self._events: dict[int, _Event] = {}
         self._numbers = count(1)
         self._bytes = 0
+        self._progress: dict[StreamId, int] = {}
+        self._unanswered: set[StreamId] = set()
+        self._stored = asyncio.Event()
 
     async def store_event(self, stream_id: StreamId, message: JSONRPCMessage | None) -> EventId:
         """Keep an event and return its id; the oldest make room for it."""
         size_bytes = 0 if message is None else len(message.model_dump_json(by_alias=True))
         event = _Event(next(self._numbers), stream_id, message, size_bytes)
-        self._events.append(event)
+        self._follow(event)
+        self._events[event.number] = event
         self._bytes += size_bytes
         while len(self._events) > MAX_EVENTS or (
             self._bytes > MAX_EVENT_BYTES and len(self._events) > 1
         ):
-            self._bytes -= self._events.popleft().size_bytes
-        return str(event.number)
+            self._forget(next(iter(self._events)))
+        self._stored.set()
+        self._stored = asyncio.Event()
+        return event.id
+
+    def _follow(self, event: _Event) -> None:
+        """Keep account of which streams will still say something."""
+        if event.is_answer:
+            self._unanswered.discard(event.stream)
+            self._progress.pop(event.stream, None)
+            return
+        self._unanswered.add(event.stream)
+        if event.is_progress:
+            # Progress is worth nothing once there is newer: answers are not pushed out by it.
+            self._forget(self._progress.get(event.stream))
+            self._progress[event.stream] = event.number
+
+    def _forget(self, number: int | None) -> None:
+        event = None if number is None else self._events.pop(number, None)
+        if event is not None:
+            self._bytes -= event.size_bytes
 
     async def replay_events_after(
         self, last_event_id: EventId, send_callback: EventCallback
     ) -> StreamId | None:
-        """Send what came after an event on its stream; `None` when the event is forgotten."""
-        last = next((one for one in self._events if str(one.number) == last_event_id), None)
-        if last is None:
+        """Send what came after an event on its stream, and go on until its request is answered.
+
+        To go on is the SDK's part for a stream that is returned from here. It would lose an answer
+        that comes between the last look here and its own first; so only the stream that has no
+        answer, the one a session listens on, is returned.
+        """
+        found = _EVENT_ID.fullmatch(last_event_id)
+        if found is None:
             return None
-        for event in list(self._events):
-            is_later = event.stream == last.stream and event.number > last.number
-            if is_later and event.message is not None:
-                await send_callback(EventMessage(event.message, str(event.number)))
-        return last.stream
+        seen, stream = int(found[1]), found[2]
+        while True:
+            stored = self._stored
+            for event in self._after(seen, stream):
+                seen = event.number
+                if event.message is not None:
+                    await send_callback(EventMessage(event.message, event.id))
+            if stream == GET_STREAM_KEY:
+                return stream
+            if stream not in self._unanswered:
+                return None
+            await stored.wait()
+
+    def _after(self, number: int, stream: StreamId) -> Iterator[_Event]:
+        kept = list(self._events.values())
+        return (event for event in kept if event.number > number and event.stream == stream)
 
 
 class Sessions(StreamableHTTPSessionManager):

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import anyio
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flux_mcp.errors import AccessError, RateLimitedError, TooManyOpenError
@@ -31,6 +33,12 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
+)
+_GONE = (
+    ClientDisconnect,
+    # Of SSE: the message was accepted, and the stream on which it would be answered is closed.
+    anyio.ClosedResourceError,
+    anyio.BrokenResourceError,
 )
 
 
@@ -84,16 +92,20 @@ class Guard:
             return
         if scope["type"] != "http":
             return  # no WebSocket: the server closes what nobody accepts
+        answer = _Answer(send)
         try:
             principal = await self._admit(scope)
             with self._counted(principal):
                 token = AccessToken(token="", client_id=principal, scopes=[])
                 inside = {**scope, "user": AuthenticatedUser(token)}
-                await self._app(inside, receive, _with_headers(send))
+                await self._app(inside, _whole(scope, receive), answer)
+                await answer.end()
         except AccessError as error:
             self._tally.refused(error.code)
             logger.info("request refused", extra={"code": error.code})
-            await _refuse(error, _with_headers(send))
+            await _refuse(error, answer)
+        except _GONE:
+            logger.info("a caller left in the middle of its request")
 
     async def _admit(self, scope: Scope) -> str:
         try:
@@ -130,16 +142,53 @@ class Guard:
             self._tally.closed()
 
 
-def _with_headers(send: Send) -> Send:
-    async def add(message: Message) -> None:
+def _whole(scope: Scope, receive: Receive) -> Receive:
+    """Let nobody begin with the half of a request: what is behind us would take it for a bug."""
+    is_complete = scope["method"] != "POST"
+
+    async def read() -> Message:
+        nonlocal is_complete
+        message = await receive()
+        if message["type"] == "http.request":
+            is_complete = is_complete or not message.get("more_body", False)
+        elif not is_complete:
+            raise ClientDisconnect
+        return message
+
+    return read
+
+
+class _Answer:
+    """What is sent to one caller: with our headers, begun once, and ended.
+
+    The library of event streams does not end those that it closes because the server ends, and the
+    SDK answers a caller of SSE a second time when its stream has ended.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._is_begun = False
+        self._is_ended = False
+
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            if self._is_begun:
+                return
+            self._is_begun = True
             given = list(message.get("headers", ()))
             names = {name.lower() for name, _ in given}
             added = [(name, value) for name, value in HEADERS if name not in names]
             message = {**message, "headers": [*given, *added]}
-        await send(message)
+        elif message["type"] == "http.response.body":
+            if self._is_ended:
+                return
+            self._is_ended = not message.get("more_body", False)
+        await self._send(message)
 
-    return add
+    async def end(self) -> None:
+        """End an answer that was left open."""
+        if self._is_begun:
+            await self({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _refuse(error: AccessError, send: Send) -> None:

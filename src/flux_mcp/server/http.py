@@ -8,8 +8,8 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 
 import uvicorn
@@ -23,6 +23,7 @@ from flux_mcp.config import Settings
 from flux_mcp.errors import AddressError
 from flux_mcp.server.admission import admission
 from flux_mcp.server.app import FluxServer, build_server
+from flux_mcp.server.endings import ENDING_SIGNALS, end_at_once_next_time
 from flux_mcp.server.guard import Guard, Tally
 from flux_mcp.server.operations import operations_routes
 from flux_mcp.server.tokens import load_tokens, token_file
@@ -84,11 +85,9 @@ def serve_http(service: Service, server: FluxServer | None = None) -> None:
         TokenFileError: there is no usable file of tokens.
     """
     settings = service.settings
-    app = build_http_app(service, server or build_server(service))
+    server = server or build_server(service)
+    app = build_http_app(service, server)
     listener = _listen(settings)
-    # uvicorn raises the signal again when it has ended; we end in order and have no use for it.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
     host, port = listener.getsockname()[:2]
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     logger.info(
@@ -102,10 +101,10 @@ def serve_http(service: Service, server: FluxServer | None = None) -> None:
     )
     if not settings.loopback_without_token and settings.token is None:
         logger.info("callers send a token", extra={"token_file": str(token_file(settings))})
-    asyncio.run(_serve(service, app, listener))
+    asyncio.run(_serve(service, server, app, listener))
 
 
-async def _serve(service: Service, app: Guard, listener: socket.socket) -> None:
+async def _serve(service: Service, server: FluxServer, app: Guard, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         lifespan="on",
@@ -117,21 +116,45 @@ async def _serve(service: Service, app: Guard, listener: socket.socket) -> None:
     )
     try:
         service.open_soon()
-        await _Listener(config, service).serve(sockets=[listener])
+        await _Listener(config, server).serve(sockets=[listener])
     finally:
         await service.close()
 
 
 class _Listener(uvicorn.Server):
-    """uvicorn, and the service is told before calls that are under way are cut off."""
+    """uvicorn, which answers the calls that are open before it cuts anybody off.
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    The first signal ends the server in order, the second at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, server: FluxServer) -> None:
         super().__init__(config)
-        self._service = service
+        self._server = server
+        self._told: int | None = None
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._service.begin_to_end()
-        super().handle_exit(sig, frame)
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take signals as long as this serves. uvicorn's own raises them again afterwards."""
+        for number in ENDING_SIGNALS:
+            signal.signal(number, self.handle_exit)
+        yield
+        end_at_once_next_time()
+
+    def handle_exit(self, sig: int, _: FrameType | None) -> None:
+        """Take a signal; what it asks for is done at the next tick."""
+        if self._told is not None:
+            end_at_once_next_time()
+            signal.raise_signal(sig)
+        self._told = sig
+
+    async def on_tick(self, counter: int) -> bool:
+        """Begin to end, if that was asked for; return whether to stop listening."""
+        if self._told is not None:
+            logger.info("told to end")
+            await self._server.finish_calls(DRAIN_S)
+            # Streams of events end with this: their library watches uvicorn's own handler.
+            super().handle_exit(self._told, None)
+        return await super().on_tick(counter)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -6,12 +6,12 @@ Packs come and go on disk while the server runs; `PromptFeed` tells clients. It 
 import asyncio
 import json
 import logging
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.session import ServerSession
 from mcp.server.subscriptions import PromptsListChanged, SubscriptionBus
 from mcp.types import (
     Completion,
@@ -41,8 +41,8 @@ MAX_COMPLETIONS = 100
 """What the protocol allows in one answer."""
 LOOK_EVERY_S = 2.0
 """How soon a changed pack is announced; a look costs a stat of each of its files."""
-MAX_SESSIONS = 256
-"""Clients of the older protocol that are told; the oldest are forgotten first."""
+TELLING_TIMEOUT_S = 5.0
+"""A client that has not taken an announcement by then is not reading; it is not told this time."""
 _LISTED_CHOICES = 12
 _LISTED_FINDINGS = 8
 _LISTENS = ("prompts/list", "subscriptions/listen")
@@ -207,7 +207,7 @@ class PromptFeed:
     def __init__(self, packs: PackLibrary, bus: SubscriptionBus) -> None:
         self._packs = packs
         self._bus = bus
-        self._sessions: deque[ServerSession] = deque(maxlen=MAX_SESSIONS)
+        self._connections: set[Connection] = set()
         self._first_look: asyncio.Task[Changes] | None = None
 
     async def __call__(
@@ -218,8 +218,15 @@ class PromptFeed:
             await self._begin()
         result = await call_next(ctx)
         if ctx.method == "notifications/initialized":
-            self._sessions.append(ctx.session)
+            # The SDK shows middleware no other way to the connection, nor to its end: what is sent
+            # to a client that is gone vanishes without an error.
+            self._remember(ctx.session._connection)  # noqa: SLF001
         return result
+
+    def _remember(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            self._connections.add(connection)
+            connection.exit_stack.callback(self._connections.discard, connection)
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -250,8 +257,10 @@ class PromptFeed:
 
     async def _announce(self) -> None:
         await self._bus.publish(PromptsListChanged())
-        for session in list(self._sessions):
-            try:
-                await session.send_prompt_list_changed()
-            except Exception:  # noqa: BLE001 - a client that is gone must not keep others waiting
-                self._sessions.remove(session)
+        await asyncio.gather(*(_tell(connection) for connection in list(self._connections)))
+
+
+async def _tell(connection: Connection) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(TELLING_TIMEOUT_S):
+            await connection.send_prompt_list_changed()

@@ -173,11 +173,16 @@ class DeferredResult(CallToolResult):
 
 
 class ToolCalls:
-    """Answers tool calls through the service. Owns who is waiting for which job in this process."""
+    """Answers tool calls through the service.
+
+    Owns how many calls are open, and who is waiting for which job in this process.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._waiting: Counter[str] = Counter()
+        self._open = 0
+        self._answered = asyncio.Event()
         self._handlers: dict[type[BaseModel], Handler] = {
             **dict.fromkeys(DRAW_REQUESTS.values(), self._draw),
             SearchRequest: self._search,
@@ -191,7 +196,19 @@ class ToolCalls:
         Raises:
             FluxMcpError: something is wrong that the caller should read.
         """
-        return await self._handlers[type(request)](request, context)
+        self._open += 1
+        try:
+            return await self._handlers[type(request)](request, context)
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._answered.set()
+
+    async def all_answered(self) -> None:
+        """Return when no call is open."""
+        while self._open:
+            self._answered.clear()
+            await self._answered.wait()
 
     # --- drawing -------------------------------------------------------------------------------
 
@@ -200,7 +217,7 @@ class ToolCalls:
             return await self._job_result(await self._service.dry_run(request), "none")
         # A task of its own: a call cancelled while its job is being stored must still find out
         # which job that is, to cancel it.
-        submitting = asyncio.create_task(self._service.submit(request))
+        submitting = asyncio.create_task(self._service.submit(request, self._is_waited_for))
         try:
             job = await asyncio.shield(submitting)
             return await self._wait_and_answer(job, request, context)
@@ -234,13 +251,16 @@ class ToolCalls:
             return result.model_copy(update={"is_error": True})
         return result
 
+    def _is_waited_for(self, job_id: str) -> bool:
+        return self._waiting[job_id] > 0
+
     async def _abandon(self, submitting: "asyncio.Task[Job]") -> None:
         """Deal with the job of a call that was cancelled, timed out, or whose client is gone."""
         try:
             job = await submitting
         except Exception:  # noqa: BLE001 - nothing was stored, and nobody is left to be told
             return
-        if self._waiting[job.id] <= 0:
+        if not self._is_waited_for(job.id):
             await self._service.cancel_if_unclaimed(job.id)
 
     # --- the other three -----------------------------------------------------------------------

@@ -11,6 +11,7 @@ import signal
 import sys
 
 from flux_mcp import __version__
+from flux_mcp.server.endings import ENDING_SIGNALS, end_at_once_next_time
 from flux_mcp.server.wire import WireGuard
 from flux_mcp.service import Service
 from flux_mcp.telemetry import stop_tracing
@@ -18,6 +19,8 @@ from flux_mcp.telemetry import stop_tracing
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 30.0
+DRAIN_S = 5.0
+"""How long answers that are under way may take when the server is told to end."""
 OPEN_AFTER_S = 1.0
 """Long enough for a client's handshake and list of tools, on a slow machine too."""
 
@@ -28,9 +31,14 @@ def serve_stdio(service: Service, guard: WireGuard) -> None:
     logger.info(
         "serving", extra={"transport": "stdio", "data_dir": data_dir, "version": __version__}
     )
-    status = asyncio.run(_serve_stdio(service, guard))
+    asyncio.run(_serve_and_leave(service, guard))
+
+
+async def _serve_and_leave(service: Service, guard: WireGuard) -> None:
+    status = await _serve_stdio(service, guard)
     stop_tracing()
     sys.stderr.flush()
+    # From here, not after the loop: it would first cancel the calls that are still open.
     os._exit(status)
 
 
@@ -40,11 +48,17 @@ async def _serve_stdio(service: Service, guard: WireGuard) -> int:
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+
+    def end() -> None:
+        logger.info("told to end")
+        end_at_once_next_time()
+        stop.set()
+
+    for number in ENDING_SIGNALS:
         try:
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, end)
         except NotImplementedError:  # Windows
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(end))
     # A client that has just started us is answered first; its first call opens at once.
     loop.call_later(OPEN_AFTER_S, service.open_soon)
     server = build_server(service)
@@ -53,11 +67,16 @@ async def _serve_stdio(service: Service, guard: WireGuard) -> int:
     announcing = asyncio.create_task(server.announce_changes(), name="flux-mcp-announce")
     stopping = asyncio.create_task(stop.wait(), name="flux-mcp-stop")
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if stop.is_set():
+        await server.finish_calls(DRAIN_S)
     guard.shut()
     announcing.cancel()
-    failed = serving.done() and serving.exception() is not None
+    trouble = serving.exception() if serving.done() else None
+    failed = trouble is not None and not is_client_gone(trouble)
     if failed:
-        logger.error("the stdio transport ended", exc_info=serving.exception())
+        logger.error("the stdio transport ended", exc_info=trouble)
+    elif trouble is not None:
+        logger.info("the client is gone")
     try:
         # The stdin reader cannot be interrupted, so a signal leaves it behind: the process ends.
         await asyncio.wait_for(service.close(), CLOSE_TIMEOUT_S)
@@ -65,3 +84,10 @@ async def _serve_stdio(service: Service, guard: WireGuard) -> int:
         logger.exception("the service did not close in order")
         return 1
     return 1 if failed else 0
+
+
+def is_client_gone(error: BaseException) -> bool:
+    """Whether all that went wrong is that nobody reads our answers any more."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_client_gone(one) for one in error.exceptions)
+    return isinstance(error, ConnectionError)  # a broken pipe is one

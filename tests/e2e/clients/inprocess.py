@@ -1,0 +1,67 @@
+"""The HTTP server inside the test's own process, on a real socket, to be looked into."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+from flux_mcp.config import Settings
+from flux_mcp.server.app import FluxServer
+from flux_mcp.server.http import build_http_app
+from flux_mcp.service import Service
+
+from .transports import HTTP, LEGACY_SSE, TOKENS, Server, connected
+
+FEW_SESSIONS = 20
+
+
+class Observed(FluxServer):
+    """Our server, with few sessions that are forgotten soon, and a way to look at them."""
+
+    sessions: StreamableHTTPSessionManager
+    idle_timeout_s = 1800.0
+
+    def http_sessions(self, max_body_bytes: int) -> StreamableHTTPSessionManager:
+        self.sessions = super().http_sessions(max_body_bytes)
+        self.sessions.max_sessions = FEW_SESSIONS
+        self.sessions.session_idle_timeout = self.idle_timeout_s
+        return self.sessions
+
+    @property
+    def session_count(self) -> int:
+        return len(self.sessions._server_instances)
+
+
+@asynccontextmanager
+async def served(
+    tmp_path: Path, idle_timeout_s: float = 1800, **settings: Any
+) -> AsyncIterator[tuple[Server, Observed]]:
+    """Serve HTTP and SSE; nothing draws."""
+    chosen = Settings(
+        data_dir=tmp_path / "data", transport="http", sse=True, token=TOKENS["local"], **settings
+    )
+    service = Service(chosen, executes=False)
+    observed = Observed(service)
+    observed.idle_timeout_s = idle_timeout_s
+    app = build_http_app(service, observed)
+    config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1)
+    listener = uvicorn.Server(config)
+    sockets = [config.bind_socket()]
+    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    await service.open()
+    serving = asyncio.create_task(listener.serve(sockets))
+    server = Server(url, None, chosen.data_dir)  # type: ignore[arg-type] - it is this process
+    try:
+        # One of each, so that what is made once has been made.
+        for route in (HTTP, LEGACY_SSE):
+            async with connected(server, route) as client:
+                await client.list_tools()
+        yield server, observed
+    finally:
+        listener.should_exit = True
+        await serving
+        await service.close()
