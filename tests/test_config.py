@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from flux_mcp.config import Settings, command_path, default_data_dir, worker_environment
+from flux_mcp.config import (
+    Settings,
+    command_path,
+    default_data_dir,
+    hub_environment,
+    worker_environment,
+)
 
 
 def test_a_tilde_is_expanded_because_clients_pass_variables_without_a_shell(
@@ -75,3 +81,42 @@ def test_a_command_is_named_as_a_person_can_call_it(
     (tmp_path / python.name).touch(mode=0o755)
     assert command_path(python.name) == python.name
     assert command_path("no-such-command") == "no-such-command"
+
+
+def test_the_downloading_process_goes_online_and_keeps_the_users_login(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DEBUG", "1")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("FLUX_MCP_TOKEN", "a secret of the server")
+    monkeypatch.delenv("HF_TOKEN_PATH", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "theirs"))
+    settings = Settings(data_dir=tmp_path)
+    environment = hub_environment(settings)
+    assert environment["HF_HOME"] == str(tmp_path / "hf-cache")
+    assert environment["HF_TOKEN_PATH"] == str(tmp_path / "theirs" / "token")
+    assert environment["HF_TOKEN"] == "secret"  # noqa: S105 - nobody has it
+    gone = {"HF_HUB_OFFLINE", "HF_DEBUG", "FLUX_MCP_TOKEN", "FLUX_MCP_DATA_DIR"}
+    assert not gone & set(environment)
+    assert "HF_TOKEN" not in worker_environment(settings)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HF_TOKEN_PATH": "~/t"}, "~/t"),
+        ({"HF_HOME": "~/hf"}, "~/hf/token"),
+        ({"XDG_CACHE_HOME": "~/c"}, "~/c/huggingface/token"),
+        ({}, "~/.cache/huggingface/token"),
+    ],
+)
+def test_the_hubs_token_is_looked_for_where_its_own_programs_put_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], expected: str
+) -> None:
+    for name in ("HF_TOKEN_PATH", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = hub_environment(Settings(data_dir=tmp_path))["HF_TOKEN_PATH"]
+    assert found == str(Path(expected).expanduser())

@@ -125,7 +125,7 @@ async def test_no_model_at_all_is_refused_with_the_command_that_installs_one(
     settings: Settings, tmp_path: Path
 ) -> None:
     bare = settings.model_copy(update={"weights_dir": tmp_path / "none"})
-    with pytest.raises(WeightsMissingError, match="hf download"):
+    with pytest.raises(WeightsMissingError, match="models pull"):
         await decide(bare, GenerateRequest(prompt="x"))
     with pytest.raises(UnknownModelError, match="Did you mean 'flux1-dev'"):
         await decide(bare, GenerateRequest(prompt="x", model="flux1-dex"))

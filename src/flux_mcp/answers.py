@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flux_mcp.jobs.download import DownloadPhase
 from flux_mcp.jobs.job import JobStatus
 from flux_mcp.models.registry import Kind, Quality
 from flux_mcp.requests.messages import ErrorInfo, Phase
@@ -49,6 +50,9 @@ class QueueAnswer(_Answer):
     wait_s: float | None = Field(description="Estimated seconds until a new job would start.")
     jobs: tuple["QueuedJobAnswer", ...] = Field(
         description="Running first, then in queue order; the first 200."
+    )
+    downloads: tuple[str, ...] = Field(
+        (), description="Ids of downloads of weights that run; flux_get_job takes them."
     )
 
 
@@ -132,7 +136,7 @@ class JobAnswer(_Answer):
 
     job_id: str | None = Field(None, description="Null for a dry run or a look at the whole queue.")
     status: JobStatus | None = None
-    phase: Phase | None = None
+    phase: Phase | DownloadPhase | None = None
     step: int = 0
     total_steps: int = 0
     position: int | None = Field(None, description="Place in the queue, 1 is next.")
@@ -146,6 +150,9 @@ class JobAnswer(_Answer):
         None, description="Name and version of the prompt pack that composed the prompts."
     )
     session: str | None = None
+    message: str | None = Field(
+        None, description="Only for a download of weights: how far it is. step is its percent."
+    )
     notices: tuple[str, ...] = Field((), description="What the user should be told.")
     error: ErrorInfo | None = None
     images: tuple[ImageAnswer, ...] = ()

@@ -47,6 +47,10 @@ def _checkout() -> Path | None:
     return folder if is_ours else None
 
 
+_TOKEN_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
+"""Only the downloading process gets them."""
+_NOT_FOR_DOWNLOADS = frozenset({"HF_DEBUG", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"})
+
 _HostName = Annotated[
     # A name or an address; no port: any port of such a name is ours.
     str, Field(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")
@@ -90,6 +94,9 @@ class Settings(BaseSettings):
         default_factory=lambda: (Path.home() / "Pictures",),
         description="Folders pictures may be read from, besides the data folder's own. "
         "In the environment: a JSON list.",
+    )
+    disk_reserve_gib: float = Field(
+        2.0, ge=0, description="Free disk space that a download of weights leaves, in GiB."
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to draw.")
     torch_threads: int | None = Field(
@@ -266,6 +273,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         # The worker must not read settings anew: flags and files of the server would be missing,
         # and secrets are none of its business.
         and not name.upper().startswith("FLUX_MCP_")
+        and name not in _TOKEN_VARIABLES
     }
     return {
         **inherited,
@@ -282,6 +290,39 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "TQDM_DISABLE": "1",
         **_settings_as_environment(settings),
     }
+
+
+def hub_environment(settings: Settings) -> dict[str, str]:
+    """Return the whole environment of the downloading process, the only one that goes online.
+
+    The hub's libraries keep everything below the data folder, but find the token where the user's
+    `hf auth login` put it; HF_ENDPOINT, proxies and HF_TOKEN are the caller's. Xet is off: its
+    transfers cannot be taken up again by another process, ours can. Source: huggingface_hub 2.4,
+    constants.py and file_download.py.
+    """
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith("FLUX_MCP_") and name not in _NOT_FOR_DOWNLOADS
+    }
+    return {
+        **inherited,
+        "HF_HOME": str(settings.paths.hf_cache),
+        "HF_TOKEN_PATH": str(_hub_token_file()),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+
+
+def _hub_token_file() -> Path:
+    """Return where `hf auth login` keeps the token (huggingface_hub 2.4, constants.py)."""
+    named = os.environ.get("HF_TOKEN_PATH")
+    if named:
+        return whole_path(Path(named))
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return whole_path(Path(os.environ.get("HF_HOME") or Path(caches) / "huggingface")) / "token"
 
 
 def _settings_as_environment(settings: Settings) -> Mapping[str, str]:

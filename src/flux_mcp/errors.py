@@ -21,10 +21,14 @@ FluxMcpError(code, message, hint)
 │   └── SettingsFileError        [invalid_settings]     a configuration file that cannot be used
 ├── CapacityError            the caller can wait or ask for less
 │   ├── QueueFullError           [queue_full]
-│   └── OutOfMemoryError         [out_of_memory]
+│   ├── OutOfMemoryError         [out_of_memory]
+│   └── DownloadRunningError     [download_running]     another process downloads or removes weights
 ├── EngineError              weights, driver or worker; the operator acts
 │   ├── WeightsMissingError      [weights_missing]
 │   ├── WeightsInvalidError      [weights_invalid]
+│   ├── GatedModelError          [gated]                its owner wants to know who downloads it
+│   ├── HubError                 [hub]                  the hub did not answer, or has it not
+│   ├── DownloadLostError        [download_lost]        the command that downloaded is gone
 │   ├── EngineUnavailableError   [engine_unavailable]   torch or diffusers cannot be used here
 │   ├── WorkerLostError          [worker_lost]          the worker process died twice on one job
 │   └── TracingUnavailableError  [tracing_unavailable]  the packages that export traces are missing
@@ -213,6 +217,12 @@ class OutOfMemoryError(CapacityError):
     code = "out_of_memory"
 
 
+class DownloadRunningError(CapacityError):
+    """Another process downloads or removes weights in this data folder."""
+
+    code = "download_running"
+
+
 class EngineError(FluxMcpError):
     """Weights, driver or worker; the operator acts."""
 
@@ -229,6 +239,24 @@ class WeightsInvalidError(EngineError):
     """The files on disk are not what the registry row promises."""
 
     code = "weights_invalid"
+
+
+class GatedModelError(EngineError):
+    """The repository is gated: the licence is not accepted, or there is no token that says so."""
+
+    code = "gated"
+
+
+class HubError(EngineError):
+    """The hub cannot be reached, broke off again and again, or does not have what was asked for."""
+
+    code = "hub"
+
+
+class DownloadLostError(EngineError):
+    """A download's command was killed; what it received is kept."""
+
+    code = "download_lost"
 
 
 class EngineUnavailableError(EngineError):

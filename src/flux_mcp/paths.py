@@ -58,6 +58,26 @@ class Paths:
         return self.root / "hf-cache"
 
     @property
+    def hub(self) -> Path:
+        """The hub's own cache, `models--<org>--<name>` below it."""
+        return self.hf_cache / "hub"
+
+    @property
+    def manifests(self) -> Path:
+        """What was pulled: file sizes and hashes, to be checked without the hub."""
+        return self.hf_cache / "flux-mcp"
+
+    @property
+    def download_lock(self) -> Path:
+        """Held by the one process that downloads or removes weights."""
+        return self.root / "download.lock"
+
+    @property
+    def download_log(self) -> Path:
+        """What the last downloading process and its libraries wrote to stderr."""
+        return self.root / "logs" / "download.log"
+
+    @property
     def demo_sheet(self) -> Path:
         """What the last demonstration drew, side by side."""
         return self.root / "demo.png"

@@ -111,7 +111,7 @@ class Planner:
         how = hint = None
         if not any(map(installed, real_models(self._registry, request.kind, structure))):
             best = recommended(self._registry, request.kind, structure)
-            how = install_command(best, self._registry, self._settings)
+            how = install_command(best, self._settings)
             hint = f"For real pictures run: {how}."
         notices: tuple[str, ...] = ()
         if request.model is not None:

@@ -6,7 +6,7 @@ module owns only their lifetimes. One per process, whatever the transport.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from flux_mcp.answers import CancelAnswer, HealthAnswer, JobAnswer, QueueAnswer,
 from flux_mcp.compose.library import open_library
 from flux_mcp.config import Settings
 from flux_mcp.database import DatabaseThread
-from flux_mcp.errors import InternalError, StorageError
+from flux_mcp.errors import InternalError, StorageError, UnknownJobError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.migrations import migrate as migrate_gallery
 from flux_mcp.gallery.search import SearchFilter
@@ -25,6 +25,10 @@ from flux_mcp.gallery.store import Gallery, ImageRecord
 from flux_mcp.health import Health
 from flux_mcp.intake import Intake
 from flux_mcp.jobs.changes import Changes
+from flux_mcp.jobs.download import STALE_S, Download, is_download_id
+from flux_mcp.jobs.downloader import Downloader, Show
+from flux_mcp.jobs.downloads import DownloadStore
+from flux_mcp.jobs.downloads import migrate as migrate_downloads
 from flux_mcp.jobs.executor import ExecutorState, GpuExecutor
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
 from flux_mcp.jobs.job import Job, PreviewSize, new_job_id, utc_now
@@ -34,6 +38,7 @@ from flux_mcp.jobs.rows import migrate as migrate_jobs
 from flux_mcp.jobs.tally import Ended, JobTally, Standing
 from flux_mcp.jobs.tracing import current_traceparent, job_attributes, submit_span
 from flux_mcp.jobs.worker_process import ProcessFleet
+from flux_mcp.models.hub_messages import PullOrder
 from flux_mcp.models.registry import Registry, load_registry
 from flux_mcp.paths import ensure_dirs
 from flux_mcp.planner import Planner, as_asked
@@ -121,8 +126,9 @@ class Service:
         database = await self._database.open()
         queue = JobQueue(database, self.settings.queue_limit)
         gallery = Gallery(database)
-        views = Views(queue, gallery, self._files, self.settings.queue_limit)
-        self._rooms = _Opened(queue, gallery, views, JobTally(database))
+        downloads = DownloadStore(database)
+        views = Views(queue, gallery, self._files, downloads, self.settings.queue_limit)
+        self._rooms = _Opened(queue, gallery, views, downloads, JobTally(database))
         self._background.append(
             asyncio.create_task(self._changes.watch_other_processes(), name="flux-mcp-changes")
         )
@@ -358,14 +364,60 @@ class Service:
         await self.open()
         return await self._database.call(self._queue.depth)
 
-    # --- cancel --------------------------------------------------------------------------------
+    # --- downloads -----------------------------------------------------------------------------
 
-    async def cancel(self, job_id: str) -> CancelAnswer:
-        """Cancel one job. A second cancel of the same job changes nothing.
+    async def pull(self, orders: Sequence[PullOrder], show: Show) -> Download:
+        """Download weights until the end, whatever it is; others can watch it by its id."""
+        await self.open()
+        downloader = Downloader(
+            self.settings, self._opened.downloads, self._database, self._changes
+        )
+        return await downloader.run(orders, show)
+
+    async def watch_download(self, download_id: str, timeout_s: float) -> AsyncIterator[Download]:
+        """Yield a download now, and again after each change, until it ended or the time is up.
 
         Raises:
             UnknownJobError: there is none with that id.
         """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        seen: Download | None = None
+        while True:
+            ticket = self._changes.ticket()
+            download = await self.find_download(download_id)
+            if download != seen:
+                seen = download
+                yield download
+            left_s = deadline - loop.time()
+            if download.is_final or left_s <= 0 or self._is_ending:
+                return
+            await self._changes.wait(ticket, min(left_s, STALE_S))
+
+    async def find_download(self, download_id: str) -> Download:
+        """Return one download. They belong to whoever starts programs on this machine.
+
+        Raises:
+            UnknownJobError: there is none with that id, for this caller.
+        """
+        await self.open()
+        if only() is not None:
+            raise UnknownJobError(
+                f"There is no download '{download_id[:60]}'.",
+                "Only programs of the server's own machine see its downloads.",
+            )
+        return await self._database.call(self._opened.downloads.find, download_id)
+
+    # --- cancel --------------------------------------------------------------------------------
+
+    async def cancel(self, job_id: str) -> CancelAnswer:
+        """Cancel one job or download. A second cancel of the same changes nothing.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+        """
+        if is_download_id(job_id):
+            return await self._cancel_download(await self.find_download(job_id))
         return await self._cancel([await self.find_job(job_id)])
 
     async def cancel_session(self, session: str) -> CancelAnswer:
@@ -390,6 +442,13 @@ class Service:
         return CancelAnswer(
             cancelled=tuple(cancelled), stopping=tuple(stopping), already_final=tuple(final)
         )
+
+    async def _cancel_download(self, download: Download) -> CancelAnswer:
+        if download.is_final:
+            return CancelAnswer(cancelled=(), stopping=(), already_final=(download.id,))
+        await self._database.call(self._opened.downloads.request_cancel, download.id)
+        self._changes.poke()
+        return CancelAnswer(cancelled=(), stopping=(download.id,), already_final=())
 
     async def cancel_if_unclaimed(self, job_id: str) -> None:
         """Cancel a job whose caller went away before it was told the id, if settings say so."""
@@ -461,9 +520,11 @@ class _Opened:
     queue: JobQueue
     gallery: Gallery
     views: Views
+    downloads: DownloadStore
     tally: JobTally
 
 
 def _migrate(database: "Database") -> None:
     migrate_jobs(database)
+    migrate_downloads(database)
     migrate_gallery(database)

@@ -23,6 +23,8 @@ from flux_mcp.compose.problems import shorten
 from flux_mcp.compose.tokens import TokenCount
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.store import Gallery, ImageRecord
+from flux_mcp.jobs.download import Download
+from flux_mcp.jobs.downloads import DownloadStore
 from flux_mcp.jobs.estimates import Finished, estimate_s
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.queue import JobQueue
@@ -69,13 +71,36 @@ def image_answer(record: ImageRecord, files: ImageFiles) -> ImageAnswer:
     )
 
 
+def download_answer(download: Download) -> JobAnswer:
+    """Return what a caller that asks for a job is told of a download."""
+    return JobAnswer(
+        job_id=download.id,
+        status=download.status,
+        phase=download.phase,
+        step=download.step,
+        total_steps=download.total_steps,
+        eta_s=None if download.eta_s is None else round(download.eta_s, 2),
+        model=", ".join(download.models),
+        message=download.message,
+        error=download.error,
+    )
+
+
 class Views:
     """Reads queue and gallery, and says what callers are told."""
 
-    def __init__(self, queue: JobQueue, gallery: Gallery, files: ImageFiles, limit: int) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        gallery: Gallery,
+        files: ImageFiles,
+        downloads: DownloadStore,
+        limit: int,
+    ) -> None:
         self._queue = queue
         self._gallery = gallery
         self._files = files
+        self._downloads = downloads
         self._limit = limit
 
     def job(self, job: Job) -> JobAnswer:
@@ -112,6 +137,7 @@ class Views:
             limit=self._limit,
             wait_s=waits_s(unfinished, self._queue.history()),
             jobs=tuple(_line(job, waiting) for job in listed[:MAX_LISTED]),
+            downloads=tuple(one.id for one in self._downloads.running() if principal is None),
         )
 
     def dry_run(self, request: DrawRequest, decision: Decision) -> JobAnswer:

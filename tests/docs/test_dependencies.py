@@ -29,11 +29,15 @@ def test_every_runtime_dependency_has_a_line_and_no_line_is_stale() -> None:
 
 def test_every_development_dependency_has_a_line_and_no_line_is_stale() -> None:
     extras = project()["optional-dependencies"]
-    assert sorted(extras) == ["dev", "otel"]
+    assert sorted(extras) == ["dev", "keyring", "otel"]
     assert sorted(described("For development")) == named(extras["dev"])
-    assert sorted(described("To send traces: the extra `otel`")) == named(extras["otel"])
-    # `make setup` installs dev alone, and the tests send traces.
-    assert set(extras["otel"]) <= set(extras["dev"])
+    for extra, section in (
+        ("otel", "To send traces: the extra `otel`"),
+        ("keyring", "To find a token in the system's keyring: the extra `keyring`"),
+    ):
+        assert sorted(described(section)) == named(extras[extra])
+        # `make setup` installs dev alone, and the tests use the extras.
+        assert set(extras[extra]) <= set(extras["dev"])
 
 
 def test_every_line_says_what_is_used() -> None:

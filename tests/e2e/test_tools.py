@@ -91,7 +91,7 @@ async def test_a_prompt_goes_in_and_a_picture_comes_out(client: Client) -> None:
 
 async def test_the_demonstration_model_always_says_so(client: Client) -> None:
     answer = await job(client, "flux_generate", **FAST, wait_s=200)
-    assert any("micro" in notice and "hf download" in notice for notice in answer.notices)
+    assert any("micro" in notice and "models pull" in notice for notice in answer.notices)
     chosen = await job(client, "flux_generate", **FAST, model="micro", wait_s=200)
     assert any("micro" in notice for notice in chosen.notices)
 

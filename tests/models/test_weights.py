@@ -11,6 +11,7 @@ from flux_mcp.models.weights import (
     install_hint,
     is_installed,
     require_snapshot,
+    state_of,
 )
 
 from .hub import COMMIT, FILES, INDEX, put_in_hub_cache
@@ -79,13 +80,18 @@ def test_the_packages_own_weights_need_their_shared_parts(settings):
 def test_missing_weights_are_refused_with_the_command_that_installs_them(settings, spec):
     with pytest.raises(WeightsMissingError) as refused:
         require_snapshot(spec, REGISTRY, settings)
-    assert ("hf download black-forest-labs/FLUX.1-dev " in refused.value.hint) == (spec is DEV)
+    assert ("flux-mcp models pull flux1-dev " in refused.value.hint) == (spec is DEV)
     assert ("accept the licence" in refused.value.hint) == spec.gated
 
 
-def test_redux_is_installed_with_its_base(settings):
-    hint = install_hint(REDUX, REGISTRY, settings)
-    assert "FLUX.1-dev " in hint
-    assert "FLUX.1-Redux-dev " in hint
-    put_in_hub_cache(settings, DEV.repository)
-    assert "FLUX.1-dev " not in install_hint(REDUX, REGISTRY, settings)
+def test_redux_is_installed_by_one_command_into_the_servers_own_data_folder(settings):
+    hint = install_hint(REDUX, settings)
+    assert f"models pull flux1-redux-dev --data-dir {settings.data_dir}" in hint
+    assert "https://huggingface.co/black-forest-labs/FLUX.1-Redux-dev" in hint
+
+
+def test_a_folder_with_only_some_files_is_partial(settings):
+    assert state_of(DEV, settings) == "missing"
+    put_in_hub_cache(settings, DEV.repository, FILES[:2])
+    assert state_of(DEV, settings) == "partial"
+    assert state_of(MICRO_FILL, settings) == "missing"

@@ -190,7 +190,7 @@ async def test_weights_that_are_not_installed_fail_the_job_with_the_command_that
     drawing = await studio.draw(task_for(registry.find("text2img", "flux1-dev")))
     assert isinstance(drawing.final, Failed)
     assert drawing.final.error.code == "weights_missing"
-    assert "hf download black-forest-labs/FLUX.1-dev" in drawing.final.error.hint
+    assert "models pull flux1-dev" in drawing.final.error.hint
 
 
 async def test_done_names_the_weights_and_what_is_loaded(studio, task_for, registry: Registry):

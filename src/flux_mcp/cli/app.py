@@ -19,6 +19,7 @@ from flux_mcp.cli.common import (
 )
 from flux_mcp.cli.conformance import add_conformance
 from flux_mcp.cli.connect.command import add_connect
+from flux_mcp.cli.models_commands import models_app
 from flux_mcp.cli.packs_commands import packs_app
 
 _HELP = (
@@ -52,6 +53,7 @@ def build_app() -> typer.Typer:
     add_conformance(app)
     app.add_typer(_jobs(), name="jobs", help="Look at the queue and cancel jobs.")
     app.add_typer(_gallery(), name="gallery", help="Find and show finished pictures.")
+    app.add_typer(models_app(), name="models", help="See, download, check and remove weights.")
     app.add_typer(packs_app(), name="packs", help="Use, judge, check and write prompt packs.")
     return app
 

@@ -162,7 +162,7 @@ def advice(found: dict[str, Any], settings: Settings, registry: Registry) -> lis
     for kind in KINDS:
         if not any(is_installed(row, registry, settings) for row in real_models(registry, kind)):
             best = recommended(registry, kind)
-            how = install_hint(best, registry, settings)
+            how = install_hint(best, settings)
             steps.append(f"{kind} draws with micro, a demonstration. {how}")
     steps.append(f"Connect an MCP client: {command_path('flux-mcp')} connect")
     return steps

@@ -32,6 +32,7 @@ class Section:
 
 SECTIONS = (
     Section("Files", ("config", "data_dir", "weights_dir", "packs_dir")),
+    Section("Downloads", ("disk_reserve_gib",)),
     Section("Drawing", ("device", "torch_threads", "preload", "idle_unload_s", "stall_timeout_s")),
     Section("Queue", ("queue_limit", "max_passes", "cancel_grace_s", "on_disconnect")),
     Section("Previews", ("preview_every_steps", "preview_interval_s")),

@@ -1,21 +1,24 @@
 """Which weights are on disk, and where.
 
 Two places: folders that come with the package (micro), and the hub cache below `data/hf-cache`,
-read through huggingface_hub and never over the network.
+read through huggingface_hub and never over the network. What puts them there is hub.py, a process
+of its own.
 """
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from flux_mcp.config import Settings, command_path
+from flux_mcp.config import Settings, command_path, default_data_dir
 from flux_mcp.errors import WeightsMissingError
+from flux_mcp.models.pulling import licence_page, parts_named
 from flux_mcp.models.registry import ModelSpec, Registry
+from flux_mcp.models.snapshots import cache_folder
 
-_SINGLE_FILE = "flux1-*.safetensors"
-"""The repositories hold the transformer a second time, as one file of 23.8 GB."""
 _SHARD = re.compile(r"-\d+-of-0*(?P<count>\d+)\.safetensors$")
 
 
@@ -53,8 +56,7 @@ def _is_complete(folder: Path, folders: Sequence[Path]) -> bool:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    parts = [name for name, named in index.items() if isinstance(named, list) and any(named)]
-    return all(any(_is_whole(place / part) for place in folders) for part in parts)
+    return all(any(_is_whole(place / part) for place in folders) for part in parts_named(index))
 
 
 def _is_whole(part: Path) -> bool:
@@ -74,8 +76,8 @@ def _is_whole(part: Path) -> bool:
 
 
 def _find_in_hub_cache(spec: ModelSpec, settings: Settings) -> Snapshot | None:
-    cache = settings.paths.hf_cache / "hub"
-    if spec.repository is None or not (cache / _cache_folder(spec.repository)).is_dir():
+    cache = settings.paths.hub
+    if spec.repository is None or not (cache / cache_folder(spec.repository)).is_dir():
         return None
     # Imported here: it takes a quarter of a second, which nobody pays who has no hub weights.
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
@@ -92,9 +94,14 @@ def _find_in_hub_cache(spec: ModelSpec, settings: Settings) -> Snapshot | None:
     return Snapshot(folder, folder, revision=folder.name)
 
 
-def _cache_folder(repository: str) -> str:
-    """Return the folder of a repository in the hub cache (huggingface_hub's documented layout)."""
-    return f"models--{repository.replace('/', '--')}"
+def state_of(spec: ModelSpec, settings: Settings) -> Literal["installed", "partial", "missing"]:
+    """Return whether the own weights of `spec` are on this disk: all, some of them, or none."""
+    if find_snapshot(spec, settings) is not None:
+        return "installed"
+    repository = spec.repository
+    if repository is not None and any((settings.paths.hub / cache_folder(repository)).glob("*/*")):
+        return "partial"
+    return "missing"
 
 
 def is_installed(spec: ModelSpec, registry: Registry, settings: Settings) -> bool:
@@ -118,28 +125,27 @@ def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) ->
     if snapshot is None:
         raise WeightsMissingError(
             f"The weights of {spec.id} ({spec.kind}) are not on this machine.",
-            install_hint(spec, registry, settings),
+            install_hint(spec, settings),
         )
     return snapshot
 
 
-def install_hint(spec: ModelSpec, registry: Registry, settings: Settings) -> str:
+def install_hint(spec: ModelSpec, settings: Settings) -> str:
     """Return what to do to have the weights of `spec` and of its base on this disk."""
     if spec.repository is None:
         return "They come with the package: install it again, or restore them from git."
-    return f"Run: {install_command(spec, registry, settings)}."
+    return f"Run: {install_command(spec, settings)}."
 
 
-def install_command(spec: ModelSpec, registry: Registry, settings: Settings) -> str:
-    """Return the commands that download a hub model and its base, and what they need first."""
-    rows = [spec] if spec.base is None else [registry.find("text2img", spec.base), spec]
-    missing = [row for row in rows if find_snapshot(row, settings) is None] or [spec]
-    hub = command_path("hf")
-    cache = settings.paths.hf_cache / "hub"
-    downloads = " && ".join(
-        f"{hub} download {row.repository} --exclude '{_SINGLE_FILE}' --cache-dir {cache}"
-        for row in missing
+def install_command(spec: ModelSpec, settings: Settings) -> str:
+    """Return the command that downloads a hub model and what it needs, and what comes before it."""
+    ours = command_path("flux-mcp")
+    # A person's shell has not the environment a client starts its server with.
+    is_usual = settings.data_dir == default_data_dir()
+    place = "" if is_usual else f" --data-dir {shlex.quote(str(settings.data_dir))}"
+    gate = (
+        f" (accept the licence at {licence_page(spec.repository)} first; it asks for a token)"
+        if spec.gated and spec.repository is not None
+        else ""
     )
-    gated = any(row.gated for row in missing)
-    login = f" (accept the licence on the hub and run '{hub} auth login' first)" if gated else ""
-    return f"{downloads}{login}"
+    return f"{ours} models pull {spec.id}{place}{gate}"

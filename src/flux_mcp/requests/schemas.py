@@ -369,7 +369,10 @@ class SearchRequest(Request):
 class GetJobRequest(Request):
     """Look at one job, or at the queue."""
 
-    job_id: Name | None = Field(None, description="Leave out to see the whole queue.")
+    job_id: Name | None = Field(
+        None,
+        description="Leave out to see the whole queue. The id of a download of weights works too.",
+    )
     wait_s: Real = Field(
         20, ge=0, le=MAX_WAIT_S, description="Longest wait in seconds for the job to finish."
     )
@@ -381,7 +384,9 @@ class GetJobRequest(Request):
 class CancelJobRequest(Request):
     """Cancel one job, or all of a session."""
 
-    job_id: Name | None = Field(None, description="The job to cancel. Not with session.")
+    job_id: Name | None = Field(
+        None, description="The job, or download of weights, to cancel. Not with session."
+    )
     session: Name | None = Field(None, description="Cancel every unfinished job of it.")
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from flux_mcp.answers import JobAnswer
+from flux_mcp.jobs.download import Download
 from flux_mcp.jobs.job import Job
 
 MIN_INTERVAL_S = 0.25
@@ -29,12 +30,12 @@ class ProgressFeed:
     def __init__(self, send: Send, max_interval_s: float = MAX_INTERVAL_S) -> None:
         self._send = send
         self._max_interval_s = max_interval_s
-        self._job: Job | None = None
+        self._job: Job | Download | None = None
         self._position: int | None = None
         self._fresh = asyncio.Event()
         self._sent = 0.0
 
-    def show(self, job: Job, position: int | None) -> None:
+    def show(self, job: Job | Download, position: int | None) -> None:
         """Take the newest state; it goes out at the next occasion."""
         self._job, self._position = job, position
         self._fresh.set()
@@ -60,8 +61,10 @@ def next_value(last: float, step: int) -> float:
     return float(step) if step > last else last + _NUDGE
 
 
-def describe(job: Job, position: int | None) -> str:
-    """Say in a few words how far a job is."""
+def describe(job: Job | Download, position: int | None) -> str:
+    """Say in a few words how far a job or a download is."""
+    if isinstance(job, Download):
+        return job.message
     if job.status == "queued":
         place = "" if position is None else f", number {position} in the queue"
         return f"waiting{place}{f' ({job.message})' if job.message else ''}"

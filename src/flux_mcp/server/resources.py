@@ -56,6 +56,16 @@ def add_resources(server: MCPServer, service: Service) -> None:
         return (await service.describe_job(found)).model_dump_json()
 
     @server.resource(
+        "flux://downloads/{download_id}",
+        name="download",
+        title="Download of weights",
+        description="A download as it stands: phase, bytes, speed, seconds left, error.",
+        mime_type="application/json",
+    )
+    async def download(download_id: str) -> str:
+        return (await _found(service.find_download(download_id))).model_dump_json()
+
+    @server.resource(
         PACK_URI,
         name="pack",
         title="Prompt pack",

@@ -100,6 +100,8 @@ def job_text(answer: JobAnswer) -> str:
         return _queue_text(answer.queue)
     if answer.dry_run is not None:
         return _dry_run_text(answer, answer.dry_run)
+    if answer.message is not None:
+        return _download_text(answer)
     if answer.status == "completed":
         # Of a pack's prompt the caller knows only the choices it made.
         lines = [_image_text(image, with_prompt=answer.pack is not None) for image in answer.images]
@@ -116,6 +118,21 @@ def job_text(answer: JobAnswer) -> str:
             f'Call flux_get_job with job_id "{answer.job_id}" to wait for it.',
         ]
     return "\n".join([*lines, *(f"Note: {notice}" for notice in answer.notices)])
+
+
+def _download_text(answer: JobAnswer) -> str:
+    if answer.error is not None:
+        return f"{answer.error} (download {answer.job_id} of {answer.model})"
+    endings = {
+        "completed": f"Download {answer.job_id} is complete: {answer.model} can be drawn with.",
+        "cancelled": f"Download {answer.job_id} of {answer.model} was cancelled; what came is kept "
+        "for the next pull.",
+    }
+    return endings.get(
+        answer.status or "",
+        f"Download {answer.job_id} is not finished: {answer.message}.\n"
+        f'Call flux_get_job with job_id "{answer.job_id}" to wait for it.',
+    )
 
 
 def _hit_text(number: int, image: ImageAnswer) -> str:
@@ -141,7 +158,8 @@ def _queue_text(queue: QueueAnswer) -> str:
         for job in queue.jobs
     ]
     head = f"{queue.depth} of at most {queue.limit} jobs wait.{wait}"
-    return "\n".join([head, *lines])
+    downloads = [f"{one}: a download of weights runs" for one in queue.downloads]
+    return "\n".join([head, *lines, *downloads])
 
 
 def _dry_run_text(answer: JobAnswer, found: PlanAnswer) -> str:

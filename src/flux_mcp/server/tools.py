@@ -6,7 +6,8 @@ as one sentence with a stable code and what to do instead.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from mcp.types import CallToolResult, Tool, ToolAnnotations
 from pydantic import BaseModel, Field
 
 from flux_mcp.answers import CancelAnswer, JobAnswer, SearchAnswer
+from flux_mcp.jobs.download import is_download_id
 from flux_mcp.jobs.job import Job, PreviewSize
 from flux_mcp.requests.schemas import (
     DRAW_REQUESTS,
@@ -34,6 +36,7 @@ from flux_mcp.server.results import cancel_result, job_result, search_result
 from flux_mcp.server.schema import input_schema, output_schema
 from flux_mcp.server.tasks import declares_tasks
 from flux_mcp.service import Service
+from flux_mcp.views import download_answer
 
 _DRAWS = ToolAnnotations(
     read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
@@ -270,10 +273,22 @@ class ToolCalls:
             return await self._job_result(
                 JobAnswer(queue=await self._service.describe_queue()), "none"
             )
+        if is_download_id(request.job_id):
+            return await self._get_download(request.job_id, request.wait_s, context)
         job = await self._service.find_job(request.job_id)
         await self._service.mark_id_given(job.id)
         job = await self._wait(job, request.wait_s, context)
         return await self._job_result(await self._service.describe_job(job), request.preview)
+
+    async def _get_download(
+        self, download_id: str, wait_s: float, context: Context[Any, Any]
+    ) -> CallToolResult:
+        download = await self._service.find_download(download_id)
+        async with _telling(context) as feed:
+            async for seen in self._service.watch_download(download_id, wait_s):
+                download = seen
+                feed.show(download, None)
+        return await self._job_result(download_answer(download), "none")
 
     async def _cancel_job(self, request: CancelJobRequest, _: Context[Any, Any]) -> CallToolResult:
         if request.job_id is not None:
@@ -288,17 +303,24 @@ class ToolCalls:
 
     async def _wait(self, job: Job, wait_s: float, context: Context[Any, Any]) -> Job:
         """Wait for a job to end, telling the client how far it is; return its newest state."""
-        feed = ProgressFeed(context.report_progress)
-        telling = asyncio.create_task(feed.run())
-        try:
+        async with _telling(context) as feed:
             async for seen in self._service.watch(job.id, wait_s):
                 job = seen
                 feed.show(job, await self._service.position(job))
-        finally:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
         return job
 
     async def _job_result(self, answer: JobAnswer, preview: PreviewSize) -> CallToolResult:
         path = self._service.preview_path(answer.job_id or "")
         return await asyncio.to_thread(job_result, answer, preview, path)
+
+
+@asynccontextmanager
+async def _telling(context: Context[Any, Any]) -> AsyncIterator[ProgressFeed]:
+    """Give a feed whose states are sent to the client for as long as the block lasts."""
+    feed = ProgressFeed(context.report_progress)
+    telling = asyncio.create_task(feed.run())
+    try:
+        yield feed
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)

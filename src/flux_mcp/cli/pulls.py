@@ -1,0 +1,217 @@
+"""`flux-mcp models pull`: which models, are they wanted, and how far their download is."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from flux_mcp.cli.common import EXIT_BUSY, EXIT_ENGINE, complain, console, opened, print_json
+from flux_mcp.cli.weights import agree
+from flux_mcp.config import Settings
+from flux_mcp.errors import DownloadRunningError, InvalidRequestError
+from flux_mcp.jobs.download import Download
+from flux_mcp.models.hub_messages import (
+    FileProgress,
+    Listed,
+    Pulled,
+    PullEvent,
+    PullOrder,
+    PullProgress,
+)
+from flux_mcp.models.pulling import GIB, rows_to_pull
+from flux_mcp.models.recommending import card_gib, least_gib, recommended_for
+from flux_mcp.models.registry import ModelSpec, Registry, load_registry
+from flux_mcp.models.weights import find_snapshot, state_of
+
+ASK_ABOVE_GIB = 1.0
+"""Larger downloads are asked about: hours on many lines, and a good part of many disks."""
+_KEPT = "What was downloaded is kept: run the same command again to go on."
+MOST_LINES = 20
+"""Lines a download's bytes become where progress is a log and not a bar."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the flags say."""
+
+    models: tuple[str, ...]
+    card: str | None
+    is_agreed: bool
+
+
+async def pull(settings: Settings, asked: Asked, *, as_json: bool) -> None:
+    """Download what was asked for, showing how far it is on stderr.
+
+    Raises:
+        FluxMcpError: the request is wrong, or the machine cannot.
+        typer.Exit: the download failed or was cancelled; it has been said why.
+    """
+    registry = load_registry()
+    models = _models(registry, asked)
+    rows = rows_to_pull(registry, models, lambda row: find_snapshot(row, settings) is not None)
+    new = [row for row in rows if state_of(row, settings) != "installed"]
+    size_gib = sum(row.disk_gib for row in new)
+    if size_gib > ASK_ABOVE_GIB and not asked.is_agreed:
+        agree(f"Download {', '.join(row.id for row in new)}, about {size_gib:.0f} GiB?")
+    orders = [_order(row) for row in rows]
+    try:
+        async with opened(settings, executes=False) as service:
+            with _progress(console(stderr=True)) as shown:
+                ended = await service.pull(orders, shown.show)
+    except asyncio.CancelledError:
+        complain(f"Interrupted. {_KEPT}")
+        raise
+    _tell(ended, rows, settings, as_json=as_json)
+
+
+def _models(registry: Registry, asked: Asked) -> tuple[str, ...]:
+    """Return the ids to pull.
+
+    Raises:
+        InvalidRequestError: neither or both ways of choosing were taken, or nothing fits the card.
+    """
+    if bool(asked.models) == (asked.card is not None):
+        raise InvalidRequestError(
+            "Name either models or a card with --for.", "'flux-mcp models list' shows the models."
+        )
+    if asked.card is None:
+        return asked.models
+    gib = card_gib(asked.card)
+    fitting = recommended_for(gib, registry)
+    if not fitting:
+        real = [row for row in registry if not row.is_demonstration]
+        least = min(real, key=least_gib)
+        raise InvalidRequestError(
+            f"No model fits a card of {gib:g} GiB: the least is {least.id} with "
+            f"{least_gib(least):g} GiB.",
+            "micro, which is installed, draws on any machine.",
+        )
+    first, *others = fitting
+    out = console(stderr=True)
+    out.print(f"For {gib:g} GiB: {first.id} ({first.title}, {first.licence}).", style="bold")
+    if others:
+        names = ", ".join(dict.fromkeys(row.id for row in others))
+        out.print(f"These fit as well: {names}.")
+    return (first.id,)
+
+
+def _order(row: ModelSpec) -> PullOrder:
+    if row.repository is None:
+        raise InvalidRequestError(f"{row.id} comes with the package.")
+    return PullOrder(model=row.id, repository=row.repository, revision=row.revision)
+
+
+def _tell(ended: Download, rows: Sequence[ModelSpec], settings: Settings, *, as_json: bool) -> None:
+    """Print how it ended.
+
+    Raises:
+        typer.Exit: not well.
+    """
+    if as_json:
+        print_json(ended)
+    if ended.status == "completed":
+        if not as_json:
+            for row in rows:
+                found = find_snapshot(row, settings)
+                where = f": {found.folder}" if found else ""
+                console().print(f"{row.id} is installed{where}")
+        return
+    if ended.error is not None:
+        complain(str(ended.error))
+        is_busy = ended.error.code == DownloadRunningError.code
+        raise typer.Exit(EXIT_BUSY if is_busy else EXIT_ENGINE)
+    complain(f"Download {ended.id} was cancelled. {_KEPT}")
+    raise typer.Exit(EXIT_ENGINE)
+
+
+# --- progress ----------------------------------------------------------------------------------
+
+
+class _Shows(Protocol):
+    def show(self, download: Download, event: PullEvent | None) -> None: ...
+
+
+@contextmanager
+def _progress(out: Console) -> Iterator[_Shows]:
+    """Show how far it is: bars on a terminal, one for each file; else a few lines."""
+    if not out.is_terminal:
+        yield _Lines(out)
+        return
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=out,
+        transient=True,
+    ) as bars:
+        yield _Bars(out, bars)
+
+
+def _say_event(out: Console, download: Download, event: PullEvent | None) -> None:
+    if event is None and not download.is_final:
+        out.print(f"Download {download.id}: agents watch it with flux_get_job.")
+    elif isinstance(event, Listed):
+        size, missing = event.size_bytes / GIB, event.missing_bytes / GIB
+        out.print(
+            f"{event.model} at {event.revision[:12]}: {event.files} files, {size:.2f} GiB; "
+            f"{missing:.2f} GiB are missing."
+        )
+    elif isinstance(event, Pulled):
+        out.print(f"{event.model}: every file is here, and its hash is right.")
+
+
+class _Bars:
+    def __init__(self, out: Console, bars: Progress) -> None:
+        self._out = out
+        self._bars = bars
+        self._whole = bars.add_task("asking the hub", total=None)
+        self._files: dict[str, TaskID] = {}
+
+    def show(self, download: Download, event: PullEvent | None) -> None:
+        _say_event(self._out, download, event)
+        if isinstance(event, PullProgress):
+            self._bars.update(
+                self._whole,
+                description=download.phase or download.status,
+                completed=download.done_bytes,
+                total=download.total_bytes or None,
+            )
+            self._show_files(event.files)
+
+    def _show_files(self, files: Sequence[FileProgress]) -> None:
+        for path in self._files.keys() - {file.path for file in files}:
+            self._bars.remove_task(self._files.pop(path))
+        for file in files:
+            if file.path not in self._files:
+                self._files[file.path] = self._bars.add_task(file.path, total=file.size_bytes)
+            self._bars.update(self._files[file.path], completed=file.done_bytes)
+
+
+class _Lines:
+    """Progress as a log: at most `MOST_LINES` lines of bytes."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._step = -100
+
+    def show(self, download: Download, event: PullEvent | None) -> None:
+        _say_event(self._out, download, event)
+        is_due = download.step - self._step >= download.total_steps / MOST_LINES
+        if isinstance(event, PullProgress) and download.total_bytes and is_due:
+            self._step = download.step
+            self._out.print(download.message)

@@ -1,0 +1,272 @@
+"""`flux-mcp models list|info|verify|remove`: what is on this disk. Nothing here goes online."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from flux_mcp.cli.common import EXIT_ENGINE, complain, console, plain, print_json
+from flux_mcp.config import Settings
+from flux_mcp.errors import InvalidRequestError, WeightsMissingError
+from flux_mcp.models.pulling import GIB, licence_page, rows_of, users_of
+from flux_mcp.models.registry import ModelSpec, Registry, load_registry
+from flux_mcp.models.removing import Removal, disk_bytes, plan_removal, remove
+from flux_mcp.models.verifying import Checkable, Wrong, checkable
+from flux_mcp.models.weights import find_snapshot, install_hint, state_of
+
+_STYLES = {"installed": "green", "partial": "yellow", "missing": "dim"}
+
+
+# --- list and info -----------------------------------------------------------------------------
+
+
+def print_models(settings: Settings, *, as_json: bool) -> None:
+    """Print every model."""
+    registry = load_registry()
+    ids = list(dict.fromkeys(row.id for row in registry))
+    models = [_model(registry, model, settings) for model in ids]
+    if as_json:
+        print_json({"models": models})
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("model", "on disk", "GiB", "draws", "licence"):
+        table.add_column(column, no_wrap=column != "draws")
+    for model in models:
+        table.add_row(
+            model["id"],
+            Text(model["state"], style=_STYLES[model["state"]]),
+            f"{model['disk_gib']:g}",
+            ", ".join(model["kinds"]),
+            model["licence"],
+        )
+    console().print(table, soft_wrap=False)
+    console().print("'flux-mcp models info MODEL' says more, 'flux-mcp models pull MODEL' gets it.")
+
+
+def print_model(settings: Settings, model: str, *, as_json: bool) -> None:
+    """Print one model.
+
+    Raises:
+        UnknownModelError: there is none with that id.
+    """
+    registry = load_registry()
+    found = _model(registry, model, settings)
+    row = rows_of(registry, model)[0]
+    if found["state"] != "installed":
+        found["install"] = install_hint(row, settings)
+    if as_json:
+        print_json(found)
+        return
+    shown = {**found, "kinds": ", ".join(found["kinds"]), "used_by": ", ".join(found["used_by"])}
+    shown["gated"] = "yes: accept the licence first" if found["gated"] else "no"
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        if value not in (None, ""):
+            console().print(f"{name:<{width}}  {plain(str(value))}")
+
+
+def _model(registry: Registry, model: str, settings: Settings) -> dict[str, Any]:
+    """Return what is known of a model; its state is that of its least complete row."""
+    rows = rows_of(registry, model)
+    first = rows[0]
+    repositories = dict.fromkeys(row.repository for row in rows if row.repository)
+    states = [_state(row, registry, settings) for row in rows]
+    snapshot = find_snapshot(first, settings)
+    used = sum(disk_bytes(repository, settings) for repository in repositories)
+    return {
+        "id": model,
+        "title": first.title,
+        "state": max(states, key=list(_STYLES).index),
+        "kinds": [row.kind for row in rows],
+        "licence": first.licence,
+        "gated": first.gated,
+        "repository": ", ".join(repositories) or None,
+        "licence_page": licence_page(first.repository) if first.repository else None,
+        "revision": snapshot.revision if snapshot else first.revision,
+        "is_pinned": first.revision is not None,
+        "base": first.base,
+        "used_by": [u for r in repositories for u in users_of(registry, r) if u != model],
+        "disk_gib": first.disk_gib,
+        "used_gib": round(used / GIB, 2),
+        "vram_gib": ", ".join(f"{how} {gib:g}" for how, gib in first.vram_gib.items()),
+        "folder": str(snapshot.folder) if snapshot else None,
+    }
+
+
+def _state(row: ModelSpec, registry: Registry, settings: Settings) -> str:
+    """Return the state of a row; one whose base is missing cannot be drawn with."""
+    own = state_of(row, settings)
+    if own != "installed" or row.base is None:
+        return own
+    base = state_of(registry.find("text2img", row.base), settings)
+    return "installed" if base == "installed" else "partial"
+
+
+# --- verify ------------------------------------------------------------------------------------
+
+
+def verify(settings: Settings, model: str | None, *, as_json: bool) -> None:
+    """Check the weights of a model, or of all that are here, and print what is wrong.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        InvalidRequestError: it comes with the package.
+        WeightsMissingError: nothing of it is here.
+        typer.Exit: a file is wrong.
+    """
+    snapshots = _checkables(settings, model)
+    results: list[tuple[Checkable, list[Wrong]]] = []
+    with _bytes_bar(sum(one.size_bytes for one in snapshots)) as bar:
+        for one in snapshots:
+            bar.show(one.repository)
+            results.append((one, list(one.check(bar.advance))))
+    if as_json:
+        print_json({"snapshots": [_checked_as_json(one, wrong) for one, wrong in results]})
+    else:
+        for one, wrong in results:
+            _print_checked(one, wrong)
+        if not results:
+            console().print("No weights were pulled: there is nothing to verify.")
+    if any(wrong for _, wrong in results):
+        if not as_json:
+            complain("Have the wrong files again: 'flux-mcp models pull' with the same models.")
+        raise typer.Exit(EXIT_ENGINE)
+
+
+def _checkables(settings: Settings, model: str | None) -> list[Checkable]:
+    registry = load_registry()
+    rows = list(registry) if model is None else rows_of(registry, model)
+    if model is not None and all(row.repository is None for row in rows):
+        raise InvalidRequestError(
+            f"{model} comes with the package: there is nothing to compare it with.",
+            "Name a model that was pulled.",
+        )
+    found = {(row.repository, row.revision): checkable(row, settings) for row in rows}
+    snapshots = [one for one in found.values() if one is not None]
+    if model is not None and not snapshots:
+        raise WeightsMissingError(
+            f"The weights of {model} are not on this machine.", install_hint(rows[0], settings)
+        )
+    return snapshots
+
+
+def _checked_as_json(one: Checkable, wrong: list[Wrong]) -> dict[str, Any]:
+    return {
+        "repository": one.repository,
+        "revision": one.revision,
+        "folder": str(one.folder),
+        "files": len(one.files),
+        "size_bytes": one.size_bytes,
+        "has_manifest": one.has_manifest,
+        "wrong": [{"path": item.path, "problem": item.problem} for item in wrong],
+    }
+
+
+def _print_checked(one: Checkable, wrong: list[Wrong]) -> None:
+    out = console()
+    size = f"{one.size_bytes / GIB:.2f} GiB"
+    if not wrong:
+        how = "" if one.has_manifest else ", by the names of the cache: it was not pulled by us"
+        out.print(f"{one.repository}: {len(one.files)} files, {size}: right{how}", style="green")
+        return
+    out.print(f"{one.repository}: {len(wrong)} of {len(one.files)} files are wrong", style="red")
+    for item in wrong:
+        out.print(f"  {plain(item.path)}: {item.problem}")
+
+
+# --- remove ------------------------------------------------------------------------------------
+
+
+def remove_model(settings: Settings, model: str, *, is_agreed: bool, as_json: bool) -> None:
+    """Delete the weights of a model, after asking.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        InvalidRequestError: it comes with the package, or nobody agreed.
+        DownloadRunningError: a download runs.
+        StorageError: the disk refused.
+    """
+    registry = load_registry()
+    planned = plan_removal(model, registry, settings)
+    if planned.repositories and not is_agreed:
+        agree(f"Delete {', '.join(planned.repositories)}, {planned.freed_bytes / GIB:.2f} GiB?")
+    removed = remove(model, registry, settings) if planned.repositories else planned
+    if as_json:
+        print_json(_removal_as_json(removed))
+        return
+    for kept in removed.kept:
+        console().print(
+            f"{kept.repository} stays: {', '.join(kept.users)} draws with it. Remove that first.",
+            style="yellow",
+        )
+    for repository in removed.repositories:
+        console().print(f"{repository} is removed.")
+    if removed.repositories:
+        console().print(f"{removed.freed_bytes / GIB:.2f} GiB are free again.")
+    elif not removed.kept:
+        console().print(f"Nothing of {model} is on this machine.")
+
+
+def _removal_as_json(removal: Removal) -> dict[str, Any]:
+    return {
+        "model": removal.model,
+        "removed": list(removal.repositories),
+        "kept": [{"repository": one.repository, "used_by": one.users} for one in removal.kept],
+        "freed_bytes": removal.freed_bytes,
+    }
+
+
+def agree(question: str) -> None:
+    """Ask on a terminal; where nobody can answer, --yes must have been given.
+
+    Raises:
+        InvalidRequestError: nobody can answer.
+        typer.Abort: the answer was no.
+    """
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InvalidRequestError(
+            f"{question} Nobody can be asked here.", "Give --yes to do it without being asked."
+        )
+    typer.confirm(question, abort=True, err=True)
+
+
+# --- progress ----------------------------------------------------------------------------------
+
+
+class _Advances(Protocol):
+    def show(self, what: str) -> None: ...
+
+    def advance(self, size_bytes: int) -> None: ...
+
+
+@contextmanager
+def _bytes_bar(total_bytes: int) -> Iterator[_Advances]:
+    """Show on stderr how much was read: a bar on a terminal, else nothing."""
+    out = console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        console=out,
+        transient=True,
+        disable=not out.is_terminal,
+    ) as progress:
+        yield _Bar(progress, total_bytes)
+
+
+class _Bar:
+    def __init__(self, progress: Progress, total_bytes: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=total_bytes)
+
+    def show(self, what: str) -> None:
+        self._progress.update(self._task, description=what)
+
+    def advance(self, size_bytes: int) -> None:
+        self._progress.advance(self._task, size_bytes)

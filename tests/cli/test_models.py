@@ -1,0 +1,344 @@
+"""`flux-mcp models …` as people and scripts meet it, against a hub on loopback."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flux_mcp.config import Settings
+from flux_mcp.jobs.download import Download
+from flux_mcp.models.registry import load_registry
+from flux_mcp.models.snapshots import cache_folder
+from flux_mcp.models.weights import find_snapshot
+from flux_mcp.service import Service
+from tests.models.hub_server import Fault, HubServer
+from tests.models.pulls import DEV, SCHNELL, TOKEN, TRANSFORMER, alone, micro_files
+
+from .processes import TIMEOUT_S, Cli, Ended
+
+FILES = micro_files()
+SIZE = len(FILES[TRANSFORMER])
+MIB = 1024 * 1024
+REDUX = "black-forest-labs/FLUX.1-Redux-dev"
+REGISTRY = load_registry()
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    server = HubServer()
+    with server.running():
+        server.add(SCHNELL, FILES)
+        yield server
+
+
+@pytest.fixture
+def cli(tmp_path: Path, weights_dir: Path, hub: HubServer) -> Cli:
+    return Cli(tmp_path / "data", weights_dir, **alone(hub, tmp_path))
+
+
+def state(cli: Cli, model: str) -> str:
+    models = cli("models", "list", "--json").json["models"]
+    return next(one["state"] for one in models if one["id"] == model)
+
+
+def newest_download(cli: Cli) -> Download:
+    async def look(service: Service) -> Download:
+        return await service._database.call(lambda: service._opened.downloads._many("")[-1])
+
+    return cli.prepare(look)
+
+
+def begin(cli: Cli, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        cli.command("models", "pull", *arguments),
+        env=cli.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+
+
+def wait_for_line(process: subprocess.Popen[str], words: str) -> str:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if words in line:
+            return line
+    raise AssertionError(f"it ended before it said {words!r}")
+
+
+# --- pull, list, info, verify, remove ----------------------------------------------------------
+
+
+def test_the_life_of_weights_on_a_disk(cli: Cli, hub: HubServer):
+    assert (state(cli, "flux1-schnell"), state(cli, "micro")) == ("missing", "installed")
+    pulled = cli("models", "pull", "flux1-schnell", "--yes")
+    assert pulled.code == 0, pulled.err
+    assert pulled.out.startswith("flux1-schnell is installed: ")
+    assert re.search(r"^Download dl_\S+: agents watch it", pulled.err)
+    assert "14 files" in pulled.err
+    assert "every file is here, and its hash is right" in pulled.err
+    assert state(cli, "flux1-schnell") == "installed"
+    info = cli("models", "info", "flux1-schnell", "--json").json
+    assert info["revision"] == list(hub.repositories[SCHNELL].commits)[-1]
+    assert Path(info["folder"]).is_dir()
+    assert cli("models", "info", "flux1-schnell").out.startswith("id ")
+    right = cli("models", "verify")
+    assert (right.code, right.err) == (0, "")
+    assert "14 files, 0.01 GiB: right" in right.out
+    assert cli("models", "list").out.count("installed") == 2
+    removed = cli("models", "remove", "flux1-schnell", "--yes")
+    assert removed.out.splitlines()[-1] == "0.01 GiB are free again."
+    assert state(cli, "flux1-schnell") == "missing"
+    hf_cache = cli.data_dir / "hf-cache"
+    assert not list(hf_cache.glob("hub/models--*"))
+    assert not list(hf_cache.glob("flux-mcp/*.json"))
+
+
+def test_json_is_one_document_and_progress_is_beside_it(cli: Cli, hub: HubServer):
+    ended = cli("models", "pull", "flux1-schnell", "--yes", "--json")
+    assert ended.code == 0
+    download = Download.model_validate(ended.json)
+    assert (download.status, download.models) == ("completed", ("flux1-schnell",))
+    assert download.done_bytes == download.total_bytes > SIZE
+    checked = cli("models", "verify", "flux1-schnell", "--json").json["snapshots"]
+    assert [(one["repository"], one["wrong"]) for one in checked] == [(SCHNELL, [])]
+    removed = cli("models", "remove", "flux1-schnell", "--yes", "--json").json
+    assert removed["removed"] == [SCHNELL]
+    assert removed["freed_bytes"] >= SIZE
+
+
+@pytest.mark.parametrize("with_manifest", [True, False], ids=["pulled by us", "by another"])
+def test_verify_finds_one_flipped_bit_offline(cli: Cli, hub: HubServer, *, with_manifest: bool):
+    cli("models", "pull", "flux1-schnell", "--yes")
+    asked = len(hub.seen)
+    if not with_manifest:
+        for manifest in (cli.data_dir / "hf-cache" / "flux-mcp").iterdir():
+            manifest.unlink()
+    assert cli("models", "verify", "flux1-schnell").code == 0
+    folder = Path(cli("models", "info", "flux1-schnell", "--json").json["folder"])
+    with (folder / TRANSFORMER).open("r+b") as stream:
+        stream.seek(SIZE // 2)
+        byte = stream.read(1)
+        stream.seek(SIZE // 2)
+        stream.write(bytes([byte[0] ^ 1]))
+    wrong = cli("models", "verify")
+    assert wrong.code == 1
+    assert f"  {TRANSFORMER}: its hash is " in wrong.out
+    assert "models pull" in wrong.err
+    assert len(hub.seen) == asked
+
+
+@pytest.mark.parametrize(
+    ("path", "says"), [(TRANSFORMER, "it has 5 bytes"), ("vae/config.json", "it is not there")]
+)
+def test_verify_finds_what_is_short_or_gone_and_pull_mends_it(
+    cli: Cli, hub: HubServer, path: str, says: str
+):
+    cli("models", "pull", "flux1-schnell", "--yes")
+    folder = Path(cli("models", "info", "flux1-schnell", "--json").json["folder"])
+    if says.startswith("it has"):
+        (folder / path).write_bytes(b"short")
+    else:
+        (folder / path).resolve().unlink()
+    wrong = cli("models", "verify", "flux1-schnell")
+    assert (wrong.code, says in wrong.out) == (1, True), wrong.out
+    assert cli("models", "pull", "flux1-schnell", "--yes").code == 0
+    assert cli("models", "verify").code == 0
+
+
+def test_a_base_is_pulled_with_what_needs_it_and_stays_while_it_does(cli: Cli, hub: HubServer):
+    hub.add(DEV, FILES)
+    hub.add(REDUX, {**FILES, TRANSFORMER: FILES[TRANSFORMER][::-1]})
+    assert cli("models", "pull", "flux1-redux-dev", "--yes").code == 0
+    assert (state(cli, "flux1-dev"), state(cli, "flux1-redux-dev")) == ("installed", "installed")
+    kept = cli("models", "remove", "flux1-dev", "--yes")
+    assert (kept.code, state(cli, "flux1-dev")) == (0, "installed")
+    assert kept.out == f"{DEV} stays: flux1-redux-dev draws with it. Remove that first.\n"
+    gone = cli("models", "remove", "flux1-redux-dev", "--yes", "--json").json
+    # The text encoders and the VAE are one file under two names: only the transformer is freed.
+    assert SIZE <= gone["freed_bytes"] < SIZE + 1000
+    assert (state(cli, "flux1-dev"), state(cli, "flux1-redux-dev")) == ("installed", "missing")
+    assert cli("models", "verify").code == 0
+    assert cli("models", "remove", "flux1-dev", "--yes").out.startswith(f"{DEV} is removed.")
+
+
+def test_what_was_pulled_draws_the_same_pictures(
+    cli: Cli, hub: HubServer, tmp_path: Path, weights_dir: Path
+):
+    fast = ("--width", "64", "--height", "64", "--steps", "4", "--seed", "7", "--model", "micro")
+    shipped = cli("generate", "a red circle", *fast, "--json")
+    assert shipped.code == 0, shipped.err
+    cli("models", "pull", "flux1-schnell", "--yes")
+    (tmp_path / "pulled" / "micro").mkdir(parents=True)
+    folder = cli("models", "info", "flux1-schnell", "--json").json["folder"]
+    (tmp_path / "pulled" / "micro" / "text2img").symlink_to(folder)
+    pulled = cli(
+        "generate", "a red circle", *fast, "--json", FLUX_MCP_WEIGHTS_DIR=str(tmp_path / "pulled")
+    )
+    assert pulled.code == 0, pulled.err
+    one, other = shipped.json["images"][0], pulled.json["images"][0]
+    assert other["pixels_sha256"] == one["pixels_sha256"]
+
+
+# --- Ctrl-C, kills, several at once ------------------------------------------------------------
+
+
+def test_control_c_leaves_what_the_next_pull_goes_on_with(cli: Cli, hub: HubServer):
+    hub.faults[TRANSFORMER] = [Fault(hold_after=3 * MIB)]
+    with begin(cli, "flux1-schnell", "--yes") as process:
+        wait_for_line(process, " %)")
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == (
+        "Interrupted. What was downloaded is kept: run the same command again to go on."
+    )
+    assert "Traceback" not in err
+    assert psutil.wait_procs(children, timeout=TIMEOUT_S)[1] == []
+    assert newest_download(cli).status == "cancelled"
+    assert state(cli, "flux1-schnell") == "partial"
+    (partial,) = cli.data_dir.glob("hf-cache/hub/*/blobs/*.incomplete")
+    have = partial.stat().st_size
+    assert have > MIB
+    hub.sent.clear()
+    assert cli("models", "pull", "flux1-schnell", "--yes").code == 0
+    assert hub.sent[TRANSFORMER] == SIZE - have
+
+
+def test_a_killed_pull_takes_its_process_along_and_is_seen_as_lost(cli: Cli, hub: HubServer):
+    hub.faults[TRANSFORMER] = [Fault(hold_after=3 * MIB)]
+    with begin(cli, "flux1-schnell", "--yes") as process:
+        wait_for_line(process, " %)")
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait(TIMEOUT_S)
+        assert psutil.wait_procs(children, timeout=TIMEOUT_S)[1] == []
+    killed = newest_download(cli)
+    assert cli("models", "pull", "flux1-schnell", "--yes").code == 0
+
+    async def look(service: Service) -> Download:
+        return await service.find_download(killed.id)
+
+    assert cli.prepare(look).error.code == "download_lost"
+
+
+def test_two_pulls_and_a_removal_at_once_do_not_meet(cli: Cli, hub: HubServer):
+    hub.faults[TRANSFORMER] = [Fault(hold_after=MIB)]
+    with begin(cli, "flux1-schnell", "--yes") as first:
+        wait_for_line(first, " %)")
+        for command in (("pull", "flux1-dev"), ("remove", "flux1-schnell")):
+            second = cli("models", *command, "--yes")
+            assert (second.code, second.err.count("[download_running]")) == (3, 1), second.err
+        hub.let_go.set()
+        first.communicate(timeout=TIMEOUT_S)
+        assert first.returncode == 0
+    assert state(cli, "flux1-schnell") == "installed"
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("pull",), 2, "Name either models or a card"),
+        (("pull", "flux1-dev", "--for", "24GB"), 2, "Name either models or a card"),
+        (("pull", "flux9"), 2, "[unknown_model]"),
+        (("pull", "micro"), 2, "comes with the package"),
+        (("pull", "flux1-schnell"), 2, "Nobody can be asked here. Give --yes"),
+        (("pull", "--for", "1GB"), 2, "No model fits a card of 1 GiB"),
+        (("pull", "--for", "big"), 2, "is not the size of a card's memory"),
+        (("pull", "flux1-dev", "--yes"), 1, "[hub]"),
+        (("info", "flux9"), 2, "[unknown_model]"),
+        (("verify", "micro"), 2, "comes with the package"),
+        (("verify", "flux1-dev"), 1, "models pull flux1-dev"),
+        (("remove", "micro"), 2, "comes with the package"),
+        (("remove", "flux9"), 2, "[unknown_model]"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_mistake_is_told_with_its_exit_code(
+    cli: Cli, arguments: tuple[str, ...], code: int, says: str
+):
+    ended = cli("models", *arguments)
+    assert (ended.code, ended.out) == (code, "")
+    assert says in ended.err
+    assert "Traceback" not in ended.err
+    assert not list(cli.data_dir.glob("hf-cache/hub/models--*"))
+
+
+def test_removal_asks_where_nobody_can_answer_it_is_refused(cli: Cli, hub: HubServer):
+    cli("models", "pull", "flux1-schnell", "--yes")
+    ended = cli("models", "remove", "flux1-schnell")
+    assert (ended.code, "Give --yes" in ended.err) == (2, True)
+    assert state(cli, "flux1-schnell") == "installed"
+
+
+def test_a_disk_that_is_too_small_is_told(cli: Cli, hub: HubServer):
+    ended = cli("models", "pull", "flux1-schnell", "--yes", FLUX_MCP_DISK_RESERVE_GIB="1e9")
+    assert (ended.code, ended.out) == (1, "")
+    assert "[storage]" in ended.err
+    assert "disk_reserve_gib" in ended.err
+    assert hub.sent[TRANSFORMER] == 0
+
+
+def test_a_card_gets_a_recommendation(cli: Cli, hub: HubServer):
+    ended = cli("models", "pull", "--for", "80GB", "--yes")
+    first = ended.err.splitlines()[0]
+    assert first.startswith("For 80 GiB: ")
+    assert "apache-2.0" in first
+    assert ended.code == 0, ended.err
+
+
+# --- the token ---------------------------------------------------------------------------------
+
+
+def everything(ended: Ended, data_dir: Path) -> Iterator[bytes]:
+    yield (ended.out + ended.err).encode()
+    yield from (path.read_bytes() for path in data_dir.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("is_member", [True, False], ids=["let in", "not let in"])
+def test_the_token_is_nowhere_but_in_what_is_sent_to_the_hub(
+    cli: Cli, hub: HubServer, *, is_member: bool
+):
+    hub.add(SCHNELL, FILES, gated=True)
+    hub.accounts[TOKEN] = "ada"
+    hub.members |= {"ada"} if is_member else set()
+    ended = cli(
+        "models", "pull", "flux1-schnell", "--yes", HF_TOKEN=TOKEN, HF_DEBUG="1",
+        FLUX_MCP_LOG_LEVEL="debug",
+    )  # fmt: skip
+    assert ended.code == (0 if is_member else 1)
+    assert ("[gated]" in ended.err) != is_member
+    assert all(TOKEN.encode() not in content for content in everything(ended, cli.data_dir))
+    assert {one.token for one in hub.seen} == ({TOKEN, None} if is_member else {TOKEN})
+    again = newest_download(cli)
+    assert again.status == ("completed" if is_member else "failed")
+
+
+def test_a_model_without_a_licence_names_the_page_and_the_ways_to_log_in(cli: Cli, hub: HubServer):
+    hub.add(SCHNELL, FILES, gated=True)
+    ended = cli("models", "pull", "flux1-schnell", "--yes")
+    assert ended.code == 1
+    for words in (f"https://huggingface.co/{SCHNELL}", "HF_TOKEN", "hf auth login", "keyring set"):
+        assert words in ended.err
+
+
+# --- agents watch it ---------------------------------------------------------------------------
+
+
+def test_settings_say_where_pulled_weights_lie(cli: Cli, hub: HubServer):
+    cli("models", "pull", "flux1-schnell", "--yes")
+    settings = Settings(data_dir=cli.data_dir, weights_dir=cli.weights_dir)
+    found = find_snapshot(REGISTRY.find("text2img", "flux1-schnell"), settings)
+    assert found is not None
+    assert found.folder.parents[1] == settings.paths.hub / cache_folder(SCHNELL)
