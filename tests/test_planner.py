@@ -6,8 +6,14 @@ import pytest
 
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.config import Settings
-from flux_mcp.errors import UnknownModelError, WeightsMissingError
+from flux_mcp.errors import (
+    TooLittleMemoryError,
+    UnknownModelError,
+    UnsupportedOptionError,
+    WeightsMissingError,
+)
 from flux_mcp.intake import Intake
+from flux_mcp.models.candidates import Card, Machine
 from flux_mcp.models.registry import load_registry
 from flux_mcp.planner import Decision, Planner, as_asked
 from flux_mcp.requests.schemas import (
@@ -28,12 +34,15 @@ PICTURE = (
 )
 
 
-async def decide(settings: Settings, request: DrawRequest) -> Decision:
+async def decide(
+    settings: Settings, request: DrawRequest, machine: Machine | None = None
+) -> Decision:
     async def no_gallery(image_id: str) -> bytes:
         raise AssertionError(image_id)
 
     packs = PackLibrary(settings.packs_dir, settings.paths.packs)
-    planner = Planner(settings, REGISTRY, Intake(settings, no_gallery), packs)
+    intake = Intake(settings, no_gallery)
+    planner = Planner(settings, REGISTRY, intake, packs, lambda: machine)
     return await planner.decide(request)
 
 
@@ -58,7 +67,9 @@ async def test_a_real_model_answers_as_soon_as_it_is_here(settings: Settings) ->
     decision = await decide(settings, GenerateRequest(prompt="a star"))
     assert (decision.plan.model, decision.plan.revision) == ("flux1-dev", COMMIT)
     assert (decision.plan.width, decision.plan.steps, decision.plan.precision) == (1024, 28, "bf16")
-    assert decision.notices == ()
+    (notice,) = decision.notices
+    assert "licence" in notice
+    assert (decision.plan.placement, decision.plan.text_precision) == ("resident", None)
 
 
 async def test_quality_chooses_among_the_models_that_are_here(settings: Settings) -> None:
@@ -83,6 +94,60 @@ async def test_a_quality_nothing_here_is_made_for_is_drawn_with_a_notice(
     decision = await decide(settings, GenerateRequest(prompt="x", quality="high"))
     assert decision.plan.model == "flux1-schnell"
     assert "Quality 'high'" in decision.notices[0]
+
+
+def card(free_gib: float) -> Machine:
+    return Machine(Card(total_gib=free_gib, free_gib=free_gib), ram_gib=64)
+
+
+async def test_a_known_card_decides_how_the_model_is_held(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    request = GenerateRequest(prompt="a star", quality="high")
+    whole = (await decide(settings, request, card(48))).plan
+    parts = (await decide(settings, request, card(24))).plan
+    assert (whole.precision, whole.text_precision, whole.placement) == ("bf16", "bf16", "resident")
+    assert parts.placement == "model_offload"
+    assert whole.vae_tile_px is None
+    expected_s = (await decide(settings, request, card(48))).expected_s
+    assert expected_s is not None
+    assert expected_s > 1
+    assert (await decide(settings, request)).expected_s is None
+
+
+async def test_a_model_that_does_not_fit_is_refused_before_it_is_queued(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    with pytest.raises(TooLittleMemoryError, match=r"flux1-dev: takes 23\.9 GiB") as refused:
+        await decide(settings, GenerateRequest(prompt="a star"), card(12))
+    assert "23.9 GiB free would do" in refused.value.hint
+    micro = await decide(settings, GenerateRequest(prompt="a star", model="micro"), card(12))
+    assert (micro.plan.model, micro.plan.precision) == ("micro", "fp32")
+
+
+async def test_a_card_alone_does_not_keep_micro_from_answering(settings: Settings) -> None:
+    assert (
+        await decide(settings, GenerateRequest(prompt="a star"), card(24))
+    ).plan.model == "micro"
+
+
+async def test_the_setting_licences_keeps_models_from_being_chosen(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    free = settings.model_copy(update={"licences": ("apache-2.0",)})
+    decision = await decide(free, GenerateRequest(prompt="a star"))
+    assert decision.plan.model == "micro"
+    assert "'licences'" in decision.notices[0]
+    named = await decide(free, GenerateRequest(prompt="a star", model="flux1-dev"))
+    assert named.plan.model == "flux1-dev"
+    install(settings, "text2img", "flux1-schnell")
+    assert (await decide(free, GenerateRequest(prompt="a star"))).plan.model == "flux1-schnell"
+
+
+async def test_a_model_this_version_cannot_load_is_refused_by_name(settings: Settings) -> None:
+    install(settings, "text2img", "flux2-klein-4b")
+    decision = await decide(settings, GenerateRequest(prompt="a star"))
+    assert decision.plan.model == "micro"
+    with pytest.raises(UnsupportedOptionError, match="cannot draw with it") as refused:
+        await decide(settings, GenerateRequest(prompt="a star", model="flux2-klein-4b"))
+    assert "flux1-dev" in refused.value.hint
 
 
 async def test_asking_for_micro_beside_real_weights_does_not_tell_to_install(

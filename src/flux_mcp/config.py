@@ -14,17 +14,19 @@ import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 import platformdirs
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from flux_mcp.paths import Paths
-from flux_mcp.settings_files import config_files, whole_path
+from flux_mcp.paths import MODELS_FILE, Paths
+from flux_mcp.settings_files import config_files, user_config_file, whole_path
 
 PACKAGE_DIR = Path(__file__).resolve().parent
-WORKER_SETTINGS = ("data_dir", "weights_dir", "device", "torch_threads", "log_level")
+WORKER_SETTINGS = (
+    "data_dir", "weights_dir", "models_file", "device", "torch_threads", "log_level",
+)  # fmt: skip
 """What a worker reads of the settings; a test looks into its code. The rest has its defaults."""
 
 
@@ -41,6 +43,12 @@ def default_packs_dir() -> Path:
     return (_checkout() or PACKAGE_DIR) / "packs"
 
 
+def default_models_file(given: Mapping[str, Any]) -> Path:
+    """`models.toml` beside the user's configuration file; none where a file was named instead."""
+    named = given.get("config")
+    return user_config_file().with_name(MODELS_FILE) if named is None else Path(os.devnull)
+
+
 def _checkout() -> Path | None:
     folder = PACKAGE_DIR.parents[1]
     is_ours = (folder / "pyproject.toml").is_file() and (folder / "mcp.json").is_file()
@@ -55,6 +63,8 @@ _HostName = Annotated[
     # A name or an address; no port: any port of such a name is ours.
     str, Field(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")
 ]
+Licence = Literal["apache-2.0", "mit", "flux-non-commercial", "other"]
+"""Licence classes of weights; the first two allow any use."""
 _Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/?#\s]+$")]
 
 
@@ -85,6 +95,16 @@ class Settings(BaseSettings):
     weights_dir: Path = Field(
         default=PACKAGE_DIR / "weights",
         description="Folder of the weights that come with the package (micro).",
+    )
+    models_file: Path = Field(
+        default_factory=default_models_file,
+        description="Your own models, beside those of `models.toml` in the data folder, which win. "
+        "The null device (/dev/null) names none.",
+    )
+    licences: tuple[Licence, ...] | None = Field(
+        None,
+        description="Licences of models that may be chosen where a call names none; unset: all. "
+        "In the environment: a JSON list.",
     )
     packs_dir: Path = Field(
         default_factory=default_packs_dir,
@@ -195,7 +215,9 @@ class Settings(BaseSettings):
         "nothing is traced. Needs the extra `otel`.",
     )
 
-    @field_validator("data_dir", "weights_dir", "packs_dir", "token_file", mode="after")
+    @field_validator(
+        "data_dir", "weights_dir", "models_file", "packs_dir", "token_file", mode="after"
+    )
     @classmethod
     def _whole_path(cls, path: Path | None) -> Path | None:
         """Clients pass variables without a shell: nobody else would expand `~`."""

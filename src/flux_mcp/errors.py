@@ -22,6 +22,7 @@ FluxMcpError(code, message, hint)
 ├── CapacityError            the caller can wait or ask for less
 │   ├── QueueFullError           [queue_full]
 │   ├── OutOfMemoryError         [out_of_memory]
+│   ├── TooLittleMemoryError     [too_little_memory]    no model fits into the memory there is
 │   └── DownloadRunningError     [download_running]     another process downloads or removes weights
 ├── EngineError              weights, driver or worker; the operator acts
 │   ├── WeightsMissingError      [weights_missing]
@@ -221,6 +222,12 @@ class DownloadRunningError(CapacityError):
     """Another process downloads or removes weights in this data folder."""
 
     code = "download_running"
+
+
+class TooLittleMemoryError(CapacityError):
+    """No model that may answer fits into the memory of the card and the machine."""
+
+    code = "too_little_memory"
 
 
 class EngineError(FluxMcpError):

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from flux_mcp.errors import StorageError
 
+MODELS_FILE = "models.toml"
+"""A user's own models, in the data folder and in the folder for a user's configuration."""
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -51,6 +54,11 @@ class Paths:
     def packs(self) -> Path:
         """The user's own prompt packs."""
         return self.root / "packs"
+
+    @property
+    def models(self) -> Path:
+        """The rows of this data folder's own models."""
+        return self.root / MODELS_FILE
 
     @property
     def hf_cache(self) -> Path:

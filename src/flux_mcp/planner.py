@@ -6,20 +6,33 @@ Puts registry, weights on disk, intake and the pure rules of requests/ together.
 import asyncio
 import hashlib
 import secrets
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.tokens import TokenCount, count_prompt, cut_warning
 from flux_mcp.config import Settings
-from flux_mcp.errors import WeightsMissingError
+from flux_mcp.errors import UnsupportedOptionError, WeightsMissingError
 from flux_mcp.intake import Incoming, Intake
-from flux_mcp.models.registry import ModelSpec, Registry
-from flux_mcp.models.tiers import choose_model, real_models, recommended
+from flux_mcp.models.candidates import Candidate, Choices, Machine, Wanted, real_models, recommended
+from flux_mcp.models.engine import Engine, this_engine
+from flux_mcp.models.figures import Figure
+from flux_mcp.models.memory import Holding
+from flux_mcp.models.registry import ModelSpec, Registry, Structure
+from flux_mcp.models.tiers import choose_tier, choose_without_card
 from flux_mcp.models.weights import Snapshot, install_command, is_installed, require_snapshot
 from flux_mcp.requests.plan import RenderPlan, make_plan, plan_notices
-from flux_mcp.requests.schemas import DrawRequest, StructuralRequest
+from flux_mcp.requests.schemas import (
+    DrawRequest,
+    EditRequest,
+    StructuralRequest,
+    VariationRequest,
+)
 from flux_mcp.wording import Wording, compose_request, plain
+
+Learned = Callable[[str], Awaitable[Sequence[Figure]]]
+"""Returns what finished jobs took on a card, by its name, newest first."""
 
 _NOT_PART_OF_A_REQUEST = {"wait_s", "preview", "dry_run", "idempotency_key"}
 
@@ -35,18 +48,50 @@ class Decision:
     wording: Wording
     tokens: tuple[tuple[TokenCount, ...], ...]
     """For each different prompt, its tokens for each text encoder."""
+    expected_s: float | None = None
+    """Seconds of drawing on this machine's card, learned or computed; `None` without a card."""
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The row to draw with, where it lies, how it is held, what is said about it."""
+
+    spec: ModelSpec
+    snapshot: Snapshot
+    notices: tuple[str, ...]
+    holding: Holding | None = None
+    """`None` where no card's memory is known, and for the demonstration; so the next one."""
+    expected_s: float | None = None
 
 
 class Planner:
-    """Decides how requests are answered on this machine."""
+    """Decides how requests are answered on this machine.
+
+    Args:
+        settings: Which licences may be chosen, and where weights lie.
+        registry: What can be drawn with.
+        intake: Takes in the pictures of a request.
+        packs: The prompt packs.
+        find_machine: Returns the card and the machine, `None` where no card is known; may block.
+        learned: What finished jobs took; nothing if left out.
+    """
 
     def __init__(
-        self, settings: Settings, registry: Registry, intake: Intake, packs: PackLibrary
+        self,
+        settings: Settings,
+        registry: Registry,
+        intake: Intake,
+        packs: PackLibrary,
+        find_machine: Callable[[], Machine | None] = lambda: None,
+        learned: Learned | None = None,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._intake = intake
         self._packs = packs
+        self._find_machine = find_machine
+        self._learned = learned
+        self._engine: Engine = this_engine()
 
     async def decide(self, request: DrawRequest, *, refuse: bool = True) -> Decision:
         """Compose the prompt, choose the model, read the pictures, fill every gap; write nothing.
@@ -58,12 +103,19 @@ class Planner:
         Raises:
             RequestError: something about the request is wrong.
             WeightsMissingError: no model for it is on this disk.
+            TooLittleMemoryError: those that are do not fit.
         """
         # Before the words are: what a pack leaves to chance is the seed's to decide.
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         wording = await asyncio.to_thread(self._word, request, seed, refuse=refuse)
         request = wording.request
-        spec, snapshot, notices, hint = await asyncio.to_thread(self._choose, request)
+        machine = await asyncio.to_thread(self._find_machine)
+        figures: Sequence[Figure] = ()
+        if machine is not None and machine.card.name and self._learned is not None:
+            figures = await self._learned(machine.card.name)
+        hint = await asyncio.to_thread(self._how_to_install, request)
+        chosen = await asyncio.to_thread(self._choose, request, machine, figures, hint)
+        spec, snapshot = chosen.spec, chosen.snapshot
         incoming = await self._intake.collect(request)
         plan = make_plan(
             request,
@@ -72,11 +124,13 @@ class Planner:
             seed=seed,
             inputs=[item.plan_input for item in incoming],
             texts=wording.texts,
+            holding=chosen.holding,
         )
         tokens = await asyncio.to_thread(self._count, plan, spec, snapshot)
         cut = dict.fromkeys(filter(None, map(cut_warning, tokens)))
-        notices = (*notices, *wording.notices, *plan_notices(request, plan, spec, hint), *cut)
-        return Decision(plan, notices, tuple(incoming), wording, tokens)
+        about_plan = plan_notices(request, plan, spec, hint and f"For real pictures run: {hint}.")
+        notices = (*chosen.notices, *wording.notices, *about_plan, *cut)
+        return Decision(plan, notices, tuple(incoming), wording, tokens, chosen.expected_s)
 
     def _word(self, request: DrawRequest, seed: int, *, refuse: bool) -> Wording:
         if request.pack is None:
@@ -96,37 +150,112 @@ class Planner:
             for text in dict.fromkeys(plan.texts)
         )
 
+    def _is_installed(self, spec: ModelSpec) -> bool:
+        return is_installed(spec, self._registry, self._settings)
+
+    def _how_to_install(self, request: DrawRequest) -> str | None:
+        """Return how to get a real model for a request; `None` where one is on this disk."""
+        structure = _structure(request)
+        real = real_models(self._registry, request.kind, structure)
+        if any(self._engine.can_load(row) and self._is_installed(row) for row in real):
+            return None
+        best = recommended(self._registry, request.kind, self._engine, structure)
+        return install_command(best, self._settings)
+
     def _choose(
-        self, request: DrawRequest
-    ) -> tuple[ModelSpec, Snapshot, tuple[str, ...], str | None]:
-        """Return the row to draw with, where it lies, notices, and how to get a real model.
-
-        The last is `None` where a real model is on this disk.
-        """
-
-        def installed(spec: ModelSpec) -> bool:
-            return is_installed(spec, self._registry, self._settings)
-
-        structure = request.structure if isinstance(request, StructuralRequest) else None
-        how = hint = None
-        if not any(map(installed, real_models(self._registry, request.kind, structure))):
-            best = recommended(self._registry, request.kind, structure)
-            how = install_command(best, self._settings)
-            hint = f"For real pictures run: {how}."
-        notices: tuple[str, ...] = ()
+        self,
+        request: DrawRequest,
+        machine: Machine | None,
+        figures: Sequence[Figure],
+        how_to_install: str | None,
+    ) -> _Chosen:
         if request.model is not None:
-            spec = self._registry.find(request.kind, request.model)
-        else:
-            choice = choose_model(
-                self._registry, request.kind, request.quality, installed, structure
-            )
-            if choice is None:
-                raise WeightsMissingError(
-                    f"No model for {request.kind} is on this machine.", f"Run: {how}."
-                )
-            spec, notices = choice.spec, choice.notices
+            named = self._registry.find(request.kind, request.model)
+            self._refuse_what_cannot_be_loaded(named)
+            snapshot = require_snapshot(named, self._registry, self._settings)
+            if named.is_demonstration:
+                return _Chosen(named, snapshot, ())
+        licences = self._settings.licences
+        choices = Choices(
+            registry=self._registry,
+            is_installed=self._is_installed,
+            engine=self._engine,
+            licences=None if licences is None else frozenset(licences),
+            figures=figures,
+        )
+        wanted = _wanted(request)
+        held: Candidate | None = None
+        found: tuple[ModelSpec, tuple[str, ...]] | None = None
+        if machine is None:
+            found = choose_without_card(wanted, choices)
+        elif (tier := choose_tier(wanted, machine, choices)) is not None:
+            held = tier.chosen
+            found = (held.spec, tier.notices)
+        if found is None:
+            found = self._demonstration(request, how_to_install)
+        spec, notices = found
         snapshot = require_snapshot(spec, self._registry, self._settings)
-        return spec, snapshot, notices, hint
+        if held is None:
+            return _Chosen(spec, snapshot, notices)
+        return _Chosen(spec, snapshot, notices, held.holding, held.seconds)
+
+    def _refuse_what_cannot_be_loaded(self, spec: ModelSpec) -> None:
+        if not self._engine.can_load(spec):
+            able = [
+                row.id for row in self._registry[spec.kind].values() if self._engine.can_load(row)
+            ]
+            raise UnsupportedOptionError(
+                f"{spec.id} is known, but this version cannot draw with it for {spec.kind} yet.",
+                f"Models that can be used for {spec.kind}: {', '.join(able)}.",
+            )
+
+    def _demonstration(
+        self, request: DrawRequest, how_to_install: str | None
+    ) -> tuple[ModelSpec, tuple[str, ...]]:
+        """Return micro, where no real model may answer.
+
+        Raises:
+            WeightsMissingError: it is not on this disk either.
+        """
+        structure = _structure(request)
+        for spec in self._registry[request.kind].values():
+            follows = structure is None or structure in spec.structures
+            if spec.is_demonstration and follows and self._is_installed(spec):
+                kept_out = how_to_install is None
+                notice = (
+                    f"The models for {request.kind} that are here have licences the setting "
+                    "'licences' leaves out; name one to use it."
+                )
+                return spec, (notice,) if kept_out else ()
+        raise WeightsMissingError(
+            f"No model for {request.kind} is on this machine.",
+            f"Run: {how_to_install}."
+            if how_to_install
+            else "Name one: the setting 'licences' leaves out those that are here.",
+        )
+
+
+def _structure(request: DrawRequest) -> Structure | None:
+    return request.structure if isinstance(request, StructuralRequest) else None
+
+
+def _wanted(request: DrawRequest) -> Wanted:
+    """Return what of a request decides how it is drawn; a size nobody named is the model's own."""
+    references = 0 if request.kind == "text2img" else 1
+    if isinstance(request, EditRequest | VariationRequest):
+        references = len(request.images)
+    return Wanted(
+        kind=request.kind,
+        quality=request.quality,
+        model=request.model,
+        structure=_structure(request),
+        width_px=request.width,
+        height_px=request.height,
+        references=references,
+        count=request.count,
+        batched=request.batched,
+        steps=request.steps,
+    )
 
 
 def as_asked(request: DrawRequest) -> dict[str, Any]:

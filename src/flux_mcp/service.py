@@ -33,13 +33,19 @@ from flux_mcp.jobs.executor import ExecutorState, GpuExecutor
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
 from flux_mcp.jobs.job import Job, PreviewSize, new_job_id, utc_now
 from flux_mcp.jobs.journal import job_fields
+from flux_mcp.jobs.measurements import Measurements
+from flux_mcp.jobs.measurements import migrate as migrate_measurements
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.rows import migrate as migrate_jobs
 from flux_mcp.jobs.tally import Ended, JobTally, Standing
 from flux_mcp.jobs.tracing import current_traceparent, job_attributes, submit_span
 from flux_mcp.jobs.worker_process import ProcessFleet
+from flux_mcp.models.candidates import Machine
+from flux_mcp.models.cards import CardReader, nvidia_tool
+from flux_mcp.models.figures import Figure
 from flux_mcp.models.hub_messages import PullOrder
-from flux_mcp.models.registry import Registry, load_registry
+from flux_mcp.models.own_rows import open_registry
+from flux_mcp.models.registry import Registry
 from flux_mcp.paths import ensure_dirs
 from flux_mcp.planner import Planner, as_asked
 from flux_mcp.principals import acting, only
@@ -77,7 +83,9 @@ class Service:
         make_fleet: Callable[[Settings], Fleet] = ProcessFleet,
     ) -> None:
         self.settings = settings
-        self.registry: Registry = load_registry()
+        self.registry: Registry = open_registry(settings)
+        for notice in self.registry.notices:
+            logger.warning("%s", notice)
         self._executes = executes
         self._make_fleet = make_fleet
         self._files = ImageFiles(settings.paths)
@@ -85,7 +93,10 @@ class Service:
         self._changes = Changes(self._database.data_version)
         self._intake = Intake(settings, self.read_image)
         self.packs = open_library(settings, self.registry)
-        self._planner = Planner(settings, self.registry, self._intake, self.packs)
+        self._cards = CardReader(settings.data_dir, nvidia_tool())
+        self._planner = Planner(
+            settings, self.registry, self._intake, self.packs, self._find_machine, self._learned
+        )
         self._executor: GpuExecutor | None = None
         self._background: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
@@ -128,12 +139,13 @@ class Service:
         gallery = Gallery(database)
         downloads = DownloadStore(database)
         views = Views(queue, gallery, self._files, downloads, self.settings.queue_limit)
-        self._rooms = _Opened(queue, gallery, views, downloads, JobTally(database))
+        measurements = Measurements(database)
+        self._rooms = _Opened(queue, gallery, views, downloads, measurements, JobTally(database))
         self._background.append(
             asyncio.create_task(self._changes.watch_other_processes(), name="flux-mcp-changes")
         )
         if self._executes:
-            sink = GallerySink(gallery, self._files, self._database, self.registry)
+            sink = GallerySink(gallery, self._files, self._database, self.registry, measurements)
             self._executor = GpuExecutor(
                 self.settings,
                 queue,
@@ -190,6 +202,18 @@ class Service:
         if self._rooms is None:
             raise InternalError("A use case ran before the service was open.")
         return self._rooms
+
+    def _find_machine(self) -> Machine | None:
+        """Return the card that will draw and the machine; `None` where no card is known."""
+        workers = self.workers()
+        environment = workers[0].environment if workers else None
+        draws_elsewhere = environment is not None and not environment.device.startswith("cuda")
+        if self.settings.device in ("cpu", "mps") or draws_elsewhere:
+            return None
+        return self._cards.read(None if environment is None else environment.device_name)
+
+    async def _learned(self, card: str) -> tuple[Figure, ...]:
+        return await self._database.call(self._opened.measurements.of_device, card)
 
     # --- submit --------------------------------------------------------------------------------
 
@@ -521,6 +545,7 @@ class _Opened:
     gallery: Gallery
     views: Views
     downloads: DownloadStore
+    measurements: Measurements
     tally: JobTally
 
 
@@ -528,3 +553,4 @@ def _migrate(database: "Database") -> None:
     migrate_jobs(database)
     migrate_downloads(database)
     migrate_gallery(database)
+    migrate_measurements(database)

@@ -89,7 +89,7 @@ class ConfigFile(TomlConfigSettingsSource):
         lines = self.path.read_text(encoding="utf-8").split("\n")
         for index, line in enumerate(lines):
             # What comes before is whole TOML only if we are not inside a longer value.
-            if _sets(line, key) and _is_toml("\n".join(lines[:index])):
+            if sets_key(line, key) and is_toml("\n".join(lines[:index])):
                 return index + 1
         return None
 
@@ -241,7 +241,7 @@ def _whole_or_same(value: Any, folder: Path | None = None) -> Any:
         return value
 
 
-def _sets(line: str, key: str) -> bool:
+def sets_key(line: str, key: str) -> bool:
     """Return whether a line begins to set a key: `key = `, `"key" = `, `[key]`, `key.more = `."""
     first = line.strip().lstrip("[").lstrip()
     for quoted in (key, f'"{key}"', f"'{key}'"):
@@ -251,7 +251,8 @@ def _sets(line: str, key: str) -> bool:
     return False
 
 
-def _is_toml(text: str) -> bool:
+def is_toml(text: str) -> bool:
+    """Return whether a text is TOML."""
     try:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError:

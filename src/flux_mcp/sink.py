@@ -1,4 +1,7 @@
-"""GallerySink: finished pictures of the executor -> files and gallery rows. Owns no state."""
+"""GallerySink: finished pictures of the executor -> files and gallery rows, and what they took.
+
+Owns no state.
+"""
 
 import asyncio
 from dataclasses import dataclass
@@ -8,7 +11,11 @@ from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.provenance import ImageProvenance, to_metadata
 from flux_mcp.gallery.store import Gallery, ImageRecord, new_image_id
 from flux_mcp.jobs.job import utc_now
+from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.saving import Drawn
+from flux_mcp.models.candidates import Wanted, load_of
+from flux_mcp.models.figures import Figure
+from flux_mcp.models.parts import load_parts
 from flux_mcp.models.registry import Registry
 from flux_mcp.requests.messages import Picture
 
@@ -21,6 +28,7 @@ class GallerySink:
     files: ImageFiles
     database: DatabaseThread
     registry: Registry
+    measurements: Measurements
 
     async def save(self, drawn: Drawn) -> None:
         """Make every picture durable: file first, then row.
@@ -56,6 +64,14 @@ class GallerySink:
                 size_bytes=files.size_bytes,
             )
             await self.database.call(self.gallery.add, record)
+        if not saved:
+            done = drawn.done
+            await self.database.call(
+                self.measurements.add,
+                drawn.environment.device_name,
+                figure_of(drawn, self.registry),
+                done.load_s or None,
+            )
 
     def _provenance(self, drawn: Drawn, picture: Picture) -> ImageProvenance:
         job, plan = drawn.job, drawn.job.plan
@@ -91,3 +107,30 @@ class GallerySink:
     async def drop_preview(self, job_id: str) -> None:
         """Remove the preview of a job that no longer runs."""
         await asyncio.to_thread(self.files.drop_preview, job_id)
+
+
+def figure_of(drawn: Drawn, registry: Registry) -> Figure:
+    """Return what a finished job took, for the plans of later ones.
+
+    Its peak counts only where nothing else was loaded beside it.
+    """
+    plan, done = drawn.job.plan, drawn.done
+    wanted = Wanted(
+        kind=plan.kind,
+        quality=plan.quality,
+        width_px=plan.width,
+        height_px=plan.height,
+        references=len(plan.inputs),
+        count=len(plan.seeds),
+        batched=plan.batched,
+    )
+    peak_gib = done.peak_gib if len(done.loaded) == 1 else None
+    return Figure(
+        model=plan.model,
+        kind=plan.kind,
+        precision=plan.precision,
+        placement=plan.placement,
+        megapixels=load_of(registry.find(plan.kind, plan.model), wanted).token_megapixels,
+        seconds_per_step=done.draw_s / plan.total_steps,
+        peak_gib=None if peak_gib is None else peak_gib + load_parts().machine.context_gib,
+    )

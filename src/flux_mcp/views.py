@@ -146,7 +146,7 @@ class Views:
         found = PlanAnswer(
             composed=composed_answers(decision),
             plan=plan.model_dump(mode="json"),
-            draw_s=estimate_s(plan, history),
+            draw_s=decision.expected_s if (known := estimate_s(plan, history)) is None else known,
             start_s=waits_s(self._queue.unfinished(), history),
         )
         return JobAnswer(

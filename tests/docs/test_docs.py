@@ -11,6 +11,7 @@ import typer
 
 from flux_mcp import __version__
 from flux_mcp.cli.app import build_app
+from flux_mcp.models.own_rows import read_own_rows
 from flux_mcp.models.registry import load_registry
 from flux_mcp.server.tools import TOOLS
 
@@ -131,16 +132,29 @@ def test_no_document_contains_a_path_of_a_machine(page: Path) -> None:
     assert MACHINE_PATH.findall(text_of(page)) == []
 
 
-def test_the_readme_lists_every_tool_and_every_model_with_its_facts() -> None:
+def test_the_readme_lists_every_tool() -> None:
     lines = text_of(README).splitlines()
     for tool in TOOLS:
         assert any(line.startswith(f"| `{tool.name}` |") for line in lines), tool.name
+
+
+def test_the_page_of_models_lists_each_with_its_facts() -> None:
+    lines = text_of(REPOSITORY / "docs" / "models" / "README.md").splitlines()
     for row in load_registry():
-        line = next(line for line in lines if line.startswith(f"| `{row.id}` |"))
+        line = next(line for line in lines if line.startswith(f"| `{row.id}` | `{row.kind}` |"))
         assert f"{row.disk_gib:g}" in line
+        assert row.licence in line
         assert row.repository is None or f"`{row.repository}`" in line
-        assert row.is_demonstration or f"`{row.kind}`" in line
-        assert ("non-commercial" in line) == (row.licence == "flux-non-commercial")
+
+
+def test_the_page_of_models_shows_rows_that_can_be_used(tmp_path: Path) -> None:
+    page = text_of(REPOSITORY / "docs" / "models" / "README.md")
+    (example,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    path = tmp_path / "models.toml"
+    path.write_text(example, encoding="utf-8")
+    found = read_own_rows(path, load_registry())
+    assert found.problems == ()
+    assert len(found.rows) == example.count("[[model]]")
 
 
 def test_decisions_are_numbered_without_gaps_and_have_their_parts() -> None:

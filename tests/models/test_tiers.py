@@ -1,43 +1,332 @@
-import pytest
+"""Which model draws a request on which card, held how: the table, and what holds on every card."""
 
-from flux_mcp.models.registry import load_registry
-from flux_mcp.models.tiers import choose_model
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flux_mcp.errors import TooLittleMemoryError, UnknownModelError
+from flux_mcp.models.candidates import (
+    Candidate,
+    Card,
+    Choices,
+    Machine,
+    Wanted,
+    as_if_installed,
+    candidates,
+    real_models,
+    recommended,
+)
+from flux_mcp.models.engine import this_engine
+from flux_mcp.models.figures import Figure
+from flux_mcp.models.parts import PLACEMENTS, load_parts
+from flux_mcp.models.registry import KINDS, QUALITIES, load_registry
+from flux_mcp.models.tiers import Tier, choose_tier, choose_without_card
 
 REGISTRY = load_registry()
+ALL = as_if_installed(REGISTRY)
+
+
+def machine(vram_gib: float, ram_gib: float | None = None, **card: object) -> Machine:
+    return Machine(Card(vram_gib, vram_gib, **card), ram_gib)
+
+
+def tier(wanted: Wanted, where: Machine, choices: Choices = ALL) -> Tier:
+    found = choose_tier(wanted, where, choices)
+    assert found is not None
+    return found
+
+
+def only(*ids: str) -> Choices:
+    """Return what there is to choose from where these models are installed and can be loaded."""
+    return replace(ALL, is_installed=lambda spec: spec.id in ids)
+
+
+# --- the table ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("kind", "quality", "installed", "chosen", "notices"),
+    ("quality", "vram_gib", "model", "bits", "placement"),
     [
-        ("text2img", "standard", {"flux1-dev", "flux1-schnell", "micro"}, "flux1-dev", 0),
-        ("text2img", "low", {"flux1-dev", "flux1-schnell", "micro"}, "flux1-schnell", 0),
-        ("text2img", "high", {"flux1-schnell", "micro"}, "flux1-schnell", 1),
-        ("text2img", "high", {"micro"}, "micro", 0),
-        ("fill", "low", {"flux1-dev", "micro"}, "micro", 0),
-        ("fill", "low", {"flux1-fill-dev", "micro"}, "flux1-fill-dev", 0),
+        # The founding table: low 12 GB, standard 16 GB, high 24 GB and more.
+        ("low", 12, "flux1-schnell", 8, "group_offload"),
+        ("standard", 16, "flux1-dev", 8, "model_offload"),
+        ("high", 24, "flux1-dev", 16, "model_offload"),
+        ("high", 48, "flux1-dev", 16, "resident"),
+        ("high", 141, "flux1-dev", 16, "resident"),
+        # Down to 8 GB, in 4 bit.
+        ("low", 8, "flux1-schnell", 4, "model_offload"),
+        ("standard", 8, "flux1-dev", 4, "model_offload"),
+        ("high", 8, "flux1-dev", 4, "model_offload"),
+        ("low", 7.5, "flux1-schnell", 4, "group_offload"),
+        ("low", 4, "flux1-schnell", 4, "block_stream"),
+        # A larger card holds more of what is asked for.
+        ("low", 16, "flux1-schnell", 8, "model_offload"),
+        ("low", 24, "flux1-schnell", 8, "resident"),
+        ("standard", 24, "flux1-dev", 8, "resident"),
+        ("standard", 48, "flux1-dev", 16, "resident"),
+        ("high", 16, "flux1-dev", 8, "model_offload"),
+        ("high", 20, "flux1-dev", 16, "group_offload"),
     ],
 )
-def test_quality_chooses_the_first_fitting_row_that_is_installed(
-    kind, quality, installed, chosen, notices
-):
-    choice = choose_model(REGISTRY, kind, quality, lambda spec: spec.id in installed)
-    assert choice.spec.id == chosen
-    assert len(choice.notices) == notices
+def test_a_quality_on_a_card_is_drawn_as_the_table_says(quality, vram_gib, model, bits, placement):
+    chosen = tier(Wanted("text2img", quality), machine(vram_gib)).chosen
+    found_bits = load_parts().precision[chosen.holding.precision].bits
+    assert (chosen.spec.id, found_bits, chosen.holding.placement) == (model, bits, placement)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_draws_on_every_common_card(kind):
+    for quality in QUALITIES:
+        for vram_gib in (8, 12, 16, 24, 32, 48, 80, 141):
+            references = 0 if kind == "text2img" else 1
+            assert tier(Wanted(kind, quality, references=references), machine(vram_gib, 32))
+
+
+def test_several_references_go_to_a_model_that_reads_several():
+    chosen = tier(Wanted("kontext", "high", references=3), machine(141)).chosen
+    assert chosen.spec.id == "flux2-dev"
+    chosen = tier(Wanted("kontext", "low", references=4), machine(12)).chosen
+    assert chosen.spec.id == "flux2-klein-4b"
+    assert tier(Wanted("kontext", "low", references=1), machine(12)).chosen.spec.family == "flux1"
+
+
+@pytest.mark.parametrize(
+    ("structure", "model"), [("canny", "flux1-canny-dev"), ("depth", "flux1-depth-dev")]
+)
+def test_a_structure_keeps_only_the_models_that_follow_it(structure, model):
+    wanted = Wanted("control", "high", structure=structure, references=1)
+    assert tier(wanted, machine(24)).chosen.spec.id == model
+
+
+# --- what holds on every card ---------------------------------------------------------------------
+
+SIZES = st.floats(4, 192)
+RAMS = st.one_of(st.none(), st.floats(8, 512))
+
+
+@st.composite
+def wishes(draw: st.DrawFn) -> Wanted:
+    kind = draw(st.sampled_from(KINDS))
+    side = st.sampled_from([None, 256, 512, 1024, 1536, 2048])
+    width = draw(side)
+    return Wanted(
+        kind=kind,
+        quality=draw(st.sampled_from(QUALITIES)),
+        width_px=width,
+        height_px=None if width is None else draw(side.filter(lambda one: one is not None)),
+        references=0 if kind == "text2img" else draw(st.integers(1, 6)),
+        count=draw(st.integers(1, 8)),
+        batched=draw(st.booleans()),
+    )
+
+
+def place(wanted: Wanted, where: Machine) -> tuple[int, Candidate] | None:
+    """Return the chosen candidate with its place in the order of preference; None if refused."""
+    try:
+        chosen = tier(wanted, where).chosen
+    except TooLittleMemoryError:
+        return None
+    ways = [(one.spec.id, one.holding) for one in candidates(wanted, where, ALL)]
+    return ways.index((chosen.spec.id, chosen.holding)), chosen
+
+
+@settings(max_examples=150, deadline=None)
+@given(wanted=wishes(), vram_gib=SIZES, ram_gib=RAMS)
+def test_a_plan_is_within_the_memory_and_is_the_best_that_is(wanted, vram_gib, ram_gib):
+    found = place(wanted, machine(vram_gib, ram_gib))
+    fitting = [
+        number
+        for number, one in enumerate(candidates(wanted, machine(vram_gib, ram_gib), ALL))
+        if one.peak_gib <= vram_gib and (ram_gib is None or one.ram_gib <= ram_gib)
+    ]
+    if found is None:
+        assert fitting == []
+    else:
+        assert found[1].peak_gib <= vram_gib
+        assert ram_gib is None or found[1].ram_gib <= ram_gib
+        assert found[0] == fitting[0]
+
+
+@settings(max_examples=150, deadline=None)
+@given(wanted=wishes(), vram_gib=SIZES, ram_gib=st.floats(8, 512), more=st.floats(0, 64))
+def test_more_memory_never_gives_a_worse_plan(wanted, vram_gib, ram_gib, more):
+    before = place(wanted, machine(vram_gib, ram_gib))
+    for larger in (machine(vram_gib + more, ram_gib), machine(vram_gib, ram_gib + more)):
+        after = place(wanted, larger)
+        assert before is None or (after is not None and after[0] <= before[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(wanted=wishes(), vram_gib=st.floats(0.1, 12), ram_gib=st.floats(2, 32))
+def test_what_an_error_says_would_fit_does(wanted, vram_gib, ram_gib):
+    try:
+        tier(wanted, machine(vram_gib, ram_gib))
+    except TooLittleMemoryError as error:
+        for side in (1024, 768, 512):
+            if f"{side}x{side} would fit" in error.hint:
+                smaller = replace(wanted, width_px=side, height_px=side)
+                assert tier(smaller, machine(vram_gib, ram_gib))
+        if "A card with" in error.hint:
+            needed = float(error.hint.split("A card with ")[1].split(" ")[0]) + 0.05
+            assert tier(wanted, machine(needed, None))
+
+
+def test_the_order_of_placements_is_from_much_of_the_card_to_little():
+    for quality in QUALITIES:
+        ways = list(candidates(Wanted("text2img", quality, model="flux1-dev"), machine(24), ALL))
+        for precision in ("int8", "nf4"):
+            used = [w.holding.placement for w in ways if w.holding.precision == precision]
+            assert used == sorted(used, key=PLACEMENTS.index)
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def test_fewer_bits_than_a_quality_is_meant_for_are_said_with_the_reason():
+    notices = tier(Wanted("text2img", "high"), machine(16)).notices
+    assert any("held in 8 bit: 16 bit takes 17.4 GiB" in notice for notice in notices)
+    assert not any("bit" in n for n in tier(Wanted("text2img", "standard"), machine(16)).notices)
 
 
 def test_a_lesser_model_is_named_in_the_notice():
-    choice = choose_model(REGISTRY, "text2img", "high", lambda spec: spec.id == "flux1-schnell")
-    assert "'high'" in choice.notices[0]
-    assert "flux1-schnell" in choice.notices[0]
+    found = tier(Wanted("text2img", "high"), machine(48), only("flux1-schnell"))
+    assert found.notices == (
+        "Quality 'high' has no installed model for text2img; drew with flux1-schnell.",
+    )
+
+
+def test_a_model_that_does_not_fit_is_named_with_the_one_that_does():
+    found = tier(Wanted("text2img", "low"), machine(3))
+    assert found.chosen.spec.id == "flux2-klein-4b"
+    expected = "flux2-klein-4b draws instead of flux1-schnell: takes 3.2 GiB of the card, 3.0 are"
+    assert found.notices[0].startswith(expected)
+
+
+def test_streams_and_tiles_are_said():
+    said = " ".join(tier(Wanted("text2img", "low"), machine(4)).notices)
+    assert "stream in" in said
+    assert "tiles of 512 px" in said
+
+
+def test_a_licence_that_is_not_free_is_said_unless_the_model_was_named():
+    notices = tier(Wanted("text2img", "high"), machine(48)).notices
+    assert any("licence" in notice for notice in notices)
+    assert tier(Wanted("text2img", "high", model="flux1-dev"), machine(48)).notices == ()
+
+
+def test_only_allowed_licences_are_chosen_but_any_model_may_be_named():
+    free = replace(ALL, licences=frozenset({"apache-2.0"}))
+    assert tier(Wanted("text2img", "high"), machine(48), free).chosen.spec.is_free
+    assert choose_tier(Wanted("fill", "high", references=1), machine(48), free) is None
+    named = Wanted("fill", "high", model="flux1-fill-dev", references=1)
+    assert tier(named, machine(48), free).chosen.spec.id == "flux1-fill-dev"
 
 
 @pytest.mark.parametrize(
-    ("structure", "chosen"), [("canny", "flux1-canny-dev"), ("depth", "flux1-depth-dev")]
+    ("wanted", "where", "says"),
+    [
+        (Wanted("text2img", "low", width_px=2048, height_px=2048), machine(5), "1024x1024 would"),
+        (Wanted("text2img", "high", count=8, batched=True), machine(5), "Without 'batched'"),
+        (Wanted("text2img", "low"), machine(1), "A card with 2.6 GiB free would do."),
+        (Wanted("text2img", "low"), machine(8, 3.5), "A machine with 4.0 GiB of memory would do."),
+        (Wanted("text2img", "low"), machine(48, compute=6.1), "newer card"),
+    ],
 )
-def test_a_structure_keeps_only_the_models_that_follow_it(structure, chosen):
-    choice = choose_model(REGISTRY, "control", "high", lambda _: True, structure)
-    assert choice.spec.id == chosen
+def test_an_error_says_what_would_fit(wanted, where, says):
+    with pytest.raises(TooLittleMemoryError, match="Nothing that is here") as refused:
+        choose_tier(wanted, where, ALL)
+    assert says in refused.value.hint
+    assert refused.value.code == "too_little_memory"
 
 
-def test_nothing_installed_is_no_choice():
-    assert choose_model(REGISTRY, "fill", "low", lambda _: False) is None
+def test_a_lower_quality_is_named_where_it_would_fit():
+    installed = only("flux1-dev", "flux1-schnell")
+    bare = replace(installed, registry=REGISTRY, engine=this_engine())
+    with pytest.raises(TooLittleMemoryError, match=r"flux1-\w+: takes 23\.9 GiB"):
+        choose_tier(Wanted("text2img", "high"), machine(16), bare)
+
+
+def test_a_card_that_cannot_compute_a_precision_is_not_given_it():
+    chosen = tier(Wanted("text2img", "high"), machine(48, compute=7.5)).chosen
+    assert chosen.holding.precision == "int8"
+
+
+def test_nothing_installed_is_no_tier_and_an_unknown_model_an_error():
+    assert choose_tier(Wanted("fill", "low"), machine(24), only()) is None
+    with pytest.raises(UnknownModelError):
+        choose_tier(Wanted("fill", "low", model="flux1-dev"), machine(24), ALL)
+
+
+# --- what this version can load, and where no card is known ---------------------------------------
+
+
+def test_this_version_only_plans_what_it_can_load():
+    here = replace(ALL, engine=this_engine())
+    for kind in KINDS:
+        for one in candidates(Wanted(kind, "low", references=1), machine(24), here):
+            assert one.holding.precision == "bf16"
+            assert one.holding.placement in ("resident", "model_offload")
+            assert one.spec.family == "flux1"
+            assert one.spec.form == "folder"
+
+
+def test_without_a_card_the_best_installed_model_of_the_quality_is_taken():
+    def choose(quality: str, *ids: str) -> tuple[str, int]:
+        spec, notices = choose_without_card(Wanted("text2img", quality), only(*ids))
+        return spec.id, len(notices)
+
+    assert choose("low", "flux1-dev", "flux1-schnell") == ("flux1-schnell", 0)
+    assert choose("standard", "flux1-dev", "flux1-schnell") == ("flux1-dev", 1)
+    assert choose("high", "flux1-schnell") == ("flux1-schnell", 1)
+    assert choose_without_card(Wanted("text2img", "low"), only("micro")) is None
+
+
+def test_the_first_model_to_install_is_one_free_to_use_that_can_be_loaded():
+    assert recommended(REGISTRY, "text2img", this_engine()).id == "flux1-schnell"
+    assert recommended(REGISTRY, "kontext", this_engine()).id == "flux1-kontext-dev"
+    assert recommended(REGISTRY, "control", this_engine(), "depth").id == "flux1-depth-dev"
+    assert all(not row.is_demonstration for row in real_models(REGISTRY, "fill"))
+
+
+# --- what was learned -----------------------------------------------------------------------------
+
+
+def figure(**changes: object) -> Figure:
+    measured = Figure(
+        model="flux1-dev",
+        kind="text2img",
+        precision="int8",
+        placement="model_offload",
+        megapixels=1024 * 1024 / 1e6,
+        seconds_per_step=2.0,
+        peak_gib=15.5,
+    )
+    return replace(measured, **changes)
+
+
+def test_measured_peaks_and_speeds_count_instead_of_computed_ones():
+    wanted = Wanted("text2img", "standard", count=2)
+    before = tier(wanted, machine(16)).chosen
+    assert not before.is_measured
+    learned = replace(ALL, figures=(figure(), figure(seconds_per_step=3.0), figure()))
+    after = tier(wanted, machine(16), learned).chosen
+    assert after.seconds == pytest.approx(2.0 * 28 * 2)
+    assert after.peak_gib == pytest.approx(15.5)
+    assert after.is_measured
+
+
+def test_a_measured_peak_that_no_longer_fits_moves_the_plan():
+    learned = replace(ALL, figures=(figure(peak_gib=16.5),))
+    chosen = tier(Wanted("text2img", "standard"), machine(16), learned).chosen
+    assert chosen.holding.placement == "group_offload"
+
+
+def test_figures_of_another_way_or_below_what_is_computed_change_no_peak():
+    low, other = figure(peak_gib=3.0), figure(precision="nf4", peak_gib=40.0)
+    learned = replace(ALL, figures=(low, other))
+    wanted = Wanted("text2img", "standard")
+    assert tier(wanted, machine(16), learned).chosen.peak_gib == (
+        tier(wanted, machine(16)).chosen.peak_gib
+    )

@@ -53,7 +53,7 @@ def build_app() -> typer.Typer:
     add_conformance(app)
     app.add_typer(_jobs(), name="jobs", help="Look at the queue and cancel jobs.")
     app.add_typer(_gallery(), name="gallery", help="Find and show finished pictures.")
-    app.add_typer(models_app(), name="models", help="See, download, check and remove weights.")
+    app.add_typer(models_app(), name="models", help="See, plan, download, check, remove models.")
     app.add_typer(packs_app(), name="packs", help="Use, judge, check and write prompt packs.")
     return app
 

@@ -17,8 +17,10 @@ from flux_mcp.cli.common import EXIT_ENGINE, console, plain, print_json
 from flux_mcp.config import Settings, command_path
 from flux_mcp.jobs.fleet import WorkerLost
 from flux_mcp.jobs.worker_process import ProcessFleet
-from flux_mcp.models.registry import KINDS, Registry, load_registry
-from flux_mcp.models.tiers import real_models, recommended
+from flux_mcp.models.candidates import real_models, recommended
+from flux_mcp.models.engine import this_engine
+from flux_mcp.models.own_rows import open_registry
+from flux_mcp.models.registry import KINDS, Registry
 from flux_mcp.models.weights import find_snapshot, install_hint, is_installed
 from flux_mcp.paths import ensure_dirs
 
@@ -45,7 +47,7 @@ async def examine_and_print(settings: Settings, *, ask_worker: bool, as_json: bo
         typer.Exit: a worker was asked for and cannot draw.
     """
     ensure_dirs(settings.paths)
-    registry = load_registry()
+    registry = open_registry(settings)
     found = examine(settings, registry)
     if ask_worker:
         found["worker"] = await _worker(settings)
@@ -61,7 +63,7 @@ async def examine_and_print(settings: Settings, *, ask_worker: bool, as_json: bo
 def examine(settings: Settings, registry: Registry) -> dict[str, Any]:
     """Return what can be found out without importing torch."""
     disk = shutil.disk_usage(settings.data_dir)
-    memory = psutil.virtual_memory()
+    memory, engine = psutil.virtual_memory(), this_engine()
     return {
         "version": __version__,
         "python": platform.python_version(),
@@ -77,12 +79,14 @@ def examine(settings: Settings, registry: Registry) -> dict[str, Any]:
                 "id": row.id,
                 "kind": row.kind,
                 "installed": is_installed(row, registry, settings),
+                "drawable": engine.can_load(row),
                 "folder": _folder(row, settings),
                 "licence": row.licence,
                 "disk_gib": row.disk_gib,
             }
             for row in registry
         ],
+        "notices": list(registry.notices),
     }
 
 
@@ -161,7 +165,7 @@ def advice(found: dict[str, Any], settings: Settings, registry: Registry) -> lis
         )
     for kind in KINDS:
         if not any(is_installed(row, registry, settings) for row in real_models(registry, kind)):
-            best = recommended(registry, kind)
+            best = recommended(registry, kind, this_engine())
             how = install_hint(best, settings)
             steps.append(f"{kind} draws with micro, a demonstration. {how}")
     steps.append(f"Connect an MCP client: {command_path('flux-mcp')} connect")
@@ -194,6 +198,8 @@ def _print(found: dict[str, Any]) -> None:
     for name, value in facts.items():
         out.print(Text.assemble((f"{name:<9} ", "bold"), plain(value)))
     out.print(_models(found["models"]), soft_wrap=False)
+    for notice in found["notices"]:
+        out.print(f"Note: {plain(notice)}", style="yellow")
     out.print("Next", style="bold")
     for number, step in enumerate(found["next"], start=1):
         out.print(f"  {number}. {step}")
@@ -205,5 +211,7 @@ def _models(rows: list[dict[str, Any]]) -> Table:
         table.add_column(column, no_wrap=True)
     for row in rows:
         mark = Text("yes", style="green") if row["installed"] else Text("no")
+        if not row["drawable"]:
+            mark = Text("not yet drawable", style="dim")
         table.add_row(row["id"], row["kind"], mark, f"{row['disk_gib']:g}", row["licence"])
     return table

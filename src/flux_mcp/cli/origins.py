@@ -77,7 +77,7 @@ def explain(given: Mapping[str, Any]) -> Explained:
         files = None
     layers = _layers(given, files or ())
     usable = {} if settings is None else settings.model_dump(mode="json")
-    rows = []
+    rows: list[Setting] = []
     for name, field in Settings.model_fields.items():
         layer = next((layer for layer in layers if name in layer.values), None)
         if layer is not None:
@@ -85,7 +85,9 @@ def explain(given: Mapping[str, Any]) -> Explained:
         elif files is None:
             value, source = None, UNKNOWN
         else:
-            value, source = field.get_default(call_default_factory=True), DEFAULT
+            before = {row.name: row.value for row in rows}
+            value = field.get_default(call_default_factory=True, validated_data=before)
+            source = DEFAULT
         value = usable.get(name, to_jsonable_python(value, fallback=str))
         if holds(field, SecretStr):
             value = "unset" if value is None else "set"

@@ -35,7 +35,7 @@ from flux_mcp.compose.skeleton import skeleton
 from flux_mcp.compose.texts import NOTHING
 from flux_mcp.config import Settings, command_path
 from flux_mcp.errors import InvalidRequestError, UnknownPackError
-from flux_mcp.models.registry import load_registry
+from flux_mcp.models.own_rows import open_registry
 
 _STYLES = {"pass": "green", "warn": "yellow", "refuse": "red", "advice": "cyan"}
 
@@ -95,7 +95,7 @@ class Judging:
 
 
 def _library(settings: Settings) -> PackLibrary:
-    return open_library(settings, load_registry())
+    return open_library(settings, open_registry(settings))
 
 
 # --- looking -----------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def print_checks(settings: Settings, folder: Path | None, *, as_json: bool) -> N
         UnknownPackError: there is no pack.
         typer.Exit: one cannot be used.
     """
-    models = known_models(load_registry())
+    models = known_models(open_registry(settings))
     folders = _all_folders(settings) if folder is None else [_folder_of(settings, folder)]
     readings = [one for place in folders for one in check_packs(place, models=models)]
     if as_json:

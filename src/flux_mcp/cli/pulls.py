@@ -31,9 +31,10 @@ from flux_mcp.models.hub_messages import (
     PullOrder,
     PullProgress,
 )
+from flux_mcp.models.own_rows import open_registry
 from flux_mcp.models.pulling import GIB, rows_to_pull
 from flux_mcp.models.recommending import card_gib, least_gib, recommended_for
-from flux_mcp.models.registry import ModelSpec, Registry, load_registry
+from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.weights import find_snapshot, state_of
 
 ASK_ABOVE_GIB = 1.0
@@ -59,7 +60,7 @@ async def pull(settings: Settings, asked: Asked, *, as_json: bool) -> None:
         FluxMcpError: the request is wrong, or the machine cannot.
         typer.Exit: the download failed or was cancelled; it has been said why.
     """
-    registry = load_registry()
+    registry = open_registry(settings)
     models = _models(registry, asked)
     rows = rows_to_pull(registry, models, lambda row: find_snapshot(row, settings) is not None)
     new = [row for row in rows if state_of(row, settings) != "installed"]

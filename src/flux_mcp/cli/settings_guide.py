@@ -16,6 +16,8 @@ WIDTH = 88
 MACHINE_DEFAULTS: Mapping[str, str] = {
     "data_dir": "`data/` in a checkout, else the platform's folder for a user's data",
     "weights_dir": "`weights/` inside the package",
+    "models_file": "`models.toml` in the platform's folder for a user's configuration; none where "
+    "`config` is given",
     "packs_dir": "`packs/` in a checkout, else inside the package",
     "allowed_dirs": "`Pictures` in the user's home",
 }
@@ -31,8 +33,8 @@ class Section:
 
 
 SECTIONS = (
-    Section("Files", ("config", "data_dir", "weights_dir", "packs_dir")),
-    Section("Downloads", ("disk_reserve_gib",)),
+    Section("Files", ("config", "data_dir", "weights_dir", "models_file", "packs_dir")),
+    Section("Models", ("licences", "disk_reserve_gib")),
     Section("Drawing", ("device", "torch_threads", "preload", "idle_unload_s", "stall_timeout_s")),
     Section("Queue", ("queue_limit", "max_passes", "cancel_grace_s", "on_disconnect")),
     Section("Previews", ("preview_every_steps", "preview_interval_s")),

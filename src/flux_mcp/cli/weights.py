@@ -13,8 +13,9 @@ from rich.text import Text
 from flux_mcp.cli.common import EXIT_ENGINE, complain, console, plain, print_json
 from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidRequestError, WeightsMissingError
+from flux_mcp.models.own_rows import open_registry
 from flux_mcp.models.pulling import GIB, licence_page, rows_of, users_of
-from flux_mcp.models.registry import ModelSpec, Registry, load_registry
+from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.removing import Removal, disk_bytes, plan_removal, remove
 from flux_mcp.models.verifying import Checkable, Wrong, checkable
 from flux_mcp.models.weights import find_snapshot, install_hint, state_of
@@ -27,11 +28,11 @@ _STYLES = {"installed": "green", "partial": "yellow", "missing": "dim"}
 
 def print_models(settings: Settings, *, as_json: bool) -> None:
     """Print every model."""
-    registry = load_registry()
+    registry = open_registry(settings)
     ids = list(dict.fromkeys(row.id for row in registry))
     models = [_model(registry, model, settings) for model in ids]
     if as_json:
-        print_json({"models": models})
+        print_json({"models": models, "notices": list(registry.notices)})
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("model", "on disk", "GiB", "draws", "licence"):
@@ -45,6 +46,8 @@ def print_models(settings: Settings, *, as_json: bool) -> None:
             model["licence"],
         )
     console().print(table, soft_wrap=False)
+    for notice in registry.notices:
+        console().print(plain(notice), style="yellow")
     console().print("'flux-mcp models info MODEL' says more, 'flux-mcp models pull MODEL' gets it.")
 
 
@@ -54,7 +57,7 @@ def print_model(settings: Settings, model: str, *, as_json: bool) -> None:
     Raises:
         UnknownModelError: there is none with that id.
     """
-    registry = load_registry()
+    registry = open_registry(settings)
     found = _model(registry, model, settings)
     row = rows_of(registry, model)[0]
     if found["state"] != "installed":
@@ -139,7 +142,7 @@ def verify(settings: Settings, model: str | None, *, as_json: bool) -> None:
 
 
 def _checkables(settings: Settings, model: str | None) -> list[Checkable]:
-    registry = load_registry()
+    registry = open_registry(settings)
     rows = list(registry) if model is None else rows_of(registry, model)
     if model is not None and all(row.repository is None for row in rows):
         raise InvalidRequestError(
@@ -191,7 +194,7 @@ def remove_model(settings: Settings, model: str, *, is_agreed: bool, as_json: bo
         DownloadRunningError: a download runs.
         StorageError: the disk refused.
     """
-    registry = load_registry()
+    registry = open_registry(settings)
     planned = plan_removal(model, registry, settings)
     if planned.repositories and not is_agreed:
         agree(f"Delete {', '.join(planned.repositories)}, {planned.freed_bytes / GIB:.2f} GiB?")

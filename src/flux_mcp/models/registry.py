@@ -1,7 +1,8 @@
 """The registry: every model that can be drawn with, as rows read from models.toml.
 
 `Registry[kind]` decides everything a kind needs to know about a model; nothing else in the project
-branches on a model's name.
+branches on a model's name. The user's own rows are read by own_rows.py; which rows the engine can
+load today is said by engine.py; what rows weigh, by parts.py.
 """
 
 import tomllib
@@ -10,23 +11,42 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from flux_mcp.config import Licence
 from flux_mcp.errors import InternalError, UnknownModelError
+from flux_mcp.models.memory import Holding, Load, Pieces, card_gib
+from flux_mcp.models.parts import Precision, load_parts
 
 Kind = Literal["text2img", "kontext", "fill", "control", "redux"]
 Quality = Literal["low", "standard", "high"]
 Structure = Literal["canny", "depth"]
-Precision = Literal["fp32", "bf16", "fp16"]
+WeightsForm = Literal["folder", "file", "gguf", "lora"]
+"""`folder`: a whole pipeline; `file`, `gguf`: a transformer in one file, the other parts from a
+pipeline's folder; `lora`: a LoRA laid over `base`."""
+HelperRole = Literal["depth", "segmentation", "upscaling", "embedding"]
 PipelineClass = Literal[
     "FluxPipeline",
     "FluxKontextPipeline",
     "FluxFillPipeline",
     "FluxControlPipeline",
     "FluxPriorReduxPipeline",
+    "Flux2Pipeline",
+    "Flux2KleinPipeline",
 ]
 
 KINDS: tuple[Kind, ...] = ("text2img", "kontext", "fill", "control", "redux")
+QUALITIES: tuple[Quality, ...] = ("low", "standard", "high")
+FREE_LICENCES: frozenset[Licence] = frozenset({"apache-2.0", "mit"})
+"""Those that allow any use of the pictures and of the weights."""
 MODELS_TOML = Path(__file__).with_name("models.toml")
 
 
@@ -44,15 +64,23 @@ class ModelSpec(BaseModel):
     revision: str | None = None
     """Commit of the repository; `None` takes the one the cache holds, and the plan records it."""
     folder: str | None = None
-    """Folder below `Settings.weights_dir`, for weights that come with the package."""
+    """Folder below `Settings.weights_dir`, for weights that come with the package; the whole path
+    in a user's row."""
+    file: Path | None = None
+    """One safetensors file that holds the transformer; the other parts come from `repository` or
+    `folder`. So does `gguf`."""
+    gguf: Path | None = None
+    """One GGUF file that holds the transformer."""
+    lora: bool = False
+    """Whether the repository holds a LoRA, which is laid over `base`."""
     parts_folder: str | None = None
     """Folder that holds the parts (VAE, encoders, tokenizers) which `folder` leaves out."""
     pipeline: PipelineClass
     base: str | None = None
-    """For redux: id of the text2img row that draws from the prior's embeddings."""
+    """Id of the text2img row that draws from a redux prior's embeddings, or takes the LoRA."""
     in_channels: int
     """`transformer.config.in_channels` the weights must have; 64, 128 or 384 in FLUX.1, whose
-    VAE has 16 latent channels."""
+    VAE has 16 latent channels; 128 in FLUX.2, whose VAE has 32."""
     structures: tuple[Structure, ...] = ()
     """For control: the structures the weights were trained to follow."""
     steps: Mapping[Quality, int]
@@ -71,26 +99,83 @@ class ModelSpec(BaseModel):
     max_reference_images: int = 0
     max_sequence_length: int
     """Text tokens of the second encoder; part of the picture, so part of the plan."""
+    transformer: str
+    """What it weighs and costs: a row of parts.toml; so the next three."""
+    text_encoders: tuple[str, ...]
+    vae: str
+    extras: tuple[str, ...] = ()
     precision: Precision
-    licence: Literal["apache-2.0", "flux-non-commercial"]
-    gated: bool
-    disk_gib: float
-    vram_gib: Mapping[Literal["resident", "offload"], float]
+    """How the transformer is held as it is stored; 16 bit can be made smaller while loading."""
+    licence: Licence
+    gated: bool = False
+    disk_gib: float = Field(ge=0)
     qualities: tuple[Quality, ...]
-    """Qualities this model is a good answer to; rows are tried in file order."""
+    """Qualities this model is a good answer to."""
     source: str
+    origin: Path | None = None
+    """The user's file that has this row; `None` for those that come with the package."""
 
     @model_validator(mode="after")
     def _is_coherent(self) -> "ModelSpec":
         if (self.repository is None) == (self.folder is None):
             raise ValueError("exactly one of repository and folder names the weights")
-        if (self.base is not None) != (self.kind == "redux"):
-            raise ValueError("redux rows, and only those, name a base model")
+        if self.file is not None and self.gguf is not None:
+            raise ValueError("file and gguf both name the transformer; give one")
+        if (self.base is not None) != (self.kind == "redux" or self.lora):
+            raise ValueError("redux and LoRA rows, and only those, name a base model")
         if bool(self.structures) != (self.kind == "control"):
             raise ValueError("control rows, and only those, name structures")
         if set(self.steps) != {"low", "standard", "high"}:
             raise ValueError("steps must give low, standard and high")
         return self
+
+    @field_validator("transformer", "vae")
+    @classmethod
+    def _is_a_known_part(cls, name: str, info: ValidationInfo) -> str:
+        _require_part(info.field_name or "", name)
+        return name
+
+    @field_validator("text_encoders", "extras")
+    @classmethod
+    def _are_known_parts(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for name in names:
+            _require_part((info.field_name or "").removesuffix("s"), name)
+        return names
+
+    @property
+    def form(self) -> WeightsForm:
+        """What its files are."""
+        if self.lora:
+            return "lora"
+        if self.gguf is not None:
+            return "gguf"
+        return "folder" if self.file is None else "file"
+
+    @property
+    def pieces(self) -> Pieces:
+        """What it is made of."""
+        return Pieces(self.transformer, self.text_encoders, self.vae, self.extras)
+
+    @property
+    def references_are_tokens(self) -> bool:
+        """Whether reference pictures lengthen the transformer's input."""
+        return self.kind == "kontext"
+
+    @property
+    def vram_gib(self) -> Mapping[Literal["resident", "offload"], float]:
+        """GiB of a card's memory it takes at its default size, as its weights are stored."""
+        load = Load(self.default_pixels / 1e6, 1 if self.max_reference_images else 0)
+        resident = Holding(self.precision, "bf16", "resident")
+        offload = Holding(self.precision, "bf16", "model_offload")
+        return {
+            "resident": card_gib(self.pieces, resident, load),
+            "offload": card_gib(self.pieces, offload, load),
+        }
+
+    @property
+    def is_free(self) -> bool:
+        """Whether its licence allows any use."""
+        return self.licence in FREE_LICENCES
 
     @property
     def is_demonstration(self) -> bool:
@@ -98,10 +183,42 @@ class ModelSpec(BaseModel):
         return self.family == "micro"
 
 
-class Registry:
-    """MODEL_REGISTRY[kind]: rows by kind and id, in file order. Frozen after loading."""
+class HelperSpec(BaseModel):
+    """A small model that works beside a pipeline."""
 
-    def __init__(self, rows: tuple[ModelSpec, ...]) -> None:
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    role: HelperRole
+    title: str
+    repository: str
+    revision: str | None = None
+    model_class: str
+    """The class of transformers 5 that loads it."""
+    parameters_m: float
+    disk_gib: float
+    licence: Licence
+    source: str
+
+
+class Registry:
+    """MODEL_REGISTRY[kind]: rows by kind and id, in order of preference. Frozen after loading.
+
+    Args:
+        rows: Every row.
+        helpers: The models that work beside pipelines.
+        notices: What should be known about the user's own rows: what they replace, what is wrong.
+
+    Raises:
+        InternalError: two rows for one model and kind, or a base that is no text2img row.
+    """
+
+    def __init__(
+        self,
+        rows: tuple[ModelSpec, ...],
+        helpers: tuple[HelperSpec, ...] = (),
+        notices: tuple[str, ...] = (),
+    ) -> None:
         self._rows: dict[Kind, dict[str, ModelSpec]] = {kind: {} for kind in KINDS}
         for row in rows:
             if row.id in self._rows[row.kind]:
@@ -110,6 +227,8 @@ class Registry:
         for row in rows:
             if row.base is not None and row.base not in self._rows["text2img"]:
                 raise InternalError(f"models.toml: {row.id} names the unknown base {row.base}.")
+        self.helpers: Mapping[HelperRole, HelperSpec] = {row.role: row for row in helpers}
+        self.notices = notices
 
     def __getitem__(self, kind: Kind) -> Mapping[str, ModelSpec]:
         """Every model of one kind by id, best first."""
@@ -143,13 +262,25 @@ def load_registry(path: Path = MODELS_TOML) -> Registry:
     Raises:
         InternalError: the file is not valid; the message names the row and the field.
     """
-    tables = tomllib.loads(path.read_text(encoding="utf-8"))["model"]
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
     rows = []
-    for number, table in enumerate(tables, start=1):
+    for number, table in enumerate(document["model"], start=1):
         try:
             rows.append(ModelSpec.model_validate(table))
         except ValidationError as error:
             raise InternalError(
                 f"{path.name}, model {number} ({table.get('id')}): {error}"
             ) from error
-    return Registry(tuple(rows))
+    helpers = tuple(HelperSpec.model_validate(table) for table in document.get("helper", ()))
+    return Registry(tuple(rows), helpers)
+
+
+def _require_part(table: str, name: str) -> None:
+    """Refuse a part that parts.toml does not have.
+
+    Raises:
+        ValueError: it names those there are.
+    """
+    known = getattr(load_parts(), table)
+    if name not in known:
+        raise ValueError(f"there is no {table} '{name}'; there are {', '.join(known)}")

@@ -37,6 +37,9 @@ def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
 
     A download that was broken off does not count.
     """
+    one_file = spec.file or spec.gguf
+    if one_file is not None and not one_file.is_file():
+        return None
     if spec.folder is not None:
         folder = settings.weights_dir / spec.folder
         parts = settings.weights_dir / (spec.parts_folder or spec.folder)

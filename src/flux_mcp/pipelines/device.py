@@ -129,6 +129,26 @@ def free_caches(device: Device) -> None:
         torch.mps.empty_cache()
 
 
+def begin_peak(device: Device) -> None:
+    """Forget the most memory that was held so far: the next `peak_gib` counts from here."""
+    import torch
+
+    if device.kind == "cuda":
+        torch.cuda.reset_peak_memory_stats(device.name)
+
+
+def peak_gib(device: Device) -> float | None:
+    """Return the most that was taken from the driver since `begin_peak`, without the context.
+
+    `None` where torch does not count (CPU, MPS).
+    """
+    import torch
+
+    if device.kind != "cuda":
+        return None
+    return float(torch.cuda.max_memory_reserved(device.name)) / GIB
+
+
 def is_device_fault(error: BaseException) -> bool:
     """Whether the device's context is lost: every later call in this process would fail too."""
     import torch

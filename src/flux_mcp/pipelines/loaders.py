@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from flux_mcp.errors import WeightsInvalidError
-from flux_mcp.models.registry import ModelSpec, PipelineClass, Precision
+from flux_mcp.models.parts import Precision
+from flux_mcp.models.registry import ModelSpec, PipelineClass
 from flux_mcp.models.weights import Snapshot
 from flux_mcp.pipelines.device import is_out_of_memory
 

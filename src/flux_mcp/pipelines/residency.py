@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flux_mcp.config import Settings
-from flux_mcp.models.registry import ModelSpec, Precision, Registry
+from flux_mcp.models.parts import Precision
+from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.weights import require_snapshot
 from flux_mcp.pipelines.device import GIB, Device, free_caches, free_memory_gib
 from flux_mcp.pipelines.fingerprints import Fingerprints

@@ -26,15 +26,18 @@ from flux_mcp.errors import (
     JobCancelledError,
     OutOfMemoryError,
 )
-from flux_mcp.models.registry import ModelSpec, Registry, load_registry
+from flux_mcp.models.own_rows import open_registry
+from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.pipelines.device import (
     Device,
+    begin_peak,
     choose_device,
     configure_threads,
     describe,
     is_device_fault,
     is_out_of_memory,
     memory_of,
+    peak_gib,
 )
 from flux_mcp.pipelines.drawing import draw
 from flux_mcp.pipelines.residency import Residency
@@ -113,7 +116,7 @@ class Engine:
 
     def __init__(self, settings: Settings, device: Device) -> None:
         self.device = device
-        self._registry: Registry = load_registry()
+        self._registry: Registry = open_registry(settings)
         self._residency = Residency(self._registry, settings, device)
 
     @property
@@ -140,6 +143,7 @@ class Engine:
                 raise JobCancelledError("The job was cancelled.")
             events.progress("loading", 0, message=message)
 
+        begin_peak(self.device)
         loading("")
         resident = self._residency.pipeline(self._spec(plan), loading)
         colours = None
@@ -158,6 +162,7 @@ class Engine:
         return Done(
             **events.stamp(),
             load_s=loaded - started,
+            peak_gib=peak_gib(self.device),
             draw_s=time.perf_counter() - loaded,
             weights_sha256=resident.weights_sha256,
             loaded=self.loaded,

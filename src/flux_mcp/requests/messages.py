@@ -166,6 +166,9 @@ class Done(_FinalEvent):
     type: Literal["done"] = "done"
     load_s: float
     """Seconds spent loading weights for this job."""
+    peak_gib: float | None = None
+    """Most of the card's memory that was taken, by everything that was loaded, without the driver's
+    context; `None` where nobody counts."""
     draw_s: float
     """Seconds spent in the pipeline."""
     weights_sha256: str

@@ -9,7 +9,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError
-from flux_mcp.models.registry import Kind, ModelSpec, Precision, Quality, Structure
+from flux_mcp.models.memory import Holding
+from flux_mcp.models.parts import Placement, Precision
+from flux_mcp.models.registry import Kind, ModelSpec, Quality, Structure
 from flux_mcp.requests.geometry import Size, check_size, size_for_picture, size_for_ratio
 from flux_mcp.requests.schemas import (
     DrawRequest,
@@ -50,6 +52,13 @@ class RenderPlan(BaseModel):
     revision: str | None
     quality: Quality
     precision: Precision
+    """Of the transformer."""
+    text_precision: Precision | None = None
+    """Of the large text encoder; `None` for that of the transformer."""
+    placement: Placement = "resident"
+    """Where weights wait while they do not work; decides time and memory, not pixels."""
+    vae_tile_px: int | None = None
+    """Side of the tiles the VAE decodes in; `None` for the whole picture at once."""
     prompt: str
     """Of the first picture; of all, unless `prompts` says otherwise."""
     prompts: tuple[str, ...] = ()
@@ -107,6 +116,7 @@ def make_plan(
     seed: int,
     inputs: Sequence[PlanInput] = (),
     texts: Sequence[str] = (),
+    holding: Holding | None = None,
 ) -> RenderPlan:
     """Fill every gap of a request.
 
@@ -116,6 +126,7 @@ def make_plan(
         revision: Commit of the weights' repository, or `None` for those in the package.
         seed: What to draw from when the request names no seed.
         inputs: The request's pictures, already stored, in order.
+        holding: How the model is held; without a known card as it is stored, all on the device.
         texts: What a pack made the prompts of, one for each picture; else the request's own.
 
     Raises:
@@ -132,7 +143,10 @@ def make_plan(
         model=spec.id,
         revision=revision,
         quality=request.quality,
-        precision=spec.precision,
+        precision=spec.precision if holding is None else holding.precision,
+        text_precision=None if holding is None else holding.text_precision,
+        placement="resident" if holding is None else holding.placement,
+        vae_tile_px=None if holding is None else holding.tile_px,
         prompt=texts[0],
         prompts=tuple(texts) if len(set(texts)) > 1 else (),
         negative_prompt=request.negative_prompt,

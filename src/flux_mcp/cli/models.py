@@ -1,0 +1,199 @@
+"""`flux-mcp models plan`: what would draw on a card, as if everything were installed.
+
+Needs neither the database nor a worker.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, cast, get_args
+
+from flux_mcp.cli.common import console, plain, print_json
+from flux_mcp.config import Settings
+from flux_mcp.errors import FluxMcpError, InvalidRequestError, UnknownModelError
+from flux_mcp.models.candidates import (
+    Candidate,
+    Card,
+    Machine,
+    Wanted,
+    as_if_installed,
+    candidates,
+)
+from flux_mcp.models.cards import CardReader, nvidia_tool
+from flux_mcp.models.engine import this_engine
+from flux_mcp.models.own_rows import open_registry
+from flux_mcp.models.parts import load_parts
+from flux_mcp.models.registry import KINDS, QUALITIES, Kind, Quality, Structure
+from flux_mcp.models.tiers import Tier, choose_tier
+
+_MOST_GIB = 65_536
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be planned, and for which card: the flags as they were given."""
+
+    quality: str
+    kind: str
+    model: str | None
+    width_px: int | None
+    height_px: int | None
+    count: int
+    batched: bool
+    references: int | None
+    structure: str | None
+    vram_gib: float | None
+    ram_gib: float | None
+    card: str | None
+
+    def wanted(self) -> Wanted:
+        """Return what of it decides a tier.
+
+        Raises:
+            InvalidRequestError: a word that is not one of ours, or a size of one side only.
+        """
+        kind = cast("Kind", _one_of("--kind", self.kind, KINDS))
+        structures = get_args(Structure)
+        structure = self.structure and _one_of("--structure", self.structure, structures)
+        if (self.width_px is None) != (self.height_px is None):
+            raise InvalidRequestError("--width and --height go together.", "Give both or neither.")
+        if min(self.width_px or 1, self.height_px or 1) < 1:
+            raise InvalidRequestError("--width and --height are pixels.", "Give 1 or more.")
+        needed = 0 if kind == "text2img" else 1
+        return Wanted(
+            kind=kind,
+            quality=cast("Quality", _one_of("--quality", self.quality, QUALITIES)),
+            model=self.model,
+            structure=cast("Structure | None", structure),
+            width_px=self.width_px,
+            height_px=self.height_px,
+            references=needed if self.references is None else self.references,
+            count=self.count,
+            batched=self.batched,
+        )
+
+    def machine(self, settings: Settings) -> Machine:
+        """Return the card and the machine to plan for.
+
+        Raises:
+            InvalidRequestError: no card is named, and this machine has none; or no size at all.
+        """
+        sizes = {"--vram": self.vram_gib, "--ram": self.ram_gib}
+        for flag, gib in sizes.items():
+            if gib is not None and not 0 < gib < _MOST_GIB:
+                raise InvalidRequestError(f"{flag} is a size in GiB, above 0.", f"Say {flag} 16.")
+        if self.vram_gib is not None:
+            return Machine(Card(self.vram_gib, self.vram_gib, self.card), self.ram_gib)
+        found = CardReader(settings.data_dir, nvidia_tool()).read(self.card)
+        if found is None:
+            raise InvalidRequestError(
+                "No graphics card was found on this machine.", "Name one: --vram 16."
+            )
+        return Machine(found.card, found.ram_gib if self.ram_gib is None else self.ram_gib)
+
+
+def _one_of(flag: str, given: str, known: tuple[str, ...]) -> str:
+    if given not in known:
+        raise InvalidRequestError(
+            f"{flag}: '{plain(given)[:40]}' is not known.", f"Say {', '.join(known)}."
+        )
+    return given
+
+
+def print_plan(settings: Settings, asked: Asked, *, explain: bool, as_json: bool) -> None:
+    """Print the tier that a card would draw with, and the ways that were considered.
+
+    Raises:
+        InvalidRequestError: a flag cannot be used.
+        UnknownModelError: the named model is not of this kind.
+        TooLittleMemoryError: nothing fits; with `as_json` it has been printed as well.
+    """
+    wanted, machine = asked.wanted(), asked.machine(settings)
+    registry = open_registry(settings)
+    licences = settings.licences
+    choices = replace(
+        as_if_installed(registry), licences=None if licences is None else frozenset(licences)
+    )
+    considered = list(candidates(wanted, machine, choices)) if explain else []
+    shown = {"considered": [_as_json(one) for one in considered]} if explain else {}
+    try:
+        tier = choose_tier(wanted, machine, choices)
+        if tier is None:
+            raise UnknownModelError(
+                f"No model may be chosen for {wanted.kind}.",
+                "The setting 'licences' leaves all of them out: name one with --model.",
+            )
+    except FluxMcpError as error:
+        if as_json:
+            told = {"code": error.code, "message": error.message, "hint": error.hint}
+            print_json({"error": told, **shown})
+        else:
+            _print_considered(considered)
+        raise
+    if as_json:
+        asked_for = {"quality": wanted.quality, "vram_gib": machine.card.free_gib}
+        print_json({**asked_for, **_as_json(tier.chosen), "notices": list(tier.notices), **shown})
+        return
+    _print_considered(considered)
+    _print_tier(tier, machine)
+
+
+def _as_json(candidate: Candidate) -> dict[str, Any]:
+    spec, holding = candidate.spec, candidate.holding
+    return {
+        "kind": spec.kind,
+        "model": spec.id,
+        "precision": holding.precision,
+        "text_precision": holding.text_precision,
+        "placement": holding.placement,
+        "vae_tile_px": holding.tile_px,
+        "peak_gib": round(candidate.peak_gib, 2),
+        "ram_gib": round(candidate.ram_gib, 2),
+        "seconds": round(candidate.seconds, 1),
+        "licence": spec.licence,
+        "drawable": this_engine().can_hold(spec, holding),
+        "refused": candidate.refused,
+    }
+
+
+def _print_tier(tier: Tier, machine: Machine) -> None:
+    out, chosen = console(), tier.chosen
+    spec, holding = chosen.spec, chosen.holding
+    facts = {
+        "Model": f"{spec.title} ({spec.id}), {spec.licence}",
+        "Precision": f"{holding.precision}, text encoder {holding.text_precision}",
+        "Placement": f"{holding.placement}: {load_parts().placement[holding.placement].about}",
+        "Card": f"{chosen.peak_gib:.1f} GiB at most, of {machine.card.free_gib:g}",
+        "Memory": f"{chosen.ram_gib:.0f} GiB of the machine",
+        "Time": f"about {chosen.seconds:.0f} s, estimated",
+    }
+    for name, value in facts.items():
+        out.print(f"{name:<10} {plain(value)}")
+    for notice in tier.notices:
+        out.print(f"Note: {plain(notice)}", style="yellow")
+    if not this_engine().can_hold(spec, holding):
+        out.print("Note: this version cannot load it so yet.", style="yellow")
+
+
+def _print_considered(considered: list[Candidate]) -> None:
+    """Print one line for each way, down to the first that fits."""
+    if not considered:
+        return
+    best = next((index for index, one in enumerate(considered) if one.refused is None), None)
+    shown = considered if best is None else considered[: best + 1]
+    rows = [_line(one) for one in shown]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        console().print("  ".join(cells).rstrip())
+
+
+def _line(one: Candidate) -> tuple[str, ...]:
+    held = one.holding
+    tiles = "" if held.tile_px is None else f", tiles of {held.tile_px} px"
+    return (
+        one.spec.id,
+        f"{held.precision}/{held.text_precision}",
+        f"{held.placement}{tiles}",
+        f"{one.peak_gib:.1f} GiB",
+        f"{one.ram_gib:.1f} GiB RAM",
+        one.refused or "taken",
+    )

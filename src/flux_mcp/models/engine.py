@@ -1,0 +1,75 @@
+"""What the engine of this version can load: the one switch between a row and a picture. Pure.
+
+The registry also has rows that the engine cannot draw with yet. They are listed, and planned with
+where "as if everything were installed" is asked for (`flux-mcp models plan`); the server offers
+what is listed here. Whoever teaches pipelines/ something widens this table.
+"""
+
+from dataclasses import dataclass
+from typing import get_args
+
+from flux_mcp.models.memory import Holding
+from flux_mcp.models.parts import PLACEMENTS, Placement, Precision, load_parts
+from flux_mcp.models.registry import ModelSpec, PipelineClass, WeightsForm
+
+TILES_PX: tuple[int | None, ...] = (None, 1024, 512)
+"""1024 is diffusers' own size for FLUX; a picture no larger than a tile is decoded as without."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Pipelines, files, precisions and placements that can be loaded."""
+
+    pipelines: frozenset[PipelineClass]
+    forms: frozenset[WeightsForm]
+    precisions: frozenset[Precision]
+    placements: frozenset[Placement]
+    tiles_px: tuple[int | None, ...]
+    """Sides of the tiles a VAE may decode in, best first; `None`: the whole picture at once."""
+
+    def can_load(self, spec: ModelSpec) -> bool:
+        """Whether a row can be drawn with once its weights are there."""
+        return (
+            spec.pipeline in self.pipelines
+            and spec.form in self.forms
+            and spec.precision in self.precisions
+        )
+
+    def can_hold(self, spec: ModelSpec, holding: Holding) -> bool:
+        """Whether it can be held in a way, too."""
+        return (
+            self.can_load(spec)
+            and {holding.precision, holding.text_precision} <= self.precisions
+            and holding.placement in self.placements
+            and holding.tile_px in self.tiles_px
+        )
+
+
+def this_engine() -> Engine:
+    """Return what pipelines/loaders.py and residency.py can do today."""
+    return Engine(
+        pipelines=frozenset(
+            {
+                "FluxPipeline",
+                "FluxKontextPipeline",
+                "FluxFillPipeline",
+                "FluxControlPipeline",
+                "FluxPriorReduxPipeline",
+            }
+        ),
+        forms=frozenset({"folder"}),
+        precisions=frozenset({"fp32", "bf16", "fp16"}),
+        placements=frozenset({"resident", "model_offload"}),
+        tiles_px=(None,),
+    )
+
+
+def every_engine() -> Engine:
+    """Return an engine that can load every row in every way: for plans of what could be."""
+    return Engine(
+        pipelines=frozenset(get_args(PipelineClass)),
+        forms=frozenset(get_args(WeightsForm)),
+        precisions=frozenset(load_parts().precision),
+        placements=frozenset(PLACEMENTS),
+        tiles_px=TILES_PX,
+    )

@@ -1,0 +1,165 @@
+"""How much memory a pipeline takes, of the card and of the machine. Pure.
+
+The card, in GiB (M: megapixels of tokens in one pass, p: bytes of a parameter):
+
+    context + weights on the card + working memory of the step that is under way
+
+* encoding: the text encoders, or everything that is resident;
+* denoising: the transformer's part that is on the card, a prior or LoRA beside it, and
+  `activation_gib_per_megapixel` x M, where M counts the picture, every reference beside it, and
+  every picture of a batch;
+* decoding: the VAE, and `decode_gib_per_megapixel` x the megapixels decoded at once: those of a
+  tile, if it decodes in tiles; encoding of references likewise, at one megapixel at most.
+
+A streaming placement keeps `share` of the transformer, and two blocks: one that works, one that
+arrives. Main memory holds what waits beside the card. All numbers come from parts.toml.
+"""
+
+from dataclasses import dataclass
+
+from flux_mcp.models.parts import Placement, Precision, TransformerRow, load_parts
+
+GIB = 2**30
+STREAMED_BLOCKS = 2
+"""On the card at once where blocks stream: one works, one arrives."""
+REFERENCE_MEGAPIXELS = 1.05
+"""A reference is scaled to at most 1024x1024 before it is read: Kontext's and FLUX.2's own limit
+(diffusers 0.42.1)."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The rows of parts.toml that a model is made of."""
+
+    transformer: str
+    text_encoders: tuple[str, ...]
+    vae: str
+    extras: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much one pass has to draw."""
+
+    megapixels: float
+    """Of one picture."""
+    references: int = 0
+    """Pictures that are read beside it."""
+    references_are_tokens: bool = False
+    """Whether they lengthen the transformer's input; else they are channels of it."""
+    batch: int = 1
+    """Pictures in one pass."""
+
+    @property
+    def token_megapixels(self) -> float:
+        """Megapixels the transformer works on at once."""
+        beside = self.references * REFERENCE_MEGAPIXELS if self.references_are_tokens else 0.0
+        return self.batch * (self.megapixels + beside)
+
+
+@dataclass(frozen=True)
+class Holding:
+    """How a model is held."""
+
+    precision: Precision
+    """Of the transformer."""
+    text_precision: Precision
+    """Of the large text encoder."""
+    placement: Placement
+    tile_px: int | None = None
+    """Side of the tiles the VAE decodes in; `None`: the whole picture at once."""
+
+
+def weights_gib(parameters_m: float, precision: Precision) -> float:
+    """Return what so many million parameters take."""
+    return parameters_m * 1e6 * load_parts().precision[precision].bytes_per_parameter / GIB
+
+
+def text_gib(pieces: Pieces, precision: Precision) -> float:
+    """Return what the text encoders take; small ones stay in 16 bit."""
+    rows = [load_parts().text_encoder[name] for name in pieces.text_encoders]
+    return sum(
+        weights_gib(row.parameters_m, precision if row.quantised else "bf16") for row in rows
+    )
+
+
+def vae_gib(pieces: Pieces) -> float:
+    """Return what the VAE takes; it stays in 16 bit."""
+    return weights_gib(load_parts().vae[pieces.vae].parameters_m, "bf16")
+
+
+def extras_gib(pieces: Pieces) -> float:
+    """Return what a model carries besides; it stays in 16 bit."""
+    extras = load_parts().extra
+    return weights_gib(sum(extras[name].parameters_m for name in pieces.extras), "bf16")
+
+
+def transformer_gib(pieces: Pieces, precision: Precision) -> float:
+    """Return what the whole transformer takes."""
+    return weights_gib(_transformer(pieces).parameters_m, precision)
+
+
+def on_card_gib(pieces: Pieces, holding: Holding) -> float:
+    """Return what the transformer takes of the card while it denoises."""
+    row, placement = _transformer(pieces), load_parts().placement[holding.placement]
+    whole = weights_gib(row.parameters_m, holding.precision)
+    if not placement.streams:
+        return whole
+    in_flight = weights_gib(STREAMED_BLOCKS * row.largest_block_m, holding.precision)
+    return min(whole, whole * placement.share + in_flight)
+
+
+def streamed_gib(pieces: Pieces, holding: Holding) -> float:
+    """Return what comes over the bus at each step."""
+    placement = load_parts().placement[holding.placement]
+    share = 1 - placement.share if placement.streams else 0.0
+    return transformer_gib(pieces, holding.precision) * share
+
+
+def card_gib(pieces: Pieces, holding: Holding, load: Load) -> float:
+    """Return the most that is taken of the card's memory at any moment of a job."""
+    parts = load_parts()
+    text, vae = text_gib(pieces, holding.text_precision), vae_gib(pieces)
+    transformer = on_card_gib(pieces, holding) + extras_gib(pieces)
+    denoising = _transformer(pieces).activation_gib_per_megapixel * load.token_megapixels
+    decoding = _decoding_gib(pieces, holding, load)
+    if parts.placement[holding.placement].at_once:
+        peak = transformer + text + vae + max(denoising, decoding)
+    else:
+        peak = max(text, transformer + denoising, vae + decoding)
+    return parts.machine.context_gib + peak
+
+
+def ram_gib(pieces: Pieces, holding: Holding) -> float:
+    """Return the main memory a machine should have: what waits beside the card, and the rest of it.
+
+    Weights that stay on the card are read through the file system's cache, which gives way.
+    """
+    parts = load_parts()
+    placement = parts.placement[holding.placement]
+    if placement.at_once:
+        return parts.machine.base_ram_gib
+    waiting = transformer_gib(pieces, holding.precision)
+    if placement.streams:
+        waiting = streamed_gib(pieces, holding)
+    return (
+        parts.machine.base_ram_gib
+        + waiting
+        + text_gib(pieces, holding.text_precision)
+        + vae_gib(pieces)
+        + extras_gib(pieces)
+    )
+
+
+def _transformer(pieces: Pieces) -> TransformerRow:
+    return load_parts().transformer[pieces.transformer]
+
+
+def _decoding_gib(pieces: Pieces, holding: Holding, load: Load) -> float:
+    vae = load_parts().vae[pieces.vae]
+    at_once = load.megapixels * load.batch
+    read = REFERENCE_MEGAPIXELS if load.references else 0.0
+    if holding.tile_px is not None:
+        tile = holding.tile_px**2 / 1e6
+        at_once, read = min(at_once, tile), min(read, tile)
+    return max(at_once * vae.decode_gib_per_megapixel, read * vae.encode_gib_per_megapixel)

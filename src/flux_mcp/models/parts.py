@@ -1,0 +1,142 @@
+"""What the parts of a pipeline weigh and cost, as rows read from parts.toml. Pure data.
+
+Owns the numbers of memory.py and speed.py and the names of precisions and placements. Each row
+names its source.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Precision = Literal[
+    "fp32", "bf16", "fp16", "int8", "fp8", "nf4", "q8_0", "q6_k", "q5_k", "q4_k", "q4_0"
+]
+"""How weights are held; names from `q` on are block formats of GGUF files."""
+Placement = Literal["resident", "model_offload", "group_offload", "block_stream"]
+"""Where weights wait while they do not work; each needs less of the card than the one before."""
+
+PLACEMENTS: tuple[Placement, ...] = ("resident", "model_offload", "group_offload", "block_stream")
+PARTS_TOML = Path(__file__).with_name("parts.toml")
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class MachineRow(_Row):
+    """What holds for every machine until something better is measured."""
+
+    context_gib: float
+    """Of the card's memory, taken before any weights."""
+    base_ram_gib: float
+    """Of main memory, taken before any weights."""
+    efficiency: float = Field(gt=0, le=1)
+    """Share of a card's rate that a step reaches."""
+
+
+class TransformerRow(_Row):
+    """A denoising transformer."""
+
+    parameters_m: float
+    """Millions; so everywhere."""
+    blocks: int
+    width: int
+    """Channels of a token."""
+    macs: int
+    """Multiply-adds of a token in a block, in squares of the width."""
+    largest_block_m: float
+    activation_gib_per_megapixel: float
+    """Beside the weights, for a megapixel of tokens in one pass."""
+    text_tokens: int
+    source: str
+
+
+class TextEncoderRow(_Row):
+    """A text encoder."""
+
+    parameters_m: float
+    quantised: bool
+    """Whether a plan's text precision is its own; else it stays in 16 bit."""
+    source: str
+
+
+class VaeRow(_Row):
+    """An autoencoder; it stays in 16 bit."""
+
+    parameters_m: float
+    decode_gib_per_megapixel: float
+    encode_gib_per_megapixel: float
+    source: str
+
+
+class ExtraRow(_Row):
+    """What a model carries besides; it stays in 16 bit."""
+
+    parameters_m: float
+    source: str
+
+
+class PrecisionRow(_Row):
+    """One way to hold weights."""
+
+    bits: int
+    bytes_per_parameter: float
+    slowdown: float
+    """Seconds of a step, beside 16 bit."""
+    made_from: tuple[Precision, ...]
+    """Stored precisions it is made of while loading."""
+    min_compute: float
+    """Least compute capability of a CUDA card."""
+    source: str
+
+
+class PlacementRow(_Row):
+    """One way to share a card's memory among parts."""
+
+    share: float = Field(ge=0, le=1)
+    """Of the transformer, kept on the card while it works."""
+    at_once: bool
+    """Whether all parts are on the card together, else one at a time."""
+    streams: bool
+    """Whether the rest of the transformer comes over the bus at each step."""
+    transfer_gib_s: float
+    about: str
+    source: str
+
+
+class CardRow(_Row):
+    """A graphics card and the rate to expect of it."""
+
+    name: str
+    memory_gib: float
+    tflops: float
+    """bf16, dense."""
+    source: str
+
+
+class Parts(_Row):
+    """Everything in parts.toml."""
+
+    machine: MachineRow
+    transformer: Mapping[str, TransformerRow]
+    text_encoder: Mapping[str, TextEncoderRow]
+    vae: Mapping[str, VaeRow]
+    extra: Mapping[str, ExtraRow]
+    precision: Mapping[Precision, PrecisionRow]
+    placement: Mapping[Placement, PlacementRow]
+    card: tuple[CardRow, ...]
+
+
+@cache
+def load_parts() -> Parts:
+    """Return the rows of parts.toml, read at the first call."""
+    return Parts.model_validate(tomllib.loads(PARTS_TOML.read_text(encoding="utf-8")))
+
+
+def can_be_held(stored: Precision, wanted: Precision) -> bool:
+    """Whether weights stored in one precision can be drawn with in another."""
+    return wanted == stored or stored in load_parts().precision[wanted].made_from
