@@ -1,11 +1,17 @@
 """Synthetic gallery rows: a made-up gallery of any size, the same one each time."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from flux_mcp.gallery.store import ImageRecord
+from PIL import Image, ImageFilter
+
+from flux_mcp.database import open_database
+from flux_mcp.gallery.migrations import migrate
+from flux_mcp.gallery.store import Gallery, ImageRecord
 from flux_mcp.models.registry import load_registry
+from flux_mcp.paths import Paths, ensure_dirs
 from flux_mcp.requests.plan import make_plan
 from flux_mcp.requests.schemas import GenerateRequest
 
@@ -14,6 +20,8 @@ COMMON_WORD = "light"
 RARE_WORD = "quokka"
 """In one prompt of each `RARE_EVERY`."""
 RARE_EVERY = 400
+PICTURE = "images/picture"
+"""The one picture that `fill` makes, for rows that share it."""
 
 _VOCABULARY = (
     "amber ancient autumn balcony barn bird blue boat bridge brick bronze cat castle cloud copper "
@@ -72,3 +80,31 @@ def records(first: int, last: int, *, picture: str | None = None) -> Iterator[Im
             pixels_sha256="2" * 64,
             size_bytes=1000,
         )
+
+
+def fill(data_dir: Path, made: Iterable[ImageRecord]) -> None:
+    """Make a gallery of rows, and the picture `PICTURE` for them to name."""
+    paths = Paths(data_dir)
+    ensure_dirs(paths)
+    stem = paths.root / PICTURE
+    picture = _scene(512)
+    picture.save(stem.with_suffix(".png"))
+    picture.save(stem.with_suffix(".webp"), quality=80)
+    database = open_database(paths.database)
+    migrate(database)
+    gallery = Gallery(database)
+    for record in made:
+        gallery.add(record)
+    database.close()
+
+
+def _scene(side_px: int) -> Image.Image:
+    """Return soft shapes with some grain: a thumbnail of about 20 kB, as FLUX's pictures have."""
+    size = (side_px, side_px)
+    coarse = Image.effect_noise((side_px // 16, side_px // 16), 90)
+    shapes = coarse.resize(size, Image.Resampling.BICUBIC)
+    turned = shapes.transpose(Image.Transpose.ROTATE_90)
+    flipped = shapes.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    grain = Image.effect_noise(size, 14).filter(ImageFilter.GaussianBlur(1))
+    colours = Image.merge("RGB", (shapes, turned, flipped))
+    return Image.blend(colours, Image.merge("RGB", (grain, grain, grain)), 0.3)

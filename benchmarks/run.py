@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parent
-NAMES = ("start", "status", "cancel", "gallery", "overhead", "kinds", "compose", "audit")
+NAMES = ("start", "status", "cancel", "gallery", "overhead", "kinds", "compose", "audit", "load")
 
 
 def main() -> int:

@@ -18,7 +18,6 @@ Unit: ratios of medians and of 99th percentiles; milliseconds.
 
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 from common import (
@@ -36,13 +35,7 @@ from common import (
     wait_for,
 )
 from mcp import Client
-from PIL import Image, ImageFilter
-from rows import COMMON_WORD, records
-
-from flux_mcp.database import open_database
-from flux_mcp.gallery.migrations import migrate
-from flux_mcp.gallery.store import Gallery
-from flux_mcp.paths import Paths, ensure_dirs
+from rows import COMMON_WORD, PICTURE, fill, records
 
 ROWS = 1000
 LONG_JOB = {
@@ -101,7 +94,7 @@ async def measure(quick: bool) -> Result:
     result = Result("status", quick, {"calls": calls, "rows": ROWS, "waiting_jobs": WAITING})
     seconds: dict[str, list[float]] = {name: [] for name in CALLS}
     with scratch() as folder:
-        _fill(folder / "data")
+        fill(folder / "data", records(0, ROWS, picture=PICTURE))
         async with bare_server() as bare, flux_server(folder / "data") as client:
             await draw(client, "flux_generate", {**LONG_JOB, "count": 1, "wait_s": 60})
             busy = Busy(client)
@@ -134,34 +127,6 @@ async def measure(quick: bool) -> Result:
             TARGETS.get(name, ""),
         )
     return result
-
-
-def _fill(data_dir: Path) -> None:
-    """Make a gallery whose rows all name one real picture."""
-    paths = Paths(data_dir)
-    ensure_dirs(paths)
-    stem = paths.images / "picture"
-    picture = _scene(512)
-    picture.save(stem.with_suffix(".png"))
-    picture.save(stem.with_suffix(".webp"), quality=80)
-    database = open_database(paths.database)
-    migrate(database)
-    gallery = Gallery(database)
-    for record in records(0, ROWS, picture="images/picture"):
-        gallery.add(record)
-    database.close()
-
-
-def _scene(side_px: int) -> Image.Image:
-    """Return soft shapes with some grain: a thumbnail of about 20 kB, as FLUX's pictures have."""
-    size = (side_px, side_px)
-    coarse = Image.effect_noise((side_px // 16, side_px // 16), 90)
-    shapes = coarse.resize(size, Image.Resampling.BICUBIC)
-    turned = shapes.transpose(Image.Transpose.ROTATE_90)
-    flipped = shapes.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    grain = Image.effect_noise(size, 14).filter(ImageFilter.GaussianBlur(1))
-    colours = Image.merge("RGB", (shapes, turned, flipped))
-    return Image.blend(colours, Image.merge("RGB", (grain, grain, grain)), 0.3)
 
 
 if __name__ == "__main__":

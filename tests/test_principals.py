@@ -63,6 +63,7 @@ async def test_jobs_and_pictures_are_their_principals_alone(shared_service: Serv
             assert [len(images), len(words)] == [int(sees)] * 2, name
             for look, missing in (
                 (service.find_job(job_id), UnknownJobError),
+                (service.look(job_id), UnknownJobError),
                 (anext(service.watch(job_id, 0)), UnknownJobError),
                 (service.cancel(job_id), UnknownJobError),
                 (service.find_image(image_id), UnknownImageError),

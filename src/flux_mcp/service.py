@@ -35,6 +35,7 @@ from flux_mcp.jobs.job import Job, PreviewSize, new_job_id, utc_now
 from flux_mcp.jobs.journal import job_fields
 from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.measurements import migrate as migrate_measurements
+from flux_mcp.jobs.outlook import Outlook
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.rows import migrate as migrate_jobs
 from flux_mcp.jobs.tally import Ended, JobTally, Standing
@@ -137,9 +138,9 @@ class Service:
         database = await self._database.open()
         queue = JobQueue(database, self.settings.queue_limit)
         gallery = Gallery(database)
-        downloads = DownloadStore(database)
-        views = Views(queue, gallery, self._files, downloads, self.settings.queue_limit)
-        measurements = Measurements(database)
+        limit = self.settings.queue_limit
+        downloads, measurements = DownloadStore(database), Measurements(database)
+        views = Views(queue, Outlook(database), gallery, self._files, downloads, limit)
         self._rooms = _Opened(queue, gallery, views, downloads, measurements, JobTally(database))
         self._background.append(
             asyncio.create_task(self._changes.watch_other_processes(), name="flux-mcp-changes")
@@ -316,6 +317,23 @@ class Service:
         """
         await self.open()
         return await self._database.call(self._queue.find, job_id, only())
+
+    async def look(self, job_id: str) -> JobAnswer:
+        """Return what a caller is told of a job, who from now on holds its id.
+
+        One visit to the database thread: this is what clients ask most often.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+        """
+        await self.open()
+        return await self._database.call(self._look, job_id, only())
+
+    def _look(self, job_id: str, principal: str | None) -> JobAnswer:
+        job = self._queue.find(job_id, principal)
+        if not job.id_given:
+            self._queue.mark_id_given(job_id)
+        return self._views.job(job)
 
     async def recent_jobs(self, limit: int) -> list[Job]:
         """Return the newest jobs, newest first."""

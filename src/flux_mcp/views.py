@@ -25,8 +25,8 @@ from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.store import Gallery, ImageRecord
 from flux_mcp.jobs.download import Download
 from flux_mcp.jobs.downloads import DownloadStore
-from flux_mcp.jobs.estimates import Finished, estimate_s
 from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.outlook import Line, Outlook
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.planner import Decision
 from flux_mcp.requests.schemas import DrawRequest
@@ -92,12 +92,14 @@ class Views:
     def __init__(
         self,
         queue: JobQueue,
+        outlook: Outlook,
         gallery: Gallery,
         files: ImageFiles,
         downloads: DownloadStore,
         limit: int,
     ) -> None:
         self._queue = queue
+        self._outlook = outlook
         self._gallery = gallery
         self._files = files
         self._downloads = downloads
@@ -106,7 +108,7 @@ class Views:
     def job(self, job: Job) -> JobAnswer:
         """Return what a caller is told of a job."""
         images = self._gallery.of_job(job.id) if job.status == "completed" else ()
-        eta_s = None if job.is_final else self._eta_s(job)
+        eta_s = self._outlook.end_s(job)
         return JobAnswer(
             job_id=job.id,
             status=job.status,
@@ -129,25 +131,22 @@ class Views:
 
     def queue(self, principal: str | None = None) -> QueueAnswer:
         """Return who runs, who waits, how long; with a principal, the lines are its own only."""
-        unfinished = self._queue.unfinished()
-        waiting = [job.id for job in unfinished if job.status == "queued"]
-        listed = [job for job in unfinished if principal in (None, job.principal)]
         return QueueAnswer(
-            depth=len(waiting),
+            depth=self._outlook.depth(),
             limit=self._limit,
-            wait_s=waits_s(unfinished, self._queue.history()),
-            jobs=tuple(_line(job, waiting) for job in listed[:MAX_LISTED]),
+            wait_s=self._outlook.start_s(),
+            jobs=tuple(_line(line) for line in self._outlook.lines(principal, MAX_LISTED)),
             downloads=tuple(one.id for one in self._downloads.running() if principal is None),
         )
 
     def dry_run(self, request: DrawRequest, decision: Decision) -> JobAnswer:
         """Return a plan nobody queued, with the estimates for it."""
-        plan, history = decision.plan, self._queue.history()
+        plan = decision.plan
         found = PlanAnswer(
             composed=composed_answers(decision),
             plan=plan.model_dump(mode="json"),
-            draw_s=decision.expected_s if (known := estimate_s(plan, history)) is None else known,
-            start_s=waits_s(self._queue.unfinished(), history),
+            draw_s=decision.expected_s if (known := self._outlook.draw_s(plan)) is None else known,
+            start_s=self._outlook.start_s(),
         )
         return JobAnswer(
             total_steps=plan.total_steps,
@@ -161,19 +160,6 @@ class Views:
             notices=decision.notices,
             dry_run=found,
         )
-
-    def _eta_s(self, job: Job) -> float | None:
-        """Return the seconds until a job is finished: those before it, and its own."""
-        if job.status == "running" and job.eta_s is not None:
-            return job.eta_s
-        history = self._queue.history()
-        own_s = estimate_s(job.plan, history)
-        if own_s is None or job.status == "running":
-            return own_s
-        unfinished = self._queue.unfinished()
-        ids = [other.id for other in unfinished]
-        before_s = waits_s(unfinished[: ids.index(job.id) if job.id in ids else None], history)
-        return None if before_s is None else before_s + own_s
 
 
 def composed_answers(decision: Decision) -> tuple[ComposedAnswer, ...]:
@@ -221,26 +207,5 @@ def _pack_of(reports: Sequence[Mapping[str, Any]]) -> str | None:
     return f"{reports[0]['pack']} {reports[0]['version']}" if reports else None
 
 
-def _line(job: Job, waiting: Sequence[str]) -> QueuedJobAnswer:
-    return QueuedJobAnswer(
-        job_id=job.id,
-        status=job.status,
-        kind=job.kind,
-        model=job.model,
-        step=job.step,
-        total_steps=job.total_steps,
-        position=waiting.index(job.id) + 1 if job.id in waiting else None,
-        session=job.session,
-        created_at=job.created_at,
-    )
-
-
-def waits_s(ahead: Sequence[Job], history: Sequence[Finished]) -> float | None:
-    """Return the seconds until all of `ahead` are done; `None` when one cannot be estimated."""
-    total_s = 0.0
-    for job in ahead:
-        left_s = job.eta_s if job.eta_s is not None else estimate_s(job.plan, history)
-        if left_s is None:
-            return None
-        total_s += left_s
-    return total_s
+def _line(line: Line) -> QueuedJobAnswer:
+    return QueuedJobAnswer(**asdict(line))

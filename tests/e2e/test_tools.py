@@ -319,6 +319,27 @@ async def test_a_cancelled_call_leaves_a_job_whose_id_another_caller_has(
     await job_until(modern, started.job_id or "", is_final)
 
 
+async def test_a_cancelled_call_leaves_a_job_that_somebody_has_looked_at(
+    settings: Settings,
+) -> None:
+    """Nothing draws here, so the job waits for as long as the test wants."""
+    service = Service(settings, executes=False)
+    async with client_of(service) as client:
+        asked = {**FAST, "wait_s": 200, "idempotency_key": "looked at"}
+        waiting = asyncio.create_task(call(client, "flux_generate", **asked))
+        await two_wait(service)
+        (stored,) = await service.recent_jobs(5)
+        assert not stored.id_given
+        looked = await job(client, "flux_get_job", job_id=stored.id, wait_s=0)
+        assert (looked.status, looked.position) == ("queued", 1)
+        await cancel(waiting)
+        # A call of its own: it is read after the cancellation, on the same connection.
+        await call(client, "flux_get_job")
+        kept = await service.find_job(stored.id)
+        assert (kept.status, kept.id_given) == ("queued", True)
+    await service.close()
+
+
 async def test_a_job_ends_with_the_last_of_the_calls_that_wait_for_it(settings: Settings) -> None:
     """Nothing draws here, so the job waits for as long as the test wants."""
     service = Service(settings, executes=False)
@@ -343,7 +364,7 @@ async def cancel(task: asyncio.Task[Any]) -> None:
 
 
 async def two_wait(service: Service) -> None:
-    """Return once the job exists and both calls had time to find it."""
+    """Return once the job exists and every call had time to find it."""
     async with asyncio.timeout(60):
         while not await service.recent_jobs(1):
             pass

@@ -183,7 +183,7 @@ class AttemptRunner:
         """Pass a cancel on to the worker; end the worker if it does not listen."""
         while True:
             ticket = self.changes.ticket()
-            if (await self.database.call(self.queue.find, job.id)).cancel_requested:
+            if await self.database.call(self.queue.is_cancel_requested, job.id):
                 break
             await self.changes.wait(ticket, LOOK_AGAIN_S)
         await fleet.cancel(worker, job.id)

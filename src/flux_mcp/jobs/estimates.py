@@ -1,18 +1,20 @@
-"""How long a job will take, from how long such jobs took. Pure."""
+"""How long jobs will take, from how long such jobs took. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from flux_mcp.requests.messages import pipeline_key
 from flux_mcp.requests.plan import RenderPlan
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A plan that was drawn, and the seconds the pipeline took."""
+    """A job that was drawn, and the seconds the pipeline took."""
 
-    plan: RenderPlan
+    pipeline: str
+    """`kind/model`."""
+    work: float
+    """In megapixel-steps, as `work` says."""
     draw_s: float
 
 
@@ -21,14 +23,21 @@ def work(plan: RenderPlan) -> float:
     return len(plan.seeds) * plan.steps * plan.width * plan.height / 1e6
 
 
-def estimate_s(plan: RenderPlan, history: Sequence[Finished]) -> float | None:
-    """Return the seconds `plan` will take, or `None` when no such model has drawn yet.
+def rates(history: Iterable[Finished]) -> dict[str, float]:
+    """Return for each pipeline the median seconds that its jobs took per megapixel-step."""
+    found: dict[str, list[float]] = {}
+    for finished in history:
+        found.setdefault(finished.pipeline, []).append(finished.draw_s / finished.work)
+    return {pipeline: median(values) for pipeline, values in found.items()}
 
-    The median seconds per megapixel-step of this pipeline's finished jobs, times the job's size.
+
+def estimate_s(work_of: Mapping[str, float], known: Mapping[str, float]) -> float | None:
+    """Return the seconds that work will take, or `None` when a pipeline has not drawn yet.
+
+    Args:
+        work_of: For each pipeline the megapixel-steps it has to do.
+        known: What `rates` found.
     """
-    rates = [
-        finished.draw_s / work(finished.plan)
-        for finished in history
-        if pipeline_key(finished.plan) == pipeline_key(plan)
-    ]
-    return median(rates) * work(plan) if rates else None
+    if not work_of.keys() <= known.keys():
+        return None
+    return sum(amount * known[pipeline] for pipeline, amount in work_of.items())

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from flux_mcp.database import immediate
 from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
-from flux_mcp.jobs.estimates import Finished
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, JobStatus, PreviewSize, utc_now
 from flux_mcp.jobs.rows import from_row, to_row
 from flux_mcp.jobs.scheduler import Turn, Waiting
 from flux_mcp.requests.messages import ErrorInfo, Progress
-from flux_mcp.requests.plan import RenderPlan
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -106,12 +104,6 @@ class JobQueue:
             )
         return job
 
-    def unfinished(self) -> list[Job]:
-        """Return running jobs, then waiting ones in queue order."""
-        return self._many("WHERE status = 'running' ORDER BY seq") + self._many(
-            f"WHERE status = 'queued' {_QUEUE_ORDER}"
-        )
-
     def recent(self, limit: int) -> list[Job]:
         """Return the newest jobs, finished or not, newest first."""
         return self._many("ORDER BY seq DESC LIMIT ?", (limit,))
@@ -175,6 +167,11 @@ class JobQueue:
                 (job_id,),
             )
         return self.find(job_id)
+
+    def is_cancel_requested(self, job_id: str) -> bool:
+        """Return whether a job was asked to stop."""
+        asked = "SELECT count(*) FROM jobs WHERE id = ? AND cancel_requested = 1"
+        return bool(self._value(asked, (job_id,)))
 
     def mark_id_given(self, job_id: str, preview: PreviewSize | None = None) -> None:
         """Record that a caller now holds the id, and how large a preview it wants, if it said."""
@@ -331,22 +328,12 @@ class JobQueue:
             self.lost(job, error)
         return [self.find(job.id) for job in orphans]
 
-    def history(self) -> list[Finished]:
-        """Return what the newest completed jobs took, for estimates."""
-        rows = self._database.execute(
-            """
-            SELECT plan, draw_s FROM jobs WHERE status = 'completed' AND draw_s IS NOT NULL
-            ORDER BY seq DESC LIMIT ?
-            """,
-            (_HISTORY,),
-        ).fetchall()
-        return [Finished(RenderPlan.model_validate_json(plan), draw_s) for plan, draw_s in rows]
-
     def _typical_job_s(self) -> float:
         rows = self._database.execute(
             """
-            SELECT started_at, finished_at FROM jobs WHERE status = 'completed'
-            ORDER BY seq DESC LIMIT ?
+            SELECT started_at, finished_at FROM jobs INDEXED BY jobs_by_end
+            WHERE finished_at IS NOT NULL AND status = 'completed'
+            ORDER BY finished_at DESC LIMIT ?
             """,
             (_HISTORY,),
         ).fetchall()

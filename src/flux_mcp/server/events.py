@@ -21,7 +21,13 @@ from mcp.server.streamable_http import (
     StreamId,
 )
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCResponse
+from mcp.types import (
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCResponse,
+    jsonrpc_message_adapter,
+)
 
 RETRY_MS = 1000
 """How soon a client may come back, as it is told."""
@@ -39,8 +45,22 @@ _PROGRESS = "notifications/progress"
 class _Event:
     number: int
     stream: StreamId
-    message: JSONRPCMessage | None
-    size_bytes: int
+    text: str
+    """The message as JSON: what is counted is what it takes, and a model's objects take more.
+    Empty where there is no message."""
+    is_progress: bool
+    is_answer: bool
+
+    @classmethod
+    def of(cls, number: int, stream: StreamId, message: JSONRPCMessage | None) -> "_Event":
+        is_notification = isinstance(message, JSONRPCNotification)
+        return cls(
+            number,
+            stream,
+            "" if message is None else message.model_dump_json(by_alias=True, exclude_unset=True),
+            is_progress=is_notification and message.method == _PROGRESS,
+            is_answer=isinstance(message, JSONRPCResponse | JSONRPCError),
+        )
 
     @property
     def id(self) -> EventId:
@@ -48,12 +68,8 @@ class _Event:
         return f"{self.number}-{self.stream}"
 
     @property
-    def is_progress(self) -> bool:
-        return isinstance(self.message, JSONRPCNotification) and self.message.method == _PROGRESS
-
-    @property
-    def is_answer(self) -> bool:
-        return isinstance(self.message, JSONRPCResponse | JSONRPCError)
+    def message(self) -> JSONRPCMessage | None:
+        return jsonrpc_message_adapter.validate_json(self.text) if self.text else None
 
 
 class RecentEvents(EventStore):
@@ -69,11 +85,10 @@ class RecentEvents(EventStore):
 
     async def store_event(self, stream_id: StreamId, message: JSONRPCMessage | None) -> EventId:
         """Keep an event and return its id; the oldest make room for it."""
-        size_bytes = 0 if message is None else len(message.model_dump_json(by_alias=True))
-        event = _Event(next(self._numbers), stream_id, message, size_bytes)
+        event = _Event.of(next(self._numbers), stream_id, message)
         self._follow(event)
         self._events[event.number] = event
-        self._bytes += size_bytes
+        self._bytes += len(event.text)
         while len(self._events) > MAX_EVENTS or (
             self._bytes > MAX_EVENT_BYTES and len(self._events) > 1
         ):
@@ -97,7 +112,7 @@ class RecentEvents(EventStore):
     def _forget(self, number: int | None) -> None:
         event = None if number is None else self._events.pop(number, None)
         if event is not None:
-            self._bytes -= event.size_bytes
+            self._bytes -= len(event.text)
 
     async def replay_events_after(
         self, last_event_id: EventId, send_callback: EventCallback
@@ -116,8 +131,9 @@ class RecentEvents(EventStore):
             stored = self._stored
             for event in self._after(seen, stream):
                 seen = event.number
-                if event.message is not None:
-                    await send_callback(EventMessage(event.message, event.id))
+                message = event.message
+                if message is not None:
+                    await send_callback(EventMessage(message, event.id))
             if stream == GET_STREAM_KEY:
                 return stream
             if stream not in self._unanswered:

@@ -9,7 +9,7 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import FrameType
 
 import uvicorn
@@ -20,12 +20,13 @@ from starlette.routing import BaseRoute, Route
 
 from flux_mcp import __version__
 from flux_mcp.config import Settings
-from flux_mcp.errors import AddressError
+from flux_mcp.errors import AddressError, StorageError
 from flux_mcp.server.admission import admission
 from flux_mcp.server.app import FluxServer, build_server
 from flux_mcp.server.endings import ENDING_SIGNALS, end_at_once_next_time
 from flux_mcp.server.guard import Guard, Tally
 from flux_mcp.server.operations import operations_routes
+from flux_mcp.server.process import settle, share_heap, share_interpreter
 from flux_mcp.server.tokens import load_tokens, token_file
 from flux_mcp.service import Service
 
@@ -85,6 +86,8 @@ def serve_http(service: Service, server: FluxServer | None = None) -> None:
         TokenFileError: there is no usable file of tokens.
     """
     settings = service.settings
+    share_interpreter()
+    share_heap()
     server = server or build_server(service)
     app = build_http_app(service, server)
     listener = _listen(settings)
@@ -114,11 +117,20 @@ async def _serve(service: Service, server: FluxServer, app: Guard, listener: soc
         timeout_graceful_shutdown=DRAIN_S,
         ws="none",
     )
+    settling = asyncio.create_task(_settle(service), name="flux-mcp-settle")
     try:
-        service.open_soon()
         await _Listener(config, server).serve(sockets=[listener])
     finally:
+        settling.cancel()
+        await asyncio.gather(settling, return_exceptions=True)
         await service.close()
+
+
+async def _settle(service: Service) -> None:
+    """Open the service; with the database's libraries, all that stays is there."""
+    with suppress(StorageError):  # whoever calls first is told
+        await service.open()
+    settle()
 
 
 class _Listener(uvicorn.Server):
@@ -163,9 +175,14 @@ def _listen(settings: Settings) -> socket.socket:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         family, _, _, _, address = found[0]
-        return socket.create_server(address, family=family, backlog=BACKLOG)
+        listener = socket.create_server(address, family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         raise AddressError(
             f"{settings.host}, port {settings.port}, cannot be listened on: {error}.",
             "Another server may be there already; choose another port with --port.",
         ) from error
+    # Connections inherit it. asyncio sets it itself only where it made the socket (`_set_nodelay`
+    # asks for proto TCP); without it the second half of an answer waits 40 ms for the first to be
+    # acknowledged.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

@@ -51,9 +51,7 @@ def add_resources(server: MCPServer, service: Service) -> None:
         mime_type="application/json",
     )
     async def job(job_id: str) -> str:
-        found = await _found(service.find_job(job_id))
-        await service.mark_id_given(found.id)
-        return (await service.describe_job(found)).model_dump_json()
+        return (await _found(service.look(job_id))).model_dump_json()
 
     @server.resource(
         "flux://downloads/{download_id}",

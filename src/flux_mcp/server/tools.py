@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from flux_mcp.answers import CancelAnswer, JobAnswer, SearchAnswer
 from flux_mcp.jobs.download import is_download_id
-from flux_mcp.jobs.job import Job, PreviewSize
+from flux_mcp.jobs.job import FINAL, Job, PreviewSize
 from flux_mcp.requests.schemas import (
     DRAW_REQUESTS,
     CancelJobRequest,
@@ -275,10 +275,12 @@ class ToolCalls:
             )
         if is_download_id(request.job_id):
             return await self._get_download(request.job_id, request.wait_s, context)
-        job = await self._service.find_job(request.job_id)
-        await self._service.mark_id_given(job.id)
-        job = await self._wait(job, request.wait_s, context)
-        return await self._job_result(await self._service.describe_job(job), request.preview)
+        answer = await self._service.look(request.job_id)
+        if request.wait_s > 0 and answer.status not in FINAL:
+            job = await self._service.find_job(request.job_id)
+            job = await self._wait(job, request.wait_s, context)
+            answer = await self._service.describe_job(job)
+        return await self._job_result(answer, request.preview)
 
     async def _get_download(
         self, download_id: str, wait_s: float, context: Context[Any, Any]
@@ -297,12 +299,16 @@ class ToolCalls:
 
     async def _search(self, request: SearchRequest, _: Context[Any, Any]) -> CallToolResult:
         answer = await self._service.search(request)
+        if request.preview == "none":
+            return search_result(answer, request.preview)
         return await asyncio.to_thread(search_result, answer, request.preview)
 
     # --- shared --------------------------------------------------------------------------------
 
     async def _wait(self, job: Job, wait_s: float, context: Context[Any, Any]) -> Job:
         """Wait for a job to end, telling the client how far it is; return its newest state."""
+        if wait_s <= 0 or job.is_final:
+            return job
         async with _telling(context) as feed:
             async for seen in self._service.watch(job.id, wait_s):
                 job = seen
@@ -311,7 +317,10 @@ class ToolCalls:
 
     async def _job_result(self, answer: JobAnswer, preview: PreviewSize) -> CallToolResult:
         path = self._service.preview_path(answer.job_id or "")
-        return await asyncio.to_thread(job_result, answer, preview, path)
+        if answer.images or (answer.status == "running" and preview != "none"):
+            return await asyncio.to_thread(job_result, answer, preview, path)
+        # It reads no file: it need not wait for a thread behind calls that make pictures smaller.
+        return job_result(answer, preview, path)
 
 
 @asynccontextmanager
