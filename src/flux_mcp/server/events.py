@@ -53,12 +53,11 @@ class _Event:
 
     @classmethod
     def of(cls, number: int, stream: StreamId, message: JSONRPCMessage | None) -> "_Event":
-        is_notification = isinstance(message, JSONRPCNotification)
         return cls(
             number,
             stream,
             "" if message is None else message.model_dump_json(by_alias=True, exclude_unset=True),
-            is_progress=is_notification and message.method == _PROGRESS,
+            is_progress=isinstance(message, JSONRPCNotification) and message.method == _PROGRESS,
             is_answer=isinstance(message, JSONRPCResponse | JSONRPCError),
         )
 
