@@ -10,6 +10,8 @@ four ways in turn within every repetition, each in processes that are warm:
            the queue lets through
   quiet    the same on a server that draws no previews
 
+The servers encode every prompt, as the bare pipeline does: their embedding cache is off.
+
 The pictures must be the same to the last pixel, or there is no result. Micro jobs are 20 to 200
 times shorter than real ones, so the milliseconds per job are what carries over to a large card;
 the ratio at 64 steps is the one to hold against target C1 (facts: 500 ms jobs).
@@ -63,6 +65,7 @@ PROMPT = "a red circle in the middle of a blue background"
 WEIGHTS = PACKAGE_DIR / "weights" / "micro" / "text2img"
 WAYS = ("bare", "single", "queued", "quiet")
 QUEUED = ("queued", "quiet")
+NO_CACHE = {"embedding_cache_mb": 0, "embedding_cache_disk_mb": 0}
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,9 @@ async def measure(quick: bool) -> Result:
         folder = Path(stack.enter_context(scratch()))
         bare = await stack.enter_async_context(BarePipe.started())
         clients = {
-            "queued": await stack.enter_async_context(flux_server(folder / "queued")),
+            "queued": await stack.enter_async_context(flux_server(folder / "queued", **NO_CACHE)),
             "quiet": await stack.enter_async_context(
-                flux_server(folder / "quiet", preview_every_steps=0)
+                flux_server(folder / "quiet", preview_every_steps=0, **NO_CACHE)
             ),
         }
         for case in cases:
@@ -312,7 +315,7 @@ async def _measure_progress(result: Result, folder: Path, bare: BarePipe, rounds
     async with AsyncExitStack() as stack:
         clients = {
             name: await stack.enter_async_context(
-                flux_server(folder / name, preview_every_steps=every)
+                flux_server(folder / name, preview_every_steps=every, **NO_CACHE)
             )
             for name, every in ways.items()
         }

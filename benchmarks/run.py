@@ -13,7 +13,18 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parent
-NAMES = ("start", "status", "cancel", "gallery", "overhead", "kinds", "compose", "audit", "load")
+NAMES = (
+    "start",
+    "status",
+    "cancel",
+    "gallery",
+    "overhead",
+    "kinds",
+    "embeddings",
+    "compose",
+    "audit",
+    "load",
+)
 
 
 def main() -> int:

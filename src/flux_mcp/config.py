@@ -25,8 +25,15 @@ from flux_mcp.settings_files import config_files, user_config_file, whole_path
 
 PACKAGE_DIR = Path(__file__).resolve().parent
 WORKER_SETTINGS = (
-    "data_dir", "weights_dir", "models_file", "device", "torch_threads", "log_level",
-)  # fmt: skip
+    "data_dir",
+    "weights_dir",
+    "models_file",
+    "device",
+    "torch_threads",
+    "embedding_cache_mb",
+    "embedding_cache_disk_mb",
+    "log_level",
+)
 """What a worker reads of the settings; a test looks into its code. The rest has its defaults."""
 
 
@@ -121,6 +128,18 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to draw.")
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of the worker; unset: torch's own choice."
+    )
+    embedding_cache_mb: int = Field(
+        256,
+        ge=0,
+        description="Main memory of the worker for encoded prompts, in MB; 0 keeps none there. "
+        "A prompt of FLUX.1 takes 4.2.",
+    )
+    embedding_cache_disk_mb: int = Field(
+        2000,
+        ge=0,
+        description="Disk space for encoded prompts, below `cache/embeddings/` in the data folder, "
+        "in MB; 0 writes none. They can reveal prompts.",
     )
     preload: bool = Field(
         default=False, description="Start the worker at once instead of at the first job."

@@ -61,6 +61,11 @@ class Paths:
         return self.root / MODELS_FILE
 
     @property
+    def embeddings(self) -> Path:
+        """Prompts as the text encoders made them, kept so that these need not run again."""
+        return self.root / "cache" / "embeddings"
+
+    @property
     def hf_cache(self) -> Path:
         """HF_HOME: the only durable store of downloaded weights."""
         return self.root / "hf-cache"

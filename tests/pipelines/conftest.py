@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +227,23 @@ def residency(registry: Registry, settings: Settings, torch_here: None) -> Any:
     from flux_mcp.pipelines.residency import Residency
 
     return Residency(registry, settings, Device("cpu"))
+
+
+def no_cache() -> Any:
+    """An embedding cache that keeps nothing: every text is encoded."""
+    from flux_mcp.pipelines.embedding_files import EmbeddingFiles
+    from flux_mcp.pipelines.embeddings import EmbeddingCache
+
+    return EmbeddingCache("here", 0, EmbeddingFiles(Path(os.devnull), 0))
+
+
+@pytest.fixture(scope="session")
+def texts_of(residency: Any) -> Callable[..., Any]:
+    """The texts of a plan, not encoded yet; nothing is cached."""
+    from flux_mcp.pipelines.texts import PlanTexts
+
+    def pending(plan: RenderPlan, resident: Any) -> Any:
+        load = partial(residency.text_encoder, resident, lambda _message: None)
+        return PlanTexts(plan, resident, no_cache(), load)
+
+    return pending

@@ -25,13 +25,15 @@ def resident_of(residency, registry):
 
 
 @pytest.fixture
-def drawn(resident_of, recorder):
+def drawn(resident_of, texts_of, recorder):
     """Draw a task in this process and return its pictures."""
 
     def draw_here(task):
         recorder.pictures.clear()
         watch = StepWatch(task.plan, recorder, lambda: False)
-        draw(task.plan, task.blobs, resident_of(task.plan.kind), watch, recorder)
+        resident = resident_of(task.plan.kind)
+        texts = texts_of(task.plan, resident)
+        draw(task.plan, task.blobs, resident, texts, watch, recorder)
         return recorder.pictures
 
     return draw_here
@@ -113,23 +115,28 @@ def test_control_draws_what_the_stock_call_draws(drawn, stock, task_for, registr
     assert (drawn(task)[0] == stock("control", control_image=image)).all()
 
 
-def test_redux_gives_the_stock_prior_for_one_picture(resident_of, task_for, registry):
+def test_redux_gives_the_stock_prior_for_one_picture(
+    resident_of, residency, texts_of, task_for, registry
+):
     """Bit for bit, with one picture of weight 1 and strength 1."""
     import diffusers
 
     # The stock prior always encodes 512 text tokens.
     task = task_for(registry.find("redux", "micro"), max_sequence_length=512)
     resident = resident_of("redux")
-    adapter = ADAPTERS["redux"](task.plan, open_pictures(task.plan, task.blobs), resident)
-    base, prior = resident.pipe, resident.prior
+    pictures = open_pictures(task.plan, task.blobs)
+    texts = texts_of(task.plan, resident)
+    texts.encode(lambda: None)
+    adapter = ADAPTERS["redux"](task.plan, pictures, resident, texts)
+    encoder, prior = residency.text_encoder(resident, quietly), resident.prior
     with_text = diffusers.FluxPriorReduxPipeline(
         image_encoder=prior.image_encoder,
         feature_extractor=prior.feature_extractor,
         image_embedder=prior.image_embedder,
-        text_encoder=base.text_encoder,
-        tokenizer=base.tokenizer,
-        text_encoder_2=base.text_encoder_2,
-        tokenizer_2=base.tokenizer_2,
+        text_encoder=encoder.text_encoder,
+        tokenizer=encoder.tokenizer,
+        text_encoder_2=encoder.text_encoder_2,
+        tokenizer_2=encoder.tokenizer_2,
     )
     expected = with_text(inputs_of(task)[0], prompt=task.plan.prompt)
     ours = adapter.embeddings(task.plan.prompt)
@@ -139,7 +146,7 @@ def test_redux_gives_the_stock_prior_for_one_picture(resident_of, task_for, regi
 
 
 def test_redux_mixes_pictures_by_their_share_and_scales_by_strength(
-    resident_of, task_for, registry
+    resident_of, texts_of, task_for, registry
 ):
     spec = registry.find("redux", "micro")
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
@@ -151,7 +158,11 @@ def test_redux_mixes_pictures_by_their_share_and_scales_by_strength(
             for item, weight in zip(task.plan.inputs, weights, strict=True)
         )
         plan = task.plan.model_copy(update={"inputs": weighted, "strength": strength})
-        adapter = ADAPTERS["redux"](plan, open_pictures(plan, task.blobs), resident_of("redux"))
+        resident = resident_of("redux")
+        pictures = open_pictures(plan, task.blobs)
+        texts = texts_of(plan, resident)
+        texts.encode(lambda: None)
+        adapter = ADAPTERS["redux"](plan, pictures, resident, texts)
         return adapter.embeddings(plan.prompt)["prompt_embeds"][:, plan.max_sequence_length :]
 
     red, blue = tokens(pictures[:1], [1.0]), tokens(pictures[1:], [1.0])

@@ -7,7 +7,8 @@ import pytest
 from flux_mcp.errors import JobCancelledError, WeightsMissingError
 from flux_mcp.models.registry import KINDS
 from flux_mcp.pipelines.device import Device
-from flux_mcp.pipelines.residency import HeldTransformer, Residency, choose_evictions
+from flux_mcp.pipelines.eviction import HeldTransformer, choose_evictions
+from flux_mcp.pipelines.residency import Residency
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
@@ -27,13 +28,15 @@ def storages(module):
 
 def test_parts_that_kinds_share_are_loaded_once(residency, registry):
     resident = {kind: residency.pipeline(registry.find(kind, "micro"), quietly) for kind in KINDS}
-    first = resident["text2img"].pipe
+    encoders = {kind: residency.text_encoder(resident[kind], quietly) for kind in KINDS}
+    first = encoders["text2img"]
     for kind in KINDS:
-        pipe = resident[kind].pipe
-        for part in ("vae", "text_encoder", "text_encoder_2"):
-            assert storages(getattr(pipe, part)) == storages(getattr(first, part)), (kind, part)
-        assert pipe.tokenizer is first.tokenizer
-        assert pipe.tokenizer_2 is first.tokenizer_2
+        encoder = encoders[kind]
+        assert storages(resident[kind].pipe.vae) == storages(resident["text2img"].pipe.vae)
+        for part in ("text_encoder", "text_encoder_2"):
+            assert storages(getattr(encoder, part)) == storages(getattr(first, part)), (kind, part)
+        assert encoder.tokenizer is first.tokenizer
+        assert encoder.tokenizer_2 is first.tokenizer_2
     transformers = {kind: tuple(storages(resident[kind].pipe.transformer)) for kind in KINDS}
     assert transformers["redux"] == transformers["text2img"]
     assert len(set(transformers.values())) == 4
@@ -57,6 +60,7 @@ def test_what_is_being_loaded_is_told(residency, registry):
     said = []
     residency.pipeline(registry.find("text2img", "micro"), said.append)
     assert "loading transformer" in said
+    assert "loading text_encoder_2" not in said
     said.clear()
     residency.pipeline(registry.find("control", "micro"), said.append)
     assert [line for line in said if line.startswith("loading")] == ["loading transformer"]
@@ -82,7 +86,7 @@ def test_another_precision_is_another_pipeline(residency, registry):
     residency.pipeline(spec, quietly)
     half = residency.pipeline(spec.model_copy(update={"precision": "bf16"}), quietly)
     assert half.pipe.transformer.dtype == torch.bfloat16
-    assert half.pipe.text_encoder.dtype == torch.bfloat16
+    assert residency.text_encoder(half, quietly).text_encoder.dtype == torch.bfloat16
     assert residency.loaded == ("text2img/micro",)
 
 
@@ -102,7 +106,9 @@ def test_loading_and_clearing_over_and_over_does_not_grow(residency, registry):
 
     def load_all():
         for kind in KINDS:
-            residency.colours(residency.pipeline(registry.find(kind, "micro"), quietly))
+            resident = residency.pipeline(registry.find(kind, "micro"), quietly)
+            residency.colours(resident)
+            residency.text_encoder(resident, quietly)
         residency.clear()
         return tensors_alive()
 
@@ -110,6 +116,24 @@ def test_loading_and_clearing_over_and_over_does_not_grow(residency, registry):
     alive = load_all()
     assert [load_all() for _ in range(4)] == [alive] * 4
     assert residency._parts == residency._colours == residency._last_used == {}
+    assert residency._encoders == residency._pipelines == {}
+
+
+@pytest.mark.parametrize(("free_gib", "left"), [(0.0, ("fill/micro",)), (9.0, None)])
+def test_encoders_that_come_later_drive_out_other_models_where_there_is_no_room(
+    residency, registry, monkeypatch, free_gib, left
+):
+    """As on a card, which has none of these parts and `free_gib` left."""
+    for kind in ("text2img", "control", "fill"):
+        resident = residency.pipeline(registry.find(kind, "micro"), quietly)
+    encoder = residency.text_encoder(resident, quietly)
+    before = residency.loaded
+    residency._device = Device("cuda:0")
+    monkeypatch.setattr("flux_mcp.pipelines.residency.free_memory_gib", lambda _device: free_gib)
+    residency._make_room_for(encoder.components.values(), beside=resident)
+    assert residency.loaded == (left or before)
+    assert resident.pipe.transformer in residency._parts.values()
+    assert len(residency._encoders) == 1
 
 
 def held(key, gib, last_used, *, demonstration=False):

@@ -19,49 +19,57 @@ def quietly(_message):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", [1, 4, 6])
-def test_a_cancel_at_a_step_is_the_last_step(residency, registry, task_for, recorder, kind, step):
+def test_a_cancel_at_a_step_is_the_last_step(
+    residency, texts_of, registry, task_for, recorder, kind, step
+):
     """Whichever step it comes at: no further step, no decoding, and the pipeline is as new."""
     spec = registry.find(kind, "micro")
     resident = residency.pipeline(spec, quietly)
     task = task_for(spec, seeds=(1, 2))
-    draw(task.plan, task.blobs, resident, StepWatch(task.plan, recorder, lambda: False), recorder)
+    watch = StepWatch(task.plan, recorder, lambda: False)
+    draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
     before, recorder.pictures, recorder.steps = recorder.pictures, [], []
 
     watch = StepWatch(task.plan, recorder, lambda: step in recorder.steps)
     with pytest.raises(JobCancelledError):
-        draw(task.plan, task.blobs, resident, watch, recorder)
+        draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
     assert recorder.steps[-1] == max(recorder.steps) == step
     # Step 4 ends the first pass: its picture was not handed over, nor anything of the second.
     assert len(recorder.pictures) == (step - 1) // 4
     assert recorder.phases[-1] == "denoising"
 
     recorder.pictures = []
-    draw(task.plan, task.blobs, resident, StepWatch(task.plan, recorder, lambda: False), recorder)
+    watch = StepWatch(task.plan, recorder, lambda: False)
+    draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
     assert all((a == b).all() for a, b in zip(before, recorder.pictures, strict=True))
 
 
-def test_a_cancel_during_decoding_hands_over_no_picture(residency, registry, task_for, recorder):
+def test_a_cancel_during_decoding_hands_over_no_picture(
+    residency, texts_of, registry, task_for, recorder
+):
     spec = registry.find("text2img", "micro")
     task = task_for(spec)
     watch = StepWatch(task.plan, recorder, lambda: "decoding" in recorder.phases)
     resident = residency.pipeline(spec, quietly)
     with pytest.raises(JobCancelledError):
-        draw(task.plan, task.blobs, resident, watch, recorder)
+        draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
     assert recorder.steps == [1, 2, 3, 4]
     assert recorder.pictures == []
 
 
-def test_a_job_that_is_cancelled_already_is_not_encoded(residency, registry, task_for, recorder):
+def test_a_job_that_is_cancelled_already_is_not_encoded(
+    residency, texts_of, registry, task_for, recorder
+):
     spec = registry.find("text2img", "micro")
     task = task_for(spec)
     watch = StepWatch(task.plan, recorder, lambda: True)
     resident = residency.pipeline(spec, quietly)
     with pytest.raises(JobCancelledError):
-        draw(task.plan, task.blobs, resident, watch, recorder)
+        draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
     assert recorder.phases == []
 
 
-def draw_with_previews(residency, registry, task_for, recorder, every, colours=None):
+def draw_with_previews(residency, texts_of, registry, task_for, recorder, every, colours=None):
     spec = registry.find("text2img", "micro")
     resident = residency.pipeline(spec, quietly)
     task = task_for(spec, steps=6)
@@ -72,25 +80,29 @@ def draw_with_previews(residency, registry, task_for, recorder, every, colours=N
         preview_every=every,
         colours=colours or residency.colours(resident),
     )
-    draw(task.plan, task.blobs, resident, watch, recorder)
+    draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
     return resident
 
 
 @pytest.mark.parametrize(("every", "steps"), [(0, []), (1, [1, 2, 3, 4, 5, 6]), (4, [4]), (9, [])])
-def test_previews_come_as_often_as_asked(residency, registry, task_for, recorder, every, steps):
-    draw_with_previews(residency, registry, task_for, recorder, every)
+def test_previews_come_as_often_as_asked(
+    residency, texts_of, registry, task_for, recorder, every, steps
+):
+    draw_with_previews(residency, texts_of, registry, task_for, recorder, every)
     assert [step for _, step, _, _ in recorder.previews] == steps
 
 
-def test_previews_do_not_change_the_picture(residency, registry, task_for, recorder):
-    draw_with_previews(residency, registry, task_for, recorder, 1)
-    draw_with_previews(residency, registry, task_for, recorder, 0)
+def test_previews_do_not_change_the_picture(residency, texts_of, registry, task_for, recorder):
+    draw_with_previews(residency, texts_of, registry, task_for, recorder, 1)
+    draw_with_previews(residency, texts_of, registry, task_for, recorder, 0)
     assert (recorder.pictures[0] == recorder.pictures[1]).all()
 
 
-def test_a_preview_that_fails_does_not_fail_the_picture(residency, registry, task_for, recorder):
+def test_a_preview_that_fails_does_not_fail_the_picture(
+    residency, texts_of, registry, task_for, recorder
+):
     broken = LatentColours(np.zeros((3, 3)))
-    draw_with_previews(residency, registry, task_for, recorder, 1, broken)
+    draw_with_previews(residency, texts_of, registry, task_for, recorder, 1, broken)
     assert recorder.previews == []
     assert len(recorder.pictures) == 1
 
@@ -122,19 +134,22 @@ def test_calibrating_does_not_touch_the_random_numbers_of_anybody(residency, reg
     assert torch.random.get_rng_state().equal(state)
 
 
-def test_the_last_preview_is_made_of_the_finished_latents(residency, registry, task_for):
+def test_the_last_preview_is_made_of_the_finished_latents(residency, texts_of, registry, task_for):
     """The estimate along the last step's direction is exact at its end."""
     from flux_mcp.pipelines.steps import _expected_latents
 
     spec = registry.find("text2img", "micro")
-    pipe = residency.pipeline(spec, quietly).pipe
+    resident, plan = residency.pipeline(spec, quietly), task_for(spec).plan
+    pipe, texts = resident.pipe, texts_of(plan, resident)
+    texts.encode(lambda: None)
     seen = []
 
     def keep(_pipe, _step, _timestep, tensors):
         seen.append(tensors["latents"])
         return {}
 
-    pipe(prompt="a circle", width=64, height=32, num_inference_steps=4, callback_on_step_end=keep)
+    size = {"width": 64, "height": 32}
+    pipe(**texts[plan.prompt], **size, num_inference_steps=4, callback_on_step_end=keep)
     expected = _expected_latents(pipe, 3, seen[2], seen[3])
     assert expected.allclose(seen[3], atol=1e-5)
     assert unpack(pipe, seen[3], 64, 32).shape == (8, 4, 8)

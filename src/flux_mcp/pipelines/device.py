@@ -4,8 +4,9 @@ Knows nothing of models or jobs.
 """
 
 import gc
+import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from flux_mcp.config import Settings, platform_name
 from flux_mcp.errors import EngineUnavailableError
@@ -80,6 +81,19 @@ def describe(device: Device) -> Environment:
     )
 
 
+def arithmetic(device: Device) -> str:
+    """Return what, besides weights and input, can change the last bits of a result.
+
+    Libraries, device, threads, the instructions torch uses of a CPU, how it multiplies fp32.
+    """
+    import torch
+
+    told = describe(device).model_dump(exclude={"device", "memory_total_gib", "platform"})
+    told["cpu"] = torch.backends.cpu.get_cpu_capability()
+    told["fp32"] = torch.get_float32_matmul_precision()
+    return json.dumps(told, sort_keys=True)
+
+
 def free_memory_gib(device: Device) -> float | None:
     """Return the GiB a new model may take, or `None` where torch cannot tell (CPU, MPS).
 
@@ -116,6 +130,11 @@ def memory_of(device: Device) -> Memory | None:
             total_bytes=torch.mps.recommended_max_memory(),
         )
     return None
+
+
+def tensors_of(part: Any) -> list[Any]:
+    """Return the tensors of a model; none of a tokenizer, or of `None`."""
+    return [*part.parameters(), *part.buffers()] if hasattr(part, "parameters") else []
 
 
 def free_caches(device: Device) -> None:

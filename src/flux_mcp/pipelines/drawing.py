@@ -15,6 +15,7 @@ from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.pipelines.kinds import ADAPTERS, Embeddings, Pixels, open_pictures
 from flux_mcp.pipelines.residency import Resident
 from flux_mcp.pipelines.steps import Reports, StepWatch
+from flux_mcp.pipelines.texts import PlanTexts
 from flux_mcp.requests.plan import RenderPlan
 
 
@@ -22,6 +23,7 @@ def draw(
     plan: RenderPlan,
     blobs: Mapping[str, bytes],
     resident: Resident,
+    texts: PlanTexts,
     watch: StepWatch,
     reports: Reports,
 ) -> None:
@@ -36,21 +38,22 @@ def draw(
         WeightsInvalidError: the weights gave numbers that are no colours.
     """
     watch.encoding()
-    adapter = ADAPTERS[plan.kind](plan, open_pictures(plan, blobs), resident)
+    adapter = ADAPTERS[plan.kind](plan, open_pictures(plan, blobs), resident, texts)
     try:
+        texts.encode(watch.check)
         each = tuple(zip(plan.seeds, plan.texts, strict=True))
         passes = [each] if plan.batched else [(one,) for one in each]
         arguments = adapter.arguments(len(passes[0]))
         # Each text once; the pixels are those of encoding it for every picture.
-        encode = cache(adapter.embeddings)
+        embeddings_of = cache(adapter.embeddings)
         for text in plan.texts:
-            encode(text)
+            embeddings_of(text)
         index = 0
         for number, pictures in enumerate(passes):
             started = time.perf_counter()
             watch.start_pass(number)
             seeds = [seed for seed, _ in pictures]
-            embeddings = _stacked([encode(text) for _, text in pictures])
+            embeddings = _stacked([embeddings_of(text) for _, text in pictures])
             colours = _run(resident.pipe, seeds, watch, arguments | embeddings)
             watch.end_pass()
             seconds = time.perf_counter() - started

@@ -24,6 +24,7 @@ from flux_mcp.errors import (
 from flux_mcp.models.registry import Kind
 from flux_mcp.pipelines import conditioning
 from flux_mcp.pipelines.residency import Resident
+from flux_mcp.pipelines.texts import PlanTexts
 from flux_mcp.requests.plan import InputRole, RenderPlan
 
 REFERENCE_MULTIPLE_PX = 16
@@ -73,7 +74,11 @@ class Adapter:
     takes_negative_prompt = False
 
     def __init__(
-        self, plan: RenderPlan, pictures: Sequence[PlanPicture], resident: Resident
+        self,
+        plan: RenderPlan,
+        pictures: Sequence[PlanPicture],
+        resident: Resident,
+        texts: PlanTexts,
     ) -> None:
         if plan.negative_prompt is not None and not self.takes_negative_prompt:
             raise UnsupportedOptionError(
@@ -83,14 +88,14 @@ class Adapter:
         self.plan = plan
         self.pictures = pictures
         self.resident = resident
+        self.texts = texts
 
     def embeddings(self, prompt: str) -> Embeddings:
-        """Encode a prompt of the plan, and what it steers away from."""
-        embeds, pooled = self._encode(prompt)
-        encoded = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+        """Return a prompt of the plan and what it steers away from, both encoded before."""
+        encoded = self._on_device(prompt)
         if self.plan.negative_prompt is not None:
-            embeds, pooled = self._encode(self.plan.negative_prompt)
-            encoded |= {"negative_prompt_embeds": embeds, "negative_pooled_prompt_embeds": pooled}
+            negative = self._on_device(self.plan.negative_prompt)
+            encoded |= {f"negative_{name}": tensor for name, tensor in negative.items()}
         return encoded
 
     def arguments(self, count: int) -> dict[str, Any]:
@@ -130,18 +135,10 @@ class Adapter:
         """Cut and scale a picture to the plan's size: the pipelines themselves would stretch it."""
         return ImageOps.fit(image, (self.plan.width, self.plan.height), method)
 
-    def _encode(self, prompt: str) -> tuple[Any, Any]:
-        import torch
-
-        pipe = self.resident.pipe
-        with torch.no_grad():  # encode_prompt is not decorated, unlike the pipeline's call
-            embeds, pooled, _text_ids = pipe.encode_prompt(
-                prompt=prompt,
-                prompt_2=None,
-                device=pipe._execution_device,  # noqa: SLF001 - where hooks put the encoders
-                max_sequence_length=self.plan.max_sequence_length,
-            )
-        return embeds, pooled
+    def _on_device(self, text: str) -> Embeddings:
+        device = self.resident.pipe._execution_device  # noqa: SLF001 - where hooks put the parts
+        # A copy on the CPU too: what the cache holds must not be changed by a pipeline.
+        return {name: t.to(device, copy=True) for name, t in self.texts[text].items()}
 
 
 class Text2Img(Adapter):

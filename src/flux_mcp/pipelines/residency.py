@@ -1,60 +1,33 @@
 """What is loaded, what is shared between kinds, and what to evict.
 
 Owns every loaded part and pipeline. Parts are known by what their files hold, so a VAE or text
-encoder that several kinds use is loaded once. Knows nothing of jobs or pictures.
+encoder that several kinds use is loaded once, and not before a prompt must be encoded. Knows
+nothing of jobs or pictures.
 
 On the CPU the demonstration family stays loaded whole; of the real models only one transformer
 does. On a CUDA card transformers stay as long as they fit beside the next one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from flux_mcp.config import Settings
+from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.models.parts import Precision
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.weights import require_snapshot
-from flux_mcp.pipelines.device import GIB, Device, free_caches, free_memory_gib
+from flux_mcp.pipelines.device import GIB, Device, free_caches, free_memory_gib, tensors_of
+from flux_mcp.pipelines.eviction import HeldTransformer, choose_evictions
 from flux_mcp.pipelines.fingerprints import Fingerprints
 from flux_mcp.pipelines.loaders import PartFiles, list_parts, load_part, make_pipeline
 from flux_mcp.pipelines.previews import LatentColours, calibrate
 
+TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+"""What turns a prompt into embeddings, as FLUX.1 pipelines name it."""
+
 Report = Callable[[str], None]
 """Told what is being loaded ('loading transformer'); may raise to stop the loading."""
-
-
-@dataclass(frozen=True)
-class HeldTransformer:
-    """What the eviction rule knows of a loaded transformer."""
-
-    key: str
-    gib: float
-    last_used: int
-    is_demonstration: bool
-
-
-def choose_evictions(
-    held: Sequence[HeldTransformer], needed_gib: float, free_gib: float | None
-) -> tuple[str, ...]:
-    """Return which transformers must go before another is loaded, the longest unused first.
-
-    Args:
-        held: Loaded transformers that the new pipeline does not use itself.
-        needed_gib: What the new pipeline takes.
-        free_gib: What is free on the device; `None` where that is not known (CPU, MPS): then no
-            real model stays beside another.
-    """
-    oldest_first = sorted(held, key=lambda item: item.last_used)
-    if free_gib is None:
-        return tuple(item.key for item in oldest_first if not item.is_demonstration)
-    evicted = []
-    for item in oldest_first:
-        if needed_gib <= free_gib:
-            break
-        evicted.append(item.key)
-        free_gib += item.gib
-    return tuple(evicted)
 
 
 @dataclass(frozen=True)
@@ -63,11 +36,13 @@ class Resident:
 
     spec: ModelSpec
     pipe: Any
-    """The diffusers pipeline that denoises; it has its own scheduler."""
+    """The diffusers pipeline that denoises; it has its own scheduler, and no text encoders."""
     prior: Any | None
     """For redux: the FluxPriorReduxPipeline that turns pictures into tokens."""
     weights_sha256: str
     """Fingerprint of the transformer's files."""
+    text_parts: Mapping[PartFiles, str]
+    """What encodes prompts and the key of each, in the order of `TEXT_PARTS`; not always loaded."""
     part_keys: frozenset[str]
     transformer_key: str
     vae_key: str
@@ -84,6 +59,7 @@ class Residency:
         self._fingerprints = Fingerprints()
         self._parts: dict[str, Any] = {}
         self._pipelines: dict[str, Resident] = {}
+        self._encoders: dict[str, Any] = {}
         self._last_used: dict[str, int] = {}
         self._colours: dict[str, LatentColours] = {}
         self._uses = 0
@@ -104,7 +80,7 @@ class Residency:
             WeightsMissingError: its weights are not on this disk.
             WeightsInvalidError: its weights are not what the row promises.
         """
-        key = f"{spec.kind}/{spec.id}"
+        key = _pipeline_key(spec)
         resident = self._pipelines.get(key)
         if resident is None or resident.spec != spec:
             self._drop([key])
@@ -116,6 +92,34 @@ class Residency:
         self._uses += 1
         self._last_used[resident.transformer_key] = self._uses
         return resident
+
+    def text_encoder(self, resident: Resident, report: Report) -> Any:
+        """Return the pipeline whose `encode_prompt` encodes a resident's prompts.
+
+        A FluxPipeline of nothing but text encoders: that method is the same in every kind
+        (diffusers 0.42.1, "Copied from FluxPipeline"). Loaded at the first call.
+
+        Raises:
+            WeightsInvalidError: a text encoder's files are damaged, or others than they were when
+                the pipeline was loaded: what they encode would be kept under the wrong name.
+        """
+        key, precision = _pipeline_key(resident.spec), resident.spec.precision
+        if key not in self._encoders:
+            if self._keys(tuple(resident.text_parts), precision, report) != resident.text_parts:
+                self._drop([key])
+                raise WeightsInvalidError(
+                    "The files of the text encoders have changed since the model was loaded.",
+                    "Ask again: the model will be loaded anew.",
+                )
+            parts: dict[str, Any] = dict.fromkeys(("scheduler", "vae", "transformer"))
+            for part, name in resident.text_parts.items():
+                parts[part.name] = self._part(part, name, precision, report)
+            if resident.placement == "resident":
+                self._make_room_for(parts.values(), beside=resident)
+            encoder = make_pipeline("FluxPipeline", parts)
+            self._place(encoder, resident.placement)
+            self._encoders[key] = encoder
+        return self._encoders[key]
 
     def colours(self, resident: Resident) -> LatentColours:
         """Return the preview colours of the pipeline's VAE, measured at the first call."""
@@ -135,11 +139,16 @@ class Residency:
         drawn_by = own if drawing is spec else self._list_base(drawing, spec.precision)
         keys = self._keys(own if drawing is spec else (*own, *drawn_by), spec.precision, report)
         placement = self._make_room(spec, frozenset(keys.values()))
-        parts = {part: self._part(part, keys[part], spec.precision, report) for part in keys}
+        texts = {part.name: part for part in drawn_by if part.name in TEXT_PARTS}
+        parts = {
+            part: self._part(part, keys[part], spec.precision, report)
+            for part in keys
+            if part not in texts.values()
+        }
         schedulers = [part for part in drawn_by if part.name == "scheduler"]
         pipe_parts = {part.name: parts[part] for part in drawn_by if part in parts}
         pipe_parts |= {part.name: load_part(part, spec.precision) for part in schedulers}
-        pipe = make_pipeline(drawing.pipeline, pipe_parts)
+        pipe = make_pipeline(drawing.pipeline, dict.fromkeys(texts) | pipe_parts)
         prior = None
         if drawing is not spec:
             prior = make_pipeline(spec.pipeline, {part.name: parts[part] for part in own})
@@ -152,6 +161,7 @@ class Residency:
             pipe=pipe,
             prior=prior,
             weights_sha256=self._fingerprints.folder(transformer.folder),
+            text_parts={texts[name]: keys[texts[name]] for name in TEXT_PARTS if name in texts},
             part_keys=frozenset(keys.values()),
             transformer_key=keys[transformer],
             vae_key=keys[vae],
@@ -192,8 +202,7 @@ class Residency:
             needed = 0.0
         free = free_memory_gib(self._device)
         if not (spec.is_demonstration and free is None):
-            in_the_way = set(choose_evictions(self._held(wanted), needed, free))
-            self._drop([k for k, p in self._pipelines.items() if p.transformer_key in in_the_way])
+            self._evict(wanted, needed, free)
         self._drop_unused(wanted)
         if free is not None or len(self._pipelines) < before:
             # Not otherwise: a collection of all that torch brings takes a third of a second.
@@ -203,7 +212,26 @@ class Residency:
             return "resident"
         self._drop(list(self._pipelines))
         self._drop_unused(wanted)
+        for part in (self._parts[key] for key in wanted if key in self._parts):
+            if tensors_of(part):
+                # Text encoders too, which may not be asked for: hooks move only their own parts.
+                part.to("cpu")
         return "offload"
+
+    def _make_room_for(self, parts: Iterable[Any], beside: Resident) -> None:
+        """Evict what is in the way of parts that come later than the pipeline they belong to."""
+        free = free_memory_gib(self._device)
+        if free is None:
+            return
+        tensors = [tensor for part in parts for tensor in tensors_of(part)]
+        away = [tensor for tensor in tensors if tensor.device.type != self._device.kind]
+        self._evict(beside.part_keys, sum(tensor.nbytes for tensor in away) / GIB, free)
+        self._drop_unused(frozenset())
+        free_caches(self._device)
+
+    def _evict(self, wanted: frozenset[str], needed: float, free: float | None) -> None:
+        in_the_way = set(choose_evictions(self._held(wanted), needed, free))
+        self._drop([k for k, p in self._pipelines.items() if p.transformer_key in in_the_way])
 
     def _held(self, wanted: frozenset[str]) -> list[HeldTransformer]:
         held = {p.transformer_key: p.spec for p in self._pipelines.values()}
@@ -219,10 +247,7 @@ class Residency:
         ]
 
     def _gib_on_device(self, part: Any) -> float:
-        if not hasattr(part, "parameters"):
-            return 0.0
-        tensors = [*part.parameters(), *part.buffers()]
-        here = [tensor for tensor in tensors if tensor.device.type == self._device.kind]
+        here = [t for t in tensors_of(part) if t.device.type == self._device.kind]
         return float(sum(tensor.nbytes for tensor in here)) / GIB
 
     def _place(self, pipe: Any, placement: Literal["resident", "offload"]) -> None:
@@ -236,8 +261,9 @@ class Residency:
     def _drop(self, keys: Sequence[str]) -> None:
         for key in keys:
             dropped = self._pipelines.pop(key, None)
+            encoder = self._encoders.pop(key, None)
             if dropped is not None and dropped.placement == "offload":
-                for pipe in (dropped.pipe, dropped.prior):
+                for pipe in (dropped.pipe, dropped.prior, encoder):
                     if pipe is not None:
                         pipe.remove_all_hooks()
                         pipe.to("cpu")
@@ -247,3 +273,7 @@ class Residency:
         for cache in (self._parts, self._last_used, self._colours):
             for key in [key for key in cache if key not in used]:
                 del cache[key]
+
+
+def _pipeline_key(spec: ModelSpec) -> str:
+    return f"{spec.kind}/{spec.id}"

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from functools import partial
 from typing import NoReturn, TypedDict
 
 import numpy as np
@@ -30,6 +31,7 @@ from flux_mcp.models.own_rows import open_registry
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.pipelines.device import (
     Device,
+    arithmetic,
     begin_peak,
     choose_device,
     configure_threads,
@@ -40,8 +42,11 @@ from flux_mcp.pipelines.device import (
     peak_gib,
 )
 from flux_mcp.pipelines.drawing import draw
+from flux_mcp.pipelines.embedding_files import EmbeddingFiles
+from flux_mcp.pipelines.embeddings import MB, EmbeddingCache
 from flux_mcp.pipelines.residency import Residency
 from flux_mcp.pipelines.steps import StepWatch
+from flux_mcp.pipelines.texts import PlanTexts
 from flux_mcp.pipelines.wire import Inbox, Job, Wire, claim_stdout
 from flux_mcp.requests.messages import (
     Cancelled,
@@ -118,6 +123,11 @@ class Engine:
         self.device = device
         self._registry: Registry = open_registry(settings)
         self._residency = Residency(self._registry, settings, device)
+        self._embeddings = EmbeddingCache(
+            arithmetic(device),
+            settings.embedding_cache_mb * MB,
+            EmbeddingFiles(settings.paths.embeddings, settings.embedding_cache_disk_mb * MB),
+        )
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -146,6 +156,8 @@ class Engine:
         begin_peak(self.device)
         loading("")
         resident = self._residency.pipeline(self._spec(plan), loading)
+        load_encoder = partial(self._residency.text_encoder, resident, loading)
+        texts = PlanTexts(plan, resident, self._embeddings, load_encoder)
         colours = None
         if job.message.preview_every_steps:
             colours = self._residency.colours(resident)
@@ -158,7 +170,7 @@ class Engine:
             preview_interval_s=job.message.preview_interval_s,
             colours=colours,
         )
-        draw(plan, job.blobs, resident, watch, events)
+        draw(plan, job.blobs, resident, texts, watch, events)
         return Done(
             **events.stamp(),
             load_s=loaded - started,
@@ -171,6 +183,7 @@ class Engine:
 
     def recover_memory(self) -> None:
         """Unload everything: what is left of the memory may be too little for any job."""
+        self._embeddings.forget()
         self._residency.clear()
 
     def _spec(self, plan: RenderPlan) -> ModelSpec:

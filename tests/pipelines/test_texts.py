@@ -1,0 +1,420 @@
+"""Drawing with cached embeddings: the same pixels, and no text encoder."""
+
+import contextlib
+import shutil
+
+import numpy as np
+import pytest
+
+from flux_mcp.errors import WeightsInvalidError
+from flux_mcp.jobs.worker_process import ProcessFleet
+from flux_mcp.models.registry import KINDS, load_registry
+from flux_mcp.pipelines import residency as residency_module
+from flux_mcp.pipelines.device import Device, arithmetic
+from flux_mcp.pipelines.drawing import draw
+from flux_mcp.pipelines.embedding_files import EmbeddingFiles
+from flux_mcp.pipelines.embeddings import MB, EmbeddingCache
+from flux_mcp.pipelines.kinds import ADAPTERS, open_pictures
+from flux_mcp.pipelines.residency import TEXT_PARTS, Residency
+from flux_mcp.pipelines.steps import StepWatch
+from flux_mcp.pipelines.texts import PlanTexts
+from flux_mcp.pipelines.worker import Engine
+from flux_mcp.requests.messages import Done, Progress
+
+from .conftest import Recorder, Studio, no_cache
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+NEGATIVE_KINDS = [
+    row.kind for row in load_registry() if row.is_demonstration and row.takes_negative_prompt
+]
+SMALL = {"width": 64, "height": 64, "steps": 1}
+
+
+class Room:
+    """Draws in this process with a residency and a cache, and says what was loaded for it."""
+
+    def __init__(self, registry, settings, cache, residency=None):
+        self.registry = registry
+        self.residency = residency or Residency(registry, settings, Device("cpu"))
+        self.cache = cache
+        self.said = []
+
+    def resident(self, plan):
+        spec = self.registry.find(plan.kind, plan.model)
+        spec = spec.model_copy(update={"precision": plan.precision})
+        return self.residency.pipeline(spec, self.said.append)
+
+    def draw(self, task):
+        self.said.clear()
+        resident, recorder = self.resident(task.plan), Recorder()
+        texts = PlanTexts(
+            task.plan,
+            resident,
+            self.cache,
+            lambda: self.residency.text_encoder(resident, self.said.append),
+        )
+        watch = StepWatch(task.plan, recorder, lambda: False)
+        draw(task.plan, task.blobs, resident, texts, watch, recorder)
+        return np.stack(recorder.pictures)
+
+    @property
+    def loaded_encoders(self):
+        return [line for line in self.said if line in {f"loading {name}" for name in TEXT_PARTS}]
+
+
+@pytest.fixture
+def room(registry, settings, torch_here):
+    """A room of its own: nothing is loaded yet."""
+    return lambda cache, **with_: Room(registry, settings, cache, **with_)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "embeddings"
+
+
+def cache_of(folder, memory_mb=64, disk_mb=64):
+    return EmbeddingCache(
+        arithmetic(Device("cpu")), memory_mb * MB, EmbeddingFiles(folder, disk_mb * MB)
+    )
+
+
+def entries(folder):
+    return sorted(path.stem for path in folder.rglob("*.safetensors"))
+
+
+@contextlib.contextmanager
+def encoders_that_must_not_run():
+    from transformers import CLIPTextModel, T5EncoderModel
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("a text encoder ran")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for encoder in (CLIPTextModel, T5EncoderModel):
+            patch.setattr(encoder, "forward", refuse)
+        yield
+
+
+# --- the same pixels -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@every_kind
+def test_pixels_are_the_same_without_a_cache_from_memory_and_from_disk(
+    room, folder, task_for, registry, kind, precision
+):
+    spec = registry.find(kind, "micro")
+    texts = ("a red circle", "a blue square", "a red circle")
+    task = task_for(
+        spec, precision=precision, seeds=(1, 2, 3), prompt=texts[0], prompts=texts, **SMALL
+    )
+    without = room(no_cache()).draw(task)
+    assert len({picture.tobytes() for picture in without}) == 3
+
+    filling = room(cache_of(folder))
+    assert (filling.draw(task) == without).all()
+    assert filling.loaded_encoders == [f"loading {name}" for name in TEXT_PARTS]
+    assert len(entries(folder)) == 2
+    with encoders_that_must_not_run():
+        assert (filling.draw(task) == without).all()  # from memory
+        from_disk = room(cache_of(folder))
+        assert (from_disk.draw(task) == without).all()
+        batched = from_disk.draw(task.changed(batched=True))
+    assert (batched == room(no_cache()).draw(task.changed(batched=True))).all()
+
+
+@pytest.mark.parametrize("kind", NEGATIVE_KINDS)
+def test_a_negative_prompt_is_an_entry_of_its_own(room, folder, task_for, registry, kind):
+    task = task_for(
+        registry.find(kind, "micro"), negative_prompt="a star", true_cfg_scale=4.0, **SMALL
+    )
+    without = room(no_cache()).draw(task)
+    drawing = room(cache_of(folder))
+    assert (drawing.draw(task) == without).all()
+    assert len(entries(folder)) == 2
+    with encoders_that_must_not_run():
+        assert (room(cache_of(folder)).draw(task) == without).all()
+        # The words of a negative prompt are those of a prompt.
+        drawing.draw(task_for(registry.find(kind, "micro"), prompt="a star"))
+    drawing.draw(task.changed(prompt="a cat"))
+    assert len(entries(folder)) == 3
+
+
+@pytest.mark.anyio
+async def test_another_process_draws_the_same_from_disk_without_loading_a_text_encoder(
+    settings, tmp_path, task_for, registry
+):
+    tasks = [
+        task_for(registry.find(kind, "micro"), precision=precision, **SMALL)
+        for precision in ("fp32", "bf16")
+        for kind in KINDS
+    ]
+
+    async def drawn_by_a_new_worker(**changes):
+        fleet = ProcessFleet(settings.model_copy(update={"data_dir": tmp_path, **changes}))
+        try:
+            studio = Studio(fleet)
+            return [await studio.draw(task) for task in tasks]
+        finally:
+            await fleet.close()
+
+    def pixels(drawings):
+        assert all(isinstance(drawing.final, Done) for drawing in drawings)
+        return [drawing.pixels for drawing in drawings]
+
+    def told(drawings):
+        return {event.message for drawing in drawings for event in drawing.of(Progress)}
+
+    without = await drawn_by_a_new_worker(embedding_cache_mb=0, embedding_cache_disk_mb=0)
+    assert entries(tmp_path) == []
+    first = await drawn_by_a_new_worker()
+    # One for each precision: the kinds share their encoders, and so their entries.
+    assert len(entries(settings.model_copy(update={"data_dir": tmp_path}).paths.embeddings)) == 2
+    second = await drawn_by_a_new_worker()
+    assert pixels(first) == pixels(second) == pixels(without)
+    assert "loading text_encoder_2" in told(first)
+    assert "loading transformer" in told(second)
+    assert not told(second) & {f"loading {name}" for name in TEXT_PARTS}
+
+
+# --- what is another entry -------------------------------------------------------------------
+
+
+def test_another_length_of_text_is_another_entry(room, folder, task_for, registry):
+    task = task_for(registry.find("text2img", "micro"))
+    shorter = task.changed(max_sequence_length=task.plan.max_sequence_length // 2)
+    drawing = room(cache_of(folder))
+    pictures = [drawing.draw(each) for each in (task, shorter)]
+    assert len(entries(folder)) == 2
+    assert (pictures[1] == room(no_cache()).draw(shorter)).all()
+    assert (pictures[0] != pictures[1]).any()
+
+
+def copy_of_micro(settings, tmp_path):
+    weights_dir = tmp_path / "weights"
+    shutil.copytree(settings.weights_dir, weights_dir)
+    return settings.model_copy(update={"weights_dir": weights_dir}), weights_dir / "micro"
+
+
+def change_a_weight(encoder_folder):
+    """Flip the sign of the last number in the file."""
+    (path,) = encoder_folder.glob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 0x80
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("part", TEXT_PARTS)
+def test_another_byte_in_an_encoder_or_tokenizer_is_another_entry(
+    room, settings, registry, tmp_path, folder, task_for, part
+):
+    task = task_for(registry.find("text2img", "micro"), **SMALL)
+    room(cache_of(folder)).draw(task)
+    theirs, micro = copy_of_micro(settings, tmp_path)
+    copied = Room(registry, theirs, cache_of(folder))
+    copied.draw(task)
+    assert len(entries(folder)) == 1  # the same files elsewhere are the same encoders
+
+    part_folder = micro / "text2img" / part
+    if "tokenizer" in part:
+        path = part_folder / "tokenizer.json"
+        path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    else:
+        change_a_weight(part_folder)
+    changed = Room(registry, theirs, cache_of(folder))
+    drawn = changed.draw(task)
+    assert len(entries(folder)) == 2
+    assert (drawn == Room(registry, theirs, no_cache()).draw(task)).all()
+
+
+def test_encoders_that_changed_since_the_pipeline_was_loaded_encode_nothing(
+    settings, registry, tmp_path, folder, task_for, torch_here
+):
+    theirs, micro = copy_of_micro(settings, tmp_path)
+    task = task_for(registry.find("text2img", "micro"), **SMALL)
+    drawing = Room(registry, theirs, cache_of(folder))
+    drawing.resident(task.plan)
+    change_a_weight(micro / "text2img" / "text_encoder_2")
+    with pytest.raises(WeightsInvalidError, match="have changed"):
+        drawing.draw(task)
+    assert entries(folder) == []
+    # Asked again, the model is loaded anew.
+    drawn = drawing.draw(task)
+    assert (drawn == Room(registry, theirs, no_cache()).draw(task)).all()
+    assert len(entries(folder)) == 1
+
+
+def test_what_computes_is_part_of_the_key(torch_here):
+    import torch
+
+    here = arithmetic(Device("cpu"))
+    assert here == arithmetic(Device("cpu"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert arithmetic(Device("cpu")) != here
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.__version__ in here
+
+
+# --- no text encoder -------------------------------------------------------------------------
+
+
+@every_kind
+def test_with_every_prompt_cached_no_text_encoder_is_loaded_until_one_is_missing(
+    room, folder, task_for, registry, kind
+):
+    task = task_for(registry.find(kind, "micro"), **SMALL)
+    known = room(cache_of(folder)).draw(task)
+    later = room(cache_of(folder))
+    assert (later.draw(task) == known).all()
+    assert later.loaded_encoders == []
+    resident = later.resident(task.plan)
+    assert all(getattr(resident.pipe, name) is None for name in TEXT_PARTS)
+    assert not set(resident.text_parts.values()) & set(later.residency._parts)
+
+    other = later.draw(task.changed(prompt="a green star"))
+    assert later.loaded_encoders == [f"loading {name}" for name in TEXT_PARTS]
+    assert (other != known).any()
+    assert (later.draw(task) == known).all()
+
+
+def test_a_text_that_is_known_is_not_encoded_because_another_is_not(
+    room, folder, task_for, registry
+):
+    from transformers import T5EncoderModel
+
+    drawing = room(cache_of(folder))
+    spec = registry.find("text2img", "micro")
+    drawing.draw(task_for(spec, prompt="a cat", **SMALL))
+    lengths = []
+    encode = T5EncoderModel.forward
+    with pytest.MonkeyPatch.context() as patch:
+
+        def counted(self, *args, **kwargs):
+            lengths.append(len(args[0]))
+            return encode(self, *args, **kwargs)
+
+        patch.setattr(T5EncoderModel, "forward", counted)
+        texts = ("a cat", "a dog", "a cat", "a fox")
+        drawing.draw(task_for(spec, prompt=texts[0], prompts=texts, seeds=(1, 2, 3, 4), **SMALL))
+    assert lengths == [1, 1]  # the dog, then the fox
+
+
+def test_what_a_pipeline_does_to_its_embeddings_does_not_reach_the_cache(
+    room, folder, task_for, registry
+):
+    drawing = room(cache_of(folder))
+    task = task_for(registry.find("text2img", "micro"), **SMALL)
+    before = drawing.draw(task)
+    resident = drawing.resident(task.plan)
+    texts = PlanTexts(task.plan, resident, drawing.cache, lambda: None)
+    adapter = ADAPTERS["text2img"](task.plan, open_pictures(task.plan, {}), resident, texts)
+    for tensor in adapter.embeddings(task.plan.prompt).values():
+        tensor.fill_(0)
+    assert (drawing.draw(task) == before).all()
+
+
+def test_a_cancelled_job_keeps_what_was_encoded_and_encodes_no_more(
+    room, folder, task_for, registry
+):
+    drawing = room(cache_of(folder))
+    texts = ("a cat", "a dog", "a fox")
+    task = task_for(
+        registry.find("text2img", "micro"), prompt=texts[0], prompts=texts, seeds=(1, 2, 3)
+    )
+    resident = drawing.resident(task.plan)
+    encoder = drawing.residency.text_encoder(resident, drawing.said.append)
+    pending = PlanTexts(task.plan, resident, drawing.cache, lambda: encoder)
+    checks = []
+
+    def stop_at_the_second():
+        checks.append(None)
+        if len(checks) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pending.encode(stop_at_the_second)
+    assert len(entries(folder)) == 1
+
+
+# --- when the card is too small --------------------------------------------------------------
+
+
+def test_offloaded_pipelines_draw_the_same_and_a_hit_leaves_the_encoders_where_they_are(
+    room, folder, task_for, registry, monkeypatch
+):
+    """diffusers' own hooks, with the CPU as the card that has no room left."""
+    spec = registry.find("fill", "micro")
+    task = task_for(spec, **SMALL)
+    expected = room(no_cache()).draw(task)
+
+    # Not the demonstration family, which always fits.
+    rows = [row.model_copy(update={"family": "flux1"}) for row in registry]
+    monkeypatch.setattr(residency_module, "free_memory_gib", lambda _device: 0.0)
+    monkeypatch.setattr(residency_module, "require_snapshot", snapshot_of_micro(registry))
+    drawing = room(cache_of(folder))
+    drawing.registry = drawing.residency._registry = type(registry)(tuple(rows))
+    assert (drawing.draw(task) == expected).all()
+    resident = drawing.resident(task.plan)
+    assert resident.placement == "offload"
+    encoder = drawing.residency.text_encoder(resident, drawing.said.append)
+    hooks = list(encoder._all_hooks)
+    drawing.draw(task.changed(prompt="a fox"))
+    # diffusers moves parts off the card by setting their hooks anew.
+    assert len(hooks) == 2
+    assert not set(hooks) & set(encoder._all_hooks)
+    hooks = list(encoder._all_hooks)
+    with encoders_that_must_not_run():
+        assert (drawing.draw(task) == expected).all()
+    assert list(encoder._all_hooks) == hooks
+
+    later = room(cache_of(folder))
+    later.registry = later.residency._registry = drawing.registry
+    assert (later.draw(task) == expected).all()
+    assert later.loaded_encoders == []
+    # Another kind takes its place; what was hooked is free of hooks again.
+    other = task_for(registry.find("text2img", "micro"), prompt="a dog", **SMALL)
+    assert (drawing.draw(other) == room(no_cache()).draw(other)).all()
+    assert drawing.residency.loaded == ("text2img/micro",)
+    assert list(drawing.residency._encoders) == ["text2img/micro"]
+
+
+def snapshot_of_micro(registry):
+    """`require_snapshot` for rows whose family was changed above."""
+    from flux_mcp.models.weights import require_snapshot
+
+    def find(spec, _registry, settings):
+        return require_snapshot(registry.find(spec.kind, spec.id), registry, settings)
+
+    return find
+
+
+def test_a_worker_short_of_memory_lets_go_of_what_it_holds_in_memory(
+    settings, tmp_path, torch_here
+):
+    import torch
+
+    engine = Engine(settings.model_copy(update={"data_dir": tmp_path}), Device("cpu"))
+    embeddings = {"prompt_embeds": torch.ones(1, 4), "pooled_prompt_embeds": torch.ones(1, 4)}
+    engine._embeddings.put("ab" * 32, embeddings)
+    assert engine._embeddings.memory_bytes > 0
+    engine.recover_memory()
+    assert engine._embeddings.memory_bytes == 0
+    assert engine._embeddings.get("ab" * 32) is not None  # from disk
+
+
+# --- when the disk refuses -------------------------------------------------------------------
+
+
+def test_drawing_goes_on_when_the_cache_cannot_be_written(
+    room, tmp_path, task_for, registry, caplog
+):
+    in_the_way = tmp_path / "cache"
+    in_the_way.write_text("a file")
+    task = task_for(registry.find("text2img", "micro"), **SMALL)
+    drawn = room(cache_of(in_the_way / "embeddings")).draw(task)
+    assert (drawn == room(no_cache()).draw(task)).all()
+    assert "drawing goes on" in caplog.text
