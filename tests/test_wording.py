@@ -13,7 +13,6 @@ from flux_mcp.errors import (
     InvalidRequestError,
     PromptRefusedError,
     PromptTooLongError,
-    UnsupportedOptionError,
 )
 from flux_mcp.requests.schemas import DrawRequest, EditRequest, GenerateRequest, VariationRequest
 from flux_mcp.wording import MAX_WARNINGS, Wording, compose_request, judge_plain, plain
@@ -112,17 +111,21 @@ def test_what_was_asked_is_not_changed(tmp_path: Path) -> None:
     assert asked.model_dump_json() == before
 
 
-# --- what a pack may not want ------------------------------------------------------------------
+# --- LoRAs of a pack ---------------------------------------------------------------------------
+
+LORAS = [{"name": "ink"}, {"name": "grain", "weight": 0.5}]
 
 
-@pytest.mark.parametrize("refuse", [True, False], ids=["draw", "dry run"])
-def test_a_pack_that_is_made_for_loras_is_refused_and_says_which(
-    tmp_path: Path, *, refuse: bool
-) -> None:
-    found = pack(tmp_path, loras=[{"name": "ink"}, {"name": "grain", "weight": 0.5}])
-    with pytest.raises(UnsupportedOptionError, match="ink, grain") as refused:
-        worded(found, request(), refuse=refuse)
-    assert "without 'loras'" in refused.value.hint
+def test_a_packs_loras_count_where_the_caller_names_none(tmp_path: Path) -> None:
+    loras = worded(pack(tmp_path, loras=LORAS), request()).request.loras
+    assert loras is not None
+    assert [(one.name, one.weight) for one in loras] == [("ink", 1.0), ("grain", 0.5)]
+
+
+@pytest.mark.parametrize("own", [[], [{"name": "wash", "weight": 0.2}]], ids=["none", "another"])
+def test_the_callers_loras_count_instead_of_the_packs(tmp_path: Path, own: list[Any]) -> None:
+    loras = worded(pack(tmp_path, loras=LORAS), request(loras=own)).request.loras
+    assert [one.model_dump() for one in loras or ()] == own
 
 
 # --- several pictures --------------------------------------------------------------------------

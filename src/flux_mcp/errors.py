@@ -9,6 +9,9 @@ FluxMcpError(code, message, hint)
 │   ├── UnknownModelError        [unknown_model]
 │   ├── UnknownPackError         [unknown_pack]
 │   ├── InvalidPackError         [invalid_pack]         a prompt pack whose files are wrong
+│   ├── UnknownLoraError         [unknown_lora]
+│   ├── InvalidLoraError         [invalid_lora]         a LoRA file that cannot be drawn with
+│   ├── LoraMismatchError        [lora_mismatch]        a LoRA made for another model
 │   ├── PromptRefusedError       [prompt_refused]       the prompt asks for what its pack forbids
 │   ├── UnknownJobError          [unknown_job]
 │   ├── UnknownImageError        [unknown_image]
@@ -128,6 +131,24 @@ class InvalidPackError(RequestError):
     def __init__(self, message: str, hint: str = "", *, problems: Sequence[object] = ()) -> None:
         super().__init__(message, hint)
         self.problems = tuple(problems)
+
+
+class UnknownLoraError(RequestError):
+    """No LoRA has that name."""
+
+    code = "unknown_lora"
+
+
+class InvalidLoraError(RequestError):
+    """A LoRA's file cannot be drawn with: damaged, of a kind that is not supported, or a pickle."""
+
+    code = "invalid_lora"
+
+
+class LoraMismatchError(RequestError):
+    """A LoRA is made for another family of models, or for a model of another size."""
+
+    code = "lora_mismatch"
 
 
 class PromptRefusedError(RequestError):

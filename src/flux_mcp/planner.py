@@ -15,13 +15,15 @@ from flux_mcp.compose.tokens import TokenCount, count_prompt, cut_warning
 from flux_mcp.config import Settings
 from flux_mcp.errors import UnsupportedOptionError, WeightsMissingError
 from flux_mcp.intake import Incoming, Intake
-from flux_mcp.models.candidates import Candidate, Choices, Machine, Wanted, real_models, recommended
+from flux_mcp.models.candidates import Choices, Machine, Wanted, real_models, recommended
 from flux_mcp.models.engine import Engine, this_engine
 from flux_mcp.models.figures import Figure
+from flux_mcp.models.loras import Lora, architecture_of, open_loras, require_fit
 from flux_mcp.models.memory import Holding
 from flux_mcp.models.registry import ModelSpec, Registry, Structure
 from flux_mcp.models.tiers import choose_tier, choose_without_card
 from flux_mcp.models.weights import Snapshot, install_command, is_installed, require_snapshot
+from flux_mcp.requests.loras import lora_notices, plan_loras
 from flux_mcp.requests.plan import RenderPlan, make_plan, plan_notices
 from flux_mcp.requests.schemas import (
     DrawRequest,
@@ -50,6 +52,8 @@ class Decision:
     """For each different prompt, its tokens for each text encoder."""
     expected_s: float | None = None
     """Seconds of drawing on this machine's card, learned or computed; `None` without a card."""
+    loras: tuple[Lora, ...] = ()
+    """Those the request names, in its order."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ class Planner:
         self._find_machine = find_machine
         self._learned = learned
         self._engine: Engine = this_engine()
+        self.loras = open_loras(settings, registry)
 
     async def decide(self, request: DrawRequest, *, refuse: bool = True) -> Decision:
         """Compose the prompt, choose the model, read the pictures, fill every gap; write nothing.
@@ -109,13 +114,16 @@ class Planner:
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         wording = await asyncio.to_thread(self._word, request, seed, refuse=refuse)
         request = wording.request
+        loras = await asyncio.to_thread(self._find_loras, request)
         machine = await asyncio.to_thread(self._find_machine)
         figures: Sequence[Figure] = ()
         if machine is not None and machine.card.name and self._learned is not None:
             figures = await self._learned(machine.card.name)
         hint = await asyncio.to_thread(self._how_to_install, request)
-        chosen = await asyncio.to_thread(self._choose, request, machine, figures, hint)
+        chosen = await asyncio.to_thread(self._choose, request, machine, figures, hint, loras)
         spec, snapshot = chosen.spec, chosen.snapshot
+        await asyncio.to_thread(self._require_fit, loras, spec)
+        planned = await asyncio.to_thread(plan_loras, request.loras or (), loras)
         incoming = await self._intake.collect(request)
         plan = make_plan(
             request,
@@ -125,12 +133,14 @@ class Planner:
             inputs=[item.plan_input for item in incoming],
             texts=wording.texts,
             holding=chosen.holding,
-        )
+        ).model_copy(update={"loras": planned})
         tokens = await asyncio.to_thread(self._count, plan, spec, snapshot)
         cut = dict.fromkeys(filter(None, map(cut_warning, tokens)))
         about_plan = plan_notices(request, plan, spec, hint and f"For real pictures run: {hint}.")
-        notices = (*chosen.notices, *wording.notices, *about_plan, *cut)
-        return Decision(plan, notices, tuple(incoming), wording, tokens, chosen.expected_s)
+        advice = lora_notices(request.loras or (), loras, plan.texts)
+        notices = (*chosen.notices, *wording.notices, *about_plan, *cut, *advice)
+        pictures = tuple(incoming)
+        return Decision(plan, notices, pictures, wording, tokens, chosen.expected_s, loras)
 
     def _word(self, request: DrawRequest, seed: int, *, refuse: bool) -> Wording:
         if request.pack is None:
@@ -153,6 +163,14 @@ class Planner:
     def _is_installed(self, spec: ModelSpec) -> bool:
         return is_installed(spec, self._registry, self._settings)
 
+    def _find_loras(self, request: DrawRequest) -> tuple[Lora, ...]:
+        return tuple(self.loras.find(choice.name) for choice in request.loras or ())
+
+    def _require_fit(self, loras: tuple[Lora, ...], spec: ModelSpec) -> None:
+        layers = architecture_of(spec, self._registry, self._settings) if loras else None
+        for lora in loras:
+            require_fit(lora, spec, layers)
+
     def _how_to_install(self, request: DrawRequest) -> str | None:
         """Return how to get a real model for a request; `None` where one is on this disk."""
         structure = _structure(request)
@@ -168,6 +186,7 @@ class Planner:
         machine: Machine | None,
         figures: Sequence[Figure],
         how_to_install: str | None,
+        loras: tuple[Lora, ...],
     ) -> _Chosen:
         if request.model is not None:
             named = self._registry.find(request.kind, request.model)
@@ -175,29 +194,60 @@ class Planner:
             snapshot = require_snapshot(named, self._registry, self._settings)
             if named.is_demonstration:
                 return _Chosen(named, snapshot, ())
+
+        def fitting(spec: ModelSpec) -> bool:
+            return self._is_installed(spec) and all(spec.family in lora.families for lora in loras)
+
+        # A model the LoRAs were made for, or else any, which is refused with its name.
+        for usable in (fitting, self._is_installed) if loras else (self._is_installed,):
+            found = self._best(request, machine, figures, usable)
+            if found is None:
+                is_kept_out = how_to_install is None and not loras
+                found = self._demonstration(request, usable, is_kept_out=is_kept_out)
+            if found is not None:
+                return found
+        raise WeightsMissingError(
+            f"No model for {request.kind} is on this machine.",
+            f"Run: {how_to_install}."
+            if how_to_install
+            else "Name one: the setting 'licences' leaves out those that are here.",
+        )
+
+    def _best(
+        self,
+        request: DrawRequest,
+        machine: Machine | None,
+        figures: Sequence[Figure],
+        usable: Callable[[ModelSpec], bool],
+    ) -> _Chosen | None:
+        """Return the best real model for a request; `None` where none is usable."""
         licences = self._settings.licences
         choices = Choices(
             registry=self._registry,
-            is_installed=self._is_installed,
+            is_installed=usable,
             engine=self._engine,
             licences=None if licences is None else frozenset(licences),
             figures=figures,
         )
         wanted = _wanted(request)
-        held: Candidate | None = None
-        found: tuple[ModelSpec, tuple[str, ...]] | None = None
         if machine is None:
             found = choose_without_card(wanted, choices)
-        elif (tier := choose_tier(wanted, machine, choices)) is not None:
-            held = tier.chosen
-            found = (held.spec, tier.notices)
-        if found is None:
-            found = self._demonstration(request, how_to_install)
-        spec, notices = found
+            return found and self._chosen(found[0], found[1])
+        tier = choose_tier(wanted, machine, choices)
+        if tier is None:
+            return None
+        held = tier.chosen
+        return self._chosen(held.spec, tier.notices, held.holding, held.seconds)
+
+    def _chosen(
+        self,
+        spec: ModelSpec,
+        notices: tuple[str, ...],
+        holding: Holding | None = None,
+        seconds: float | None = None,
+    ) -> _Chosen:
         snapshot = require_snapshot(spec, self._registry, self._settings)
-        if held is None:
-            return _Chosen(spec, snapshot, notices)
-        return _Chosen(spec, snapshot, notices, held.holding, held.seconds)
+        return _Chosen(spec, snapshot, notices, holding, seconds)
 
     def _refuse_what_cannot_be_loaded(self, spec: ModelSpec) -> None:
         if not self._engine.can_load(spec):
@@ -210,29 +260,19 @@ class Planner:
             )
 
     def _demonstration(
-        self, request: DrawRequest, how_to_install: str | None
-    ) -> tuple[ModelSpec, tuple[str, ...]]:
-        """Return micro, where no real model may answer.
-
-        Raises:
-            WeightsMissingError: it is not on this disk either.
-        """
+        self, request: DrawRequest, usable: Callable[[ModelSpec], bool], *, is_kept_out: bool
+    ) -> _Chosen | None:
+        """Return micro, where no real model may answer; `None` if it is not usable either."""
         structure = _structure(request)
         for spec in self._registry[request.kind].values():
             follows = structure is None or structure in spec.structures
-            if spec.is_demonstration and follows and self._is_installed(spec):
-                kept_out = how_to_install is None
+            if spec.is_demonstration and follows and usable(spec):
                 notice = (
                     f"The models for {request.kind} that are here have licences the setting "
                     "'licences' leaves out; name one to use it."
                 )
-                return spec, (notice,) if kept_out else ()
-        raise WeightsMissingError(
-            f"No model for {request.kind} is on this machine.",
-            f"Run: {how_to_install}."
-            if how_to_install
-            else "Name one: the setting 'licences' leaves out those that are here.",
-        )
+                return self._chosen(spec, (notice,) if is_kept_out else ())
+        return None
 
 
 def _structure(request: DrawRequest) -> Structure | None:

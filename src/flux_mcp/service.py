@@ -98,6 +98,7 @@ class Service:
         self._planner = Planner(
             settings, self.registry, self._intake, self.packs, self._find_machine, self._learned
         )
+        self.loras = self._planner.loras
         self._executor: GpuExecutor | None = None
         self._background: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None

@@ -87,6 +87,7 @@ class GallerySink:
             revision=plan.revision,
             weights_sha256=drawn.done.weights_sha256,
             precision=plan.precision,
+            loras=[lora.model_dump() for lora in plan.loras],
             seed=picture.seed,
             plan=plan.model_dump(mode="json"),
             width=picture.width,

@@ -12,10 +12,12 @@ from flux_mcp.answers import (
     FindingAnswer,
     ImageAnswer,
     JobAnswer,
+    LoraAnswer,
     PlanAnswer,
     QueueAnswer,
     QueuedJobAnswer,
     TokensAnswer,
+    UsedLoraAnswer,
 )
 from flux_mcp.compose.audit import Finding
 from flux_mcp.compose.composer import Composition
@@ -57,6 +59,7 @@ def image_answer(record: ImageRecord, files: ImageFiles) -> ImageAnswer:
         height=record.height,
         seed=record.seed,
         model=record.model,
+        loras=tuple(UsedLoraAnswer.model_validate(one) for one in record.loras),
         kind=record.kind,
         prompt=record.prompt,
         sha256=record.sha256,
@@ -145,6 +148,7 @@ class Views:
         found = PlanAnswer(
             composed=composed_answers(decision),
             plan=plan.model_dump(mode="json"),
+            loras=tuple(LoraAnswer.of(lora).model_dump(mode="json") for lora in decision.loras),
             draw_s=decision.expected_s if (known := self._outlook.draw_s(plan)) is None else known,
             start_s=self._outlook.start_s(),
         )

@@ -13,8 +13,7 @@ from flux_mcp.compose.choosing import Choice
 from flux_mcp.compose.composer import Composition, draft_from, require_allowed
 from flux_mcp.compose.packs import Defaults, Pack
 from flux_mcp.compose.problems import shorten
-from flux_mcp.errors import UnsupportedOptionError
-from flux_mcp.requests.schemas import DrawRequest, PackChoice, tool_of
+from flux_mcp.requests.schemas import DrawRequest, LoraChoice, PackChoice, tool_of
 
 MAX_WARNINGS = 8
 """Warnings of the audit among a job's notices; they are stored and told with every answer."""
@@ -52,12 +51,10 @@ def compose_request(request: DrawRequest, pack: Pack, seed: int, *, refuse: bool
         refuse: Whether what the audit refuses is an error; else the findings say so.
 
     Raises:
-        RequestError: a choice the pack does not have, a prompt too long or refused, or a pack that
-            needs what this version cannot do.
+        RequestError: a choice the pack does not have, or a prompt too long or refused.
     """
     if request.pack is None:
         return plain(request)
-    _refuse_loras(pack)
     choice = choice_of(request.pack)
     compositions = [draft_from(pack, choice, seed, index) for index in range(request.count)]
     if refuse:
@@ -99,15 +96,6 @@ def judge_plain(text: str) -> Composition:
     )
 
 
-def _refuse_loras(pack: Pack) -> None:
-    if pack.defaults.loras:
-        names = ", ".join(lora.name for lora in pack.defaults.loras)
-        raise UnsupportedOptionError(
-            f"The pack '{pack.name}' is made for LoRAs, which this version cannot load: {names}.",
-            "Use another pack, or a copy of this one without 'loras'.",
-        )
-
-
 def _warnings(compositions: Sequence[Composition]) -> Sequence[str]:
     """Return what the audit warns of; all of it is in a dry run's answer."""
     warnings = dict.fromkeys(
@@ -129,6 +117,10 @@ def _with_defaults(request: DrawRequest, defaults: Defaults) -> DrawRequest:
         wanted["model"] = defaults.model
     if "quality" not in request.model_fields_set and defaults.quality is not None:
         wanted["quality"] = defaults.quality
+    if request.loras is None and defaults.loras:
+        wanted["loras"] = [
+            LoraChoice(name=lora.name, weight=lora.weight) for lora in defaults.loras
+        ]
     if request.width is None and request.aspect_ratio is None:
         sizes = {name: getattr(defaults, name) for name in ("aspect_ratio", "width", "height")}
         wanted |= {name: value for name, value in sizes.items() if value is not None}

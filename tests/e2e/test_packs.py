@@ -411,12 +411,6 @@ async def test_a_mistake_is_told_with_what_there_is_and_leaves_no_trace(
     assert await left_alone(shared_service) == before
 
 
-async def test_a_pack_for_loras_is_refused_and_says_so(client: Client, own: Path) -> None:
-    write_pack(own / "inked", loras=[{"name": "ink"}])
-    result = await call(client, "flux_generate", pack="inked")
-    assert said(result).startswith("[unsupported_option] The pack 'inked' is made for LoRAs")
-
-
 async def test_a_wrong_pack_is_out_of_use_and_no_other(client: Client, own: Path) -> None:
     write_pack(own / "torn", {"fixed_block.txt": "A {colur} photograph."})
     write_pack(own / "whole", variables=MANIFEST["variables"])

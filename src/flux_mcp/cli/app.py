@@ -19,6 +19,7 @@ from flux_mcp.cli.common import (
 )
 from flux_mcp.cli.conformance import add_conformance
 from flux_mcp.cli.connect.command import add_connect
+from flux_mcp.cli.loras_commands import loras_app
 from flux_mcp.cli.models_commands import models_app
 from flux_mcp.cli.packs_commands import packs_app
 
@@ -54,6 +55,7 @@ def build_app() -> typer.Typer:
     app.add_typer(_jobs(), name="jobs", help="Look at the queue and cancel jobs.")
     app.add_typer(_gallery(), name="gallery", help="Find and show finished pictures.")
     app.add_typer(models_app(), name="models", help="See, plan, download, check, remove models.")
+    app.add_typer(loras_app(), name="loras", help="Look at the LoRAs of the data folder.")
     app.add_typer(packs_app(), name="packs", help="Use, judge, check and write prompt packs.")
     return app
 
@@ -177,6 +179,10 @@ def _add_generate(app: typer.Typer) -> None:
         ] = None,
         seed: Annotated[int | None, typer.Option(help="Same seed, same picture.")] = None,
         count: Annotated[int | None, typer.Option(help="How many pictures, at most 8.")] = None,
+        lora: Annotated[
+            list[str] | None,
+            typer.Option(help="name, or name:0.8; again for another. 'loras list' shows them."),
+        ] = None,
         session: Annotated[str | None, typer.Option(help="Name of this exploration.")] = None,
         dry_run: Annotated[
             bool,
@@ -193,7 +199,7 @@ def _add_generate(app: typer.Typer) -> None:
         a pack: flux-mcp generate --pack product-shot --subject "a green carafe" --var light=window
         """
         from flux_mcp.cli.common import run
-        from flux_mcp.cli.generate import PackFlags, generate_and_wait
+        from flux_mcp.cli.generate import Flags, generate_and_wait
         from flux_mcp.telemetry import start_tracing
 
         asked = {
@@ -215,7 +221,7 @@ def _add_generate(app: typer.Typer) -> None:
         settings = read_settings(data_dir, config=config)
         set_up_logging("warning", settings.log_format)
         run_now(lambda: start_tracing(settings))
-        flags = PackFlags(pack, subject, tuple(variable or ()), extra)
+        flags = Flags(pack, subject, tuple(variable or ()), extra, tuple(lora or ()))
         run(generate_and_wait(settings, given, flags, as_json=as_json))
 
 

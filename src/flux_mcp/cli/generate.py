@@ -26,6 +26,7 @@ from flux_mcp.cli.common import (
     plain,
     print_json,
 )
+from flux_mcp.cli.loras import read_loras
 from flux_mcp.cli.packs import print_findings, read_variables
 from flux_mcp.config import Settings
 from flux_mcp.errors import FluxMcpError, InvalidRequestError
@@ -40,14 +41,16 @@ MOST_LINES = 10
 
 
 @dataclass(frozen=True)
-class PackFlags:
-    """The flags that say what a pack is to make the prompt of."""
+class Flags:
+    """The flags that are read further: what a pack makes the prompt of, and the LoRAs."""
 
     pack: str | None
     subject: str | None
     variables: tuple[str, ...]
     """Each `name=value`."""
     extra: str | None
+    loras: tuple[str, ...] = ()
+    """Each `name` or `name:weight`."""
 
     def choice(self) -> dict[str, Any] | None:
         """Return the argument `pack` of the tools; `None` without a pack.
@@ -73,7 +76,7 @@ class PackFlags:
 
 
 async def generate_and_wait(
-    settings: Settings, asked: dict[str, Any], pack: PackFlags, *, as_json: bool
+    settings: Settings, asked: dict[str, Any], flags: Flags, *, as_json: bool
 ) -> None:
     """Draw, showing each step on stderr; print the result on stdout.
 
@@ -81,7 +84,9 @@ async def generate_and_wait(
         FluxMcpError: the request is wrong, or the machine cannot.
         typer.Exit: the job failed or was cancelled, or the prompt of a dry run is refused.
     """
-    choice = pack.choice()
+    choice = flags.choice()
+    if flags.loras:
+        asked = {**asked, "loras": read_loras(flags.loras)}
     if ("prompt" in asked) == (choice is not None):
         raise InvalidRequestError(
             "Give either a prompt or --pack.", "With a pack, words of your own go into --extra."
@@ -205,6 +210,8 @@ def print_answer(answer: JobAnswer) -> None:
         )
         if answer.dry_run.draw_s is not None:
             out.print(f"Drawing would take about {answer.dry_run.draw_s:.1f} s.")
+        for lora in answer.dry_run.plan["loras"]:
+            out.print(f"LoRA {lora['name']}, weight {lora['weight']:g}, {lora['sha256']}")
         for composed in answer.dry_run.composed:
             out.print(f"Prompt: {plain(composed.prompt)}")
             print_findings(composed.findings)
@@ -215,6 +222,7 @@ def print_answer(answer: JobAnswer) -> None:
         out.print(
             f"  {image.id}  {image.width}x{image.height}  seed {image.seed}  model {image.model}  "
             f"{image.seconds:.1f} s"
+            + "".join(f"  LoRA {lora.name} {lora.weight:g}" for lora in image.loras)
         )
         if answer.pack is not None:
             out.print(f"  {plain(image.prompt)}", style="dim")

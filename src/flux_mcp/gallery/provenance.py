@@ -53,7 +53,8 @@ class ImageProvenance(BaseModel):
     revision: str | None = None
     weights_sha256: str
     precision: str
-    loras: list[Any] = Field(default_factory=list)
+    loras: list[dict[str, Any]] = Field(default_factory=list)
+    """Name, SHA-256 and weight of each, as in the plan."""
     seed: int = Field(ge=0, le=MAX_INTEGER)
     plan: dict[str, Any]
     """The job's `RenderPlan` as JSON; its `seeds` are those of every picture of the job."""
@@ -109,6 +110,7 @@ def _parameters(provenance: ImageProvenance) -> str:
         "Seed": provenance.seed,
         "Size": f"{provenance.width}x{provenance.height}",
         "Model": provenance.model,
+        "LoRAs": " ".join(f"{one['name']}:{one['weight']:g}" for one in provenance.loras) or None,
         "Version": f"flux-mcp {__version__}",
     }
     lines = [provenance.prompt]

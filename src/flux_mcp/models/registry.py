@@ -23,6 +23,7 @@ from pydantic import (
 
 from flux_mcp.config import Licence
 from flux_mcp.errors import InternalError, UnknownModelError
+from flux_mcp.models.layer_names import Family
 from flux_mcp.models.memory import Holding, Load, Pieces, card_gib
 from flux_mcp.models.parts import Precision, load_parts
 
@@ -58,7 +59,7 @@ class ModelSpec(BaseModel):
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     kind: Kind
     title: str
-    family: Literal["flux1", "flux2", "micro"]
+    family: Family
     repository: str | None = None
     """Hub repository id; its snapshot is looked for in the hub cache."""
     revision: str | None = None

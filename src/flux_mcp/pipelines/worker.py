@@ -44,6 +44,7 @@ from flux_mcp.pipelines.device import (
 from flux_mcp.pipelines.drawing import draw
 from flux_mcp.pipelines.embedding_files import EmbeddingFiles
 from flux_mcp.pipelines.embeddings import MB, EmbeddingCache
+from flux_mcp.pipelines.loras import Adapters
 from flux_mcp.pipelines.residency import Residency
 from flux_mcp.pipelines.steps import StepWatch
 from flux_mcp.pipelines.texts import PlanTexts
@@ -128,6 +129,7 @@ class Engine:
             settings.embedding_cache_mb * MB,
             EmbeddingFiles(settings.paths.embeddings, settings.embedding_cache_disk_mb * MB),
         )
+        self._adapters = Adapters(settings.paths.loras)
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -158,6 +160,7 @@ class Engine:
         resident = self._residency.pipeline(self._spec(plan), loading)
         load_encoder = partial(self._residency.text_encoder, resident, loading)
         texts = PlanTexts(plan, resident, self._embeddings, load_encoder)
+        self._adapters.prepare(plan.loras, resident, loading)
         colours = None
         if job.message.preview_every_steps:
             colours = self._residency.colours(resident)
@@ -170,7 +173,8 @@ class Engine:
             preview_interval_s=job.message.preview_interval_s,
             colours=colours,
         )
-        draw(plan, job.blobs, resident, texts, watch, events)
+        with self._adapters.active(plan.loras, resident):
+            draw(plan, job.blobs, resident, texts, watch, events)
         return Done(
             **events.stamp(),
             load_s=loaded - started,

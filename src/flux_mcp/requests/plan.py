@@ -41,6 +41,18 @@ class PlanInput(BaseModel):
     """The gallery image it came from, if any: a parent of what is drawn."""
 
 
+class PlanLora(BaseModel):
+    """A LoRA the plan is drawn with, pinned by what its file holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    name: str
+    """`loras/<name>.safetensors` in the data folder."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the whole file."""
+    weight: float
+
+
 class RenderPlan(BaseModel):
     """Everything that decides the pixels: the same plan, the same picture (on one machine)."""
 
@@ -78,6 +90,8 @@ class RenderPlan(BaseModel):
     """For redux: weight of the picture tokens against the text tokens."""
     structure: Structure | None = None
     """For control: what `inputs` shows; an `image` has its structure taken first."""
+    loras: tuple[PlanLora, ...] = ()
+    """In the order of their names: the pixels depend on the order, which is nobody's wish."""
 
     @model_validator(mode="after")
     def _a_prompt_for_each_seed(self) -> "RenderPlan":
@@ -118,7 +132,7 @@ def make_plan(
     texts: Sequence[str] = (),
     holding: Holding | None = None,
 ) -> RenderPlan:
-    """Fill every gap of a request.
+    """Fill every gap of a request, but for its LoRAs, which are read from the disk.
 
     Args:
         request: What was asked.

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from flux_mcp.models.lora_about import MAX_WEIGHT
 from flux_mcp.models.registry import Kind, Quality, Structure
 from flux_mcp.requests.fields import (
     ImageReference,
@@ -26,6 +27,7 @@ from flux_mcp.requests.geometry import AspectRatio
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_COUNT = 8
+MAX_LORAS = 8
 MAX_WAIT_S = 230
 MAX_SEED = 2**53 - 1 - MAX_COUNT
 """Seeds travel as JSON numbers, which clients in JavaScript hold exactly up to 2**53 - 1."""
@@ -74,6 +76,27 @@ class PackChoice(Request):
     def _plain_name(cls, data: Any) -> Any:
         """Accept `pack: "product-shot"` as well as `{"name": "product-shot"}`."""
         return {"name": data} if isinstance(data, str) else data
+
+
+class LoraChoice(Request):
+    """A LoRA, and how strongly it counts."""
+
+    name: Name = Field(description="Its file's name without .safetensors.")
+    weight: Real = Field(
+        1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, description="0 is without it, 1 as it was trained."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_name(cls, data: Any) -> Any:
+        """Accept `"striped"` as well as `{"name": "striped"}`."""
+        return {"name": data} if isinstance(data, str) else data
+
+
+def _each_once(loras: list[LoraChoice]) -> list[LoraChoice]:
+    if len({lora.name for lora in loras}) < len(loras):
+        raise MistakeError("one of them is named twice", "Name each once, with one weight.")
+    return loras
 
 
 class DrawRequest(Request):
@@ -131,6 +154,21 @@ class DrawRequest(Request):
         default=False,
         description="Draw several pictures in one pass: a little faster on large cards, but pixels "
         "differ slightly from pictures drawn alone.",
+    )
+    loras: (
+        Annotated[
+            list[LoraChoice],
+            BeforeValidator(parse_json_text),
+            Field(max_length=MAX_LORAS),
+            AfterValidator(_each_once),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Small add-ons on this machine that teach the model a style or a thing: "
+        "[{'name': ..., 'weight': 0.8}]. They are listed as resources flux://loras/{name}, with "
+        "the words a prompt needs for them; an unknown name is answered with those there are. "
+        "Only with a model of the family they were made for.",
     )
     session: Name | None = Field(
         None,

@@ -42,11 +42,11 @@ from flux_mcp.server.job_tasks import JobTasks
 from flux_mcp.server.prompts import (
     PromptFeed,
     completed,
-    completed_pack,
     found_prompt,
     listed_prompts,
+    matching,
 )
-from flux_mcp.server.resources import PACK_URI, add_resources, listed_resources
+from flux_mcp.server.resources import LORA_URI, PACK_URI, add_resources, listed_resources
 from flux_mcp.server.results import error_result
 from flux_mcp.server.tasks import TaskBackend, Tasks, refuse_undeclared_listening
 from flux_mcp.server.tools import TOOLS, ToolCalls, ToolRow, published_tools
@@ -107,7 +107,7 @@ class FluxServer(MCPServer[Any]):
         return self._published
 
     async def list_resources(self) -> list[Resource]:
-        """Return the prompt packs and the newest pictures; flux_search_gallery finds older ones."""
+        """Return packs, LoRAs and the newest pictures; flux_search_gallery finds older ones."""
         return await listed_resources(self._service)
 
     async def list_prompts(self) -> list[Prompt]:
@@ -131,14 +131,18 @@ class FluxServer(MCPServer[Any]):
             raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
 
     async def _complete(self, _: Any, asked: CompleteRequestParams) -> CompleteResult:
-        """Complete what a user has begun to type: arguments of prompts, names of packs."""
+        """Complete what a user has begun to type: arguments of prompts, names of packs, LoRAs."""
         packs, reference, argument = self._service.packs, asked.ref, asked.argument
         found = Completion(values=[])
         if isinstance(reference, PromptReference):
             name, value = argument.name, argument.value
             found = await asyncio.to_thread(completed, packs, reference.name, name, value)
-        elif reference.uri == PACK_URI and argument.name == "name":
-            found = await asyncio.to_thread(completed_pack, packs, argument.value)
+        elif argument.name == "name" and reference.uri in (PACK_URI, LORA_URI):
+            of_packs = reference.uri == PACK_URI
+            names = await asyncio.to_thread(
+                lambda: [one.name for one in packs] if of_packs else self._service.loras.names()
+            )
+            found = matching(names, argument.value)
         return CompleteResult(completion=found)
 
     def http_sessions(self, max_body_bytes: int) -> StreamableHTTPSessionManager:

@@ -170,15 +170,11 @@ def completed(packs: PackLibrary, name: str, argument: str, begun: str) -> Compl
 
     None for a prompt or argument there is not.
     """
-    return _matching(_values(packs, name, argument), begun)
+    return matching(_values(packs, name, argument), begun)
 
 
-def completed_pack(packs: PackLibrary, begun: str) -> Completion:
-    """Return the packs whose name begins so, then those that contain it."""
-    return _matching([pack.name for pack in packs], begun)
-
-
-def _matching(values: Sequence[str], begun: str) -> Completion:
+def matching(values: Sequence[str], begun: str) -> Completion:
+    """Return the values that begin so, then those that contain it."""
     begun = begun.strip().lower()
     first = [value for value in values if value.lower().startswith(begun)]
     then = [value for value in values if begun in value.lower() and value not in first]

@@ -9,13 +9,22 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import Resource
 
-from flux_mcp.errors import FluxMcpError, UnknownImageError, UnknownJobError, UnknownPackError
+from flux_mcp.answers import LoraAnswer
+from flux_mcp.errors import (
+    FluxMcpError,
+    UnknownImageError,
+    UnknownJobError,
+    UnknownLoraError,
+    UnknownPackError,
+)
+from flux_mcp.models.loras import Lora
 from flux_mcp.requests.schemas import SearchRequest
 from flux_mcp.service import Service
 
 T = TypeVar("T")
 
 PACK_URI = "flux://packs/{name}"
+LORA_URI = "flux://loras/{name}"
 LISTED = 20
 """Newest pictures in resources/list, which the SDK does not page."""
 
@@ -75,19 +84,32 @@ def add_resources(server: MCPServer, service: Service) -> None:
         found = await _found(asyncio.to_thread(service.packs.find, name))
         return json.dumps(found.describe(), ensure_ascii=False)
 
+    @server.resource(
+        LORA_URI,
+        name="lora",
+        title="LoRA",
+        description="What a LoRA on this machine is: the family of models it is for, the words a "
+        "prompt needs for it, its rank and hash.",
+        mime_type="application/json",
+    )
+    async def lora(name: str) -> str:
+        # The hash too in the thread: it reads the whole file.
+        looking = asyncio.to_thread(lambda: LoraAnswer.of(service.loras.find(name)))
+        return (await _found(looking)).model_dump_json()
+
 
 async def _found(looking: Awaitable[T]) -> T:
     """Return what was looked for; say in the protocol's words what went wrong."""
     try:
         return await looking
-    except (UnknownImageError, UnknownJobError, UnknownPackError) as error:
+    except (UnknownImageError, UnknownJobError, UnknownLoraError, UnknownPackError) as error:
         raise ResourceNotFoundError(str(error)) from error
     except FluxMcpError as error:
         raise ResourceError(str(error)) from error
 
 
 async def listed_resources(service: Service) -> list[Resource]:
-    """Return the prompt packs and the newest pictures as resources."""
+    """Return the prompt packs, the LoRAs and the newest pictures as resources."""
     page = await service.search(SearchRequest(limit=LISTED))
     packs = [
         Resource(
@@ -99,7 +121,17 @@ async def listed_resources(service: Service) -> list[Resource]:
         )
         for pack in await asyncio.to_thread(list, service.packs)
     ]
-    return packs + [
+    loras = [
+        Resource(
+            uri=LORA_URI.format(name=lora.name),
+            name=lora.name,
+            title=lora.about.title,
+            description=lora_line(lora),
+            mime_type="application/json",
+        )
+        for lora in await asyncio.to_thread(list, service.loras)
+    ]
+    images = [
         Resource(
             uri=image.uri,
             name=f"{image.id}.png",
@@ -108,3 +140,11 @@ async def listed_resources(service: Service) -> list[Resource]:
         )
         for image in page.images
     ]
+    return [*packs, *loras, *images]
+
+
+def lora_line(lora: Lora) -> str:
+    """Say in one line what a LoRA is for, and which words it needs."""
+    words = ", ".join(lora.about.trigger_words)
+    needs = f" The prompt needs: {words}." if words else ""
+    return f"LoRA for models of the family {' or '.join(lora.families)}.{needs}"

@@ -26,6 +26,7 @@ from flux_mcp.answers import (
     ComposedAnswer,
     ImageAnswer,
     JobAnswer,
+    LoraAnswer,
     PlanAnswer,
     QueueAnswer,
     SearchAnswer,
@@ -144,9 +145,11 @@ def _hit_text(number: int, image: ImageAnswer) -> str:
 
 def _image_text(image: ImageAnswer, *, with_prompt: bool) -> str:
     prompt = f"\nPrompt: {image.prompt}" if with_prompt else ""
+    used = ", ".join(f"{lora.name} {lora.weight:g}" for lora in image.loras)
+    loras = f", LoRAs {used}" if used else ""
     return (
-        f"Image {image.id}: {image.width}x{image.height}, seed {image.seed}, model {image.model}, "
-        f"job {image.job_id}.{prompt}\nFile: {image.path}\nFull size: {image.uri}"
+        f"Image {image.id}: {image.width}x{image.height}, seed {image.seed}, model {image.model}"
+        f"{loras}, job {image.job_id}.{prompt}\nFile: {image.path}\nFull size: {image.uri}"
     )
 
 
@@ -173,7 +176,18 @@ def _dry_run_text(answer: JobAnswer, found: PlanAnswer) -> str:
         f"first seed {answer.seed}. Drawing time: {takes}."
     )
     words = [line for composed in found.composed for line in _composed_lines(composed)]
+    facts = {lora["name"]: LoraAnswer.model_validate(lora) for lora in found.loras}
+    words += [_lora_text(facts[used["name"]], used["weight"]) for used in plan["loras"]]
     return "\n".join([line, *words, *(f"Note: {notice}" for notice in answer.notices)])
+
+
+def _lora_text(lora: LoraAnswer, weight: float) -> str:
+    words = ", ".join(lora.trigger_words) or "none known"
+    ranks = ", ".join(map(str, lora.ranks))
+    return (
+        f"LoRA {lora.name}: weight {weight:g}, family {' or '.join(lora.families)}, rank {ranks}, "
+        f"trigger words: {words}, sha256 {lora.sha256}."
+    )
 
 
 def _composed_lines(composed: ComposedAnswer) -> Iterator[str]:

@@ -1,0 +1,224 @@
+"""LoRAs on loaded transformers: attached, weighted, and off again without residue.
+
+`Adapters` owns which LoRAs each transformer carries. Between jobs every one of them is switched
+off, so a transformer that several kinds share is the same for each of them: PEFT then calls the
+untouched base layer, and the pixels are those of a transformer that never saw a LoRA.
+
+Never through `pipe.load_lora_weights` (diffusers 0.42.1): it widens base layers to fit a LoRA of
+another size and cannot undo it, loads nothing at all from names it does not know, and drops layers
+outside of the blocks. Never fused either: unfusing is not exact.
+"""
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from flux_mcp.errors import InternalError, InvalidLoraError, WeightsInvalidError
+from flux_mcp.models.architectures import Architecture
+from flux_mcp.models.layer_names import SWAPPED
+from flux_mcp.models.lora_fit import Placed, place
+from flux_mcp.models.lora_header import parse_header
+from flux_mcp.models.loras import SUFFIX, check_file
+from flux_mcp.models.registry import ModelSpec
+from flux_mcp.pipelines.residency import Report, Resident
+from flux_mcp.requests.plan import PlanLora
+
+KEPT_ADAPTERS = 4
+"""Adapters that stay on a transformer for the jobs that follow. One of rank 16 on FLUX.1 in bf16
+takes 50 MiB for its attention, 165 MiB for all layers: 2 * 16 * (inputs + outputs) bytes each."""
+
+
+class Adapters:
+    """Puts a plan's LoRAs onto transformers.
+
+    Args:
+        folder: Where the files lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._carried: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
+        """SHA-256 of each adapter of a transformer, the longest unused first."""
+
+    def carried(self, transformer: Any) -> tuple[str, ...]:
+        """Return what a transformer carries, the longest unused first."""
+        return tuple(self._carried.get(transformer, ()))
+
+    def prepare(self, loras: Sequence[PlanLora], resident: Resident, report: Report) -> None:
+        """Attach a plan's LoRAs, switched off, and let go of those that are not kept.
+
+        Args:
+            loras: What the plan names; those of weight 0 are as good as not there.
+            resident: The pipeline that will draw.
+            report: Told what is being loaded; may raise to stop.
+
+        Raises:
+            WeightsInvalidError: a file is not the one that was planned with.
+            InvalidLoraError: it holds numbers that are none.
+            LoraMismatchError: it does not fit this transformer.
+        """
+        wanted = _counting(loras)
+        if not wanted:
+            return
+        transformer = resident.pipe.transformer
+        carried = self._carried.setdefault(transformer, [])
+        try:
+            for lora in wanted:
+                if lora.sha256 not in carried:
+                    report(f"loading LoRA {lora.name}")
+                    _attach(lora, self._folder, resident)
+                    carried.append(lora.sha256)
+                # Used last: to the end.
+                carried.remove(lora.sha256)
+                carried.append(lora.sha256)
+            _switch_on(transformer, wanted)
+            too_many = max(0, len(carried) - max(KEPT_ADAPTERS, len(wanted)))
+            for _ in range(too_many):
+                # None of the wanted: those are at the end, and active.
+                transformer.delete_adapters(carried.pop(0))
+            transformer.disable_adapters()
+        except BaseException:
+            # Whatever was half done: the base layers go back where they were.
+            _strip(transformer)
+            carried.clear()
+            raise
+
+    @contextmanager
+    def active(self, loras: Sequence[PlanLora], resident: Resident) -> Iterator[None]:
+        """Draw with LoRAs that were prepared; switched off again however it ends."""
+        wanted = _counting(loras)
+        if not wanted:
+            yield
+            return
+        transformer = resident.pipe.transformer
+        try:
+            _switch_on(transformer, wanted)
+            yield
+        finally:
+            transformer.disable_adapters()
+
+
+def _counting(loras: Sequence[PlanLora]) -> list[PlanLora]:
+    return [lora for lora in loras if lora.weight != 0]
+
+
+def _switch_on(transformer: Any, wanted: Sequence[PlanLora]) -> None:
+    # In the plan's order: sums of floating-point numbers depend on it.
+    transformer.set_adapters([lora.sha256 for lora in wanted], [lora.weight for lora in wanted])
+    transformer.enable_adapters()
+
+
+def _strip(transformer: Any) -> None:
+    if getattr(transformer, "peft_config", None):
+        transformer.unload_lora()
+
+
+def _attach(lora: PlanLora, folder: Path, resident: Resident) -> None:
+    """Load one file onto the transformer, and see that all of it is there.
+
+    This is where a compiled transformer would exchange an adapter in place instead
+    (`hotswap=True`, after `enable_lora_hotswap` before the first): compiling it again takes a
+    minute.
+    """
+    transformer = resident.pipe.transformer
+    data = _read(lora, folder)
+    placed = place(parse_header(io.BytesIO(data)), architecture_of(transformer, resident.spec))
+    matrices = _matrices(lora, data, placed, transformer.dtype)
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks whether several adapters are meant. They are.
+        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+        transformer.load_lora_adapter(
+            dict(matrices),
+            prefix=None,
+            adapter_name=lora.sha256,
+            low_cpu_mem_usage=True,
+            # Its offloading is taken off and put on again around the change.
+            _pipeline=resident.pipe,
+        )
+    _require_attached(lora, transformer, matrices)
+
+
+def _read(lora: PlanLora, folder: Path) -> bytes:
+    """Return the bytes that the plan was made with: read once, so what is checked is what is used.
+
+    Raises:
+        WeightsInvalidError: the file is gone, or another one has its name.
+    """
+    path = folder / f"{lora.name}{SUFFIX}"
+    try:
+        check_file(path, folder)
+        data = path.read_bytes()
+    except (OSError, InvalidLoraError):
+        data = b""
+    if hashlib.sha256(data).hexdigest() != lora.sha256:
+        raise WeightsInvalidError(
+            f"The LoRA '{lora.name}' was changed or removed after this job was planned.",
+            "Ask again to draw with what is there now, or put the old file back.",
+        )
+    return data
+
+
+def architecture_of(transformer: Any, spec: ModelSpec) -> Architecture:
+    """Return the linear layers a loaded transformer really has, its adapters left out."""
+    from torch.nn import Linear
+
+    linears = {
+        name.removesuffix(".base_layer"): (module.in_features, module.out_features)
+        for name, module in transformer.named_modules()
+        if isinstance(module, Linear) and ".lora_" not in name
+    }
+    return Architecture(spec.id, spec.family, linears)
+
+
+def _matrices(lora: PlanLora, data: bytes, placed: Sequence[Placed], dtype: Any) -> dict[str, Any]:
+    """Return the matrices by the names PEFT gives them, in the transformer's own precision.
+
+    The trainer's scale (alpha / rank) goes into the second one, so each adapter's is 1.
+
+    Raises:
+        InvalidLoraError: a number is NaN or infinite.
+    """
+    import torch
+    from safetensors.torch import load
+
+    tensors = load(data)
+    matrices = {}
+    for one in placed:
+        down = tensors[one.layer.down].to(torch.float32)
+        up = tensors[one.layer.up].to(torch.float32) * one.layer.scale
+        for target, rows in zip(one.targets, up.split(one.sizes), strict=True):
+            if one.is_foreign and target == SWAPPED:
+                rows = torch.cat(rows.chunk(2)[::-1])  # noqa: PLW2901 - the same rows, in order
+            matrices[f"{target}.lora_A.weight"] = down.to(dtype).contiguous()
+            matrices[f"{target}.lora_B.weight"] = rows.to(dtype).contiguous()
+    if not all(bool(torch.isfinite(matrix).all()) for matrix in matrices.values()):
+        raise InvalidLoraError(
+            f"The LoRA '{lora.name}' has numbers that are none (NaN or infinite).",
+            "It was trained or saved wrongly: get it again.",
+        )
+    return matrices
+
+
+def _require_attached(lora: PlanLora, transformer: Any, matrices: dict[str, Any]) -> None:
+    """Refuse to draw with half a LoRA: diffusers leaves out what it does not understand."""
+    import torch
+
+    marks = (f".{lora.sha256}.weight", ".weight")
+    there = {
+        name.replace(*marks): value
+        for name, value in transformer.named_parameters()
+        if name.endswith(marks[0])
+    }
+    same = there.keys() == matrices.keys() and all(
+        torch.equal(value, matrices[name].to(value.device)) for name, value in there.items()
+    )
+    if not same:
+        raise InternalError(
+            f"The LoRA '{lora.name}' did not reach the transformer whole: {len(there)} of "
+            f"{len(matrices)} matrices.",
+        )

@@ -1,0 +1,121 @@
+"""`flux-mcp loras …`, and a picture drawn with one, as processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flux_mcp.answers import JobAnswer, LoraAnswer
+from flux_mcp.cli.loras import read_loras
+from flux_mcp.errors import InvalidRequestError
+from tests.models.lora_files import pair, put_striped, write
+
+from .processes import TIMEOUT_S, Cli
+
+
+@pytest.fixture
+def cli(tmp_path: Path, weights_dir: Path) -> Cli:
+    return Cli(tmp_path / "data", weights_dir)
+
+
+@pytest.fixture
+def folder(cli: Cli) -> Path:
+    folder = cli.data_dir / "loras"
+    put_striped(folder)
+    (folder / "striped.toml").write_text('trigger_words = ["striped"]\nweight_range = [0.5, 1.2]')
+    return folder
+
+
+def test_loras_need_no_torch_no_server_and_no_database(cli: Cli, folder: Path) -> None:
+    program = """
+import sys
+from flux_mcp.cli import main
+for words in (["list"], ["show", "striped"]):
+    sys.argv = ["flux-mcp", "loras", *words]
+    try:
+        main()
+    except SystemExit as left:
+        assert not left.code, left.code
+heavy = {"torch", "diffusers", "transformers", "safetensors", "peft", "mcp", "sqlite_utils", "PIL"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env=cli.environment(),
+        check=True,
+        timeout=TIMEOUT_S,
+        stdout=subprocess.DEVNULL,
+    )
+    assert [path.name for path in cli.data_dir.iterdir()] == [folder.name], "looking writes nothing"
+
+
+def test_an_empty_folder_says_where_to_put_them(cli: Cli) -> None:
+    ended = cli("loras", "list")
+    assert (ended.code, ended.err) == (0, "")
+    assert "There are no LoRAs." in ended.out
+    assert str(cli.data_dir / "loras") in ended.out
+
+
+def test_each_is_listed_and_what_is_wrong_with_any(cli: Cli, folder: Path) -> None:
+    write(folder / "odd.safetensors", pair("transformer.odd", 8, 8))
+    (folder / "old.pt").write_bytes(b"x")
+    out = cli("loras", "list").out.splitlines()
+    assert out[0].startswith("odd      cannot be used: [invalid_lora] Its layers (odd, ...) fit no")
+    assert "is a pickle" in out[1]
+    assert out[2].split()[:4] == ["striped", "micro", "rank", "8"]
+    assert out[2].endswith("trigger words: striped")
+    rows = cli("loras", "list", "--json").json["loras"]
+    answers = [LoraAnswer.model_validate(row) for row in rows]
+    assert [(one.name, one.usable) for one in answers] == [
+        ("odd", False), ("old", False), ("striped", True)
+    ]  # fmt: skip
+    assert out[2].split()[4] == (answers[2].sha256 or "")[:12]
+
+
+@pytest.mark.usefixtures("folder")
+def test_one_is_shown(cli: Cli) -> None:
+    out = cli("loras", "show", "striped").out
+    for fact in ("family        micro", "weights       0.5 to 1.2", "26 (rank 8, alpha 8)", "F16"):
+        assert fact in out
+    answer = LoraAnswer.model_validate(cli("loras", "show", "striped", "--json").json)
+    assert answer.sha256 in out
+
+
+@pytest.mark.usefixtures("folder")
+def test_one_that_is_not_there_is_refused_with_what_is(cli: Cli) -> None:
+    ended = cli("loras", "show", "strip")
+    assert ended.code == 2
+    assert "[unknown_lora]" in ended.err
+    assert "Did you mean 'striped'?" in ended.err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_picture_is_drawn_with_several(cli: Cli, folder: Path) -> None:
+    write(folder / "b.safetensors", pair("transformer.x_embedder", 32, 128))
+    words = ["generate", "a red circle", "--width", "64", "--height", "64", "--steps", "2"]
+    ended = cli(*words, "--lora", "striped:0.5", "--lora", "b", "--json")
+    assert ended.code == 0, ended.err
+    (image,) = JobAnswer.model_validate(ended.json).images
+    assert [(lora.name, lora.weight) for lora in image.loras] == [("b", 1.0), ("striped", 0.5)]
+    dry = cli(*words, "--lora", "striped:0.5", "--dry-run")
+    assert "LoRA striped, weight 0.5, " in dry.out
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("ink", ("ink", 1.0)),
+        ("ink:0.8", ("ink", 0.8)),
+        ("ink:-1", ("ink", -1.0)),
+        ("a:b:2", ("a:b", 2.0)),
+    ],
+)
+def test_a_flag_is_a_name_or_a_name_with_a_weight(written: str, read: tuple[str, float]) -> None:
+    assert read_loras([written]) == [{"name": read[0], "weight": read[1]}]
+
+
+@pytest.mark.parametrize("written", ["ink:", "ink:strong"])
+def test_a_weight_that_is_none_is_refused(written: str) -> None:
+    with pytest.raises(InvalidRequestError, match="is no weight"):
+        read_loras([written])

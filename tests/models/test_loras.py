@@ -1,0 +1,289 @@
+"""Which LoRAs there are, what each is for, and what is wrong with those that cannot be used."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from flux_mcp.config import Settings
+from flux_mcp.errors import InvalidLoraError, LoraMismatchError, UnknownLoraError
+from flux_mcp.models.loras import (
+    BadLora,
+    Lora,
+    LoraLibrary,
+    architecture_of,
+    open_loras,
+    require_fit,
+)
+from flux_mcp.models.registry import load_registry
+
+from .lora_files import STRIPED, flux1, pair, put_striped, write
+
+REGISTRY = load_registry()
+MICRO = REGISTRY.find("text2img", "micro")
+
+
+@pytest.fixture
+def folder(settings: Settings) -> Path:
+    settings.paths.loras.mkdir(parents=True)
+    return settings.paths.loras
+
+
+@pytest.fixture
+def library(settings: Settings, folder: Path) -> LoraLibrary:
+    return open_loras(settings, REGISTRY)
+
+
+def bad(library: LoraLibrary, name: str) -> str:
+    (found,) = [one for one in library.listing() if one.name == name]
+    assert isinstance(found, BadLora), found
+    return found.error.message
+
+
+def test_a_folder_that_is_not_there_has_none(settings):
+    library = open_loras(settings, REGISTRY)
+    assert library.listing() == ()
+    with pytest.raises(UnknownLoraError) as refused:
+        library.find("ink")
+    assert str(settings.paths.loras) in refused.value.hint
+
+
+def test_a_file_is_listed_with_what_it_is(library, folder):
+    put_striped(folder)
+    (lora,) = library
+    assert (lora.name, lora.families) == ("striped", ("micro",))
+    assert lora.sha256 == hashlib.sha256(STRIPED.read_bytes()).hexdigest()
+    assert lora.size_bytes == STRIPED.stat().st_size
+    assert library.find("striped") == lora
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_all(library, folder):
+    put_striped(folder)
+    write(folder / "ink.safetensors", flux1())
+    with pytest.raises(UnknownLoraError, match="no LoRA 'stripes'") as refused:
+        library.find("stripes")
+    assert refused.value.hint == "Did you mean 'striped'? LoRAs: ink, striped."
+
+
+@pytest.mark.parametrize("name", ["../striped", "/etc/passwd", "striped.safetensors", "", "."])
+def test_a_name_is_no_path(library, folder, name):
+    put_striped(folder)
+    put_striped(folder.parent)
+    with pytest.raises(UnknownLoraError):
+        library.find(name)
+
+
+def test_no_file_is_read_whole_before_its_hash_is_asked_for(library, folder, monkeypatch):
+    put_striped(folder)
+    read: list[Path] = []
+    monkeypatch.setattr(library, "_sha256", lambda path: read.append(path) or "0" * 64)
+    (lora,) = library
+    assert read == []
+    assert lora.sha256 == "0" * 64
+    assert read == [lora.path]
+
+
+def test_a_file_that_is_gone_when_its_hash_is_asked_for_is_told(library, folder):
+    put_striped(folder)
+    lora = library.find("striped")
+    lora.path.unlink()
+    with pytest.raises(InvalidLoraError, match="cannot be read"):
+        assert lora.sha256
+
+
+def test_a_file_that_changed_is_read_again(library, folder):
+    put_striped(folder)
+    before = library.find("striped")
+    was = before.sha256
+    write(folder / "striped.safetensors", flux1())
+    after = library.find("striped")
+    assert (before.families, after.families) == (("micro",), ("flux1",))
+    assert was != after.sha256
+
+
+FAMILIES = [
+    (flux1(), ("flux1",)),
+    (pair("lora_unet_single_blocks_37_linear1", 3072, 21504), ("flux1",)),
+    (pair("lora_unet_double_blocks_0_img_attn_qkv", 3072, 9216), ("flux1", "flux2")),
+    (pair("lora_unet_double_blocks_18_img_attn_qkv", 3072, 9216), ("flux1",)),
+    (pair("transformer.x_embedder", 64, 3072), ("flux1",)),
+    (pair("transformer.x_embedder", 384, 3072), ("flux1",)),
+    (pair("transformer.x_embedder", 32, 128), ("micro",)),
+    (pair("transformer.x_embedder", 64, 128), ("micro",)),
+    (pair("diffusion_model.single_blocks.0.linear1", 6144, 55296), ("flux2",)),
+    (pair("transformer.single_transformer_blocks.0.attn.to_out", 16384, 4096), ("flux2",)),
+    (pair("transformer.single_transformer_blocks.0.attn.to_out", 12288, 3072), ("flux2",)),
+    (pair("double_blocks.0.processor.qkv_lora1", 3072, 9216, ends="down"), ("flux1", "flux2")),
+    (pair("time_in.in_layer", 256, 3072) | flux1("double_blocks.0.img_mlp.2"), ("flux1",)),
+]
+
+
+@pytest.mark.parametrize(("tensors", "families"), FAMILIES)
+def test_its_family_follows_from_the_sizes_of_its_layers(library, folder, tensors, families):
+    write(folder / "one.safetensors", tensors)
+    assert library.find("one").families == families
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"modelspec.architecture": "flux-2-klein/lora"},
+        {"ss_base_model_version": "flux2_klein_4b"},
+    ],
+)
+def test_where_sizes_leave_it_open_the_trainers_words_decide(library, folder, metadata):
+    both = pair("lora_unet_double_blocks_0_img_attn_qkv", 3072, 9216)
+    write(folder / "one.safetensors", both, **metadata)
+    assert library.find("one").families == ("flux2",)
+    (folder / "one.toml").write_text('family = "flux1"')
+    assert library.find("one").families == ("flux1",)
+
+
+def test_words_do_not_decide_against_the_sizes(library, folder):
+    put_striped(folder)
+    (folder / "striped.toml").write_text('family = "flux1"')
+    assert library.find("striped").families == ("micro",)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        (pair("transformer.transformer_blocks.0.attn.to_q", 32, 32), "fit no model known here"),
+        (pair("lora_unet_down_blocks_1_attentions_0_proj_in", 640, 640), "fit no model"),
+        (pair("transformer.transformer_blocks.0.attn.to_q", 3072, 3073), "fit no model"),
+        (
+            pair("lora_unet_double_blocks_0_img_attn_qkv", 3072, 9216)
+            | pair("transformer.transformer_blocks.0.attn.to_q", 3072, 3072),
+            "fit no model",
+        ),
+        (pair("transformer.x_embedder", 128, 3072) | flux1(), "control LoRA"),
+    ],
+)
+def test_what_fits_nothing_is_listed_and_not_used(library, folder, tensors, says):
+    write(folder / "one.safetensors", tensors)
+    assert says in bad(library, "one")
+    with pytest.raises(InvalidLoraError, match="'one' cannot be used") as refused:
+        library.find("one")
+    assert refused.value.hint
+    assert list(library) == []
+
+
+def test_a_pickle_is_listed_and_never_opened(library, folder):
+    (folder / "ink.pt").write_bytes(b"cos\nsystem\n")
+    assert "is a pickle" in bad(library, "ink")
+    with pytest.raises(UnknownLoraError):
+        library.find("ink")
+
+
+def test_other_files_are_nobodys_business(library, folder):
+    for name in ("ink.toml", "ink.png", "README.md", ".hidden"):
+        (folder / name).write_text("x")
+    (folder / "more").mkdir()
+    put_striped(folder / "more")
+    assert library.listing() == ()
+
+
+def test_a_link_to_somewhere_else_is_not_followed(library, folder, tmp_path):
+    put_striped(tmp_path)
+    (folder / "there.safetensors").symlink_to(tmp_path / "striped.safetensors")
+    (folder / "gone.safetensors").symlink_to(tmp_path / "nothing.safetensors")
+    (folder / "dir.safetensors").mkdir()
+    assert "link to somewhere else" in bad(library, "there")
+    assert "cannot be read" in bad(library, "gone")
+    assert "not a file" in bad(library, "dir")
+
+
+def test_a_name_that_fits_no_uri_is_listed_and_not_used(library, folder):
+    put_striped(folder, "my stripes (1)")
+    assert "name cannot be used" in bad(library, "my stripes (1)")
+
+
+# --- what people say of it -----------------------------------------------------------------------
+
+ABOUT = """
+title = "Stripes"
+trigger_words = ["striped"]
+weight_range = [0.5, 1.2]
+licence = "apache-2.0"
+source = "training/lora.py"
+"""
+
+
+def test_a_toml_file_beside_it_says_what_it_is(library, folder):
+    put_striped(folder)
+    (folder / "striped.toml").write_text(ABOUT)
+    about = library.find("striped").about
+    assert (about.title, about.trigger_words, about.weight_range, about.licence, about.source) == (
+        "Stripes", ("striped",), (0.5, 1.2), "apache-2.0", "training/lora.py"
+    )  # fmt: skip
+
+
+def test_the_metadata_of_its_trainer_fills_what_that_leaves_out(library, folder):
+    told = {
+        "modelspec.title": "From the trainer",
+        "modelspec.trigger_phrase": "ohwx man, inkwork , ",
+        "modelspec.license": "MIT",
+    }
+    write(folder / "ink.safetensors", flux1(), **told)
+    about = library.find("ink").about
+    assert (about.title, about.trigger_words, about.licence) == (
+        "From the trainer", ("ohwx man", "inkwork"), "MIT"
+    )  # fmt: skip
+    (folder / "ink.toml").write_text('title = "Mine"\ntrigger_words = ["ink"]')
+    about = library.find("ink").about
+    assert (about.title, about.trigger_words, about.licence) == ("Mine", ("ink",), "MIT")
+
+
+def test_metadata_is_cut_short_and_cleaned(library, folder):
+    write(folder / "ink.safetensors", flux1(), ss_output_name="a\x1b[31m\n" + "b" * 1000)
+    title = library.find("ink").about.title
+    assert title is not None
+    assert title.startswith("a[31m b")
+    assert len(title) == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("title = ", "striped.toml is not TOML"),
+        ('titel = "x"', "striped.toml: titel: Extra inputs"),
+        ("weight_range = [1, 0.5]", "two numbers in order"),
+        ("weight_range = [0, 5]", "from -4 to 4"),
+        ('family = "sdxl"', "striped.toml: family"),
+    ],
+)
+def test_a_toml_file_that_is_wrong_is_said(library, folder, text, says):
+    put_striped(folder)
+    (folder / "striped.toml").write_text(text)
+    assert says in bad(library, "striped")
+
+
+# --- whether it fits -----------------------------------------------------------------------------
+
+
+def striped(library: LoraLibrary, folder: Path) -> Lora:
+    put_striped(folder)
+    return library.find("striped")
+
+
+@pytest.mark.parametrize("kind", ["text2img", "kontext", "fill", "control", "redux"])
+def test_micros_lora_fits_every_kind_of_micro(library, folder, settings, kind):
+    spec = REGISTRY.find(kind, "micro")
+    layers = architecture_of(spec, REGISTRY, settings)
+    assert layers is not None
+    require_fit(striped(library, folder), spec, layers)
+
+
+def test_another_familys_model_is_refused_by_name(library, folder):
+    with pytest.raises(LoraMismatchError, match="made for micro; flux1-dev is of the family flux1"):
+        require_fit(striped(library, folder), REGISTRY.find("text2img", "flux1-dev"), None)
+
+
+def test_another_size_of_the_same_family_is_refused(library, folder, settings):
+    """What a layer of `fill` takes in, text2img does not."""
+    write(folder / "wide.safetensors", pair("transformer.x_embedder", 320, 128))
+    lora = library.find("wide")
+    fill = REGISTRY.find("fill", "micro")
+    require_fit(lora, fill, architecture_of(fill, REGISTRY, settings))
+    with pytest.raises(LoraMismatchError, match="'x_embedder' is 320 to 128, that of micro 32"):
+        require_fit(lora, MICRO, architecture_of(MICRO, REGISTRY, settings))

@@ -1,0 +1,370 @@
+"""LoRAs on real micro pipelines: they do what diffusers makes them do, and leave nothing behind."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flux_mcp.config import Settings
+from flux_mcp.errors import (
+    InternalError,
+    InvalidLoraError,
+    JobCancelledError,
+    LoraMismatchError,
+    WeightsInvalidError,
+)
+from flux_mcp.models.loras import open_loras
+from flux_mcp.models.registry import Registry, load_registry
+from flux_mcp.pipelines.drawing import draw
+from flux_mcp.pipelines.loras import KEPT_ADAPTERS, Adapters
+from flux_mcp.pipelines.steps import StepWatch
+from flux_mcp.requests.messages import Cancelled, Done, Failed
+from flux_mcp.requests.plan import PlanLora
+from tests.models.lora_files import Tensors, pair, put_striped, write
+
+pytestmark = pytest.mark.anyio
+
+REGISTRY = load_registry()
+MICRO = [row for row in REGISTRY if row.is_demonstration]
+every_kind = pytest.mark.parametrize("spec", MICRO, ids=[row.kind for row in MICRO])
+TEXT2IMG = REGISTRY.find("text2img", "micro")
+FILL = REGISTRY.find("fill", "micro")
+
+Put = Callable[..., PlanLora]
+
+
+@pytest.fixture
+def put(settings: Settings, registry: Registry) -> Put:
+    """Put a LoRA into the folder and return it as a plan names it."""
+    folder = settings.paths.loras
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def put_one(name: str, *tensors: Tensors, weight: float = 1.0) -> PlanLora:
+        if tensors:
+            write(folder / f"{name}.safetensors", *tensors)
+        else:
+            put_striped(folder, name)
+        sha256 = open_loras(settings, registry).find(name).sha256
+        return PlanLora(name=name, sha256=sha256, weight=weight)
+
+    return put_one
+
+
+def block(number: int = 0, **how: Any) -> Tensors:
+    return pair(f"transformer.transformer_blocks.{number}.attn.to_out.0", 128, 128, **how)
+
+
+# --- through a real worker -----------------------------------------------------------------------
+
+
+@every_kind
+async def test_it_changes_the_picture_and_the_next_one_is_as_before(studio, task_for, put, spec):
+    task = task_for(spec)
+    before = await studio.draw(task)
+    striped = task.changed(loras=(put("striped"),))
+    first = await studio.draw(striped)
+    after = await studio.draw(task)
+    again = await studio.draw(striped)
+
+    assert isinstance(first.final, Done), first.final
+    assert first.pixels != before.pixels
+    assert after.pixels == before.pixels
+    assert again.pixels == first.pixels
+
+
+@every_kind
+async def test_a_cancel_in_the_middle_leaves_nothing_behind(studio, task_for, put, spec):
+    task = task_for(spec)
+    before = await studio.draw(task)
+    long = task.changed(
+        width=256, height=256, steps=64, seeds=(1, 2, 3, 4), loras=(put("striped"),)
+    )
+    stopped = await studio.draw(long, cancel_after_step=2)
+    assert isinstance(stopped.final, Cancelled)
+    assert (await studio.draw(task)).pixels == before.pixels
+
+
+async def test_a_transformer_that_two_kinds_share_is_clean_for_the_other(studio, task_for, put):
+    redux = task_for(REGISTRY.find("redux", "micro"))
+    text2img = task_for(TEXT2IMG)
+    before = [(await studio.draw(task)).pixels for task in (redux, text2img)]
+    striped = put("striped")
+    await studio.draw(text2img.changed(loras=(striped,)))
+    assert (await studio.draw(redux)).pixels == before[0]
+    await studio.draw(redux.changed(loras=(striped,)))
+    assert [(await studio.draw(task)).pixels for task in (redux, text2img)] == before
+
+
+async def test_several_count_each_with_its_weight(studio, task_for, put):
+    task = task_for(TEXT2IMG)
+    striped, other = put("striped"), put("other", block(), block(1))
+
+    async def drawn(*loras: PlanLora) -> list[bytes]:
+        drawing = await studio.draw(task.changed(loras=loras))
+        assert isinstance(drawing.final, Done), drawing.final
+        return drawing.pixels
+
+    half = striped.model_copy(update={"weight": 0.5})
+    none = striped.model_copy(update={"weight": 0.0})
+    seen = [
+        await drawn(),
+        await drawn(striped),
+        await drawn(half),
+        await drawn(other),
+        await drawn(other, striped),
+        await drawn(other, half),
+        await drawn(other.model_copy(update={"weight": -1.0}), striped),
+    ]
+    assert len({pixels[0] for pixels in seen}) == len(seen)
+    assert await drawn(none) == seen[0]
+    assert await drawn(other, none) == seen[3]
+    assert await drawn(other, striped) == seen[4]
+
+
+async def test_a_file_that_changed_after_the_plan_fails_the_job(studio, task_for, put, settings):
+    task = task_for(TEXT2IMG)
+    before = await studio.draw(task)
+    planned = put("changing", block())
+    put("changing", block(1))
+    drawing = await studio.draw(task.changed(loras=(planned,)))
+    assert isinstance(drawing.final, Failed)
+    assert drawing.final.error.code == "weights_invalid"
+    assert "'changing' was changed or removed" in drawing.final.error.message
+    (settings.paths.loras / "changing.safetensors").unlink()
+    gone = await studio.draw(task.changed(loras=(planned,)))
+    assert gone.final.error.code == "weights_invalid"
+    assert (await studio.draw(task)).pixels == before.pixels
+
+
+# --- in this process -----------------------------------------------------------------------------
+
+
+@dataclass
+class Easel:
+    """One micro pipeline of this process, with adapters of its own."""
+
+    resident: Any
+    adapters: Adapters
+    task: Any
+    recorder: Any
+    texts_of: Any
+
+    @property
+    def transformer(self) -> Any:
+        return self.resident.pipe.transformer
+
+    def draw(self, *loras: PlanLora) -> np.ndarray:
+        self.recorder.pictures.clear()
+        self.adapters.prepare(loras, self.resident, lambda _: None)
+        watch = StepWatch(self.task.plan, self.recorder, lambda: False)
+        with self.adapters.active(loras, self.resident):
+            plan, texts = self.task.plan, self.texts_of(self.task.plan, self.resident)
+            draw(plan, self.task.blobs, self.resident, texts, watch, self.recorder)
+        return self.recorder.pictures[0]
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of every number of the transformer."""
+        return {name: value.clone() for name, value in self.transformer.state_dict().items()}
+
+    def is_bare(self) -> bool:
+        return not any("lora" in name for name, _ in self.transformer.named_modules())
+
+
+@pytest.fixture
+def easel(residency: Any, task_for: Any, settings: Settings, recorder: Any, texts_of: Any) -> Any:
+    resident = residency.pipeline(TEXT2IMG, lambda _: None)
+    yield Easel(resident, Adapters(settings.paths.loras), task_for(TEXT2IMG), recorder, texts_of)
+    if getattr(resident.pipe.transformer, "peft_config", None):
+        resident.pipe.transformer.unload_lora()
+
+
+def same_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    import torch
+
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_draws_what_the_stock_call_of_diffusers_draws(easel, put, settings):
+    striped = put("striped", weight=0.7)
+    ours = easel.draw(striped)
+    easel.transformer.unload_lora()
+    easel.resident.pipe.load_lora_weights(
+        settings.paths.loras, weight_name="striped.safetensors", adapter_name="stock"
+    )
+    easel.resident.pipe.set_adapters("stock", 0.7)
+    assert np.array_equal(easel.draw(), ours)
+
+
+def test_it_is_off_between_jobs_and_its_base_is_untouched(easel, put):
+    before = easel.state()
+    easel.draw(put("striped"))
+    after = {
+        name.replace(".base_layer", ""): value
+        for name, value in easel.state().items()
+        if ".lora_" not in name
+    }
+    assert same_state(after, before)
+    layers = [m for m in easel.transformer.modules() if hasattr(m, "disable_adapters")]
+    assert layers
+    assert all(layer.disable_adapters for layer in layers)
+
+
+def test_an_adapter_is_loaded_once_for_the_jobs_that_follow(easel, put):
+    striped = put("striped")
+    loads: list[str] = []
+    for _ in range(3):
+        easel.adapters.prepare([striped], easel.resident, loads.append)
+    assert loads == ["loading LoRA striped"]
+
+
+def test_a_content_that_is_held_is_drawn_with_even_if_the_file_is_gone(easel, put, settings):
+    """The plan names a content; it is this one."""
+    striped = put("striped")
+    first = easel.draw(striped)
+    (settings.paths.loras / "striped.safetensors").unlink()
+    assert np.array_equal(easel.draw(striped), first)
+
+
+def test_only_the_newest_stay_and_pixels_do_not_depend_on_it(easel, put):
+    before = easel.draw()
+    many = [put(f"one{n}", block(n % 2, rank=n + 1)) for n in range(KEPT_ADAPTERS + 2)]
+    drawn = [easel.draw(lora) for lora in many]
+    newest = tuple(lora.sha256 for lora in many[-KEPT_ADAPTERS:])
+    assert easel.adapters.carried(easel.transformer) == newest
+    assert set(easel.transformer.peft_config) == set(newest)
+    assert np.array_equal(easel.draw(), before)
+    for lora, pixels in zip(many, drawn, strict=True):
+        assert np.array_equal(easel.draw(lora), pixels)
+
+
+def test_more_at_once_than_are_kept_are_all_drawn_with(easel, put):
+    many = [put(f"one{n}", block(n % 2, rank=n + 1)) for n in range(KEPT_ADAPTERS + 2)]
+    together = easel.draw(*many)
+    assert len(easel.adapters.carried(easel.transformer)) == len(many)
+    for lora in many:
+        left = [other for other in many if other is not lora]
+        assert not np.array_equal(easel.draw(*left), together)
+    assert np.array_equal(easel.draw(*many), together)
+
+
+def fits_not() -> Tensors:
+    return pair("transformer.transformer_blocks.0.attn.to_out.0", 40, 128)
+
+
+def not_finite() -> Tensors:
+    tensors = block()
+    next(iter(tensors.values()))[0, 0] = np.nan
+    return tensors
+
+
+def write_unseen(path: Path, tensors: Tensors) -> PlanLora:
+    """Write a file the library would not list, as if it had been planned with."""
+    import hashlib
+
+    write(path, tensors)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return PlanLora(name=path.stem, sha256=digest, weight=1.0)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "error"),
+    [
+        (fits_not(), LoraMismatchError),
+        (pair("transformer.other.layer", 128, 128), LoraMismatchError),
+        (not_finite(), InvalidLoraError),
+        ({"transformer.x_embedder.weight": np.ones((8, 8), np.float32)}, InvalidLoraError),
+    ],
+)
+@pytest.mark.parametrize("after_a_good_one", [False, True])
+def test_a_load_that_fails_leaves_the_transformer_as_it_was(
+    easel, put, settings, tensors, error, *, after_a_good_one
+):
+    before, picture = easel.state(), easel.draw()
+    good = [put("striped")] if after_a_good_one else []
+    broken = write_unseen(settings.paths.loras / "broken.safetensors", tensors)
+    with pytest.raises(error):
+        easel.draw(*good, broken)
+    assert easel.is_bare()
+    assert same_state(easel.state(), before)
+    assert easel.adapters.carried(easel.transformer) == ()
+    assert np.array_equal(easel.draw(), picture)
+
+
+def test_a_load_that_is_stopped_leaves_the_transformer_as_it_was(easel, put):
+    before = easel.state()
+
+    def stop_at_the_second(message: str) -> None:
+        if message.endswith("other"):
+            raise JobCancelledError("The job was cancelled.")
+
+    with pytest.raises(JobCancelledError):
+        easel.adapters.prepare(
+            [put("striped"), put("other", block())], easel.resident, stop_at_the_second
+        )
+    assert easel.is_bare()
+    assert same_state(easel.state(), before)
+
+
+def test_a_lora_that_arrives_in_part_is_noticed(easel, put, monkeypatch):
+    """As diffusers does with names it does not know: no error, and the layers are not there."""
+    load = easel.transformer.load_lora_adapter
+
+    def lose_one(matrices: dict[str, Any], **options: Any) -> None:
+        kept = list(matrices)[2:]
+        load({name: matrices[name] for name in kept}, **options)
+
+    monkeypatch.setattr(easel.transformer, "load_lora_adapter", lose_one, raising=False)
+    with pytest.raises(InternalError, match="did not reach the transformer whole: 50 of 52"):
+        easel.draw(put("striped"))
+    assert easel.is_bare()
+
+
+def test_an_error_while_drawing_switches_it_off(easel, put):
+    picture, striped = easel.draw(), put("striped")
+    easel.adapters.prepare([striped], easel.resident, lambda _: None)
+    with (
+        pytest.raises(RuntimeError, match="broke"),
+        easel.adapters.active([striped], easel.resident),
+    ):
+        raise RuntimeError("broke")
+    assert np.array_equal(easel.draw(), picture)
+
+
+def test_kohyas_names_and_alpha_draw_the_same(easel, put):
+    """The same numbers under other names: q, k and v in one, and half the scale twice as large."""
+    fused = pair("lora_unet_double_blocks_0_img_attn_qkv", 128, 384, ends="lora_down", alpha=1.0)
+    down, up = list(fused.values())[:2]
+    split: Tensors = {}
+    for part, rows in zip("qkv", np.split(up, 3), strict=True):
+        layer = f"transformer.transformer_blocks.0.attn.to_{part}"
+        split[f"{layer}.lora_A.weight"] = down
+        split[f"{layer}.lora_B.weight"] = np.ascontiguousarray(rows) * np.float32(0.5)
+    drawn = easel.draw(put("fused", fused))
+    assert np.array_equal(easel.draw(put("split", split)), drawn)
+    assert not np.array_equal(easel.draw(), drawn)
+
+
+def test_a_pipeline_that_is_loaded_anew_carries_nothing(easel, put, residency):
+    """What is known of a transformer goes with it."""
+    easel.draw(put("striped"))
+    assert easel.adapters.carried(easel.transformer)
+    other = residency.pipeline(FILL, lambda _: None)
+    assert easel.adapters.carried(other.pipe.transformer) == ()
+
+
+def test_nothing_is_asked_of_a_transformer_without_loras(easel):
+    easel.adapters.prepare([], easel.resident, lambda _: None)
+    with easel.adapters.active([], easel.resident):
+        assert easel.is_bare()
+
+
+def test_the_files_hash_is_what_counts_and_not_its_name(easel, put, settings):
+    striped = put("striped")
+    other = striped.model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(WeightsInvalidError):
+        easel.draw(other)
+    assert easel.is_bare()
+    assert settings.paths.loras.is_dir()
