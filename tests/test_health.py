@@ -65,7 +65,7 @@ async def health_until(service: Service, there: Callable[[HealthAnswer], bool]) 
     """Ask again and again until it is so; each question waits for the database thread."""
     async with asyncio.timeout(DEADLINE_S):
         while True:
-            answer = await service.health()
+            answer = await service.operations.health()
             if there(answer):
                 return answer
 
@@ -78,7 +78,7 @@ async def test_a_server_has_no_worker_until_a_job_comes_and_is_ready_then(
         assert (idle.status, idle.http_status) == ("no_worker", 200)
         assert (idle.queue_depth, idle.version) == (0, __version__)
         assert await ended(service) == "completed"
-        ready = await service.health()
+        ready = await service.operations.health()
         assert (ready.status, ready.http_status, ready.leads) == ("ready", 200, True)
 
 
@@ -105,13 +105,13 @@ async def test_a_worker_that_cannot_draw_degrades_until_one_can(
 ) -> None:
     async with open_service(habit) as service:
         assert await ended(service) == "failed"
-        seen = await service.health()
+        seen = await service.operations.health()
         assert (seen.status, seen.http_status) == ("degraded", 503)
         assert code in seen.reason
-        service._executor._fleet._command = (sys.executable, str(BAD_WORKER), "good")
-        await service._executor._fleet.kill("worker-0")
+        service.runtime.executor._fleet._command = (sys.executable, str(BAD_WORKER), "good")
+        await service.runtime.executor._fleet.kill("worker-0")
         assert await ended(service) == "completed"
-        assert (await service.health()).status == "ready"
+        assert (await service.operations.health()).status == "ready"
 
 
 async def test_a_worker_that_is_ended_for_a_cancel_is_no_trouble(open_service: Open) -> None:
@@ -121,7 +121,7 @@ async def test_a_worker_that_is_ended_for_a_cancel_is_no_trouble(open_service: O
             if seen.step >= 1:
                 await service.cancel(job.id)
         assert (await service.find_job(job.id)).status == "cancelled"
-        assert (await service.health()).status == "no_worker"
+        assert (await service.operations.health()).status == "no_worker"
 
 
 async def test_a_worker_that_cannot_start_degrades(open_service: Open, settings: Settings) -> None:
@@ -160,7 +160,7 @@ async def test_it_answers_while_the_database_thread_is_busy_and_asks_only_once(
         await asyncio.to_thread(began.wait)
         try:
             for _ in range(3):
-                seen = await service.health()
+                seen = await service.operations.health()
                 assert (seen.status, seen.queue_depth) == ("degraded", None)
                 assert "busy" in seen.reason
             waiting = [task.get_name() for task in asyncio.all_tasks()]
@@ -168,13 +168,13 @@ async def test_it_answers_while_the_database_thread_is_busy_and_asks_only_once(
         finally:
             holds.set()
         await busy
-        assert (await service.health()).status == "no_worker"
+        assert (await service.operations.health()).status == "no_worker"
 
 
 async def test_an_executor_whose_task_is_gone_degrades(open_service: Open) -> None:
     async with open_service() as service:
         await health_until(service, lambda answer: answer.leads)
-        service._executor._task.cancel()
+        service.runtime.executor._task.cancel()
         seen = await health_until(service, lambda answer: answer.status == "degraded")
         assert "executor" in seen.reason
 

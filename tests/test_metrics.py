@@ -63,7 +63,7 @@ def read(text: bytes) -> Samples:
 
 
 async def scrape(service: Service) -> Samples:
-    text, kind = await service.metrics()
+    text, kind = await service.operations.metrics()
     assert kind.startswith("text/plain; version=")
     return read(text)
 
@@ -165,7 +165,7 @@ async def test_the_worker_is_shown_while_it_is_up(open_service: Open) -> None:
         resident = value(up, "worker_resident_memory_bytes", **worker) or 0
         assert resident == pytest.approx(psutil.Process(pid).memory_info().rss, rel=0.5)
         assert not [name for name, _ in up if "gpu_memory" in name]
-        await service._executor._fleet.kill("worker-0")
+        await service.runtime.executor._fleet.kill("worker-0")
         down = await scrape(service)
         assert value(down, "worker_up", **worker) == 0
         assert value(down, "worker_resident_memory_bytes", **worker) is None
@@ -176,7 +176,7 @@ async def test_a_database_that_does_not_answer_is_told_and_the_rest_still_is(
 ) -> None:
     monkeypatch.setattr(metrics, "PATIENCE_S", 0.05)
     async with open_service() as service:
-        service.traffic.refused("host_refused")
+        service.operations.traffic.refused("host_refused")
         assert value(await scrape(service), "database_up") == 1
         began, holds = threading.Event(), threading.Event()
         busy = asyncio.create_task(
@@ -281,7 +281,7 @@ async def test_traffic_is_shown_as_it_stands() -> None:
 async def test_no_metric_has_a_label_that_a_caller_writes(open_service: Open) -> None:
     async with open_service() as service:
         await until(service, await service.submit(REQUEST), "completed")
-        text, _ = await service.metrics()
+        text, _ = await service.operations.metrics()
     assert b"a star" not in text
     names = {name for _, labels in read(text) for name, _ in labels}
     assert not names & {"principal", "prompt", "session", "job_id"}

@@ -48,7 +48,7 @@ def state(cli: Cli, model: str) -> str:
 
 def newest_download(cli: Cli) -> Download:
     async def look(service: Service) -> Download:
-        return await service._database.call(lambda: service._opened.downloads._many("")[-1])
+        return await service._database.call(lambda: service.runtime.rooms.downloads._many("")[-1])
 
     return cli.prepare(look)
 
@@ -225,7 +225,7 @@ def test_a_killed_pull_takes_its_process_along_and_is_seen_as_lost(cli: Cli, hub
     assert cli("models", "pull", "flux1-schnell", "--yes").code == 0
 
     async def look(service: Service) -> Download:
-        return await service.find_download(killed.id)
+        return await service.downloads.find(killed.id)
 
     assert cli.prepare(look).error.code == "download_lost"
 

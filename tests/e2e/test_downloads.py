@@ -170,9 +170,9 @@ async def test_downloads_belong_to_whoever_starts_programs_here(
     service = Service(settings, executes=False)
     assert str(settings.data_dir) == environment["FLUX_MCP_DATA_DIR"]
     try:
-        assert (await service.find_download(download_id)).status == "completed"
+        assert (await service.downloads.find(download_id)).status == "completed"
         with acting_as("ada"):
-            for ask in (service.find_download, service.cancel):
+            for ask in (service.downloads.find, service.cancel):
                 with pytest.raises(UnknownJobError):
                     await ask(download_id)
     finally:

@@ -32,10 +32,10 @@ from flux_mcp.errors import UnknownJobError
 from flux_mcp.jobs.job import Job
 from flux_mcp.principals import LOCAL, acting_as
 from flux_mcp.requests.schemas import GenerateRequest
-from flux_mcp.server import tools
+from flux_mcp.server import calls
 from flux_mcp.server.app import build_server
+from flux_mcp.server.calls import ToolCalls
 from flux_mcp.server.job_tasks import JobTasks
-from flux_mcp.server.tools import ToolCalls
 from flux_mcp.service import Service
 from tests.e2e.calls import FAST, SLOW, cancel_call_while_drawing, job
 
@@ -80,7 +80,7 @@ async def drawing(
 
     So a small picture becomes a task on any machine.
     """
-    monkeypatch.setattr(tools, "TASK_GRACE_S", 0.0)
+    monkeypatch.setattr(calls, "TASK_GRACE_S", 0.0)
     async with client_of(shared_service, extensions=[TasksClient()]) as client:
         yield client
 
@@ -339,7 +339,7 @@ async def test_cancelling_a_task_that_has_ended_changes_nothing(drawing: Client)
 async def test_a_call_cancelled_before_it_became_a_task_takes_its_job_along(
     drawing: Client, shared_service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tools, "TASK_GRACE_S", 100.0)
+    monkeypatch.setattr(calls, "TASK_GRACE_S", 100.0)
     session = secrets.token_hex(8)
     await cancel_call_while_drawing(drawing, "flux_generate", **SLOW, session=session, wait_s=200)
     (only_one,) = [one for one in await shared_service.recent_jobs(5) if one.session == session]

@@ -71,7 +71,7 @@ async def pull(settings: Settings, asked: Asked, *, as_json: bool) -> None:
     try:
         async with opened(settings, executes=False) as service:
             with _progress(console(stderr=True)) as shown:
-                ended = await service.pull(orders, shown.show)
+                ended = await service.downloads.pull(orders, shown.show)
     except asyncio.CancelledError:
         complain(f"Interrupted. {_KEPT}")
         raise

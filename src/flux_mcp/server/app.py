@@ -37,6 +37,7 @@ from flux_mcp.jobs.tracing import mark_failed
 from flux_mcp.logs import log_fields
 from flux_mcp.principals import LOCAL, acting_as
 from flux_mcp.requests.invalid import parse_request
+from flux_mcp.server.calls import ToolCalls
 from flux_mcp.server.events import MAX_SESSIONS, RETRY_MS, Sessions
 from flux_mcp.server.job_tasks import JobTasks
 from flux_mcp.server.prompts import (
@@ -49,7 +50,7 @@ from flux_mcp.server.prompts import (
 from flux_mcp.server.resources import LORA_URI, PACK_URI, add_resources, listed_resources
 from flux_mcp.server.results import error_result
 from flux_mcp.server.tasks import TaskBackend, Tasks, refuse_undeclared_listening
-from flux_mcp.server.tools import TOOLS, ToolCalls, ToolRow, published_tools
+from flux_mcp.server.tools import TOOLS, ToolRow, published_tools
 from flux_mcp.service import Service
 
 logger = logging.getLogger(__name__)

@@ -70,7 +70,7 @@ def build_http_app(service: Service, server: FluxServer, tally: Tally | None = N
         admission(settings, load_tokens(settings)),
         settings.requests_per_s,
         settings.max_requests,
-        tally or service.traffic,
+        tally or service.operations.traffic,
     )
 
 

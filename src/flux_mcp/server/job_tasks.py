@@ -11,9 +11,9 @@ from mcp.server.context import HandlerResult
 
 from flux_mcp.jobs.job import Job, JobStatus
 from flux_mcp.requests.schemas import DRAW_REQUESTS
+from flux_mcp.server.calls import DeferredResult, ToolCalls
 from flux_mcp.server.progress import describe
 from flux_mcp.server.tasks import Answer, Support, Task, TaskStatus
-from flux_mcp.server.tools import DeferredResult, ToolCalls
 from flux_mcp.service import Service
 
 POLL_INTERVAL_MS = 1000

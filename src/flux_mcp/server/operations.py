@@ -15,14 +15,14 @@ def operations_routes(service: Service) -> list[BaseRoute]:
     """Return the routes; the guard stands in front of them as of every other."""
 
     async def healthz(_: Request) -> Response:
-        answer = await service.health()
+        answer = await service.operations.health()
         return JSONResponse(answer.model_dump(), status_code=answer.http_status)
 
     async def metrics(request: Request) -> Response:
         # A name sees its own jobs only, and this counts everybody's.
         if request.user.access_token.client_id != LOCAL:
             raise HTTPException(403, "/metrics is for a token without a name.")
-        text, content_type = await service.metrics()
+        text, content_type = await service.operations.metrics()
         return Response(text, headers={"content-type": content_type})
 
     return [Route(HEALTH_PATH, endpoint=healthz), Route(METRICS_PATH, endpoint=metrics)]

@@ -70,7 +70,7 @@ def add_resources(server: MCPServer, service: Service) -> None:
         mime_type="application/json",
     )
     async def download(download_id: str) -> str:
-        return (await _found(service.find_download(download_id))).model_dump_json()
+        return (await _found(service.downloads.find(download_id))).model_dump_json()
 
     @server.resource(
         PACK_URI,

@@ -1,28 +1,13 @@
-"""The eight tools: what each is called, says and takes, and the call that answers it.
+"""The eight tools: what each is called, says, takes and answers. Pure; calls.py answers them."""
 
-Arguments are validated by our own models rather than by the SDK, so that every mistake comes back
-as one sentence with a stable code and what to do instead.
-"""
-
-import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import anyio
-from mcp.server.mcpserver import Context
-from mcp.types import CallToolResult, Tool, ToolAnnotations
-from pydantic import BaseModel, Field
+from mcp.types import Tool, ToolAnnotations
+from pydantic import BaseModel
 
 from flux_mcp.answers import CancelAnswer, JobAnswer, SearchAnswer
-from flux_mcp.jobs.download import is_download_id
-from flux_mcp.jobs.job import FINAL, Job, PreviewSize
 from flux_mcp.requests.schemas import (
-    DRAW_REQUESTS,
     CancelJobRequest,
-    DrawRequest,
     EditRequest,
     FillRequest,
     GenerateRequest,
@@ -31,12 +16,7 @@ from flux_mcp.requests.schemas import (
     StructuralRequest,
     VariationRequest,
 )
-from flux_mcp.server.progress import ProgressFeed
-from flux_mcp.server.results import cancel_result, job_result, search_result
 from flux_mcp.server.schema import input_schema, output_schema
-from flux_mcp.server.tasks import declares_tasks
-from flux_mcp.service import Service
-from flux_mcp.views import download_answer
 
 _DRAWS = ToolAnnotations(
     read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
@@ -47,11 +27,6 @@ _READS = ToolAnnotations(
 _CANCELS = ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
 )
-
-Handler = Callable[[Any, Context[Any, Any]], Awaitable[CallToolResult]]
-
-TASK_GRACE_S = 0.25
-"""A call whose client takes tasks waits this long: what ends by then is answered directly."""
 
 _WAITING = (
     " Waits up to wait_s seconds; if the picture is not finished by then the answer has a job_id: "
@@ -165,171 +140,3 @@ def published_tools() -> list[Tool]:
         )
         for row in TOOLS
     ]
-
-
-class DeferredResult(CallToolResult):
-    """The answer of a drawing call that stopped waiting because a task will stand for it."""
-
-    job: Job = Field(exclude=True)
-    position: int | None = Field(exclude=True)
-    """Its place in the queue, 1 for the next."""
-
-
-class ToolCalls:
-    """Answers tool calls through the service.
-
-    Owns how many calls are open, and who is waiting for which job in this process.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._waiting: Counter[str] = Counter()
-        self._open = 0
-        self._answered = asyncio.Event()
-        self._handlers: dict[type[BaseModel], Handler] = {
-            **dict.fromkeys(DRAW_REQUESTS.values(), self._draw),
-            SearchRequest: self._search,
-            GetJobRequest: self._get_job,
-            CancelJobRequest: self._cancel_job,
-        }
-
-    async def answer(self, request: BaseModel, context: Context[Any, Any]) -> CallToolResult:
-        """Answer one validated request.
-
-        Raises:
-            FluxMcpError: something is wrong that the caller should read.
-        """
-        self._open += 1
-        try:
-            return await self._handlers[type(request)](request, context)
-        finally:
-            self._open -= 1
-            if not self._open:
-                self._answered.set()
-
-    async def all_answered(self) -> None:
-        """Return when no call is open."""
-        while self._open:
-            self._answered.clear()
-            await self._answered.wait()
-
-    # --- drawing -------------------------------------------------------------------------------
-
-    async def _draw(self, request: DrawRequest, context: Context[Any, Any]) -> CallToolResult:
-        if request.dry_run:
-            return await self._job_result(await self._service.dry_run(request), "none")
-        # A task of its own: a call cancelled while its job is being stored must still find out
-        # which job that is, to cancel it.
-        submitting = asyncio.create_task(self._service.submit(request, self._is_waited_for))
-        try:
-            job = await asyncio.shield(submitting)
-            return await self._wait_and_answer(job, request, context)
-        except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True):
-                await self._abandon(submitting)
-            raise
-
-    async def _wait_and_answer(
-        self, job: Job, request: DrawRequest, context: Context[Any, Any]
-    ) -> CallToolResult:
-        # Who does not want to wait is answered with the job's id, tasks or not.
-        defers = request.wait_s > TASK_GRACE_S and declares_tasks(context)
-        self._waiting[job.id] += 1
-        try:
-            job = await self._wait(job, TASK_GRACE_S if defers else request.wait_s, context)
-        finally:
-            self._waiting[job.id] -= 1
-            self._waiting += Counter()
-        result, position = await self.drawn(job, request.preview), await self._service.position(job)
-        await self._service.mark_id_given(job.id, request.preview)
-        # Nothing is awaited from here on: a call that is cancelled now has been told the id.
-        if defers and not job.is_final:
-            return DeferredResult(job=job, position=position, **dict(result))
-        return result
-
-    async def drawn(self, job: Job, preview: PreviewSize) -> CallToolResult:
-        """Return what a drawing call answers when its job is as given."""
-        result = await self._job_result(await self._service.describe_job(job), preview)
-        if job.status == "failed":
-            return result.model_copy(update={"is_error": True})
-        return result
-
-    def _is_waited_for(self, job_id: str) -> bool:
-        return self._waiting[job_id] > 0
-
-    async def _abandon(self, submitting: "asyncio.Task[Job]") -> None:
-        """Deal with the job of a call that was cancelled, timed out, or whose client is gone."""
-        try:
-            job = await submitting
-        except Exception:  # noqa: BLE001 - nothing was stored, and nobody is left to be told
-            return
-        if not self._is_waited_for(job.id):
-            await self._service.cancel_if_unclaimed(job.id)
-
-    # --- the other three -----------------------------------------------------------------------
-
-    async def _get_job(self, request: GetJobRequest, context: Context[Any, Any]) -> CallToolResult:
-        if request.job_id is None:
-            return await self._job_result(
-                JobAnswer(queue=await self._service.describe_queue()), "none"
-            )
-        if is_download_id(request.job_id):
-            return await self._get_download(request.job_id, request.wait_s, context)
-        answer = await self._service.look(request.job_id)
-        if request.wait_s > 0 and answer.status not in FINAL:
-            job = await self._service.find_job(request.job_id)
-            job = await self._wait(job, request.wait_s, context)
-            answer = await self._service.describe_job(job)
-        return await self._job_result(answer, request.preview)
-
-    async def _get_download(
-        self, download_id: str, wait_s: float, context: Context[Any, Any]
-    ) -> CallToolResult:
-        download = await self._service.find_download(download_id)
-        async with _telling(context) as feed:
-            async for seen in self._service.watch_download(download_id, wait_s):
-                download = seen
-                feed.show(download, None)
-        return await self._job_result(download_answer(download), "none")
-
-    async def _cancel_job(self, request: CancelJobRequest, _: Context[Any, Any]) -> CallToolResult:
-        if request.job_id is not None:
-            return cancel_result(await self._service.cancel(request.job_id))
-        return cancel_result(await self._service.cancel_session(request.session or ""))
-
-    async def _search(self, request: SearchRequest, _: Context[Any, Any]) -> CallToolResult:
-        answer = await self._service.search(request)
-        if request.preview == "none":
-            return search_result(answer, request.preview)
-        return await asyncio.to_thread(search_result, answer, request.preview)
-
-    # --- shared --------------------------------------------------------------------------------
-
-    async def _wait(self, job: Job, wait_s: float, context: Context[Any, Any]) -> Job:
-        """Wait for a job to end, telling the client how far it is; return its newest state."""
-        if wait_s <= 0 or job.is_final:
-            return job
-        async with _telling(context) as feed:
-            async for seen in self._service.watch(job.id, wait_s):
-                job = seen
-                feed.show(job, await self._service.position(job))
-        return job
-
-    async def _job_result(self, answer: JobAnswer, preview: PreviewSize) -> CallToolResult:
-        path = self._service.preview_path(answer.job_id or "")
-        if answer.images or (answer.status == "running" and preview != "none"):
-            return await asyncio.to_thread(job_result, answer, preview, path)
-        # It reads no file: it need not wait for a thread behind calls that make pictures smaller.
-        return job_result(answer, preview, path)
-
-
-@asynccontextmanager
-async def _telling(context: Context[Any, Any]) -> AsyncIterator[ProgressFeed]:
-    """Give a feed whose states are sent to the client for as long as the block lasts."""
-    feed = ProgressFeed(context.report_progress)
-    telling = asyncio.create_task(feed.run())
-    try:
-        yield feed
-    finally:
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
