@@ -15,7 +15,7 @@ from flux_mcp.cli.common import set_up_logging
 from flux_mcp.config import Settings
 from flux_mcp.jobs.fleet import Assignment, Report, WorkerInfo
 from flux_mcp.jobs.worker_process import ProcessFleet
-from flux_mcp.server.transports import WireGuard, serve_stdio
+from flux_mcp.server.stdio import WireGuard, serve_stdio
 from flux_mcp.service import Service
 
 

@@ -136,7 +136,7 @@ def _add_serve(app: typer.Typer) -> None:
 
             run_now(lambda: serve_http(Service(settings)))
             return
-        from flux_mcp.server.transports import serve_stdio
+        from flux_mcp.server.stdio import serve_stdio
 
         if sys.stdin.isatty():
             typer.echo(

@@ -7,6 +7,8 @@ and the next leader finds the job that was running.
 import signal
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+DRAIN_S = 5
+"""How long answers that are under way may take when the server is told to end."""
 
 
 def end_at_once_next_time() -> None:

@@ -23,7 +23,7 @@ from flux_mcp.config import Settings
 from flux_mcp.errors import AddressError, StorageError
 from flux_mcp.server.admission import admission
 from flux_mcp.server.app import FluxServer, build_server
-from flux_mcp.server.endings import ENDING_SIGNALS, end_at_once_next_time
+from flux_mcp.server.endings import DRAIN_S, ENDING_SIGNALS, end_at_once_next_time
 from flux_mcp.server.guard import Guard, Tally
 from flux_mcp.server.operations import operations_routes
 from flux_mcp.server.process import settle, share_heap, share_interpreter
@@ -33,8 +33,6 @@ from flux_mcp.service import Service
 logger = logging.getLogger(__name__)
 
 MCP_PATH, SSE_PATH, MESSAGES_PATH = "/mcp", "/sse", "/messages/"
-DRAIN_S = 5
-"""How long answers that are under way may take when the server is told to end."""
 BACKLOG = 256
 
 

@@ -11,7 +11,7 @@ import signal
 import sys
 
 from flux_mcp import __version__
-from flux_mcp.server.endings import ENDING_SIGNALS, end_at_once_next_time
+from flux_mcp.server.endings import DRAIN_S, ENDING_SIGNALS, end_at_once_next_time
 from flux_mcp.server.wire import WireGuard
 from flux_mcp.service import Service
 from flux_mcp.telemetry import stop_tracing
@@ -19,8 +19,6 @@ from flux_mcp.telemetry import stop_tracing
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 30.0
-DRAIN_S = 5.0
-"""How long answers that are under way may take when the server is told to end."""
 OPEN_AFTER_S = 1.0
 """Long enough for a client's handshake and list of tools, on a slow machine too."""
 
