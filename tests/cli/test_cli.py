@@ -187,7 +187,7 @@ def test_a_dry_run_shows_the_plan_and_queues_nothing(cli: Cli) -> None:
         (("generate", "x", "--width", "100", "--height", "100"), 2, "Ask for 96x96."),
         (("generate", "x", "--width", "64"), 2, "Width and height must be given together."),
         (("generate", "x", "--model", "flux9"), 2, "[unknown_model]"),
-        (("generate", "x", "--model", "flux1-dev"), 1, "download black-forest-labs/FLUX.1-dev "),
+        (("generate", "x", "--model", "flux1-dev"), 1, "flux-mcp models pull flux1-dev"),
         (("generate", "x", "--aspect-ratio", "2:9"), 2, "'16:9'"),
         (("generate", "x", "--steps", "many"), 2, "'--steps'"),
         (("generate", " "), 2, "prompt: is blank."),

@@ -513,7 +513,7 @@ OTHERS = [
     cancel(REQUEST, "exactly one", "flux_get_job", job_id="job_x", session="s"),
     cancel("unknown_job", "'job_nowhere'", "without an id", job_id="job_nowhere"),
     cancel(REQUEST, "'all'", "Arguments: job_id, session.", all=True),
-    cancel(REQUEST, "job_id: ", "The job to cancel", job_id=["job_x"]),
+    cancel(REQUEST, "job_id: ", "The job, or download of weights, to cancel", job_id=["job_x"]),
 ]
 
 TABLE = [*SIZES, *PROMPTS, *PACKS, *NUMBERS, *NAMES, *REFERENCES, *MASKS, *OTHERS]
