@@ -430,6 +430,8 @@ async def test_pictures_thumbnails_and_jobs_are_resources(client: Client) -> Non
         "flux://images/{image_id}",
         "flux://images/{image_id}/thumbnail",
         "flux://jobs/{job_id}",
+        "flux://downloads/{download_id}",
+        "flux://loras/{name}",
         "flux://packs/{name}",
     }
     for uri in ("flux://images/img_none", "flux://jobs/job_none", "flux://packs/none"):
