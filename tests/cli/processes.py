@@ -15,6 +15,17 @@ from flux_mcp.config import Settings
 from flux_mcp.service import Service
 
 TIMEOUT_S = 180
+_IMPORTS = """
+import json, sys
+from flux_mcp.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["flux-mcp", *words]
+    try:
+        main()
+    except SystemExit as left:
+        assert not left.code, left.code
+print(*sys.modules, file=sys.stderr)
+"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,19 @@ class Cli:
 
     def environment(self, **more: str) -> dict[str, str]:
         return {**os.environ, **self._environment, **more}
+
+    def imports(self, *commands: tuple[str, ...]) -> set[str]:
+        """Run commands one after another in one process; return every module it loaded."""
+        ended = subprocess.run(
+            [sys.executable, "-c", _IMPORTS, json.dumps(commands)],
+            env=self.environment(),
+            check=True,
+            timeout=TIMEOUT_S,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        return set(ended.stderr.split())
 
     def __call__(self, *arguments: str, **environment: str) -> Ended:
         ended = subprocess.run(
