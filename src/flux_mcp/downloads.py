@@ -3,7 +3,6 @@
 Owns nothing; a download's row is the store's, its files are the downloading process's.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from flux_mcp.answers import CancelAnswer
@@ -32,25 +31,13 @@ class Downloads:
         )
         return await downloader.run(orders, show)
 
-    async def watch(self, download_id: str, timeout_s: float) -> AsyncIterator[Download]:
+    def watch(self, download_id: str, timeout_s: float) -> AsyncIterator[Download]:
         """Yield a download now, and again after each change, until it ended or the time is up.
 
         Raises:
             UnknownJobError: there is none with that id.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        seen: Download | None = None
-        while True:
-            ticket = self._runtime.changes.ticket()
-            download = await self.find(download_id)
-            if download != seen:
-                seen = download
-                yield download
-            left_s = deadline - loop.time()
-            if download.is_final or left_s <= 0 or self._runtime.is_ending:
-                return
-            await self._runtime.changes.wait(ticket, min(left_s, STALE_S))
+        return self._runtime.follow(lambda: self.find(download_id), timeout_s, STALE_S)
 
     async def find(self, download_id: str) -> Download:
         """Return one download. They belong to whoever starts programs on this machine.

@@ -7,11 +7,12 @@ service.py's.
 
 import asyncio
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flux_mcp.config import Settings
 from flux_mcp.database import DatabaseThread
@@ -46,6 +47,16 @@ logger = logging.getLogger(__name__)
 
 SWEEP_AGE_S = 3600.0
 """Files without a row are removed once they are this old: younger ones may be on their way."""
+
+
+class _Ends(Protocol):
+    """What can be followed: a job, a download."""
+
+    @property
+    def is_final(self) -> bool: ...
+
+
+T = TypeVar("T", bound=_Ends)
 
 
 @dataclass(frozen=True)
@@ -179,6 +190,34 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.database.close()
+
+    # --- following -----------------------------------------------------------------------------
+
+    async def follow(
+        self, find: Callable[[], Awaitable[T]], timeout_s: float, look_again_s: float = math.inf
+    ) -> AsyncIterator[T]:
+        """Yield what `find` finds now, and again after each change, until it is final.
+
+        Or until the time is up, or this process ends.
+
+        Args:
+            find: Looks it up; what it raises ends this.
+            timeout_s: How long.
+            look_again_s: Looks after so long even if nothing seems to have changed.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        seen: T | None = None
+        while True:
+            ticket = self.changes.ticket()
+            found = await find()
+            if found != seen:
+                seen = found
+                yield found
+            left_s = deadline - loop.time()
+            if found.is_final or left_s <= 0 or self.is_ending:
+                return
+            await self.changes.wait(ticket, min(left_s, look_again_s))
 
     # --- the card ------------------------------------------------------------------------------
 

@@ -177,7 +177,7 @@ class Service:
 
     # --- watch ---------------------------------------------------------------------------------
 
-    async def watch(self, job_id: str, timeout_s: float) -> AsyncIterator[Job]:
+    def watch(self, job_id: str, timeout_s: float) -> AsyncIterator[Job]:
         """Yield a job now, and again after each change, until it is final or the time is up.
 
         The time is up as well when this process ends.
@@ -185,20 +185,7 @@ class Service:
         Raises:
             UnknownJobError: there is none with that id.
         """
-        await self.open()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        seen: Job | None = None
-        while True:
-            ticket = self._changes.ticket()
-            job = await self._database.call(self._queue.find, job_id, only())
-            if job != seen:
-                seen = job
-                yield job
-            left_s = deadline - loop.time()
-            if job.is_final or left_s <= 0 or self.runtime.is_ending:
-                return
-            await self._changes.wait(ticket, left_s)
+        return self.runtime.follow(lambda: self.find_job(job_id), timeout_s)
 
     async def find_job(self, job_id: str) -> Job:
         """Return one job.
