@@ -36,7 +36,8 @@ from flux_mcp.compose.guide import guide
 from flux_mcp.compose.schema import SCHEMA_FILE, pack_schema_text
 from flux_mcp.config import Settings
 from flux_mcp.models.candidates import Card, Machine, Wanted, as_if_installed
-from flux_mcp.models.engine import this_engine
+from flux_mcp.models.engine import engine_with
+from flux_mcp.models.formats import load_formats
 from flux_mcp.models.parts import PLACEMENTS, load_parts
 from flux_mcp.models.qualities import load_qualities
 from flux_mcp.models.registry import KINDS, QUALITIES, ModelSpec, load_registry
@@ -628,7 +629,7 @@ def _model_row(row: ModelSpec) -> tuple[str, ...]:
         row.licence,
         disk,
         f"{whole:.0f} / {offloaded:.0f}" if not row.is_demonstration else "a CPU will do",
-        "yes" if this_engine().can_load(row) else "not yet",
+        "yes" if engine_with(load_formats().extra).can_load(row) else "not yet",
     )
 
 

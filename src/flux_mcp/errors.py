@@ -34,6 +34,8 @@ FluxMcpError(code, message, hint)
 │   ├── HubError                 [hub]                  the hub did not answer, or has it not
 │   ├── DownloadLostError        [download_lost]        the command that downloaded is gone
 │   ├── EngineUnavailableError   [engine_unavailable]   torch or diffusers cannot be used here
+│   ├── ExtraMissingError        [extra_missing]        a format needs an extra of this package
+│   ├── FormatUnsupportedError   [format_unsupported]   this device cannot hold weights like that
 │   ├── WorkerLostError          [worker_lost]          the worker process died twice on one job
 │   └── TracingUnavailableError  [tracing_unavailable]  the packages that export traces are missing
 ├── AccessError              a request over HTTP was not let in
@@ -291,6 +293,18 @@ class EngineUnavailableError(EngineError):
     """Torch or diffusers cannot be used on this machine."""
 
     code = "engine_unavailable"
+
+
+class ExtraMissingError(EngineError):
+    """The format of the weights needs an extra of this package; the hint is the line for pip."""
+
+    code = "extra_missing"
+
+
+class FormatUnsupportedError(EngineError):
+    """Weights cannot be held in this precision on this device, or not for this part."""
+
+    code = "format_unsupported"
 
 
 class WorkerLostError(EngineError):

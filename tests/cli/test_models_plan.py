@@ -74,4 +74,3 @@ def test_the_users_own_models_can_be_planned_with(tmp_path: Path) -> None:
     )
     found = planned(tmp_path, "--vram", "12", "--model", "mine")
     assert (found["model"], found["precision"]) == ("mine", "q4_k")
-    assert not found["drawable"]

@@ -4,6 +4,10 @@ import re
 import tomllib
 from pathlib import Path
 
+from flux_mcp.models.formats import load_formats
+
+FORMATS = "To hold weights in other formats"
+FORMAT_EXTRAS = {"bitsandbytes", "flux2-dev", "gguf", "torchao"}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -29,7 +33,7 @@ def test_every_runtime_dependency_has_a_line_and_no_line_is_stale() -> None:
 
 def test_every_development_dependency_has_a_line_and_no_line_is_stale() -> None:
     extras = project()["optional-dependencies"]
-    assert sorted(extras) == ["dev", "keyring", "otel"]
+    assert set(extras) == {"dev", "keyring", "otel", *FORMAT_EXTRAS}
     assert sorted(described("For development")) == named(extras["dev"])
     for extra, section in (
         ("otel", "To send traces: the extra `otel`"),
@@ -38,6 +42,13 @@ def test_every_development_dependency_has_a_line_and_no_line_is_stale() -> None:
         assert sorted(described(section)) == named(extras[extra])
         # `make setup` installs dev alone, and the tests use the extras.
         assert set(extras[extra]) <= set(extras["dev"])
+
+
+def test_every_extra_for_a_format_of_weights_has_its_lines() -> None:
+    extras = project()["optional-dependencies"]
+    lines = {(cells[0].strip("`"), name) for name, cells in described(FORMATS).items()}
+    assert lines == {(extra, name) for extra in FORMAT_EXTRAS for name in named(extras[extra])}
+    assert set(load_formats().extra) == FORMAT_EXTRAS
 
 
 def test_every_line_says_what_is_used() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from flux_mcp.config import Settings, worker_environment
 from flux_mcp.errors import UnknownModelError
-from flux_mcp.models.engine import this_engine
+from flux_mcp.models.engine import engine_with
 from flux_mcp.models.own_rows import open_registry, read_own_rows
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.weights import find_snapshot
@@ -94,7 +94,16 @@ def test_a_single_file_is_installed_with_the_parts_it_lacks(settings, line, form
     assert find_snapshot(row, settings) is None
     (row.file or row.gguf).touch()
     assert find_snapshot(row, settings) is not None
-    assert not this_engine().can_load(row)
+    assert engine_with(["gguf"]).can_load(row)
+    assert engine_with([]).can_load(row) is (form == "file")
+
+
+def test_a_text_encoders_file_is_found_beside_the_file_of_rows(settings):
+    text = 'text_gguf = "t5.gguf"\ntext_precision = "q8_0"'
+    write(settings.paths.models, f'[[model]]\nid = "mine"\nextends = "flux1-dev"\n{text}\n')
+    row = open_registry(settings).find("text2img", "mine")
+    assert row.text_gguf == settings.paths.models.parent / "t5.gguf"
+    assert (row.precision, row.text_precision) == ("bf16", "q8_0")
 
 
 EXTENDS = 'id = "a"\nextends = "flux1-dev"\n'

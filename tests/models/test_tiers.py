@@ -18,7 +18,7 @@ from flux_mcp.models.candidates import (
     real_models,
     recommended,
 )
-from flux_mcp.models.engine import this_engine
+from flux_mcp.models.engine import engine_with
 from flux_mcp.models.figures import Figure
 from flux_mcp.models.parts import PLACEMENTS, load_parts
 from flux_mcp.models.registry import KINDS, QUALITIES, load_registry
@@ -243,7 +243,7 @@ def test_an_error_says_what_would_fit(wanted, where, says):
 
 def test_a_lower_quality_is_named_where_it_would_fit():
     installed = only("flux1-dev", "flux1-schnell")
-    bare = replace(installed, registry=REGISTRY, engine=this_engine())
+    bare = replace(installed, registry=REGISTRY, engine=engine_with(()))
     with pytest.raises(TooLittleMemoryError, match=r"flux1-\w+: takes 23\.9 GiB"):
         choose_tier(Wanted("text2img", "high"), machine(16), bare)
 
@@ -262,14 +262,27 @@ def test_nothing_installed_is_no_tier_and_an_unknown_model_an_error():
 # --- what this version can load, and where no card is known ---------------------------------------
 
 
-def test_this_version_only_plans_what_it_can_load():
-    here = replace(ALL, engine=this_engine())
-    for kind in KINDS:
-        for one in candidates(Wanted(kind, "low", references=1), machine(24), here):
-            assert one.holding.precision == "bf16"
-            assert one.holding.placement in ("resident", "model_offload")
-            assert one.spec.family == "flux1"
-            assert one.spec.form == "folder"
+@pytest.mark.parametrize(
+    ("extras", "made"),
+    [((), {"bf16"}), (("torchao",), {"bf16", "int8"}), (("bitsandbytes",), {"bf16", "nf4"})],
+)
+def test_this_version_only_plans_what_it_can_load(extras, made):
+    here = replace(ALL, engine=engine_with(extras))
+    planned = [
+        one
+        for kind in KINDS
+        for quality in QUALITIES
+        for one in candidates(Wanted(kind, quality, references=1), machine(24), here)
+    ]
+    assert {one.holding.precision for one in planned} == made
+    assert {one.holding.text_precision for one in planned} == made
+    assert {one.holding.placement for one in planned} == {"resident", "model_offload"}
+    assert {one.spec.form for one in planned} == {"folder"}
+    # FLUX.2 dev's tokenizer needs an extra of its own.
+    assert {one.spec.id for one in planned if one.spec.family == "flux2"} == {
+        "flux2-klein-4b",
+        "flux2-klein-9b",
+    }
 
 
 def test_without_a_card_the_best_installed_model_of_the_quality_is_taken():
@@ -284,9 +297,10 @@ def test_without_a_card_the_best_installed_model_of_the_quality_is_taken():
 
 
 def test_the_first_model_to_install_is_one_free_to_use_that_can_be_loaded():
-    assert recommended(REGISTRY, "text2img", this_engine()).id == "flux1-schnell"
-    assert recommended(REGISTRY, "kontext", this_engine()).id == "flux1-kontext-dev"
-    assert recommended(REGISTRY, "control", this_engine(), "depth").id == "flux1-depth-dev"
+    bare = engine_with(())
+    assert recommended(REGISTRY, "text2img", bare).id == "flux1-schnell"
+    assert recommended(REGISTRY, "kontext", bare).id == "flux2-klein-4b"
+    assert recommended(REGISTRY, "control", bare, "depth").id == "flux1-depth-dev"
     assert all(not row.is_demonstration for row in real_models(REGISTRY, "fill"))
 
 

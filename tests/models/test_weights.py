@@ -95,3 +95,32 @@ def test_a_folder_with_only_some_files_is_partial(settings):
     put_in_hub_cache(settings, DEV.repository, FILES[:2])
     assert state_of(DEV, settings) == "partial"
     assert state_of(MICRO_FILL, settings) == "missing"
+
+
+def test_a_file_of_its_own_stands_for_a_parts_weights_but_not_for_its_description(
+    settings, tmp_path
+):
+    snapshot = put_in_hub_cache(settings, DEV.repository, FILES[:2])
+    file = tmp_path / "flux1-dev-Q8_0.gguf"
+    row = DEV.model_copy(update={"gguf": file, "precision": "q8_0"})
+    assert find_snapshot(row, settings) is None  # neither weights nor file
+    file.write_bytes(b"GGUF")
+    assert find_snapshot(row, settings) is not None
+    assert find_snapshot(row.model_copy(update={"gguf": None, "file": file}), settings) is not None
+    assert find_snapshot(DEV, settings) is None
+    (snapshot / "transformer" / "config.json").unlink()
+    assert find_snapshot(row, settings) is None
+
+
+def test_a_file_stands_for_the_large_text_encoder_only(settings, tmp_path):
+    snapshot = put_in_hub_cache(settings, DEV.repository)
+    index = {**INDEX, "text_encoder_2": ["transformers", "T5EncoderModel"]}
+    (snapshot / "model_index.json").unlink()
+    (snapshot / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    (snapshot / "text_encoder_2").mkdir()
+    (snapshot / "text_encoder_2" / "config.json").write_text("{}", encoding="utf-8")
+    file = tmp_path / "t5-Q8_0.gguf"
+    file.write_bytes(b"GGUF")
+    row = DEV.model_copy(update={"text_gguf": file, "text_precision": "q8_0"})
+    assert find_snapshot(DEV, settings) is None
+    assert find_snapshot(row, settings) is not None

@@ -63,7 +63,9 @@ def test_what_is_being_loaded_is_told(residency, registry):
     assert "loading text_encoder_2" not in said
     said.clear()
     residency.pipeline(registry.find("control", "micro"), said.append)
-    assert [line for line in said if line.startswith("loading")] == ["loading transformer"]
+    loading = [line for line in said if line.startswith("loading")]
+    assert {line.split(",")[0] for line in loading} == {"loading transformer"}
+    assert loading[-1] == "loading transformer, 5 of 5 MB, 100 %"
 
 
 def test_loading_that_is_stopped_half_way_leaves_nothing_behind(residency, registry):

@@ -5,9 +5,11 @@ where "as if everything were installed" is asked for (`flux-mcp models plan`); t
 what is listed here. Whoever teaches pipelines/ something widens this table.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
+from flux_mcp.models.formats import has_extra, load_formats
 from flux_mcp.models.memory import Holding
 from flux_mcp.models.parts import PLACEMENTS, Placement, Precision, load_parts
 from flux_mcp.models.registry import ModelSpec, PipelineClass, WeightsForm
@@ -46,19 +48,23 @@ class Engine:
 
 
 def this_engine() -> Engine:
-    """Return what pipelines/loaders.py and residency.py can do today."""
+    """Return what pipelines/ can do today with the packages that are installed."""
+    return engine_with(name for name in load_formats().extra if has_extra(name))
+
+
+def engine_with(extras: Iterable[str]) -> Engine:
+    """Return what pipelines/ can do today with these extras of the package, and no others."""
+    formats = load_formats()
+    lacking = set(formats.extra) - set(extras)
+    without = {pipeline for name in lacking for pipeline in formats.extra[name].pipelines}
     return Engine(
-        pipelines=frozenset(
-            {
-                "FluxPipeline",
-                "FluxKontextPipeline",
-                "FluxFillPipeline",
-                "FluxControlPipeline",
-                "FluxPriorReduxPipeline",
-            }
+        pipelines=frozenset(get_args(PipelineClass)) - without,
+        forms=frozenset({"folder", "file", "gguf"}),
+        precisions=frozenset(
+            name
+            for name, row in formats.format.items()
+            if not row.blocked and row.extra not in lacking
         ),
-        forms=frozenset({"folder"}),
-        precisions=frozenset({"fp32", "bf16", "fp16"}),
         placements=frozenset({"resident", "model_offload"}),
         tiles_px=(None,),
     )

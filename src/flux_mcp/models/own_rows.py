@@ -22,7 +22,7 @@ from flux_mcp.models.registry import KINDS, Kind, ModelSpec, Registry, load_regi
 from flux_mcp.settings_files import is_toml, sets_key
 
 _WEIGHTS = ("repository", "folder", "file", "gguf")
-_SUFFIXES: Mapping[str, str] = {"file": ".safetensors", "gguf": ".gguf"}
+_FILES: Mapping[str, str] = {"file": ".safetensors", "gguf": ".gguf", "text_gguf": ".gguf"}
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ class _Reader:
         for name in named[1:]:
             hint = f"Give one of {', '.join(_WEIGHTS)}."
             self._at(number, table, name, f"The weights are named by {named[0]} already.", hint)
-        for name in named:
-            suffix, value = _SUFFIXES.get(name, ""), table[name]
+        for name in [*named, *(["text_gguf"] if "text_gguf" in table else [])]:
+            suffix, value = _FILES.get(name, ""), table[name]
             if not isinstance(value, str):
                 self._at(number, table, name, "It is not text.", 'Write it in quotes: "...".')
             elif not value.endswith(suffix):
@@ -193,7 +193,7 @@ class _Reader:
         columns = {} if base is None else _inherited(base, table)
         columns |= {name: value for name, value in table.items() if name != "extends"}
         columns |= {name: self._path.parent / Path(columns[name]).expanduser()
-                    for name in ("folder", "file", "gguf") if name in table}  # fmt: skip
+                    for name in ("folder", *_FILES) if name in table}  # fmt: skip
         if "folder" in table:
             columns["folder"] = str(columns["folder"])
         columns.setdefault("title", str(table.get("id", "")))

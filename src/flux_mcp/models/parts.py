@@ -13,9 +13,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Precision = Literal[
-    "fp32", "bf16", "fp16", "int8", "fp8", "nf4", "q8_0", "q6_k", "q5_k", "q4_k", "q4_0"
-]
-"""How weights are held; names from `q` on are block formats of GGUF files."""
+    "fp32", "bf16", "fp16", "fp8", "fp8wo", "fp8dq", "int8", "int4", "nf4",
+    "q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "q3_k", "q2_k",
+    "svdq_int4", "svdq_nvfp4",
+]  # fmt: skip
+"""How weights are held, row by row in formats.toml; names that begin with `q` are block types of
+GGUF files."""
 Placement = Literal["resident", "model_offload", "group_offload", "block_stream"]
 """Where weights wait while they do not work; each needs less of the card than the one before."""
 

@@ -72,6 +72,8 @@ class ModelSpec(BaseModel):
     `folder`. So does `gguf`."""
     gguf: Path | None = None
     """One GGUF file that holds the transformer."""
+    text_gguf: Path | None = None
+    """One GGUF file that holds the large text encoder."""
     lora: bool = False
     """Whether the repository holds a LoRA, which is laid over `base`."""
     parts_folder: str | None = None
@@ -107,6 +109,8 @@ class ModelSpec(BaseModel):
     extras: tuple[str, ...] = ()
     precision: Precision
     """How the transformer is held as it is stored; 16 bit can be made smaller while loading."""
+    text_precision: Precision | None = None
+    """Of the large text encoder; `None` for what the transformer is worked with in."""
     licence: Licence
     gated: bool = False
     disk_gib: float = Field(ge=0)
@@ -166,8 +170,8 @@ class ModelSpec(BaseModel):
     def vram_gib(self) -> Mapping[Literal["resident", "offload"], float]:
         """GiB of a card's memory it takes at its default size, as its weights are stored."""
         load = Load(self.default_pixels / 1e6, 1 if self.max_reference_images else 0)
-        resident = Holding(self.precision, "bf16", "resident")
-        offload = Holding(self.precision, "bf16", "model_offload")
+        resident = Holding(self.precision, self.text_precision or "bf16", "resident")
+        offload = Holding(self.precision, self.text_precision or "bf16", "model_offload")
         return {
             "resident": card_gib(self.pieces, resident, load),
             "offload": card_gib(self.pieces, offload, load),

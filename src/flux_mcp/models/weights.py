@@ -8,7 +8,7 @@ of its own.
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,16 +50,39 @@ def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
             return None
         snapshot = found
     folders = (snapshot.folder, snapshot.parts_folder)
-    return snapshot if _is_complete(snapshot.folder, folders) else None
+    return snapshot if _is_complete(snapshot.folder, folders, _own_files(spec)) else None
 
 
-def _is_complete(folder: Path, folders: Sequence[Path]) -> bool:
-    """Whether every part that `model_index.json` names is whole in one of the folders."""
+LARGE_TEXT_ENCODERS = frozenset({"T5EncoderModel", "Qwen3ForCausalLM"})
+_TRANSFORMERS = frozenset({"FluxTransformer2DModel", "Flux2Transformer2DModel"})
+
+
+def _own_files(spec: ModelSpec) -> Mapping[str, Path]:
+    """Return the files that stand for a part's weights, by the part's class."""
+    transformer = spec.gguf or spec.file
+    files = dict.fromkeys(_TRANSFORMERS, transformer)
+    files |= dict.fromkeys(LARGE_TEXT_ENCODERS, spec.text_gguf)
+    return {name: path for name, path in files.items() if path is not None}
+
+
+def _is_complete(folder: Path, folders: Sequence[Path], own_files: Mapping[str, Path]) -> bool:
+    """Whether every part that `model_index.json` names is whole in one of the folders.
+
+    Of a part whose weights are in a file of their own, the folder need only describe it.
+    """
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return all(any(_is_whole(place / part) for place in folders) for part in parts_named(index))
+    for part in parts_named(index):
+        places = [place / part for place in folders]
+        if (own := own_files.get(index[part][-1])) is not None:
+            described = any((place / "config.json").is_file() for place in places)
+            if not (described and own.is_file()):
+                return False
+        elif not any(_is_whole(place) for place in places):
+            return False
+    return True
 
 
 def _is_whole(part: Path) -> bool:

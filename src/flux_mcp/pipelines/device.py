@@ -30,6 +30,16 @@ class Device:
             return "cuda"
         return "mps" if self.name == "mps" else "cpu"
 
+    @property
+    def compute_capability(self) -> float:
+        """What a CUDA card can do, as NVIDIA numbers it (8.9); 0 where there is none."""
+        import torch
+
+        if self.kind != "cuda":
+            return 0.0
+        major, minor = torch.cuda.get_device_capability(self.name)
+        return float(f"{major}.{minor}")
+
 
 def choose_device(setting: Literal["auto", "cpu", "cuda", "mps"]) -> Device:
     """Return the device that was asked for; `auto` takes the best there is.

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_mcp.errors import WeightsInvalidError
-from flux_mcp.pipelines.kinds import ADAPTERS, Embeddings, Pixels, open_pictures
+from flux_mcp.pipelines.flux2 import adapter_for
+from flux_mcp.pipelines.kinds import Embeddings, Pixels, open_pictures
 from flux_mcp.pipelines.residency import Resident
 from flux_mcp.pipelines.steps import Reports, StepWatch
 from flux_mcp.pipelines.texts import PlanTexts
@@ -38,7 +39,7 @@ def draw(
         WeightsInvalidError: the weights gave numbers that are no colours.
     """
     watch.encoding()
-    adapter = ADAPTERS[plan.kind](plan, open_pictures(plan, blobs), resident, texts)
+    adapter = adapter_for(resident.spec)(plan, open_pictures(plan, blobs), resident, texts)
     try:
         texts.encode(watch.check)
         each = tuple(zip(plan.seeds, plan.texts, strict=True))

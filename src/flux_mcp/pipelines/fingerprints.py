@@ -7,7 +7,13 @@ fingerprint, so the encoder is loaded once for both.
 import hashlib
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from flux_mcp.pipelines.formats.progress import ReadProgress
+
+Report = Callable[[str], None]
+"""Told how much is read of files whose content is not known yet; may raise to stop."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NEVER_LOADED = frozenset({".bin", ".ckpt", ".h5", ".md", ".msgpack", ".onnx", ".pt", ".pth"})
@@ -24,36 +30,70 @@ class Fingerprints:
     def __init__(self) -> None:
         self._known: dict[tuple[Path, int, int], str] = {}
 
-    def folder(self, folder: Path) -> str:
+    def folder(self, folder: Path, report: Report = lambda _message: None) -> str:
         """Return the SHA-256 over every file of a part that may be loaded, names included.
 
         Raises:
             OSError: the folder cannot be read.
         """
-        total = hashlib.sha256()
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in _NEVER_LOADED or not path.is_file():
-                continue
-            name = path.relative_to(folder).as_posix()
-            total.update(f"{name}\0{self._file(path)}\n".encode())
-        return total.hexdigest()
+        paths = [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.suffix not in _NEVER_LOADED and path.is_file()
+        ]
+        return self._all(folder.name, {p.relative_to(folder).as_posix(): p for p in paths}, report)
 
-    def _file(self, path: Path) -> str:
+    def part(self, folder: Path, file: Path | None, report: Report) -> str:
+        """Return the SHA-256 of a part: of its folder, or of a file and the folder's config.json.
+
+        Raises:
+            OSError: something cannot be read.
+        """
+        if file is None:
+            return self.folder(folder, report)
+        # Named by what it is: the same weights under another name are the same.
+        named = {"config.json": folder / "config.json", f"weights{file.suffix}": file}
+        return self._all(folder.name, named, report)
+
+    def _all(self, name: str, paths: Mapping[str, Path], report: Report) -> str:
+        unknown = [path for path in paths.values() if self._known_sha256(path) is None]
+        progress = ReadProgress(f"checking {name}", report)
+        progress.expect(sum(path.stat().st_size for path in unknown))
+        for path in unknown:
+            self._known[_identity(path)] = _hash(path, progress)
+        whole = hashlib.sha256()
+        for told, path in paths.items():
+            whole.update(f"{told}\0{self._known_sha256(path)}\n".encode())
+        return whole.hexdigest()
+
+    def _known_sha256(self, path: Path) -> str | None:
         # Blobs of the hub cache that are stored in LFS carry their SHA-256 as their name: a 24 GB
         # transformer need not be read to be known (huggingface_hub, "Understand caching").
         blob = path.resolve()
         if _SHA256.fullmatch(blob.name):
             return blob.name
-        status = blob.stat()
-        key = (blob, status.st_size, status.st_mtime_ns)
-        if key not in self._known:
-            self._known[key] = _hash_config(blob) if path.name == "config.json" else _hash(blob)
-        return self._known[key]
+        return self._known.get(_identity(path))
 
 
-def _hash(path: Path) -> str:
+def _identity(path: Path) -> tuple[Path, int, int]:
+    blob = path.resolve()
+    status = blob.stat()
+    return blob, status.st_size, status.st_mtime_ns
+
+
+def _hash(path: Path, progress: ReadProgress) -> str:
+    if path.name == "config.json":
+        return _hash_config(path)
+    content = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while chunk := stream.read(_CHUNK_BYTES):
+            content.update(chunk)
+            progress.add(len(chunk))
+    return content.hexdigest()
+
+
+_CHUNK_BYTES = 8 * 2**20
+"""A cancelled job waits for as much at most: some hundredths of a second."""
 
 
 def _hash_config(path: Path) -> str:
@@ -61,7 +101,7 @@ def _hash_config(path: Path) -> str:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        return _hash(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     if isinstance(values, dict):
         values = {key: value for key, value in values.items() if key not in _PROVENANCE_KEYS}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

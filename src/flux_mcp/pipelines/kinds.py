@@ -21,10 +21,12 @@ from flux_mcp.errors import (
     InvalidRequestError,
     UnsupportedOptionError,
 )
+from flux_mcp.models.formats import format_of
 from flux_mcp.models.registry import Kind
 from flux_mcp.pipelines import conditioning
+from flux_mcp.pipelines.formats.quantisers import compute_dtype
 from flux_mcp.pipelines.residency import Resident
-from flux_mcp.pipelines.texts import PlanTexts
+from flux_mcp.pipelines.texts import PlanTexts, steered_from
 from flux_mcp.requests.plan import InputRole, RenderPlan
 
 REFERENCE_MULTIPLE_PX = 16
@@ -93,8 +95,8 @@ class Adapter:
     def embeddings(self, prompt: str) -> Embeddings:
         """Return a prompt of the plan and what it steers away from, both encoded before."""
         encoded = self._on_device(prompt)
-        if self.plan.negative_prompt is not None:
-            negative = self._on_device(self.plan.negative_prompt)
+        if (away := steered_from(self.plan, self.resident)) is not None:
+            negative = self._on_device(away)
             encoded |= {f"negative_{name}": tensor for name, tensor in negative.items()}
         return encoded
 
@@ -137,8 +139,10 @@ class Adapter:
 
     def _on_device(self, text: str) -> Embeddings:
         device = self.resident.pipe._execution_device  # noqa: SLF001 - where hooks put the parts
-        # A copy on the CPU too: what the cache holds must not be changed by a pipeline.
-        return {name: t.to(device, copy=True) for name, t in self.texts[text].items()}
+        # In what the transformer works with, which the encoder need not. A copy on the CPU too:
+        # what the cache holds must not be changed by a pipeline.
+        dtype = compute_dtype(format_of(self.resident.spec.precision).compute)
+        return {name: t.to(device, dtype, copy=True) for name, t in self.texts[text].items()}
 
 
 class Text2Img(Adapter):

@@ -18,8 +18,14 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from flux_mcp.errors import InternalError, InvalidLoraError, WeightsInvalidError
+from flux_mcp.errors import (
+    InternalError,
+    InvalidLoraError,
+    UnsupportedOptionError,
+    WeightsInvalidError,
+)
 from flux_mcp.models.architectures import Architecture
+from flux_mcp.models.formats import format_of
 from flux_mcp.models.layer_names import SWAPPED
 from flux_mcp.models.lora_fit import Placed, place
 from flux_mcp.models.lora_header import parse_header
@@ -61,10 +67,16 @@ class Adapters:
             WeightsInvalidError: a file is not the one that was planned with.
             InvalidLoraError: it holds numbers that are none.
             LoraMismatchError: it does not fit this transformer.
+            UnsupportedOptionError: the transformer is held in a format that takes none.
         """
         wanted = _counting(loras)
         if not wanted:
             return
+        if not format_of(resident.spec.precision).takes_loras:
+            raise UnsupportedOptionError(
+                f"Weights held in {resident.spec.precision} take no LoRAs.",
+                "Leave them out, or choose a model that is held otherwise.",
+            )
         transformer = resident.pipe.transformer
         carried = self._carried.setdefault(transformer, [])
         try:

@@ -47,7 +47,8 @@ def calibrate(pipe: Any) -> LatentColours:
     with torch.no_grad():
         batch = batch.to(device=pipe._execution_device, dtype=vae.dtype)  # noqa: SLF001
         latents = vae.encode(batch).latent_dist.mode()
-    latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
+    if not _is_normalised_by_batch(vae):
+        latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
     rows = latents.float().cpu().permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
     count, side = len(pictures), _CALIBRATION_SIDE_PX // factor
     blocks = pictures.reshape(count, side, factor, side, factor, 3)
@@ -81,11 +82,40 @@ def _calibration_pictures(factor: int) -> NDArray[np.float32]:
 def unpack(pipe: Any, latents: "torch.Tensor", width: int, height: int) -> NDArray[np.float32]:
     """Return the first picture of packed (n, tokens, 4 * channels) latents.
 
-    As (channels, height / VAE factor, width / VAE factor), for any VAE.
+    As (channels, height / VAE factor, width / VAE factor), for any VAE, and as `calibrate` saw
+    them: scaled in FLUX.1, as the VAE encodes in FLUX.2.
     """
-    first = pipe._unpack_latents(latents[:1], height, width, pipe.vae_scale_factor)  # noqa: SLF001
+    if _is_normalised_by_batch(pipe.vae):
+        first = _without_normalisation(pipe, latents[:1], width, height)
+    else:
+        factor = pipe.vae_scale_factor
+        first = pipe._unpack_latents(latents[:1], height, width, factor)  # noqa: SLF001
     array: NDArray[np.float32] = first[0].float().cpu().numpy()
     return array
+
+
+def _is_normalised_by_batch(vae: Any) -> bool:
+    """Whether the statistics of FLUX.2's VAE take the place of a shift and a scale."""
+    return hasattr(vae, "bn")
+
+
+def _without_normalisation(
+    pipe: Any, latents: "torch.Tensor", width: int, height: int
+) -> "torch.Tensor":
+    """Undo what FLUX.2 does between VAE and transformer, as its pipelines do before decoding.
+
+    Tokens come row by row, each with the four latents of a square of 2x2.
+    """
+    import torch
+
+    vae, side = pipe.vae, 2 * pipe.vae_scale_factor
+    rows, columns = height // side, width // side
+    grid = latents.float().cpu().reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
+    mean = vae.bn.running_mean.float().cpu().view(1, -1, 1, 1)
+    variance = vae.bn.running_var.float().cpu().view(1, -1, 1, 1)
+    grid = grid * torch.sqrt(variance + vae.config.batch_norm_eps) + mean
+    unpatched: torch.Tensor = pipe._unpatchify_latents(grid)  # noqa: SLF001
+    return unpatched
 
 
 def encode_webp(small: Image.Image, width: int, height: int) -> tuple[bytes, tuple[int, int]]:

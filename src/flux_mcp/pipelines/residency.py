@@ -14,20 +14,30 @@ from typing import Any, Literal
 
 from flux_mcp.config import Settings
 from flux_mcp.errors import WeightsInvalidError
-from flux_mcp.models.parts import Precision
+from flux_mcp.models.formats import format_of
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.weights import require_snapshot
 from flux_mcp.pipelines.device import GIB, Device, free_caches, free_memory_gib, tensors_of
 from flux_mcp.pipelines.eviction import HeldTransformer, choose_evictions
 from flux_mcp.pipelines.fingerprints import Fingerprints
-from flux_mcp.pipelines.loaders import PartFiles, list_parts, load_part, make_pipeline
+from flux_mcp.pipelines.formats.needs import require_classes, require_formats
+from flux_mcp.pipelines.formats.quantisers import held_bytes
+from flux_mcp.pipelines.loaders import (
+    PartFiles,
+    list_parts,
+    load_part,
+    make_pipeline,
+    part_precision,
+    pipeline_options,
+)
 from flux_mcp.pipelines.previews import LatentColours, calibrate
 
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-"""What turns a prompt into embeddings, as FLUX.1 pipelines name it."""
+"""What turns a prompt into embeddings; FLUX.2 has the first two."""
 
 Report = Callable[[str], None]
-"""Told what is being loaded ('loading transformer'); may raise to stop the loading."""
+"""Told what is being loaded ('loading transformer, 412 of 1,234 MB, 33 %'); may raise to stop the
+loading."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +87,15 @@ class Residency:
             report: Told what is being loaded.
 
         Raises:
+            FormatUnsupportedError: this device cannot hold them in the precision of the plan.
+            ExtraMissingError: a package for that precision is missing.
             WeightsMissingError: its weights are not on this disk.
             WeightsInvalidError: its weights are not what the row promises.
         """
         key = _pipeline_key(spec)
         resident = self._pipelines.get(key)
         if resident is None or resident.spec != spec:
+            require_formats(spec, self._device)
             self._drop([key])
             try:
                 resident = self._pipelines[key] = self._load(spec, report)
@@ -96,16 +109,15 @@ class Residency:
     def text_encoder(self, resident: Resident, report: Report) -> Any:
         """Return the pipeline whose `encode_prompt` encodes a resident's prompts.
 
-        A FluxPipeline of nothing but text encoders: that method is the same in every kind
-        (diffusers 0.42.1, "Copied from FluxPipeline"). Loaded at the first call.
+        A pipeline of nothing but text encoders, of the class that draws. Loaded at the first call.
 
         Raises:
             WeightsInvalidError: a text encoder's files are damaged, or others than they were when
                 the pipeline was loaded: what they encode would be kept under the wrong name.
         """
-        key, precision = _pipeline_key(resident.spec), resident.spec.precision
+        key, spec = _pipeline_key(resident.spec), resident.spec
         if key not in self._encoders:
-            if self._keys(tuple(resident.text_parts), precision, report) != resident.text_parts:
+            if self._keys(tuple(resident.text_parts), spec, report) != resident.text_parts:
                 self._drop([key])
                 raise WeightsInvalidError(
                     "The files of the text encoders have changed since the model was loaded.",
@@ -113,10 +125,10 @@ class Residency:
                 )
             parts: dict[str, Any] = dict.fromkeys(("scheduler", "vae", "transformer"))
             for part, name in resident.text_parts.items():
-                parts[part.name] = self._part(part, name, precision, report)
+                parts[part.name] = self._part(part, name, spec, resident.placement, report)
             if resident.placement == "resident":
                 self._make_room_for(parts.values(), beside=resident)
-            encoder = make_pipeline("FluxPipeline", parts)
+            encoder = make_pipeline(type(resident.pipe).__name__, parts)
             self._place(encoder, resident.placement)
             self._encoders[key] = encoder
         return self._encoders[key]
@@ -134,21 +146,27 @@ class Residency:
         free_caches(self._device)
 
     def _load(self, spec: ModelSpec, report: Report) -> Resident:
-        own = list_parts(spec, require_snapshot(spec, self._registry, self._settings))
-        drawing = spec if spec.base is None else self._registry.find("text2img", spec.base)
-        drawn_by = own if drawing is spec else self._list_base(drawing, spec.precision)
-        keys = self._keys(own if drawing is spec else (*own, *drawn_by), spec.precision, report)
+        snapshot = require_snapshot(spec, self._registry, self._settings)
+        own = list_parts(spec, snapshot)
+        drawing, drawn_by = spec, own
+        if spec.base is not None:
+            drawing = self._base(spec)
+            snapshot = require_snapshot(drawing, self._registry, self._settings)
+            drawn_by = list_parts(drawing, snapshot)
+        require_classes(part.class_name for part in (*own, *drawn_by))
+        keys = self._keys(own if drawing is spec else (*own, *drawn_by), spec, report)
         placement = self._make_room(spec, frozenset(keys.values()))
         texts = {part.name: part for part in drawn_by if part.name in TEXT_PARTS}
         parts = {
-            part: self._part(part, keys[part], spec.precision, report)
+            part: self._part(part, keys[part], spec, placement, report)
             for part in keys
             if part not in texts.values()
         }
         schedulers = [part for part in drawn_by if part.name == "scheduler"]
         pipe_parts = {part.name: parts[part] for part in drawn_by if part in parts}
         pipe_parts |= {part.name: load_part(part, spec.precision) for part in schedulers}
-        pipe = make_pipeline(drawing.pipeline, dict.fromkeys(texts) | pipe_parts)
+        pipe_parts |= dict.fromkeys(texts)
+        pipe = make_pipeline(drawing.pipeline, pipe_parts, pipeline_options(snapshot))
         prior = None
         if drawing is not spec:
             prior = make_pipeline(spec.pipeline, {part.name: parts[part] for part in own})
@@ -160,7 +178,7 @@ class Residency:
             spec=spec,
             pipe=pipe,
             prior=prior,
-            weights_sha256=self._fingerprints.folder(transformer.folder),
+            weights_sha256=self._fingerprints.part(transformer.folder, transformer.file, report),
             text_parts={texts[name]: keys[texts[name]] for name in TEXT_PARTS if name in texts},
             part_keys=frozenset(keys.values()),
             transformer_key=keys[transformer],
@@ -168,26 +186,34 @@ class Residency:
             placement=placement,
         )
 
-    def _list_base(self, base: ModelSpec, precision: Precision) -> tuple[PartFiles, ...]:
-        base = base.model_copy(update={"precision": precision})
-        return list_parts(base, require_snapshot(base, self._registry, self._settings))
+    def _base(self, spec: ModelSpec) -> ModelSpec:
+        """Return the row that draws for another, held as that one is."""
+        base = self._registry.find("text2img", spec.base or "")
+        held = {"precision": spec.precision, "text_precision": spec.text_precision}
+        return base.model_copy(update=held)
 
     def _keys(
-        self, parts: Sequence[PartFiles], precision: Precision, report: Report
+        self, parts: Sequence[PartFiles], spec: ModelSpec, report: Report
     ) -> Mapping[PartFiles, str]:
         """Name each shareable part by its class, content and precision; schedulers are not."""
         report("checking weights")
         keys = {}
         for part in parts:
             if part.name != "scheduler":
-                content = self._fingerprints.folder(part.folder)
-                keys[part] = f"{part.class_name}:{precision}:{content}"
+                content = self._fingerprints.part(part.folder, part.file, report)
+                keys[part] = f"{part.class_name}:{part_precision(part, spec)}:{content}"
         return keys
 
-    def _part(self, part: PartFiles, key: str, precision: Precision, report: Report) -> Any:
+    def _part(
+        self, part: PartFiles, key: str, spec: ModelSpec, placement: str, report: Report
+    ) -> Any:
         if key not in self._parts:
             report(f"loading {part.name}")
-            self._parts[key] = load_part(part, precision)
+            precision = part_precision(part, spec)
+            # A card quantises in seconds what a processor would in minutes.
+            on_device = placement == "resident" or format_of(precision).made_by_device
+            device = self._device.name if on_device else "cpu"
+            self._parts[key] = load_part(part, precision, device, report)
         return self._parts[key]
 
     def _make_room(self, spec: ModelSpec, wanted: frozenset[str]) -> Literal["resident", "offload"]:
@@ -225,7 +251,7 @@ class Residency:
             return
         tensors = [tensor for part in parts for tensor in tensors_of(part)]
         away = [tensor for tensor in tensors if tensor.device.type != self._device.kind]
-        self._evict(beside.part_keys, sum(tensor.nbytes for tensor in away) / GIB, free)
+        self._evict(beside.part_keys, sum(held_bytes(tensor) for tensor in away) / GIB, free)
         self._drop_unused(frozenset())
         free_caches(self._device)
 
@@ -248,7 +274,7 @@ class Residency:
 
     def _gib_on_device(self, part: Any) -> float:
         here = [t for t in tensors_of(part) if t.device.type == self._device.kind]
-        return float(sum(tensor.nbytes for tensor in here)) / GIB
+        return sum(held_bytes(tensor) for tensor in here) / GIB
 
     def _place(self, pipe: Any, placement: Literal["resident", "offload"]) -> None:
         if pipe is None:

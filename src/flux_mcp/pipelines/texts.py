@@ -29,13 +29,13 @@ class PlanTexts:
         cache: EmbeddingCache,
         load_encoder: Callable[[], Any],
     ) -> None:
-        negative = () if plan.negative_prompt is None else (plan.negative_prompt,)
+        negative = steered_from(plan, resident)
         encoders = tuple(resident.text_parts.values())
         self._length = plan.max_sequence_length
         self._cache = cache
         self._keys = {
             text: cache.key(encoders, text, plan.max_sequence_length)
-            for text in (*plan.texts, *negative)
+            for text in (*plan.texts, *(() if negative is None else (negative,)))
         }
         looked_up = {text: cache.get(key) for text, key in self._keys.items()}
         self._known = {text: found for text, found in looked_up.items() if found is not None}
@@ -78,14 +78,29 @@ def encode_text(encoder: Any, text: str, max_sequence_length: int) -> TextEmbedd
     import torch
 
     with torch.no_grad():  # encode_prompt is not decorated, unlike the pipeline's call
-        embeds, pooled, _text_ids = encoder.encode_prompt(
+        *tensors, _text_ids = encoder.encode_prompt(
             prompt=text,
-            prompt_2=None,
             device=encoder._execution_device,  # noqa: SLF001 - where hooks put the encoders
             max_sequence_length=max_sequence_length,
         )
-    # Copies: what came may be a view into something larger.
+    # Copies: what came may be a view into something larger. FLUX.2 has no pooled ones.
     return {
-        "prompt_embeds": embeds.to("cpu", copy=True).contiguous(),
-        "pooled_prompt_embeds": pooled.to("cpu", copy=True).contiguous(),
+        name: tensor.to("cpu", copy=True).contiguous()
+        for name, tensor in zip(_EMBEDDINGS, tensors, strict=False)
     }
+
+
+_EMBEDDINGS = ("prompt_embeds", "pooled_prompt_embeds")
+"""What `encode_prompt` returns, in its order; FLUX.2 the first only (diffusers 0.42.1)."""
+
+
+def steered_from(plan: RenderPlan, resident: Resident) -> str | None:
+    """Return the text a plan is drawn away from, if any.
+
+    FLUX.2 klein's base models compare with the empty prompt where guidance is above 1; distilled
+    ones, and dev, take guidance as a number or not at all.
+    """
+    if plan.negative_prompt is not None:
+        return plan.negative_prompt
+    compares = not resident.pipe.config.get("is_distilled", True) and plan.guidance > 1
+    return "" if compares else None

@@ -191,9 +191,10 @@ class Engine:
         self._residency.clear()
 
     def _spec(self, plan: RenderPlan) -> ModelSpec:
-        """Return the row with the weights and the precision that the plan recorded."""
+        """Return the row with the weights and the precisions that the plan recorded."""
         row = self._registry.find(plan.kind, plan.model)
-        return row.model_copy(update={"revision": plan.revision, "precision": plan.precision})
+        recorded = plan.model_dump(include={"revision", "precision", "text_precision"})
+        return row.model_copy(update=recorded)
 
 
 def run_job(job: Job, engine: Engine | FluxMcpError, wire: Wire, inbox: Inbox) -> None:

@@ -66,7 +66,7 @@ class RenderPlan(BaseModel):
     precision: Precision
     """Of the transformer."""
     text_precision: Precision | None = None
-    """Of the large text encoder; `None` for that of the transformer."""
+    """Of the large text encoder; `None` for what the transformer is worked with in."""
     placement: Placement = "resident"
     """Where weights wait while they do not work; decides time and memory, not pixels."""
     vae_tile_px: int | None = None
@@ -158,7 +158,7 @@ def make_plan(
         revision=revision,
         quality=request.quality,
         precision=spec.precision if holding is None else holding.precision,
-        text_precision=None if holding is None else holding.text_precision,
+        text_precision=spec.text_precision if holding is None else holding.text_precision,
         placement="resident" if holding is None else holding.placement,
         vae_tile_px=None if holding is None else holding.tile_px,
         prompt=texts[0],

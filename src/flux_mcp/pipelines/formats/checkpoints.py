@@ -1,0 +1,229 @@
+"""The tensors of safetensors and GGUF files, known by name and shape before they are read.
+
+Owns the open files of one checkpoint. A tensor is read when a library asks for it, copied to the
+device at once, and counted: what is told of the progress has happened. Knows no models.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from flux_mcp.pipelines.formats.progress import ReadProgress
+
+Count = Callable[[int], None]
+"""Told the bytes that were read; may raise to stop."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor, not read yet."""
+
+    name: str
+    shape: tuple[int, ...]
+    """As a model has it, also where a file packs several values into a byte."""
+    stored_bytes: int
+    block_type: str | None
+    """GGUF's name for how it is packed, such as `Q4_K`; `None` in safetensors files."""
+    read: Callable[[], Any]
+    """Returns a copy on the CPU or a view of the file."""
+
+    @property
+    def values(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+    def stand_in(self) -> Any:
+        """Return a tensor without content that a loader can rename, split and look at."""
+        import torch
+
+        if self.block_type in _UNPACKED:
+            return torch.empty(self.shape, device="meta")
+        import gguf
+        from diffusers.quantizers.gguf.utils import GGUFParameter
+
+        kind = gguf.GGMLQuantizationType[str(self.block_type)]
+        block_size, type_size = gguf.GGML_QUANT_SIZES[kind]
+        in_bytes = (*self.shape[:-1], self.shape[-1] // block_size * type_size)
+        blocks = torch.empty(in_bytes, dtype=torch.uint8, device="meta")
+        return GGUFParameter(blocks, quant_type=kind)
+
+
+_UNPACKED = frozenset({None, "F32", "F16"})
+"""What diffusers 0.42.1 holds as torch's own numbers; other blocks stay packed."""
+
+
+class Handle:
+    """Stands for a tensor until it is indexed; transformers 5 reads its own slices like that."""
+
+    def __init__(self, entry: TensorEntry, device: str, count: Count) -> None:
+        self._entry = entry
+        self._device = device
+        self._count = count
+
+    def __getitem__(self, _everything: object) -> Any:
+        """Read the tensor and copy it to the device."""
+        tensor = self._entry.read()
+        # Always a copy: a view of a mapped file would be read later and uncounted, and would end
+        # this process if the file were cut short by then.
+        tensor = tensor.to(self._device, copy=True)
+        self._count(self._entry.stored_bytes)
+        return tensor
+
+
+class PendingTensors(dict[str, Any]):
+    """A state dict whose tensors are read when they are taken out, for diffusers' loaders."""
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a tensor; it is not kept."""
+        return _read(super().__getitem__(name))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a tensor, or `default`."""
+        return _read(super().get(name, default))
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Take a tensor out."""
+        return _read(super().pop(name, *default))
+
+    def items(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]  # one at a time
+        """Return names and tensors; each is read when its turn comes."""
+        return ((name, self[name]) for name in list(self))
+
+    def values(self) -> Iterator[Any]:  # type: ignore[override]  # one at a time
+        """Return the tensors; each is read when its turn comes."""
+        return (self[name] for name in list(self))
+
+
+def _read(value: Any) -> Any:
+    return value[...] if isinstance(value, Handle) else value
+
+
+class Checkpoint(Protocol):
+    """An open file, or several that belong together."""
+
+    @property
+    def entries(self) -> Mapping[str, TensorEntry]:
+        """Its tensors by name."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class SafetensorsCheckpoint:
+    """One or several safetensors files.
+
+    Args:
+        paths: Shards of one model, or one file.
+
+    Raises:
+        safetensors.SafetensorError: a file is damaged.
+        OSError: a file cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        from safetensors import safe_open
+
+        self.entries: dict[str, TensorEntry] = {}
+        with ExitStack() as files:
+            for path in paths:
+                file = files.enter_context(safe_open(path, framework="pt", device="cpu"))
+                for name in file.keys():  # noqa: SIM118 - no mapping
+                    self.entries[name] = _safetensors_entry(file, name)
+            self._files = files.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+
+def _safetensors_entry(file: Any, name: str) -> TensorEntry:
+    view = file.get_slice(name)
+    shape = tuple(view.get_shape())
+    return TensorEntry(
+        name=name,
+        shape=shape,
+        stored_bytes=prod(shape) * _STORED_BITS[view.get_dtype()] // 8,
+        block_type=None,
+        read=lambda: file.get_tensor(name),
+    )
+
+
+_STORED_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 8),
+}
+"""Bits of a safetensors number (the format's own names, safetensors 0.8)."""
+
+
+class GgufCheckpoint:
+    """One GGUF file.
+
+    Raises:
+        ValueError: it is none.
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import gguf
+
+        self._reader = gguf.GGUFReader(path)
+        self.entries = {item.name: _gguf_entry(item) for item in self._reader.tensors}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the mapped file go with the last tensor that is a view of it."""
+        del self._reader
+
+
+def _gguf_entry(item: Any) -> TensorEntry:
+    return TensorEntry(
+        name=item.name,
+        # ggml names the innermost dimension first.
+        shape=tuple(int(side) for side in reversed(item.shape)),
+        stored_bytes=int(item.n_bytes),
+        block_type=item.tensor_type.name,
+        read=lambda: _packed_tensor(item),
+    )
+
+
+def _packed_tensor(item: Any) -> Any:
+    """Return a tensor as diffusers 0.42.1 holds it: packed blocks know their own type."""
+    import torch
+    from diffusers.quantizers.gguf.utils import GGUFParameter
+
+    # A copy: torch warns of arrays that cannot be written to, which a mapped file's cannot.
+    data = torch.from_numpy(item.data.copy())
+    if item.tensor_type.name in _UNPACKED:
+        return data
+    return GGUFParameter(data, quant_type=item.tensor_type)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One part that is being read."""
+
+    part: str
+    """`transformer`, `text_encoder_2`, ...: for messages."""
+    config: Path
+    """Folder with the part's config.json."""
+    checkpoint: Checkpoint
+    device: str
+    """Where tensors are put; and quantised, where they are."""
+    progress: ReadProgress
+
+    def handles(self, entries: Mapping[str, TensorEntry]) -> dict[str, Handle]:
+        """Return what stands for each tensor until it is read, and expect all of them."""
+        self.progress.expect(sum(entry.stored_bytes for entry in entries.values()))
+        add = self.progress.add
+        return {name: Handle(entry, self.device, add) for name, entry in entries.items()}
