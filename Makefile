@@ -43,8 +43,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/flux-mcp demo
 
+# Files are spread over the processors; the tests of a file share their fixtures on one of them. No
+# more than four: each brings workers with torch of its own.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

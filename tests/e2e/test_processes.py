@@ -37,18 +37,17 @@ class Server:
     process: psutil.Process
 
     def worker(self) -> psutil.Process:
-        return next(
-            child
-            for child in self.process.children()
-            if "flux_mcp.pipelines.worker" in child.cmdline()
-        )
+        return self.workers()[0]
 
     def workers(self) -> list[psutil.Process]:
-        return [
-            child
-            for child in self.process.children()
-            if "flux_mcp.pipelines.worker" in child.cmdline()
-        ]
+        return [child for child in self.process.children() if _is_worker(child)]
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "flux_mcp.pipelines.worker" in process.cmdline()
+    except psutil.Error:
+        return False  # it ended between being listed and being asked
 
 
 Start = Callable[..., AbstractAsyncContextManager[Server]]
