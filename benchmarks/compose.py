@@ -21,7 +21,7 @@ from flux_mcp.compose.audit import audit
 from flux_mcp.compose.choosing import Choice, choose, parts_of
 from flux_mcp.compose.composer import draft
 from flux_mcp.compose.library import PackLibrary
-from flux_mcp.config import default_packs_dir
+from flux_mcp.installation import default_packs_dir
 
 PACK = "product-shot"
 LENGTHS = {"short": MAX_CHARACTERS // 2, "long": MAX_CHARACTERS}

@@ -24,11 +24,8 @@ from common import (
     start_async,
 )
 from drawings import calls
+from finished_jobs import read_jobs
 from mcp import Client
-
-from flux_mcp.database import open_database
-from flux_mcp.jobs.queue import JobQueue
-from flux_mcp.paths import Paths
 
 SIDE_PX, STEPS = 128, 8
 WARM = 5
@@ -70,11 +67,7 @@ async def _timed(client: Client, kind: str) -> tuple[str, float]:
 
 
 def _load_s(data_dir: Path, job_ids: Sequence[str]) -> list[float]:
-    database = open_database(Paths(data_dir).database)
-    try:
-        jobs = {job.id: job for job in JobQueue(database, 1).recent(1000)}
-    finally:
-        database.close()
+    jobs = read_jobs(data_dir)
     return [jobs[job_id].load_s or 0.0 for job_id in job_ids]
 
 

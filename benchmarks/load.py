@@ -35,8 +35,8 @@ from common import (
 )
 from load_callers import ERAS, LEAN
 from load_checks import audit
+from load_orders import Account, Orders
 from load_server import MIB, Server, Watch
-from load_visitors import Account, Orders
 from rows import PICTURE, fill, records
 
 from flux_mcp.gallery.store import ImageRecord

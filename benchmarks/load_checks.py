@@ -86,7 +86,7 @@ def audit(data_dir: Path, jobs: dict[str, dict[str, Any]]) -> list[str]:
 
     Args:
         data_dir: Of a server that has ended.
-        jobs: By id, as `load_visitors.Account` has them.
+        jobs: By id, as `load_orders.Account` has them.
     """
     file = f"file:{data_dir / 'gallery.sqlite'}?mode=ro"
     with closing(sqlite3.connect(file, uri=True)) as database:

@@ -26,20 +26,16 @@ in turn; the seconds are those the worker measured for drawing.
 Unit: ratios, and milliseconds per job.
 """
 
-import asyncio
-import json
 import statistics
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bare_client import BarePipe
 from common import (
-    THREADS,
     Result,
     call,
     draw,
@@ -49,20 +45,15 @@ from common import (
     quantile,
     rotated,
     scratch,
-    script_command,
     start_async,
     wait_for,
 )
+from finished_jobs import idle_gaps_s, read_jobs, worker_s
 from mcp import Client
 
-from flux_mcp.config import PACKAGE_DIR
-from flux_mcp.database import open_database
 from flux_mcp.jobs.job import Job
-from flux_mcp.jobs.queue import JobQueue
-from flux_mcp.paths import Paths
 
 PROMPT = "a red circle in the middle of a blue background"
-WEIGHTS = PACKAGE_DIR / "weights" / "micro" / "text2img"
 WAYS = ("bare", "single", "queued", "quiet")
 QUEUED = ("queued", "quiet")
 NO_CACHE = {"embedding_cache_mb": 0, "embedding_cache_disk_mb": 0}
@@ -91,49 +82,6 @@ class Seconds:
     ids: dict[str, list[list[str]]] = field(default_factory=lambda: {way: [] for way in QUEUED})
 
 
-class BarePipe:
-    """The process that has nothing but diffusers."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    @classmethod
-    @asynccontextmanager
-    async def started(cls) -> AsyncIterator["BarePipe"]:
-        """Start it, and end it afterwards."""
-        process = await asyncio.create_subprocess_exec(
-            *script_command("bare_pipe.py"),
-            str(WEIGHTS),
-            str(THREADS),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        try:
-            yield cls(process)
-        finally:
-            if process.stdin is not None:
-                process.stdin.close()
-            await process.wait()
-
-    async def draw(self, plans: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Draw plans one after another; return seconds and pixel hash of each.
-
-        Raises:
-            RuntimeError: the process is gone.
-        """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise RuntimeError("the bare pipeline has no pipes")
-        stdin.write(json.dumps(list(plans)).encode() + b"\n")
-        await stdin.drain()
-        line = await stdout.readline()
-        if not line:
-            raise RuntimeError("the bare pipeline ended")
-        drawn: list[dict[str, Any]] = json.loads(line)
-        return drawn
-
-
 async def measure(quick: bool) -> Result:
     """Measure all sizes, then the share of progress and previews."""
     repetitions = 2 if quick else 7
@@ -156,7 +104,7 @@ async def measure(quick: bool) -> Result:
         }
         for case in cases:
             seconds = await _measure_case(case, repetitions, bare, clients)
-            rows = _rows(folder / "queued") | _rows(folder / "quiet")
+            rows = read_jobs(folder / "queued") | read_jobs(folder / "quiet")
             _report_case(result, case, seconds, rows)
         await _measure_progress(result, folder, bare, rounds)
     return result
@@ -231,35 +179,6 @@ async def _all_at_once(case: Case, way: str, client: Client, seconds: Seconds) -
     return [job["images"][0]["pixels_sha256"] for job in jobs]
 
 
-def _rows(data_dir: Path) -> dict[str, Job]:
-    """Read the job rows as the server left them."""
-    database = open_database(Paths(data_dir).database)
-    try:
-        return {job.id: job for job in JobQueue(database, 1).recent(100_000)}
-    finally:
-        database.close()
-
-
-def _worker_s(job: Job) -> float:
-    return (job.load_s or 0.0) + (job.draw_s or 0.0)
-
-
-def _claimed(job: Job) -> datetime:
-    if job.started_at is None:
-        raise RuntimeError(f"job {job.id} was never claimed")
-    return datetime.fromisoformat(job.started_at)
-
-
-def _gaps(jobs: Sequence[Job]) -> list[float]:
-    """Return the worker's idle seconds between jobs of which the second was waiting already."""
-    ordered = sorted(jobs, key=_claimed)
-    return [
-        (_claimed(after) - _claimed(before)).total_seconds() - _worker_s(before)
-        for before, after in pairwise(ordered)
-        if datetime.fromisoformat(after.created_at) < _claimed(before)
-    ]
-
-
 def _report_case(result: Result, case: Case, seconds: Seconds, rows: dict[str, Job]) -> None:
     bare = seconds.wall["bare"]
     bare_ms = ms(statistics.median(bare) / case.jobs)
@@ -287,10 +206,10 @@ def _report_worker(
     result: Result, name: str, batches: Sequence[Sequence[Job]], bare: Sequence[float]
 ) -> dict[str, float]:
     """Report how long the worker itself drew, and how long it was idle in between."""
-    worker = [sum(_worker_s(job) for job in batch) for batch in batches]
+    worker = [sum(worker_s(job) for job in batch) for batch in batches]
     share = result.ratios[f"{name}.worker"] = median_ratio(worker, bare)
     result.line("  the worker's own seconds", f"{share:.3f}x")
-    gaps = [gap for batch in batches for gap in _gaps(batch)]
+    gaps = [gap for batch in batches for gap in idle_gaps_s(batch)]
     if not gaps:
         return {}
     way = name.rpartition(".")[2]
@@ -334,7 +253,7 @@ async def _measure_progress(result: Result, folder: Path, bare: BarePipe, rounds
                     job = await draw(clients[name], "flux_generate", arguments)
                     ids[name].append(job["job_id"])
         for name, job_ids in ids.items():
-            rows = _rows(folder / name)
+            rows = read_jobs(folder / name)
             drawn_s[name] = [rows[job_id].draw_s or 0.0 for job_id in job_ids]
     middle = {name: statistics.median(values) for name, values in drawn_s.items()}
     result.ratios |= {

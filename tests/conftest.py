@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.config import PACKAGE_DIR, Settings
+from flux_mcp.config import Settings
+from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.service import Service
 
 

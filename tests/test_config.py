@@ -6,13 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from flux_mcp.config import (
-    Settings,
-    command_path,
-    default_data_dir,
-    hub_environment,
-    worker_environment,
-)
+from flux_mcp.config import Settings
+from flux_mcp.installation import command_path, default_data_dir
+from flux_mcp.jobs.environments import hub_environment, worker_environment
 
 
 def test_a_tilde_is_expanded_because_clients_pass_variables_without_a_shell(

@@ -13,7 +13,8 @@ from flux_mcp.errors import (
     UnknownJobError,
 )
 from flux_mcp.principals import LOCAL, acting, acting_as, only
-from flux_mcp.requests.schemas import EditRequest, GenerateRequest, SearchRequest
+from flux_mcp.requests.lookups import SearchRequest
+from flux_mcp.requests.schemas import EditRequest, GenerateRequest
 from flux_mcp.service import Service
 
 pytestmark = pytest.mark.anyio
@@ -53,22 +54,24 @@ async def test_jobs_and_pictures_are_their_principals_alone(shared_service: Serv
     service = shared_service
     with acting_as("ada"):
         job_id, image_id = await drawn(service, session="both")
-        found = await service.search(SearchRequest(session="both"))
+        found = await service.gallery.search(SearchRequest(session="both"))
         assert [image.id for image in found.images] == [image_id]
-        assert await service.read_image(image_id)
+        assert await service.gallery.read_image(image_id)
     for name, sees in (("bob", False), ("ada", True), (LOCAL, True)):
         with acting_as(name):
-            images = (await service.search(SearchRequest(session="both"))).images
-            words = (await service.search(SearchRequest(session="both", query="circle"))).images
+            images = (await service.gallery.search(SearchRequest(session="both"))).images
+            words = (
+                await service.gallery.search(SearchRequest(session="both", query="circle"))
+            ).images
             assert [len(images), len(words)] == [int(sees)] * 2, name
             for look, missing in (
                 (service.find_job(job_id), UnknownJobError),
                 (service.look(job_id), UnknownJobError),
                 (anext(service.watch(job_id, 0)), UnknownJobError),
                 (service.cancel(job_id), UnknownJobError),
-                (service.find_image(image_id), UnknownImageError),
-                (service.read_image(image_id), UnknownImageError),
-                (service.read_thumbnail(image_id), UnknownImageError),
+                (service.gallery.find_image(image_id), UnknownImageError),
+                (service.gallery.read_image(image_id), UnknownImageError),
+                (service.gallery.read_thumbnail(image_id), UnknownImageError),
                 (
                     service.dry_run(EditRequest(prompt="make it blue", images=(image_id,))),
                     UnknownImageError,

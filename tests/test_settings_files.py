@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flux_mcp.config import PACKAGE_DIR, WORKER_SETTINGS, Settings, worker_environment
+from flux_mcp.config import WORKER_SETTINGS, Settings
 from flux_mcp.errors import SettingsFileError
+from flux_mcp.installation import PACKAGE_DIR
+from flux_mcp.jobs.environments import worker_environment
 from flux_mcp.settings_files import ConfigFile, user_config_file
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="Windows keeps no such permissions")

@@ -1,29 +1,25 @@
-"""Settings and paths: the only reader of environment variables and of configuration files.
+"""Settings: everything that can be set, from flags, environment variables, configuration files.
 
 Owns nothing that changes: `Settings` is read once by the command line and handed on. What a file
-may hold is in settings_files.py. `worker_environment` gives a worker its variables before any
-Hugging Face import there, because those libraries read them at import (diffusers 0.42,
-huggingface_hub 2.4).
+may hold is in settings_files.py, what a worker gets of it in jobs/environments.py.
 """
 
 import ipaddress
-import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal
 
-import platformdirs
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from flux_mcp.environment import all_variables
+from flux_mcp.installation import PACKAGE_DIR, default_data_dir, default_packs_dir
 from flux_mcp.paths import MODELS_FILE, Paths
 from flux_mcp.settings_files import config_files, user_config_file, whole_path
 
-PACKAGE_DIR = Path(__file__).resolve().parent
 WORKER_SETTINGS = (
     "data_dir",
     "weights_dir",
@@ -37,34 +33,11 @@ WORKER_SETTINGS = (
 """What a worker reads of the settings; a test looks into its code. The rest has its defaults."""
 
 
-def default_data_dir() -> Path:
-    """`data/` in a checkout, else the platform's folder for a user's data."""
-    checkout = _checkout()
-    if checkout is not None:
-        return checkout / "data"
-    return Path(platformdirs.user_data_dir("flux-mcp", appauthor=False))
-
-
-def default_packs_dir() -> Path:
-    """`packs/` in a checkout, else the copy inside the installed package."""
-    return (_checkout() or PACKAGE_DIR) / "packs"
-
-
 def default_models_file(given: Mapping[str, Any]) -> Path:
     """`models.toml` beside the user's configuration file; none where a file was named instead."""
     named = given.get("config")
     return user_config_file().with_name(MODELS_FILE) if named is None else Path(os.devnull)
 
-
-def _checkout() -> Path | None:
-    folder = PACKAGE_DIR.parents[1]
-    is_ours = (folder / "pyproject.toml").is_file() and (folder / "mcp.json").is_file()
-    return folder if is_ours else None
-
-
-_TOKEN_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
-"""Only the downloading process gets them."""
-_NOT_FOR_DOWNLOADS = frozenset({"HF_DEBUG", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"})
 
 _HostName = Annotated[
     # A name or an address; no port: any port of such a name is ours.
@@ -274,7 +247,7 @@ class Settings(BaseSettings):
         """Refuse a misspelt variable: silently ignored, it would look as if it were set."""
         prefix = self.model_config["env_prefix"]
         known = {f"{prefix}{name}".upper() for name in type(self).model_fields}
-        for variable in os.environ:
+        for variable in all_variables():
             if variable.startswith(prefix) and variable not in known:
                 close = get_close_matches(variable, known, n=1)
                 meant = f" Did you mean {close[0]}?" if close else ""
@@ -298,145 +271,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def worker_environment(settings: Settings) -> dict[str, str]:
-    """Return the whole environment of a worker process.
-
-    The hub is offline and remote code is off, whatever the caller's shell says; progress bars and
-    warnings of the libraries stay out of the log. Source: diffusers 0.42.1, huggingface_hub 2.4.
-    """
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        # Unbuffered, a start-up file that prints would write into the frames before we can stop it.
-        if name != "PYTHONUNBUFFERED"
-        # The worker must not read settings anew: flags and files of the server would be missing,
-        # and secrets are none of its business.
-        and not name.upper().startswith("FLUX_MCP_")
-        and name not in _TOKEN_VARIABLES
-    }
-    return {
-        **inherited,
-        "HF_HOME": str(settings.paths.hf_cache),
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "DIFFUSERS_DISABLE_REMOTE_CODE": "true",
-        "DIFFUSERS_TRUST_REMOTE_KERNELS": "false",
-        "DIFFUSERS_GGUF_CUDA_KERNELS": "false",
-        "DIFFUSERS_VERBOSITY": "error",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TQDM_DISABLE": "1",
-        **_settings_as_environment(settings),
-    }
-
-
-def hub_environment(settings: Settings) -> dict[str, str]:
-    """Return the whole environment of the downloading process, the only one that goes online.
-
-    The hub's libraries keep everything below the data folder, but find the token where the user's
-    `hf auth login` put it; HF_ENDPOINT, proxies and HF_TOKEN are the caller's. Xet is off: its
-    transfers cannot be taken up again by another process, ours can. Source: huggingface_hub 2.4,
-    constants.py and file_download.py.
-    """
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.upper().startswith("FLUX_MCP_") and name not in _NOT_FOR_DOWNLOADS
-    }
-    return {
-        **inherited,
-        "HF_HOME": str(settings.paths.hf_cache),
-        "HF_TOKEN_PATH": str(_hub_token_file()),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
-
-
-def _hub_token_file() -> Path:
-    """Return where `hf auth login` keeps the token (huggingface_hub 2.4, constants.py)."""
-    named = os.environ.get("HF_TOKEN_PATH")
-    if named:
-        return whole_path(Path(named))
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return whole_path(Path(os.environ.get("HF_HOME") or Path(caches) / "huggingface")) / "token"
-
-
-def _settings_as_environment(settings: Settings) -> Mapping[str, str]:
-    """Hand a worker the settings it reads, all of them and no other, and no file to read."""
-    chosen = settings.model_dump(mode="json", include=set(WORKER_SETTINGS), exclude_none=True)
-    as_text = {n: v if isinstance(v, str) else json.dumps(v) for n, v in chosen.items()}
-    variables = {f"FLUX_MCP_{name.upper()}": text for name, text in as_text.items()}
-    return {**variables, "FLUX_MCP_CONFIG": os.devnull}
-
-
-def wants_colour(stream: TextIO) -> bool:
-    """Whether to write colours: to a terminal, unless NO_COLOR is set (no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR")
-
-
-def traces_are_asked_for() -> bool:
-    """Whether OpenTelemetry's own variables ask for traces over OTLP.
-
-    An exporter that is named decides, else an endpoint does. The names are those of the
-    specification (opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables).
-    `console`, also named there, would write into the protocol; only `otlp` is known here.
-    """
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return False
-    exporters = os.environ.get("OTEL_TRACES_EXPORTER")
-    if exporters:
-        return "otlp" in {name.strip() for name in exporters.split(",")}
-    return any(
-        os.environ.get(name)
-        for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    )
-
-
-def command_path(name: str) -> str:
-    """Return how a person calls a command that was installed with us.
-
-    By name where that works, as `.venv/bin/...` in a checkout's folder, else by its whole path.
-    """
-    beside = Path(sys.executable).with_name(name)
-    if shutil.which(name) or not beside.exists():
-        return name
-    in_checkout = len(beside.parents) > 2 and beside.parents[2] == Path.cwd()  # noqa: PLR2004
-    return str(beside.relative_to(Path.cwd())) if in_checkout else str(beside)
-
-
-def command_file(name: str) -> Path | None:
-    """Return the whole path of a command that was installed with us; None if there is none.
-
-    Not resolved: the link in a virtual environment is what stays when Python is upgraded.
-    """
-    suffix = ".exe" if sys.platform == "win32" else ""
-    beside = Path(sys.executable).with_name(f"{name}{suffix}")
-    found = str(beside) if beside.exists() else shutil.which(name)
-    return Path(found).absolute() if found else None
-
-
-def client_folders() -> dict[str, Path]:
-    """Return the folders below which MCP clients keep their files.
-
-    `home`; `config`: APPDATA, Application Support or XDG_CONFIG_HOME; `local`: LOCALAPPDATA on
-    Windows; `project`: the working folder.
-    """
-    return {
-        "home": Path.home(),
-        "config": platformdirs.user_config_path(roaming=True),
-        "local": platformdirs.user_data_path(),
-        "project": Path.cwd(),
-    }
-
-
-def client_variable(name: str) -> str | None:
-    """Return an environment variable by which a client moves its file; None if unset or empty."""
-    return os.environ.get(name) or None
 
 
 def platform_name() -> str:

@@ -20,12 +20,12 @@ from flux_mcp.images.references import (
 )
 from flux_mcp.principals import only
 from flux_mcp.requests.geometry import Size
+from flux_mcp.requests.pictures import Mask
 from flux_mcp.requests.plan import InputRole, PlanInput
 from flux_mcp.requests.schemas import (
     DrawRequest,
     EditRequest,
     FillRequest,
-    Mask,
     StructuralRequest,
     VariationRequest,
 )

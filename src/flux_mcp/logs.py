@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal, TextIO
 
-from flux_mcp.config import wants_colour
+from flux_mcp.environment import wants_colour
 from flux_mcp.errors import FluxMcpError, RequestError
 from flux_mcp.principals import LOCAL, acting
 

@@ -1,20 +1,19 @@
 """Service: the use cases. The MCP server and the CLI call these and nothing below.
 
-Jobs and pictures here, weights on their way in downloads.py, health and counts in operations.py.
-Owns nothing: what is open is the runtime's. One per process, whatever the transport.
+Jobs here, finished images in gallery_reader.py, weights on their way in downloads.py, health and
+counts in operations.py. Owns nothing: what is open is the runtime's. One per process, whatever the
+transport.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
+from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer
 from flux_mcp.compose.library import open_library
 from flux_mcp.config import Settings
 from flux_mcp.downloads import Downloads
-from flux_mcp.gallery.search import SearchFilter
-from flux_mcp.gallery.store import Gallery, ImageRecord
+from flux_mcp.gallery_reader import GalleryReader
 from flux_mcp.intake import Intake
 from flux_mcp.jobs.download import is_download_id
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
@@ -28,15 +27,15 @@ from flux_mcp.models.registry import Registry
 from flux_mcp.operations import Operations
 from flux_mcp.planner import Planner, as_asked
 from flux_mcp.principals import acting, only
-from flux_mcp.requests.schemas import DrawRequest, SearchRequest
+from flux_mcp.requests.schemas import DrawRequest
 from flux_mcp.runtime import Runtime
-from flux_mcp.views import Views, image_answer
+from flux_mcp.views import Views
 
 logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Submit, wait, look up, cancel, search.
+    """Submit, wait, look up, cancel.
 
     Args:
         settings: Read once by the caller.
@@ -58,11 +57,12 @@ class Service:
         self.runtime = Runtime(settings, self.registry, executes=executes, make_fleet=make_fleet)
         self.operations = Operations(self.runtime)
         self.downloads = Downloads(self.runtime)
+        self.gallery = GalleryReader(self.runtime)
         self.packs = open_library(settings, self.registry)
         self._database = self.runtime.database
         self._changes = self.runtime.changes
         self._files = self.runtime.files
-        self._intake = Intake(settings, self.read_image)
+        self._intake = Intake(settings, self.gallery.read_image)
         self._planner = Planner(
             settings,
             self.registry,
@@ -98,10 +98,6 @@ class Service:
     @property
     def _queue(self) -> JobQueue:
         return self.runtime.rooms.queue
-
-    @property
-    def _gallery(self) -> Gallery:
-        return self.runtime.rooms.gallery
 
     @property
     def _views(self) -> Views:
@@ -296,53 +292,3 @@ class Service:
             if job.is_final:
                 logger.info("job cancelled", extra=job_fields(job))
             self._changes.poke()
-
-    # --- gallery -------------------------------------------------------------------------------
-
-    async def search(self, request: SearchRequest) -> SearchAnswer:
-        """Return a page of finished pictures, newest first.
-
-        Raises:
-            InvalidCursorError: the cursor is not one of ours, or belongs to another search.
-            InvalidRequestError: a date cannot be read.
-        """
-        await self.open()
-        wanted = SearchFilter(principal=only(), **request.model_dump(exclude={"preview"}))
-        page = await self._database.call(self._gallery.search, wanted)
-        return SearchAnswer(
-            images=tuple(image_answer(record, self._files) for record in page.images),
-            next_cursor=page.next_cursor,
-        )
-
-    async def find_image(self, image_id: str) -> ImageRecord:
-        """Return one gallery row.
-
-        Raises:
-            UnknownImageError: there is none with that id.
-        """
-        await self.open()
-        return await self._database.call(self._gallery.find, image_id, only())
-
-    async def image_path(self, image_id: str) -> Path:
-        """Return the PNG file of a gallery image."""
-        return self._files.path_of((await self.find_image(image_id)).file)
-
-    async def read_image(self, image_id: str) -> bytes:
-        """Return the PNG of a gallery image.
-
-        Raises:
-            UnknownImageError: there is none with that id.
-            StorageError: its file is gone.
-        """
-        record = await self.find_image(image_id)
-        return await asyncio.to_thread(self._files.read, record.file)
-
-    async def read_thumbnail(self, image_id: str) -> bytes:
-        """Return the WebP thumbnail of a gallery image.
-
-        Raises:
-            UnknownImageError: there is none with that id.
-            StorageError: its file is gone.
-        """
-        record = await self.find_image(image_id)
-        return await asyncio.to_thread(self._files.read, record.thumbnail)

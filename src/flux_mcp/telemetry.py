@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace
 
 from flux_mcp import __version__
-from flux_mcp.config import Settings, traces_are_asked_for
+from flux_mcp.config import Settings
+from flux_mcp.environment import traces_are_asked_for
 from flux_mcp.errors import TracingUnavailableError
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from flux_mcp.jobs.download import Download
 from flux_mcp.jobs.downloads import DownloadStore
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.outlook import Line, Outlook
-from flux_mcp.jobs.queue import JobQueue
+from flux_mcp.jobs.reader import JobReader
 from flux_mcp.planner import Decision
 from flux_mcp.requests.schemas import DrawRequest
 from flux_mcp.wording import judge_plain
@@ -94,14 +94,14 @@ class Views:
 
     def __init__(
         self,
-        queue: JobQueue,
+        jobs: JobReader,
         outlook: Outlook,
         gallery: Gallery,
         files: ImageFiles,
         downloads: DownloadStore,
         limit: int,
     ) -> None:
-        self._queue = queue
+        self._jobs = jobs
         self._outlook = outlook
         self._gallery = gallery
         self._files = files
@@ -118,7 +118,7 @@ class Views:
             phase=job.phase,
             step=job.step,
             total_steps=job.total_steps,
-            position=self._queue.position(job),
+            position=self._jobs.position(job),
             eta_s=None if eta_s is None else round(eta_s, 2),
             kind=job.kind,
             model=job.model,

@@ -13,7 +13,8 @@ from flux_mcp.compose.choosing import Choice
 from flux_mcp.compose.composer import Composition, draft_from, require_allowed
 from flux_mcp.compose.packs import Defaults, Pack
 from flux_mcp.compose.problems import shorten
-from flux_mcp.requests.schemas import DrawRequest, LoraChoice, PackChoice, tool_of
+from flux_mcp.requests.choices import LoraChoice, PackChoice
+from flux_mcp.requests.schemas import DrawRequest, tool_of
 
 MAX_WARNINGS = 8
 """Warnings of the audit among a job's notices; they are stored and told with every answer."""

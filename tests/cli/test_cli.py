@@ -11,7 +11,7 @@ import pytest
 
 from flux_mcp import __version__
 from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
-from flux_mcp.config import command_path
+from flux_mcp.installation import command_path
 from flux_mcp.service import Service
 from tests.jobs.factories import make_plan_row
 from tests.server.pictures import keep_picture, noise, queue_job, run_job

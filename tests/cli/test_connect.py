@@ -12,7 +12,7 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
-from flux_mcp.config import command_file
+from flux_mcp.installation import command_file
 
 from .processes import TIMEOUT_S, Cli, Ended
 

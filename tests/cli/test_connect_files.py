@@ -15,7 +15,7 @@ from flux_mcp.cli.connect.connecting import Flags, Outcome, connect, launch_of, 
 from flux_mcp.cli.connect.entries import COMMAND, Launch, is_ours, own_command, stdio_entry
 from flux_mcp.cli.connect.files import ClientFile
 from flux_mcp.cli.connect.places import config_file, seems_installed
-from flux_mcp.config import Settings, command_file, default_data_dir
+from flux_mcp.config import Settings
 from flux_mcp.errors import (
     EntryConflictError,
     FluxMcpError,
@@ -24,6 +24,7 @@ from flux_mcp.errors import (
     StorageError,
     UnsupportedOptionError,
 )
+from flux_mcp.installation import command_file, default_data_dir
 from flux_mcp.server.tokens import load_tokens
 
 CLIENTS = load_clients()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from flux_mcp.compose.assemble import MAX_CHARACTERS, Part, assemble, separator
 from flux_mcp.compose.tidy import quotations
 from flux_mcp.errors import InvalidRequestError, PromptTooLongError
-from flux_mcp.requests.schemas import MAX_PROMPT_CHARACTERS
+from flux_mcp.requests.fields import MAX_PROMPT_CHARACTERS
 
 FIXED = Part("fixed", "A photograph.", "fixed_block.txt")
 SUBJECT = Part("subject", "A cat.", "subjects/cat.txt", "subject")

@@ -18,8 +18,9 @@ from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.packs import Pack
 from flux_mcp.compose.reader import read_pack
 from flux_mcp.compose.schema import SCHEMA_FILE, PackFile, pack_schema, pack_schema_text
-from flux_mcp.config import PACKAGE_DIR, Settings, default_packs_dir
+from flux_mcp.config import Settings
 from flux_mcp.errors import PromptRefusedError
+from flux_mcp.installation import PACKAGE_DIR, default_packs_dir
 from flux_mcp.models.registry import KINDS, load_registry
 
 REPOSITORY = Path(__file__).resolve().parents[2]

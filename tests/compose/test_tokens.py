@@ -14,7 +14,7 @@ from flux_mcp.compose.tokens import (
     count_tokens,
     cut_warning,
 )
-from flux_mcp.config import PACKAGE_DIR
+from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.models.registry import load_registry
 
 UNKNOWN = "<unk>"

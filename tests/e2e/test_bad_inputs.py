@@ -1,11 +1,6 @@
 """Whatever is sent, the caller is told what is wrong and what to do, and nothing is left behind."""
 
-import base64
-import io
-import os
 import re
-import struct
-import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +10,21 @@ import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.types import TextContent
-from PIL import Image
 
 from flux_mcp.config import Settings
 from flux_mcp.server.app import build_server
 from flux_mcp.server.tools import TOOLS
 from flux_mcp.service import Service
+from tests.e2e.bad_pictures import (
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
+    bomb_png,
+    data_uri,
+    write_pictures,
+)
 from tests.server.pictures import keep_picture, noise
 
 pytestmark = pytest.mark.anyio
-
-MAX_IMAGE_BYTES = 200_000
-MAX_IMAGE_PIXELS = 300_000
 
 
 @dataclass
@@ -59,63 +57,6 @@ class Bad:
     """A part of the answer: what is wrong, or the hint."""
     hint: str = ""
     """Another part, where one is not enough."""
-
-
-# --- the pictures ------------------------------------------------------------------------------
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def bomb_png(side: int) -> bytes:
-    """A few bytes that claim to be a picture of side x side."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(10_000)))
-        + chunk(b"IEND", b"")
-    )
-
-
-def data_uri(data: bytes, media_type: str = "image/png") -> str:
-    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-
-
-def write_pictures(folder: Path, outside: Path) -> None:
-    """Every file the rows name, good and hostile."""
-    good = png(Image.new("RGB", (64, 64), "red"))
-    (folder / "good.png").write_bytes(good)
-    (folder / "truncated.png").write_bytes(good[: len(good) // 2])
-    (folder / "bomb.png").write_bytes(bomb_png(30_000))
-    (folder / "wide.png").write_bytes(bomb_png(1000))
-    (folder / "text.png").write_text("this is not a picture", encoding="utf-8")
-    (folder / "empty.png").write_bytes(b"")
-    (folder / "tiny.png").write_bytes(png(Image.new("RGB", (2, 2))))
-    (folder / "vector.svg").write_text(
-        "<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>", encoding="utf-8"
-    )
-    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
-    frames[0].save(folder / "moving.webp", save_all=True, append_images=frames[1:])
-    (folder / "huge.png").write_bytes(bytes(MAX_IMAGE_BYTES + 1))
-    (folder / "black.png").write_bytes(png(Image.new("L", (64, 64), 0)))
-    (folder / "white.png").write_bytes(png(Image.new("L", (64, 64), 255)))
-    (folder / "small_mask.png").write_bytes(png(Image.new("L", (32, 32), 255)))
-    (folder / "glass.png").write_bytes(png(Image.new("RGBA", (64, 64), (255, 255, 255, 9))))
-    (folder / "folder").mkdir()
-    os.mkfifo(folder / "pipe.png")
-    (outside / "secret.png").write_bytes(good)
-    (folder / "link.png").symlink_to(outside / "secret.png")
 
 
 @pytest.fixture(scope="module")

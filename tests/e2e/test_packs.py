@@ -14,8 +14,8 @@ from flux_mcp.answers import ComposedAnswer, JobAnswer
 from flux_mcp.compose.choosing import Choice
 from flux_mcp.compose.composer import compose
 from flux_mcp.gallery.provenance import from_png
+from flux_mcp.requests.lookups import SearchRequest
 from flux_mcp.requests.plan import RenderPlan
-from flux_mcp.requests.schemas import SearchRequest
 from flux_mcp.server.app import build_server
 from flux_mcp.service import Service
 from tests.compose.packs_on_disk import MANIFEST, write_pack
@@ -64,7 +64,7 @@ async def composed_of(client: Client, tool: str = "flux_generate", **asked: Any)
 async def left_alone(service: Service) -> tuple[list[str], list[str]]:
     """Return the newest jobs and pictures: what a call that queues nothing leaves as they are."""
     jobs = [one.id for one in await service.recent_jobs(5)]
-    images = [one.id for one in (await service.search(SearchRequest(limit=5))).images]
+    images = [one.id for one in (await service.gallery.search(SearchRequest(limit=5))).images]
     return jobs, images
 
 
@@ -100,7 +100,7 @@ async def test_row_and_file_keep_what_the_prompt_is_made_of(
 ) -> None:
     pack = {**shapes(colour="pink", background="*"), "extra": "and nothing else"}
     answer = await job(client, "flux_generate", pack=pack, **QUICK, seed=5)
-    record = await shared_service.find_image(answer.images[0].id)
+    record = await shared_service.gallery.find_image(answer.images[0].id)
     made = compose(
         shared_service.packs, Choice(SHAPES, "circle", pack["variables"], pack["extra"]), 5
     )
@@ -113,7 +113,7 @@ async def test_row_and_file_keep_what_the_prompt_is_made_of(
     facts = from_png(Path(answer.images[0].path))
     assert (facts.composed, facts.prompt) == (record.composed, record.prompt)
     plain = await job(client, "flux_generate", **FAST, wait_s=200, preview="none")
-    assert (await shared_service.find_image(plain.images[0].id)).composed is None
+    assert (await shared_service.gallery.find_image(plain.images[0].id)).composed is None
     assert plain.pack is None
 
 
@@ -155,7 +155,7 @@ async def test_each_picture_of_several_has_its_own_words_and_is_the_one_drawn_al
         alone = await job(client, "flux_generate", **asked, seed=40 + index)
         assert (alone.images[0].prompt, alone.images[0].seed) == (image.prompt, image.seed)
         assert alone.images[0].pixels_sha256 == image.pixels_sha256
-        rows = [await shared_service.find_image(one.id) for one in (image, alone.images[0])]
+        rows = [await shared_service.gallery.find_image(one.id) for one in (image, alone.images[0])]
         assert rows[0].composed == rows[1].composed is not None
         assert RenderPlan.model_validate(rows[0].plan).texts == tuple(prompts)
 
@@ -181,7 +181,7 @@ async def test_a_batch_has_a_prompt_for_each_picture_too(
     for single, batched in zip(one_by_one.images, together.images, strict=True):
         assert (batched.prompt, batched.seed) == (single.prompt, single.seed)
         assert np.abs(pixels(single).astype(int) - pixels(batched)).mean() < 1.5
-        rows = [await shared_service.find_image(one.id) for one in (single, batched)]
+        rows = [await shared_service.gallery.find_image(one.id) for one in (single, batched)]
         assert rows[0].composed == rows[1].composed
     assert len({image.prompt for image in together.images}) == 3
 
@@ -351,7 +351,7 @@ async def test_all_five_tools_draw_with_a_pack(
     assert (drawn.status, drawn.kind, drawn.quality) == ("completed", kind, "low")
     assert drawn.images[0].prompt == words
     assert not any("is made for" in notice for notice in drawn.notices)
-    record = await shared_service.find_image(drawn.images[0].id)
+    record = await shared_service.gallery.find_image(drawn.images[0].id)
     assert record.composed is not None
     assert record.composed["pack"] == name
     plain = await job(client, tool, prompt=words, quality="low", **asked)

@@ -174,7 +174,7 @@ async def test_a_batch_is_recorded_and_repeatable(modern: Client, shared_service
     one, two = [await job(modern, "flux_generate", **batch) for _ in range(2)]
     assert [i.pixels_sha256 for i in one.images] == [i.pixels_sha256 for i in two.images]
     assert any("one pass" in notice for notice in one.notices)
-    record = await shared_service.find_image(one.images[0].id)
+    record = await shared_service.gallery.find_image(one.images[0].id)
     assert RenderPlan.model_validate(record.plan).batched
 
 
@@ -193,7 +193,7 @@ async def test_a_picture_knows_how_it_was_made(modern: Client, shared_service: S
         )
     ).images[0]
     assert child.parents == (parent.id,)
-    record = await shared_service.find_image(child.id)
+    record = await shared_service.gallery.find_image(child.id)
     facts = from_png(Path(child.path))
     assert facts.render_plan() == RenderPlan.model_validate(record.plan)
     assert (facts.id, facts.seed, facts.prompt) == (child.id, 1, "make it green")

@@ -9,7 +9,7 @@ from flux_mcp.errors import InvalidImageError, InvalidRequestError
 from flux_mcp.images.masks import finish_mask, mask_from_box, mask_from_picture
 from flux_mcp.images.pictures import Picture, encode_picture, load_picture
 from flux_mcp.requests.geometry import Size
-from flux_mcp.requests.schemas import Box
+from flux_mcp.requests.pictures import Box
 
 
 def shown(mask: Picture) -> Image.Image:

@@ -7,7 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_mcp.config import PACKAGE_DIR, Settings, hub_environment
+from flux_mcp.config import Settings
+from flux_mcp.installation import PACKAGE_DIR
+from flux_mcp.jobs.environments import hub_environment
 from flux_mcp.models.hub_messages import PullOrder, PullRequest
 
 from .hub_server import HubServer, folder_as_files

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.config import Settings, worker_environment
+from flux_mcp.config import Settings
 from flux_mcp.errors import UnknownModelError
+from flux_mcp.jobs.environments import worker_environment
 from flux_mcp.models.engine import engine_with
 from flux_mcp.models.own_rows import open_registry, read_own_rows
 from flux_mcp.models.registry import load_registry

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from flux_mcp.config import PACKAGE_DIR, Settings
+from flux_mcp.config import Settings
+from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.jobs.fleet import Assignment, Report
 from flux_mcp.jobs.worker_process import WORKER_ID, ProcessFleet
 from flux_mcp.models.registry import Kind, ModelSpec, Registry, load_registry

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_mcp.config import PACKAGE_DIR
+from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.models import architectures
 from flux_mcp.models.architectures import Architecture, from_config, known_architectures
 from flux_mcp.models.layer_names import SWAPPED

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from flux_mcp.config import PACKAGE_DIR
+from flux_mcp.installation import PACKAGE_DIR
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 

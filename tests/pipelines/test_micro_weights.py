@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from flux_mcp.config import PACKAGE_DIR
+from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.models.registry import KINDS, load_registry
 from flux_mcp.pipelines.loaders import ALLOWED_CLASSES
 

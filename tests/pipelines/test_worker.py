@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.config import worker_environment
 from flux_mcp.frames import encode, read_frame_blocking
+from flux_mcp.jobs.environments import worker_environment
 from flux_mcp.requests.messages import (
     Cancelled,
     CancelMessage,

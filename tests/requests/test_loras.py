@@ -9,9 +9,10 @@ from flux_mcp.errors import InvalidRequestError
 from flux_mcp.models.lora_about import LoraAbout
 from flux_mcp.models.lora_header import LoraHeader
 from flux_mcp.models.loras import Lora
+from flux_mcp.requests.choices import LoraChoice
 from flux_mcp.requests.invalid import parse_request
 from flux_mcp.requests.loras import lora_notices, plan_loras
-from flux_mcp.requests.schemas import DRAW_REQUESTS, DrawRequest, GenerateRequest, LoraChoice
+from flux_mcp.requests.schemas import DRAW_REQUESTS, DrawRequest, GenerateRequest
 
 
 def asked(loras: Any) -> DrawRequest:

@@ -7,7 +7,7 @@ import numpy as np
 
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.provenance import ImageProvenance, to_metadata
-from flux_mcp.gallery.store import Gallery, ImageRecord, new_image_id
+from flux_mcp.gallery.store import ImageRecord, new_image_id
 from flux_mcp.jobs.job import Job, utc_now
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.scheduler import Turn
@@ -59,7 +59,7 @@ async def keep_picture(
         pixels_sha256=files.pixels_sha256,
         size_bytes=files.size_bytes,
     )
-    gallery: Gallery = service._gallery
+    gallery = service.runtime.rooms.gallery
     return await service._database.call(gallery.add, record)
 
 

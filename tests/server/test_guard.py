@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from flux_mcp.config import PACKAGE_DIR, Settings
+from flux_mcp.config import Settings
 from flux_mcp.errors import (
     HostRefusedError,
     OriginRefusedError,
@@ -26,6 +26,7 @@ from flux_mcp.errors import (
     TooManyOpenError,
     UnauthorizedError,
 )
+from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.server.admission import admission
 from flux_mcp.server.app import build_server
 from flux_mcp.server.guard import HEADERS, Guard

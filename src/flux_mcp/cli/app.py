@@ -19,6 +19,8 @@ from flux_mcp.cli.common import (
 )
 from flux_mcp.cli.conformance import add_conformance
 from flux_mcp.cli.connect.command import add_connect
+from flux_mcp.cli.gallery_commands import gallery_app
+from flux_mcp.cli.jobs_commands import jobs_app
 from flux_mcp.cli.loras_commands import loras_app
 from flux_mcp.cli.models_commands import models_app
 from flux_mcp.cli.packs_commands import packs_app
@@ -52,8 +54,8 @@ def build_app() -> typer.Typer:
     _add_doctor(app)
     add_connect(app)
     add_conformance(app)
-    app.add_typer(_jobs(), name="jobs", help="Look at the queue and cancel jobs.")
-    app.add_typer(_gallery(), name="gallery", help="Find and show finished pictures.")
+    app.add_typer(jobs_app(), name="jobs", help="Look at the queue and cancel jobs.")
+    app.add_typer(gallery_app(), name="gallery", help="Find and show finished pictures.")
     app.add_typer(models_app(), name="models", help="See, plan, download, check, remove models.")
     app.add_typer(loras_app(), name="loras", help="Look at the LoRAs of the data folder.")
     app.add_typer(packs_app(), name="packs", help="Use, judge, check and write prompt packs.")
@@ -284,117 +286,3 @@ def _add_doctor(app: typer.Typer) -> None:
 
         read = read_settings(data_dir, config=config)
         run(examine_and_print(read, ask_worker=worker, as_json=as_json))
-
-
-def _jobs() -> typer.Typer:
-    jobs = typer.Typer(no_args_is_help=True, context_settings=HELP_FLAGS)
-
-    @jobs.command("list")
-    def list_(
-        all_jobs: Annotated[bool, typer.Option("--all", help="Ended ones too.")] = False,
-        limit: Annotated[int, typer.Option(min=1, max=1000, help="Most rows with --all.")] = 20,
-        data_dir: DataDir = None,
-        config: ConfigPath = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Show who runs and who waits; with --all the newest jobs, ended ones too."""
-        from flux_mcp.cli import lists
-        from flux_mcp.cli.common import run
-
-        settings = read_settings(data_dir, config=config)
-        if all_jobs:
-            run(lists.print_recent_jobs(settings, limit, as_json=as_json))
-        else:
-            run(lists.print_queue(settings, as_json=as_json))
-
-    @jobs.command()
-    def show(
-        job_id: Annotated[str, typer.Argument(help="Its id, as 'jobs list --all' shows it.")],
-        data_dir: DataDir = None,
-        config: ConfigPath = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Show one job: how far it is, why it failed, its pictures."""
-        from flux_mcp.cli import lists
-        from flux_mcp.cli.common import run
-
-        run(lists.print_job(read_settings(data_dir, config=config), job_id, as_json=as_json))
-
-    @jobs.command()
-    def cancel(
-        job_id: Annotated[
-            str | None, typer.Argument(help="Its id, as 'jobs list' shows it.")
-        ] = None,
-        session: Annotated[
-            str | None, typer.Option(help="Instead: every unfinished job of it.")
-        ] = None,
-        data_dir: DataDir = None,
-        config: ConfigPath = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Cancel one job, or all of a session; a running one stops at its next step."""
-        from flux_mcp.cli import lists
-        from flux_mcp.cli.common import run
-
-        asked = {"job_id": job_id, "session": session}
-        given = {name: value for name, value in asked.items() if value is not None}
-        run(lists.cancel_jobs(read_settings(data_dir, config=config), given, as_json=as_json))
-
-    return jobs
-
-
-def _gallery() -> typer.Typer:
-    gallery = typer.Typer(no_args_is_help=True, context_settings=HELP_FLAGS)
-
-    @gallery.command()
-    def search(
-        query: Annotated[
-            str | None,
-            typer.Argument(help="Words of the prompt."),
-        ] = None,
-        kind: Annotated[
-            str | None, typer.Option(help="text2img, kontext, fill, control, redux.")
-        ] = None,
-        model: Annotated[str | None, typer.Option(help="Model id.")] = None,
-        session: Annotated[str | None, typer.Option(help="Session name.")] = None,
-        seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
-        created_after: Annotated[str | None, typer.Option(help="2026-01-31, inclusive.")] = None,
-        created_before: Annotated[str | None, typer.Option(help="2026-02-01, exclusive.")] = None,
-        limit: Annotated[int | None, typer.Option(help="Rows: 20, or up to 50.")] = None,
-        cursor: Annotated[str | None, typer.Option(help="As the page before printed it.")] = None,
-        data_dir: DataDir = None,
-        config: ConfigPath = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Find pictures, newest first."""
-        from flux_mcp.cli import lists
-        from flux_mcp.cli.common import run
-
-        asked = {
-            "query": query,
-            "kind": kind,
-            "model": model,
-            "session": session,
-            "seed": seed,
-            "created_after": created_after,
-            "created_before": created_before,
-            "limit": limit,
-            "cursor": cursor,
-        }
-        given = {name: value for name, value in asked.items() if value is not None}
-        run(lists.print_hits(read_settings(data_dir, config=config), given, as_json=as_json))
-
-    @gallery.command()
-    def show(
-        image_id: Annotated[str, typer.Argument(help="Its id, as 'gallery search' shows it.")],
-        data_dir: DataDir = None,
-        config: ConfigPath = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Show everything known about one picture: where it is and how it was made."""
-        from flux_mcp.cli import lists
-        from flux_mcp.cli.common import run
-
-        run(lists.print_image(read_settings(data_dir, config=config), image_id, as_json=as_json))
-
-    return gallery

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from rich.console import Console
 from flux_mcp import logs
 from flux_mcp.cli.origins import problems_of
 from flux_mcp.config import Settings
+from flux_mcp.environment import has_width
 from flux_mcp.errors import (
     CapacityError,
     FluxMcpError,
@@ -130,7 +130,7 @@ def _exit_code(error: FluxMcpError) -> int:
 def console(*, stderr: bool = False) -> Console:
     """Return a console that prints what it is given: no markup, no emoji codes, no cut lines."""
     stream = sys.stderr if stderr else sys.stdout
-    wide = None if stream.isatty() or "COLUMNS" in os.environ else WIDE
+    wide = None if stream.isatty() or has_width() else WIDE
     return Console(
         stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True, width=wide
     )

@@ -14,10 +14,11 @@ from rich.progress import (
 
 from flux_mcp.answers import DemoAnswer, JobAnswer
 from flux_mcp.cli.common import console, plain, print_json
-from flux_mcp.config import Settings, command_path
+from flux_mcp.config import Settings
 from flux_mcp.errors import StorageError
 from flux_mcp.gallery.files import write_whole
 from flux_mcp.gallery.previews import strip_png
+from flux_mcp.installation import command_path
 from flux_mcp.server.demo import STORY, Chapter, tell_story
 
 CELL_PX = 256

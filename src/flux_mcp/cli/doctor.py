@@ -14,7 +14,8 @@ from rich.text import Text
 
 from flux_mcp import __version__
 from flux_mcp.cli.common import EXIT_ENGINE, console, plain, print_json
-from flux_mcp.config import Settings, command_path
+from flux_mcp.config import Settings
+from flux_mcp.installation import command_path
 from flux_mcp.jobs.fleet import WorkerLost
 from flux_mcp.jobs.worker_process import ProcessFleet
 from flux_mcp.models.candidates import real_models, recommended

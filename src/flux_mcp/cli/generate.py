@@ -1,10 +1,10 @@
 """`flux-mcp generate`: one request, its progress, the pictures."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -26,8 +26,9 @@ from flux_mcp.cli.common import (
     plain,
     print_json,
 )
+from flux_mcp.cli.compositions import print_findings, read_variables
 from flux_mcp.cli.loras import read_loras
-from flux_mcp.cli.packs import print_findings, read_variables
+from flux_mcp.cli.progress import progress_on_stderr
 from flux_mcp.config import Settings
 from flux_mcp.errors import FluxMcpError, InvalidRequestError
 from flux_mcp.jobs.job import Job
@@ -137,13 +138,19 @@ async def _stop(service: Service, submitting: "asyncio.Task[Job]") -> None:
 # --- progress ----------------------------------------------------------------------------------
 
 
-class _Shows(Protocol):
-    def show(self, what: str, step: int, total: int) -> None: ...
-
-
 async def show_progress(jobs: AsyncIterator[Job]) -> None:
     """Show on stderr how a job goes on: a bar on a terminal, else a few lines."""
-    with _progress(console(stderr=True)) as progress:
+    columns = (
+        TextColumn("{task.description:<24}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeRemainingColumn(),
+    )
+    shown: AbstractContextManager[_Bar | _Lines] = progress_on_stderr(
+        *columns, bars=_Bar, lines=_Lines
+    )
+    with shown as progress:
         async for job in jobs:
             what = (
                 job.message
@@ -151,23 +158,6 @@ async def show_progress(jobs: AsyncIterator[Job]) -> None:
                 or {"queued": "waiting", "running": "starting"}.get(job.status, job.status)
             )
             progress.show(plain(what), job.step, job.total_steps)
-
-
-@contextmanager
-def _progress(out: Console) -> Iterator[_Shows]:
-    if not out.is_terminal:
-        yield _Lines(out)
-        return
-    with Progress(
-        TextColumn("{task.description:<24}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeRemainingColumn(),
-        console=out,
-        transient=True,
-    ) as bar:
-        yield _Bar(bar)
 
 
 class _Bar:

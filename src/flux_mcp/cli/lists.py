@@ -18,7 +18,7 @@ from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidRequestError
 from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.requests.invalid import parse_request
-from flux_mcp.requests.schemas import CancelJobRequest, SearchRequest
+from flux_mcp.requests.lookups import CancelJobRequest, SearchRequest
 
 _LEAST_ROOM = 8
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
@@ -147,7 +147,7 @@ async def print_hits(settings: Settings, asked: dict[str, Any], *, as_json: bool
     """Print a page of the gallery."""
     request = parse_request(SearchRequest, asked)
     async with opened(settings, executes=False) as service:
-        answer = await service.search(request)
+        answer = await service.gallery.search(request)
     if as_json:
         print_json(answer)
         return
@@ -178,8 +178,8 @@ def _print_hit(out: Console, image: ImageAnswer) -> None:
 async def print_image(settings: Settings, image_id: str, *, as_json: bool) -> None:
     """Print everything known about one picture."""
     async with opened(settings, executes=False) as service:
-        record = await service.find_image(image_id)
-        path = await service.image_path(image_id)
+        record = await service.gallery.find_image(image_id)
+        path = await service.gallery.image_path(image_id)
     if as_json:
         print_json({**record.model_dump(mode="json"), "path": str(path)})
         return

@@ -1,4 +1,4 @@
-"""`flux-mcp packs …`: the commands and their flags; the work is in packs.py."""
+"""`flux-mcp packs …`: the commands and their flags; the rest is in packs.py and compositions.py."""
 
 from pathlib import Path
 from typing import Annotated
@@ -69,12 +69,12 @@ def _add_compose(app: typer.Typer) -> None:
         Ends with 2 if the audit refuses it. Example: flux-mcp packs compose product-shot --subject
         "a green glass carafe" --var light=window
         """
-        from flux_mcp.cli import packs
+        from flux_mcp.cli import compositions
         from flux_mcp.cli.common import run_now
 
-        asked = packs.Asked(name, subject, tuple(variable or ()), extra or "", seed, count)
+        asked = compositions.Asked(name, subject, tuple(variable or ()), extra or "", seed, count)
         run_now(
-            lambda: packs.print_compositions(
+            lambda: compositions.print_compositions(
                 read_settings(data_dir, config=config), asked, as_json=as_json
             )
         )
@@ -103,14 +103,14 @@ def _add_audit(app: typer.Typer) -> None:
         Prints the verdict (pass, warn or refuse) and what was found where. Example: flux-mcp packs
         audit --forbid people --forbid text "an empty street, no people or signs with text"
         """
-        from flux_mcp.cli import packs
+        from flux_mcp.cli import compositions
         from flux_mcp.cli.common import run_now
 
-        judging = packs.Judging(
+        judging = compositions.Judging(
             text, tuple(forbid or ()), tuple(forbid_regex or ()), pack, is_strict=strict
         )
         run_now(
-            lambda: packs.print_audit(
+            lambda: compositions.print_audit(
                 read_settings(data_dir, config=config), judging, as_json=as_json
             )
         )

@@ -1,10 +1,9 @@
 """`flux-mcp models pull`: which models, are they wanted, and how far their download is."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 import typer
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.progress import (
 )
 
 from flux_mcp.cli.common import EXIT_BUSY, EXIT_ENGINE, complain, console, opened, print_json
+from flux_mcp.cli.progress import progress_on_stderr
 from flux_mcp.cli.weights import agree
 from flux_mcp.config import Settings
 from flux_mcp.errors import DownloadRunningError, InvalidRequestError
@@ -70,7 +70,7 @@ async def pull(settings: Settings, asked: Asked, *, as_json: bool) -> None:
     orders = [_order(row) for row in rows]
     try:
         async with opened(settings, executes=False) as service:
-            with _progress(console(stderr=True)) as shown:
+            with _progress() as shown:
                 ended = await service.downloads.pull(orders, shown.show)
     except asyncio.CancelledError:
         complain(f"Interrupted. {_KEPT}")
@@ -141,26 +141,17 @@ def _tell(ended: Download, rows: Sequence[ModelSpec], settings: Settings, *, as_
 # --- progress ----------------------------------------------------------------------------------
 
 
-class _Shows(Protocol):
-    def show(self, download: Download, event: PullEvent | None) -> None: ...
-
-
-@contextmanager
-def _progress(out: Console) -> Iterator[_Shows]:
+def _progress() -> "AbstractContextManager[_Bars | _Lines]":
     """Show how far it is: bars on a terminal, one for each file; else a few lines."""
-    if not out.is_terminal:
-        yield _Lines(out)
-        return
-    with Progress(
+    return progress_on_stderr(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=out,
-        transient=True,
-    ) as bars:
-        yield _Bars(out, bars)
+        bars=_Bars,
+        lines=_Lines,
+    )
 
 
 def _say_event(out: Console, download: Download, event: PullEvent | None) -> None:
@@ -177,8 +168,8 @@ def _say_event(out: Console, download: Download, event: PullEvent | None) -> Non
 
 
 class _Bars:
-    def __init__(self, out: Console, bars: Progress) -> None:
-        self._out = out
+    def __init__(self, bars: Progress) -> None:
+        self._out = bars.console
         self._bars = bars
         self._whole = bars.add_task("asking the hub", total=None)
         self._files: dict[str, TaskID] = {}

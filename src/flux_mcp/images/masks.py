@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from flux_mcp.errors import InvalidImageError, InvalidRequestError
 from flux_mcp.images.pictures import Picture, encode_picture
 from flux_mcp.requests.geometry import Size
-from flux_mcp.requests.schemas import Box
+from flux_mcp.requests.pictures import Box
 
 DRAWN_FROM = 128
 """Least value that is drawn: diffusers' fill pipeline splits its mask at one half

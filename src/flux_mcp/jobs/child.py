@@ -15,8 +15,9 @@ from typing import IO, TypeVar
 
 from pydantic import ValidationError
 
-from flux_mcp.config import Settings, worker_environment
+from flux_mcp.config import Settings
 from flux_mcp.frames import BrokenFrameError, encode, read_frame
+from flux_mcp.jobs.environments import worker_environment
 from flux_mcp.jobs.fleet import Assignment, Report, WorkerLost
 from flux_mcp.requests.messages import (
     FINAL_EVENTS,

@@ -12,12 +12,13 @@ from typing import assert_never
 
 from pydantic import ValidationError
 
-from flux_mcp.config import Settings, hub_environment
+from flux_mcp.config import Settings
 from flux_mcp.database import DatabaseThread
 from flux_mcp.errors import StorageError
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.download import Download, DownloadStatus, lost, new_download_id
 from flux_mcp.jobs.downloads import DownloadStore
+from flux_mcp.jobs.environments import hub_environment
 from flux_mcp.jobs.job import utc_now
 from flux_mcp.models.hub_messages import (
     Listed,

@@ -5,13 +5,13 @@ state the move starts from, so a late event, a second server or a repeated call 
 """
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flux_mcp.database import immediate
-from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
+from flux_mcp.errors import QueueFullError
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, JobStatus, PreviewSize, utc_now
-from flux_mcp.jobs.rows import from_row, to_row
+from flux_mcp.jobs.reader import JobReader
+from flux_mcp.jobs.rows import to_row
 from flux_mcp.jobs.scheduler import Turn, Waiting
 from flux_mcp.requests.messages import ErrorInfo, Progress
 
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 
 
 _QUEUE_ORDER = "ORDER BY priority DESC, seq"
-_HISTORY = 20
-_DEFAULT_RETRY_S = 30.0
 
 
-class JobQueue:
-    """Jobs in SQLite: submit, claim, move, look up.
+class JobQueue(JobReader):
+    """Jobs in SQLite: submit, claim, move; and look up, as `JobReader`.
 
     Args:
         database: Open on the thread this object is used from.
@@ -33,7 +31,7 @@ class JobQueue:
     """
 
     def __init__(self, database: "Database", limit: int) -> None:
-        self._database = database
+        super().__init__(database)
         self._limit = limit
 
     # --- callers -------------------------------------------------------------------------------
@@ -64,76 +62,11 @@ class JobQueue:
         """
         waiting = self.depth()
         if waiting >= self._limit:
-            retry_s = self._typical_job_s()
+            retry_s = self.typical_job_s()
             raise QueueFullError(
                 f"{waiting} jobs are waiting, and no more than {self._limit} may.",
                 f"Try again in about {retry_s:.0f} s, or cancel jobs that are no longer wanted.",
             )
-
-    def find_same(
-        self, principal: str, idempotency_key: str | None, request: dict[str, Any]
-    ) -> Job | None:
-        """Return the stored job that a principal's idempotency key names, if any.
-
-        Raises:
-            IdempotencyConflictError: that job was made by another request.
-        """
-        if idempotency_key is None:
-            return None
-        known = self._one(
-            "WHERE principal = ? AND idempotency_key = ?", (principal, idempotency_key)
-        )
-        if known is not None and known.request != request:
-            raise IdempotencyConflictError(
-                f"The idempotency key was used for job {known.id}, which asked for something else.",
-                "Use a new key for a new request.",
-            )
-        return known
-
-    def find(self, job_id: str, principal: str | None = None) -> Job:
-        """Return one job; with a principal, only if it is that one's.
-
-        Raises:
-            UnknownJobError: there is none with that id.
-        """
-        job = self._one("WHERE id = ? AND principal = ifnull(?, principal)", (job_id, principal))
-        if job is None:
-            raise UnknownJobError(
-                f"There is no job '{job_id[:60]}'.",
-                "Use the job_id of an earlier answer, or call flux_get_job without an id.",
-            )
-        return job
-
-    def recent(self, limit: int) -> list[Job]:
-        """Return the newest jobs, finished or not, newest first."""
-        return self._many("ORDER BY seq DESC LIMIT ?", (limit,))
-
-    def unfinished_of_session(self, session: str, principal: str | None = None) -> list[Job]:
-        """Return the jobs of a session that can still be cancelled; with a principal, its own."""
-        return self._many(
-            "WHERE session = ? AND status IN ('queued', 'running') "
-            "AND principal = ifnull(?, principal) ORDER BY seq",
-            (session, principal),
-        )
-
-    def depth(self) -> int:
-        """Return how many jobs wait."""
-        return int(self._value("SELECT count(*) FROM jobs WHERE status = 'queued'"))
-
-    def position(self, job: Job) -> int | None:
-        """Return a waiting job's place, 1 for the next; `None` when it does not wait."""
-        if job.status != "queued":
-            return None
-        return int(
-            self._value(
-                """
-                SELECT count(*) FROM jobs AS other, jobs AS this
-                WHERE this.id = ? AND other.status = 'queued' AND (other.priority > this.priority
-                    OR (other.priority = this.priority AND other.seq <= this.seq))
-                """,
-                (job.id,),
-            )
-        )
 
     def request_cancel(self, job_id: str) -> Job:
         """Cancel a waiting job at once; ask a running one to stop. Returns it as it is now.
@@ -167,11 +100,6 @@ class JobQueue:
                 (job_id,),
             )
         return self.find(job_id)
-
-    def is_cancel_requested(self, job_id: str) -> bool:
-        """Return whether a job was asked to stop."""
-        asked = "SELECT count(*) FROM jobs WHERE id = ? AND cancel_requested = 1"
-        return bool(self._value(asked, (job_id,)))
 
     def mark_id_given(self, job_id: str, preview: PreviewSize | None = None) -> None:
         """Record that a caller now holds the id, and how large a preview it wants, if it said."""
@@ -327,32 +255,3 @@ class JobQueue:
         for job in orphans:
             self.lost(job, error)
         return [self.find(job.id) for job in orphans]
-
-    def _typical_job_s(self) -> float:
-        rows = self._database.execute(
-            """
-            SELECT started_at, finished_at FROM jobs INDEXED BY jobs_by_end
-            WHERE finished_at IS NOT NULL AND status = 'completed'
-            ORDER BY finished_at DESC LIMIT ?
-            """,
-            (_HISTORY,),
-        ).fetchall()
-        spans = [
-            (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
-            for start, end in rows
-        ]
-        return max(1.0, sum(spans) / len(spans)) if spans else _DEFAULT_RETRY_S
-
-    # --- rows ----------------------------------------------------------------------------------
-
-    def _one(self, where: str, values: Sequence[object] = ()) -> Job | None:
-        jobs = self._many(where, values)
-        return jobs[0] if jobs else None
-
-    def _many(self, where: str, values: Sequence[object] = ()) -> list[Job]:
-        cursor = self._database.execute(f"SELECT * FROM jobs {where}", tuple(values))
-        names = [column[0] for column in cursor.description]
-        return [from_row(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
-
-    def _value(self, sql: str, values: Sequence[object] = ()) -> Any:
-        return self._database.execute(sql, tuple(values)).fetchone()[0]

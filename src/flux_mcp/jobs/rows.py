@@ -1,6 +1,6 @@
 """The jobs table: its schema steps, and a job as a row of it.
 
-Only queue.py writes it; tally.py reads it as numbers.
+Only queue.py writes it; reader.py reads it as jobs, tally.py as numbers.
 """
 
 import json

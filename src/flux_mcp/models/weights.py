@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flux_mcp.config import Settings, command_path, default_data_dir
+from flux_mcp.config import Settings
 from flux_mcp.errors import WeightsMissingError
+from flux_mcp.installation import command_path, default_data_dir
 from flux_mcp.models.pulling import licence_page, parts_named
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.snapshots import cache_folder

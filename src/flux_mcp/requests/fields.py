@@ -5,6 +5,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+MAX_PROMPT_CHARACTERS = 2000
+MAX_COUNT = 8
+MAX_LORAS = 8
+MAX_WAIT_S = 230
+MAX_SEED = 2**53 - 1 - MAX_COUNT
+"""Seeds travel as JSON numbers, which clients in JavaScript hold exactly up to 2**53 - 1."""
+
 
 def parse_json_text(value: object) -> object:
     """Accept a list or object sent as JSON text: some clients quote structured arguments."""
@@ -54,13 +61,11 @@ Words = Annotated[str, AfterValidator(printable)]
 Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(printable)]
 ModelId = Annotated[str, Field(max_length=100), AfterValidator(printable)]
 Key = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
-ImageReference = Annotated[
+Prompt = Annotated[
     str,
-    Field(
-        min_length=1,
-        description="A gallery image id, a flux://images/{id} URI, an absolute path inside an "
-        "allowed folder, or a data: URI (PNG, JPEG or WebP).",
-    ),
+    Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS),
+    AfterValidator(printable),
+    AfterValidator(not_blank),
 ]
 
 

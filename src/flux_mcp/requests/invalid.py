@@ -12,8 +12,7 @@ from flux_mcp.errors import (
     PromptTooLongError,
     RequestError,
 )
-from flux_mcp.requests.fields import MistakeError
-from flux_mcp.requests.schemas import MAX_PROMPT_CHARACTERS
+from flux_mcp.requests.fields import MAX_PROMPT_CHARACTERS, MistakeError
 
 M = TypeVar("M", bound=BaseModel)
 Where = tuple[int | str, ...]

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from flux_mcp.errors import InvalidRequestError
 from flux_mcp.models.loras import Lora
+from flux_mcp.requests.choices import LoraChoice
 from flux_mcp.requests.plan import PlanLora
-from flux_mcp.requests.schemas import LoraChoice
 
 
 def plan_loras(choices: Sequence[LoraChoice], found: Sequence[Lora]) -> tuple[PlanLora, ...]:

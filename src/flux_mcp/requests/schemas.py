@@ -1,4 +1,4 @@
-"""One pydantic model for each request: what a caller may ask, with gaps.
+"""One pydantic model for each request for a drawing: what a caller may ask, with gaps.
 
 The descriptions are read by the models that call the tools. Only shape and range are checked here;
 what a particular model can do is decided in plan.py.
@@ -6,97 +6,27 @@ what a particular model can do is decided in plan.py.
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from flux_mcp.models.lora_about import MAX_WEIGHT
 from flux_mcp.models.registry import Kind, Quality, Structure
+from flux_mcp.requests.choices import LoraChoices, PackChoice
 from flux_mcp.requests.fields import (
-    ImageReference,
+    MAX_COUNT,
+    MAX_PROMPT_CHARACTERS,
+    MAX_SEED,
+    MAX_WAIT_S,
     Key,
     MistakeError,
     ModelId,
     Name,
+    Prompt,
     Real,
     Request,
     Words,
-    not_blank,
     parse_json_text,
-    printable,
 )
 from flux_mcp.requests.geometry import AspectRatio
-
-MAX_PROMPT_CHARACTERS = 2000
-MAX_COUNT = 8
-MAX_LORAS = 8
-MAX_WAIT_S = 230
-MAX_SEED = 2**53 - 1 - MAX_COUNT
-"""Seeds travel as JSON numbers, which clients in JavaScript hold exactly up to 2**53 - 1."""
-
-
-Prompt = Annotated[
-    str,
-    Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS),
-    AfterValidator(printable),
-    AfterValidator(not_blank),
-]
-Value = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(printable)]
-MAX_NAME_CHARACTERS = 100
-
-
-def _short_names(variables: dict[str, str]) -> dict[str, str]:
-    # Not in the schema: few clients know `propertyNames`.
-    if any(len(name) > MAX_NAME_CHARACTERS for name in variables):
-        raise MistakeError(
-            "the name of a variable is too long",
-            f"It has {MAX_NAME_CHARACTERS} characters at most.",
-        )
-    return variables
-
-
-class PackChoice(Request):
-    """A prompt pack, and what is chosen in it."""
-
-    name: Name = Field(description="Name of the pack; an error lists those there are.")
-    subject: Value | None = Field(
-        None,
-        description="One of the pack's subjects by name, '*' for any of them, or your own words.",
-    )
-    variables: Annotated[
-        dict[str, Value], BeforeValidator(parse_json_text), AfterValidator(_short_names)
-    ] = Field(
-        default_factory=dict,
-        max_length=50,
-        description="Variable -> the name of one of its choices; '*' takes any, 'noir:3|pastel:1' "
-        "one of these by weight, both decided by the seed of each picture. Left out: the default.",
-    )
-    extra: Value | None = Field(None, description="Words of your own for the end.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain_name(cls, data: Any) -> Any:
-        """Accept `pack: "product-shot"` as well as `{"name": "product-shot"}`."""
-        return {"name": data} if isinstance(data, str) else data
-
-
-class LoraChoice(Request):
-    """A LoRA, and how strongly it counts."""
-
-    name: Name = Field(description="Its file's name without .safetensors.")
-    weight: Real = Field(
-        1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, description="0 is without it, 1 as it was trained."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain_name(cls, data: Any) -> Any:
-        """Accept `"striped"` as well as `{"name": "striped"}`."""
-        return {"name": data} if isinstance(data, str) else data
-
-
-def _each_once(loras: list[LoraChoice]) -> list[LoraChoice]:
-    if len({lora.name for lora in loras}) < len(loras):
-        raise MistakeError("one of them is named twice", "Name each once, with one weight.")
-    return loras
+from flux_mcp.requests.pictures import ImageReference, Mask, WeightedImage
 
 
 class DrawRequest(Request):
@@ -155,15 +85,7 @@ class DrawRequest(Request):
         description="Draw several pictures in one pass: a little faster on large cards, but pixels "
         "differ slightly from pictures drawn alone.",
     )
-    loras: (
-        Annotated[
-            list[LoraChoice],
-            BeforeValidator(parse_json_text),
-            Field(max_length=MAX_LORAS),
-            AfterValidator(_each_once),
-        ]
-        | None
-    ) = Field(
+    loras: LoraChoices | None = Field(
         None,
         description="Small add-ons on this machine that teach the model a style or a thing: "
         "[{'name': ..., 'weight': 0.8}]. They are listed as resources flux://loras/{name}, with "
@@ -250,32 +172,6 @@ class EditRequest(DrawRequest):
     ] = Field(description="The picture to change; further ones are references where supported.")
 
 
-class Box(Request):
-    """A rectangle in the picture's own pixels; (0, 0) is the top left corner."""
-
-    x: int = Field(ge=0, description="Left edge.")
-    y: int = Field(ge=0, description="Top edge.")
-    width: int = Field(ge=1, description="Width of the box.")
-    height: int = Field(ge=1, description="Height of the box.")
-
-
-class Mask(Request):
-    """Where to draw: exactly one of `image` and `box`."""
-
-    image: ImageReference | None = Field(
-        None, description="A picture of the same size: white is drawn anew, black is kept."
-    )
-    box: Box | None = Field(None, description="A rectangle that is drawn anew.")
-
-    @model_validator(mode="after")
-    def _is_given_one_way(self) -> "Mask":
-        if (self.image is None) == (self.box is None):
-            raise MistakeError(
-                "give exactly one of image and box", "A box is {x, y, width, height} in pixels."
-            )
-        return self
-
-
 class FillRequest(DrawRequest):
     """Draw inside a mask and keep the rest."""
 
@@ -295,13 +191,6 @@ class FillRequest(DrawRequest):
     feather_px: int = Field(
         0, ge=0, le=256, description="Soften the mask's edge by this many pixels."
     )
-
-
-class WeightedImage(Request):
-    """A picture with its share in a variation."""
-
-    image: ImageReference
-    weight: Real = Field(1.0, ge=0, le=2, description="Its share against the other pictures.")
 
 
 class VariationRequest(DrawRequest):
@@ -371,68 +260,6 @@ class StructuralRequest(DrawRequest):
             raise MistakeError(
                 "depth needs a depth map in control_image, not an image",
                 "Give control_image, or structure 'canny' with image.",
-            )
-        return self
-
-
-class SearchRequest(Request):
-    """Find finished pictures."""
-
-    query: str | None = Field(
-        None, max_length=500, description="Words of the prompt; all must occur. Leave out for all."
-    )
-    kind: Kind | None = Field(
-        None,
-        description="text2img is flux_generate, kontext flux_edit, fill flux_fill, control "
-        "flux_structural, redux flux_variation.",
-    )
-    model: str | None = Field(None, max_length=100, description="Model id.")
-    session: str | None = Field(None, max_length=100, description="Name of an exploration.")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED + MAX_COUNT, description="Exact seed.")
-    created_after: str | None = Field(
-        None, max_length=40, description="ISO 8601 date or time, UTC, inclusive."
-    )
-    created_before: str | None = Field(
-        None, max_length=40, description="ISO 8601 date or time, UTC, exclusive."
-    )
-    limit: int = Field(20, ge=1, le=50, description="Rows in one answer.")
-    cursor: str | None = Field(
-        None, max_length=200, description="next_cursor of the answer before, for the next rows."
-    )
-    preview: Literal["none", "small", "normal"] = Field(
-        "small", description="A contact sheet of the hits inside the result."
-    )
-
-
-class GetJobRequest(Request):
-    """Look at one job, or at the queue."""
-
-    job_id: Name | None = Field(
-        None,
-        description="Leave out to see the whole queue. The id of a download of weights works too.",
-    )
-    wait_s: Real = Field(
-        20, ge=0, le=MAX_WAIT_S, description="Longest wait in seconds for the job to finish."
-    )
-    preview: Literal["none", "small", "normal"] = Field(
-        "small", description="Preview picture inside the result."
-    )
-
-
-class CancelJobRequest(Request):
-    """Cancel one job, or all of a session."""
-
-    job_id: Name | None = Field(
-        None, description="The job, or download of weights, to cancel. Not with session."
-    )
-    session: Name | None = Field(None, description="Cancel every unfinished job of it.")
-
-    @model_validator(mode="after")
-    def _is_given_one_way(self) -> "CancelJobRequest":
-        if (self.job_id is None) == (self.session is None):
-            raise MistakeError(
-                "give exactly one of job_id and session",
-                "flux_get_job without an id lists the jobs that can be cancelled.",
             )
         return self
 

@@ -18,13 +18,8 @@ from pydantic import BaseModel, Field
 from flux_mcp.answers import JobAnswer
 from flux_mcp.jobs.download import is_download_id
 from flux_mcp.jobs.job import FINAL, Job, PreviewSize
-from flux_mcp.requests.schemas import (
-    DRAW_REQUESTS,
-    CancelJobRequest,
-    DrawRequest,
-    GetJobRequest,
-    SearchRequest,
-)
+from flux_mcp.requests.lookups import CancelJobRequest, GetJobRequest, SearchRequest
+from flux_mcp.requests.schemas import DRAW_REQUESTS, DrawRequest
 from flux_mcp.server.progress import ProgressFeed
 from flux_mcp.server.results import cancel_result, job_result, search_result
 from flux_mcp.server.tasks import declares_tasks
@@ -168,7 +163,7 @@ class ToolCalls:
         return cancel_result(await self._service.cancel_session(request.session or ""))
 
     async def _search(self, request: SearchRequest, _: Context[Any, Any]) -> CallToolResult:
-        answer = await self._service.search(request)
+        answer = await self._service.gallery.search(request)
         if request.preview == "none":
             return search_result(answer, request.preview)
         return await asyncio.to_thread(search_result, answer, request.preview)

@@ -4,7 +4,6 @@ Owns the story it tells: which tools are called, with what, in which order. It i
 `cli/demo.py`.
 """
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from mcp.types import CallToolResult
 
 from flux_mcp.answers import JobAnswer
 from flux_mcp.config import Settings
+from flux_mcp.environment import all_variables
 from flux_mcp.errors import EngineUnavailableError, InternalError
 
 POLL_S = 50
@@ -109,7 +109,7 @@ def server_parameters(settings: Settings) -> StdioServerParameters:
         command=sys.executable,
         args=[*command, "--data-dir", str(settings.data_dir), *config],
         # The SDK hands on a few variables only.
-        env=dict(os.environ),
+        env=all_variables(),
     )
 
 

@@ -29,8 +29,9 @@ from flux_mcp.compose.packs import EXTRA, SUBJECT, Pack, Variable
 from flux_mcp.compose.problems import nearest, shorten
 from flux_mcp.compose.wildcards import ANY
 from flux_mcp.errors import InvalidRequestError, UnknownPackError
+from flux_mcp.requests.choices import PackChoice
 from flux_mcp.requests.invalid import parse_request
-from flux_mcp.requests.schemas import PackChoice, tool_of
+from flux_mcp.requests.schemas import tool_of
 from flux_mcp.wording import choice_of
 
 logger = logging.getLogger(__name__)

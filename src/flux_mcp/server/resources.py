@@ -18,7 +18,7 @@ from flux_mcp.errors import (
     UnknownPackError,
 )
 from flux_mcp.models.loras import Lora
-from flux_mcp.requests.schemas import SearchRequest
+from flux_mcp.requests.lookups import SearchRequest
 from flux_mcp.service import Service
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def add_resources(server: MCPServer, service: Service) -> None:
         mime_type="image/png",
     )
     async def image(image_id: str) -> bytes:
-        return await _found(service.read_image(image_id))
+        return await _found(service.gallery.read_image(image_id))
 
     @server.resource(
         "flux://images/{image_id}/thumbnail",
@@ -50,7 +50,7 @@ def add_resources(server: MCPServer, service: Service) -> None:
         mime_type="image/webp",
     )
     async def thumbnail(image_id: str) -> bytes:
-        return await _found(service.read_thumbnail(image_id))
+        return await _found(service.gallery.read_thumbnail(image_id))
 
     @server.resource(
         "flux://jobs/{job_id}",
@@ -110,7 +110,7 @@ async def _found(looking: Awaitable[T]) -> T:
 
 async def listed_resources(service: Service) -> list[Resource]:
     """Return the prompt packs, the LoRAs and the newest pictures as resources."""
-    page = await service.search(SearchRequest(limit=LISTED))
+    page = await service.gallery.search(SearchRequest(limit=LISTED))
     packs = [
         Resource(
             uri=PACK_URI.format(name=pack.name),

@@ -21,13 +21,14 @@ from flux_mcp.cli.connect.entries import (
     stdio_entry,
 )
 from flux_mcp.cli.connect.files import ClientFile
-from flux_mcp.config import Settings, client_folders, command_file, default_data_dir
+from flux_mcp.config import Settings
 from flux_mcp.errors import (
     EntryConflictError,
     FluxMcpError,
     InvalidClientFileError,
     InvalidRequestError,
 )
+from flux_mcp.installation import command_file, default_data_dir
 from flux_mcp.server.tokens import owner_token, token_file
 
 DEFAULT_NAME = "flux"
@@ -224,7 +225,7 @@ def _look(client: Client, scope: Scope, launch: Launch, name: str) -> Found:
     installed = False
     try:
         file = places.config_file(client, scope)
-        installed = places.seems_installed(file, client_folders())
+        installed = places.seems_installed(file, places.client_folders())
         text = ClientFile.read(file).text
         entries = read_document(text, client.key, client.format).entries
         if name not in entries:

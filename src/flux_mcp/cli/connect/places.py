@@ -4,9 +4,25 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import platformdirs
+
 from flux_mcp.cli.connect.clients import Client, Scope
-from flux_mcp.config import client_folders, client_variable
+from flux_mcp.environment import client_variable
 from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError
+
+
+def client_folders() -> dict[str, Path]:
+    """Return the folders below which MCP clients keep their files.
+
+    `home`; `config`: APPDATA, Application Support or XDG_CONFIG_HOME; `local`: LOCALAPPDATA on
+    Windows; `project`: the working folder.
+    """
+    return {
+        "home": Path.home(),
+        "config": platformdirs.user_config_path(roaming=True),
+        "local": platformdirs.user_data_path(),
+        "project": Path.cwd(),
+    }
 
 
 def config_file(

@@ -1,14 +1,16 @@
 """The inflected forms of an English word: plurals, verb forms, comparatives. Pure.
 
 Forms are made from the forbidden word rather than looked for in the text: the forbidden words are
-few and known beforehand. Made by rule, or taken from the tables in `irregular`; a form that no one
-writes ("carred") does no harm, one that is another word does ("stared" for "star").
+few and known beforehand. Made by rule, or taken from the irregular nouns and verbs; a form that no
+one writes ("carred") does no harm, one that is another word does ("stared" for "star").
 """
 
 import re
 from functools import cache, lru_cache
 
-from flux_mcp.compose.audit import irregular, special_forms
+from flux_mcp.compose.audit import special_forms
+from flux_mcp.compose.audit.irregular_nouns import PLURALS
+from flux_mcp.compose.audit.irregular_verbs import PAST
 
 _VOWEL_THEN_Y = re.compile(r"[aeiou]y\Z")
 _HISSING = re.compile(r"(?:s|x|z|ch|sh)\Z")
@@ -48,11 +50,11 @@ def _family(bases: set[str]) -> set[str]:
 
 
 def _irregular_plurals(noun: str) -> set[str]:
-    return set(irregular.PLURALS.get(noun, ()))
+    return set(PLURALS.get(noun, ()))
 
 
 def _plurals(noun: str) -> set[str]:
-    if noun in irregular.PLURALS:
+    if noun in PLURALS:
         return _irregular_plurals(noun)
     if noun.endswith("man") and noun not in special_forms.MAN_IS_NO_MAN:
         return {noun[:-3] + "men"}
@@ -90,7 +92,7 @@ def _singulars(word: str) -> set[str]:
 @cache
 def _irregular_singulars() -> dict[str, frozenset[str]]:
     found: dict[str, set[str]] = {}
-    for singular, plurals in irregular.PLURALS.items():
+    for singular, plurals in PLURALS.items():
         for plural in plurals:
             if plural != singular:
                 found.setdefault(plural, set()).add(singular)
@@ -100,7 +102,7 @@ def _irregular_singulars() -> dict[str, frozenset[str]]:
 def _verb_forms(verb: str) -> set[str]:
     if len(verb) < _SHORTEST_VERB or verb in special_forms.NO_VERB or _NO_VERB_ENDING.search(verb):
         return set()
-    past = set(irregular.PAST.get(verb, ()))
+    past = set(PAST.get(verb, ()))
     found = {_with_s(verb)}
     if verb.endswith("ie"):
         return found | (past or {verb + "d"}) | {verb[:-2] + "ying"}

@@ -9,9 +9,10 @@ from flux_mcp.compose.audit import lexicon, predicates
 from flux_mcp.compose.audit.cues import Sort
 from flux_mcp.compose.audit.ideas import idea_of
 from flux_mcp.compose.audit.quotations import quoted
-from flux_mcp.compose.audit.scopes import Scope, read_scopes
+from flux_mcp.compose.audit.scopes import read_scopes
 from flux_mcp.compose.audit.tokens import Kind, Token, tokenize
 from flux_mcp.compose.audit.view import View
+from flux_mcp.compose.audit.walk import Scope
 from flux_mcp.compose.audit.wordlists import words
 from flux_mcp.compose.audit.wrapping import unwrap
 from flux_mcp.compose.blocks import Block

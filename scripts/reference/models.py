@@ -1,0 +1,213 @@
+"""docs/models/README.md: what can be drawn with, and which model a quality takes on which card."""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+from flux_mcp.models.candidates import Card, Machine, Wanted, as_if_installed
+from flux_mcp.models.engine import engine_with
+from flux_mcp.models.formats import load_formats
+from flux_mcp.models.parts import PLACEMENTS, load_parts
+from flux_mcp.models.qualities import load_qualities
+from flux_mcp.models.registry import KINDS, QUALITIES, ModelSpec, load_registry
+from flux_mcp.models.tiers import choose_tier
+from flux_mcp.schema_words import kind_of
+from reference.markdown import NOTE, page, table
+
+CARDS_GIB = (8, 12, 16, 24, 32, 48, 141)
+"""Sizes of cards the table of qualities shows."""
+SKIPPED_COLUMNS = {"origin"}
+
+
+def models_page() -> str:
+    """Return what can be drawn with, which model draws on which card, and how to add one."""
+    registry = load_registry()
+    lines = [
+        NOTE,
+        "# Models",
+        (
+            "What can be drawn with, which of it a `quality` takes on which card, and how to add "
+            "your own. The rows are in [models.toml](../../src/flux_mcp/models/models.toml), the "
+            "order of preference in [qualities.toml](../../src/flux_mcp/models/qualities.toml), "
+            "weights and speeds in [parts.toml](../../src/flux_mcp/models/parts.toml); each number "
+            "names its source there. [micro](micro.md) has a page of its own."
+        ),
+        table(
+            "model",
+            "kind",
+            "repository",
+            "licence",
+            "disk, GiB",
+            "card, GiB",
+            "drawn with today",
+            rows=(_model_row(row) for row in registry),
+        ),
+        (
+            "`card` is the most of the card's memory that is taken at the model's own size, in the "
+            "precision it is stored in, whole and with parts offloaded: counted and compared with "
+            "what others measured, not measured by us. Rows that are not drawn with today are "
+            "known to `flux-mcp models plan`; the server neither chooses nor accepts them yet: see "
+            "[engine.py](../../src/flux_mcp/models/engine.py)."
+        ),
+        (
+            "FLUX.3 klein has no row. diffusers 0.42 has it as modular pipelines only, which have "
+            "no `callback_on_step_end`: there is no supported way to report a step, to show a "
+            "preview or to cancel. A pipeline class of its own would be enough."
+        ),
+        "## Helpers",
+        ("Small models that work beside a pipeline, one for each role. Nothing uses them yet."),
+        table(
+            "role",
+            "model",
+            "repository",
+            "licence",
+            "disk, GiB",
+            rows=(
+                (
+                    one.role,
+                    f"`{one.id}`",
+                    f"`{one.repository}`",
+                    one.licence,
+                    f"{one.disk_gib:g}",
+                )
+                for one in registry.helpers.values()
+            ),
+        ),
+        "## Which model draws",
+        (
+            "A call that names no `model` gets one by its `quality`. The table shows `text2img` at "
+            "the model's own size, with every model installed and enough main memory; "
+            "`flux-mcp models plan --quality high --vram 16 --ram 32` shows any other case, and "
+            "with `--explain` what was considered."
+        ),
+        table(
+            "card, GiB",
+            *QUALITIES,
+            rows=(
+                (str(gib), *(_tier_cell(gib, quality) for quality in QUALITIES))
+                for gib in CARDS_GIB
+            ),
+        ),
+        (
+            "1. The models of the quality are taken in the order below; then others that name the "
+            "quality in their row; then the rest, with a notice. Only those that are installed, "
+            "that this version can load, whose licence the setting `licences` allows, and that "
+            "take as many reference pictures as there are.\n"
+            "2. Each is tried in the precisions and placements of the quality, best first: more "
+            "bits before fewer, the whole model on the card before parts of it.\n"
+            "3. The first that fits is taken: its peak within the free memory of the card (what "
+            "our own worker holds counts as free), what waits beside it within the machine's. So "
+            "more memory never gives a worse plan.\n"
+            "4. Fewer bits than the quality is meant for, another model, streaming, tiles and a "
+            "licence that is not free are said in notices. If nothing fits, the call is refused "
+            "with `too_little_memory` and with what would fit."
+        ),
+        table(
+            "kind",
+            *QUALITIES,
+            rows=(
+                (f"`{kind}`", *(_models_cell(kind, quality) for quality in QUALITIES))
+                for kind in KINDS
+            ),
+        ),
+        table(
+            "placement",
+            "what is where",
+            rows=((f"`{name}`", load_parts().placement[name].about) for name in PLACEMENTS),
+        ),
+        (
+            "The card is asked through `nvidia-smi`, at most every five seconds. Without it, or on "
+            "a CPU, no memory is known: the first installed model of the order is taken, and the "
+            "worker sees how far it comes. What finished jobs took, memory and seconds, is kept "
+            "in the data folder for each card, and the next plans use it instead of what is "
+            "computed; a peak is only ever learned upwards."
+        ),
+        "## Your own models",
+        (
+            "Write `models.toml` in the data folder, for everybody who draws with it, or in the "
+            "folder of your `config.toml`, for you; the data folder's wins. Each `[[model]]` needs "
+            "an `id`; `extends` takes every other column from a shipped model."
+        ),
+        (
+            "```toml\n"
+            "[[model]]                       # another repository of the same kind of weights\n"
+            'id = "my-finetune"\n'
+            'extends = "flux1-dev"\n'
+            'repository = "someone/their-flux-dev"\n'
+            'licence = "other"\n\n'
+            "[[model]]                       # a pipeline's folder on this disk\n"
+            'id = "my-fill"\n'
+            'extends = "flux1-fill-dev"\n'
+            'folder = "weights/my-fill"      # relative to this file\n\n'
+            "[[model]]                       # a transformer in one file; other parts as extended\n"
+            'id = "my-gguf"\n'
+            'extends = "flux1-dev"\n'
+            'gguf = "weights/flux1-dev-Q4_K_S.gguf"   # or: file = "….safetensors"\n'
+            'precision = "q4_k"\n\n'
+            "[[model]]                       # the id of a shipped model: replaces it\n"
+            'id = "flux1-schnell"\n'
+            'extends = "flux1-schnell"\n'
+            "steps = { low = 2, standard = 4, high = 8 }\n"
+            "```"
+        ),
+        (
+            "Weights are one of `repository`, `folder`, `file` and `gguf`; pickles are refused. "
+            "Without `kind`, a row stands for every kind of the model it extends. A mistake is "
+            "told with its line by `flux-mcp doctor`; the whole file is out of use until it is "
+            "mended, and the server runs on with the shipped models."
+        ),
+        table(
+            "column",
+            "type",
+            "meaning",
+            rows=_columns(),
+        ),
+    ]
+    return page(lines)
+
+
+def _model_row(row: ModelSpec) -> tuple[str, ...]:
+    disk = f"{row.disk_gib:g}" + (f", and `{row.base}`" if row.base not in (None, row.id) else "")
+    whole, offloaded = row.vram_gib["resident"], row.vram_gib["offload"]
+    return (
+        f"`{row.id}`",
+        f"`{row.kind}`",
+        "in the package" if row.repository is None else f"`{row.repository}`",
+        row.licence,
+        disk,
+        f"{whole:.0f} / {offloaded:.0f}" if not row.is_demonstration else "a CPU will do",
+        "yes" if engine_with(load_formats().extra).can_load(row) else "not yet",
+    )
+
+
+def _tier_cell(gib: float, quality: Any) -> str:
+    machine = Machine(Card(gib, gib))
+    tier = choose_tier(Wanted("text2img", quality), machine, as_if_installed(load_registry()))
+    if tier is None:
+        return "nothing"
+    chosen, parts = tier.chosen, load_parts()
+    bits = parts.precision[chosen.holding.precision].bits
+    placement = chosen.holding.placement
+    return f"`{chosen.spec.id}`, {bits} bit, `{placement}`, {chosen.peak_gib:.0f} GiB"
+
+
+def _models_cell(kind: Any, quality: Any) -> str:
+    return ", ".join(f"`{name}`" for name in load_qualities().models[kind][quality])
+
+
+def _columns() -> Iterator[tuple[str, str, str]]:
+    """Yield the columns of a row: name, type, and what the code says below each."""
+    schema = ModelSpec.model_json_schema()
+    (spec,) = ast.parse(inspect.getsource(ModelSpec)).body
+    said = {
+        field.target.id: text.value.value
+        for field, text in pairwise(spec.body)  # type: ignore[attr-defined]
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
+    for name, field in schema["properties"].items():
+        if name not in SKIPPED_COLUMNS:
+            about = str(said.get(name, "")).replace("None", "left out")
+            yield f"`{name}`", kind_of(field).removesuffix(" or null"), about
