@@ -1,5 +1,6 @@
 """Which model answers a request on this machine, and what the caller is told about it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ from flux_mcp.errors import (
     TooLittleMemoryError,
     UnknownModelError,
     UnsupportedOptionError,
+    WeightsInvalidError,
     WeightsMissingError,
 )
 from flux_mcp.intake import Intake
 from flux_mcp.models.candidates import Card, Machine
-from flux_mcp.models.registry import load_registry
+from flux_mcp.models.registry import Registry, Structure, load_registry
 from flux_mcp.planner import Decision, Planner, as_asked
 from flux_mcp.requests.schemas import (
     DrawRequest,
@@ -23,7 +25,9 @@ from flux_mcp.requests.schemas import (
     StructuralRequest,
     VariationRequest,
 )
+from tests.models.control_lora_files import bfl
 from tests.models.hub import COMMIT, put_in_hub_cache
+from tests.models.lora_files import write
 
 pytestmark = pytest.mark.anyio
 
@@ -35,14 +39,17 @@ PICTURE = (
 
 
 async def decide(
-    settings: Settings, request: DrawRequest, machine: Machine | None = None
+    settings: Settings,
+    request: DrawRequest,
+    machine: Machine | None = None,
+    registry: Registry = REGISTRY,
 ) -> Decision:
     async def no_gallery(image_id: str) -> bytes:
         raise AssertionError(image_id)
 
     packs = PackLibrary(settings.packs_dir, settings.paths.packs)
     intake = Intake(settings, no_gallery)
-    planner = Planner(settings, REGISTRY, intake, packs, lambda: machine)
+    planner = Planner(settings, registry, intake, packs, lambda: machine)
     return await planner.decide(request)
 
 
@@ -142,12 +149,61 @@ async def test_the_setting_licences_keeps_models_from_being_chosen(settings: Set
 
 
 async def test_a_model_this_version_cannot_load_is_refused_by_name(settings: Settings) -> None:
-    install(settings, "control", "flux1-canny-dev-lora")
+    blocked = {"id": "packed", "repository": "me/packed", "precision": "svdq_int4"}
+    row = REGISTRY.find("control", "flux1-canny-dev").model_copy(update=blocked)
+    registry = Registry((*REGISTRY, row))
+    put_in_hub_cache(settings, "me/packed")
     request = StructuralRequest(prompt="x", image=PICTURE)
-    assert (await decide(settings, request)).plan.model == "micro"
+    assert (await decide(settings, request, registry=registry)).plan.model == "micro"
+    named = request.model_copy(update={"model": "packed"})
     with pytest.raises(UnsupportedOptionError, match="cannot draw with it") as refused:
-        await decide(settings, request.model_copy(update={"model": "flux1-canny-dev-lora"}))
+        await decide(settings, named, registry=registry)
     assert "flux1-canny-dev" in refused.value.hint
+
+
+def install_control_lora(settings: Settings, structure: str, in_channels: int) -> None:
+    """Put FLUX.1 dev here, as far as a plan looks, and a control LoRA for some of its layers."""
+    base = put_in_hub_cache(settings, "black-forest-labs/FLUX.1-dev")
+    config = {
+        "num_layers": 19,
+        "num_single_layers": 38,
+        "out_channels": 64,
+        "num_attention_heads": 24,
+        "attention_head_dim": 128,
+        "guidance_embeds": True,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 768,
+        "_class_name": "FluxTransformer2DModel",
+    }
+    described = base / "transformer" / "config.json"
+    described.unlink()
+    described.write_text(json.dumps(config), encoding="utf-8")
+    repository = f"black-forest-labs/FLUX.1-{structure.capitalize()}-dev-lora"
+    folder = put_in_hub_cache(settings, repository, ["lora.safetensors"])
+    (folder / "model_index.json").unlink()
+    (folder / "lora.safetensors").unlink()
+    some = {**config, "num_layers": 1, "num_single_layers": 1}
+    write(folder / "lora.safetensors", bfl(some, in_channels, rank=1))
+
+
+@pytest.mark.parametrize("structure", ["canny", "depth"])
+async def test_a_control_lora_answers_where_it_and_its_base_are_all_there_is(
+    settings: Settings, structure: Structure
+) -> None:
+    install_control_lora(settings, structure, 128)
+    request = StructuralRequest(prompt="x", control_image=PICTURE, structure=structure)
+    plan = (await decide(settings, request)).plan
+    assert (plan.model, plan.revision) == (f"flux1-{structure}-dev-lora", COMMIT)
+    install(settings, "control", f"flux1-{structure}-dev")
+    assert (await decide(settings, request)).plan.model == f"flux1-{structure}-dev"
+
+
+async def test_a_control_lora_of_another_width_is_refused_before_it_is_queued(
+    settings: Settings,
+) -> None:
+    install_control_lora(settings, "canny", 64)
+    with pytest.raises(WeightsInvalidError, match="'img_in' is 64 to 3072, that of flux1-dev 128"):
+        await decide(settings, StructuralRequest(prompt="x", image=PICTURE))
 
 
 async def test_klein_answers_where_it_is_installed_and_edits_with_several_pictures(

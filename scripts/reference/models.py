@@ -52,6 +52,15 @@ def models_page() -> str:
             "[engine.py](../../src/flux_mcp/models/engine.py)."
         ),
         (
+            "`flux1-canny-dev-lora` and `flux1-depth-dev-lora` are laid over `flux1-dev`: they use "
+            "its weights and add their own, 1.3 GiB, so one transformer draws from words and along "
+            "edges or depth, both loaded at once. `flux_structural` takes the full model of a "
+            "structure where it is installed, else the LoRA. `flux-mcp models pull "
+            "flux1-canny-dev-lora` gets `flux1-dev` too, if it is missing. They can be held in any "
+            "precision that takes LoRAs ([formats.md](formats.md)): "
+            "[decision 25](../decisions/0025-control-loras-share-their-base.md)."
+        ),
+        (
             "FLUX.3 klein has no row. diffusers 0.42 has it as modular pipelines only, which have "
             "no `callback_on_step_end`: there is no supported way to report a step, to show a "
             "preview or to cancel. A pipeline class of its own would be enough."
@@ -146,6 +155,12 @@ def models_page() -> str:
             'extends = "flux1-dev"\n'
             'gguf = "weights/flux1-dev-Q4_K_S.gguf"   # or: file = "….safetensors"\n'
             'precision = "q4_k"\n\n'
+            "[[model]]                       # a control LoRA of your own; base: any FLUX.1 model\n"
+            'id = "my-scribbles"\n'
+            'extends = "flux1-canny-dev-lora"\n'
+            'file = "weights/scribbles-lora.safetensors"\n'
+            'base = "my-gguf"                # with a base that is quantised:\n'
+            'precision = "q4_k"              # its precision\n\n'
             "[[model]]                       # the id of a shipped model: replaces it\n"
             'id = "flux1-schnell"\n'
             'extends = "flux1-schnell"\n'
@@ -154,6 +169,8 @@ def models_page() -> str:
         ),
         (
             "Weights are one of `repository`, `folder`, `file` and `gguf`; pickles are refused. "
+            "A row with `lora = true`, or one that extends such a row, is a control LoRA: its "
+            "`repository` or `file` holds the LoRA, and everything else is that of its `base`. "
             "Without `kind`, a row stands for every kind of the model it extends. A mistake is "
             "told with its line by `flux-mcp doctor`; the whole file is out of use until it is "
             "mended, and the server runs on with the shipped models."

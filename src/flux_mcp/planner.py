@@ -16,6 +16,7 @@ from flux_mcp.config import Settings
 from flux_mcp.errors import UnsupportedOptionError, WeightsMissingError
 from flux_mcp.intake import Incoming, Intake
 from flux_mcp.models.candidates import Choices, Machine, Wanted, real_models, recommended
+from flux_mcp.models.control_files import require_control_fit
 from flux_mcp.models.engine import Engine, this_engine
 from flux_mcp.models.figures import Figure
 from flux_mcp.models.loras import Lora, architecture_of, open_loras, require_fit
@@ -108,6 +109,7 @@ class Planner:
         Raises:
             RequestError: something about the request is wrong.
             WeightsMissingError: no model for it is on this disk.
+            WeightsInvalidError: the model is a LoRA, and does not fit its base.
             TooLittleMemoryError: those that are do not fit.
         """
         # Before the words are: what a pack leaves to chance is the seed's to decide.
@@ -167,6 +169,7 @@ class Planner:
         return tuple(self.loras.find(choice.name) for choice in request.loras or ())
 
     def _require_fit(self, loras: tuple[Lora, ...], spec: ModelSpec) -> None:
+        require_control_fit(spec, self._registry, self._settings)
         layers = architecture_of(spec, self._registry, self._settings) if loras else None
         for lora in loras:
             require_fit(lora, spec, layers)

@@ -127,7 +127,7 @@ EXTENDS = 'id = "a"\nextends = "flux1-dev"\n'
         (EXTENDS + 'max_steps = "many"', 4, "max_steps"),
         (EXTENDS + 'vae = "flux9"', 4, "there is no vae 'flux9'"),
         (EXTENDS + "steps = { low = 2 }", 1, "low, standard and high"),
-        (EXTENDS + 'base = "flux0"\nlora = true', None, "no model 'flux0'"),
+        ('id = "a"\nextends = "flux1-canny-dev-lora"\nbase = "flux0"', None, "no model 'flux0'"),
         ('id = "a"\nkind = "text2img"', 1, "It lacks family, pipeline"),
         ('extends = "flux1-dev"', 1, "model 1: It lacks id"),
         ('id = "A b"\nextends = "flux1-dev"', 2, "id: String should match"),

@@ -277,7 +277,7 @@ def test_this_version_only_plans_what_it_can_load(extras, made):
     assert {one.holding.precision for one in planned} == made
     assert {one.holding.text_precision for one in planned} == made
     assert {one.holding.placement for one in planned} == {"resident", "model_offload"}
-    assert {one.spec.form for one in planned} == {"folder"}
+    assert {one.spec.form for one in planned} == {"folder", "lora"}
     # FLUX.2 dev's tokenizer needs an extra of its own.
     assert {one.spec.id for one in planned if one.spec.family == "flux2"} == {
         "flux2-klein-4b",

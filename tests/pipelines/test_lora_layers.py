@@ -9,12 +9,15 @@ import pytest
 from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.models import architectures
 from flux_mcp.models.architectures import Architecture, from_config, known_architectures
+from flux_mcp.models.control_fit import fit_control
 from flux_mcp.models.layer_names import SWAPPED
 from flux_mcp.models.lora_fit import place
-from flux_mcp.models.lora_header import read_header
+from flux_mcp.models.lora_header import read_control_header, read_header
 from flux_mcp.models.registry import load_registry
-from flux_mcp.pipelines.loras import _matrices, architecture_of
+from flux_mcp.pipelines.lora_layers import architecture_of, matrices_of, rows_of
+from flux_mcp.pipelines.loras import _matrices
 from flux_mcp.requests.plan import PlanLora
+from tests.models.control_lora_files import bfl
 from tests.models.lora_files import pair, write
 
 pytestmark = pytest.mark.usefixtures("torch_here")
@@ -174,3 +177,43 @@ def test_only_black_forest_labs_order_is_turned_around(tmp_path):
     turned = ours(write(tmp_path / "bfl.safetensors", theirs), FLUX1)[SWAPPED]
     assert np.array_equal(found, np.roll(turned, 3072, axis=0))
     assert not np.array_equal(found, turned)
+
+
+def test_a_control_lora_becomes_what_diffusers_makes_of_it(tmp_path):
+    """Every tensor of FLUX.1's own: matrices, biases and norms, each under its name.
+
+    But for one: diffusers 0.42.1 turns around the rows of the last layer's first matrix too, which
+    are its rank and not its outputs (`swap_scale_shift`; github.com/huggingface/diffusers, issue
+    13998). Black Forest Labs' own code multiplies the two as they are (modules/lora.py).
+    """
+    import torch
+    from diffusers import FluxPipeline
+    from safetensors.torch import load_file
+
+    config = {
+        "num_layers": 19,
+        "num_single_layers": 38,
+        "out_channels": 64,
+        "num_attention_heads": 24,
+        "attention_head_dim": 128,
+        "guidance_embeds": True,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 768,
+        "_class_name": "FluxTransformer2DModel",
+    }
+    path = write(tmp_path / "control.safetensors", bfl(config, 128, rank=2))
+    tensors = load_file(path)
+    fit = fit_control(read_control_header(path), "flux1-dev", "flux1", config, 128)
+    made = matrices_of(fit.placed, tensors, torch.float32)
+    for one in fit.placed:
+        for target, rows in rows_of(one, tensors[fit.biases[one.layer.up]]):
+            made[f"{target}.lora_B.bias"] = rows
+    made |= {name: tensors[tensor] for name, tensor in fit.norms.items()}
+
+    theirs = FluxPipeline.lora_state_dict(tensors)
+    expected = {name.removeprefix("transformer."): one for name, one in theirs.items()}
+    wrong = f"{SWAPPED}.lora_A.weight"
+    assert torch.equal(made[wrong], expected[wrong].flip(0))
+    expected[wrong] = expected[wrong].flip(0)
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(made[name], one) for name, one in expected.items())

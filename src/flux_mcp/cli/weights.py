@@ -14,7 +14,7 @@ from flux_mcp.cli.common import EXIT_ENGINE, complain, console, plain, print_jso
 from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidRequestError, WeightsMissingError
 from flux_mcp.models.own_rows import open_registry
-from flux_mcp.models.pulling import GIB, licence_page, rows_of, users_of
+from flux_mcp.models.pulling import GIB, comes_from, licence_page, rows_of, users_of
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.removing import Removal, disk_bytes, plan_removal, remove
 from flux_mcp.models.verifying import Checkable, Wrong, checkable
@@ -146,7 +146,7 @@ def _checkables(settings: Settings, model: str | None) -> list[Checkable]:
     rows = list(registry) if model is None else rows_of(registry, model)
     if model is not None and all(row.repository is None for row in rows):
         raise InvalidRequestError(
-            f"{model} comes with the package: there is nothing to compare it with.",
+            f"{model} {comes_from(rows[0])}: there is nothing to compare it with.",
             "Name a model that was pulled.",
         )
     found = {(row.repository, row.revision): checkable(row, settings) for row in rows}

@@ -62,6 +62,12 @@ def is_foreign(name: str, layers: tuple[str, ...]) -> bool:
     return _flat(name) not in {_flat(layer) for layer in layers}
 
 
+def block_counts(architecture: Architecture) -> tuple[int, int]:
+    """Return how many double and how many single blocks a transformer has."""
+    linears = architecture.linears
+    return _count(linears, "transformer_blocks"), _count(linears, "single_transformer_blocks")
+
+
 def _flat(name: str) -> str:
     return name.replace(".", "_")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
-from flux_mcp.models.formats import has_extra, load_formats
+from flux_mcp.models.formats import format_of, has_extra, load_formats
 from flux_mcp.models.memory import Holding
 from flux_mcp.models.parts import PLACEMENTS, Placement, Precision, load_parts
 from flux_mcp.models.registry import ModelSpec, PipelineClass, WeightsForm
@@ -35,6 +35,7 @@ class Engine:
             spec.pipeline in self.pipelines
             and spec.form in self.forms
             and spec.precision in self.precisions
+            and _can_be_laid_over(spec, spec.precision)
         )
 
     def can_hold(self, spec: ModelSpec, holding: Holding) -> bool:
@@ -44,7 +45,13 @@ class Engine:
             and {holding.precision, holding.text_precision} <= self.precisions
             and holding.placement in self.placements
             and holding.tile_px in self.tiles_px
+            and _can_be_laid_over(spec, holding.precision)
         )
+
+
+def _can_be_laid_over(spec: ModelSpec, precision: Precision) -> bool:
+    """Whether a row that is a LoRA can be put on a base held so; others need not be."""
+    return not spec.lora or format_of(precision).takes_loras
 
 
 def this_engine() -> Engine:
@@ -59,7 +66,7 @@ def engine_with(extras: Iterable[str]) -> Engine:
     without = {pipeline for name in lacking for pipeline in formats.extra[name].pipelines}
     return Engine(
         pipelines=frozenset(get_args(PipelineClass)) - without,
-        forms=frozenset({"folder", "file", "gguf"}),
+        forms=frozenset(get_args(WeightsForm)),
         precisions=frozenset(
             name
             for name, row in formats.format.items()

@@ -103,3 +103,20 @@ NAMES: Mapping[Family, Names] = MappingProxyType(
 )
 SWAPPED = "norm_out.linear"
 """Black Forest Labs' code has shift before scale in it, diffusers scale before shift."""
+
+# Norms of the attention that control LoRAs replace. Source: `_convert_bfl_flux_control_lora_to_
+# diffusers` in lora_conversion_utils.py of diffusers 0.42.1.
+DOUBLE_NORMS: Mapping[str, str] = MappingProxyType(
+    {
+        "img_attn.norm.query_norm.scale": "attn.norm_q.weight",
+        "img_attn.norm.key_norm.scale": "attn.norm_k.weight",
+        "txt_attn.norm.query_norm.scale": "attn.norm_added_q.weight",
+        "txt_attn.norm.key_norm.scale": "attn.norm_added_k.weight",
+    }
+)
+SINGLE_NORMS: Mapping[str, str] = MappingProxyType(
+    {
+        "norm.query_norm.scale": "attn.norm_q.weight",
+        "norm.key_norm.scale": "attn.norm_k.weight",
+    }
+)

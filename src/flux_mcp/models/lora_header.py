@@ -9,7 +9,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -87,6 +87,8 @@ class LoraHeader:
     """Layers of text encoders, which are not applied."""
     is_control: bool
     metadata: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shapes of the tensors that are no pair of matrices; only a control LoRA may have any."""
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -128,6 +130,18 @@ def parse_header(stream: BinaryIO) -> LoraHeader:
     return _interpret(tensors, metadata, stream)
 
 
+def read_control_header(path: Path) -> LoraHeader:
+    """Read what a control LoRA holds: norms and biases may stand beside its layers.
+
+    Raises:
+        InvalidLoraError: as `read_header`, but for those.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        tensors, metadata = _read_tensors(stream)
+        return _interpret(tensors, metadata, stream, takes_others=True)
+
+
 def _read_tensors(stream: BinaryIO) -> tuple[dict[str, _Tensor], dict[str, str]]:
     total = stream.seek(0, io.SEEK_END)
     stream.seek(0)
@@ -161,7 +175,11 @@ def _tensor(entry: Mapping[str, Any], base: int, total: int) -> _Tensor:
 
 
 def _interpret(
-    tensors: Mapping[str, _Tensor], metadata: Mapping[str, str], stream: BinaryIO
+    tensors: Mapping[str, _Tensor],
+    metadata: Mapping[str, str],
+    stream: BinaryIO,
+    *,
+    takes_others: bool = False,
 ) -> LoraHeader:
     sides: dict[str, dict[str, str]] = {}
     alphas: dict[str, float] = {}
@@ -178,8 +196,8 @@ def _interpret(
         else:
             others.append(name)
     is_control = any(map(_CONTROL.search, others))
-    if not is_control:
-        _refuse_others(others)
+    if not (is_control or takes_others):
+        refuse_others(others)
     if not sides:
         raise InvalidLoraError("There is no LoRA layer of a FLUX transformer in it.", MEND)
     adapter = adapter_alpha(metadata)
@@ -191,10 +209,16 @@ def _interpret(
         text_encoder_layers=len(text_layers - {""}),
         is_control=is_control,
         metadata=dict(metadata),
+        others={name: tensors[name].shape for name in others},
     )
 
 
-def _refuse_others(names: list[str]) -> None:
+def refuse_others(names: Sequence[str]) -> None:
+    """Refuse tensors that are no LoRA layers, saying what they are where that is known.
+
+    Raises:
+        InvalidLoraError: there are any.
+    """
     for part, kind in _UNSUPPORTED:
         if any(part in name for name in names):
             raise InvalidLoraError(f"It is a {kind}, which is not supported.", MEND)
@@ -219,7 +243,7 @@ def _layers(
         (rank, inputs), (outputs, rank_up) = down.shape, up.shape
         if rank != rank_up or rank < 1:
             raise InvalidLoraError(f"The matrices of '{full[:120]}' do not fit together.", MEND)
-        name = _without_prefix(full)
+        name = without_prefix(full)
         told = alphas.get(full)
         alpha = told if told is not None else adapter.alpha(name, rank) if adapter else float(rank)
         if not math.isfinite(alpha):
@@ -236,7 +260,8 @@ def _layout(full: str) -> str:
     return next(layout for prefix, layout in _PREFIXES if full.startswith(prefix))
 
 
-def _without_prefix(full: str) -> str:
+def without_prefix(full: str) -> str:
+    """Return the name of a tensor or layer without what trainers put before it."""
     prefix = next(prefix for prefix, _ in _PREFIXES if full.startswith(prefix))
     return full.removeprefix(prefix)
 

@@ -21,6 +21,7 @@ from flux_mcp.models.architectures import (
     from_config,
     known_architectures,
 )
+from flux_mcp.models.control_fit import control_config
 from flux_mcp.models.layer_names import Family
 from flux_mcp.models.lora_about import LoraAbout, read_about, with_metadata
 from flux_mcp.models.lora_fit import fits, place
@@ -146,7 +147,8 @@ class LoraLibrary:
             raise InvalidLoraError(
                 "It is a control LoRA: it turns a model that draws from words into one that "
                 "follows edges or depth.",
-                "Use flux_structural with a model made for that.",
+                "Use flux_structural with a model made for that, or give it a row in models.toml "
+                "(docs/models/README.md, 'Your own models').",
             )
         if not fitting:
             raise InvalidLoraError(
@@ -225,6 +227,8 @@ def architecture_of(spec: ModelSpec, registry: Registry, settings: Settings) -> 
     """
     drawing = spec if spec.base is None else registry.find("text2img", spec.base)
     config = _read_config(require_snapshot(drawing, registry, settings).folder)
+    if config is not None and spec.lora:
+        config = control_config(config, spec.in_channels)
     return None if config is None else from_config(spec.id, spec.family, config)
 
 

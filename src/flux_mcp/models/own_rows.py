@@ -2,7 +2,8 @@
 
 A table `[[model]]` holds columns of `ModelSpec`. With `extends = "flux1-dev"` everything else is
 taken from that model's row, or from each of its rows where no `kind` is given. The weights are one
-of `repository`, `folder`, `file` (safetensors) and `gguf`; paths are relative to the file.
+of `repository`, `folder`, `file` (safetensors) and `gguf`; paths are relative to the file. A row
+that is a LoRA (`lora = true`, or one that extends such a row) has it in `repository` or `file`.
 
 A row that has the id of a shipped one replaces it. A file with a mistake in it is out of use as a
 whole, and the server goes on without it: half of a file would draw with other models than it says.
@@ -258,7 +259,8 @@ class _Reader:
 def _inherited(base: ModelSpec, table: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns a table takes over; other weights do not have the base's place."""
     columns = base.model_dump(exclude={"origin"}, exclude_none=True)
-    if "repository" in table or "folder" in table:
+    is_lora_file = "file" in table and table.get("lora", base.lora)
+    if "repository" in table or "folder" in table or is_lora_file:
         for name in ("repository", "revision", "folder", "parts_folder", "gated"):
             columns.pop(name, None)
     for name in ("id", "title", "source"):

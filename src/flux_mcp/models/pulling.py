@@ -136,27 +136,35 @@ def rows_of(registry: Registry, model: str) -> list[ModelSpec]:
     return rows
 
 
+def comes_from(row: ModelSpec) -> str:
+    """Say where the weights of a row without a repository are: `comes with the package`, ...."""
+    return "comes with the package" if row.origin is None else "lies in your own files"
+
+
 def rows_to_pull(
     registry: Registry, models: Sequence[str], is_here: Callable[[ModelSpec], bool]
 ) -> tuple[ModelSpec, ...]:
     """Return one row for each repository to pull: those of `models`, and bases that are missing.
 
+    Of a LoRA that is a file of the user's own, the base alone.
+
     Raises:
         UnknownModelError: a model is not in the registry.
-        InvalidRequestError: a model comes with the package.
+        InvalidRequestError: a model comes with the package, or lies in the user's own files.
     """
     wanted: dict[tuple[str, str | None], ModelSpec] = {}
     for model in models:
         for row in rows_of(registry, model):
-            if row.repository is None:
+            base = None if row.base is None else registry.find("text2img", row.base)
+            lacks_base = base is not None and base.repository is not None and not is_here(base)
+            if row.repository is None and not (row.file is not None and lacks_base):
                 raise InvalidRequestError(
-                    f"{row.id} comes with the package: there is nothing to download.",
+                    f"{row.id} {comes_from(row)}: there is nothing to download.",
                     "'flux-mcp models list' shows what can be pulled.",
                 )
-            base = None if row.base is None else registry.find("text2img", row.base)
-            if base is not None and base.repository is not None and not is_here(base):
-                wanted.setdefault((base.repository, base.revision), base)
-            wanted.setdefault((row.repository, row.revision), row)
+            for one in (base if lacks_base else None, row):
+                if one is not None and one.repository is not None:
+                    wanted.setdefault((one.repository, one.revision), one)
     return tuple(wanted.values())
 
 

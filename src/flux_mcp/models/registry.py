@@ -69,13 +69,13 @@ class ModelSpec(BaseModel):
     in a user's row."""
     file: Path | None = None
     """One safetensors file that holds the transformer; the other parts come from `repository` or
-    `folder`. So does `gguf`."""
+    `folder`. So does `gguf`. In a LoRA's row: the LoRA, and then nothing else names weights."""
     gguf: Path | None = None
     """One GGUF file that holds the transformer."""
     text_gguf: Path | None = None
     """One GGUF file that holds the large text encoder."""
     lora: bool = False
-    """Whether the repository holds a LoRA, which is laid over `base`."""
+    """Whether the repository or `file` holds a LoRA, which is laid over `base`."""
     parts_folder: str | None = None
     """Folder that holds the parts (VAE, encoders, tokenizers) which `folder` leaves out."""
     pipeline: PipelineClass
@@ -122,7 +122,9 @@ class ModelSpec(BaseModel):
 
     @model_validator(mode="after")
     def _is_coherent(self) -> "ModelSpec":
-        if (self.repository is None) == (self.folder is None):
+        if self.lora:
+            self._require_one_lora()
+        elif (self.repository is None) == (self.folder is None):
             raise ValueError("exactly one of repository and folder names the weights")
         if self.file is not None and self.gguf is not None:
             raise ValueError("file and gguf both name the transformer; give one")
@@ -133,6 +135,12 @@ class ModelSpec(BaseModel):
         if set(self.steps) != {"low", "standard", "high"}:
             raise ValueError("steps must give low, standard and high")
         return self
+
+    def _require_one_lora(self) -> None:
+        if (self.repository is None) == (self.file is None) or self.folder or self.gguf:
+            raise ValueError("exactly one of repository and file names a LoRA")
+        if self.kind != "control":
+            raise ValueError("only control models are made of a LoRA; others go into data/loras/")
 
     @field_validator("transformer", "vae")
     @classmethod

@@ -8,7 +8,7 @@ from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidRequestError, StorageError
 from flux_mcp.models.download_lock import hold_download_lock
 from flux_mcp.models.manifest import manifests_of
-from flux_mcp.models.pulling import rows_of, users_of
+from flux_mcp.models.pulling import comes_from, rows_of, users_of
 from flux_mcp.models.registry import Registry
 from flux_mcp.models.snapshots import cache_folder
 from flux_mcp.models.weights import state_of
@@ -42,12 +42,12 @@ def plan_removal(model: str, registry: Registry, settings: Settings) -> Removal:
 
     Raises:
         UnknownModelError: the model is not in the registry.
-        InvalidRequestError: it comes with the package.
+        InvalidRequestError: it comes with the package, or lies in the user's own files.
     """
     rows = rows_of(registry, model)
     if all(row.repository is None for row in rows):
         raise InvalidRequestError(
-            f"{model} comes with the package and is not removed by itself.",
+            f"{model} {comes_from(rows[0])} and is not removed by itself.",
             "Remove a model that was pulled: 'flux-mcp models list' shows them.",
         )
     here = {row.id for row in registry if state_of(row, settings) == "installed"}

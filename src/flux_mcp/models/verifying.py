@@ -67,7 +67,7 @@ def checkable(spec: ModelSpec, settings: Settings) -> Checkable | None:
         return None
     folder = settings.paths.hub / cache_folder(spec.repository) / "snapshots" / revision
     manifest = read_manifest(settings.paths, spec.repository, revision)
-    files = tuple(_as_cached(folder)) if manifest is None else manifest.files
+    files = tuple(_as_cached(folder, spec)) if manifest is None else manifest.files
     return Checkable(spec.repository, revision, folder, files, manifest is not None)
 
 
@@ -85,14 +85,14 @@ def _revision(spec: ModelSpec, settings: Settings) -> str | None:
         return None
 
 
-def _as_cached(folder: Path) -> Iterator[ManifestFile]:
+def _as_cached(folder: Path, spec: ModelSpec) -> Iterator[ManifestFile]:
     for path in sorted(folder.rglob("*")):
         key = link_target_name(path)
         if path.is_file() and len(key) in _KEY_LENGTHS and set(key) <= set("0123456789abcdef"):
             size_bytes = path.stat().st_size
             name = path.relative_to(folder).as_posix()
             yield ManifestFile(path=name, size_bytes=size_bytes, key=key)
-    if not (folder / INDEX).is_file():
+    if not (spec.lora or (folder / INDEX).is_file()):
         yield ManifestFile(path=INDEX, size_bytes=0, key="0" * _KEY_LENGTHS[0])
 
 

@@ -31,6 +31,8 @@ class Snapshot:
     parts_folder: Path
     revision: str | None
     """Commit of the hub repository; `None` for weights that come with the package."""
+    loras: tuple[Path, ...] = ()
+    """Of a LoRA's row: the files there are; more than one is refused when it is loaded."""
 
 
 def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
@@ -38,6 +40,8 @@ def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
 
     A download that was broken off does not count.
     """
+    if spec.lora:
+        return _find_lora(spec, settings)
     one_file = spec.file or spec.gguf
     if one_file is not None and not one_file.is_file():
         return None
@@ -52,6 +56,30 @@ def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
         snapshot = found
     folders = (snapshot.folder, snapshot.parts_folder)
     return snapshot if _is_complete(snapshot.folder, folders, _own_files(spec)) else None
+
+
+def _find_lora(spec: ModelSpec, settings: Settings) -> Snapshot | None:
+    """Return where a LoRA lies: its own file, or the safetensors files of its repository."""
+    if spec.file is not None:
+        folder, revision, files = spec.file.parent, None, [spec.file]
+    else:
+        cached = settings.paths.hub / cache_folder(spec.repository or "")
+        revision = spec.revision or _main_revision(cached)
+        # Looked up and not joined: a revision may come from a plan that somebody else made.
+        found = {place.name: place for place in (cached / "snapshots").glob("*")}.get(revision)
+        if found is None:
+            return None
+        folder, files = found, sorted(found.glob("*.safetensors"))
+    there = tuple(file for file in files if file.is_file())
+    return Snapshot(folder, folder, revision, there) if there else None
+
+
+def _main_revision(cached: Path) -> str:
+    """Return the commit a repository's cache knows as `main`; empty if it knows none."""
+    try:
+        return (cached / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 LARGE_TEXT_ENCODERS = frozenset({"T5EncoderModel", "Qwen3ForCausalLM"})
@@ -159,6 +187,8 @@ def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) ->
 
 def install_hint(spec: ModelSpec, settings: Settings) -> str:
     """Return what to do to have the weights of `spec` and of its base on this disk."""
+    if spec.repository is None and spec.file is not None:
+        return f"Put the file there: {spec.file}; or mend its row in {spec.origin}."
     if spec.repository is None:
         return "They come with the package: install it again, or restore them from git."
     return f"Run: {install_command(spec, settings)}."

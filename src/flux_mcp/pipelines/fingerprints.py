@@ -36,23 +36,30 @@ class Fingerprints:
         Raises:
             OSError: the folder cannot be read.
         """
-        paths = [
-            path
-            for path in sorted(folder.rglob("*"))
-            if path.suffix not in _NEVER_LOADED and path.is_file()
-        ]
-        return self._all(folder.name, {p.relative_to(folder).as_posix(): p for p in paths}, report)
+        return self._all(folder.name, _in_folder(folder), report)
 
-    def part(self, folder: Path, file: Path | None, report: Report) -> str:
+    def part(
+        self, folder: Path, file: Path | None, report: Report, lora: Path | None = None
+    ) -> str:
         """Return the SHA-256 of a part: of its folder, or of a file and the folder's config.json.
+
+        Args:
+            folder: Describes the part, and holds its weights if `file` does not.
+            file: Its weights.
+            report: Told how much is read.
+            lora: What is laid over them for good.
 
         Raises:
             OSError: something cannot be read.
         """
-        if file is None:
-            return self.folder(folder, report)
         # Named by what it is: the same weights under another name are the same.
-        named = {"config.json": folder / "config.json", f"weights{file.suffix}": file}
+        named = (
+            _in_folder(folder)
+            if file is None
+            else {"config.json": folder / "config.json", f"weights{file.suffix}": file}
+        )
+        if lora is not None:
+            named["over it"] = lora
         return self._all(folder.name, named, report)
 
     def _all(self, name: str, paths: Mapping[str, Path], report: Report) -> str:
@@ -73,6 +80,15 @@ class Fingerprints:
         if _SHA256.fullmatch(blob.name):
             return blob.name
         return self._known.get(_identity(path))
+
+
+def _in_folder(folder: Path) -> dict[str, Path]:
+    """Return every file that may be loaded, by its name."""
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix not in _NEVER_LOADED and path.is_file()
+    }
 
 
 def _identity(path: Path) -> tuple[Path, int, int]:

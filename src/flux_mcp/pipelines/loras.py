@@ -4,6 +4,9 @@
 off, so a transformer that several kinds share is the same for each of them: PEFT then calls the
 untouched base layer, and the pixels are those of a transformer that never saw a LoRA.
 
+The adapter that makes a control transformer of its base (control_loras.py) is not a plan's: it is
+always on, and stays when everything else is taken off.
+
 Never through `pipe.load_lora_weights` (diffusers 0.42.1): it widens base layers to fit a LoRA of
 another size and cannot undo it, loads nothing at all from names it does not know, and drops layers
 outside of the blocks. Never fused either: unfusing is not exact.
@@ -11,7 +14,6 @@ outside of the blocks. Never fused either: unfusing is not exact.
 
 import hashlib
 import io
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,18 +21,15 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from flux_mcp.errors import (
-    InternalError,
     InvalidLoraError,
     UnsupportedOptionError,
     WeightsInvalidError,
 )
-from flux_mcp.models.architectures import Architecture
 from flux_mcp.models.formats import format_of
-from flux_mcp.models.layer_names import SWAPPED
 from flux_mcp.models.lora_fit import Placed, place
 from flux_mcp.models.lora_header import parse_header
 from flux_mcp.models.loras import SUFFIX, check_file
-from flux_mcp.models.registry import ModelSpec
+from flux_mcp.pipelines.lora_layers import architecture_of, attach, kept_adapters, matrices_of
 from flux_mcp.pipelines.residency import Report, Resident
 from flux_mcp.requests.plan import PlanLora
 
@@ -93,10 +92,10 @@ class Adapters:
             for _ in range(too_many):
                 # None of the wanted: those are at the end, and active.
                 transformer.delete_adapters(carried.pop(0))
-            transformer.disable_adapters()
+            _switch_off(transformer)
         except BaseException:
             # Whatever was half done: the base layers go back where they were.
-            _strip(transformer)
+            _strip(transformer, [*carried, *(lora.sha256 for lora in wanted)])
             carried.clear()
             raise
 
@@ -112,7 +111,7 @@ class Adapters:
             _switch_on(transformer, wanted)
             yield
         finally:
-            transformer.disable_adapters()
+            _switch_off(transformer)
 
 
 def _counting(loras: Sequence[PlanLora]) -> list[PlanLora]:
@@ -121,12 +120,27 @@ def _counting(loras: Sequence[PlanLora]) -> list[PlanLora]:
 
 def _switch_on(transformer: Any, wanted: Sequence[PlanLora]) -> None:
     # In the plan's order: sums of floating-point numbers depend on it.
-    transformer.set_adapters([lora.sha256 for lora in wanted], [lora.weight for lora in wanted])
+    kept = kept_adapters(transformer)
+    names = [*kept, *(lora.sha256 for lora in wanted)]
+    weights = [*(1.0 for _ in kept), *(lora.weight for lora in wanted)]
+    transformer.set_adapters(names, weights)
     transformer.enable_adapters()
 
 
-def _strip(transformer: Any) -> None:
-    if getattr(transformer, "peft_config", None):
+def _switch_off(transformer: Any) -> None:
+    """Leave active what makes the transformer what it is, and nothing else."""
+    if kept_adapters(transformer):
+        _switch_on(transformer, ())
+    else:
+        transformer.disable_adapters()
+
+
+def _strip(transformer: Any, names: Sequence[str]) -> None:
+    """Take off every LoRA of a plan, also one that was attached in part."""
+    if kept_adapters(transformer):
+        _switch_off(transformer)
+        transformer.delete_adapters(list(names))
+    elif getattr(transformer, "peft_config", None):
         transformer.unload_lora()
 
 
@@ -141,18 +155,7 @@ def _attach(lora: PlanLora, folder: Path, resident: Resident) -> None:
     data = _read(lora, folder)
     placed = place(parse_header(io.BytesIO(data)), architecture_of(transformer, resident.spec))
     matrices = _matrices(lora, data, placed, transformer.dtype)
-    with warnings.catch_warnings():
-        # PEFT 0.21 asks whether several adapters are meant. They are.
-        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
-        transformer.load_lora_adapter(
-            dict(matrices),
-            prefix=None,
-            adapter_name=lora.sha256,
-            low_cpu_mem_usage=True,
-            # Its offloading is taken off and put on again around the change.
-            _pipeline=resident.pipe,
-        )
-    _require_attached(lora, transformer, matrices)
+    attach(lora.name, lora.sha256, transformer, matrices, resident.pipe)
 
 
 def _read(lora: PlanLora, folder: Path) -> bytes:
@@ -175,22 +178,8 @@ def _read(lora: PlanLora, folder: Path) -> bytes:
     return data
 
 
-def architecture_of(transformer: Any, spec: ModelSpec) -> Architecture:
-    """Return the linear layers a loaded transformer really has, its adapters left out."""
-    from torch.nn import Linear
-
-    linears = {
-        name.removesuffix(".base_layer"): (module.in_features, module.out_features)
-        for name, module in transformer.named_modules()
-        if isinstance(module, Linear) and ".lora_" not in name
-    }
-    return Architecture(spec.id, spec.family, linears)
-
-
 def _matrices(lora: PlanLora, data: bytes, placed: Sequence[Placed], dtype: Any) -> dict[str, Any]:
     """Return the matrices by the names PEFT gives them, in the transformer's own precision.
-
-    The trainer's scale (alpha / rank) goes into the second one, so each adapter's is 1.
 
     Raises:
         InvalidLoraError: a number is NaN or infinite.
@@ -198,39 +187,10 @@ def _matrices(lora: PlanLora, data: bytes, placed: Sequence[Placed], dtype: Any)
     import torch
     from safetensors.torch import load
 
-    tensors = load(data)
-    matrices = {}
-    for one in placed:
-        down = tensors[one.layer.down].to(torch.float32)
-        up = tensors[one.layer.up].to(torch.float32) * one.layer.scale
-        for target, rows in zip(one.targets, up.split(one.sizes), strict=True):
-            if one.is_foreign and target == SWAPPED:
-                rows = torch.cat(rows.chunk(2)[::-1])  # noqa: PLW2901 - the same rows, in order
-            matrices[f"{target}.lora_A.weight"] = down.to(dtype).contiguous()
-            matrices[f"{target}.lora_B.weight"] = rows.to(dtype).contiguous()
+    matrices = matrices_of(placed, load(data), dtype)
     if not all(bool(torch.isfinite(matrix).all()) for matrix in matrices.values()):
         raise InvalidLoraError(
             f"The LoRA '{lora.name}' has numbers that are none (NaN or infinite).",
             "It was trained or saved wrongly: get it again.",
         )
     return matrices
-
-
-def _require_attached(lora: PlanLora, transformer: Any, matrices: dict[str, Any]) -> None:
-    """Refuse to draw with half a LoRA: diffusers leaves out what it does not understand."""
-    import torch
-
-    marks = (f".{lora.sha256}.weight", ".weight")
-    there = {
-        name.replace(*marks): value
-        for name, value in transformer.named_parameters()
-        if name.endswith(marks[0])
-    }
-    same = there.keys() == matrices.keys() and all(
-        torch.equal(value, matrices[name].to(value.device)) for name, value in there.items()
-    )
-    if not same:
-        raise InternalError(
-            f"The LoRA '{lora.name}' did not reach the transformer whole: {len(there)} of "
-            f"{len(matrices)} matrices.",
-        )

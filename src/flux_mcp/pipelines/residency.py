@@ -17,6 +17,7 @@ from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.models.formats import format_of
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.weights import require_snapshot
+from flux_mcp.pipelines.control_loras import open_control_lora
 from flux_mcp.pipelines.device import GIB, Device, free_caches, free_memory_gib, tensors_of
 from flux_mcp.pipelines.eviction import HeldTransformer, choose_evictions
 from flux_mcp.pipelines.fingerprints import Fingerprints
@@ -147,12 +148,15 @@ class Residency:
 
     def _load(self, spec: ModelSpec, report: Report) -> Resident:
         snapshot = require_snapshot(spec, self._registry, self._settings)
-        own = list_parts(spec, snapshot)
+        own = () if spec.lora else list_parts(spec, snapshot)
+        lora_snapshot = snapshot
         drawing, drawn_by = spec, own
         if spec.base is not None:
             drawing = self._base(spec)
             snapshot = require_snapshot(drawing, self._registry, self._settings)
             drawn_by = list_parts(drawing, snapshot)
+        transformer = next(part for part in drawn_by if part.name == "transformer")
+        lora = open_control_lora(spec, lora_snapshot, transformer) if spec.lora else None
         require_classes(part.class_name for part in (*own, *drawn_by))
         keys = self._keys(own if drawing is spec else (*own, *drawn_by), spec, report)
         placement = self._make_room(spec, frozenset(keys.values()))
@@ -166,19 +170,26 @@ class Residency:
         pipe_parts = {part.name: parts[part] for part in drawn_by if part in parts}
         pipe_parts |= {part.name: load_part(part, spec.precision) for part in schedulers}
         pipe_parts |= dict.fromkeys(texts)
-        pipe = make_pipeline(drawing.pipeline, pipe_parts, pipeline_options(snapshot))
+        if lora is not None:
+            pipe_parts["transformer"] = lora.laid_over(parts[transformer], report)
+        draws = drawing if lora is None else spec
+        pipe = make_pipeline(draws.pipeline, pipe_parts, pipeline_options(snapshot))
         prior = None
-        if drawing is not spec:
+        if draws is not spec:
             prior = make_pipeline(spec.pipeline, {part.name: parts[part] for part in own})
         self._place(pipe, placement)
         self._place(prior, placement)
-        transformer = next(part for part in drawn_by if part.name == "transformer")
         vae = next(part for part in drawn_by if part.name == "vae")
         return Resident(
             spec=spec,
             pipe=pipe,
             prior=prior,
-            weights_sha256=self._fingerprints.part(transformer.folder, transformer.file, report),
+            weights_sha256=self._fingerprints.part(
+                transformer.folder,
+                transformer.file,
+                report,
+                None if lora is None else lora.file.path,
+            ),
             text_parts={texts[name]: keys[texts[name]] for name in TEXT_PARTS if name in texts},
             part_keys=frozenset(keys.values()),
             transformer_key=keys[transformer],

@@ -1,0 +1,118 @@
+"""LoRA matrices by the names PEFT gives them, and their way onto a transformer.
+
+Shared by loras.py, whose LoRAs come and go with jobs, and by control_loras.py, whose one stays.
+Owns nothing: which adapters a transformer carries is for those two to know, and for PEFT.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from flux_mcp.errors import InternalError
+from flux_mcp.models.architectures import Architecture
+from flux_mcp.models.layer_names import SWAPPED
+from flux_mcp.models.lora_fit import Placed
+from flux_mcp.models.registry import ModelSpec
+
+CONTROL_ADAPTER = "control"
+"""What PEFT calls the LoRA that makes a control transformer of its base; others have the SHA-256
+of their file as their name."""
+
+
+def kept_adapters(transformer: Any) -> tuple[str, ...]:
+    """Return the adapters that are part of a transformer: they are on whatever a plan names."""
+    carried = getattr(transformer, "peft_config", None) or {}
+    return (CONTROL_ADAPTER,) if CONTROL_ADAPTER in carried else ()
+
+
+def architecture_of(transformer: Any, spec: ModelSpec) -> Architecture:
+    """Return the linear layers a loaded transformer really has, its adapters left out."""
+    from torch.nn import Linear
+
+    linears = {
+        name.removesuffix(".base_layer"): (module.in_features, module.out_features)
+        for name, module in transformer.named_modules()
+        if isinstance(module, Linear) and ".lora_" not in name
+    }
+    return Architecture(spec.id, spec.family, linears)
+
+
+def matrices_of(placed: Sequence[Placed], tensors: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    """Return the matrices by PEFT's names for them.
+
+    The trainer's scale (alpha / rank) goes into the second one, so each adapter's is 1.
+
+    Args:
+        placed: Which layers each pair changes.
+        tensors: The file's; each is taken once.
+        dtype: What the transformer works in.
+    """
+    import torch
+
+    matrices = {}
+    for one in placed:
+        down = tensors[one.layer.down].to(torch.float32)
+        up = tensors[one.layer.up].to(torch.float32) * one.layer.scale
+        for target, rows in rows_of(one, up):
+            matrices[f"{target}.lora_A.weight"] = down.to(dtype).contiguous()
+            matrices[f"{target}.lora_B.weight"] = rows.to(dtype).contiguous()
+    return matrices
+
+
+def rows_of(one: Placed, tensor: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each target and the rows of a matrix, or the numbers of a bias, that are its."""
+    import torch
+
+    for target, rows in zip(one.targets, tensor.split(one.sizes), strict=True):
+        is_turned = one.is_foreign and target == SWAPPED
+        yield target, torch.cat(rows.chunk(2)[::-1]) if is_turned else rows
+
+
+def attach(
+    name: str, adapter: str, transformer: Any, matrices: Mapping[str, Any], pipe: Any = None
+) -> None:
+    """Put an adapter onto a transformer, and see that all of it is there.
+
+    Args:
+        name: What people call the LoRA; for messages.
+        adapter: What PEFT is to call it.
+        transformer: A model of diffusers.
+        matrices: By PEFT's names.
+        pipe: The pipeline it is part of, whose offloading is taken off and put on again around
+            the change.
+
+    Raises:
+        InternalError: half of it is missing; diffusers leaves out what it does not understand.
+    """
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks whether several adapters are meant. They are.
+        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+        transformer.load_lora_adapter(
+            dict(matrices),
+            prefix=None,
+            adapter_name=adapter,
+            low_cpu_mem_usage=True,
+            _pipeline=pipe,
+        )
+    _require_attached(name, adapter, transformer, matrices)
+
+
+def _require_attached(
+    name: str, adapter: str, transformer: Any, matrices: Mapping[str, Any]
+) -> None:
+    import torch
+
+    marks = (f".{adapter}.weight", ".weight")
+    there = {
+        parameter.replace(*marks): value
+        for parameter, value in transformer.named_parameters()
+        if parameter.endswith(marks[0])
+    }
+    same = there.keys() == matrices.keys() and all(
+        torch.equal(value, matrices[one].to(value.device)) for one, value in there.items()
+    )
+    if not same:
+        raise InternalError(
+            f"The LoRA '{name}' did not reach the transformer whole: {len(there)} of "
+            f"{len(matrices)} matrices.",
+        )
