@@ -66,7 +66,8 @@ async def test_micro_answers_when_nothing_real_is_here_and_says_what_to_install(
     assert decision.plan.model == "micro"
     (notice,) = decision.notices
     assert "coloured shapes" in notice
-    assert "FLUX.1-schnell" in notice
+    assert "models pull flux2-klein-4b" in notice
+    assert "accept the licence" not in notice, "what is named first asks for no account"
 
 
 async def test_a_real_model_answers_as_soon_as_it_is_here(settings: Settings) -> None:

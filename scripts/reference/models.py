@@ -61,9 +61,25 @@ def models_page() -> str:
             "[decision 25](../decisions/0025-control-loras-share-their-base.md)."
         ),
         (
-            "FLUX.3 klein has no row. diffusers 0.42 has it as modular pipelines only, which have "
-            "no `callback_on_step_end`: there is no supported way to report a step, to show a "
-            "preview or to cancel. A pipeline class of its own would be enough."
+            "FLUX.3 klein has no row. diffusers 0.42.1 has it as a modular pipeline, without "
+            "`callback_on_step_end`, but its denoising loop takes a block of ours beside its own "
+            "(`sub_blocks` of `Flux3DistilledDenoiseStep`, in a deep copy: pipelines of a process "
+            "share their blocks). Tried with a tiny one on a CPU: the block is called after each "
+            "step with its number and the latents, an error raised in it ends the call there, and "
+            "pixels are the same to the bit with it, without it, and after a call that was ended. "
+            "So steps can be reported and cancelled. What is missing:\n\n"
+            "* its folder has a `modular_model_index.json`; downloading, the check that all parts "
+            "are there and the worker's list of classes read `model_index.json`;\n"
+            "* prompts are meant to be written anew by another model first (Qwen3.5, up to 3584 "
+            "tokens in one `generate` that reports nothing), then encoded to at most 8192 rows of "
+            "20,480 numbers: 336 MB in 16 bit, eighty times those of FLUX.1, for which the "
+            "embedding cache is sized;\n"
+            "* modular pipelines have no `enable_model_cpu_offload`: placements but `resident` "
+            "would be ours to make;\n"
+            "* a cancel writes a traceback into the log for each level of blocks, unless that "
+            "logger of diffusers is silenced;\n"
+            "* sizes of its encoders, measured peaks, and a licence class: nobody of us has seen "
+            "its files, and its licence is none of those a row can name."
         ),
         "## Helpers",
         ("Small models that work beside a pipeline, one for each role. Nothing uses them yet."),

@@ -44,3 +44,8 @@ def traces_are_asked_for() -> bool:
 def client_variable(name: str) -> str | None:
     """Return an environment variable by which a client moves its file; None if unset or empty."""
     return os.environ.get(name) or None
+
+
+def visible_cards() -> str | None:
+    """Return which cards CUDA is told to use: CUDA_VISIBLE_DEVICES; None if it is not set."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -32,7 +32,8 @@ from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.rows import migrate as migrate_jobs
 from flux_mcp.jobs.tally import JobTally
 from flux_mcp.models.candidates import Machine
-from flux_mcp.models.cards import CardReader, nvidia_tool
+from flux_mcp.models.cards import CardReader
+from flux_mcp.models.driver import nvidia_tool
 from flux_mcp.models.figures import Figure
 from flux_mcp.models.registry import Registry
 from flux_mcp.paths import ensure_dirs

@@ -11,7 +11,6 @@ import pytest
 
 from flux_mcp import __version__
 from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
-from flux_mcp.installation import command_path
 from flux_mcp.service import Service
 from tests.jobs.factories import make_plan_row
 from tests.server.pictures import keep_picture, noise, queue_job, run_job
@@ -260,24 +259,6 @@ def test_the_flag_wins_over_the_variable(cli: Cli, tmp_path: Path) -> None:
     assert cli("jobs", "list", "--data-dir", str(other)).code == 0
     assert (other / "gallery.sqlite").is_file()
     assert not cli.data_dir.exists()
-
-
-def test_doctor_says_what_is_there_and_what_to_do_next(cli: Cli) -> None:
-    found = cli("doctor", "--json").json
-    assert found["version"] == __version__
-    assert found["packages"]["torch"]
-    assert found["data_dir"] == str(cli.data_dir)
-    assert found["disk_free_gib"] > 0
-    installed = {(row["id"], row["kind"]): row["installed"] for row in found["models"]}
-    assert installed["micro", "text2img"] is True
-    assert installed["flux1-dev", "text2img"] is False
-    assert found["next"][0].startswith(f"Try it: {command_path('flux-mcp')} generate")
-    assert len(set(found["next"])) == len(found["next"])
-    text = cli("doctor")
-    assert text.code == 0
-    for step in found["next"]:
-        assert step in text.out, "commands stay on one line, to be copied"
-    assert re.search(r"^micro +text2img +yes ", text.out, re.MULTILINE)
 
 
 # --- lists -------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from .processes import TIMEOUT_S, Cli, Ended
 FILES = micro_files()
 SIZE = len(FILES[TRANSFORMER])
 MIB = 1024 * 1024
+KLEIN = "black-forest-labs/FLUX.2-klein-4B"
 REDUX = "black-forest-labs/FLUX.1-Redux-dev"
 REGISTRY = load_registry()
 
@@ -290,12 +291,25 @@ def test_a_disk_that_is_too_small_is_told(cli: Cli, hub: HubServer):
     assert hub.sent[TRANSFORMER] == 0
 
 
-def test_a_card_gets_a_recommendation(cli: Cli, hub: HubServer):
+def test_a_card_gets_a_recommendation_that_says_why_and_what_fits_as_well(cli: Cli, hub: HubServer):
+    hub.add(KLEIN, FILES)
     ended = cli("models", "pull", "--for", "80GB", "--yes")
-    first = ended.err.splitlines()[0]
-    assert first.startswith("For 80 GiB: ")
-    assert "apache-2.0" in first
+    first, why, *others = ended.err.splitlines()
+    assert first == "For 80 GiB: flux2-klein-4b (FLUX.2 klein 4B, apache-2.0)."
+    assert re.fullmatch(r"It would be held in bf16, resident, \d+\.\d GiB at most\.", why)
+    assert "Fits as well: flux1-schnell (apache-2.0, gated), bf16, resident" in others[0]
     assert ended.code == 0, ended.err
+    assert state(cli, "flux2-klein-4b") == "installed"
+
+
+def test_the_setting_licences_keeps_a_recommendation_from_others(cli: Cli):
+    ended = cli("models", "pull", "--for", "80GB", FLUX_MCP_LICENCES='["flux-non-commercial"]')
+    assert ended.code == 2, "nobody can be asked here"
+    assert ended.err.startswith("For 80 GiB: flux1-dev (FLUX.1 dev, flux-non-commercial).")
+    assert "apache-2.0" not in ended.err
+    none = cli("models", "pull", "--for", "80GB", FLUX_MCP_LICENCES='["mit"]')
+    assert (none.code, none.out) == (2, "")
+    assert "none may be chosen" in none.err
 
 
 # --- the token ---------------------------------------------------------------------------------

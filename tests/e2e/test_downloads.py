@@ -192,7 +192,7 @@ async def test_only_a_pull_goes_online(
     async with serving(watched) as client:
         drawn = await job(client, "flux_generate", **FAST, wait_s=200)
         assert drawn.status == "completed"
-        assert any("models pull flux1-schnell" in notice for notice in drawn.notices)
+        assert any("models pull flux2-klein-4b" in notice for notice in drawn.notices)
         refused = await call(client, "flux_generate", **FAST, model="flux1-schnell", wait_s=200)
         assert "[weights_missing]" in refused.content[0].text
     assert connections(log) == []

@@ -1,4 +1,4 @@
-"""The card is read from the driver's tool; a script stands in that prints what it prints."""
+"""What plans count with: the card that draws, its free memory, what is ours on it."""
 
 import os
 import subprocess
@@ -9,24 +9,11 @@ import pytest
 
 from flux_mcp.models.cards import CardReader
 
-ANSWER = "GPU-1, NVIDIA GeForce RTX 4090, 24564, 20000, 8.9"
-
-
-def tool(folder: Path, cards: str, processes: str = "", code: int = 0) -> str:
-    """Write a program that answers like nvidia-smi, and counts how often it was asked."""
-    path = folder / "nvidia-smi"
-    path.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\n"
-        f"with Path({str(folder / 'asked')!r}).open('a') as log: log.write('x')\n"
-        f"print({processes!r} if 'compute-apps' in sys.argv[1] else {cards!r})\nsys.exit({code})\n",
-        encoding="utf-8",
-    )
-    path.chmod(0o755)
-    return str(path)
+from .nvidia import RTX_4090, card, program, put_nvidia_smi
 
 
 def test_memory_name_and_capability_are_read(tmp_path):
-    found = CardReader(tmp_path, tool(tmp_path, ANSWER)).read()
+    found = CardReader(tmp_path, put_nvidia_smi(tmp_path, [card()])).read()
     assert found.card.name == "NVIDIA GeForce RTX 4090"
     assert found.card.total_gib == pytest.approx(23.99, abs=0.01)
     assert found.card.free_gib == pytest.approx(19.53, abs=0.01)
@@ -35,15 +22,15 @@ def test_memory_name_and_capability_are_read(tmp_path):
 
 
 def test_the_card_a_worker_named_is_taken_among_several(tmp_path):
-    both = f"GPU-0, NVIDIA T400, 4096, 4000, 7.5\n{ANSWER}"
-    reader = CardReader(tmp_path, tool(tmp_path, both))
-    assert reader.read("NVIDIA GeForce RTX 4090").card.free_gib > 19
-    assert CardReader(tmp_path, tool(tmp_path, both)).read().card.name == "NVIDIA T400"
+    small = card("GPU-0", "NVIDIA T400", total_mib=4096, free_mib=4000, compute="7.5")
+    reader = CardReader(tmp_path, put_nvidia_smi(tmp_path, [small, card()]))
+    assert reader.read().card.name == "NVIDIA T400"
+    assert reader.read(RTX_4090).card.free_gib > 19, "also within the time an answer is kept"
 
 
 def test_an_answer_is_kept_for_some_seconds(tmp_path):
     now_s = [0.0]
-    reader = CardReader(tmp_path, tool(tmp_path, ANSWER), lambda: now_s[0])
+    reader = CardReader(tmp_path, put_nvidia_smi(tmp_path, [card()]), lambda: now_s[0])
     for now_s[0] in (0.0, 1.0, 4.9):
         assert reader.read() is not None
     asked = (tmp_path / "asked").stat().st_size
@@ -72,11 +59,13 @@ def test_what_our_own_worker_holds_counts_as_free_and_nothing_else_does(tmp_path
     theirs = start("-m", "flux_mcp.pipelines.worker", data_dir=tmp_path / "elsewhere")
     other = start(data_dir=tmp_path)
     try:
-        held = "\n".join(
-            f"GPU-1, {process.pid}, {mib}"
+        held = [
+            program(process.pid, mib)
             for process, mib in ((ours, 1024), (theirs, 512), (other, 256))
-        )
-        found = CardReader(tmp_path, tool(tmp_path, ANSWER, held)).read()
+        ]
+        elsewhere = program(ours.pid, 4096, uuid="GPU-2")
+        tool = put_nvidia_smi(tmp_path, [card()], [*held, elsewhere])
+        found = CardReader(tmp_path, tool).read()
     finally:
         for process in (ours, theirs, other):
             process.communicate()
@@ -84,11 +73,22 @@ def test_what_our_own_worker_holds_counts_as_free_and_nothing_else_does(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("cards", "code"),
-    [("", 0), (ANSWER, 9), ("GPU-1, NVIDIA GB10, [N/A], [N/A], 12.1", 0), ("GPU-1", 0)],
+    "told",
+    [
+        card("GPU-1", "NVIDIA GB10", total_mib="[N/A]", free_mib="[N/A]", compute="12.1"),
+        card("GPU-1", "NVIDIA A100-SXM4-40GB", total_mib=40960, free_mib=40000, mig="Enabled"),
+    ],
+    ids=["memory of the machine", "split into instances"],
 )
-def test_a_tool_that_does_not_tell_is_no_card(tmp_path, cards, code):
-    assert CardReader(tmp_path, tool(tmp_path, cards, code=code)).read() is None
+def test_a_card_whose_memory_is_not_its_own_or_not_all_ours_is_planned_without(tmp_path, told):
+    reader = CardReader(tmp_path, put_nvidia_smi(tmp_path, [told]))
+    assert reader.read() is None
+    assert reader.ask().cards[0].name == told["name"]
+
+
+def test_a_tool_that_does_not_tell_is_no_card(tmp_path):
+    assert CardReader(tmp_path, put_nvidia_smi(tmp_path, [])).read() is None
+    assert CardReader(tmp_path, put_nvidia_smi(tmp_path, [card()], code=9)).read() is None
 
 
 def test_without_the_tool_there_is_no_card(tmp_path):

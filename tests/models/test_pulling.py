@@ -19,7 +19,6 @@ from flux_mcp.models.pulling import (
     rows_to_pull,
     users_of,
 )
-from flux_mcp.models.recommending import card_gib, least_gib, recommended_for
 from flux_mcp.models.registry import load_registry
 
 REGISTRY = load_registry()
@@ -187,27 +186,6 @@ def test_users_of_a_repository_are_its_models_and_those_that_stand_on_it():
         "flux1-depth-dev-lora",
         "flux1-redux-dev",
     }
-
-
-@pytest.mark.parametrize("text", ["16GB", "16 gb", "16 GiB", "16", "16.0g"])
-def test_a_card_is_written_in_many_ways(text: str):
-    assert card_gib(text) == 16
-
-
-@pytest.mark.parametrize("text", ["", "0", "-4", "GB", "16TB", "16 of them"])
-def test_what_is_no_size_is_refused(text: str):
-    with pytest.raises(InvalidRequestError):
-        card_gib(text)
-
-
-@pytest.mark.parametrize("gib", [1, 8, 16, 24, 33, 80])
-def test_what_is_recommended_fits_and_is_free_to_use_if_anything_is(gib: float):
-    fitting = recommended_for(gib, REGISTRY)
-    assert all(least_gib(row) <= gib and not row.is_demonstration for row in fitting)
-    words = [row for row in fitting if row.kind == "text2img"]
-    if any(row.licence == "apache-2.0" for row in words):
-        assert (fitting[0].kind, fitting[0].licence) == ("text2img", "apache-2.0")
-    assert len(recommended_for(10_000, REGISTRY)) >= len(fitting)
 
 
 # --- pace --------------------------------------------------------------------------------------

@@ -298,7 +298,7 @@ def test_without_a_card_the_best_installed_model_of_the_quality_is_taken():
 
 def test_the_first_model_to_install_is_one_free_to_use_that_can_be_loaded():
     bare = engine_with(())
-    assert recommended(REGISTRY, "text2img", bare).id == "flux1-schnell"
+    assert recommended(REGISTRY, "text2img", bare).id == "flux2-klein-4b"
     assert recommended(REGISTRY, "kontext", bare).id == "flux2-klein-4b"
     assert recommended(REGISTRY, "control", bare, "depth").id == "flux1-depth-dev"
     assert all(not row.is_demonstration for row in real_models(REGISTRY, "fill"))

@@ -267,11 +267,21 @@ def _add_doctor(app: typer.Typer) -> None:
             bool,
             typer.Option("--example-config", help="Instead: a config.toml to begin with."),
         ] = False,
+        vram: Annotated[
+            float | None,
+            typer.Option(help="Show what a card of this memory would draw, GiB; else this one."),
+        ] = None,
+        ram: Annotated[
+            float | None, typer.Option(help="Count with this main memory, GiB; else this one's.")
+        ] = None,
         data_dir: DataDir = None,
         config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
-        """Show what is installed, what draws, which models are here, and what to do next."""
+        """Show card, memory, what fits in each quality, what is here, and what to do next.
+
+        docs/doctor.md explains every line, and every key of --json.
+        """
         from flux_mcp.cli.common import run
         from flux_mcp.cli.settings import print_example, print_settings
 
@@ -282,7 +292,7 @@ def _add_doctor(app: typer.Typer) -> None:
         if settings:
             print_settings(given_flags(data_dir, config=config), as_json=as_json)
             return
-        from flux_mcp.cli.doctor import examine_and_print
+        from flux_mcp.cli.doctor import Asked, examine_and_print
 
         read = read_settings(data_dir, config=config)
-        run(examine_and_print(read, ask_worker=worker, as_json=as_json))
+        run(examine_and_print(read, Asked(worker, vram, ram), as_json=as_json))

@@ -17,7 +17,8 @@ from flux_mcp.models.candidates import (
     as_if_installed,
     candidates,
 )
-from flux_mcp.models.cards import CardReader, nvidia_tool
+from flux_mcp.models.cards import CardReader
+from flux_mcp.models.driver import nvidia_tool
 from flux_mcp.models.engine import this_engine
 from flux_mcp.models.own_rows import open_registry
 from flux_mcp.models.parts import load_parts
@@ -76,18 +77,29 @@ class Asked:
         Raises:
             InvalidRequestError: no card is named, and this machine has none; or no size at all.
         """
-        sizes = {"--vram": self.vram_gib, "--ram": self.ram_gib}
-        for flag, gib in sizes.items():
-            if gib is not None and not 0 < gib < _MOST_GIB:
-                raise InvalidRequestError(f"{flag} is a size in GiB, above 0.", f"Say {flag} 16.")
-        if self.vram_gib is not None:
-            return Machine(Card(self.vram_gib, self.vram_gib, self.card), self.ram_gib)
+        named = named_machine(self.vram_gib, self.ram_gib, self.card)
+        if named is not None:
+            return named
         found = CardReader(settings.data_dir, nvidia_tool()).read(self.card)
         if found is None:
             raise InvalidRequestError(
                 "No graphics card was found on this machine.", "Name one: --vram 16."
             )
         return Machine(found.card, found.ram_gib if self.ram_gib is None else self.ram_gib)
+
+
+def named_machine(
+    vram_gib: float | None, ram_gib: float | None, card: str | None = None
+) -> Machine | None:
+    """Return the machine that flags describe; `None` where they name no card.
+
+    Raises:
+        InvalidRequestError: a size is none.
+    """
+    for flag, gib in {"--vram": vram_gib, "--ram": ram_gib}.items():
+        if gib is not None and not 0 < gib < _MOST_GIB:
+            raise InvalidRequestError(f"{flag} is a size in GiB, above 0.", f"Say {flag} 16.")
+    return None if vram_gib is None else Machine(Card(vram_gib, vram_gib, card), ram_gib)
 
 
 def _one_of(flag: str, given: str, known: tuple[str, ...]) -> str:

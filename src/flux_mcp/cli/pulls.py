@@ -23,6 +23,8 @@ from flux_mcp.cli.weights import agree
 from flux_mcp.config import Settings
 from flux_mcp.errors import DownloadRunningError, InvalidRequestError
 from flux_mcp.jobs.download import Download
+from flux_mcp.models.candidates import Card, Choices, Machine
+from flux_mcp.models.engine import this_engine
 from flux_mcp.models.hub_messages import (
     FileProgress,
     Listed,
@@ -33,7 +35,7 @@ from flux_mcp.models.hub_messages import (
 )
 from flux_mcp.models.own_rows import open_registry
 from flux_mcp.models.pulling import GIB, rows_to_pull
-from flux_mcp.models.recommending import card_gib, least_gib, recommended_for
+from flux_mcp.models.recommending import card_gib, held_in_words, least_needed, recommend
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.weights import find_snapshot, state_of
 
@@ -61,7 +63,7 @@ async def pull(settings: Settings, asked: Asked, *, as_json: bool) -> None:
         typer.Exit: the download failed or was cancelled; it has been said why.
     """
     registry = open_registry(settings)
-    models = _models(registry, asked)
+    models = _models(registry, asked, settings)
     rows = rows_to_pull(registry, models, lambda row: find_snapshot(row, settings) is not None)
     new = [row for row in rows if state_of(row, settings) != "installed"]
     size_gib = sum(row.disk_gib for row in new)
@@ -78,7 +80,7 @@ async def pull(settings: Settings, asked: Asked, *, as_json: bool) -> None:
     _tell(ended, rows, settings, as_json=as_json)
 
 
-def _models(registry: Registry, asked: Asked) -> tuple[str, ...]:
+def _models(registry: Registry, asked: Asked, settings: Settings) -> tuple[str, ...]:
     """Return the ids to pull.
 
     Raises:
@@ -90,23 +92,35 @@ def _models(registry: Registry, asked: Asked) -> tuple[str, ...]:
         )
     if asked.card is None:
         return asked.models
-    gib = card_gib(asked.card)
-    fitting = recommended_for(gib, registry)
-    if not fitting:
-        real = [row for row in registry if not row.is_demonstration]
-        least = min(real, key=least_gib)
+    return (_recommended(card_gib(asked.card), registry, settings),)
+
+
+def _recommended(gib: float, registry: Registry, settings: Settings) -> str:
+    """Return the id of the model to pull for a card of a size, having said why.
+
+    Raises:
+        InvalidRequestError: nothing fits it.
+    """
+    licences = None if settings.licences is None else frozenset(settings.licences)
+    choices = Choices(registry, lambda _: True, this_engine(), licences)
+    machine = Machine(Card(gib, gib))
+    found = recommend(machine, choices)
+    if found is None:
+        least = least_needed(choices, machine)
+        needs = f"{least.spec.id} needs {least.peak_gib:.1f} GiB" if least else "none may be chosen"
         raise InvalidRequestError(
-            f"No model fits a card of {gib:g} GiB: the least is {least.id} with "
-            f"{least_gib(least):g} GiB.",
-            "micro, which is installed, draws on any machine.",
+            f"No model fits a card of {gib:g} GiB: {needs}.",
+            "micro, which is installed, draws on any machine; 'flux-mcp doctor' names extras that "
+            "hold models in fewer bits, and the setting 'licences' decides which may be chosen.",
         )
-    first, *others = fitting
-    out = console(stderr=True)
-    out.print(f"For {gib:g} GiB: {first.id} ({first.title}, {first.licence}).", style="bold")
-    if others:
-        names = ", ".join(dict.fromkeys(row.id for row in others))
-        out.print(f"These fit as well: {names}.")
-    return (first.id,)
+    out, best = console(stderr=True), found.best
+    what = f"{best.spec.id} ({best.spec.title}, {best.spec.licence})"
+    out.print(f"For {gib:g} GiB: {what}.", style="bold")
+    out.print(f"It would be held in {held_in_words(best)}.")
+    for one in found.others:
+        gate = ", gated" if one.spec.gated else ""
+        out.print(f"Fits as well: {one.spec.id} ({one.spec.licence}{gate}), {held_in_words(one)}.")
+    return best.spec.id
 
 
 def _order(row: ModelSpec) -> PullOrder:

@@ -15,10 +15,10 @@ from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidRequestError, WeightsMissingError
 from flux_mcp.models.own_rows import open_registry
 from flux_mcp.models.pulling import GIB, comes_from, licence_page, rows_of, users_of
-from flux_mcp.models.registry import ModelSpec, Registry
+from flux_mcp.models.registry import Registry
 from flux_mcp.models.removing import Removal, disk_bytes, plan_removal, remove
 from flux_mcp.models.verifying import Checkable, Wrong, checkable
-from flux_mcp.models.weights import find_snapshot, install_hint, state_of
+from flux_mcp.models.weights import find_snapshot, install_hint, state_of_model
 
 _STYLES = {"installed": "green", "partial": "yellow", "missing": "dim"}
 
@@ -78,13 +78,12 @@ def _model(registry: Registry, model: str, settings: Settings) -> dict[str, Any]
     rows = rows_of(registry, model)
     first = rows[0]
     repositories = dict.fromkeys(row.repository for row in rows if row.repository)
-    states = [_state(row, registry, settings) for row in rows]
     snapshot = find_snapshot(first, settings)
     used = sum(disk_bytes(repository, settings) for repository in repositories)
     return {
         "id": model,
         "title": first.title,
-        "state": max(states, key=list(_STYLES).index),
+        "state": state_of_model(model, registry, settings),
         "kinds": [row.kind for row in rows],
         "licence": first.licence,
         "gated": first.gated,
@@ -99,15 +98,6 @@ def _model(registry: Registry, model: str, settings: Settings) -> dict[str, Any]
         "vram_gib": ", ".join(f"{how} {gib:g}" for how, gib in first.vram_gib.items()),
         "folder": str(snapshot.folder) if snapshot else None,
     }
-
-
-def _state(row: ModelSpec, registry: Registry, settings: Settings) -> str:
-    """Return the state of a row; one whose base is missing cannot be drawn with."""
-    own = state_of(row, settings)
-    if own != "installed" or row.base is None:
-        return own
-    base = state_of(registry.find("text2img", row.base), settings)
-    return "installed" if base == "installed" else "partial"
 
 
 # --- verify ------------------------------------------------------------------------------------

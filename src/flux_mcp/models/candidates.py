@@ -112,10 +112,12 @@ def real_models(
 def recommended(
     registry: Registry, kind: Kind, engine: Engine, structure: Structure | None = None
 ) -> ModelSpec:
-    """Return the real model to install first for a kind: one free to use if there is any."""
+    """Return the real model to install first for a kind, where no card is known.
+
+    One free to use if there is any, and of those one that asks for no account.
+    """
     real = [row for row in real_models(registry, kind, structure) if engine.can_load(row)]
-    free = [row for row in real if row.is_free]
-    return (free or real)[0]
+    return min(real, key=lambda row: row.hurdles)
 
 
 def models_for(wanted: Wanted, choices: Choices) -> list[ModelSpec]:

@@ -35,6 +35,8 @@ class _Row(BaseModel):
 class ExtraRow(_Row):
     """An extra of this package."""
 
+    gives: str
+    """What can be drawn with it, in words."""
     packages: Mapping[str, str]
     """Distribution -> least version."""
     classes: tuple[str, ...] = ()
@@ -101,6 +103,11 @@ def text_precision(spec: ModelSpec) -> Precision:
     return spec.text_precision or format_of(spec.precision).compute
 
 
+def install_line(extra: str) -> str:
+    """Return the command that installs an extra of this package."""
+    return f"pip install 'flux-mcp-server[{extra}]'"
+
+
 def require_extra(extra: str, what: str) -> None:
     """Check that the packages of an extra are installed; imports none of them.
 
@@ -111,7 +118,7 @@ def require_extra(extra: str, what: str) -> None:
     Raises:
         ExtraMissingError: one is missing or too old.
     """
-    hint = f"Run: pip install 'flux-mcp-server[{extra}]'."
+    hint = f"Run: {install_line(extra)}."
     for package, least in load_formats().extra[extra].packages.items():
         try:
             found = metadata.version(package)
@@ -134,3 +141,15 @@ def has_extra(extra: str | None) -> bool:
     except ExtraMissingError:
         return False
     return True
+
+
+def lacking_extras(spec: ModelSpec) -> tuple[str, ...]:
+    """Return the extras that a row cannot be drawn with without, and that are not installed."""
+    formats = load_formats()
+    needed = {
+        formats.format[spec.precision].extra,
+        formats.format[text_precision(spec)].extra,
+        "gguf" if spec.gguf or spec.text_gguf else None,
+        *(name for name, row in formats.extra.items() if spec.pipeline in row.pipelines),
+    }
+    return tuple(name for name in formats.extra if name in needed and not has_extra(name))

@@ -23,6 +23,7 @@ from pydantic import (
 
 from flux_mcp.config import Licence
 from flux_mcp.errors import InternalError, UnknownModelError
+from flux_mcp.models.helpers import HelperRole, HelperSpec
 from flux_mcp.models.layer_names import Family
 from flux_mcp.models.memory import Holding, Load, Pieces, card_gib
 from flux_mcp.models.parts import Precision, load_parts
@@ -33,7 +34,6 @@ Structure = Literal["canny", "depth"]
 WeightsForm = Literal["folder", "file", "gguf", "lora"]
 """`folder`: a whole pipeline; `file`, `gguf`: a transformer in one file, the other parts from a
 pipeline's folder; `lora`: a LoRA laid over `base`."""
-HelperRole = Literal["depth", "segmentation", "upscaling", "embedding"]
 PipelineClass = Literal[
     "FluxPipeline",
     "FluxKontextPipeline",
@@ -191,27 +191,14 @@ class ModelSpec(BaseModel):
         return self.licence in FREE_LICENCES
 
     @property
+    def hurdles(self) -> tuple[bool, bool]:
+        """What stands before its use, for sorting: a licence that forbids some, an account."""
+        return (not self.is_free, self.gated)
+
+    @property
     def is_demonstration(self) -> bool:
         """True for the embedded family: not what people hope for, and said so in every result."""
         return self.family == "micro"
-
-
-class HelperSpec(BaseModel):
-    """A small model that works beside a pipeline."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    role: HelperRole
-    title: str
-    repository: str
-    revision: str | None = None
-    model_class: str
-    """The class of transformers 5 that loads it."""
-    parameters_m: float
-    disk_gib: float
-    licence: Licence
-    source: str
 
 
 class Registry:

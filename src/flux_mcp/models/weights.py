@@ -11,15 +11,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from flux_mcp.config import Settings
 from flux_mcp.errors import WeightsMissingError
 from flux_mcp.installation import command_path, default_data_dir
-from flux_mcp.models.pulling import licence_page, parts_named
+from flux_mcp.models.pulling import licence_page, parts_named, rows_of
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.snapshots import cache_folder
 
+State = Literal["installed", "partial", "missing"]
+"""Of weights on this disk: all of them, some, none; each less than the one before."""
 _SHARD = re.compile(r"-\d+-of-0*(?P<count>\d+)\.safetensors$")
 
 
@@ -149,7 +151,7 @@ def _find_in_hub_cache(spec: ModelSpec, settings: Settings) -> Snapshot | None:
     return Snapshot(folder, folder, revision=folder.name)
 
 
-def state_of(spec: ModelSpec, settings: Settings) -> Literal["installed", "partial", "missing"]:
+def state_of(spec: ModelSpec, settings: Settings) -> State:
     """Return whether the own weights of `spec` are on this disk: all, some of them, or none."""
     if find_snapshot(spec, settings) is not None:
         return "installed"
@@ -157,6 +159,25 @@ def state_of(spec: ModelSpec, settings: Settings) -> Literal["installed", "parti
     if repository is not None and any((settings.paths.hub / cache_folder(repository)).glob("*/*")):
         return "partial"
     return "missing"
+
+
+def state_of_model(model: str, registry: Registry, settings: Settings) -> State:
+    """Return the state of a model: that of its least complete row, its base counted with it.
+
+    Raises:
+        UnknownModelError: there is none with that id.
+    """
+    states = {_state_with_base(row, registry, settings) for row in rows_of(registry, model)}
+    return max(states, key=get_args(State).index)
+
+
+def _state_with_base(spec: ModelSpec, registry: Registry, settings: Settings) -> State:
+    """Return the state of a row; one whose base is missing cannot be drawn with."""
+    own = state_of(spec, settings)
+    if own != "installed" or spec.base is None:
+        return own
+    base = state_of(registry.find("text2img", spec.base), settings)
+    return "installed" if base == "installed" else "partial"
 
 
 def is_installed(spec: ModelSpec, registry: Registry, settings: Settings) -> bool:
@@ -196,13 +217,17 @@ def install_hint(spec: ModelSpec, settings: Settings) -> str:
 
 def install_command(spec: ModelSpec, settings: Settings) -> str:
     """Return the command that downloads a hub model and what it needs, and what comes before it."""
-    ours = command_path("flux-mcp")
-    # A person's shell has not the environment a client starts its server with.
-    is_usual = settings.data_dir == default_data_dir()
-    place = "" if is_usual else f" --data-dir {shlex.quote(str(settings.data_dir))}"
     gate = (
         f" (accept the licence at {licence_page(spec.repository)} first; it asks for a token)"
         if spec.gated and spec.repository is not None
         else ""
     )
-    return f"{ours} models pull {spec.id}{place}{gate}"
+    return f"{pull_command((spec.id,), settings)}{gate}"
+
+
+def pull_command(models: Sequence[str], settings: Settings) -> str:
+    """Return the command that downloads hub models and what they need, and nothing else."""
+    # A person's shell has not the environment a client starts its server with.
+    is_usual = settings.data_dir == default_data_dir()
+    place = "" if is_usual else f" --data-dir {shlex.quote(str(settings.data_dir))}"
+    return f"{command_path('flux-mcp')} models pull {' '.join(models)}{place}"

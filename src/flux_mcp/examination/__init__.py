@@ -1,0 +1,1 @@
+"""The examination: what `flux-mcp doctor` finds out about a machine and a data folder."""
