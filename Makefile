@@ -1,5 +1,5 @@
-# flux-mcp. The words: setup, demo, test, check, conformance, bench, train-micro. Each sets up first
-# when that is needed.
+# flux-mcp. The words: setup, demo, test, check, conformance, gpu-test, gpu-bench, bench, train-micro.
+# Each sets up first when that is needed.
 #
 #   make setup TORCH_INDEX=URL   take torch from another index: the one the PyTorch site names for
 #                                your card, or for CPU only; else it comes from your package index
@@ -23,7 +23,7 @@ SUITE_READY := $(SUITE)/node_modules/.ready
 NODE_IS_NEW := node -e 'const [major, minor] = process.versions.node.split("."); \
   process.exit(+major > 22 || (+major === 22 && +minor >= 19) ? 0 : 1)' 2>/dev/null
 
-.PHONY: setup demo test check conformance format bench train-micro lock clean
+.PHONY: setup demo test check conformance gpu-test gpu-bench format bench train-micro lock clean
 
 # With TORCH_INDEX on a finished setup: replace torch by the one from there.
 setup: $(READY)
@@ -70,6 +70,13 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+# Both need a CUDA card; docs/gpu.md.
+gpu-test: $(READY)
+	$(BIN)/python -m pytest tests/gpu
+
+gpu-bench: $(READY)
+	$(BIN)/python benchmarks/gpu.py --scratch build/gpu
 
 # Makes the weights of micro from nothing: hours on a CPU. TRAIN names stages and options.
 train-micro: $(READY)

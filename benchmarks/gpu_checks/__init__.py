@@ -1,0 +1,1 @@
+"""What benchmarks/gpu.py measures on a CUDA card, and how; docs/gpu.md says what for."""

@@ -1,0 +1,35 @@
+"""How many bytes went from main memory to the card, as the card's own profiler counts them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+TO_THE_CARD = "Memcpy HtoD"
+"""How CUDA's profiler names such copies in a trace of torch 2.13."""
+
+
+def copied_bytes(work: Callable[[], object], folder: Path) -> int:
+    """Run something and return the bytes it copied to the card; 0 where there is no card."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    trace = folder / "trace.json"
+    profiler.export_chrome_trace(str(trace))
+    return copied_in(json.loads(trace.read_text(encoding="utf-8")))
+
+
+def copied_in(trace: dict[str, list[dict[str, object]]]) -> int:
+    """Return the bytes of a trace's copies to the card."""
+    total = 0
+    for event in trace["traceEvents"]:
+        arguments = event.get("args")
+        if str(event.get("name", "")).startswith(TO_THE_CARD) and isinstance(arguments, dict):
+            total += int(arguments["bytes"])
+    return total
