@@ -24,6 +24,7 @@ NAMES = (
     "compose",
     "audit",
     "load",
+    "scheduling",
 )
 
 

@@ -128,7 +128,7 @@ class Settings(BaseSettings):
         1800.0, gt=0, description="A worker that reports nothing for this long is ended."
     )
     max_passes: int = Field(
-        4, ge=0, description="How often a job may be passed by one whose model is already loaded."
+        4, ge=0, description="How often a later job may pass one, to load models less often."
     )
     preview_every_steps: int = Field(
         2, ge=0, description="A small preview after each so many steps; 0 draws none."

@@ -159,6 +159,7 @@ class Runtime:
                 self.database,
                 self.changes,
                 sink,
+                measurements,
                 lambda: self._make_fleet(self.settings),
             )
             self.executor.start()

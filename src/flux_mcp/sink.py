@@ -10,6 +10,7 @@ from flux_mcp.database import DatabaseThread
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.provenance import ImageProvenance, to_metadata
 from flux_mcp.gallery.store import Gallery, ImageRecord, new_image_id
+from flux_mcp.jobs.costs import TimedJob
 from flux_mcp.jobs.job import utc_now
 from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.saving import Drawn
@@ -17,7 +18,7 @@ from flux_mcp.models.candidates import Wanted, load_of
 from flux_mcp.models.figures import Figure
 from flux_mcp.models.parts import load_parts
 from flux_mcp.models.registry import Registry
-from flux_mcp.requests.messages import Picture
+from flux_mcp.requests.messages import Picture, pipeline_key
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,11 @@ class GallerySink:
             )
             await self.database.call(self.gallery.add, record)
         if not saved:
-            done = drawn.done
             await self.database.call(
                 self.measurements.add,
                 drawn.environment.device_name,
                 figure_of(drawn, self.registry),
-                done.load_s or None,
+                timed(drawn),
             )
 
     def _provenance(self, drawn: Drawn, picture: Picture) -> ImageProvenance:
@@ -108,6 +108,12 @@ class GallerySink:
     async def drop_preview(self, job_id: str) -> None:
         """Remove the preview of a job that no longer runs."""
         await asyncio.to_thread(self.files.drop_preview, job_id)
+
+
+def timed(drawn: Drawn) -> TimedJob:
+    """Return what a finished job took, for the order of later ones."""
+    load_s = None if drawn.load is None else drawn.done.load_s
+    return TimedJob(pipeline_key(drawn.job.plan), drawn.done.draw_s, drawn.load, load_s)
 
 
 def figure_of(drawn: Drawn, registry: Registry) -> Figure:

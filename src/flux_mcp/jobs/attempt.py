@@ -9,19 +9,19 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from flux_mcp.config import Settings
 from flux_mcp.database import DatabaseThread
 from flux_mcp.errors import FluxMcpError, StorageError, WorkerLostError
 from flux_mcp.jobs.changes import Changes
+from flux_mcp.jobs.costs import LoadLevel, load_level
 from flux_mcp.jobs.fleet import Assignment, Fleet, Report, WorkerLost
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.journal import Journal
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.saving import Drawn, ResultSink, Saver, error_info
-from flux_mcp.jobs.scheduler import Costs
 from flux_mcp.requests.messages import (
     Cancelled,
     Done,
@@ -47,24 +47,6 @@ _INTERNAL = ErrorInfo(
 )
 
 
-@dataclass
-class Measured:
-    """Seconds learned from the jobs of this process, for the scheduler."""
-
-    load_s: dict[str, float] = field(default_factory=dict)
-    draw_s: dict[str, float] = field(default_factory=dict)
-
-    def learn(self, pipeline: str, done: Done) -> None:
-        """Take what a finished job took."""
-        if done.load_s > 0:
-            self.load_s[pipeline] = done.load_s
-        self.draw_s[pipeline] = done.draw_s
-
-    def costs(self) -> Costs:
-        """Return what is known so far."""
-        return Costs(self.load_s, self.draw_s)
-
-
 @dataclass(frozen=True)
 class AttemptRunner:
     """Runs attempts. Holds what they all need."""
@@ -75,7 +57,6 @@ class AttemptRunner:
     changes: Changes
     sink: ResultSink
     saver: Saver
-    measured: Measured
     journal: Journal
 
     async def run(self, fleet: Fleet, worker: str, job: Job) -> None:
@@ -115,6 +96,8 @@ class AttemptRunner:
     async def _draw(self, fleet: Fleet, worker: str, job: Job, assignment: Assignment) -> bool:
         """Pass on the events of a job to its end; True when its pictures are the saver's now."""
         # Closed before the next job is claimed: the slot is the stream's until then.
+        info = fleet.workers()[0]
+        load = load_level(pipeline_key(job.plan), info.loaded, info.used)
         async with aclosing(fleet.run(worker, assignment)) as stream:
             pictures: list[tuple[Picture, bytes]] = []
             reporter = _Reporter(self.database, self.queue, self.changes)
@@ -130,7 +113,7 @@ class AttemptRunner:
                     case Picture() as picture:
                         pictures.append((picture, report.blobs["pixels"]))
                     case Done() as done:
-                        await self._finish(fleet, job, tuple(pictures), done)
+                        await self._finish(fleet, job, tuple(pictures), done, load)
                         return True
                     case Failed(error=error):
                         await self._fail(job, error)
@@ -160,10 +143,14 @@ class AttemptRunner:
             raise WorkerLost("its events ended before the job did") from None
 
     async def _finish(
-        self, fleet: Fleet, job: Job, pictures: tuple[tuple[Picture, bytes], ...], done: Done
+        self,
+        fleet: Fleet,
+        job: Job,
+        pictures: tuple[tuple[Picture, bytes], ...],
+        done: Done,
+        load: LoadLevel | None,
     ) -> None:
         """Hand the pictures to the saver: the next job need not wait for the disk."""
-        self.measured.learn(pipeline_key(job.plan), done)
         environment = fleet.workers()[0].environment
         if environment is None or len(pictures) != len(job.plan.seeds):
             raise WorkerLost("it reported a finished job without all of its pictures")
@@ -177,7 +164,7 @@ class AttemptRunner:
         )
         self.journal.drawn(job, done)
         await self.database.call(self.queue.report, saving)
-        await self.saver.put(Drawn(job, pictures, done, environment))
+        await self.saver.put(Drawn(job, pictures, done, environment, load))
 
     async def _watch_for_cancel(self, fleet: Fleet, worker: str, job: Job) -> None:
         """Pass a cancel on to the worker; end the worker if it does not listen."""

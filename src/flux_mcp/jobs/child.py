@@ -28,6 +28,7 @@ from flux_mcp.requests.messages import (
     Ready,
     RunMessage,
     parse_event,
+    pipeline_key,
 )
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class Child:
         self._broken = ""
         self.is_lost = False
         self.loaded: tuple[str, ...] = ()
+        self.used: tuple[str, ...] = ()
+        self._pipeline = ""
         self.memory: Memory | None = None
         # In a context of its own: it outlives the job that the process was started for.
         self._reader = asyncio.create_task(
@@ -115,6 +118,8 @@ class Child:
     def begin(self, assignment: Assignment) -> "asyncio.Queue[Report | None]":
         """Take a job's events from here on; `None` comes when the worker is lost."""
         self._current = (assignment.job_id, assignment.attempt)
+        self._pipeline = pipeline_key(assignment.plan)
+        self._mark_used()
         self._idle.clear()
         self._events = asyncio.Queue()
         if self.is_lost:
@@ -199,10 +204,17 @@ class Child:
             return
         if isinstance(event, FINAL_EVENTS):
             self.loaded, self.memory = event.loaded, event.memory
+            self._mark_used()
             self._current = None
             self._idle.set()
         if self._events is not None:
             self._events.put_nowait(Report(event, blobs))
+
+    def _mark_used(self) -> None:
+        """Put the current job's pipeline behind all others, once it is loaded."""
+        if self._pipeline in self.loaded:
+            others = (pipeline for pipeline in self.used if pipeline != self._pipeline)
+            self.used = (*others, self._pipeline)
 
     def _end_everything(self) -> None:
         self.is_lost = True

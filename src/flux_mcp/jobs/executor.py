@@ -14,17 +14,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from filelock import FileLock, Timeout
 
 from flux_mcp.config import Settings
 from flux_mcp.database import DatabaseThread
 from flux_mcp.errors import StorageError
-from flux_mcp.jobs.attempt import AttemptRunner, Measured, lost_for_good
+from flux_mcp.jobs.attempt import AttemptRunner, lost_for_good
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo, WorkerLost
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.journal import Journal
+from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.saving import ResultSink, Saver
 from flux_mcp.jobs.scheduler import choose_next
@@ -66,6 +68,7 @@ class GpuExecutor:
         database: DatabaseThread,
         changes: Changes,
         sink: ResultSink,
+        measurements: Measurements,
         make_fleet: Callable[[], Fleet],
     ) -> None:
         self._settings = settings
@@ -73,6 +76,7 @@ class GpuExecutor:
         self._database = database
         self._changes = changes
         self._sink = sink
+        self._measurements = measurements
         self._make_fleet = make_fleet
         self._lock = FileLock(settings.paths.gpu_lock)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -81,7 +85,6 @@ class GpuExecutor:
         self._stopping = False
         self._other_leads = False
         self._has_failed = False
-        self._measured = Measured()
         self._journal = Journal()
         self._saver = Saver(queue, database, changes, sink, self._journal)
         self._attempts = AttemptRunner(
@@ -91,7 +94,6 @@ class GpuExecutor:
             changes=changes,
             sink=sink,
             saver=self._saver,
-            measured=self._measured,
             journal=self._journal,
         )
 
@@ -213,11 +215,12 @@ class GpuExecutor:
             await self._changes.wait(ticket, wait_s)
 
     async def _claim(self, fleet: Fleet) -> Job | None:
-        loaded = fleet.workers()[0].loaded
-        costs = self._measured.costs()
+        worker = fleet.workers()[0]
+        device = worker.environment.device_name if worker.environment else None
         passes = self._settings.max_passes
+        read_costs = partial(self._measurements.costs, device)
         return await self._database.call(
             self._queue.claim,
             self._owner,
-            lambda waiting: choose_next(waiting, loaded, costs, passes),
+            lambda waiting: choose_next(waiting, worker.loaded_by_use, read_costs, passes),
         )

@@ -51,6 +51,17 @@ class WorkerInfo:
     """As it was at its last word; `None` on a CPU and while it is not up."""
     starts: int = 0
     """How many processes this slot has started."""
+    used: tuple[str, ...] = ()
+    """Pipelines that its process has drawn with, loaded or not, the longest unused first."""
+
+    @property
+    def loaded_by_use(self) -> tuple[str, ...]:
+        """What is loaded, in the order in which it will make room: the longest unused first.
+
+        What was loaded and has not drawn yet comes last: it is what draws now.
+        """
+        new = tuple(pipeline for pipeline in self.loaded if pipeline not in self.used)
+        return tuple(pipeline for pipeline in self.used if pipeline in self.loaded) + new
 
 
 class Fleet(Protocol):

@@ -1,4 +1,4 @@
-"""What finished jobs took on this machine: a table of figures that plans learn from.
+"""What finished jobs took on this machine: figures that plans and the order of jobs learn from.
 
 Owns the `measurements` table: `Measurements` alone reads and writes it, on the database's thread.
 """
@@ -6,6 +6,7 @@ Owns the `measurements` table: `Measurements` alone reads and writes it, on the 
 from typing import TYPE_CHECKING
 
 from flux_mcp.database import bring_up_to_date, immediate
+from flux_mcp.jobs.costs import Costs, TimedJob, costs_of
 from flux_mcp.models.figures import Figure
 
 if TYPE_CHECKING:
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from sqlite_utils.migrations import Migrations
 
 KEPT = 20
-"""Newest figures of each way to hold a model; older ones make room."""
+"""Newest figures of each way to hold a model, of jobs that loaded it and of others; older ones make
+room. Loads are rare: among the others they would be gone before the next."""
 
 
 def migrate(database: "Database") -> None:
@@ -51,6 +53,12 @@ def _steps() -> "Migrations":
             """
         )
 
+    @steps()
+    def tell_loads_apart(database: "Database") -> None:
+        # Until now `load_s` was also kept for jobs that loaded nothing: those rows name no level.
+        database.execute("ALTER TABLE measurements ADD COLUMN draw_s REAL")
+        database.execute("ALTER TABLE measurements ADD COLUMN load_level TEXT")
+
     return steps
 
 
@@ -60,35 +68,44 @@ class Measurements:
     def __init__(self, database: "Database") -> None:
         self._database = database
 
-    def add(self, device: str, figure: Figure, load_s: float | None = None) -> None:
+    def add(self, device: str, figure: Figure, timed: TimedJob) -> None:
         """Keep a figure, and the newest of its kind beside it.
 
         Args:
             device: The name of the card, as torch and the driver tell it.
             figure: What a job took.
-            load_s: Seconds its weights took to load; `None` if they were loaded already.
+            timed: The same job, for the order of later ones.
         """
         way = (device, figure.model, figure.kind, figure.precision, figure.placement)
         with immediate(self._database):
             self._database.execute(
                 """
                 INSERT INTO measurements (device, model, kind, precision, placement,
-                                          megapixels, seconds_per_step, load_s, peak_gib)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                          megapixels, seconds_per_step, peak_gib,
+                                          draw_s, load_level, load_s)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
-                (*way, figure.megapixels, figure.seconds_per_step, load_s, figure.peak_gib),
+                (
+                    *way,
+                    figure.megapixels,
+                    figure.seconds_per_step,
+                    figure.peak_gib,
+                    timed.draw_s,
+                    timed.load,
+                    timed.load_s,
+                ),
             )
             self._database.execute(
                 """
                 DELETE FROM measurements
                 WHERE (device, model, kind, precision, placement) = (?, ?, ?, ?, ?)
-                AND n NOT IN (
+                AND load_level IS ? AND n NOT IN (
                     SELECT n FROM measurements
                     WHERE (device, model, kind, precision, placement) = (?, ?, ?, ?, ?)
-                    ORDER BY n DESC LIMIT ?
+                    AND load_level IS ? ORDER BY n DESC LIMIT ?
                 )
                 """,
-                (*way, *way, KEPT),
+                (*way, timed.load, *way, timed.load, KEPT),
             )
 
     def of_device(self, device: str) -> tuple[Figure, ...]:
@@ -101,3 +118,20 @@ class Measurements:
             (device,),
         ).fetchall()
         return tuple(Figure(*row) for row in rows)
+
+    def costs(self, device: str | None) -> Costs:
+        """Return what switches and jobs took on a card.
+
+        Args:
+            device: `None` before a worker has said what it draws on: then the card of the newest
+                figure, which is the same one in all but the machines whose card was changed.
+        """
+        rows = self._database.execute(
+            """
+            SELECT kind || '/' || model, draw_s, load_level, load_s FROM measurements
+            WHERE draw_s IS NOT NULL
+            AND device = ifnull(?, (SELECT device FROM measurements ORDER BY n DESC LIMIT 1))
+            """,
+            (device,),
+        ).fetchall()
+        return costs_of(TimedJob(*row) for row in rows)

@@ -11,6 +11,7 @@ from typing import Protocol
 from flux_mcp.database import DatabaseThread
 from flux_mcp.errors import FluxMcpError
 from flux_mcp.jobs.changes import Changes
+from flux_mcp.jobs.costs import LoadLevel
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.journal import Journal
 from flux_mcp.jobs.queue import JobQueue
@@ -36,6 +37,8 @@ class Drawn:
     pictures: tuple[tuple[Picture, bytes], ...]
     done: Done
     environment: Environment
+    load: LoadLevel | None
+    """What had to be loaded for it; `None` for nothing."""
 
 
 class ResultSink(Protocol):

@@ -43,6 +43,7 @@ class ProcessFleet:
                 pid=None if child is None else child.pid,
                 memory=None if child is None else child.memory,
                 starts=self._starts,
+                used=() if child is None else child.used,
             ),
         )
 
