@@ -142,6 +142,7 @@ def models_page() -> str:
             "what is where",
             rows=((f"`{name}`", load_parts().placement[name].about) for name in PLACEMENTS),
         ),
+        "What each means for the weights, and what a switch costs: [memory.md](memory.md).",
         (
             "The card is asked through `nvidia-smi`, at most every five seconds. Without it, or on "
             "a CPU, no memory is known: the first installed model of the order is taken, and the "

@@ -26,6 +26,7 @@ WORKER_SETTINGS = (
     "models_file",
     "device",
     "torch_threads",
+    "host_memory_gib",
     "embedding_cache_mb",
     "embedding_cache_disk_mb",
     "log_level",
@@ -101,6 +102,12 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to draw.")
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of the worker; unset: torch's own choice."
+    )
+    host_memory_gib: float | None = Field(
+        None,
+        ge=0,
+        description="Main memory for weights that wait there for the card, in GiB; unset: half of "
+        "the machine's is kept for later jobs, and one job may take more.",
     )
     embedding_cache_mb: int = Field(
         256,

@@ -244,6 +244,9 @@ class _Now(Collector):
         loaded = _gauge(
             "pipeline_loaded", "Always 1; one for each that is.", ["worker", "pipeline"]
         )
+        waiting = _gauge(
+            "pipeline_waiting", "Always 1; one for each in main memory.", ["worker", "pipeline"]
+        )
         resident = _gauge(
             "worker_resident_memory_bytes", "Main memory of the worker process.", ["worker"]
         )
@@ -262,8 +265,9 @@ class _Now(Collector):
             name = [worker.worker_id]
             up.with_(name, worker.is_running)
             starts.add_metric(name, worker.starts)
-            for pipeline in worker.loaded:
-                loaded.with_([*name, pipeline], 1)
+            for gauge, pipelines in ((loaded, worker.loaded), (waiting, worker.waiting)):
+                for pipeline in pipelines:
+                    gauge.with_([*name, pipeline], 1)
             if worker.pid is not None:
                 resident.with_(name, _resident_bytes(worker.pid))
             if worker.memory is not None and worker.environment is not None:
@@ -271,7 +275,7 @@ class _Now(Collector):
                 allocated.with_(card, worker.memory.allocated_bytes)
                 reserved.with_(card, worker.memory.reserved_bytes)
                 total.with_(card, worker.memory.total_bytes)
-        yield from (up, starts, loaded, resident, allocated, reserved, total)
+        yield from (up, starts, loaded, waiting, resident, allocated, reserved, total)
 
 
 class _Gauge(GaugeMetricFamily):

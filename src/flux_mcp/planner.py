@@ -20,6 +20,7 @@ from flux_mcp.models.control_files import require_control_fit
 from flux_mcp.models.engine import Engine, this_engine
 from flux_mcp.models.figures import Figure
 from flux_mcp.models.loras import Lora, architecture_of, open_loras, require_fit
+from flux_mcp.models.main_memory import within_setting
 from flux_mcp.models.memory import Holding
 from flux_mcp.models.registry import ModelSpec, Registry, Structure
 from flux_mcp.models.tiers import choose_tier, choose_without_card
@@ -117,7 +118,8 @@ class Planner:
         wording = await asyncio.to_thread(self._word, request, seed, refuse=refuse)
         request = wording.request
         loras = await asyncio.to_thread(self._find_loras, request)
-        machine = await asyncio.to_thread(self._find_machine)
+        found = await asyncio.to_thread(self._find_machine)
+        machine = within_setting(found, self._settings.host_memory_gib)
         figures: Sequence[Figure] = ()
         if machine is not None and machine.card.name and self._learned is not None:
             figures = await self._learned(machine.card.name)

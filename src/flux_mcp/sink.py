@@ -14,11 +14,11 @@ from flux_mcp.jobs.costs import TimedJob
 from flux_mcp.jobs.job import utc_now
 from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.saving import Drawn
-from flux_mcp.models.candidates import Wanted, load_of
 from flux_mcp.models.figures import Figure
 from flux_mcp.models.parts import load_parts
 from flux_mcp.models.registry import Registry
 from flux_mcp.requests.messages import Picture, pipeline_key
+from flux_mcp.requests.plan import load_of_plan
 
 
 @dataclass(frozen=True)
@@ -122,22 +122,13 @@ def figure_of(drawn: Drawn, registry: Registry) -> Figure:
     Its peak counts only where nothing else was loaded beside it.
     """
     plan, done = drawn.job.plan, drawn.done
-    wanted = Wanted(
-        kind=plan.kind,
-        quality=plan.quality,
-        width_px=plan.width,
-        height_px=plan.height,
-        references=len(plan.inputs),
-        count=len(plan.seeds),
-        batched=plan.batched,
-    )
     peak_gib = done.peak_gib if len(done.loaded) == 1 else None
     return Figure(
         model=plan.model,
         kind=plan.kind,
         precision=plan.precision,
         placement=plan.placement,
-        megapixels=load_of(registry.find(plan.kind, plan.model), wanted).token_megapixels,
+        megapixels=load_of_plan(plan, registry.find(plan.kind, plan.model)).token_megapixels,
         seconds_per_step=done.draw_s / plan.total_steps,
         peak_gib=None if peak_gib is None else peak_gib + load_parts().machine.context_gib,
     )

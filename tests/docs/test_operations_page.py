@@ -46,7 +46,8 @@ async def scraped() -> dict[str, Any]:
         platform="test",
     )
     memory = Memory(allocated_bytes=1, reserved_bytes=2, total_bytes=3)
-    worker = WorkerInfo("worker-0", True, ("text2img/micro",), environment, 1, memory, 1)  # noqa: FBT003
+    loaded, waiting = ("text2img/micro",), ("fill/micro",)
+    worker = WorkerInfo("worker-0", True, loaded, environment, 1, memory, 1, waiting)  # noqa: FBT003
     traffic = Traffic()
     traffic.refused("host_refused")
 

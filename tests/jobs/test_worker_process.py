@@ -50,7 +50,8 @@ while True:
         continue
     stamp = {"job_id": run.job_id, "attempt": run.attempt}
     total = run.plan.total_steps
-    done = Done(**stamp, seq=9, load_s=0, draw_s=0, weights_sha256="0", loaded=("text2img/puppet",))
+    done = Done(**stamp, seq=9, load_s=0, draw_s=0, weights_sha256="0", loaded=("text2img/puppet",),
+        waiting=("fill/puppet",))
     send(Progress(**stamp, seq=0, phase="denoising", step=1, total_steps=total))
     match run.plan.prompt:
         case "draw":
@@ -142,6 +143,7 @@ async def test_a_run_yields_its_events_and_ends_with_the_final_one(fleet):
     (worker,) = fleet.workers()
     assert worker.is_running
     assert worker.loaded == ("text2img/puppet",)
+    assert worker.waiting == ("fill/puppet",)
     assert worker.environment.device_name == "puppet"
 
 

@@ -2,7 +2,16 @@
 
 import pytest
 
-from flux_mcp.models.memory import Holding, Load, card_gib, on_card_gib, ram_gib, transformer_gib
+from flux_mcp.models.memory import (
+    Holding,
+    Load,
+    Pieces,
+    card_gib,
+    on_card_gib,
+    ram_gib,
+    streamed_gib,
+    transformer_gib,
+)
 from flux_mcp.models.parts import PLACEMENTS, load_parts
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.speed import find_card, step_flops
@@ -47,8 +56,20 @@ def test_what_is_not_on_the_card_waits_in_main_memory():
     held = {p: Holding("bf16", "bf16", p) for p in PLACEMENTS}
     assert ram_gib(DEV, held["resident"]) == base
     assert ram_gib(DEV, held["model_offload"]) == pytest.approx(base + 31.4, abs=0.1)
-    assert ram_gib(DEV, held["group_offload"]) < ram_gib(DEV, held["block_stream"])
+    # What stays on the card has a copy in main memory too: it leaves the card for nothing.
+    assert ram_gib(DEV, held["group_offload"]) == ram_gib(DEV, held["model_offload"])
     assert on_card_gib(DEV, held["block_stream"]) < 1.5
+
+
+def test_what_is_in_no_block_stays_on_the_card_where_blocks_stream():
+    dev = Pieces("flux2-32b", (), "flux2")
+    held = Holding("bf16", "bf16", "block_stream")
+    row = load_parts().transformer["flux2-32b"]
+    outside = row.outside_m * 1e6 * 2 / 2**30
+    in_flight = 2 * row.largest_block_m * 1e6 * 2 / 2**30
+    assert on_card_gib(dev, held) == pytest.approx(outside + in_flight)
+    whole = on_card_gib(dev, Holding("bf16", "bf16", "model_offload"))
+    assert streamed_gib(dev, held) == pytest.approx(whole - outside)
 
 
 def test_pictures_references_and_batches_take_working_memory():

@@ -21,7 +21,7 @@ def quietly(_message):
 
 @pytest.fixture
 def resident_of(residency, registry):
-    return lambda kind: residency.pipeline(registry.find(kind, "micro"), quietly)
+    return lambda kind: residency.pipeline(registry.find(kind, "micro"), "resident", quietly)
 
 
 @pytest.fixture

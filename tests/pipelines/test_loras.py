@@ -175,7 +175,7 @@ class Easel:
 
 @pytest.fixture
 def easel(residency: Any, task_for: Any, settings: Settings, recorder: Any, texts_of: Any) -> Any:
-    resident = residency.pipeline(TEXT2IMG, lambda _: None)
+    resident = residency.pipeline(TEXT2IMG, "resident", lambda _: None)
     yield Easel(resident, Adapters(settings.paths.loras), task_for(TEXT2IMG), recorder, texts_of)
     if getattr(resident.pipe.transformer, "peft_config", None):
         resident.pipe.transformer.unload_lora()
@@ -351,7 +351,7 @@ def test_a_pipeline_that_is_loaded_anew_carries_nothing(easel, put, residency):
     """What is known of a transformer goes with it."""
     easel.draw(put("striped"))
     assert easel.adapters.carried(easel.transformer)
-    other = residency.pipeline(FILL, lambda _: None)
+    other = residency.pipeline(FILL, "resident", lambda _: None)
     assert easel.adapters.carried(other.pipe.transformer) == ()
 
 

@@ -7,7 +7,6 @@ import pytest
 from flux_mcp.errors import JobCancelledError, WeightsMissingError
 from flux_mcp.models.registry import KINDS
 from flux_mcp.pipelines.device import Device
-from flux_mcp.pipelines.eviction import HeldTransformer, choose_evictions
 from flux_mcp.pipelines.residency import Residency
 
 pytestmark = pytest.mark.usefixtures("torch_here")
@@ -22,12 +21,19 @@ def residency(registry, settings):
     return Residency(registry, settings, Device("cpu"))
 
 
+def load(residency, registry, kind):
+    return residency.pipeline(registry.find(kind, "micro"), "resident", quietly)
+
+
 def storages(module):
     return [parameter.data_ptr() for parameter in module.parameters()]
 
 
 def test_parts_that_kinds_share_are_loaded_once(residency, registry):
-    resident = {kind: residency.pipeline(registry.find(kind, "micro"), quietly) for kind in KINDS}
+    resident = {
+        kind: residency.pipeline(registry.find(kind, "micro"), "resident", quietly)
+        for kind in KINDS
+    }
     encoders = {kind: residency.text_encoder(resident[kind], quietly) for kind in KINDS}
     first = encoders["text2img"]
     for kind in KINDS:
@@ -43,26 +49,28 @@ def test_parts_that_kinds_share_are_loaded_once(residency, registry):
 
 
 def test_every_pipeline_has_a_scheduler_of_its_own(residency, registry):
-    pipes = [residency.pipeline(registry.find(kind, "micro"), quietly).pipe for kind in KINDS]
+    pipes = [
+        residency.pipeline(registry.find(kind, "micro"), "resident", quietly).pipe for kind in KINDS
+    ]
     assert len({id(pipe.scheduler) for pipe in pipes}) == len(KINDS)
 
 
 def test_a_loaded_pipeline_is_handed_out_again_without_loading(residency, registry):
     spec = registry.find("fill", "micro")
-    first = residency.pipeline(spec, quietly)
+    first = residency.pipeline(spec, "resident", quietly)
     said = []
-    assert residency.pipeline(spec, said.append) is first
+    assert residency.pipeline(spec, "resident", said.append) is first
     assert said == []
     assert residency.loaded == ("fill/micro",)
 
 
 def test_what_is_being_loaded_is_told(residency, registry):
     said = []
-    residency.pipeline(registry.find("text2img", "micro"), said.append)
+    residency.pipeline(registry.find("text2img", "micro"), "resident", said.append)
     assert "loading transformer" in said
     assert "loading text_encoder_2" not in said
     said.clear()
-    residency.pipeline(registry.find("control", "micro"), said.append)
+    residency.pipeline(registry.find("control", "micro"), "resident", said.append)
     loading = [line for line in said if line.startswith("loading")]
     assert {line.split(",")[0] for line in loading} == {"loading transformer"}
     assert loading[-1] == "loading transformer, 5 of 5 MB, 100 %"
@@ -75,18 +83,18 @@ def test_loading_that_is_stopped_half_way_leaves_nothing_behind(residency, regis
 
     spec = registry.find("text2img", "micro")
     with pytest.raises(JobCancelledError):
-        residency.pipeline(spec, stop)
+        residency.pipeline(spec, "resident", stop)
     assert residency.loaded == ()
-    assert residency._parts == {}
-    assert residency.pipeline(spec, quietly).pipe.transformer is not None
+    assert len(residency.store) == 0
+    assert residency.pipeline(spec, "resident", quietly).pipe.transformer is not None
 
 
 def test_another_precision_is_another_pipeline(residency, registry):
     import torch
 
     spec = registry.find("text2img", "micro")
-    residency.pipeline(spec, quietly)
-    half = residency.pipeline(spec.model_copy(update={"precision": "bf16"}), quietly)
+    residency.pipeline(spec, "resident", quietly)
+    half = residency.pipeline(spec.model_copy(update={"precision": "bf16"}), "resident", quietly)
     assert half.pipe.transformer.dtype == torch.bfloat16
     assert residency.text_encoder(half, quietly).text_encoder.dtype == torch.bfloat16
     assert residency.loaded == ("text2img/micro",)
@@ -95,7 +103,7 @@ def test_another_precision_is_another_pipeline(residency, registry):
 def test_a_revision_that_is_not_on_this_disk_is_missing(residency, registry):
     spec = registry.find("text2img", "flux1-dev").model_copy(update={"revision": "0" * 40})
     with pytest.raises(WeightsMissingError):
-        residency.pipeline(spec, quietly)
+        residency.pipeline(spec, "resident", quietly)
 
 
 def test_loading_and_clearing_over_and_over_does_not_grow(residency, registry):
@@ -108,7 +116,7 @@ def test_loading_and_clearing_over_and_over_does_not_grow(residency, registry):
 
     def load_all():
         for kind in KINDS:
-            resident = residency.pipeline(registry.find(kind, "micro"), quietly)
+            resident = residency.pipeline(registry.find(kind, "micro"), "resident", quietly)
             residency.colours(resident)
             residency.text_encoder(resident, quietly)
         residency.clear()
@@ -117,42 +125,5 @@ def test_loading_and_clearing_over_and_over_does_not_grow(residency, registry):
     load_all()  # the first time, libraries make tensors of their own
     alive = load_all()
     assert [load_all() for _ in range(4)] == [alive] * 4
-    assert residency._parts == residency._colours == residency._last_used == {}
-    assert residency._encoders == residency._pipelines == {}
-
-
-@pytest.mark.parametrize(("free_gib", "left"), [(0.0, ("fill/micro",)), (9.0, None)])
-def test_encoders_that_come_later_drive_out_other_models_where_there_is_no_room(
-    residency, registry, monkeypatch, free_gib, left
-):
-    """As on a card, which has none of these parts and `free_gib` left."""
-    for kind in ("text2img", "control", "fill"):
-        resident = residency.pipeline(registry.find(kind, "micro"), quietly)
-    encoder = residency.text_encoder(resident, quietly)
-    before = residency.loaded
-    residency._device = Device("cuda:0")
-    monkeypatch.setattr("flux_mcp.pipelines.residency.free_memory_gib", lambda _device: free_gib)
-    residency._make_room_for(encoder.components.values(), beside=resident)
-    assert residency.loaded == (left or before)
-    assert resident.pipe.transformer in residency._parts.values()
-    assert len(residency._encoders) == 1
-
-
-def held(key, gib, last_used, *, demonstration=False):
-    return HeldTransformer(key, gib, last_used, is_demonstration=demonstration)
-
-
-def test_nothing_is_evicted_while_the_next_one_fits():
-    assert choose_evictions([held("a", 22, 1)], needed_gib=20, free_gib=20) == ()
-
-
-def test_the_longest_unused_goes_first_and_no_more_than_needed():
-    loaded = [held("new", 22, 9), held("old", 22, 1), held("older", 22, 0)]
-    assert choose_evictions(loaded, needed_gib=24, free_gib=3) == ("older",)
-    assert choose_evictions(loaded, needed_gib=40, free_gib=3) == ("older", "old")
-    assert choose_evictions(loaded, needed_gib=500, free_gib=3) == ("older", "old", "new")
-
-
-def test_where_memory_cannot_be_told_one_real_model_stays_and_the_demonstration_family_all():
-    loaded = [held("micro-fill", 0.1, 1, demonstration=True), held("dev", 22, 2)]
-    assert choose_evictions(loaded, needed_gib=33, free_gib=None) == ("dev",)
+    assert residency._colours == residency._encoders == residency._pipelines == {}
+    assert len(residency.store) == 0

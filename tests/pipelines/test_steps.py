@@ -24,7 +24,7 @@ def test_a_cancel_at_a_step_is_the_last_step(
 ):
     """Whichever step it comes at: no further step, no decoding, and the pipeline is as new."""
     spec = registry.find(kind, "micro")
-    resident = residency.pipeline(spec, quietly)
+    resident = residency.pipeline(spec, "resident", quietly)
     task = task_for(spec, seeds=(1, 2))
     watch = StepWatch(task.plan, recorder, lambda: False)
     draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
@@ -50,7 +50,7 @@ def test_a_cancel_during_decoding_hands_over_no_picture(
     spec = registry.find("text2img", "micro")
     task = task_for(spec)
     watch = StepWatch(task.plan, recorder, lambda: "decoding" in recorder.phases)
-    resident = residency.pipeline(spec, quietly)
+    resident = residency.pipeline(spec, "resident", quietly)
     with pytest.raises(JobCancelledError):
         draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
     assert recorder.steps == [1, 2, 3, 4]
@@ -63,7 +63,7 @@ def test_a_job_that_is_cancelled_already_is_not_encoded(
     spec = registry.find("text2img", "micro")
     task = task_for(spec)
     watch = StepWatch(task.plan, recorder, lambda: True)
-    resident = residency.pipeline(spec, quietly)
+    resident = residency.pipeline(spec, "resident", quietly)
     with pytest.raises(JobCancelledError):
         draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
     assert recorder.phases == []
@@ -71,7 +71,7 @@ def test_a_job_that_is_cancelled_already_is_not_encoded(
 
 def draw_with_previews(residency, texts_of, registry, task_for, recorder, every, colours=None):
     spec = registry.find("text2img", "micro")
-    resident = residency.pipeline(spec, quietly)
+    resident = residency.pipeline(spec, "resident", quietly)
     task = task_for(spec, steps=6)
     watch = StepWatch(
         task.plan,
@@ -119,7 +119,7 @@ def test_a_preview_shows_the_colours_of_the_picture():
 
 
 def test_the_map_of_a_vae_has_a_row_for_each_latent_channel_and_a_constant(residency, registry):
-    pipe = residency.pipeline(registry.find("text2img", "micro"), quietly).pipe
+    pipe = residency.pipeline(registry.find("text2img", "micro"), "resident", quietly).pipe
     weights = calibrate(pipe).weights
     assert weights.shape == (pipe.vae.config.latent_channels + 1, 3)
     assert np.isfinite(weights).all()
@@ -128,7 +128,7 @@ def test_the_map_of_a_vae_has_a_row_for_each_latent_channel_and_a_constant(resid
 def test_calibrating_does_not_touch_the_random_numbers_of_anybody(residency, registry):
     import torch
 
-    pipe = residency.pipeline(registry.find("text2img", "micro"), quietly).pipe
+    pipe = residency.pipeline(registry.find("text2img", "micro"), "resident", quietly).pipe
     state = torch.random.get_rng_state()
     assert (calibrate(pipe).weights == calibrate(pipe).weights).all()
     assert torch.random.get_rng_state().equal(state)
@@ -139,7 +139,7 @@ def test_the_last_preview_is_made_of_the_finished_latents(residency, texts_of, r
     from flux_mcp.pipelines.steps import _expected_latents
 
     spec = registry.find("text2img", "micro")
-    resident, plan = residency.pipeline(spec, quietly), task_for(spec).plan
+    resident, plan = residency.pipeline(spec, "resident", quietly), task_for(spec).plan
     pipe, texts = resident.pipe, texts_of(plan, resident)
     texts.encode(lambda: None)
     seen = []

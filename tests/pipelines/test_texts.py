@@ -9,13 +9,13 @@ import pytest
 from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.jobs.worker_process import ProcessFleet
 from flux_mcp.models.registry import KINDS, load_registry
-from flux_mcp.pipelines import residency as residency_module
 from flux_mcp.pipelines.device import Device, arithmetic
 from flux_mcp.pipelines.drawing import draw
 from flux_mcp.pipelines.embedding_files import EmbeddingFiles
 from flux_mcp.pipelines.embeddings import MB, EmbeddingCache
 from flux_mcp.pipelines.kinds import ADAPTERS, open_pictures
-from flux_mcp.pipelines.residency import TEXT_PARTS, Residency
+from flux_mcp.pipelines.pipeline_files import TEXT_PARTS
+from flux_mcp.pipelines.residency import Residency
 from flux_mcp.pipelines.steps import StepWatch
 from flux_mcp.pipelines.texts import PlanTexts
 from flux_mcp.pipelines.worker import Engine
@@ -42,7 +42,7 @@ class Room:
     def resident(self, plan):
         spec = self.registry.find(plan.kind, plan.model)
         spec = spec.model_copy(update={"precision": plan.precision})
-        return self.residency.pipeline(spec, self.said.append)
+        return self.residency.pipeline(spec, "resident", self.said.append)
 
     def draw(self, task):
         self.said.clear()
@@ -273,7 +273,7 @@ def test_with_every_prompt_cached_no_text_encoder_is_loaded_until_one_is_missing
     assert later.loaded_encoders == []
     resident = later.resident(task.plan)
     assert all(getattr(resident.pipe, name) is None for name in TEXT_PARTS)
-    assert not set(resident.text_parts.values()) & set(later.residency._parts)
+    assert not set(resident.text_parts.values()) & set(later.residency.store)
 
     other = later.draw(task.changed(prompt="a green star"))
     assert later.loaded_encoders == [f"loading {name}" for name in TEXT_PARTS]
@@ -341,55 +341,6 @@ def test_a_cancelled_job_keeps_what_was_encoded_and_encodes_no_more(
 
 
 # --- when the card is too small --------------------------------------------------------------
-
-
-def test_offloaded_pipelines_draw_the_same_and_a_hit_leaves_the_encoders_where_they_are(
-    room, folder, task_for, registry, monkeypatch
-):
-    """diffusers' own hooks, with the CPU as the card that has no room left."""
-    spec = registry.find("fill", "micro")
-    task = task_for(spec, **SMALL)
-    expected = room(no_cache()).draw(task)
-
-    # Not the demonstration family, which always fits.
-    rows = [row.model_copy(update={"family": "flux1"}) for row in registry]
-    monkeypatch.setattr(residency_module, "free_memory_gib", lambda _device: 0.0)
-    monkeypatch.setattr(residency_module, "require_snapshot", snapshot_of_micro(registry))
-    drawing = room(cache_of(folder))
-    drawing.registry = drawing.residency._registry = type(registry)(tuple(rows))
-    assert (drawing.draw(task) == expected).all()
-    resident = drawing.resident(task.plan)
-    assert resident.placement == "offload"
-    encoder = drawing.residency.text_encoder(resident, drawing.said.append)
-    hooks = list(encoder._all_hooks)
-    drawing.draw(task.changed(prompt="a fox"))
-    # diffusers moves parts off the card by setting their hooks anew.
-    assert len(hooks) == 2
-    assert not set(hooks) & set(encoder._all_hooks)
-    hooks = list(encoder._all_hooks)
-    with encoders_that_must_not_run():
-        assert (drawing.draw(task) == expected).all()
-    assert list(encoder._all_hooks) == hooks
-
-    later = room(cache_of(folder))
-    later.registry = later.residency._registry = drawing.registry
-    assert (later.draw(task) == expected).all()
-    assert later.loaded_encoders == []
-    # Another kind takes its place; what was hooked is free of hooks again.
-    other = task_for(registry.find("text2img", "micro"), prompt="a dog", **SMALL)
-    assert (drawing.draw(other) == room(no_cache()).draw(other)).all()
-    assert drawing.residency.loaded == ("text2img/micro",)
-    assert list(drawing.residency._encoders) == ["text2img/micro"]
-
-
-def snapshot_of_micro(registry):
-    """`require_snapshot` for rows whose family was changed above."""
-    from flux_mcp.models.weights import require_snapshot
-
-    def find(spec, _registry, settings):
-        return require_snapshot(registry.find(spec.kind, spec.id), registry, settings)
-
-    return find
 
 
 def test_a_worker_short_of_memory_lets_go_of_what_it_holds_in_memory(

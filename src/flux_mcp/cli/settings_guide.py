@@ -35,7 +35,17 @@ class Section:
 SECTIONS = (
     Section("Files", ("config", "data_dir", "weights_dir", "models_file", "packs_dir")),
     Section("Models", ("licences", "disk_reserve_gib")),
-    Section("Drawing", ("device", "torch_threads", "preload", "idle_unload_s", "stall_timeout_s")),
+    Section(
+        "Drawing",
+        (
+            "device",
+            "torch_threads",
+            "host_memory_gib",
+            "preload",
+            "idle_unload_s",
+            "stall_timeout_s",
+        ),
+    ),
     Section("Encoded prompts", ("embedding_cache_mb", "embedding_cache_disk_mb")),
     Section("Queue", ("queue_limit", "max_passes", "cancel_grace_s", "on_disconnect")),
     Section("Previews", ("preview_every_steps", "preview_interval_s")),

@@ -63,6 +63,7 @@ class Child:
         self.loaded: tuple[str, ...] = ()
         self.used: tuple[str, ...] = ()
         self._pipeline = ""
+        self.waiting: tuple[str, ...] = ()
         self.memory: Memory | None = None
         # In a context of its own: it outlives the job that the process was started for.
         self._reader = asyncio.create_task(
@@ -205,6 +206,7 @@ class Child:
         if isinstance(event, FINAL_EVENTS):
             self.loaded, self.memory = event.loaded, event.memory
             self._mark_used()
+            self.waiting = event.waiting
             self._current = None
             self._idle.set()
         if self._events is not None:

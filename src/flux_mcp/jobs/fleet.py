@@ -43,7 +43,7 @@ class WorkerInfo:
     is_running: bool
     """Whether its process is up (a stopped slot starts on the next job)."""
     loaded: tuple[str, ...] = ()
-    """Pipelines resident in it, as `kind/model`."""
+    """Pipelines that draw at once, as `kind/model`."""
     environment: Environment | None = None
     """Known once it has been up."""
     pid: int | None = None
@@ -51,6 +51,8 @@ class WorkerInfo:
     """As it was at its last word; `None` on a CPU and while it is not up."""
     starts: int = 0
     """How many processes this slot has started."""
+    waiting: tuple[str, ...] = ()
+    """Pipelines whose weights wait in main memory, as `kind/model`."""
     used: tuple[str, ...] = ()
     """Pipelines that its process has drawn with, loaded or not, the longest unused first."""
 

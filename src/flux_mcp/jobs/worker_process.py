@@ -39,6 +39,7 @@ class ProcessFleet:
                 worker_id=WORKER_ID,
                 is_running=child is not None,
                 loaded=() if child is None else child.loaded,
+                waiting=() if child is None else child.waiting,
                 environment=self._environment,
                 pid=None if child is None else child.pid,
                 memory=None if child is None else child.memory,

@@ -40,12 +40,14 @@ class Engine:
 
     def can_hold(self, spec: ModelSpec, holding: Holding) -> bool:
         """Whether it can be held in a way, too."""
+        streams = load_parts().placement[holding.placement].streams
         return (
             self.can_load(spec)
             and {holding.precision, holding.text_precision} <= self.precisions
             and holding.placement in self.placements
             and holding.tile_px in self.tiles_px
             and _can_be_laid_over(spec, holding.precision)
+            and (not streams or format_of(holding.precision).streams)
         )
 
 
@@ -72,8 +74,8 @@ def engine_with(extras: Iterable[str]) -> Engine:
             for name, row in formats.format.items()
             if not row.blocked and row.extra not in lacking
         ),
-        placements=frozenset({"resident", "model_offload"}),
-        tiles_px=(None,),
+        placements=frozenset(PLACEMENTS),
+        tiles_px=TILES_PX,
     )
 
 

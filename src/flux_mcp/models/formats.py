@@ -65,6 +65,9 @@ class Format(_Row):
     """Whether a text encoder can be held so as well."""
     takes_loras: bool = True
     """Whether LoRAs can be put on a transformer that is held so, and taken off again."""
+    streams: bool = True
+    """Whether a transformer's blocks can come to the card one by one: whether plain copies of bytes
+    make the same weights there (pipelines/formats/leaves.py)."""
     drawn_on: frozenset[DeviceKind] = frozenset()
     """Where our tests draw with it; elsewhere it rests on the libraries' word."""
     blocked: str = ""

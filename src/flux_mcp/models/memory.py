@@ -11,8 +11,9 @@ The card, in GiB (M: megapixels of tokens in one pass, p: bytes of a parameter):
 * decoding: the VAE, and `decode_gib_per_megapixel` x the megapixels decoded at once: those of a
   tile, if it decodes in tiles; encoding of references likewise, at one megapixel at most.
 
-A streaming placement keeps `share` of the transformer, and two blocks: one that works, one that
-arrives. Main memory holds what waits beside the card. All numbers come from parts.toml.
+A streaming placement keeps `share` of the transformer, or what is in no block if that is more, and
+two blocks: one that works, one that arrives. Main memory holds a copy of all that leaves the card:
+it then leaves for nothing. All numbers come from parts.toml.
 """
 
 from dataclasses import dataclass
@@ -106,14 +107,24 @@ def on_card_gib(pieces: Pieces, holding: Holding) -> float:
     if not placement.streams:
         return whole
     in_flight = weights_gib(STREAMED_BLOCKS * row.largest_block_m, holding.precision)
-    return min(whole, whole * placement.share + in_flight)
+    return min(whole, _kept_gib(pieces, holding) + in_flight)
 
 
 def streamed_gib(pieces: Pieces, holding: Holding) -> float:
     """Return what comes over the bus at each step."""
-    placement = load_parts().placement[holding.placement]
-    share = 1 - placement.share if placement.streams else 0.0
-    return transformer_gib(pieces, holding.precision) * share
+    if not load_parts().placement[holding.placement].streams:
+        return 0.0
+    return transformer_gib(pieces, holding.precision) - _kept_gib(pieces, holding)
+
+
+def _kept_gib(pieces: Pieces, holding: Holding) -> float:
+    """Return what stays on the card where blocks stream: the share, and never less than the rest.
+
+    placing/parts.py chooses the blocks by the same rule.
+    """
+    row, share = _transformer(pieces), load_parts().placement[holding.placement].share
+    kept_m = max(share * row.parameters_m, row.outside_m)
+    return weights_gib(kept_m, holding.precision)
 
 
 def card_gib(pieces: Pieces, holding: Holding, load: Load) -> float:
@@ -139,12 +150,9 @@ def ram_gib(pieces: Pieces, holding: Holding) -> float:
     placement = parts.placement[holding.placement]
     if placement.at_once:
         return parts.machine.base_ram_gib
-    waiting = transformer_gib(pieces, holding.precision)
-    if placement.streams:
-        waiting = streamed_gib(pieces, holding)
     return (
         parts.machine.base_ram_gib
-        + waiting
+        + transformer_gib(pieces, holding.precision)
         + text_gib(pieces, holding.text_precision)
         + vae_gib(pieces)
         + extras_gib(pieces)

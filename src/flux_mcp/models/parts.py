@@ -52,6 +52,8 @@ class TransformerRow(_Row):
     macs: int
     """Multiply-adds of a token in a block, in squares of the width."""
     largest_block_m: float
+    outside_m: float
+    """Outside of the blocks; it stays on the card where blocks stream."""
     activation_gib_per_megapixel: float
     """Beside the weights, for a megapixel of tokens in one pass."""
     text_tokens: int

@@ -37,13 +37,13 @@ class ControlLora:
         """Return the control transformer; the base stays as it is.
 
         Args:
-            base: The base's transformer, where it will work, with no offloading on it. LoRAs that
-                jobs have put on it are left out.
+            base: The base's transformer, with no hooks on it. LoRAs that jobs have put on it are
+                left out.
             report: Told how much is read; may raise to stop.
 
         Raises:
             WeightsInvalidError: the file is damaged, or has numbers that are none.
-            InternalError: the base is offloaded.
+            InternalError: hooks are on the base.
         """
         report("loading control LoRA")
         file, transformer = self.file, _copied(base)
@@ -112,7 +112,7 @@ def _copied(base: Any) -> Any:
         InternalError: hooks are on it, which would go on moving the base's modules.
     """
     if any(map(_has_hooks, base.modules())):
-        raise InternalError("A transformer that is being offloaded cannot be copied.")
+        raise InternalError("A transformer that hooks are on cannot be copied.")
     shared = [*base.parameters(), *base.buffers(), base.config]
     # copy.deepcopy takes what its memo has for copied already.
     transformer = copy.deepcopy(base, {id(one): one for one in shared})

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.pipelines.flux2 import adapter_for
 from flux_mcp.pipelines.kinds import Embeddings, Pixels, open_pictures
+from flux_mcp.pipelines.placing.tiles import tiled
 from flux_mcp.pipelines.residency import Resident
 from flux_mcp.pipelines.steps import Reports, StepWatch
 from flux_mcp.pipelines.texts import PlanTexts
@@ -55,7 +56,8 @@ def draw(
             watch.start_pass(number)
             seeds = [seed for seed, _ in pictures]
             embeddings = _stacked([embeddings_of(text) for _, text in pictures])
-            colours = _run(resident.pipe, seeds, watch, arguments | embeddings)
+            with tiled(resident.pipe.vae, plan.vae_tile_px):
+                colours = _run(resident.pipe, seeds, watch, arguments | embeddings)
             watch.end_pass()
             seconds = time.perf_counter() - started
             for seed, drawn in zip(seeds, _to_pixels(colours), strict=True):
@@ -63,11 +65,11 @@ def draw(
                 reports.picture(index, seed, seconds, pixels)
                 index += 1
     finally:
-        # A raise skips diffusers' own cleanup: offloaded parts would stay on the card and
-        # stateful caches would spoil the next picture.
+        # A raise skips diffusers' own cleanup: stateful caches would spoil the next picture.
         for pipe in (resident.pipe, resident.prior):
             if pipe is not None:
                 pipe.maybe_free_model_hooks()
+        resident.rest()
 
 
 def _run(

@@ -156,6 +156,7 @@ def load_part(
     precision: Precision,
     device: str = "cpu",
     report: Callable[[str], None] = lambda _message: None,
+    made_on: str | None = None,
 ) -> Any:
     """Load one part.
 
@@ -164,6 +165,7 @@ def load_part(
         precision: What it is to be held in.
         device: Where the transformer and the large text encoder are put; others to the CPU.
         report: Told how much is read, at most four times a second; may raise to stop.
+        made_on: Another device, that makes the transformer's weights, a block at a time.
 
     Raises:
         WeightsInvalidError: the files are damaged, incomplete, or another model's.
@@ -174,10 +176,12 @@ def load_part(
     row = format_of(precision)
     progress = ReadProgress(f"loading {part.name}", report)
     try:
-        if loader in _READERS and not _is_stored_quantised(part):
+        if loader in _READ_TENSOR_BY_TENSOR and not _is_stored_quantised(part):
             with open_checkpoint(part.files) as checkpoint:
                 reading = Reading(part.name, part.folder, checkpoint, device, progress)
-                return _READERS[loader](part_class, reading, row)
+                if loader == "denoiser":
+                    return load_denoiser(part_class, reading, row, made_on)
+                return load_encoder(part_class, reading, row)
         return _load_whole(part_class, part, row)
     except WeightsInvalidError:
         raise
@@ -192,9 +196,7 @@ def load_part(
         ) from error
 
 
-_READERS: Mapping[Loader, Callable[[Any, Reading, Format], Any]] = MappingProxyType(
-    {"denoiser": load_denoiser, "text": load_encoder}
-)
+_READ_TENSOR_BY_TENSOR: frozenset[Loader] = frozenset({"denoiser", "text"})
 
 
 def _load_whole(part_class: Any, part: PartFiles, row: Format) -> Any:

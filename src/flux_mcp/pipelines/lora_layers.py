@@ -68,9 +68,7 @@ def rows_of(one: Placed, tensor: Any) -> Iterator[tuple[str, Any]]:
         yield target, torch.cat(rows.chunk(2)[::-1]) if is_turned else rows
 
 
-def attach(
-    name: str, adapter: str, transformer: Any, matrices: Mapping[str, Any], pipe: Any = None
-) -> None:
+def attach(name: str, adapter: str, transformer: Any, matrices: Mapping[str, Any]) -> None:
     """Put an adapter onto a transformer, and see that all of it is there.
 
     Args:
@@ -78,8 +76,6 @@ def attach(
         adapter: What PEFT is to call it.
         transformer: A model of diffusers.
         matrices: By PEFT's names.
-        pipe: The pipeline it is part of, whose offloading is taken off and put on again around
-            the change.
 
     Raises:
         InternalError: half of it is missing; diffusers leaves out what it does not understand.
@@ -92,7 +88,6 @@ def attach(
             prefix=None,
             adapter_name=adapter,
             low_cpu_mem_usage=True,
-            _pipeline=pipe,
         )
     _require_attached(name, adapter, transformer, matrices)
 

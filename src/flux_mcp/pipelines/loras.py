@@ -30,7 +30,8 @@ from flux_mcp.models.lora_fit import Placed, place
 from flux_mcp.models.lora_header import parse_header
 from flux_mcp.models.loras import SUFFIX, check_file
 from flux_mcp.pipelines.lora_layers import architecture_of, attach, kept_adapters, matrices_of
-from flux_mcp.pipelines.residency import Report, Resident
+from flux_mcp.pipelines.pipeline_files import Report
+from flux_mcp.pipelines.residency import Resident
 from flux_mcp.requests.plan import PlanLora
 
 KEPT_ADAPTERS = 4
@@ -155,7 +156,7 @@ def _attach(lora: PlanLora, folder: Path, resident: Resident) -> None:
     data = _read(lora, folder)
     placed = place(parse_header(io.BytesIO(data)), architecture_of(transformer, resident.spec))
     matrices = _matrices(lora, data, placed, transformer.dtype)
-    attach(lora.name, lora.sha256, transformer, matrices, resident.pipe)
+    attach(lora.name, lora.sha256, transformer, matrices)
 
 
 def _read(lora: PlanLora, folder: Path) -> bytes:

@@ -1,44 +1,41 @@
-"""What is loaded, what is shared between kinds, and what to evict.
+"""Which pipelines are loaded, and what they share.
 
-Owns every loaded part and pipeline. Parts are known by what their files hold, so a VAE or text
-encoder that several kinds use is loaded once, and not before a prompt must be encoded. Knows
-nothing of jobs or pictures.
+Owns every loaded pipeline. Parts are known by what their files hold, so a VAE or text encoder that
+several kinds use is loaded once, and not before a prompt must be encoded; where their weights are
+is placing/store.py's. Knows nothing of jobs or pictures.
 
-On the CPU the demonstration family stays loaded whole; of the real models only one transformer
-does. On a CUDA card transformers stay as long as they fit beside the next one.
+Where no card's memory is known (CPU, MPS) the demonstration family stays loaded whole; of the real
+models only one transformer does.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psutil
 
 from flux_mcp.config import Settings
 from flux_mcp.errors import WeightsInvalidError
-from flux_mcp.models.formats import format_of
+from flux_mcp.models.main_memory import host_budget_gib
+from flux_mcp.models.memory import Load
+from flux_mcp.models.parts import Placement
 from flux_mcp.models.registry import ModelSpec, Registry
-from flux_mcp.models.weights import require_snapshot
-from flux_mcp.pipelines.control_loras import open_control_lora
-from flux_mcp.pipelines.device import GIB, Device, free_caches, free_memory_gib, tensors_of
-from flux_mcp.pipelines.eviction import HeldTransformer, choose_evictions
+from flux_mcp.pipelines.device import GIB, Device, free_caches
+from flux_mcp.pipelines.eviction import forget_without_card
 from flux_mcp.pipelines.fingerprints import Fingerprints
-from flux_mcp.pipelines.formats.needs import require_classes, require_formats
-from flux_mcp.pipelines.formats.quantisers import held_bytes
-from flux_mcp.pipelines.loaders import (
-    PartFiles,
-    list_parts,
-    load_part,
-    make_pipeline,
-    part_precision,
-    pipeline_options,
+from flux_mcp.pipelines.formats.needs import require_formats
+from flux_mcp.pipelines.loaders import PartFiles, make_pipeline, part_precision
+from flux_mcp.pipelines.pipeline_files import (
+    Report,
+    assemble,
+    find_files,
+    name_by_content,
 )
+from flux_mcp.pipelines.placing.card import Card, card_of
+from flux_mcp.pipelines.placing.choosing import Room, leaner, room_for
+from flux_mcp.pipelines.placing.loading import load_to
+from flux_mcp.pipelines.placing.store import PartStore
 from flux_mcp.pipelines.previews import LatentColours, calibrate
-
-TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-"""What turns a prompt into embeddings; FLUX.2 has the first two."""
-
-Report = Callable[[str], None]
-"""Told what is being loaded ('loading transformer, 412 of 1,234 MB, 33 %'); may raise to stop the
-loading."""
 
 
 @dataclass(frozen=True)
@@ -57,35 +54,64 @@ class Resident:
     part_keys: frozenset[str]
     transformer_key: str
     vae_key: str
-    placement: Literal["resident", "offload"]
+    placement: Placement
+    rest: Callable[[], None]
+    """Takes off the card what is there only to work; to be called when a job ends."""
 
 
 class Residency:
-    """Loads pipelines on demand and keeps them as long as there is room."""
+    """Loads pipelines on demand and keeps them as long as there is room.
 
-    def __init__(self, registry: Registry, settings: Settings, device: Device) -> None:
+    Args:
+        registry: The rows.
+        settings: Where weights lie, and how much main memory they may take.
+        device: Where to draw.
+        card: Its own memory; left out, what the device has.
+    """
+
+    def __init__(
+        self, registry: Registry, settings: Settings, device: Device, card: Card | None = None
+    ) -> None:
         self._registry = registry
         self._settings = settings
         self._device = device
         self._fingerprints = Fingerprints()
-        self._parts: dict[str, Any] = {}
+        total_gib = psutil.virtual_memory().total / GIB
+        budget_gib = host_budget_gib(settings.host_memory_gib, total_gib)
+        self.store = PartStore(card or card_of(device), int(budget_gib * GIB), self._forget)
         self._pipelines: dict[str, Resident] = {}
         self._encoders: dict[str, Any] = {}
-        self._last_used: dict[str, int] = {}
         self._colours: dict[str, LatentColours] = {}
-        self._uses = 0
+        self._last: str | None = None
+        """Key of the pipeline that drew last."""
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """Resident pipelines as `kind/model`, in the order they were loaded."""
-        return tuple(self._pipelines)
+        """Pipelines as `kind/model` that draw at once: on the card, or last used piece by piece."""
+        return tuple(key for key in self._pipelines if self._is_ready(key))
 
-    def pipeline(self, spec: ModelSpec, report: Report) -> Resident:
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Pipelines whose transformers wait in main memory."""
+        return tuple(key for key in self._pipelines if not self._is_ready(key))
+
+    def pipeline(
+        self,
+        spec: ModelSpec,
+        placement: Placement,
+        report: Report,
+        load: Load | None = None,
+        tile_px: int | None = None,
+    ) -> Resident:
         """Return the pipeline of a row, loading what is missing and evicting what is in the way.
 
         Args:
             spec: The row, with the revision and precision the plan names.
+            placement: Where its weights are to be while they do not work. A leaner one is taken,
+                and reported, if the card has less room than was thought.
             report: Told what is being loaded.
+            load: What one pass draws; left out, a picture of the row's own size.
+            tile_px: Side of the tiles its VAE decodes in.
 
         Raises:
             FormatUnsupportedError: this device cannot hold them in the precision of the plan.
@@ -94,17 +120,23 @@ class Residency:
             WeightsInvalidError: its weights are not what the row promises.
         """
         key = _pipeline_key(spec)
+        room = room_for(spec, load, tile_px)
         resident = self._pipelines.get(key)
         if resident is None or resident.spec != spec:
             require_formats(spec, self._device)
             self._drop([key])
             try:
-                resident = self._pipelines[key] = self._load(spec, report)
+                resident = self._pipelines[key] = self._load(spec, placement, room, report)
             finally:
                 # Also when loading was stopped half-way: what no pipeline uses must not stay.
                 self._drop_unused(frozenset())
-        self._uses += 1
-        self._last_used[resident.transformer_key] = self._uses
+        else:
+            found = self._make_room(spec, placement, resident.part_keys, room, report)
+            if found != resident.placement:
+                resident = replace(resident, placement=found)
+            self.store.begin(resident.part_keys, found)
+        self._pipelines[key] = resident
+        self._last = key
         return resident
 
     def text_encoder(self, resident: Resident, report: Report) -> Any:
@@ -118,20 +150,18 @@ class Residency:
         """
         key, spec = _pipeline_key(resident.spec), resident.spec
         if key not in self._encoders:
-            if self._keys(tuple(resident.text_parts), spec, report) != resident.text_parts:
+            keys = name_by_content(tuple(resident.text_parts), spec, self._fingerprints, report)
+            if keys != resident.text_parts:
                 self._drop([key])
                 raise WeightsInvalidError(
                     "The files of the text encoders have changed since the model was loaded.",
                     "Ask again: the model will be loaded anew.",
                 )
             parts: dict[str, Any] = dict.fromkeys(("scheduler", "vae", "transformer"))
+            self.store.rest()
             for part, name in resident.text_parts.items():
                 parts[part.name] = self._part(part, name, spec, resident.placement, report)
-            if resident.placement == "resident":
-                self._make_room_for(parts.values(), beside=resident)
-            encoder = make_pipeline(type(resident.pipe).__name__, parts)
-            self._place(encoder, resident.placement)
-            self._encoders[key] = encoder
+            self._encoders[key] = self._placed(make_pipeline(type(resident.pipe).__name__, parts))
         return self._encoders[key]
 
     def colours(self, resident: Resident) -> LatentColours:
@@ -146,170 +176,121 @@ class Residency:
         self._drop_unused(frozenset())
         free_caches(self._device)
 
-    def _load(self, spec: ModelSpec, report: Report) -> Resident:
-        snapshot = require_snapshot(spec, self._registry, self._settings)
-        own = () if spec.lora else list_parts(spec, snapshot)
-        lora_snapshot = snapshot
-        drawing, drawn_by = spec, own
-        if spec.base is not None:
-            drawing = self._base(spec)
-            snapshot = require_snapshot(drawing, self._registry, self._settings)
-            drawn_by = list_parts(drawing, snapshot)
-        transformer = next(part for part in drawn_by if part.name == "transformer")
-        lora = open_control_lora(spec, lora_snapshot, transformer) if spec.lora else None
-        require_classes(part.class_name for part in (*own, *drawn_by))
-        keys = self._keys(own if drawing is spec else (*own, *drawn_by), spec, report)
-        placement = self._make_room(spec, frozenset(keys.values()))
-        texts = {part.name: part for part in drawn_by if part.name in TEXT_PARTS}
+    def _load(self, spec: ModelSpec, placement: Placement, room: Room, report: Report) -> Resident:
+        files = find_files(spec, self._registry, self._settings, self._fingerprints, report)
+        wanted = frozenset(files.keys.values())
+        self._drop_unused(wanted)
+        placement = self._make_room(spec, placement, wanted, room, report)
+        self.store.begin(wanted, placement)
         parts = {
-            part: self._part(part, keys[part], spec, placement, report)
-            for part in keys
-            if part not in texts.values()
+            part: self._part(part, key, spec, placement, report)
+            for part, key in files.to_load.items()
         }
-        schedulers = [part for part in drawn_by if part.name == "scheduler"]
-        pipe_parts = {part.name: parts[part] for part in drawn_by if part in parts}
-        pipe_parts |= {part.name: load_part(part, spec.precision) for part in schedulers}
-        pipe_parts |= dict.fromkeys(texts)
+        transformer = files.part("transformer")
+        denoises, lora = parts[transformer], files.lora
+        laid_over = None if lora is None else lora.file.path
+        drawn_with = self._fingerprints.part(
+            transformer.folder, transformer.file, report, laid_over
+        )
         if lora is not None:
-            pipe_parts["transformer"] = lora.laid_over(parts[transformer], report)
-        draws = drawing if lora is None else spec
-        pipe = make_pipeline(draws.pipeline, pipe_parts, pipeline_options(snapshot))
-        prior = None
-        if draws is not spec:
-            prior = make_pipeline(spec.pipeline, {part.name: parts[part] for part in own})
-        self._place(pipe, placement)
-        self._place(prior, placement)
-        vae = next(part for part in drawn_by if part.name == "vae")
+            denoises = self.store.vary(
+                files.keys[transformer], lambda base: lora.laid_over(base, report)
+            )
+        pipe, prior = assemble(files, parts, denoises)
         return Resident(
             spec=spec,
-            pipe=pipe,
-            prior=prior,
-            weights_sha256=self._fingerprints.part(
-                transformer.folder,
-                transformer.file,
-                report,
-                None if lora is None else lora.file.path,
-            ),
-            text_parts={texts[name]: keys[texts[name]] for name in TEXT_PARTS if name in texts},
-            part_keys=frozenset(keys.values()),
-            transformer_key=keys[transformer],
-            vae_key=keys[vae],
+            pipe=self._placed(pipe),
+            prior=self._placed(prior),
+            weights_sha256=drawn_with,
+            text_parts=files.texts,
+            part_keys=wanted,
+            transformer_key=files.keys[transformer],
+            vae_key=files.keys[files.part("vae")],
             placement=placement,
+            rest=self.store.rest,
         )
-
-    def _base(self, spec: ModelSpec) -> ModelSpec:
-        """Return the row that draws for another, held as that one is."""
-        base = self._registry.find("text2img", spec.base or "")
-        held = {"precision": spec.precision, "text_precision": spec.text_precision}
-        return base.model_copy(update=held)
-
-    def _keys(
-        self, parts: Sequence[PartFiles], spec: ModelSpec, report: Report
-    ) -> Mapping[PartFiles, str]:
-        """Name each shareable part by its class, content and precision; schedulers are not."""
-        report("checking weights")
-        keys = {}
-        for part in parts:
-            if part.name != "scheduler":
-                content = self._fingerprints.part(part.folder, part.file, report)
-                keys[part] = f"{part.class_name}:{part_precision(part, spec)}:{content}"
-        return keys
 
     def _part(
-        self, part: PartFiles, key: str, spec: ModelSpec, placement: str, report: Report
+        self, part: PartFiles, key: str, spec: ModelSpec, placement: Placement, report: Report
     ) -> Any:
-        if key not in self._parts:
+        if key not in self.store:
             report(f"loading {part.name}")
-            precision = part_precision(part, spec)
-            # A card quantises in seconds what a processor would in minutes.
-            on_device = placement == "resident" or format_of(precision).made_by_device
-            device = self._device.name if on_device else "cpu"
-            self._parts[key] = load_part(part, precision, device, report)
-        return self._parts[key]
+            model, is_on_device = load_to(
+                self._device.name,
+                part,
+                part_precision(part, spec),
+                report,
+                stays=placement == "resident",
+            )
+            self.store.add(key, model, on_card=is_on_device)
+        return self.store[key]
 
-    def _make_room(self, spec: ModelSpec, wanted: frozenset[str]) -> Literal["resident", "offload"]:
-        """Evict what is in the way; say whether the new pipeline fits on the device whole."""
+    def _make_room(
+        self,
+        spec: ModelSpec,
+        placement: Placement,
+        wanted: frozenset[str],
+        room: Room,
+        report: Report,
+    ) -> Placement:
+        """Evict what is in the way; return the placement there is room for."""
+        if self.store.card is None:
+            self._make_room_without_card(spec, wanted)
+            return "resident"
+        # A job that broke off before it drew may have left something.
+        self.store.rest()
+        here = self.store.card_bytes_of(wanted)
+        taken = placement
+        for taken in leaner(placement, spec):
+            if self.store.make_room(room.card_bytes(taken) - here, wanted):
+                break
+        if taken != placement:
+            report(f"the card has less room than was planned: {taken} instead of {placement}")
+        waiting = room.host_bytes(taken) - self.store.host_bytes_of(wanted)
+        self.store.make_host_room(waiting, wanted)
+        return taken
+
+    def _make_room_without_card(self, spec: ModelSpec, wanted: frozenset[str]) -> None:
         before = len(self._pipelines)
-        # Offloading hooks sit on the parts themselves, so they cannot be shared with another mode.
-        self._drop([key for key, held in self._pipelines.items() if held.placement == "offload"])
-        needed = spec.vram_gib["resident"] - sum(
-            self._gib_on_device(self._parts[key]) for key in wanted if key in self._parts
-        )
-        if spec.is_demonstration:
-            needed = 0.0
-        free = free_memory_gib(self._device)
-        if not (spec.is_demonstration and free is None):
-            self._evict(wanted, needed, free)
+        if not spec.is_demonstration:
+            held = {p.transformer_key: p.spec.is_demonstration for p in self._pipelines.values()}
+            self._forget(forget_without_card(list(held.items()), wanted))
         self._drop_unused(wanted)
-        if free is not None or len(self._pipelines) < before:
+        if len(self._pipelines) < before:
             # Not otherwise: a collection of all that torch brings takes a third of a second.
             free_caches(self._device)
-            free = free_memory_gib(self._device)
-        if free is None or needed <= free:
-            return "resident"
-        self._drop(list(self._pipelines))
-        self._drop_unused(wanted)
-        for part in (self._parts[key] for key in wanted if key in self._parts):
-            if tensors_of(part):
-                # Text encoders too, which may not be asked for: hooks move only their own parts.
-                part.to("cpu")
-        return "offload"
 
-    def _make_room_for(self, parts: Iterable[Any], beside: Resident) -> None:
-        """Evict what is in the way of parts that come later than the pipeline they belong to."""
-        free = free_memory_gib(self._device)
-        if free is None:
-            return
-        tensors = [tensor for part in parts for tensor in tensors_of(part)]
-        away = [tensor for tensor in tensors if tensor.device.type != self._device.kind]
-        self._evict(beside.part_keys, sum(held_bytes(tensor) for tensor in away) / GIB, free)
-        self._drop_unused(frozenset())
-        free_caches(self._device)
-
-    def _evict(self, wanted: frozenset[str], needed: float, free: float | None) -> None:
-        in_the_way = set(choose_evictions(self._held(wanted), needed, free))
-        self._drop([k for k, p in self._pipelines.items() if p.transformer_key in in_the_way])
-
-    def _held(self, wanted: frozenset[str]) -> list[HeldTransformer]:
-        held = {p.transformer_key: p.spec for p in self._pipelines.values()}
-        return [
-            HeldTransformer(
-                key=key,
-                gib=self._gib_on_device(self._parts[key]),
-                last_used=self._last_used.get(key, 0),
-                is_demonstration=spec.is_demonstration,
-            )
-            for key, spec in held.items()
-            if key not in wanted
-        ]
-
-    def _gib_on_device(self, part: Any) -> float:
-        here = [t for t in tensors_of(part) if t.device.type == self._device.kind]
-        return sum(held_bytes(tensor) for tensor in here) / GIB
-
-    def _place(self, pipe: Any, placement: Literal["resident", "offload"]) -> None:
-        if pipe is None:
-            return
-        if placement == "offload":
-            pipe.enable_model_cpu_offload(device=self._device.name)
-        else:
+    def _placed(self, pipe: Any) -> Any:
+        """Put a pipeline onto a device that has no memory of its own, or none that counts."""
+        if pipe is not None and self.store.card is None:
             pipe.to(self._device.name)
+        return pipe
+
+    def _is_ready(self, key: str) -> bool:
+        return key == self._last or self.store.is_on_card(self._pipelines[key].transformer_key)
+
+    def _forget(self, part_keys: Collection[str]) -> None:
+        """Drop parts, and every pipeline that has one; of a text encoder, only what encodes."""
+        gone = set(part_keys)
+        for key, held in list(self._pipelines.items()):
+            texts = set(held.text_parts.values())
+            if gone & texts:
+                self._encoders.pop(key, None)
+            if gone & (held.part_keys - texts):
+                self._drop([key])
+        self.store.drop(gone)
 
     def _drop(self, keys: Sequence[str]) -> None:
         for key in keys:
-            dropped = self._pipelines.pop(key, None)
-            encoder = self._encoders.pop(key, None)
-            if dropped is not None and dropped.placement == "offload":
-                for pipe in (dropped.pipe, dropped.prior, encoder):
-                    if pipe is not None:
-                        pipe.remove_all_hooks()
-                        pipe.to("cpu")
+            self._pipelines.pop(key, None)
+            self._encoders.pop(key, None)
+            self._last = None if self._last == key else self._last
 
     def _drop_unused(self, wanted: frozenset[str]) -> None:
         used = wanted.union(*(held.part_keys for held in self._pipelines.values()))
-        for cache in (self._parts, self._last_used, self._colours):
-            for key in [key for key in cache if key not in used]:
-                del cache[key]
+        self.store.drop([key for key in self.store if key not in used])
+        for key in [key for key in self._colours if key not in used]:
+            del self._colours[key]
 
 
 def _pipeline_key(spec: ModelSpec) -> str:

@@ -52,17 +52,12 @@ class PlanTexts:
         Args:
             check: Called before each text; may raise to stop.
         """
-        try:
-            while self._missing:
-                check()
-                text = self._missing[0]
-                self._known[text] = encode_text(self._encoder, text, self._length)
-                self._cache.put(self._keys[text], self._known[text])
-                del self._missing[0]
-        finally:
-            if self._encoder is not None:
-                # Offloaded encoders would stay on the card beside the transformer.
-                self._encoder.maybe_free_model_hooks()
+        while self._missing:
+            check()
+            text = self._missing[0]
+            self._known[text] = encode_text(self._encoder, text, self._length)
+            self._cache.put(self._keys[text], self._known[text])
+            del self._missing[0]
 
 
 def encode_text(encoder: Any, text: str, max_sequence_length: int) -> TextEmbeddings:

@@ -62,7 +62,7 @@ from flux_mcp.requests.messages import (
     Ready,
     RunMessage,
 )
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.plan import RenderPlan, load_of_plan
 
 DEVICE_FAULT_EXIT = 4
 """Exit code after a fault of the card: only a new process gets a working context."""
@@ -72,6 +72,12 @@ class _Stamp(TypedDict):
     job_id: str
     attempt: int
     seq: int
+
+
+class _Held(TypedDict):
+    loaded: tuple[str, ...]
+    waiting: tuple[str, ...]
+    memory: Memory | None
 
 
 class JobEvents:
@@ -132,9 +138,10 @@ class Engine:
         self._adapters = Adapters(settings.paths.loras)
 
     @property
-    def loaded(self) -> tuple[str, ...]:
-        """Resident pipelines as `kind/model`."""
-        return self._residency.loaded
+    def held(self) -> _Held:
+        """What is loaded, as final events tell it."""
+        loaded, waiting = self._residency.loaded, self._residency.waiting
+        return _Held(loaded=loaded, waiting=waiting, memory=self.memory)
 
     @property
     def memory(self) -> Memory | None:
@@ -157,7 +164,9 @@ class Engine:
 
         begin_peak(self.device)
         loading("")
-        resident = self._residency.pipeline(self._spec(plan), loading)
+        spec = self._spec(plan)
+        load = load_of_plan(plan, spec)
+        resident = self._residency.pipeline(spec, plan.placement, loading, load, plan.vae_tile_px)
         load_encoder = partial(self._residency.text_encoder, resident, loading)
         texts = PlanTexts(plan, resident, self._embeddings, load_encoder)
         self._adapters.prepare(plan.loras, resident, loading)
@@ -181,8 +190,7 @@ class Engine:
             peak_gib=peak_gib(self.device),
             draw_s=time.perf_counter() - loaded,
             weights_sha256=resident.weights_sha256,
-            loaded=self.loaded,
-            memory=self.memory,
+            **self.held,
         )
 
     def recover_memory(self) -> None:
@@ -237,12 +245,13 @@ def _explain(error: Exception) -> FluxMcpError:
 def _ended(
     error: FluxMcpError | None, events: JobEvents, engine: Engine | FluxMcpError
 ) -> Failed | Cancelled:
-    loaded, memory = (engine.loaded, engine.memory) if isinstance(engine, Engine) else ((), None)
+    nothing = _Held(loaded=(), waiting=(), memory=None)
+    held = engine.held if isinstance(engine, Engine) else nothing
     if isinstance(error, JobCancelledError):
-        return Cancelled(**events.stamp(), loaded=loaded, memory=memory)
+        return Cancelled(**events.stamp(), **held)
     error = error or InternalError("The job ended without a result.")
     info = ErrorInfo(code=error.code, message=error.message, hint=error.hint)
-    return Failed(**events.stamp(), error=info, loaded=loaded, memory=memory)
+    return Failed(**events.stamp(), error=info, **held)
 
 
 def start_engine(settings: Settings) -> Engine | FluxMcpError:

@@ -121,7 +121,9 @@ class _JobEvent(_Message):
 
 class _FinalEvent(_JobEvent):
     loaded: tuple[str, ...] = ()
-    """`kind/model` of every pipeline now resident."""
+    """`kind/model` of every pipeline that draws at once: on the card, or the one that drew last."""
+    waiting: tuple[str, ...] = ()
+    """Those whose weights wait in main memory: one copy away from the card."""
     memory: Memory | None = None
     """What they hold."""
 

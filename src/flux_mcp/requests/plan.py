@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError
-from flux_mcp.models.memory import Holding
+from flux_mcp.models.candidates import Wanted, load_of
+from flux_mcp.models.memory import Holding, Load
 from flux_mcp.models.parts import Placement, Precision
 from flux_mcp.models.registry import Kind, ModelSpec, Quality, Structure
 from flux_mcp.requests.geometry import Size, check_size, size_for_picture, size_for_ratio
@@ -120,6 +121,20 @@ class RenderPlan(BaseModel):
     def parents(self) -> tuple[str, ...]:
         """Gallery images this plan draws from, without repeats."""
         return tuple(dict.fromkeys(i.image_id for i in self.inputs if i.image_id is not None))
+
+
+def load_of_plan(plan: RenderPlan, spec: ModelSpec) -> Load:
+    """Return how much one pass of a plan draws with a row."""
+    wanted = Wanted(
+        kind=plan.kind,
+        quality=plan.quality,
+        width_px=plan.width,
+        height_px=plan.height,
+        references=len(plan.inputs),
+        count=len(plan.seeds),
+        batched=plan.batched,
+    )
+    return load_of(spec, wanted)
 
 
 def make_plan(

@@ -1,5 +1,6 @@
 """Rows, files of every format made from micro, and pipelines in this process."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,14 @@ import pytest
 
 from flux_mcp.config import Settings
 from flux_mcp.models.registry import ModelSpec, Registry
+from tests.models.control_lora_files import bfl
+from tests.models.lora_files import write
 from tests.pipelines.conftest import no_cache
 from tests.pipelines.formats.gguf_files import write_gguf
 from tests.pipelines.formats.tiny_flux2 import build_dev, build_klein
+
+CHANNELS = 64
+"""What micro's control transformer takes in; 32 of them are the control picture's."""
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +64,36 @@ def klein_dir(tmp_path_factory: pytest.TempPathFactory, torch_here: None) -> Pat
     return root
 
 
+@pytest.fixture(scope="session")
+def config(settings: Settings, micro: ModelSpec) -> dict[str, Any]:
+    folder = settings.weights_dir / str(micro.folder) / "transformer"
+    loaded: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def row_for(registry: Registry) -> Callable[..., ModelSpec]:
+    """A row whose file is laid over micro."""
+    columns = registry.find("control", "micro").model_dump(exclude={"folder", "parts_folder"})
+
+    def make(file: Path, **changes: Any) -> ModelSpec:
+        own = {"id": file.stem, "lora": True, "base": "micro", "file": file}
+        return ModelSpec.model_validate(columns | own | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def edges(
+    config: dict[str, Any],
+    row_for: Callable[..., ModelSpec],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> ModelSpec:
+    """A row with everything the files of Black Forest Labs have."""
+    folder = tmp_path_factory.mktemp("control")
+    return row_for(write(folder / "edges.safetensors", bfl(config, CHANNELS)))
+
+
 @dataclass
 class Bench:
     """Pipelines in this process, for rows that no registry of the package has."""
@@ -74,7 +110,7 @@ class Bench:
         self.residency = Residency(Registry(self.rows), self.settings, Device("cpu"))
 
     def load(self, spec: ModelSpec) -> Any:
-        return self.residency.pipeline(spec, self.said.append)
+        return self.residency.pipeline(spec, "resident", self.said.append)
 
     def encoder(self, resident: Any) -> Any:
         """Return the pipeline that encodes a resident's prompts."""

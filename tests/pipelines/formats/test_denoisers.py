@@ -8,6 +8,8 @@ import pytest
 from flux_mcp.errors import JobCancelledError, WeightsInvalidError
 from flux_mcp.models.weights import Snapshot
 from flux_mcp.pipelines.formats import progress
+from flux_mcp.pipelines.formats.leaves import nbytes_of
+from flux_mcp.pipelines.formats.slots import slots_of
 from flux_mcp.pipelines.loaders import PartFiles, list_parts, load_part
 from tests.pipelines.formats.gguf_files import SCALES, write_gguf
 
@@ -63,10 +65,11 @@ def test_a_picture_is_close_to_the_one_of_bf16_and_the_same_each_time(drawn, pre
     ("precision", "of_bf16"), [("fp8", 0.7), ("int8", 0.6), ("fp8wo", 0.6), ("q4_0", 0.4)]
 )
 def test_it_takes_less_memory(bench, row, precision, of_bf16):
-    def held_gib(name):
-        return bench.residency._gib_on_device(bench.load(row(name)).pipe.transformer)
+    def held_bytes(name):
+        slots = slots_of(bench.load(row(name)).pipe.transformer)
+        return sum(nbytes_of(slot.tensor) for slot in slots)
 
-    assert held_gib(precision) < of_bf16 * held_gib("bf16")
+    assert held_bytes(precision) < of_bf16 * held_bytes("bf16")
 
 
 @pytest.fixture
@@ -279,8 +282,8 @@ def test_a_pipeline_whose_loading_was_stopped_leaves_nothing_behind(bench, micro
             raise JobCancelledError("The job was cancelled.")
 
     with pytest.raises(JobCancelledError):
-        bench.residency.pipeline(micro, stop)
-    assert bench.residency._parts == {}
+        bench.residency.pipeline(micro, "resident", stop)
+    assert len(bench.residency.store) == 0
     assert bench.load(micro).pipe.transformer is not None
 
 

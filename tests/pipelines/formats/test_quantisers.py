@@ -5,7 +5,8 @@ import importlib
 import pytest
 
 from flux_mcp.models.formats import load_formats
-from flux_mcp.pipelines.formats.quantisers import compute_dtype, configuration, held_bytes
+from flux_mcp.pipelines.formats.leaves import nbytes_of
+from flux_mcp.pipelines.formats.quantisers import compute_dtype, configuration
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
@@ -54,6 +55,6 @@ def test_a_packed_tensor_takes_what_is_inside_of_it():
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     linear = torch.nn.Linear(256, 128, bias=False, dtype=torch.bfloat16)
-    assert held_bytes(linear.weight) == 256 * 128 * 2
+    assert nbytes_of(linear.weight) == 256 * 128 * 2
     quantize_(linear, Int8WeightOnlyConfig())
-    assert 256 * 128 <= held_bytes(linear.weight) < 256 * 128 * 1.1
+    assert 256 * 128 <= nbytes_of(linear.weight) < 256 * 128 * 1.1

@@ -12,6 +12,7 @@ from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.models.formats import Format
 from flux_mcp.pipelines.formats.checkpoints import PendingTensors, Reading, TensorEntry
 from flux_mcp.pipelines.formats.quantisers import cast_storage, compute_dtype, configuration
+from flux_mcp.pipelines.formats.slots import send, slot_of
 
 _WHOLE_CHECKPOINT = "model.diffusion_model."
 """Before the transformer's names in files that hold VAE and text encoders as well."""
@@ -19,13 +20,17 @@ _BFL_BLOCK = "double_blocks."
 """In the names that Black Forest Labs' own files have; diffusers has others."""
 
 
-def load_denoiser(model_class: Any, reading: Reading, row: Format) -> Any:
+def load_denoiser(
+    model_class: Any, reading: Reading, row: Format, made_on: str | None = None
+) -> Any:
     """Build a transformer and read its weights into it.
 
     Args:
         model_class: The class of diffusers.
         reading: Its tensors, in diffusers' names or in Black Forest Labs'.
         row: How it is to be held.
+        made_on: A device that quantises each block, which then goes to the reading's: for a card
+            that the whole has no room on.
 
     Raises:
         WeightsInvalidError: the tensors are not this model's.
@@ -53,18 +58,30 @@ def load_denoiser(model_class: Any, reading: Reading, row: Format) -> Any:
         quantiser.preprocess_model(
             model=model, device_map=None, state_dict=stand_ins, keep_in_fp32_modules=[]
         )
-    load_model_dict_into_meta(
-        model,
-        tensors,
-        # Without one, a tensor takes the type of its place.
-        dtype=None if quantiser is None else dtype,
-        device_map={"": reading.device},
-        hf_quantizer=quantiser,
-    )
+    for group in [tensors] if made_on is None else _by_block(tensors):
+        load_model_dict_into_meta(
+            model,
+            group,
+            # Without one, a tensor takes the type of its place.
+            dtype=None if quantiser is None else dtype,
+            device_map={"": made_on or reading.device},
+            hf_quantizer=quantiser,
+        )
+        if made_on is not None:
+            send((slot_of(model, name) for name in group), reading.device)
     if quantiser is not None:
         quantiser.postprocess_model(model)
         model.hf_quantizer = quantiser
     return model.eval()
+
+
+def _by_block(tensors: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the tensors in groups: those of each block, and the others one by one; none read."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, tensor in dict.items(tensors):
+        block = ".".join(name.split(".")[:2])
+        groups.setdefault(block, PendingTensors())[name] = tensor
+    return list(groups.values())
 
 
 def _of_the_transformer(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:

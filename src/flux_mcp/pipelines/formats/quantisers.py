@@ -91,12 +91,3 @@ def cast_storage(model: Any, row: Format) -> None:
 
 _TEXT_KEPT = ("norm", "embed", "shared", "relative_attention_bias", "lm_head")
 """What stays wide in a text encoder: norms, and tables that only look up."""
-
-
-def held_bytes(tensor: Any) -> int:
-    """Return what a tensor takes: of torchao's, what is inside; they name the size unpacked."""
-    flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is None:
-        return int(tensor.nbytes)
-    names, _ = flatten()
-    return sum(held_bytes(getattr(tensor, name)) for name in names)

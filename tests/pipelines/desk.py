@@ -1,0 +1,94 @@
+"""Draws in this process on a card that is the CPU: weights on it are other bytes than in memory."""
+
+from typing import Any
+
+import numpy as np
+
+from flux_mcp.config import Settings
+from flux_mcp.models.parts import Placement
+from flux_mcp.models.registry import ModelSpec, Registry
+from flux_mcp.requests.plan import PlanLora
+
+from .conftest import Recorder, Task, no_cache
+
+GIB = 2**30
+AMPLE_BYTES = 64 * GIB
+
+
+class Desk:
+    """A residency with a card, and what a worker does with it for a job.
+
+    Args:
+        settings: As a worker has them.
+        rows: What can be drawn with.
+        card_bytes: What weights may take of the card.
+        cache: Of embeddings; left out, every text is encoded.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        rows: tuple[ModelSpec, ...],
+        card_bytes: int = AMPLE_BYTES,
+        cache: Any = None,
+    ) -> None:
+        from flux_mcp.pipelines.device import Device
+        from flux_mcp.pipelines.loras import Adapters
+        from flux_mcp.pipelines.placing.card import Card
+        from flux_mcp.pipelines.residency import Residency
+
+        device = Device("cpu")
+        self.residency = Residency(
+            Registry(rows), settings, device, Card(device, total_bytes=card_bytes)
+        )
+        self.store = self.residency.store
+        self.adapters = Adapters(settings.paths.loras)
+        self.cache = cache or no_cache()
+        self.said: list[str] = []
+        self.most_card_bytes = 0
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes copied to the card and back, since the beginning."""
+        return self.store.traffic.to_card_bytes, self.store.traffic.to_host_bytes
+
+    def load(self, spec: ModelSpec, placement: Placement, **more: Any) -> Any:
+        return self.residency.pipeline(spec, placement, self.said.append, **more)
+
+    def draw(
+        self,
+        spec: ModelSpec,
+        task: Task,
+        placement: Placement,
+        *loras: PlanLora,
+        stop_after: int | None = None,
+    ) -> bytes:
+        """Draw as a worker does; return the pixels of the first picture."""
+        from flux_mcp.pipelines.drawing import draw
+        from flux_mcp.pipelines.steps import StepWatch
+        from flux_mcp.pipelines.texts import PlanTexts
+        from flux_mcp.requests.plan import load_of_plan
+
+        recorder = Recorder()
+        plan = task.plan.model_copy(update={"precision": spec.precision, "placement": placement})
+        resident = self.load(
+            spec, placement, load=load_of_plan(plan, spec), tile_px=plan.vae_tile_px
+        )
+
+        def is_cancelled() -> bool:
+            self.most_card_bytes = max(self.most_card_bytes, self.store.card_bytes)
+            return stop_after is not None and len(recorder.steps) >= stop_after
+
+        texts = PlanTexts(
+            plan,
+            resident,
+            self.cache,
+            lambda: self.residency.text_encoder(resident, self.said.append),
+        )
+        self.adapters.prepare(loras, resident, self.said.append)
+        watch = StepWatch(plan, recorder, is_cancelled)
+        with self.adapters.active(loras, resident):
+            draw(plan, task.blobs, resident, texts, watch, recorder)
+        self.most_card_bytes = max(self.most_card_bytes, self.store.card_bytes)
+        assert isinstance(recorder.pictures[0], np.ndarray)
+        return recorder.pictures[0].tobytes()
