@@ -21,6 +21,7 @@ NAMES = (
     "overhead",
     "kinds",
     "embeddings",
+    "switches",
     "compose",
     "audit",
     "load",

@@ -284,3 +284,26 @@ def test_a_request_is_kept_without_how_it_is_waited_for_and_without_bytes() -> N
     assert not {"wait_s", "preview", "dry_run", "idempotency_key"} & set(asked)
     patient = request.model_copy(update={"wait_s": 99, "idempotency_key": "k"})
     assert as_asked(patient) == asked
+
+
+async def test_settings_and_card_decide_which_switches_a_plan_gets(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    request = GenerateRequest(prompt="a star", quality="high", step_cache="first_block")
+    where = Machine(Card(48, 48, "NVIDIA H200", 9.0), ram_gib=64)
+    draft = await decide(settings, request, where)
+    assert draft.plan.switches.step_cache == "first_block"
+    assert draft.plan.switches.step_cache_options == {"threshold": 0.08}
+    assert any("approximate" in notice for notice in draft.notices)
+
+    wishing = settings.model_copy(update={"attention": "sage", "channels_last": True})
+    final = await decide(wishing, GenerateRequest(prompt="a star", quality="high"), where)
+    assert final.plan.switches.channels_last
+    assert final.plan.switches.attention == "native"
+    assert any("sageattention>=2.1.1 is not installed" in notice for notice in final.notices)
+
+
+async def test_a_step_cache_is_refused_where_a_model_takes_few_steps(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-schnell")
+    request = GenerateRequest(prompt="a star", step_cache="first_block")
+    with pytest.raises(UnsupportedOptionError, match="4 steps are too few"):
+        await decide(settings, request)

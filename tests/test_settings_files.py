@@ -273,6 +273,16 @@ def test_a_worker_without_a_choice_of_threads_makes_none(home: Path) -> None:
     assert "FLUX_MCP_TORCH_THREADS" not in worker_environment(settings)
 
 
+def test_a_worker_keeps_compiled_code_in_the_data_folder_and_no_shell_chooses_its_attention(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
+    monkeypatch.setenv("DIFFUSERS_ATTN_BACKEND", "flash_hub")
+    environment = worker_environment(Settings(data_dir=home))
+    assert environment["TORCHINDUCTOR_CACHE_DIR"] == str(home / "cache" / "compiled")
+    assert environment["DIFFUSERS_ATTN_BACKEND"] == "native"
+
+
 def test_the_workers_code_reads_no_setting_that_it_is_not_handed() -> None:
     files = [*(PACKAGE_DIR / "pipelines").glob("*.py"), PACKAGE_DIR / "models" / "weights.py"]
     read = {

@@ -46,6 +46,10 @@ _HostName = Annotated[
 ]
 Licence = Literal["apache-2.0", "mit", "flux-non-commercial", "other"]
 """Licence classes of weights; the first two allow any use."""
+AttentionBackend = Literal["native", "native_cudnn", "native_flash", "flash", "sage", "xformers"]
+"""Rows of models/switches.toml."""
+AttentionSetting = Literal["auto", AttentionBackend]
+CompileSetting = Literal["auto", "on", "off"]
 _Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/?#\s]+$")]
 
 
@@ -108,6 +112,22 @@ class Settings(BaseSettings):
         ge=0,
         description="Main memory for weights that wait there for the card, in GiB; unset: half of "
         "the machine's is kept for later jobs, and one job may take more.",
+    )
+    attention: AttentionSetting = Field(
+        "auto",
+        description="What computes attention; auto lets torch choose. flash, sage and xformers "
+        "are packages of their own. Where it cannot be used, it is not, with a notice.",
+    )
+    compile: CompileSetting = Field(
+        "auto",
+        description="Whether torch compiles a transformer's blocks: faster steps, after a first "
+        "picture that takes up to a minute longer. auto compiles on CUDA cards of compute "
+        "capability 8.0 and more, for models that stay on the card whole.",
+    )
+    channels_last: bool = Field(
+        default=False,
+        description="Keep the VAE's weights with their channels last, which cards decode faster "
+        "with; a grey level may round otherwise.",
     )
     embedding_cache_mb: int = Field(
         256,

@@ -66,6 +66,11 @@ class Paths:
         return self.root / "cache" / "embeddings"
 
     @property
+    def compiled(self) -> Path:
+        """What torch compiled of transformers: kept by torch, and made anew when it is removed."""
+        return self.root / "cache" / "compiled"
+
+    @property
     def hf_cache(self) -> Path:
         """HF_HOME: the only durable store of downloaded weights."""
         return self.root / "hf-cache"

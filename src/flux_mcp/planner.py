@@ -33,6 +33,7 @@ from flux_mcp.requests.schemas import (
     StructuralRequest,
     VariationRequest,
 )
+from flux_mcp.requests.switches import with_switches
 from flux_mcp.wording import Wording, compose_request, plain
 
 Learned = Callable[[str], Awaitable[Sequence[Figure]]]
@@ -138,11 +139,13 @@ class Planner:
             texts=wording.texts,
             holding=chosen.holding,
         ).model_copy(update={"loras": planned})
+        switching = (request, plan, spec, self._settings, machine)
+        plan, about_speed = await asyncio.to_thread(with_switches, *switching)
         tokens = await asyncio.to_thread(self._count, plan, spec, snapshot)
         cut = dict.fromkeys(filter(None, map(cut_warning, tokens)))
         about_plan = plan_notices(request, plan, spec, hint and f"For real pictures run: {hint}.")
         advice = lora_notices(request.loras or (), loras, plan.texts)
-        notices = (*chosen.notices, *wording.notices, *about_plan, *cut, *advice)
+        notices = (*chosen.notices, *wording.notices, *about_plan, *about_speed, *cut, *advice)
         pictures = tuple(incoming)
         return Decision(plan, notices, pictures, wording, tokens, chosen.expected_s, loras)
 

@@ -65,7 +65,8 @@ class GallerySink:
                 size_bytes=files.size_bytes,
             )
             await self.database.call(self.gallery.add, record)
-        if not saved:
+        # Steps that were skipped say nothing about those of the next job.
+        if not saved and drawn.job.plan.switches.step_cache == "none":
             await self.database.call(
                 self.measurements.add,
                 drawn.environment.device_name,

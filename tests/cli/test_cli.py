@@ -167,6 +167,15 @@ def test_the_version_is_printed(cli: Cli) -> None:
     assert cli("--version").out == f"flux-mcp {__version__}\n"
 
 
+def test_a_step_cache_is_a_flag_of_generate(cli: Cli) -> None:
+    ended = cli("generate", "a circle", "--dry-run", "--step-cache", "first_block", "--json")
+    answer = JobAnswer.model_validate(ended.json)
+    assert any("step_cache 'first_block': approximate" in notice for notice in answer.notices)
+    refused = cli("generate", "a circle", "--steps", "4", "--step-cache", "first_block")
+    assert refused.code == 2
+    assert "4 steps are too few to skip any" in refused.err
+
+
 def test_a_dry_run_shows_the_plan_and_queues_nothing(cli: Cli) -> None:
     text = cli("generate", "a circle", "--dry-run", "--seed", "3", "--aspect-ratio", "16:9")
     assert text.code == 0, text.err

@@ -185,6 +185,12 @@ def _add_generate(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option(help="name, or name:0.8; again for another. 'loras list' shows them."),
         ] = None,
+        step_cache: Annotated[
+            str | None,
+            typer.Option(
+                help="first_block, taylorseer or magcache: a faster draft with other pixels."
+            ),
+        ] = None,
         session: Annotated[str | None, typer.Option(help="Name of this exploration.")] = None,
         dry_run: Annotated[
             bool,
@@ -216,6 +222,7 @@ def _add_generate(app: typer.Typer) -> None:
             "negative_prompt": negative_prompt,
             "seed": seed,
             "count": count,
+            "step_cache": step_cache,
             "session": session,
             "dry_run": dry_run,
         }

@@ -46,6 +46,7 @@ SECTIONS = (
             "stall_timeout_s",
         ),
     ),
+    Section("Speed", ("attention", "compile", "channels_last")),
     Section("Encoded prompts", ("embedding_cache_mb", "embedding_cache_disk_mb")),
     Section("Queue", ("queue_limit", "max_passes", "cancel_grace_s", "on_disconnect")),
     Section("Previews", ("preview_every_steps", "preview_interval_s")),

@@ -43,6 +43,11 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "DIFFUSERS_DISABLE_REMOTE_CODE": "true",
         "DIFFUSERS_TRUST_REMOTE_KERNELS": "false",
         "DIFFUSERS_GGUF_CUDA_KERNELS": "false",
+        # Plans name what computes attention; without a name it must not be the shell that does.
+        "DIFFUSERS_ATTN_BACKEND": "native",
+        # What torch compiles is kept for the workers that follow (torch 2.13, _inductor).
+        "TORCHINDUCTOR_CACHE_DIR": str(settings.paths.compiled),
+        "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
         "DIFFUSERS_VERBOSITY": "error",
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",

@@ -17,6 +17,7 @@ from flux_mcp.pipelines.kinds import Embeddings, Pixels, open_pictures
 from flux_mcp.pipelines.placing.tiles import tiled
 from flux_mcp.pipelines.residency import Resident
 from flux_mcp.pipelines.steps import Reports, StepWatch
+from flux_mcp.pipelines.switches import denoising
 from flux_mcp.pipelines.texts import PlanTexts
 from flux_mcp.requests.plan import RenderPlan
 
@@ -81,7 +82,9 @@ def _run(
     # New generators for each call, one for each picture: drawing uses them up. On the CPU, so that
     # the noise does not depend on the device.
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    result = pipe(**arguments, generator=generators, output_type="np", callback_on_step_end=watch)
+    arguments = {**arguments, "generator": generators, "output_type": "np"}
+    with denoising(pipe):
+        result = pipe(**arguments, callback_on_step_end=watch)
     colours: NDArray[np.float32] = result.images
     return colours
 

@@ -68,7 +68,14 @@ def rows_of(one: Placed, tensor: Any) -> Iterator[tuple[str, Any]]:
         yield target, torch.cat(rows.chunk(2)[::-1]) if is_turned else rows
 
 
-def attach(name: str, adapter: str, transformer: Any, matrices: Mapping[str, Any]) -> None:
+def attach(
+    name: str,
+    adapter: str,
+    transformer: Any,
+    matrices: Mapping[str, Any],
+    *,
+    in_place: bool = False,
+) -> None:
     """Put an adapter onto a transformer, and see that all of it is there.
 
     Args:
@@ -76,6 +83,7 @@ def attach(name: str, adapter: str, transformer: Any, matrices: Mapping[str, Any
         adapter: What PEFT is to call it.
         transformer: A model of diffusers.
         matrices: By PEFT's names.
+        in_place: Whether the adapter is there already, and has these matrices from now on.
 
     Raises:
         InternalError: half of it is missing; diffusers leaves out what it does not understand.
@@ -87,9 +95,18 @@ def attach(name: str, adapter: str, transformer: Any, matrices: Mapping[str, Any
             dict(matrices),
             prefix=None,
             adapter_name=adapter,
+            hotswap=in_place,
             low_cpu_mem_usage=True,
         )
     _require_attached(name, adapter, transformer, matrices)
+
+
+def delete_adapter(transformer: Any, adapter: str) -> None:
+    """Take an adapter off a transformer, also the one that was used last."""
+    with warnings.catch_warnings():
+        # PEFT 0.21 makes another one active. Which one is said before each use.
+        warnings.filterwarnings("ignore", "Adapter .* was active", UserWarning)
+        transformer.delete_adapters(adapter)
 
 
 def _require_attached(

@@ -1,6 +1,7 @@
 """LoRAs on loaded transformers: attached, weighted, and off again without residue.
 
-`Adapters` owns which LoRAs each transformer carries. Between jobs every one of them is switched
+`Adapters` owns which LoRAs each transformer carries; those of a compiled one are in the slots of
+lora_slots.py. Between jobs every one of them is switched
 off, so a transformer that several kinds share is the same for each of them: PEFT then calls the
 untouched base layer, and the pixels are those of a transformer that never saw a LoRA.
 
@@ -29,7 +30,14 @@ from flux_mcp.models.formats import format_of
 from flux_mcp.models.lora_fit import Placed, place
 from flux_mcp.models.lora_header import parse_header
 from flux_mcp.models.loras import SUFFIX, check_file
-from flux_mcp.pipelines.lora_layers import architecture_of, attach, kept_adapters, matrices_of
+from flux_mcp.pipelines.lora_layers import (
+    architecture_of,
+    attach,
+    delete_adapter,
+    kept_adapters,
+    matrices_of,
+)
+from flux_mcp.pipelines.lora_slots import Contents, Slots
 from flux_mcp.pipelines.pipeline_files import Report
 from flux_mcp.pipelines.residency import Resident
 from flux_mcp.requests.plan import PlanLora
@@ -50,18 +58,27 @@ class Adapters:
         self._folder = folder
         self._carried: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
         """SHA-256 of each adapter of a transformer, the longest unused first."""
+        self._slots = Slots()
 
     def carried(self, transformer: Any) -> tuple[str, ...]:
         """Return what a transformer carries, the longest unused first."""
         return tuple(self._carried.get(transformer, ()))
 
-    def prepare(self, loras: Sequence[PlanLora], resident: Resident, report: Report) -> None:
+    def prepare(
+        self,
+        loras: Sequence[PlanLora],
+        resident: Resident,
+        report: Report,
+        *,
+        compiled: bool = False,
+    ) -> None:
         """Attach a plan's LoRAs, switched off, and let go of those that are not kept.
 
         Args:
             loras: What the plan names; those of weight 0 are as good as not there.
             resident: The pipeline that will draw.
             report: Told what is being loaded; may raise to stop.
+            compiled: Whether the transformer draws in its compiled form.
 
         Raises:
             WeightsInvalidError: a file is not the one that was planned with.
@@ -70,6 +87,8 @@ class Adapters:
             UnsupportedOptionError: the transformer is held in a format that takes none.
         """
         wanted = _counting(loras)
+        if compiled:
+            self._let_go(resident.pipe.transformer)
         if not wanted:
             return
         if not format_of(resident.spec.precision).takes_loras:
@@ -78,30 +97,23 @@ class Adapters:
                 "Leave them out, or choose a model that is held otherwise.",
             )
         transformer = resident.pipe.transformer
-        carried = self._carried.setdefault(transformer, [])
         try:
-            for lora in wanted:
-                if lora.sha256 not in carried:
-                    report(f"loading LoRA {lora.name}")
-                    _attach(lora, self._folder, resident)
-                    carried.append(lora.sha256)
-                # Used last: to the end.
-                carried.remove(lora.sha256)
-                carried.append(lora.sha256)
-            _switch_on(transformer, wanted)
-            too_many = max(0, len(carried) - max(KEPT_ADAPTERS, len(wanted)))
-            for _ in range(too_many):
-                # None of the wanted: those are at the end, and active.
-                transformer.delete_adapters(carried.pop(0))
+            if compiled:
+                self._fill_slot(wanted, resident, report)
+            else:
+                self._carry(wanted, resident, report)
             _switch_off(transformer)
         except BaseException:
             # Whatever was half done: the base layers go back where they were.
-            _strip(transformer, [*carried, *(lora.sha256 for lora in wanted)])
-            carried.clear()
+            _strip(transformer, [lora.sha256 for lora in wanted])
+            self._carried.pop(transformer, None)
+            self._slots.forget(transformer)
             raise
 
     @contextmanager
-    def active(self, loras: Sequence[PlanLora], resident: Resident) -> Iterator[None]:
+    def active(
+        self, loras: Sequence[PlanLora], resident: Resident, *, compiled: bool = False
+    ) -> Iterator[None]:
         """Draw with LoRAs that were prepared; switched off again however it ends."""
         wanted = _counting(loras)
         if not wanted:
@@ -109,10 +121,55 @@ class Adapters:
             return
         transformer = resident.pipe.transformer
         try:
-            _switch_on(transformer, wanted)
+            if compiled:
+                # Not with `set_adapters`: the weights are in the matrices, its scale stays 1.
+                slot = self._slots.holding(transformer, _contents(wanted))
+                transformer.set_adapter([*kept_adapters(transformer), slot])
+                transformer.enable_adapters()
+            else:
+                _switch_on(transformer, wanted)
             yield
         finally:
             _switch_off(transformer)
+
+    def _carry(self, wanted: Sequence[PlanLora], resident: Resident, report: Report) -> None:
+        """Attach each LoRA as an adapter of its own."""
+        transformer = resident.pipe.transformer
+        carried = self._carried.setdefault(transformer, [])
+        for lora in wanted:
+            if lora.sha256 not in carried:
+                report(f"loading LoRA {lora.name}")
+                _attach(lora, self._folder, resident)
+                carried.append(lora.sha256)
+            # Used last: to the end.
+            carried.remove(lora.sha256)
+            carried.append(lora.sha256)
+        _switch_on(transformer, wanted)
+        too_many = max(0, len(carried) - max(KEPT_ADAPTERS, len(wanted)))
+        for _ in range(too_many):
+            # None of the wanted: those are at the end, and active.
+            transformer.delete_adapters(carried.pop(0))
+
+    def _let_go(self, transformer: Any) -> None:
+        """Delete what is not in slots: for a layer that has more, torch would compile anew."""
+        for sha256 in self._carried.pop(transformer, ()):
+            delete_adapter(transformer, sha256)
+
+    def _fill_slot(self, wanted: Sequence[PlanLora], resident: Resident, report: Report) -> None:
+        """Write all of them into a slot, if none holds just these."""
+        transformer, contents = resident.pipe.transformer, _contents(wanted)
+        if self._slots.holding(transformer, contents) is not None:
+            return
+        read = []
+        for lora in wanted:
+            report(f"loading LoRA {lora.name}")
+            read.append((lora.weight, _read_matrices(lora, self._folder, resident)))
+        names = "' and '".join(lora.name for lora in wanted)
+        self._slots.write(names, transformer, contents, read)
+
+
+def _contents(wanted: Sequence[PlanLora]) -> Contents:
+    return tuple((lora.sha256, lora.weight) for lora in wanted)
 
 
 def _counting(loras: Sequence[PlanLora]) -> list[PlanLora]:
@@ -137,26 +194,28 @@ def _switch_off(transformer: Any) -> None:
 
 
 def _strip(transformer: Any, names: Sequence[str]) -> None:
-    """Take off every LoRA of a plan, also one that was attached in part."""
-    if kept_adapters(transformer):
+    """Take off every LoRA and slot of a plan, also one that was attached in part."""
+    if kept := kept_adapters(transformer):
         _switch_off(transformer)
-        transformer.delete_adapters(list(names))
+        for name in {*names, *transformer.peft_config} - {*kept}:
+            delete_adapter(transformer, name)
     elif getattr(transformer, "peft_config", None):
         transformer.unload_lora()
 
 
 def _attach(lora: PlanLora, folder: Path, resident: Resident) -> None:
-    """Load one file onto the transformer, and see that all of it is there.
+    """Load one file onto the transformer, and see that all of it is there."""
+    transformer = resident.pipe.transformer
+    matrices = _read_matrices(lora, folder, resident)
+    attach(lora.name, lora.sha256, transformer, matrices)
 
-    This is where a compiled transformer would exchange an adapter in place instead
-    (`hotswap=True`, after `enable_lora_hotswap` before the first): compiling it again takes a
-    minute.
-    """
+
+def _read_matrices(lora: PlanLora, folder: Path, resident: Resident) -> dict[str, Any]:
+    """Return the matrices of one file by the names PEFT gives them; they fit the transformer."""
     transformer = resident.pipe.transformer
     data = _read(lora, folder)
     placed = place(parse_header(io.BytesIO(data)), architecture_of(transformer, resident.spec))
-    matrices = _matrices(lora, data, placed, transformer.dtype)
-    attach(lora.name, lora.sha256, transformer, matrices)
+    return _matrices(lora, data, placed, transformer.dtype)
 
 
 def _read(lora: PlanLora, folder: Path) -> bytes:

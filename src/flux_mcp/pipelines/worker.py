@@ -47,6 +47,7 @@ from flux_mcp.pipelines.embeddings import MB, EmbeddingCache
 from flux_mcp.pipelines.loras import Adapters
 from flux_mcp.pipelines.residency import Residency
 from flux_mcp.pipelines.steps import StepWatch
+from flux_mcp.pipelines.switches import SwitchBoard
 from flux_mcp.pipelines.texts import PlanTexts
 from flux_mcp.pipelines.wire import Inbox, Job, Wire, claim_stdout
 from flux_mcp.requests.messages import (
@@ -136,6 +137,7 @@ class Engine:
             EmbeddingFiles(settings.paths.embeddings, settings.embedding_cache_disk_mb * MB),
         )
         self._adapters = Adapters(settings.paths.loras)
+        self._switches = SwitchBoard(device)
 
     @property
     def held(self) -> _Held:
@@ -169,7 +171,9 @@ class Engine:
         resident = self._residency.pipeline(spec, plan.placement, loading, load, plan.vae_tile_px)
         load_encoder = partial(self._residency.text_encoder, resident, loading)
         texts = PlanTexts(plan, resident, self._embeddings, load_encoder)
-        self._adapters.prepare(plan.loras, resident, loading)
+        self._switches.apply(plan, resident, loading)
+        compiled = plan.switches.compiled
+        self._adapters.prepare(plan.loras, resident, loading, compiled=compiled)
         colours = None
         if job.message.preview_every_steps:
             colours = self._residency.colours(resident)
@@ -182,7 +186,10 @@ class Engine:
             preview_interval_s=job.message.preview_interval_s,
             colours=colours,
         )
-        with self._adapters.active(plan.loras, resident):
+        with (
+            self._adapters.active(plan.loras, resident, compiled=compiled),
+            self._switches.active(plan, resident),
+        ):
             draw(plan, job.blobs, resident, texts, watch, events)
         return Done(
             **events.stamp(),

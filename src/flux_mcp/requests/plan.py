@@ -13,6 +13,7 @@ from flux_mcp.models.candidates import Wanted, load_of
 from flux_mcp.models.memory import Holding, Load
 from flux_mcp.models.parts import Placement, Precision
 from flux_mcp.models.registry import Kind, ModelSpec, Quality, Structure
+from flux_mcp.models.switches import Switches
 from flux_mcp.requests.geometry import Size, check_size, size_for_picture, size_for_ratio
 from flux_mcp.requests.schemas import (
     DrawRequest,
@@ -93,6 +94,8 @@ class RenderPlan(BaseModel):
     """For control: what `inputs` shows; an `image` has its structure taken first."""
     loras: tuple[PlanLora, ...] = ()
     """In the order of their names: the pixels depend on the order, which is nobody's wish."""
+    switches: Switches = Field(default_factory=Switches)
+    """What makes it faster; plans of before there were any are drawn without, as they were."""
 
     @model_validator(mode="after")
     def _a_prompt_for_each_seed(self) -> "RenderPlan":

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from flux_mcp.models.registry import Kind, Quality, Structure
+from flux_mcp.models.switches import StepCache
 from flux_mcp.requests.choices import LoraChoices, PackChoice
 from flux_mcp.requests.fields import (
     MAX_COUNT,
@@ -91,6 +92,12 @@ class DrawRequest(Request):
         "[{'name': ..., 'weight': 0.8}]. They are listed as resources flux://loras/{name}, with "
         "the words a prompt needs for them; an unknown name is answered with those there are. "
         "Only with a model of the family they were made for.",
+    )
+    step_cache: StepCache = Field(
+        "none",
+        description="Skip work in steps that change little, for a faster draft. Approximate: other "
+        "pixels than without, so leave it out for a final picture. first_block adapts to the "
+        "picture. Not for models of few steps.",
     )
     session: Name | None = Field(
         None,

@@ -1,0 +1,160 @@
+"""What do speed switches gain that run on a CPU? Unit: seconds with one / without; 1 gains nothing.
+
+Method: micro's pipeline in this process draws the same picture without a switch and with each in
+turn, at 256 px and 24 steps; the medians of the ratios of neighbours count. Beside it: how many of
+the transformer's blocks ran, and how far the picture is from the one without.
+
+Ratios of a model of some megabytes say little of FLUX: its blocks are so small that a skipped one
+saves less. That skipping saves time at all, and what the hooks cost, can be seen here; what a card
+gains is measured where there is one.
+"""
+
+import os
+import statistics
+import time
+from typing import Any
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+}
+
+import numpy as np
+from common import THREADS, Result, median_ratio, ms, scratch, start
+
+from flux_mcp.config import Settings
+from flux_mcp.models.registry import ModelSpec, load_registry
+from flux_mcp.models.switches import Switches, load_switches
+from flux_mcp.models.switching import Drawing, Site, Wishes, choose_switches
+from flux_mcp.pipelines.device import Device
+from flux_mcp.pipelines.residency import Residency, Resident
+from flux_mcp.pipelines.switches import SwitchBoard, denoising
+from flux_mcp.requests.plan import RenderPlan
+
+SIDE_PX, STEPS = 256, 24
+
+
+def measure(quick: bool) -> Result:
+    """Draw with each switch."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    turns = 2 if quick else 15
+    result = Result("switches", quick, {"turns": turns, "steps": STEPS, "side_px": SIDE_PX})
+    registry = load_registry()
+    spec = registry.find("text2img", "micro")
+    choices = {"none": Switches(), **_choices(spec)}
+    with scratch() as folder:
+        device = Device("cpu")
+        residency = Residency(registry, Settings(data_dir=folder), device)
+        resident = residency.pipeline(spec, lambda _: None)
+        easel = _Easel(resident, SwitchBoard(device))
+        seconds: dict[str, list[float]] = {name: [] for name in choices}
+        drawn: dict[str, tuple[int, Any]] = {}
+        for turn in range(turns + 1):
+            for name, switches in choices.items():
+                took, *drawn[name] = easel.draw(switches)
+                if turn:  # the first warms up
+                    seconds[name].append(took)
+    _report(result, seconds, drawn)
+    return result
+
+
+def _choices(spec: ModelSpec) -> dict[str, Switches]:
+    drawing = Drawing(spec, spec.precision, "resident", STEPS, has_true_cfg=False)
+    site = Site("cpu")
+    caches = {
+        name: choose_switches(drawing, site, Wishes(step_cache=name)).switches
+        for name in load_switches().step_cache
+    }
+    return {
+        "native_flash": Switches(attention="native_flash"),
+        "channels_last": Switches(channels_last=True),
+        **caches,
+    }
+
+
+class _Easel:
+    """Draws one picture from embeddings of noise: prompts are not what is measured."""
+
+    def __init__(self, resident: Resident, board: SwitchBoard) -> None:
+        import torch
+
+        self._resident = resident
+        self._board = board
+        self._blocks_run = 0
+        config = resident.pipe.transformer.config
+        random = torch.Generator().manual_seed(1)
+        tokens = resident.spec.max_sequence_length
+        self._embeddings = {
+            "prompt_embeds": torch.randn(1, tokens, config.joint_attention_dim, generator=random),
+            "pooled_prompt_embeds": torch.randn(1, config.pooled_projection_dim, generator=random),
+        }
+        for module in resident.pipe.transformer.modules():
+            if hasattr(module, "attn"):
+                module.attn.register_forward_hook(self._count)
+
+    def draw(self, switches: Switches) -> tuple[float, int, Any]:
+        """Return seconds, blocks that ran, and the picture from 0 to 255."""
+        import torch
+
+        spec = self._resident.spec
+        plan = RenderPlan(
+            kind=spec.kind,
+            model=spec.id,
+            revision=None,
+            quality="low",
+            precision=spec.precision,
+            prompt="noise",
+            width=SIDE_PX,
+            height=SIDE_PX,
+            steps=STEPS,
+            guidance=spec.default_guidance,
+            seeds=(7,),
+            max_sequence_length=spec.max_sequence_length,
+            switches=switches,
+        )
+        self._board.apply(plan, self._resident, lambda _: None)
+        self._blocks_run = 0
+        started = time.perf_counter()
+        pipe = self._resident.pipe
+        with self._board.active(plan, self._resident), denoising(pipe):
+            images = pipe(
+                **self._embeddings,
+                width=SIDE_PX,
+                height=SIDE_PX,
+                num_inference_steps=STEPS,
+                guidance_scale=plan.guidance,
+                generator=torch.Generator("cpu").manual_seed(7),
+                output_type="np",
+            ).images
+        return time.perf_counter() - started, self._blocks_run, images[0] * 255
+
+    def _count(self, *_: object) -> None:
+        self._blocks_run += 1
+
+
+def _report(
+    result: Result, seconds: dict[str, list[float]], drawn: dict[str, tuple[int, Any]]
+) -> None:
+    all_blocks, exact = drawn["none"]
+    result.absolute["none_ms"] = ms(statistics.median(seconds["none"]))
+    result.line("without a switch", f"{ms(statistics.median(seconds['none']))} ms")
+    for name, (blocks, picture) in drawn.items():
+        if name == "none":
+            continue
+        result.ratios[name] = median_ratio(seconds[name], seconds["none"])
+        off = float(np.abs(picture - exact).mean())
+        share = blocks / all_blocks
+        result.absolute[name] = {"blocks_run": round(share, 3), "grey_levels_off": round(off, 2)}
+        result.line(
+            name,
+            f"{result.ratios[name]:.2f}x the time, {share:.0%} of the blocks, "
+            f"{off:.1f} grey levels off on average",
+        )
+
+
+if __name__ == "__main__":
+    start(__doc__, measure)

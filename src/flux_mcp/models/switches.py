@@ -1,0 +1,128 @@
+"""Speed switches: what can make drawing faster, one row each, read from switches.toml. Pure data.
+
+Each row says what a switch does to pixels: `identical`; `rounding`, the last bits of a sum and so a
+grey level here and there; `approximate`, a picture that differs to the eye. Which are used is
+decided by switching.py and recorded in a plan as `Switches`; pipelines/switches.py applies those.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flux_mcp.config import AttentionBackend
+from flux_mcp.models.formats import Compute, DeviceKind
+from flux_mcp.models.layer_names import Family
+from flux_mcp.models.parts import Placement, Precision
+
+Pixels = Literal["identical", "rounding", "approximate"]
+StepCache = Literal["none", "first_block", "taylorseer", "magcache"]
+Option = bool | int | float
+
+SWITCHES_TOML = Path(__file__).with_name("switches.toml")
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    title: str
+    source: str
+
+
+class ArithmeticRow(_Row):
+    """What works only with some numbers on some devices."""
+
+    pixels: Pixels
+    computes: Mapping[DeviceKind, frozenset[Compute]]
+    """Device -> what it can be worked with in there; a device that is not named cannot."""
+    min_compute: float = 0.0
+    """Least compute capability of a CUDA card."""
+
+
+class AttentionRow(ArithmeticRow):
+    """A backend for attention."""
+
+    backend: str
+    """diffusers' name for it."""
+    packages: Mapping[str, str] = Field(default_factory=dict)
+    """Distribution -> least version, as diffusers asks for."""
+
+
+class CompileRow(ArithmeticRow):
+    """Compilation of a transformer's repeated blocks."""
+
+    auto: frozenset[DeviceKind]
+    """Where it is on unless the setting says otherwise."""
+    placements: frozenset[Placement]
+    precisions: frozenset[Precision]
+    """What weights may be held in."""
+    cuda_packages: Mapping[str, str]
+    compilers: Mapping[DeviceKind, tuple[str, ...]]
+    """Commands, one of which torch calls."""
+
+
+class ChannelsLastRow(ArithmeticRow):
+    """The memory layout of a VAE."""
+
+
+class StepCacheRow(_Row):
+    """A way to skip work in steps that change little. All of them are approximate."""
+
+    config: str
+    """Its configuration class in `diffusers.hooks`."""
+    options: Mapping[str, Option]
+    """What the class is told; a plan keeps a copy."""
+    steps_option: str | None = None
+    """Its option for the number of steps."""
+    warm_up_option: str | None = None
+    """Its option for the first step that may be skipped."""
+    ratios: str | None = None
+    """Numbers measured on a checkpoint: a name in `diffusers.hooks.mag_cache`."""
+    families: frozenset[Family]
+    why_families: str = ""
+    """Why other families and checkpoints cannot."""
+    checkpoints: frozenset[str] = frozenset()
+    """Ids of the models whose transformer it is right for; empty for all."""
+    least_steps: int
+    """Fewer steps change too much each."""
+    placements: frozenset[Placement]
+
+    @property
+    def pixels(self) -> Pixels:
+        """What it does to pictures."""
+        return "approximate"
+
+
+class SwitchRows(BaseModel):
+    """Everything in switches.toml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    attention: Mapping[AttentionBackend, AttentionRow]
+    compile: CompileRow
+    channels_last: ChannelsLastRow
+    step_cache: Mapping[StepCache, StepCacheRow]
+
+
+@cache
+def load_switches() -> SwitchRows:
+    """Return the rows of switches.toml, read at the first call."""
+    return SwitchRows.model_validate(tomllib.loads(SWITCHES_TOML.read_text(encoding="utf-8")))
+
+
+class Switches(BaseModel):
+    """The part of a plan that decides how fast it is drawn; the defaults are without any switch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    attention: AttentionBackend = "native"
+    compiled: bool = False
+    """Whether the transformer's blocks are compiled."""
+    channels_last: bool = False
+    """Whether the VAE's weights lie with their channels last."""
+    step_cache: StepCache = "none"
+    step_cache_options: Mapping[str, Option] = Field(default_factory=dict)
+    """What the cache is told; a later version with other numbers draws an old plan as it was."""

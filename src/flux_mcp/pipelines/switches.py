@@ -1,0 +1,163 @@
+"""Speed switches on loaded pipelines: put on as a plan says, and off again for one that says no.
+
+`SwitchBoard` owns the compiled forms of transformers: each is compiled once, set aside for a plan
+that is drawn without, and taken up again. Attention and memory layout are written at every job,
+so nobody has to remember them. A step cache lives for one job.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from flux_mcp.errors import UnsupportedOptionError
+from flux_mcp.models.switches import Switches, load_switches
+from flux_mcp.models.switching import site_of, why_not
+from flux_mcp.pipelines.device import Device
+from flux_mcp.pipelines.pipeline_files import Report
+from flux_mcp.pipelines.residency import Resident
+from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.switches import drawing_of
+
+RECOMPILE_LIMIT = 64
+"""Forms of one block that torch keeps before it gives up and runs it as it is; its own 8 are soon
+used up by kinds, precisions, batches and LoRAs, which all share one class (torch 2.13, _dynamo)."""
+CONVOLUTION_DIMENSIONS = 4
+"""Channels out and in, height, width: what a memory layout can order otherwise."""
+
+Backend = str | Callable[..., Any]
+"""What `torch.compile` hands a graph to."""
+
+
+class SwitchBoard:
+    """Applies the switches of plans.
+
+    Args:
+        device: Where pipelines draw.
+        backend: torch's own compiler, or another that torch knows.
+    """
+
+    def __init__(self, device: Device, backend: Backend = "inductor") -> None:
+        self._device = device
+        self._backend = backend
+        self._compiled: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+        """Transformer -> its blocks -> the compiled form of each."""
+
+    def apply(self, plan: RenderPlan, resident: Resident, report: Report) -> None:
+        """Set attention, compilation and the VAE's layout to what a plan says.
+
+        Args:
+            plan: What will be drawn.
+            resident: The pipeline that draws it.
+            report: Told when a transformer is going to be compiled; may raise to stop.
+
+        Raises:
+            UnsupportedOptionError: this machine cannot: the plan was made for another.
+        """
+        switches = plan.switches
+        self._require(plan, resident)
+        transformer = resident.pipe.transformer
+        set_attention(transformer, load_switches().attention[switches.attention].backend)
+        _set_layout(resident.pipe.vae, channels_last=switches.channels_last)
+        if switches.compiled and transformer not in self._compiled:
+            report("compiling transformer, its first step takes up to a minute")
+            self._compiled[transformer] = _compile(transformer, self._backend)
+        for block, compiled in self._compiled.get(transformer, {}).items():
+            # What torch.nn.Module calls instead of its own forward, if it is set.
+            block._compiled_call_impl = compiled if switches.compiled else None  # noqa: SLF001
+
+    @contextmanager
+    def active(self, plan: RenderPlan, resident: Resident) -> Iterator[None]:
+        """Draw with the step cache of a plan; off again however it ends.
+
+        Switching it off takes everything it kept: what a cancelled job left would be drawn into
+        the next picture.
+        """
+        transformer = resident.pipe.transformer
+        if plan.switches.step_cache == "none":
+            yield
+            return
+        transformer.enable_cache(_step_cache(plan.switches))
+        try:
+            yield
+        finally:
+            transformer.disable_cache()
+
+    def _require(self, plan: RenderPlan, resident: Resident) -> None:
+        if plan.switches == Switches():
+            return
+        device = self._device
+        site = site_of(device.kind, device.compute_capability or None)
+        reason = why_not(plan.switches, drawing_of(plan, resident.spec), site)
+        if reason is not None:
+            raise UnsupportedOptionError(
+                f"This job was planned with a speed switch that cannot be used here: {reason}.",
+                "Ask again, and it is planned for this machine. If that does not help, set "
+                "attention, compile and channels_last back to their defaults.",
+            )
+
+
+def denoising(pipe: Any) -> AbstractContextManager[None]:
+    """Return what a call of a pipeline runs in.
+
+    A step cache must be told which denoising it is in. FluxPipeline and Flux2KleinPipeline do so
+    themselves, for each pass of true CFG; the others (diffusers 0.42.1) need it from here.
+    """
+    transformer = pipe.transformer
+    context: AbstractContextManager[None] = (
+        transformer.cache_context("cond") if transformer.is_cache_enabled else nullcontext()
+    )
+    return context
+
+
+def set_attention(transformer: Any, backend: str) -> None:
+    """Set what computes a transformer's attention, by diffusers' name.
+
+    Module by module: `ModelMixin.set_attention_backend` would also make it the default of all
+    other models, which nothing takes back (diffusers 0.42.1).
+    """
+    from diffusers.models.attention import AttentionModuleMixin
+
+    for module in transformer.modules():
+        if isinstance(module, AttentionModuleMixin):
+            module.set_attention_backend(backend)
+
+
+def _set_layout(vae: Any, *, channels_last: bool) -> None:
+    """Lay out a VAE's weights; where all lie so already, none is touched."""
+    import torch
+
+    wanted = torch.channels_last if channels_last else torch.contiguous_format
+    weights = (weight for weight in vae.parameters() if weight.ndim == CONVOLUTION_DIMENSIONS)
+    if not all(weight.is_contiguous(memory_format=wanted) for weight in weights):
+        vae.to(memory_format=wanted)
+
+
+def _compile(transformer: Any, backend: Backend) -> dict[Any, Any]:
+    """Compile the repeated blocks of a transformer; torch does so when they are first called.
+
+    With dynamic shapes: one form for all sizes of pictures. Without `fullgraph`: a block that the
+    compiler cannot follow runs slower, instead of failing the job.
+    """
+    import torch._dynamo
+
+    limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)  # noqa: SLF001
+    torch._dynamo.config.recompile_limit = limit  # noqa: SLF001
+    transformer.compile_repeated_blocks(backend=backend, dynamic=True)
+    return {
+        module: module._compiled_call_impl  # noqa: SLF001
+        for module in transformer.modules()
+        if module._compiled_call_impl is not None  # noqa: SLF001
+    }
+
+
+def _step_cache(switches: Switches) -> Any:
+    """Return diffusers' configuration of a plan's step cache."""
+    from diffusers import hooks
+    from diffusers.hooks import mag_cache
+
+    row = load_switches().step_cache[switches.step_cache]
+    options: dict[str, Any] = dict(switches.step_cache_options)
+    if row.ratios is not None:
+        options["mag_ratios"] = getattr(mag_cache, row.ratios)
+    return getattr(hooks, row.config)(**options)

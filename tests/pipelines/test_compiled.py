@@ -1,0 +1,255 @@
+"""Compiled transformers: compiled once, kept, set aside and taken up again; LoRAs change in place.
+
+A compiler that only counts what it is handed stands behind torch.compile: what is asked here is
+how often torch compiles, which does not depend on what it compiles to. tests/gpu has the real one.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flux_mcp.config import Settings
+from flux_mcp.errors import InvalidLoraError
+from flux_mcp.models.loras import open_loras
+from flux_mcp.models.registry import Registry, load_registry
+from flux_mcp.models.switches import Switches
+from flux_mcp.pipelines.drawing import draw
+from flux_mcp.pipelines.lora_slots import combined, slot_rank
+from flux_mcp.pipelines.loras import Adapters
+from flux_mcp.pipelines.steps import StepWatch
+from flux_mcp.pipelines.switches import SwitchBoard
+from flux_mcp.requests.plan import PlanLora
+from tests.models.lora_files import Tensors, pair, put_striped, write
+
+TEXT2IMG = load_registry().find("text2img", "micro")
+COMPILED = Switches(compiled=True)
+SMALL, LARGE = {"width": 160, "height": 160}, {"width": 192, "height": 224}
+"""Neither has as many tokens as the prompt: torch would take the two numbers for one."""
+
+
+@dataclass
+class Bench:
+    """A micro pipeline that nothing else draws with."""
+
+    resident: Any
+    board: SwitchBoard
+    adapters: Adapters
+    texts_of: Any
+    recorder: Any
+    task: Any
+    graphs: list[Any] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def transformer(self) -> Any:
+        return self.resident.pipe.transformer
+
+    def draw(self, *loras: PlanLora, switches: Switches = COMPILED, **changes: Any) -> np.ndarray:
+        task = self.task.changed(**{**SMALL, **changes}, loras=loras, switches=switches)
+        plan, compiled = task.plan, switches.compiled
+        self.recorder.pictures.clear()
+        self.board.apply(plan, self.resident, self.said.append)
+        self.adapters.prepare(loras, self.resident, self.said.append, compiled=compiled)
+        watch = StepWatch(plan, self.recorder, lambda: False)
+        with (
+            self.adapters.active(loras, self.resident, compiled=compiled),
+            self.board.active(plan, self.resident),
+        ):
+            texts = self.texts_of(plan, self.resident)
+            draw(plan, task.blobs, self.resident, texts, watch, self.recorder)
+        return self.recorder.pictures[0]
+
+
+@pytest.fixture(scope="module")
+def own_residency(registry: Registry, settings: Settings, torch_here: None) -> Any:
+    from flux_mcp.pipelines.device import Device
+    from flux_mcp.pipelines.residency import Residency
+
+    return Residency(registry, settings, Device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def compiled(own_residency: Any, task_for: Any, settings: Settings) -> Iterator[Any]:
+    """One bench for the module: what is asked is what happens to one transformer over time."""
+    import torch._dynamo
+
+    from flux_mcp.pipelines.device import Device
+    from flux_mcp.pipelines.texts import PlanTexts
+    from tests.pipelines.conftest import Recorder, no_cache
+
+    graphs: list[Any] = []
+
+    def count(graph: Any, _inputs: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        forward: Callable[..., Any] = graph.forward
+        return forward
+
+    def texts_of(plan: Any, resident: Any) -> Any:
+        load = lambda: own_residency.text_encoder(resident, lambda _: None)  # noqa: E731
+        return PlanTexts(plan, resident, no_cache(), load)
+
+    # The compiler's trace: pytest would keep each of its many thousand lines.
+    logging.getLogger("torch.__trace").setLevel(logging.WARNING)
+    torch._dynamo.reset()
+    yield Bench(
+        own_residency.pipeline(TEXT2IMG, lambda _: None),
+        SwitchBoard(Device("cpu"), count),
+        Adapters(settings.paths.loras),
+        texts_of,
+        Recorder(),
+        task_for(TEXT2IMG, steps=2),
+        graphs,
+    )
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def put(settings: Settings, registry: Registry) -> Callable[..., PlanLora]:
+    folder = settings.paths.loras
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def put_one(name: str, *tensors: Tensors, weight: float = 1.0) -> PlanLora:
+        if tensors:
+            write(folder / f"{name}.safetensors", *tensors)
+        else:
+            put_striped(folder, name)
+        sha256 = open_loras(settings, registry).find(name).sha256
+        return PlanLora(name=name, sha256=sha256, weight=weight)
+
+    return put_one
+
+
+def block(number: int = 0, layer: str = "attn.to_q", **how: Any) -> Tensors:
+    return pair(f"transformer.transformer_blocks.{number}.{layer}", 128, 128, **how)
+
+
+def test_a_transformer_is_compiled_once_for_all_jobs_and_sizes(compiled):
+    plain = Switches()
+    exact, exact_large = compiled.draw(switches=plain), compiled.draw(switches=plain, **LARGE)
+    assert not compiled.graphs
+    assert np.array_equal(compiled.draw(), exact)
+    once = len(compiled.graphs)
+    assert once > 0
+    assert np.array_equal(compiled.draw(**LARGE), exact_large)
+    assert np.array_equal(compiled.draw(seeds=(7,)), exact)
+    assert np.array_equal(compiled.draw(switches=plain), exact)
+    assert np.array_equal(compiled.draw(), exact)
+    assert len(compiled.graphs) == once
+    assert compiled.said == ["compiling transformer, its first step takes up to a minute"]
+
+
+def test_a_plan_that_is_not_compiled_does_not_run_compiled_blocks(compiled):
+    import torch
+
+    compiled.draw()
+    blocks = [m for m in compiled.transformer.modules() if m._compiled_call_impl is not None]
+    assert blocks
+    compiled.draw(switches=Switches())
+    assert all(m._compiled_call_impl is None for m in compiled.transformer.modules())
+    compiled.draw()
+    again = [m for m in compiled.transformer.modules() if m._compiled_call_impl is not None]
+    assert again == blocks
+    assert torch._dynamo.config.recompile_limit >= 64
+
+
+def test_loras_on_a_compiled_transformer_change_without_compiling_again(compiled, put):
+    bare, bare_large = compiled.draw(), compiled.draw(**LARGE)
+    striped, small = put("striped"), put("small", block(), block(1))
+    first = compiled.draw(striped)
+    compiled.draw()
+    once = len(compiled.graphs)
+    half = compiled.draw(striped.model_copy(update={"weight": 0.5}))
+    other = compiled.draw(small)
+    both = compiled.draw(small, striped)
+    assert len({one.tobytes() for one in (bare, first, half, other, both)}) == 5
+    # With none, the picture is the bare one; with the first again, the first again.
+    assert np.array_equal(compiled.draw(), bare)
+    assert np.array_equal(compiled.draw(**LARGE), bare_large)
+    assert np.array_equal(compiled.draw(striped), first)
+    assert not np.array_equal(compiled.draw(striped, **LARGE), bare_large)
+    assert len(compiled.graphs) == once, "something compiled again"
+
+
+def test_only_a_lora_of_other_layers_or_of_a_larger_rank_compiles_again(compiled, put):
+    compiled.draw(put("striped"))
+    before = len(compiled.graphs)
+    elsewhere = put("elsewhere", block(layer="attn.to_out.0"))
+    drawn = compiled.draw(elsewhere)
+    once = len(compiled.graphs)
+    assert once > before
+    compiled.draw(put("striped", weight=0.5))
+    assert np.array_equal(compiled.draw(elsewhere), drawn)
+    assert len(compiled.graphs) == once
+
+
+def test_adapters_of_plans_that_are_not_compiled_do_not_disturb_the_slots(compiled, put):
+    striped = put("striped")
+    first, once = compiled.draw(striped), len(compiled.graphs)
+    compiled.draw(striped, put("small", block()), switches=Switches())
+    assert np.array_equal(compiled.draw(striped), first)
+    assert len(compiled.graphs) == once
+
+
+def test_what_a_slot_draws_is_what_adapters_draw(compiled, put):
+    """The weights are multiplied in beforehand: only the last bits may round otherwise."""
+    striped, small = put("striped", weight=0.7), put("small", block(), block(1), weight=-0.4)
+    plain = Switches()
+    in_slot = compiled.draw(small, striped).astype(int)
+    assert np.abs(in_slot - compiled.draw(small, striped, switches=plain)).max() <= 1
+    assert np.abs(in_slot - compiled.draw(switches=plain)).max() > 1
+
+
+def test_pixels_do_not_depend_on_what_the_slot_held_before(compiled, put):
+    small = put("small", block(), block(1))
+    alone = compiled.draw(small)
+    compiled.draw(put("striped"))
+    assert np.array_equal(compiled.draw(small), alone)
+
+
+def test_a_lora_that_is_broken_leaves_a_compiled_transformer_as_it_was(compiled, put, settings):
+    import hashlib
+
+    compiled.draw(put("striped"))
+    bare = compiled.draw(switches=Switches())
+    tensors = block()
+    next(iter(tensors.values()))[0, 0] = np.nan
+    path = settings.paths.loras / "broken.safetensors"
+    write(path, tensors)
+    broken = PlanLora(
+        name="broken", sha256=hashlib.sha256(path.read_bytes()).hexdigest(), weight=1.0
+    )
+    with pytest.raises(InvalidLoraError):
+        compiled.draw(broken)
+    assert not any("lora" in name for name, _ in compiled.transformer.named_modules())
+    assert np.array_equal(compiled.draw(switches=Switches()), bare)
+
+
+def matrices(rank: int, layer: str = "a", seed: int = 0) -> dict[str, Any]:
+    import torch
+
+    random = torch.Generator().manual_seed(seed)
+    return {
+        f"{layer}.lora_A.weight": torch.randn(rank, 5, generator=random),
+        f"{layer}.lora_B.weight": torch.randn(6, rank, generator=random),
+    }
+
+
+@pytest.mark.parametrize(("ranks", "slot"), [((1,), 32), ((32,), 32), ((32, 1), 64), ((70,), 128)])
+def test_a_slot_is_as_wide_as_the_loras_are_together(ranks, slot):
+    assert slot_rank([(1.0, matrices(rank)) for rank in ranks]) == slot
+
+
+def test_several_loras_in_a_slot_are_their_weighted_sum():
+    import torch
+
+    one, other, apart = matrices(3), matrices(4, seed=1), matrices(2, "b", seed=2)
+    together = combined([(0.5, one), (-2.0, other), (1.0, apart)], 16)
+    assert {tuple(matrix.shape) for matrix in together.values()} == {(16, 5), (6, 16)}
+    product = together["a.lora_B.weight"] @ together["a.lora_A.weight"]
+    expected = 0.5 * one["a.lora_B.weight"] @ one["a.lora_A.weight"]
+    expected = expected - 2.0 * other["a.lora_B.weight"] @ other["a.lora_A.weight"]
+    assert torch.allclose(product, expected, atol=1e-5)
