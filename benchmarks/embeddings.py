@@ -88,7 +88,9 @@ def _micro_encoder(result: Result, folder: Path) -> Any:
     """Load micro's text encoders, as a worker does when a prompt is missing."""
     registry = load_registry()
     residency = Residency(registry, Settings(data_dir=folder), Device("cpu"))
-    resident = residency.pipeline(registry.find("text2img", "micro"), lambda _message: None)
+    resident = residency.pipeline(
+        registry.find("text2img", "micro"), "resident", lambda _message: None
+    )
     started = time.perf_counter()
     encoder = residency.text_encoder(resident, lambda _message: None)
     result.absolute["micro"] = {"load_encoders_ms": ms(time.perf_counter() - started)}

@@ -22,6 +22,7 @@ NAMES = (
     "kinds",
     "embeddings",
     "switches",
+    "prefetch",
     "compose",
     "audit",
     "load",

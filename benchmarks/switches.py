@@ -29,7 +29,8 @@ from flux_mcp.models.registry import ModelSpec, load_registry
 from flux_mcp.models.switches import Switches, load_switches
 from flux_mcp.models.switching import Drawing, Site, Wishes, choose_switches
 from flux_mcp.pipelines.device import Device
-from flux_mcp.pipelines.residency import Residency, Resident
+from flux_mcp.pipelines.residency import Residency
+from flux_mcp.pipelines.resident import Resident
 from flux_mcp.pipelines.switches import SwitchBoard, denoising
 from flux_mcp.requests.plan import RenderPlan
 
@@ -49,7 +50,7 @@ def measure(quick: bool) -> Result:
     with scratch() as folder:
         device = Device("cpu")
         residency = Residency(registry, Settings(data_dir=folder), device)
-        resident = residency.pipeline(spec, lambda _: None)
+        resident = residency.pipeline(spec, "resident", lambda _: None)
         easel = _Easel(resident, SwitchBoard(device))
         seconds: dict[str, list[float]] = {name: [] for name in choices}
         drawn: dict[str, tuple[int, Any]] = {}

@@ -7,8 +7,6 @@ MAX_LINES = 300
 FOLDERS = ("src", "scripts", "benchmarks", "training", "examples", "tests")
 LONGER = {
     "src/flux_mcp/errors.py": "one tree: its drawing, and a few lines for each code",
-    "src/flux_mcp/planner.py": "is being divided",
-    "src/flux_mcp/pipelines/residency.py": "is being divided",
 }
 """Modules that are longer, each with its reason."""
 

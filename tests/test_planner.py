@@ -17,7 +17,7 @@ from flux_mcp.errors import (
 from flux_mcp.intake import Intake
 from flux_mcp.models.candidates import Card, Machine
 from flux_mcp.models.registry import Registry, Structure, load_registry
-from flux_mcp.planner import Decision, Planner, as_asked
+from flux_mcp.planner import Decision, Planner
 from flux_mcp.requests.schemas import (
     DrawRequest,
     EditRequest,
@@ -25,6 +25,7 @@ from flux_mcp.requests.schemas import (
     StructuralRequest,
     VariationRequest,
 )
+from flux_mcp.requests.wanted import as_asked
 from tests.models.control_lora_files import bfl
 from tests.models.hub import COMMIT, put_in_hub_cache
 from tests.models.lora_files import write

@@ -6,8 +6,8 @@ import pytest
 
 from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidLoraError, LoraMismatchError, UnknownLoraError
-from flux_mcp.planner import as_asked
 from flux_mcp.requests.schemas import GenerateRequest
+from flux_mcp.requests.wanted import as_asked
 from tests.models.lora_files import flux1, pair, put_striped, write
 
 from .test_planner import decide, install

@@ -19,8 +19,9 @@ from flux_mcp.config import Settings
 from flux_mcp.models.own_rows import open_registry
 from flux_mcp.models.registry import Kind, Registry
 from flux_mcp.pipelines.device import GIB
+from flux_mcp.pipelines.engine import Engine
+from flux_mcp.pipelines.job_events import JobEvents
 from flux_mcp.pipelines.wire import Job, Wire
-from flux_mcp.pipelines.worker import Engine, JobEvents
 from flux_mcp.requests.messages import Done, Picture, Progress, RunMessage
 from flux_mcp.requests.plan import InputRole, PlanInput, RenderPlan
 from gpu_checks.bench import Bench

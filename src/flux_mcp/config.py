@@ -4,9 +4,7 @@ Owns nothing that changes: `Settings` is read once by the command line and hande
 may hold is in settings_files.py, what a worker gets of it in jobs/environments.py.
 """
 
-import ipaddress
 import os
-import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +16,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from flux_mcp.environment import all_variables
 from flux_mcp.installation import PACKAGE_DIR, default_data_dir, default_packs_dir
 from flux_mcp.paths import MODELS_FILE, Paths
+from flux_mcp.setting_types import (
+    AttentionSetting,
+    CompileSetting,
+    HostName,
+    Licence,
+    Origin,
+    is_loopback,
+)
 from flux_mcp.settings_files import config_files, user_config_file, whole_path
 
 WORKER_SETTINGS = (
@@ -29,6 +35,7 @@ WORKER_SETTINGS = (
     "host_memory_gib",
     "embedding_cache_mb",
     "embedding_cache_disk_mb",
+    "prefetch_min_mb",
     "log_level",
 )
 """What a worker reads of the settings; a test looks into its code. The rest has its defaults."""
@@ -38,19 +45,6 @@ def default_models_file(given: Mapping[str, Any]) -> Path:
     """`models.toml` beside the user's configuration file; none where a file was named instead."""
     named = given.get("config")
     return user_config_file().with_name(MODELS_FILE) if named is None else Path(os.devnull)
-
-
-_HostName = Annotated[
-    # A name or an address; no port: any port of such a name is ours.
-    str, Field(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")
-]
-Licence = Literal["apache-2.0", "mit", "flux-non-commercial", "other"]
-"""Licence classes of weights; the first two allow any use."""
-AttentionBackend = Literal["native", "native_cudnn", "native_flash", "flash", "sage", "xformers"]
-"""Rows of models/switches.toml."""
-AttentionSetting = Literal["auto", AttentionBackend]
-CompileSetting = Literal["auto", "on", "off"]
-_Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/?#\s]+$")]
 
 
 class Settings(BaseSettings):
@@ -141,6 +135,17 @@ class Settings(BaseSettings):
         description="Disk space for encoded prompts, below `cache/embeddings/` in the data folder, "
         "in MB; 0 writes none. They can reveal prompts.",
     )
+    prefetch: bool = Field(
+        default=True,
+        description="Read the weights of the next job into main memory while the current one is "
+        "drawn, as far as memory is free.",
+    )
+    prefetch_min_mb: int = Field(
+        100,
+        ge=0,
+        description="Transformers smaller than this, in MB on the disk, are not read ahead: "
+        "loading them takes a fraction of a second.",
+    )
     preload: bool = Field(
         default=False, description="Start the worker at once instead of at the first job."
     )
@@ -199,12 +204,12 @@ class Settings(BaseSettings):
         description="Let callers of this machine in over HTTP without a token. Every program and "
         "every user of this machine can then draw, search and cancel.",
     )
-    allowed_hosts: tuple[_HostName, ...] = Field(
+    allowed_hosts: tuple[HostName, ...] = Field(
         (),
         description="Names, besides this machine's own, under which clients may reach the server. "
         "In the environment: a JSON list.",
     )
-    allowed_origins: tuple[_Origin, ...] = Field(
+    allowed_origins: tuple[Origin, ...] = Field(
         (),
         description="Web pages that may call the server, as `https://example.org`. In the "
         "environment: a JSON list.",
@@ -290,17 +295,3 @@ class Settings(BaseSettings):
     def readable_dirs(self) -> tuple[Path, ...]:
         """Every folder a picture may be read from."""
         return (self.paths.uploads, self.paths.images, *self.allowed_dirs)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def platform_name() -> str:
-    """Return the operating system and Python version, for provenance and `doctor`."""
-    version = ".".join(str(part) for part in sys.version_info[:3])
-    return f"{sys.platform} python-{version}"

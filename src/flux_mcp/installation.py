@@ -52,3 +52,9 @@ def command_file(name: str) -> Path | None:
     beside = Path(sys.executable).with_name(f"{name}{suffix}")
     found = str(beside) if beside.exists() else shutil.which(name)
     return Path(found).absolute() if found else None
+
+
+def platform_name() -> str:
+    """Return the operating system and Python version, for provenance and `doctor`."""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return f"{sys.platform} python-{version}"

@@ -241,12 +241,9 @@ class _Now(Collector):
             "Worker processes started since this process leads.",
             labels=["worker"],
         )
-        loaded = _gauge(
-            "pipeline_loaded", "Always 1; one for each that is.", ["worker", "pipeline"]
-        )
-        waiting = _gauge(
-            "pipeline_waiting", "Always 1; one for each in main memory.", ["worker", "pipeline"]
-        )
+        each = ["worker", "pipeline"]
+        loaded = _gauge("pipeline_loaded", "Always 1; one for each that is.", each)
+        waiting = _gauge("pipeline_waiting", "Always 1; one for each in main memory.", each)
         resident = _gauge(
             "worker_resident_memory_bytes", "Main memory of the worker process.", ["worker"]
         )

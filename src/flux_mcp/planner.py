@@ -4,42 +4,36 @@ Puts registry, weights on disk, intake and the pure rules of requests/ together.
 """
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.tokens import TokenCount, count_prompt, cut_warning
 from flux_mcp.config import Settings
 from flux_mcp.errors import UnsupportedOptionError, WeightsMissingError
 from flux_mcp.intake import Incoming, Intake
-from flux_mcp.models.candidates import Choices, Machine, Wanted, real_models, recommended
+from flux_mcp.models.candidates import Choices, Machine, real_models, recommended
 from flux_mcp.models.control_files import require_control_fit
 from flux_mcp.models.engine import Engine, this_engine
 from flux_mcp.models.figures import Figure
 from flux_mcp.models.loras import Lora, architecture_of, open_loras, require_fit
 from flux_mcp.models.main_memory import within_setting
 from flux_mcp.models.memory import Holding
-from flux_mcp.models.registry import ModelSpec, Registry, Structure
+from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.tiers import choose_tier, choose_without_card
 from flux_mcp.models.weights import Snapshot, install_command, is_installed, require_snapshot
 from flux_mcp.requests.loras import lora_notices, plan_loras
 from flux_mcp.requests.plan import RenderPlan, make_plan, plan_notices
 from flux_mcp.requests.schemas import (
     DrawRequest,
-    EditRequest,
-    StructuralRequest,
-    VariationRequest,
 )
 from flux_mcp.requests.switches import with_switches
+from flux_mcp.requests.wanted import structure_of, wanted_of
 from flux_mcp.wording import Wording, compose_request, plain
 
 Learned = Callable[[str], Awaitable[Sequence[Figure]]]
 """Returns what finished jobs took on a card, by its name, newest first."""
-
-_NOT_PART_OF_A_REQUEST = {"wait_s", "preview", "dry_run", "idempotency_key"}
 
 
 @dataclass(frozen=True)
@@ -181,7 +175,7 @@ class Planner:
 
     def _how_to_install(self, request: DrawRequest) -> str | None:
         """Return how to get a real model for a request; `None` where one is on this disk."""
-        structure = _structure(request)
+        structure = structure_of(request)
         real = real_models(self._registry, request.kind, structure)
         if any(self._engine.can_load(row) and self._is_installed(row) for row in real):
             return None
@@ -237,7 +231,7 @@ class Planner:
             licences=None if licences is None else frozenset(licences),
             figures=figures,
         )
-        wanted = _wanted(request)
+        wanted = wanted_of(request)
         if machine is None:
             found = choose_without_card(wanted, choices)
             return found and self._chosen(found[0], found[1])
@@ -271,7 +265,7 @@ class Planner:
         self, request: DrawRequest, usable: Callable[[ModelSpec], bool], *, is_kept_out: bool
     ) -> _Chosen | None:
         """Return micro, where no real model may answer; `None` if it is not usable either."""
-        structure = _structure(request)
+        structure = structure_of(request)
         for spec in self._registry[request.kind].values():
             follows = structure is None or structure in spec.structures
             if spec.is_demonstration and follows and usable(spec):
@@ -281,43 +275,3 @@ class Planner:
                 )
                 return self._chosen(spec, (notice,) if is_kept_out else ())
         return None
-
-
-def _structure(request: DrawRequest) -> Structure | None:
-    return request.structure if isinstance(request, StructuralRequest) else None
-
-
-def _wanted(request: DrawRequest) -> Wanted:
-    """Return what of a request decides how it is drawn; a size nobody named is the model's own."""
-    references = 0 if request.kind == "text2img" else 1
-    if isinstance(request, EditRequest | VariationRequest):
-        references = len(request.images)
-    return Wanted(
-        kind=request.kind,
-        quality=request.quality,
-        model=request.model,
-        structure=_structure(request),
-        width_px=request.width,
-        height_px=request.height,
-        references=references,
-        count=request.count,
-        batched=request.batched,
-        steps=request.steps,
-    )
-
-
-def as_asked(request: DrawRequest) -> dict[str, Any]:
-    """Return the request as it is stored and compared: without how the caller waits for it."""
-    asked = request.model_dump(mode="json", exclude=_NOT_PART_OF_A_REQUEST, exclude_none=True)
-    return {key: _without_bytes(value) for key, value in asked.items()}
-
-
-def _without_bytes(value: Any) -> Any:
-    """Name a data: URI by its hash: megabytes of base64 do not belong into a row."""
-    if isinstance(value, str) and value.startswith("data:"):
-        return f"data:sha256:{hashlib.sha256(value.encode()).hexdigest()}"
-    if isinstance(value, list):
-        return [_without_bytes(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _without_bytes(item) for key, item in value.items()}
-    return value

@@ -25,9 +25,10 @@ from flux_mcp.jobs.worker_process import ProcessFleet
 from flux_mcp.models.own_rows import open_registry
 from flux_mcp.models.registry import Registry
 from flux_mcp.operations import Operations
-from flux_mcp.planner import Planner, as_asked
+from flux_mcp.planner import Planner
 from flux_mcp.principals import acting, only
 from flux_mcp.requests.schemas import DrawRequest
+from flux_mcp.requests.wanted import as_asked
 from flux_mcp.runtime import Runtime
 from flux_mcp.views import Views
 

@@ -38,7 +38,7 @@ class Easel:
         from tests.pipelines.conftest import Recorder, no_cache
 
         plan = self.task.changed(switches=switches, **changes).plan
-        resident = self.residency.pipeline(ROW, lambda _: None)
+        resident = self.residency.pipeline(ROW, "resident", lambda _: None)
         self.board.apply(plan, resident, self.said.append)
         texts = PlanTexts(
             plan, resident, no_cache(), lambda: self.residency.text_encoder(resident, print)

@@ -2,6 +2,7 @@
 
 good         draws black pictures
 deaf         reports one step, then neither listens nor draws
+listens      reports one step, then waits for a cancel of that job
 dies         exits in the middle of a job
 garbage      writes bytes that are no frame
 no pictures  says it is done without having drawn
@@ -18,6 +19,7 @@ from typing import Any
 from flux_mcp.frames import encode, read_frame_blocking
 from flux_mcp.requests.messages import (
     Cancelled,
+    CancelMessage,
     Done,
     Environment,
     ErrorInfo,
@@ -46,6 +48,12 @@ def send(message: Any, blobs: Mapping[str, bytes] | None = None) -> None:
     sys.stdout.buffer.flush()
 
 
+def wait_for_cancel(job_id: str) -> None:
+    while (frame := read_frame_blocking(sys.stdin.buffer)) is not None:
+        if parse_command(frame.header) == CancelMessage(job_id=job_id):
+            return
+
+
 def run(message: RunMessage, habit: str) -> None:
     plan = message.plan
     stamp = {"job_id": message.job_id, "attempt": message.attempt, "seq": 0}
@@ -60,6 +68,10 @@ def run(message: RunMessage, habit: str) -> None:
         send(Failed(**{**stamp, "job_id": "job_other"}, error=ErrorInfo(code="x", message="x")))
     if habit == "deaf":
         threading.Event().wait()
+    if habit == "listens":
+        wait_for_cancel(message.job_id)
+        send(Cancelled(**stamp))
+        return
     if habit == "dies":
         os._exit(7)
     if habit == "garbage":

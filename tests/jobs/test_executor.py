@@ -1,8 +1,9 @@
 """The executor against workers that misbehave: real processes that answer in frames, but badly."""
 
+import asyncio
 import io
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from flux_mcp.config import Settings
+from flux_mcp.jobs.fleet import Assignment, Report
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job
 from flux_mcp.jobs.worker_process import ProcessFleet
 from flux_mcp.requests.schemas import GenerateRequest
@@ -67,6 +69,36 @@ async def test_a_worker_that_does_not_stop_is_ended_and_the_job_is_cancelled(
         ended = await reach(service, job, {"cancelled", "failed", "completed"})
         assert (ended.status, ended.attempt) == ("cancelled", 1)
         assert not psutil.pid_exists(pid or 0)
+
+
+class LateFleet(ProcessFleet):
+    """The real fleet, but a job reaches its worker only after a first cancel of it."""
+
+    def __init__(self, settings: Settings, command: list[str]) -> None:
+        super().__init__(settings, command)
+        self._is_cancelled = asyncio.Event()
+
+    async def cancel(self, worker_id: str, job_id: str) -> None:
+        await super().cancel(worker_id, job_id)
+        self._is_cancelled.set()
+
+    async def run(self, worker_id: str, assignment: Assignment) -> AsyncGenerator[Report, None]:
+        await self._is_cancelled.wait()
+        async for report in super().run(worker_id, assignment):
+            yield report
+
+
+async def test_a_cancel_that_overtakes_its_job_stops_it_all_the_same(settings: Settings) -> None:
+    command = [sys.executable, str(BAD_WORKER), "listens"]
+    service = Service(settings, make_fleet=lambda settings: LateFleet(settings, command))
+    await service.open()
+    job = await service.submit(REQUEST)
+    await reach(service, job, {"running"})
+    await service.cancel(job.id)
+    assert (await reach(service, job, {"cancelled", "failed", "completed"})).status == "cancelled"
+    # Stopped, not ended: it answered within the grace time.
+    assert service.workers()[0].is_running
+    await service.close()
 
 
 async def test_a_worker_that_falls_silent_is_ended_and_its_job_runs_again_then_fails(

@@ -60,6 +60,13 @@ while True:
             while read()[0] != CancelMessage(job_id=run.job_id):
                 pass
             done = Cancelled(**stamp, seq=9, loaded=())
+        case "loads":
+            send(Progress(**stamp, seq=1, phase="denoising", step=2, total_steps=total,
+                          loaded=("text2img/other",)))
+            heard = []
+            while (command := read()[0]) != CancelMessage(job_id=run.job_id):
+                heard.append(command)
+            assert heard == [PrefetchMessage(weights=None)], heard
         case "hang":
             threading.Event().wait()
         case "exit":
@@ -124,6 +131,27 @@ def job(prompt, job_id="job", attempt=1, inputs=None):
 async def events_of(fleet, assignment):
     async with asyncio.timeout(60):  # a guard against a test that hangs, not a measurement
         return [report.event async for report in fleet.run(WORKER_ID, assignment)]
+
+
+async def test_what_is_loaded_is_known_while_a_job_runs_and_it_can_be_told_what_comes_next(fleet):
+    assert (await events_of(fleet, job("draw")))[-1].loaded == ("text2img/puppet",)
+    stream = fleet.run(WORKER_ID, job("loads"))
+    assert (await anext(stream)).event.step == 1
+    assert (await anext(stream)).event.step == 2
+    assert fleet.workers()[0].loaded == ("text2img/other",)
+    await fleet.prefetch(WORKER_ID, None)
+    await fleet.cancel(WORKER_ID, "job")
+    assert isinstance((await anext(stream)).event, Done)
+    await stream.aclose()
+
+
+async def test_a_worker_that_is_not_running_is_not_started_to_read_ahead(fleet):
+    await fleet.prefetch(WORKER_ID, None)
+    assert fleet.workers()[0].starts == 0
+    await events_of(fleet, job("draw"))
+    await fleet.kill(WORKER_ID)
+    await fleet.prefetch(WORKER_ID, None)
+    assert fleet.workers()[0].starts == 1
 
 
 async def draws(fleet):

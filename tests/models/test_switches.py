@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_mcp.config import AttentionSetting, CompileSetting
 from flux_mcp.errors import UnsupportedOptionError
 from flux_mcp.models.formats import DeviceKind, format_of, load_formats
 from flux_mcp.models.parts import PLACEMENTS
@@ -22,6 +21,7 @@ from flux_mcp.models.switching import (
     site_of,
     why_not,
 )
+from flux_mcp.setting_types import AttentionSetting, CompileSetting
 
 REGISTRY = load_registry()
 ROWS = load_switches()

@@ -1,5 +1,6 @@
 """Which model draws a request on which card, held how: the table, and what holds on every card."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -261,6 +262,23 @@ def test_nothing_installed_is_no_tier_and_an_unknown_model_an_error():
 
 
 # --- what this version can load, and where no card is known ---------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("vram", "ram", "named"),
+    [(8, 64, "torchao"), (5.2, 64, "bitsandbytes"), (16, 24, "torchao"), (3, 64, None)],
+)
+def test_a_refusal_names_an_extra_that_would_do(vram, ram, named):
+    bare = replace(ALL, engine=engine_with(()))
+    wanted, card = Wanted("text2img", "low", model="flux1-dev"), machine(vram, ram)
+    with pytest.raises(TooLittleMemoryError) as refused:
+        choose_tier(wanted, card, bare)
+    told = re.search(r"With the extra '(\S+)' it would fit", refused.value.hint)
+    assert (told and told[1]) == named
+    if told is not None:
+        assert f"flux-mcp-server[{named}]" in refused.value.hint
+        widened = replace(bare, engine=engine_with((named,)))
+        assert choose_tier(wanted, card, widened) is not None
 
 
 @pytest.mark.parametrize(

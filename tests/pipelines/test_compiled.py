@@ -96,7 +96,7 @@ def compiled(own_residency: Any, task_for: Any, settings: Settings) -> Iterator[
     logging.getLogger("torch.__trace").setLevel(logging.WARNING)
     torch._dynamo.reset()
     yield Bench(
-        own_residency.pipeline(TEXT2IMG, lambda _: None),
+        own_residency.pipeline(TEXT2IMG, "resident", lambda _: None),
         SwitchBoard(Device("cpu"), count),
         Adapters(settings.paths.loras),
         texts_of,

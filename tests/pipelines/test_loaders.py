@@ -8,7 +8,8 @@ import pytest
 from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.weights import Snapshot, require_snapshot
-from flux_mcp.pipelines.loaders import list_parts, load_part
+from flux_mcp.pipelines.loaders import load_part
+from flux_mcp.pipelines.part_files import list_parts
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 

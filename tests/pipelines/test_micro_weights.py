@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.models.registry import KINDS, load_registry
-from flux_mcp.pipelines.loaders import ALLOWED_CLASSES
+from flux_mcp.pipelines.part_files import ALLOWED_CLASSES
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 

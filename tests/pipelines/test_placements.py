@@ -20,9 +20,10 @@ from flux_mcp.models.registry import KINDS
 from flux_mcp.pipelines.device import Device
 from flux_mcp.pipelines.embedding_files import EmbeddingFiles
 from flux_mcp.pipelines.embeddings import MB, EmbeddingCache
+from flux_mcp.pipelines.engine import Engine
+from flux_mcp.pipelines.job_events import JobEvents
 from flux_mcp.pipelines.placing.choosing import room_for
 from flux_mcp.pipelines.wire import Job, Wire
-from flux_mcp.pipelines.worker import Engine, JobEvents
 from flux_mcp.requests.messages import RunMessage
 from flux_mcp.requests.plan import PlanLora, load_of_plan
 from tests.models.lora_files import put_striped

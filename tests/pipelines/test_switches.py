@@ -51,7 +51,8 @@ class Bench:
     said: list[str] = field(default_factory=list)
 
     def load(self, task: Any) -> Any:
-        return self.residency.pipeline(REGISTRY.find(task.plan.kind, "micro"), lambda _: None)
+        row = REGISTRY.find(task.plan.kind, "micro")
+        return self.residency.pipeline(row, "resident", lambda _: None)
 
     def draw(self, task: Any, *, stop_after: int | None = None) -> np.ndarray:
         self.recorder.pictures.clear()

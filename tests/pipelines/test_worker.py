@@ -11,11 +11,17 @@ from flux_mcp.jobs.environments import worker_environment
 from flux_mcp.requests.messages import (
     Cancelled,
     CancelMessage,
+    Done,
     Failed,
+    Picture,
+    PrefetchMessage,
+    Progress,
     Ready,
     RunMessage,
     parse_event,
+    weights_of,
 )
+from tests.pipelines.rows import add_own_model, darker
 
 WORKER = [sys.executable, "-P", "-m", "flux_mcp.pipelines.worker"]
 
@@ -42,6 +48,18 @@ def receive(process):
     return parse_event(read_frame_blocking(process.stdout).header)
 
 
+def drawn(process, job_id, plan):
+    """Draw a job to its end: its events, and the bytes of its pictures."""
+    send(process, RunMessage(job_id=job_id, attempt=1, plan=plan))
+    events, pixels = [], []
+    while not events or events[-1].type not in ("done", "failed", "cancelled"):
+        frame = read_frame_blocking(process.stdout)
+        events.append(parse_event(frame.header))
+        if isinstance(events[-1], Picture):
+            pixels.append(frame.blobs["pixels"])
+    return events, pixels
+
+
 def test_it_ends_in_the_middle_of_a_step_when_stdin_closes(worker, task_for, registry):
     task = task_for(
         registry.find("text2img", "micro"), width=256, height=256, steps=64, seeds=tuple(range(8))
@@ -64,6 +82,48 @@ def test_it_ends_in_the_middle_of_a_step_when_stdin_closes(worker, task_for, reg
         last = parse_event(frame.header)
     assert getattr(last, "step", 0) < task.plan.total_steps
     worker.stdin = None  # closed above; Popen would close it again
+
+
+@pytest.fixture
+def own_settings(settings, tmp_path):
+    """A data folder with a model of its own, and no threshold for reading ahead."""
+    changed = settings.model_copy(update={"data_dir": tmp_path, "prefetch_min_mb": 0})
+    add_own_model(changed, "mine", darker)
+    return changed
+
+
+def test_weights_that_were_read_ahead_draw_the_same_picture(own_settings, task_for, registry):
+    plan = task_for(registry.find("text2img", "micro"), steps=2).plan
+    other = plan.model_copy(update={"model": "mine"})
+    finals, pictures = [], []
+    for is_told in (False, True):
+        with subprocess.Popen(
+            WORKER,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=worker_environment(own_settings),
+        ) as process:
+            assert isinstance(receive(process), Ready)
+            send(process, RunMessage(job_id="first", attempt=1, plan=plan))
+            while (event := receive(process)).type != "done":
+                if is_told and event.type == "progress" and event.phase == "denoising":
+                    # The same word again changes nothing.
+                    send(process, PrefetchMessage(weights=weights_of(other)))
+            events, pixels = drawn(process, "second", other)
+            again, _ = drawn(process, "third", other)
+            process.kill()
+        finals.append(events[-1])
+        pictures.append(pixels)
+        assert all(isinstance(last, Done) for last in (events[-1], again[-1]))
+        assert again[-1].prefetched_bytes == 0
+        changes = [e.loaded for e in events if isinstance(e, Progress) and e.loaded is not None]
+        assert changes == [("text2img/micro", "text2img/mine")]
+        assert not [e for e in again if isinstance(e, Progress) and e.loaded is not None]
+    assert pictures[0] == pictures[1]
+    assert finals[0].prefetched_bytes == 0
+    assert finals[1].prefetched_bytes > 4_000_000
+    assert finals[0].weights_sha256 == finals[1].weights_sha256
 
 
 def test_a_command_that_is_no_frame_ends_it(settings):

@@ -47,6 +47,7 @@ SECTIONS = (
         ),
     ),
     Section("Speed", ("attention", "compile", "channels_last")),
+    Section("Weights of the next job", ("prefetch", "prefetch_min_mb")),
     Section("Encoded prompts", ("embedding_cache_mb", "embedding_cache_disk_mb")),
     Section("Queue", ("queue_limit", "max_passes", "cancel_grace_s", "on_disconnect")),
     Section("Previews", ("preview_every_steps", "preview_interval_s")),

@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flux_mcp.config import Licence
 from flux_mcp.models.parts import Placement, Precision
 from flux_mcp.models.registry import Kind, Quality
 from flux_mcp.models.weights import State
 from flux_mcp.requests.messages import Environment
+from flux_mcp.setting_types import Licence
 
 TorchBuild = Literal["cuda", "rocm", "cpu", "unknown"]
 DeviceKind = Literal["cpu", "cuda", "mps"]

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from flux_mcp.jobs.costs import LoadLevel, load_level
 from flux_mcp.jobs.fleet import Assignment, Fleet, Report, WorkerLost
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.journal import Journal
+from flux_mcp.jobs.look_ahead import LookAhead
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.saving import Drawn, ResultSink, Saver, error_info
 from flux_mcp.requests.messages import (
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 5.0
 """How long a cancel of another process may stay unseen if a change were ever missed."""
+CANCEL_AGAIN_S = 0.5
+"""A cancel that overtakes its job on the way to the worker stops nothing: it is said again."""
 MIN_REPORT_INTERVAL_S = 0.25
 """Progress is stored at most four times a second: as often as any client is told of it."""
 
@@ -58,6 +61,7 @@ class AttemptRunner:
     sink: ResultSink
     saver: Saver
     journal: Journal
+    look_ahead: LookAhead
 
     async def run(self, fleet: Fleet, worker: str, job: Job) -> None:
         """Run a claimed job on a worker; return when the worker is free again."""
@@ -98,7 +102,10 @@ class AttemptRunner:
         # Closed before the next job is claimed: the slot is the stream's until then.
         info = fleet.workers()[0]
         load = load_level(pipeline_key(job.plan), info.loaded, info.used)
-        async with aclosing(fleet.run(worker, assignment)) as stream:
+        async with (
+            aclosing(fleet.run(worker, assignment)) as stream,
+            self.look_ahead.beside(fleet, worker, job) as is_drawing,
+        ):
             pictures: list[tuple[Picture, bytes]] = []
             reporter = _Reporter(self.database, self.queue, self.changes)
             while True:
@@ -106,6 +113,8 @@ class AttemptRunner:
                 self.saver.start_waiting()
                 match report.event:
                     case Progress() as progress:
+                        if progress.phase == "denoising":
+                            is_drawing.set()
                         self.journal.progress(progress)
                         await reporter.report(progress)
                     case Preview():
@@ -173,8 +182,11 @@ class AttemptRunner:
             if await self.database.call(self.queue.is_cancel_requested, job.id):
                 break
             await self.changes.wait(ticket, LOOK_AGAIN_S)
-        await fleet.cancel(worker, job.id)
-        await asyncio.sleep(self.settings.cancel_grace_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.cancel_grace_s):
+                while True:
+                    await fleet.cancel(worker, job.id)
+                    await asyncio.sleep(CANCEL_AGAIN_S)
         logger.warning("job did not stop when cancelled; its worker is ended")
         await fleet.kill(worker)
 

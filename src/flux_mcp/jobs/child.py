@@ -25,8 +25,11 @@ from flux_mcp.requests.messages import (
     Environment,
     Event,
     Memory,
+    PrefetchMessage,
+    Progress,
     Ready,
     RunMessage,
+    Weights,
     parse_event,
     pipeline_key,
 )
@@ -151,10 +154,17 @@ class Child:
 
     def cancel(self, job_id: str) -> None:
         """Write a cancel; a pipe that nobody reads is noticed by the reader."""
+        self._write(CancelMessage(job_id=job_id))
+
+    def prefetch(self, weights: Weights | None) -> None:
+        """Write which weights to read ahead; nothing answers it."""
+        self._write(PrefetchMessage(weights=weights))
+
+    def _write(self, message: CancelMessage | PrefetchMessage) -> None:
         stdin = _pipe(self._process.stdin)
         if self.is_lost or stdin.is_closing():
             return
-        for piece in encode(CancelMessage(job_id=job_id).model_dump(mode="json")):
+        for piece in encode(message.model_dump(mode="json")):
             stdin.write(piece)
 
     async def release(self) -> None:
@@ -203,6 +213,8 @@ class Child:
             return
         if (event.job_id, event.attempt) != self._current:
             return
+        if isinstance(event, Progress) and event.loaded is not None:
+            self.loaded = event.loaded
         if isinstance(event, FINAL_EVENTS):
             self.loaded, self.memory = event.loaded, event.memory
             self._mark_used()

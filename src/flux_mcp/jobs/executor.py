@@ -26,6 +26,7 @@ from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo, WorkerLost
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.journal import Journal
+from flux_mcp.jobs.look_ahead import Choose, LookAhead
 from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.saving import ResultSink, Saver
@@ -87,6 +88,7 @@ class GpuExecutor:
         self._has_failed = False
         self._journal = Journal()
         self._saver = Saver(queue, database, changes, sink, self._journal)
+        self._look_ahead = LookAhead(queue, database, changes, self._choose, settings.prefetch)
         self._attempts = AttemptRunner(
             settings=settings,
             queue=queue,
@@ -95,6 +97,7 @@ class GpuExecutor:
             sink=sink,
             saver=self._saver,
             journal=self._journal,
+            look_ahead=self._look_ahead,
         )
 
     def workers(self) -> tuple[WorkerInfo, ...]:
@@ -207,6 +210,7 @@ class GpuExecutor:
                 idle_since = time.monotonic()
                 continue
             self._saver.start_waiting()
+            await self._look_ahead.nothing_waits(fleet, worker)
             idle_left = idle_since + self._settings.idle_unload_s - time.monotonic()
             if idle_left <= 0 and fleet.workers()[0].is_running:
                 logger.info("worker was idle and is let go")
@@ -215,12 +219,12 @@ class GpuExecutor:
             await self._changes.wait(ticket, wait_s)
 
     async def _claim(self, fleet: Fleet) -> Job | None:
+        return await self._database.call(self._queue.claim, self._owner, self._choose(fleet))
+
+    def _choose(self, fleet: Fleet) -> Choose:
+        """Return how to choose the next job for a fleet as it is now."""
         worker = fleet.workers()[0]
         device = worker.environment.device_name if worker.environment else None
         passes = self._settings.max_passes
         read_costs = partial(self._measurements.costs, device)
-        return await self._database.call(
-            self._queue.claim,
-            self._owner,
-            lambda waiting: choose_next(waiting, worker.loaded_by_use, read_costs, passes),
-        )
+        return lambda waiting: choose_next(waiting, worker.loaded_by_use, read_costs, passes)

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from flux_mcp.requests.messages import Environment, JobEvent, Memory
+from flux_mcp.requests.messages import Environment, JobEvent, Memory, Weights
 from flux_mcp.requests.plan import RenderPlan
 
 
@@ -94,6 +94,14 @@ class Fleet(Protocol):
 
     async def cancel(self, worker_id: str, job_id: str) -> None:
         """Ask for the job to stop at the next step; harmless for a job that is not running."""
+        ...
+
+    async def prefetch(self, worker_id: str, weights: Weights | None) -> None:
+        """Have a worker read weights into its memory while it draws; `None` for no more of that.
+
+        Advice: each call replaces the one before, a worker that is not running is not started for
+        it, and a fleet that cannot do it does nothing.
+        """
         ...
 
     async def kill(self, worker_id: str) -> None:

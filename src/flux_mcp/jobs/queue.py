@@ -141,6 +141,11 @@ class JobQueue(JobReader):
             if taken:
                 return self.find(turn.job_id)
 
+    def next_up(self, choose: Callable[[Sequence[Waiting]], Turn | None]) -> Job | None:
+        """Return the job whose turn would be next, and leave it where it is."""
+        turn = choose(self._waiting())
+        return None if turn is None else self.find(turn.job_id)
+
     def _waiting(self) -> list[Waiting]:
         rows = self._database.execute(
             "SELECT id, kind, model, priority, passes FROM jobs "

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from flux_mcp.config import Settings
 from flux_mcp.jobs.child import Child
 from flux_mcp.jobs.fleet import Assignment, Report, WorkerInfo, WorkerLost
-from flux_mcp.requests.messages import FINAL_EVENTS, Environment, RunMessage
+from flux_mcp.requests.messages import FINAL_EVENTS, Environment, RunMessage, Weights
 
 WORKER_ID = "worker-0"
 # -P: the folder the server was started in must not shadow torch or the standard library.
@@ -100,6 +100,13 @@ class ProcessFleet:
         child = self._live_child()
         if child is not None:
             child.cancel(job_id)
+
+    async def prefetch(self, worker_id: str, weights: Weights | None) -> None:
+        """Have the worker read weights into its memory while it draws; `None` for no more."""
+        _check(worker_id)
+        child = self._live_child()
+        if child is not None:
+            child.prefetch(weights)
 
     async def kill(self, worker_id: str) -> None:
         """End the worker at once; a job running on it raises `WorkerLost`."""

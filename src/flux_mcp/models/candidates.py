@@ -6,7 +6,6 @@ The list is the same whatever the card; only what does not fit differs. tiers.py
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from flux_mcp.config import Licence
 from flux_mcp.models.engine import Engine, every_engine
 from flux_mcp.models.figures import Figure, figures_of, learned_offset_gib, learned_seconds
 from flux_mcp.models.memory import Holding, Load, card_gib, ram_gib
@@ -14,6 +13,7 @@ from flux_mcp.models.parts import Precision, load_parts
 from flux_mcp.models.qualities import load_qualities
 from flux_mcp.models.registry import Kind, ModelSpec, Quality, Registry, Structure
 from flux_mcp.models.speed import find_card, job_seconds
+from flux_mcp.setting_types import Licence
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flux_mcp.config import Licence
+from flux_mcp.setting_types import Licence
 
 HelperRole = Literal["depth", "segmentation", "upscaling", "embedding"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from flux_mcp.config import Licence
+from flux_mcp.setting_types import Licence
 
 LICENCES_TOML = Path(__file__).with_name("licences.toml")
 

@@ -21,12 +21,12 @@ from pydantic import (
     model_validator,
 )
 
-from flux_mcp.config import Licence
 from flux_mcp.errors import InternalError, UnknownModelError
 from flux_mcp.models.helpers import HelperRole, HelperSpec
 from flux_mcp.models.layer_names import Family
 from flux_mcp.models.memory import Holding, Load, Pieces, card_gib
 from flux_mcp.models.parts import Precision, load_parts
+from flux_mcp.setting_types import Licence
 
 Kind = Literal["text2img", "kontext", "fill", "control", "redux"]
 Quality = Literal["low", "standard", "high"]

@@ -13,10 +13,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flux_mcp.config import AttentionBackend
 from flux_mcp.models.formats import Compute, DeviceKind
 from flux_mcp.models.layer_names import Family
 from flux_mcp.models.parts import Placement, Precision
+from flux_mcp.setting_types import AttentionBackend
 
 Pixels = Literal["identical", "rounding", "approximate"]
 StepCache = Literal["none", "first_block", "taylorseer", "magcache"]

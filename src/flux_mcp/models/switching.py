@@ -14,7 +14,6 @@ from importlib import metadata
 
 from packaging.version import Version
 
-from flux_mcp.config import AttentionBackend, AttentionSetting, CompileSetting
 from flux_mcp.errors import UnsupportedOptionError
 from flux_mcp.models.formats import DeviceKind, format_of
 from flux_mcp.models.parts import Placement, Precision
@@ -28,6 +27,7 @@ from flux_mcp.models.switches import (
     Switches,
     load_switches,
 )
+from flux_mcp.setting_types import AttentionBackend, AttentionSetting, CompileSetting
 
 WARM_UP_SHARE = 0.2
 """Of the steps, computed whole before a cache may skip: they decide what the picture shows.

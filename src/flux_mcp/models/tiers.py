@@ -21,6 +21,7 @@ from flux_mcp.models.candidates import (
     is_meant_for,
     models_for,
 )
+from flux_mcp.models.formats import install_line, load_formats
 from flux_mcp.models.parts import load_parts
 from flux_mcp.models.qualities import load_qualities
 from flux_mcp.models.registry import QUALITIES, ModelSpec
@@ -134,6 +135,7 @@ def _too_little(
             _smaller(wanted, machine, choices),
             _fewer(wanted, machine, choices),
             _other_quality(wanted, machine, choices),
+            _another_extra(wanted, machine, choices),
         )
         if hint
     ]
@@ -173,6 +175,20 @@ def _other_quality(wanted: Wanted, machine: Machine, choices: Choices) -> str | 
     for quality in reversed(QUALITIES[: QUALITIES.index(wanted.quality)]):
         if _fits(replace(wanted, quality=quality), machine, choices):
             return f"Quality '{quality}' would fit."
+    return None
+
+
+def _another_extra(wanted: Wanted, machine: Machine, choices: Choices) -> str | None:
+    engine, formats = choices.engine, load_formats()
+    for extra in formats.extra:
+        made = {
+            name
+            for name, row in formats.format.items()
+            if row.extra == extra and "cuda" in row.devices and not row.blocked
+        }
+        wider = replace(engine, precisions=engine.precisions | made)
+        if wider != engine and _fits(wanted, machine, replace(choices, engine=wider)):
+            return f"With the extra '{extra}' it would fit: {install_line(extra)}."
     return None
 
 

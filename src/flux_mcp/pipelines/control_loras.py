@@ -23,8 +23,8 @@ from flux_mcp.models.registry import ModelSpec
 from flux_mcp.models.weights import Snapshot
 from flux_mcp.pipelines.formats.checkpoints import PendingTensors, Reading, SafetensorsCheckpoint
 from flux_mcp.pipelines.formats.progress import ReadProgress
-from flux_mcp.pipelines.loaders import PartFiles
 from flux_mcp.pipelines.lora_layers import CONTROL_ADAPTER, attach, matrices_of, rows_of
+from flux_mcp.pipelines.part_files import PartFiles
 
 
 @dataclass(frozen=True)

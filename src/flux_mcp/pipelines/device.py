@@ -8,8 +8,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flux_mcp.config import Settings, platform_name
+from flux_mcp.config import Settings
 from flux_mcp.errors import EngineUnavailableError
+from flux_mcp.installation import platform_name
 from flux_mcp.requests.messages import Environment, Memory
 
 GIB = 2**30

@@ -15,7 +15,7 @@ from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.pipelines.flux2 import adapter_for
 from flux_mcp.pipelines.kinds import Embeddings, Pixels, open_pictures
 from flux_mcp.pipelines.placing.tiles import tiled
-from flux_mcp.pipelines.residency import Resident
+from flux_mcp.pipelines.resident import Resident
 from flux_mcp.pipelines.steps import Reports, StepWatch
 from flux_mcp.pipelines.switches import denoising
 from flux_mcp.pipelines.texts import PlanTexts

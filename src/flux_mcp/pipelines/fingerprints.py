@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from flux_mcp.pipelines.formats.fetched import FileIdentity
 from flux_mcp.pipelines.formats.progress import ReadProgress
 
 Report = Callable[[str], None]
@@ -25,10 +26,14 @@ _PROVENANCE_KEYS = frozenset(
 
 
 class Fingerprints:
-    """Fingerprints of folders; a file is read once for as long as its size and time stay."""
+    """Fingerprints of folders; a file is read once for as long as its size and time stay.
+
+    For several threads: they share nothing but a dict whose entries are set once and never change.
+    At worst two of them hash the same file.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Path, int, int], str] = {}
+        self._known: dict[FileIdentity, str] = {}
 
     def folder(self, folder: Path, report: Report = lambda _message: None) -> str:
         """Return the SHA-256 over every file of a part that may be loaded, names included.
@@ -62,12 +67,26 @@ class Fingerprints:
             named["over it"] = lora
         return self._all(folder.name, named, report)
 
+    def knows(self, path: Path) -> bool:
+        """Whether a file need not be read to be known.
+
+        Raises:
+            OSError: it is not there.
+        """
+        return self._known_sha256(path) is not None
+
+    def learn(self, file: FileIdentity, sha256: str) -> None:
+        """Take the SHA-256 of a file of weights from whoever has read all of it."""
+        self._known[file] = sha256
+
     def _all(self, name: str, paths: Mapping[str, Path], report: Report) -> str:
         unknown = [path for path in paths.values() if self._known_sha256(path) is None]
         progress = ReadProgress(f"checking {name}", report)
         progress.expect(sum(path.stat().st_size for path in unknown))
         for path in unknown:
-            self._known[_identity(path)] = _hash(path, progress)
+            # Named before it is read: if it changes meanwhile, the new one is still unknown.
+            file = FileIdentity.of(path)
+            self._known[file] = _hash(path, progress)
         whole = hashlib.sha256()
         for told, path in paths.items():
             whole.update(f"{told}\0{self._known_sha256(path)}\n".encode())
@@ -79,7 +98,7 @@ class Fingerprints:
         blob = path.resolve()
         if _SHA256.fullmatch(blob.name):
             return blob.name
-        return self._known.get(_identity(path))
+        return self._known.get(FileIdentity.of(path))
 
 
 def _in_folder(folder: Path) -> dict[str, Path]:
@@ -89,12 +108,6 @@ def _in_folder(folder: Path) -> dict[str, Path]:
         for path in sorted(folder.rglob("*"))
         if path.suffix not in _NEVER_LOADED and path.is_file()
     }
-
-
-def _identity(path: Path) -> tuple[Path, int, int]:
-    blob = path.resolve()
-    status = blob.stat()
-    return blob, status.st_size, status.st_mtime_ns
 
 
 def _hash(path: Path, progress: ReadProgress) -> str:

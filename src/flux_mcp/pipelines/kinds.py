@@ -25,7 +25,7 @@ from flux_mcp.models.formats import format_of
 from flux_mcp.models.registry import Kind
 from flux_mcp.pipelines import conditioning
 from flux_mcp.pipelines.formats.quantisers import compute_dtype
-from flux_mcp.pipelines.residency import Resident
+from flux_mcp.pipelines.resident import Resident
 from flux_mcp.pipelines.texts import PlanTexts, steered_from
 from flux_mcp.requests.plan import InputRole, RenderPlan
 

@@ -39,7 +39,7 @@ from flux_mcp.pipelines.lora_layers import (
 )
 from flux_mcp.pipelines.lora_slots import Contents, Slots
 from flux_mcp.pipelines.pipeline_files import Report
-from flux_mcp.pipelines.residency import Resident
+from flux_mcp.pipelines.resident import Resident
 from flux_mcp.requests.plan import PlanLora
 
 KEPT_ADAPTERS = 4

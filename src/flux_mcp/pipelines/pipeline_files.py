@@ -4,7 +4,7 @@ Keeps nothing: residency.py decides what is loaded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flux_mcp.config import Settings
@@ -13,14 +13,8 @@ from flux_mcp.models.weights import Snapshot, require_snapshot
 from flux_mcp.pipelines.control_loras import ControlLora, open_control_lora
 from flux_mcp.pipelines.fingerprints import Fingerprints
 from flux_mcp.pipelines.formats.needs import require_classes
-from flux_mcp.pipelines.loaders import (
-    PartFiles,
-    list_parts,
-    load_part,
-    make_pipeline,
-    part_precision,
-    pipeline_options,
-)
+from flux_mcp.pipelines.loaders import load_part, make_pipeline
+from flux_mcp.pipelines.part_files import PartFiles, list_parts, part_precision, pipeline_options
 
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 """What turns a prompt into embeddings; FLUX.2 has the first two."""
@@ -42,9 +36,15 @@ class PipelineFiles:
     own: tuple[PartFiles, ...]
     drawn_by: tuple[PartFiles, ...]
     """Parts of the pipeline that denoises; the same as `own` without a base."""
-    keys: Mapping[PartFiles, str]
     lora: ControlLora | None = None
     """What is laid over the base's transformer, where the row is a LoRA."""
+    keys: Mapping[PartFiles, str] = field(default_factory=dict)
+    """Of each that can be shared; empty until its files were read."""
+
+    @property
+    def parts(self) -> tuple[PartFiles, ...]:
+        """All of them."""
+        return self.own if self.drawing is self.spec else (*self.own, *self.drawn_by)
 
     @property
     def pipeline(self) -> str:
@@ -82,6 +82,18 @@ def find_files(
         WeightsInvalidError: they are not what the row promises.
         ExtraMissingError: a package that one needs is missing.
     """
+    files = list_files(spec, registry, settings)
+    require_classes(part.class_name for part in (*files.own, *files.drawn_by))
+    return replace(files, keys=name_by_content(files.parts, spec, fingerprints, report))
+
+
+def list_files(spec: ModelSpec, registry: Registry, settings: Settings) -> PipelineFiles:
+    """Find a row's files; their weights are not read.
+
+    Raises:
+        WeightsMissingError: they are not on this disk.
+        WeightsInvalidError: they are not what the row promises.
+    """
     snapshot = require_snapshot(spec, registry, settings)
     own = () if spec.lora else list_parts(spec, snapshot)
     laid_over = snapshot if spec.lora else None
@@ -94,10 +106,7 @@ def find_files(
         drawn_by = list_parts(drawing, snapshot)
     transformer = next(part for part in drawn_by if part.name == "transformer")
     lora = None if laid_over is None else open_control_lora(spec, laid_over, transformer)
-    require_classes(part.class_name for part in (*own, *drawn_by))
-    parts = own if drawing is spec else (*own, *drawn_by)
-    keys = name_by_content(parts, spec, fingerprints, report)
-    return PipelineFiles(spec, drawing, snapshot, own, drawn_by, keys, lora)
+    return PipelineFiles(spec, drawing, snapshot, own, drawn_by, lora)
 
 
 def name_by_content(
@@ -109,8 +118,13 @@ def name_by_content(
     for part in parts:
         if part.name != "scheduler":
             content = fingerprints.part(part.folder, part.file, report)
-            keys[part] = f"{part.class_name}:{part_precision(part, spec)}:{content}"
+            keys[part] = part_key(part, spec, content)
     return keys
+
+
+def part_key(part: PartFiles, spec: ModelSpec, content: str) -> str:
+    """Name a part by its class, its precision and the fingerprint of its files."""
+    return f"{part.class_name}:{part_precision(part, spec)}:{content}"
 
 
 def assemble(

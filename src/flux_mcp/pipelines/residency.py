@@ -8,8 +8,8 @@ Where no card's memory is known (CPU, MPS) the demonstration family stays loaded
 models only one transformer does.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -23,8 +23,10 @@ from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.pipelines.device import GIB, Device, free_caches
 from flux_mcp.pipelines.eviction import forget_without_card
 from flux_mcp.pipelines.fingerprints import Fingerprints
+from flux_mcp.pipelines.formats.fetched import FetchedTensors
 from flux_mcp.pipelines.formats.needs import require_formats
-from flux_mcp.pipelines.loaders import PartFiles, make_pipeline, part_precision
+from flux_mcp.pipelines.loaders import make_pipeline
+from flux_mcp.pipelines.part_files import PartFiles, part_precision
 from flux_mcp.pipelines.pipeline_files import (
     Report,
     assemble,
@@ -36,27 +38,7 @@ from flux_mcp.pipelines.placing.choosing import Room, leaner, room_for
 from flux_mcp.pipelines.placing.loading import load_to
 from flux_mcp.pipelines.placing.store import PartStore
 from flux_mcp.pipelines.previews import LatentColours, calibrate
-
-
-@dataclass(frozen=True)
-class Resident:
-    """A pipeline that is ready to draw."""
-
-    spec: ModelSpec
-    pipe: Any
-    """The diffusers pipeline that denoises; it has its own scheduler, and no text encoders."""
-    prior: Any | None
-    """For redux: the FluxPriorReduxPipeline that turns pictures into tokens."""
-    weights_sha256: str
-    """Fingerprint of the transformer's files."""
-    text_parts: Mapping[PartFiles, str]
-    """What encodes prompts and the key of each, in the order of `TEXT_PARTS`; not always loaded."""
-    part_keys: frozenset[str]
-    transformer_key: str
-    vae_key: str
-    placement: Placement
-    rest: Callable[[], None]
-    """Takes off the card what is there only to work; to be called when a job ends."""
+from flux_mcp.pipelines.resident import Resident
 
 
 class Residency:
@@ -67,15 +49,24 @@ class Residency:
         settings: Where weights lie, and how much main memory they may take.
         device: Where to draw.
         card: Its own memory; left out, what the device has.
+        fingerprints: Of files; shared with who reads them ahead.
+        fetched: What was read ahead.
     """
 
     def __init__(
-        self, registry: Registry, settings: Settings, device: Device, card: Card | None = None
+        self,
+        registry: Registry,
+        settings: Settings,
+        device: Device,
+        card: Card | None = None,
+        fingerprints: Fingerprints | None = None,
+        fetched: FetchedTensors | None = None,
     ) -> None:
         self._registry = registry
         self._settings = settings
         self._device = device
-        self._fingerprints = Fingerprints()
+        self._fingerprints = fingerprints or Fingerprints()
+        self._fetched = fetched
         total_gib = psutil.virtual_memory().total / GIB
         budget_gib = host_budget_gib(settings.host_memory_gib, total_gib)
         self.store = PartStore(card or card_of(device), int(budget_gib * GIB), self._forget)
@@ -170,6 +161,10 @@ class Residency:
             self._colours[resident.vae_key] = calibrate(resident.pipe)
         return self._colours[resident.vae_key]
 
+    def holds(self, key: str) -> bool:
+        """Whether a part is loaded, by its `part_key`; other threads may ask too."""
+        return key in self.store
+
     def clear(self) -> None:
         """Forget everything that is loaded and hand its memory back."""
         self._drop(list(self._pipelines))
@@ -221,6 +216,7 @@ class Residency:
                 part_precision(part, spec),
                 report,
                 stays=placement == "resident",
+                fetched=self._fetched,
             )
             self.store.add(key, model, on_card=is_on_device)
         return self.store[key]

@@ -15,7 +15,7 @@ from flux_mcp.models.switches import Switches, load_switches
 from flux_mcp.models.switching import site_of, why_not
 from flux_mcp.pipelines.device import Device
 from flux_mcp.pipelines.pipeline_files import Report
-from flux_mcp.pipelines.residency import Resident
+from flux_mcp.pipelines.resident import Resident
 from flux_mcp.requests.plan import RenderPlan
 from flux_mcp.requests.switches import drawing_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from flux_mcp.pipelines.embedding_files import TextEmbeddings
 from flux_mcp.pipelines.embeddings import EmbeddingCache
-from flux_mcp.pipelines.residency import Resident
+from flux_mcp.pipelines.resident import Resident
 from flux_mcp.requests.plan import RenderPlan
 
 

@@ -9,14 +9,14 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, NoReturn
 
 from pydantic import BaseModel
 
 from flux_mcp.frames import encode, read_frame_blocking
-from flux_mcp.requests.messages import RunMessage, parse_command
+from flux_mcp.requests.messages import CancelMessage, RunMessage, Weights, parse_command
 
 BROKEN_STREAM_EXIT = 3
 """Exit code after a command that is not one of ours."""
@@ -61,10 +61,16 @@ class Job:
 
 
 class Inbox:
-    """Commands from stdin: jobs in their order, and the flags that cancel them."""
+    """Commands from stdin: jobs in their order, and the flags that cancel them.
 
-    def __init__(self, stream: BinaryIO) -> None:
+    Args:
+        stream: Where frames come from.
+        prefetch: Told at once which weights to read ahead; returns at once.
+    """
+
+    def __init__(self, stream: BinaryIO, prefetch: Callable[[Weights | None], None]) -> None:
         self._stream = stream
+        self._prefetch = prefetch
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._unfinished: dict[str, Job] = {}
         self._lock = threading.Lock()
@@ -92,11 +98,13 @@ class Inbox:
                     with self._lock:
                         self._unfinished[command.job_id] = job
                     self._jobs.put(job)
-                else:
+                elif isinstance(command, CancelMessage):
                     with self._lock:
                         job_to_stop = self._unfinished.get(command.job_id)
                     if job_to_stop is not None:
                         job_to_stop.cancelled.set()
+                else:
+                    self._prefetch(command.weights)
         except BaseException:  # noqa: BLE001 - whatever it was, nobody can command us any more
             traceback.print_exc()
             os._exit(BROKEN_STREAM_EXIT)

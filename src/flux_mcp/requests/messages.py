@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from flux_mcp.models.parts import Precision
+from flux_mcp.models.registry import Kind
 from flux_mcp.requests.plan import RenderPlan
 
 Phase = Literal["loading", "encoding", "denoising", "decoding", "saving"]
@@ -54,7 +56,28 @@ class CancelMessage(_Message):
     job_id: str
 
 
-Command = Annotated[RunMessage | CancelMessage, Field(discriminator="type")]
+class Weights(_Message):
+    """Which files a plan draws with, and what they are made into."""
+
+    kind: Kind
+    model: str
+    revision: str | None
+    precision: Precision
+    text_precision: Precision | None
+
+
+class PrefetchMessage(_Message):
+    """Read these weights into memory while a job is drawn; forget those that were named before.
+
+    Nothing answers it: what cannot be read ahead is read when its job comes.
+    """
+
+    type: Literal["prefetch"] = "prefetch"
+    weights: Weights | None
+    """`None`: read nothing ahead, and forget what was."""
+
+
+Command = Annotated[RunMessage | CancelMessage | PrefetchMessage, Field(discriminator="type")]
 
 
 @cache
@@ -138,6 +161,8 @@ class Progress(_JobEvent):
     total_steps: int
     eta_s: float | None = None
     message: str = ""
+    loaded: tuple[str, ...] | None = None
+    """`kind/model` of every pipeline now resident, where that has just changed."""
 
 
 class Preview(_JobEvent):
@@ -175,6 +200,8 @@ class Done(_FinalEvent):
     """Seconds spent in the pipeline."""
     weights_sha256: str
     """Fingerprint of the transformer files that drew."""
+    prefetched_bytes: int = 0
+    """Of the weights that were loaded, read before the job came."""
 
 
 class Failed(_FinalEvent):
@@ -214,3 +241,8 @@ def parse_event(header: dict[str, Any]) -> Event:
 def pipeline_key(plan: RenderPlan) -> str:
     """Name the pipeline a plan needs, as events list it: `kind/model`."""
     return f"{plan.kind}/{plan.model}"
+
+
+def weights_of(plan: RenderPlan) -> Weights:
+    """Return which weights a plan draws with."""
+    return Weights.model_validate(plan.model_dump(include=set(Weights.model_fields)))

@@ -4,7 +4,8 @@ Owns no state. The choice itself is models/switching.py's; `drawing_of` asks it
 the same of a stored plan, in the worker.
 """
 
-from flux_mcp.config import Settings, platform_name
+from flux_mcp.config import Settings
+from flux_mcp.installation import platform_name
 from flux_mcp.models.candidates import Machine
 from flux_mcp.models.registry import ModelSpec
 from flux_mcp.models.switching import Drawing, Wishes, choose_switches, site_of

@@ -298,7 +298,7 @@ def test_loading_that_is_stopped_leaves_the_base_as_it_was(bench, micro, edges, 
             raise JobCancelledError("stop")
 
     with pytest.raises(JobCancelledError):
-        bench.residency.pipeline(edges, stop)
+        bench.residency.pipeline(edges, "resident", stop)
     assert bench.residency.loaded == ("text2img/micro",)
     assert np.array_equal(drawn(bench, micro), before)
     assert drawn(bench, edges).std() > 0
@@ -377,7 +377,7 @@ def test_a_file_that_does_not_fit_is_refused(bench, micro, config, row_for, tmp_
     # Its numbers are looked at once it is read; all else is known before anything is.
     assert any(line.startswith("loading") for line in bench.said) == (name == "nan")
     assert bench.residency.loaded == ()
-    assert bench.residency._parts == {}
+    assert not list(bench.residency.store)
 
 
 @pytest.mark.parametrize("keep_bytes", [4, 400, -8])
@@ -391,7 +391,7 @@ def test_a_file_that_is_cut_off_is_refused(bench, edges, row_for, tmp_path, keep
 
 def test_of_several_files_none_is_guessed_at(settings, edges, micro):
     from flux_mcp.models.weights import require_snapshot
-    from flux_mcp.pipelines.loaders import list_parts
+    from flux_mcp.pipelines.part_files import list_parts
 
     snapshot = require_snapshot(micro, Registry((micro,)), settings)
     (base,) = (part for part in list_parts(micro, snapshot) if part.name == "transformer")

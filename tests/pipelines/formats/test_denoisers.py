@@ -10,7 +10,8 @@ from flux_mcp.models.weights import Snapshot
 from flux_mcp.pipelines.formats import progress
 from flux_mcp.pipelines.formats.leaves import nbytes_of
 from flux_mcp.pipelines.formats.slots import slots_of
-from flux_mcp.pipelines.loaders import PartFiles, list_parts, load_part
+from flux_mcp.pipelines.loaders import load_part
+from flux_mcp.pipelines.part_files import PartFiles, list_parts
 from tests.pipelines.formats.gguf_files import SCALES, write_gguf
 
 pytestmark = pytest.mark.usefixtures("torch_here")

@@ -9,7 +9,8 @@ import pytest
 from flux_mcp.errors import JobCancelledError, WeightsInvalidError
 from flux_mcp.models.weights import LARGE_TEXT_ENCODERS, Snapshot
 from flux_mcp.pipelines.formats.encoders import GGUF_ARCHITECTURES
-from flux_mcp.pipelines.loaders import ALLOWED_CLASSES, PartFiles, load_part
+from flux_mcp.pipelines.loaders import load_part
+from flux_mcp.pipelines.part_files import ALLOWED_CLASSES, PartFiles
 from tests.pipelines.formats.conftest import tensors_of
 from tests.pipelines.formats.gguf_files import write_gguf
 from tests.pipelines.formats.tiny_flux2 import klein_row

@@ -16,7 +16,8 @@ from flux_mcp.errors import (
 from flux_mcp.models.weights import Snapshot
 from flux_mcp.pipelines import previews
 from flux_mcp.pipelines.flux2 import adapter_for
-from flux_mcp.pipelines.loaders import list_parts, load_part
+from flux_mcp.pipelines.loaders import load_part
+from flux_mcp.pipelines.part_files import list_parts
 from flux_mcp.pipelines.texts import encode_text, steered_from
 from tests.pipelines.conftest import picture
 from tests.pipelines.formats.tiny_flux2 import klein_row

@@ -7,7 +7,8 @@ from flux_mcp.models.formats import format_of, load_formats
 from flux_mcp.models.loras import open_loras
 from flux_mcp.models.parts import PLACEMENTS
 from flux_mcp.models.weights import require_snapshot
-from flux_mcp.pipelines.loaders import list_parts, load_part
+from flux_mcp.pipelines.loaders import load_part
+from flux_mcp.pipelines.part_files import list_parts
 from flux_mcp.requests.plan import PlanLora
 from tests.models.lora_files import put_striped
 from tests.pipelines.conftest import picture

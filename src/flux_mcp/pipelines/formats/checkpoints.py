@@ -1,20 +1,20 @@
 """The tensors of safetensors and GGUF files, known by name and shape before they are read.
 
-Owns the open files of one checkpoint. A tensor is read when a library asks for it, copied to the
-device at once, and counted: what is told of the progress has happened. Knows no models.
+Owns the open files of one checkpoint. A tensor is read when a library asks for it, or taken where
+it was fetched before, copied to the device at once, and counted: what is told of the progress has
+happened. Knows no models.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from flux_mcp.pipelines.formats.fetched import FetchedTensors, FileIdentity
 from flux_mcp.pipelines.formats.progress import ReadProgress
-
-Count = Callable[[int], None]
-"""Told the bytes that were read; may raise to stop."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,12 @@ class TensorEntry:
     """GGUF's name for how it is packed, such as `Q4_K`; `None` in safetensors files."""
     read: Callable[[], Any]
     """Returns a copy on the CPU or a view of the file."""
+    path: Path
+    """The file it is in."""
+    offset: int
+    """Of its first byte in that file."""
+    shaped: Callable[[Any], Any]
+    """Makes the tensor out of its bytes, in one dimension, without a copy."""
 
     @property
     def values(self) -> int:
@@ -58,18 +64,29 @@ _UNPACKED = frozenset({None, "F32", "F16"})
 class Handle:
     """Stands for a tensor until it is indexed; transformers 5 reads its own slices like that."""
 
-    def __init__(self, entry: TensorEntry, device: str, count: Count) -> None:
+    def __init__(
+        self,
+        entry: TensorEntry,
+        device: str,
+        progress: ReadProgress,
+        take: Callable[[], Any | None],
+    ) -> None:
         self._entry = entry
         self._device = device
-        self._count = count
+        self._progress = progress
+        self._take = take
 
     def __getitem__(self, _everything: object) -> Any:
-        """Read the tensor and copy it to the device."""
-        tensor = self._entry.read()
-        # Always a copy: a view of a mapped file would be read later and uncounted, and would end
-        # this process if the file were cut short by then.
-        tensor = tensor.to(self._device, copy=True)
-        self._count(self._entry.stored_bytes)
+        """Take the tensor or read it, and copy it to the device."""
+        taken = self._take()
+        if taken is None:
+            # Always a copy: a view of a mapped file would be read later and uncounted, and would
+            # end this process if the file were cut short by then.
+            tensor = self._entry.read().to(self._device, copy=True)
+        else:
+            # Our own already; but pinned memory is for copying from, not to live in.
+            tensor = taken.to(self._device, copy=taken.is_pinned())
+        self._progress.add(self._entry.stored_bytes, from_memory=taken is not None)
         return tensor
 
 
@@ -132,8 +149,7 @@ class SafetensorsCheckpoint:
         with ExitStack() as files:
             for path in paths:
                 file = files.enter_context(safe_open(path, framework="pt", device="cpu"))
-                for name in file.keys():  # noqa: SIM118 - no mapping
-                    self.entries[name] = _safetensors_entry(file, name)
+                self.entries |= _safetensors_entries(path, file)
             self._files = files.pop_all()
 
     def __enter__(self) -> Self:
@@ -143,25 +159,49 @@ class SafetensorsCheckpoint:
         self._files.close()
 
 
-def _safetensors_entry(file: Any, name: str) -> TensorEntry:
+def _safetensors_entries(path: Path, file: Any) -> dict[str, TensorEntry]:
+    """Return a file's tensors; they follow the header one upon the other, in this order.
+
+    Source: github.com/huggingface/safetensors, README, "Format"; the library refuses holes.
+    """
+    with path.open("rb") as stream:
+        offset = 8 + int.from_bytes(stream.read(8), "little")
+    entries = {}
+    for name in file.offset_keys():
+        entries[name] = _safetensors_entry(path, offset, file, name)
+        offset += entries[name].stored_bytes
+    return entries
+
+
+def _safetensors_entry(path: Path, offset: int, file: Any, name: str) -> TensorEntry:
+    import torch
+
     view = file.get_slice(name)
     shape = tuple(view.get_shape())
+    dtype = getattr(torch, _TORCH_NAMES[view.get_dtype()])
     return TensorEntry(
         name=name,
         shape=shape,
-        stored_bytes=prod(shape) * _STORED_BITS[view.get_dtype()] // 8,
+        stored_bytes=prod(shape) * dtype.itemsize,
         block_type=None,
         read=lambda: file.get_tensor(name),
+        path=path,
+        offset=offset,
+        shaped=lambda stored: stored.view(dtype).reshape(shape),
     )
 
 
-_STORED_BITS = {
-    **dict.fromkeys(("F64", "I64", "U64"), 64),
-    **dict.fromkeys(("F32", "I32", "U32"), 32),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
-    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 8),
+_TORCH_NAMES = {
+    "BOOL": "bool",
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
 }
-"""Bits of a safetensors number (the format's own names, safetensors 0.8)."""
+"""The format's own name of a number -> torch's (safetensors 0.8, torch.py)."""
 
 
 class GgufCheckpoint:
@@ -176,7 +216,7 @@ class GgufCheckpoint:
         import gguf
 
         self._reader = gguf.GGUFReader(path)
-        self.entries = {item.name: _gguf_entry(item) for item in self._reader.tensors}
+        self.entries = {item.name: _gguf_entry(path, item) for item in self._reader.tensors}
 
     def __enter__(self) -> Self:
         return self
@@ -186,7 +226,7 @@ class GgufCheckpoint:
         del self._reader
 
 
-def _gguf_entry(item: Any) -> TensorEntry:
+def _gguf_entry(path: Path, item: Any) -> TensorEntry:
     return TensorEntry(
         name=item.name,
         # ggml names the innermost dimension first.
@@ -194,19 +234,33 @@ def _gguf_entry(item: Any) -> TensorEntry:
         stored_bytes=int(item.n_bytes),
         block_type=item.tensor_type.name,
         read=lambda: _packed_tensor(item),
+        path=path,
+        offset=int(item.data_offset),
+        shaped=_packer(item),
     )
 
 
 def _packed_tensor(item: Any) -> Any:
-    """Return a tensor as diffusers 0.42.1 holds it: packed blocks know their own type."""
     import torch
-    from diffusers.quantizers.gguf.utils import GGUFParameter
 
     # A copy: torch warns of arrays that cannot be written to, which a mapped file's cannot.
-    data = torch.from_numpy(item.data.copy())
-    if item.tensor_type.name in _UNPACKED:
-        return data
-    return GGUFParameter(data, quant_type=item.tensor_type)
+    return _as_diffusers_holds(torch.from_numpy(item.data.copy()), item.tensor_type)
+
+
+def _packer(item: Any) -> Callable[[Any], Any]:
+    """Return what makes a tensor of its bytes; it knows the file's tensor, but does not keep it."""
+    import torch
+
+    dtype = torch.from_numpy(item.data[:0].copy()).dtype
+    shape, kind = item.data.shape, item.tensor_type
+    return lambda stored: _as_diffusers_holds(stored.view(dtype).reshape(shape), kind)
+
+
+def _as_diffusers_holds(data: Any, kind: Any) -> Any:
+    """Return a tensor as diffusers 0.42.1 holds it: packed blocks know their own type."""
+    from diffusers.quantizers.gguf.utils import GGUFParameter
+
+    return data if kind.name in _UNPACKED else GGUFParameter(data, quant_type=kind)
 
 
 @dataclass(frozen=True)
@@ -221,9 +275,18 @@ class Reading:
     device: str
     """Where tensors are put; and quantised, where they are."""
     progress: ReadProgress
+    fetched: FetchedTensors = field(default_factory=FetchedTensors)
+    """What was read before; taken from there instead of from the file."""
 
     def handles(self, entries: Mapping[str, TensorEntry]) -> dict[str, Handle]:
         """Return what stands for each tensor until it is read, and expect all of them."""
         self.progress.expect(sum(entry.stored_bytes for entry in entries.values()))
-        add = self.progress.add
-        return {name: Handle(entry, self.device, add) for name, entry in entries.items()}
+        # As the files are now that they are open: what was fetched of an older one is not used.
+        files = {path: FileIdentity.of(path) for path in {e.path for e in entries.values()}}
+        take = self.fetched.take
+        return {
+            name: Handle(
+                entry, self.device, self.progress, partial(take, files[entry.path], entry.name)
+            )
+            for name, entry in entries.items()
+        }

@@ -15,6 +15,8 @@ INTERVAL_S = 0.25
 class ReadProgress:
     """Counts bytes and tells them: 'loading transformer, 412 of 1,234 MB, 33 %'.
 
+    And how many of them were in memory already: '..., 300 MB of it from memory'.
+
     transformers reads on several threads, and keeps what goes wrong there to itself for a while:
     so counting is serial, and whatever `report` raises is raised again at every later call.
 
@@ -35,6 +37,7 @@ class ReadProgress:
         self._report = report
         self._clock = clock
         self._done = 0
+        self._from_memory = 0
         self._next_s = clock() + INTERVAL_S
         self._stopped: BaseException | None = None
         self._lock = threading.Lock()
@@ -48,8 +51,12 @@ class ReadProgress:
         """Set what there is to read."""
         self._total = total_bytes
 
-    def add(self, read_bytes: int) -> None:
+    def add(self, read_bytes: int, *, from_memory: bool = False) -> None:
         """Count what was read; tells it, if the last message is long enough ago or all is read.
+
+        Args:
+            read_bytes: Since the last call.
+            from_memory: Whether it had been read from the disk before.
 
         Raises:
             BaseException: whatever `report` raised, now or before.
@@ -58,6 +65,7 @@ class ReadProgress:
             if self._stopped is not None:
                 raise self._stopped
             self._done += read_bytes
+            self._from_memory += read_bytes if from_memory else 0
             now_s = self._clock()
             if now_s < self._next_s and self._done < self._total:
                 return
@@ -70,8 +78,10 @@ class ReadProgress:
 
     def _message(self) -> str:
         percent = 100 * self._done // self._total if self._total else 100
+        known = f", {_megabytes(self._from_memory)} MB of it from memory"
         return (
             f"{self._doing}, {_megabytes(self._done)} of {_megabytes(self._total)} MB, {percent} %"
+            + (known if self._from_memory else "")
         )
 
 

@@ -1,0 +1,270 @@
+"""While a job is drawn, its worker is told what comes next; nothing else changes by that."""
+
+import asyncio
+import json
+import os
+import signal
+import struct
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flux_mcp.config import Settings
+from flux_mcp.jobs.fleet import Assignment, Report
+from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.worker_process import WORKER_COMMAND, ProcessFleet
+from flux_mcp.requests.messages import Cancelled, Done, Picture, Weights, weights_of
+from flux_mcp.requests.schemas import GenerateRequest
+from flux_mcp.service import Service
+from tests.pipelines.rows import add_own_model, darker
+
+pytestmark = pytest.mark.anyio
+
+BAD_WORKER = (sys.executable, str(Path(__file__).with_name("bad_worker.py")))
+DEADLINE_S = 120
+BIG_BYTES = 3 * 2**30
+"""Takes seconds to read and hash; a sparse file, so it takes no disk."""
+LONG = GenerateRequest(
+    prompt="a star", model="micro", width=256, height=256, steps=50, seed=1, count=2
+)
+SHORT = GenerateRequest(prompt="a star", model="mine", width=64, height=64, steps=2, seed=1)
+
+
+@dataclass
+class Watch:
+    """What passed through a fleet."""
+
+    told: asyncio.Queue[Weights | None] = field(default_factory=asyncio.Queue)
+    reports: list[Report] = field(default_factory=list)
+
+    async def next_told(self) -> Weights | None:
+        async with asyncio.timeout(DEADLINE_S):
+            return await self.told.get()
+
+    def final_of(self, job: Job) -> Any:
+        return self._of(job)[-1].event
+
+    def pixels_of(self, job: Job) -> list[bytes]:
+        return [r.blobs["pixels"] for r in self._of(job) if isinstance(r.event, Picture)]
+
+    def _of(self, job: Job) -> list[Report]:
+        return [report for report in self.reports if report.event.job_id == job.id]
+
+
+class WatchedFleet(ProcessFleet):
+    """The real fleet; what passes through it is written down."""
+
+    def __init__(self, settings: Settings, command: Sequence[str], watch: Watch) -> None:
+        super().__init__(settings, command)
+        self._watch = watch
+
+    async def prefetch(self, worker_id: str, weights: Weights | None) -> None:
+        await super().prefetch(worker_id, weights)
+        self._watch.told.put_nowait(weights)
+
+    async def run(self, worker_id: str, assignment: Assignment) -> AsyncGenerator[Report, None]:
+        async for report in super().run(worker_id, assignment):
+            self._watch.reports.append(report)
+            yield report
+
+
+class BrokenFleet(WatchedFleet):
+    """A fleet whose prefetch has a bug."""
+
+    async def prefetch(self, worker_id: str, weights: Weights | None) -> None:
+        await super().prefetch(worker_id, weights)
+        raise RuntimeError("a bug of the fleet")
+
+
+Open = Callable[..., AbstractAsyncContextManager[tuple[Service, Watch]]]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"prefetch_min_mb": 0})
+
+
+@pytest.fixture
+def own_file(settings: Settings) -> Path:
+    settings.data_dir.mkdir()
+    return add_own_model(settings, "mine", darker)
+
+
+@pytest.fixture
+def open_service(settings: Settings, own_file: Path) -> Open:
+    @asynccontextmanager
+    async def open_service(
+        habit: str = "", fleet: type[WatchedFleet] = WatchedFleet, **changes: Any
+    ) -> AsyncIterator[tuple[Service, Watch]]:
+        command = (*BAD_WORKER, habit) if habit else WORKER_COMMAND
+        watch = Watch()
+        service = Service(
+            settings.model_copy(update=changes),
+            make_fleet=lambda settings: fleet(settings, command, watch),
+        )
+        await service.open()
+        yield service, watch
+        await service.close()
+
+    return open_service
+
+
+async def reach(service: Service, job: Job, condition: Callable[[Job], bool]) -> Job:
+    async for seen in service.watch(job.id, DEADLINE_S):
+        if condition(seen):
+            return seen
+    raise AssertionError(f"the job never got there: {await service.find_job(job.id)}")
+
+
+def ended(job: Job) -> bool:
+    return job.status in ("completed", "failed", "cancelled")
+
+
+def drawing(job: Job) -> bool:
+    return job.step >= 1
+
+
+async def test_the_worker_is_told_what_comes_next_and_when_that_changes(
+    open_service: Open,
+) -> None:
+    async with open_service("deaf", cancel_grace_s=0.1) as (service, watch):
+        current = await service.submit(LONG)
+        assert await watch.next_told() is None
+        following = await service.submit(SHORT)
+        assert await watch.next_told() == weights_of(following.plan)
+        later = await service.submit(SHORT.model_copy(update={"model": "micro"}))
+        await service.cancel(following.id)
+        # What is drawn right now needs no reading.
+        assert weights_of(later.plan) == weights_of(current.plan)
+        assert await watch.next_told() is None
+        again = await service.submit(SHORT)
+        await service.cancel(later.id)
+        assert await watch.next_told() == weights_of(again.plan)
+        assert (await service.find_job(again.id)).status == "queued"
+        await service.cancel(current.id)
+        assert (await reach(service, current, ended)).status == "cancelled"
+        await reach(service, again, drawing)
+        # The first word to the next worker ends what the last one may have left.
+        assert await watch.next_told() is None
+        assert watch.told.empty()
+
+
+async def test_a_worker_with_nothing_to_do_keeps_nothing_that_was_read(
+    open_service: Open,
+) -> None:
+    # It never draws, so that only its idleness can be a reason to tell it something.
+    async with open_service("no engine") as (service, watch):
+        job = await service.submit(SHORT)
+        assert (await reach(service, job, ended)).status == "failed"
+        assert await watch.next_told() is None
+
+
+async def test_nothing_is_told_where_it_is_switched_off(open_service: Open) -> None:
+    async with open_service("deaf", cancel_grace_s=0.1, prefetch=False) as (service, watch):
+        jobs = [await service.submit(request) for request in (LONG, SHORT)]
+        await reach(service, jobs[0], drawing)
+        await service.cancel(jobs[0].id)
+        await reach(service, jobs[1], drawing)
+        assert watch.told.empty()
+
+
+async def test_a_fleet_that_cannot_do_it_still_draws(
+    open_service: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_service("deaf", BrokenFleet, cancel_grace_s=0.1) as (service, watch):
+        jobs = [await service.submit(request) for request in (LONG, SHORT)]
+        await watch.next_told()
+        await service.cancel(jobs[0].id)
+        assert (await reach(service, jobs[0], ended)).status == "cancelled"
+        await reach(service, jobs[1], drawing)
+    assert "cannot be told of the next job: a bug of the fleet" in caplog.text
+
+
+async def test_a_fleet_that_cannot_do_it_may_be_idle(
+    open_service: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_service("no engine", BrokenFleet) as (service, watch):
+        for _ in range(2):
+            job = await service.submit(SHORT)
+            assert (await reach(service, job, ended)).status == "failed"
+            assert await watch.next_told() is None
+    assert "cannot be told of the next job: a bug of the fleet" in caplog.text
+    assert "the executor failed" not in caplog.text
+
+
+async def test_the_next_job_takes_what_was_read_and_draws_the_same(open_service: Open) -> None:
+    taken, pictures = [], []
+    for is_on in (False, True):
+        async with open_service(prefetch=is_on) as (service, watch):
+            jobs = [await service.submit(request) for request in (LONG, SHORT)]
+            assert [(await reach(service, job, ended)).status for job in jobs] == ["completed"] * 2
+            final = watch.final_of(jobs[1])
+            assert isinstance(final, Done)
+            taken.append(final.prefetched_bytes)
+            pictures.append(watch.pixels_of(jobs[1]))
+    assert pictures[0] == pictures[1]
+    assert taken[0] == 0
+    assert taken[1] > 4_000_000
+
+
+@pytest.fixture
+def big_file(settings: Settings, own_file: Path) -> Path:
+    """The weights of `big`: one tensor that no transformer has."""
+    path = add_own_model(settings, "big")
+    place = {"dtype": "U8", "shape": [BIG_BYTES], "data_offsets": [0, BIG_BYTES]}
+    header = json.dumps({"filler": place}).encode()
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(header)) + header)
+        stream.truncate(stream.tell() + BIG_BYTES)
+    return path
+
+
+async def being_read(service: Service, job: Job, path: Path) -> int:
+    """Wait until the worker has a file open while a job is drawn; return its pid."""
+
+    def is_open(_seen: Job) -> bool:
+        pid = service.workers()[0].pid
+        return pid is not None and str(path) in {f.path for f in psutil.Process(pid).open_files()}
+
+    await reach(service, job, is_open)
+    return service.workers()[0].pid or 0
+
+
+async def test_a_worker_that_is_killed_while_it_reads_ahead_costs_an_attempt_only(
+    open_service: Open, big_file: Path
+) -> None:
+    async with open_service() as (service, watch):
+        current = await service.submit(LONG)
+        following = await service.submit(SHORT.model_copy(update={"model": "big"}))
+        os.kill(await being_read(service, current, big_file), signal.SIGKILL)
+        await service.cancel(following.id)
+        done = await reach(service, current, ended)
+        assert (done.status, done.attempt) == ("completed", 2)
+        after = await service.submit(LONG)
+        await reach(service, after, ended)
+        assert watch.pixels_of(current)[-2:] == watch.pixels_of(after)
+
+
+async def test_cancels_come_through_while_weights_are_read(
+    open_service: Open, big_file: Path
+) -> None:
+    async with open_service() as (service, watch):
+        current = await service.submit(LONG)
+        following = await service.submit(SHORT.model_copy(update={"model": "big"}))
+        pid = await being_read(service, current, big_file)
+        await service.cancel(current.id)
+        assert (await reach(service, current, ended)).status == "cancelled"
+        # Now this one waits for its weights.
+        await reach(service, following, lambda job: job.status == "running")
+        await service.cancel(following.id)
+        assert (await reach(service, following, ended)).status == "cancelled"
+        assert isinstance(watch.final_of(following), Cancelled)
+        last = await service.submit(SHORT)
+        assert (await reach(service, last, ended)).status == "completed"
+        assert service.workers()[0].pid == pid

@@ -1,0 +1,106 @@
+"""Compiled transformers that share weights, or whose weights leave the card and come back."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from flux_mcp.models.loras import open_loras
+from flux_mcp.models.switches import Switches
+from flux_mcp.pipelines.switches import SwitchBoard
+from flux_mcp.requests.plan import PlanLora
+from tests.models.lora_files import put_striped
+from tests.pipelines.conftest import Recorder, make_task
+from tests.pipelines.desk import Desk
+
+pytestmark = pytest.mark.usefixtures("torch_here")
+
+SMALL = {"width": 160, "height": 160, "steps": 2}
+COMPILED = Switches(compiled=True)
+
+
+@pytest.fixture
+def graphs():
+    """Everything torch hands its compiler while a test runs."""
+    import torch._dynamo
+
+    logging.getLogger("torch.__trace").setLevel(logging.WARNING)
+    torch._dynamo.reset()
+    yield []
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def desk(settings, registry, graphs):
+    from flux_mcp.pipelines.device import Device
+
+    def count(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    desk = Desk(settings, tuple(registry))
+    board = SwitchBoard(Device("cpu"), count)
+
+    def draw(spec, *loras, switches=COMPILED):
+        from flux_mcp.pipelines.drawing import draw
+        from flux_mcp.pipelines.steps import StepWatch
+        from flux_mcp.pipelines.texts import PlanTexts
+
+        recorder, task = Recorder(), make_task(spec, **SMALL)
+        plan = task.plan.model_copy(update={"loras": loras, "switches": switches})
+        resident = desk.load(spec, "resident")
+        board.apply(plan, resident, desk.said.append)
+        compiled = switches.compiled
+        desk.adapters.prepare(loras, resident, desk.said.append, compiled=compiled)
+        encoder = lambda: desk.residency.text_encoder(resident, desk.said.append)  # noqa: E731
+        texts = PlanTexts(plan, resident, desk.cache, encoder)
+        with (
+            desk.adapters.active(loras, resident, compiled=compiled),
+            board.active(plan, resident),
+        ):
+            watch = StepWatch(plan, recorder, lambda: False)
+            draw(plan, task.blobs, resident, texts, watch, recorder)
+        return recorder.pictures[0]
+
+    desk.draw_with = draw
+    return desk
+
+
+@pytest.fixture
+def striped(settings, registry):
+    settings.paths.loras.mkdir(parents=True, exist_ok=True)
+    put_striped(settings.paths.loras, "striped")
+    sha256 = open_loras(settings, registry).find("striped").sha256
+    return PlanLora(name="striped", sha256=sha256, weight=1.0)
+
+
+def test_a_control_lora_stays_on_under_the_slot_of_another(desk, edges, striped):
+    bare = desk.draw_with(edges, switches=Switches())
+    with_lora = desk.draw_with(edges, striped, switches=Switches())
+    assert np.array_equal(desk.draw_with(edges), bare)
+    # Its weight is multiplied in, and it is filled up with zeros: sums round otherwise.
+    compiled = desk.draw_with(edges, striped)
+    assert np.abs(compiled.astype(int) - with_lora).max() <= 1
+    assert np.abs(compiled.astype(int) - bare).max() > 1
+    assert np.array_equal(desk.draw_with(edges), bare)
+
+
+def test_a_base_and_what_is_laid_over_it_are_compiled_each_for_itself(desk, micro, edges):
+    bare = {spec.id: desk.draw_with(spec, switches=Switches()) for spec in (micro, edges)}
+    for spec in (micro, edges, micro, edges):
+        assert np.array_equal(desk.draw_with(spec), bare[spec.id])
+    told = [line for line in desk.said if line.startswith("compiling")]
+    assert len(told) == 2
+
+
+def test_weights_that_leave_the_card_and_come_back_compile_nothing(desk, micro, graphs):
+    first = desk.draw_with(micro)
+    once = len(graphs)
+    assert once > 0
+    key = desk.load(micro, "resident").transformer_key
+    desk.store.make_room(2**60, ())
+    assert not desk.store.is_on_card(key)
+    before = desk.traffic[0]
+    assert np.array_equal(desk.draw_with(micro), first)
+    assert desk.traffic[0] > before
+    assert len(graphs) == once
