@@ -136,11 +136,13 @@ def _set_layout(vae: Any, *, channels_last: bool) -> None:
 def _compile(transformer: Any, backend: Backend) -> dict[Any, Any]:
     """Compile the repeated blocks of a transformer; torch does so when they are first called.
 
-    With dynamic shapes: one form for all sizes of pictures. Without `fullgraph`: a block that the
-    compiler cannot follow runs slower, instead of failing the job.
+    With dynamic shapes: one form for all sizes of pictures. Without `fullgraph`, and with errors of
+    the compiler in the log only: a block it cannot follow, or a machine it fails on (Python's
+    headers are missing, say), draws more slowly, instead of failing the job.
     """
     import torch._dynamo
 
+    torch._dynamo.config.suppress_errors = True  # noqa: SLF001 - torch's own switch for it
     limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)  # noqa: SLF001
     torch._dynamo.config.recompile_limit = limit  # noqa: SLF001
     transformer.compile_repeated_blocks(backend=backend, dynamic=True)

@@ -31,15 +31,22 @@ def graphs():
 
 
 @pytest.fixture
-def desk(settings, registry, graphs):
-    from flux_mcp.pipelines.device import Device
+def compiler(graphs):
+    """Counts what it is handed, and does nothing with it."""
 
     def count(graph, _inputs):
         graphs.append(graph)
         return graph.forward
 
+    return count
+
+
+@pytest.fixture
+def desk(settings, registry, compiler):
+    from flux_mcp.pipelines.device import Device
+
     desk = Desk(settings, tuple(registry))
-    board = SwitchBoard(Device("cpu"), count)
+    board = SwitchBoard(Device("cpu"), compiler)
 
     def draw(spec, *loras, switches=COMPILED):
         from flux_mcp.pipelines.drawing import draw
@@ -91,6 +98,26 @@ def test_a_base_and_what_is_laid_over_it_are_compiled_each_for_itself(desk, micr
         assert np.array_equal(desk.draw_with(spec), bare[spec.id])
     told = [line for line in desk.said if line.startswith("compiling")]
     assert len(told) == 2
+
+
+class TestCompilerThatFails:
+    """As where it has no headers to compile with."""
+
+    @pytest.fixture
+    def compiler(self, graphs):
+        def fail(graph, _inputs):
+            graphs.append(graph)
+            raise RuntimeError("Python.h: No such file or directory")
+
+        return fail
+
+    def test_it_draws_all_the_same_and_the_log_says_why(self, desk, micro, graphs, caplog):
+        bare = desk.draw_with(micro, switches=Switches())
+        assert not graphs
+        with caplog.at_level(logging.WARNING, "torch._dynamo"):
+            assert np.array_equal(desk.draw_with(micro), bare)
+        assert graphs
+        assert "Python.h" in caplog.text
 
 
 def test_weights_that_leave_the_card_and_come_back_compile_nothing(desk, micro, graphs):
