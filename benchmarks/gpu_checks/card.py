@@ -2,7 +2,7 @@
 
 import subprocess
 
-from flux_mcp.models.cards import nvidia_tool
+from flux_mcp.models.driver import nvidia_tool
 
 _FIELDS = {
     "name": "name",

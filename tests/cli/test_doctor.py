@@ -18,6 +18,7 @@ from flux_mcp.cli.doctor_printing import print_examination
 from flux_mcp.config import Settings
 from flux_mcp.examination.facts import Examination
 from flux_mcp.installation import command_path
+from flux_mcp.jobs.costs import TimedJob
 from flux_mcp.models.candidates import Choices
 from flux_mcp.models.cards import CardReader
 from flux_mcp.models.driver import nvidia_tool
@@ -328,7 +329,8 @@ def test_what_finished_jobs_took_counts(gamer: Machine):
             "flux1-schnell", "text2img", before.precision, before.placement, 1.05, 0.1, None
         )
         rooms = service.runtime.rooms
-        await service._database.call(lambda: rooms.measurements.add(RTX_4090, figure))
+        timed = TimedJob("text2img/flux1-schnell", draw_s=0.4, load=None, load_s=None)
+        await service._database.call(lambda: rooms.measurements.add(RTX_4090, figure, timed))
 
     gamer.cli.prepare(learn)
     after = fits(gamer.found(), "text2img", "low").now

@@ -37,7 +37,7 @@ async def test_a_draft_says_that_it_is_approximate_and_can_be_drawn_again(
     assert any("approximate" in notice for notice in draft.notices)
     assert not any("approximate" in notice for notice in exact.notices)
 
-    record = await shared_service.find_image(draft.images[0].id)
+    record = await shared_service.gallery.find_image(draft.images[0].id)
     planned = RenderPlan.model_validate(record.plan)
     assert planned.switches.step_cache == "taylorseer"
     assert planned.switches.step_cache_options["cache_interval"] == 3
