@@ -118,8 +118,7 @@ class Engine:
             events.progress("loading", 0, loaded=self._residency.loaded)
         load_encoder = partial(self._residency.text_encoder, resident, loading)
         texts = PlanTexts(plan, resident, self._embeddings, load_encoder)
-        self._switches.apply(plan, resident, loading)
-        compiled = plan.switches.compiled
+        compiled = self._switches.apply(plan, resident, loading)
         self._adapters.prepare(plan.loras, resident, loading, compiled=compiled)
         colours = None
         if job.message.preview_every_steps:

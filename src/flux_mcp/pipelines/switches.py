@@ -43,8 +43,12 @@ class SwitchBoard:
         self._compiled: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
         """Transformer -> its blocks -> the compiled form of each."""
 
-    def apply(self, plan: RenderPlan, resident: Resident, report: Report) -> None:
+    def apply(self, plan: RenderPlan, resident: Resident, report: Report) -> bool:
         """Set attention, compilation and the VAE's layout to what a plan says.
+
+        Returns:
+            Whether the transformer draws in its compiled form: as the plan says, unless the card
+            had less room than was planned and its blocks come and go now.
 
         Args:
             plan: What will be drawn.
@@ -59,12 +63,14 @@ class SwitchBoard:
         transformer = resident.pipe.transformer
         set_attention(transformer, load_switches().attention[switches.attention].backend)
         _set_layout(resident.pipe.vae, channels_last=switches.channels_last)
-        if switches.compiled and transformer not in self._compiled:
+        compiled = switches.compiled and resident.placement == "resident"
+        if compiled and transformer not in self._compiled:
             report("compiling transformer, its first step takes up to a minute")
             self._compiled[transformer] = _compile(transformer, self._backend)
-        for block, compiled in self._compiled.get(transformer, {}).items():
+        for block, form in self._compiled.get(transformer, {}).items():
             # What torch.nn.Module calls instead of its own forward, if it is set.
-            block._compiled_call_impl = compiled if switches.compiled else None  # noqa: SLF001
+            block._compiled_call_impl = form if compiled else None  # noqa: SLF001
+        return compiled
 
     @contextmanager
     def active(self, plan: RenderPlan, resident: Resident) -> Iterator[None]:

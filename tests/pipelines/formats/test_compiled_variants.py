@@ -48,16 +48,15 @@ def desk(settings, registry, compiler):
     desk = Desk(settings, tuple(registry))
     board = SwitchBoard(Device("cpu"), compiler)
 
-    def draw(spec, *loras, switches=COMPILED):
+    def draw(spec, *loras, switches=COMPILED, placement="resident"):
         from flux_mcp.pipelines.drawing import draw
         from flux_mcp.pipelines.steps import StepWatch
         from flux_mcp.pipelines.texts import PlanTexts
 
         recorder, task = Recorder(), make_task(spec, **SMALL)
         plan = task.plan.model_copy(update={"loras": loras, "switches": switches})
-        resident = desk.load(spec, "resident")
-        board.apply(plan, resident, desk.said.append)
-        compiled = switches.compiled
+        resident = desk.load(spec, placement)
+        compiled = board.apply(plan, resident, desk.said.append)
         desk.adapters.prepare(loras, resident, desk.said.append, compiled=compiled)
         encoder = lambda: desk.residency.text_encoder(resident, desk.said.append)  # noqa: E731
         texts = PlanTexts(plan, resident, desk.cache, encoder)
@@ -98,6 +97,18 @@ def test_a_base_and_what_is_laid_over_it_are_compiled_each_for_itself(desk, micr
         assert np.array_equal(desk.draw_with(spec), bare[spec.id])
     told = [line for line in desk.said if line.startswith("compiling")]
     assert len(told) == 2
+
+
+def test_blocks_that_stream_are_not_compiled_whatever_the_plan_hoped(desk, micro, graphs):
+    bare = desk.draw_with(micro, switches=Switches())
+    assert np.array_equal(desk.draw_with(micro, placement="block_stream"), bare)
+    assert not graphs
+    assert np.array_equal(desk.draw_with(micro), bare)
+    once = len(graphs)
+    assert once > 0
+    assert np.array_equal(desk.draw_with(micro, placement="group_offload"), bare)
+    assert np.array_equal(desk.draw_with(micro), bare)
+    assert len(graphs) == once
 
 
 class TestCompilerThatFails:
