@@ -20,6 +20,9 @@ from flux_mcp.requests.messages import Weights, weights_of
 
 logger = logging.getLogger(__name__)
 
+PAUSE_S = 0.5
+"""Between two looks at least: choosing takes hundredths of a second of the database's thread in a
+long queue, and a busy one changes many times a second."""
 LOOK_AGAIN_S = 5.0
 """How long a change of the queue may stay unseen if one were ever missed."""
 
@@ -77,6 +80,7 @@ class LookAhead:
                 if is_first or weights != told:
                     await fleet.prefetch(worker, weights)
                 told, is_first = weights, False
+                await asyncio.sleep(PAUSE_S)
                 await self.changes.wait(ticket, LOOK_AGAIN_S)
 
     async def _weights_ahead(self, fleet: Fleet, job: Job) -> Weights | None:
