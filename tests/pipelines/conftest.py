@@ -17,9 +17,13 @@ from flux_mcp.config import Settings
 from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.jobs.fleet import Assignment, Report
 from flux_mcp.jobs.worker_process import WORKER_ID, ProcessFleet
+from flux_mcp.models.loras import open_loras
 from flux_mcp.models.registry import Kind, ModelSpec, Registry, load_registry
 from flux_mcp.requests.messages import FINAL_EVENTS, Picture, Preview, Progress
-from flux_mcp.requests.plan import InputRole, PlanInput, RenderPlan
+from flux_mcp.requests.plan import InputRole, PlanInput, PlanLora, RenderPlan
+from tests.models.lora_files import Tensors, put_striped, write
+
+PutLora = Callable[..., PlanLora]
 
 
 @pytest.fixture(scope="session")
@@ -248,3 +252,20 @@ def texts_of(residency: Any) -> Callable[..., Any]:
         return PlanTexts(plan, resident, no_cache(), load)
 
     return pending
+
+
+@pytest.fixture
+def put(settings: Settings, registry: Registry) -> PutLora:
+    """Put a LoRA into the folder and return it as a plan names it."""
+    folder = settings.paths.loras
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def put_one(name: str, *tensors: Tensors, weight: float = 1.0) -> PlanLora:
+        if tensors:
+            write(folder / f"{name}.safetensors", *tensors)
+        else:
+            put_striped(folder, name)
+        sha256 = open_loras(settings, registry).find(name).sha256
+        return PlanLora(name=name, sha256=sha256, weight=weight)
+
+    return put_one

@@ -14,7 +14,6 @@ import pytest
 
 from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidLoraError
-from flux_mcp.models.loras import open_loras
 from flux_mcp.models.registry import Registry, load_registry
 from flux_mcp.models.switches import Switches
 from flux_mcp.pipelines.drawing import draw
@@ -23,7 +22,7 @@ from flux_mcp.pipelines.loras import Adapters
 from flux_mcp.pipelines.steps import StepWatch
 from flux_mcp.pipelines.switches import SwitchBoard
 from flux_mcp.requests.plan import PlanLora
-from tests.models.lora_files import Tensors, pair, put_striped, write
+from tests.models.lora_files import Tensors, pair, write
 
 TEXT2IMG = load_registry().find("text2img", "micro")
 COMPILED = Switches(compiled=True)
@@ -105,22 +104,6 @@ def compiled(own_residency: Any, task_for: Any, settings: Settings) -> Iterator[
         graphs,
     )
     torch._dynamo.reset()
-
-
-@pytest.fixture
-def put(settings: Settings, registry: Registry) -> Callable[..., PlanLora]:
-    folder = settings.paths.loras
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def put_one(name: str, *tensors: Tensors, weight: float = 1.0) -> PlanLora:
-        if tensors:
-            write(folder / f"{name}.safetensors", *tensors)
-        else:
-            put_striped(folder, name)
-        sha256 = open_loras(settings, registry).find(name).sha256
-        return PlanLora(name=name, sha256=sha256, weight=weight)
-
-    return put_one
 
 
 def block(number: int = 0, layer: str = "attn.to_q", **how: Any) -> Tensors:

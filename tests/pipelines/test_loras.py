@@ -1,6 +1,5 @@
 """LoRAs on real micro pipelines: they do what diffusers makes them do, and leave nothing behind."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,13 @@ from flux_mcp.errors import (
     LoraMismatchError,
     WeightsInvalidError,
 )
-from flux_mcp.models.loras import open_loras
-from flux_mcp.models.registry import Registry, load_registry
+from flux_mcp.models.registry import load_registry
 from flux_mcp.pipelines.drawing import draw
 from flux_mcp.pipelines.loras import KEPT_ADAPTERS, Adapters
 from flux_mcp.pipelines.steps import StepWatch
 from flux_mcp.requests.messages import Cancelled, Done, Failed
 from flux_mcp.requests.plan import PlanLora
-from tests.models.lora_files import Tensors, pair, put_striped, write
+from tests.models.lora_files import Tensors, pair, write
 
 pytestmark = pytest.mark.anyio
 
@@ -32,25 +30,6 @@ MICRO = [row for row in REGISTRY if row.is_demonstration]
 every_kind = pytest.mark.parametrize("spec", MICRO, ids=[row.kind for row in MICRO])
 TEXT2IMG = REGISTRY.find("text2img", "micro")
 FILL = REGISTRY.find("fill", "micro")
-
-Put = Callable[..., PlanLora]
-
-
-@pytest.fixture
-def put(settings: Settings, registry: Registry) -> Put:
-    """Put a LoRA into the folder and return it as a plan names it."""
-    folder = settings.paths.loras
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def put_one(name: str, *tensors: Tensors, weight: float = 1.0) -> PlanLora:
-        if tensors:
-            write(folder / f"{name}.safetensors", *tensors)
-        else:
-            put_striped(folder, name)
-        sha256 = open_loras(settings, registry).find(name).sha256
-        return PlanLora(name=name, sha256=sha256, weight=weight)
-
-    return put_one
 
 
 def block(number: int = 0, **how: Any) -> Tensors:

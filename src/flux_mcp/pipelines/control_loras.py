@@ -23,7 +23,13 @@ from flux_mcp.models.registry import ModelSpec
 from flux_mcp.models.weights import Snapshot
 from flux_mcp.pipelines.formats.checkpoints import PendingTensors, Reading, SafetensorsCheckpoint
 from flux_mcp.pipelines.formats.progress import ReadProgress
-from flux_mcp.pipelines.lora_layers import CONTROL_ADAPTER, attach, matrices_of, rows_of
+from flux_mcp.pipelines.lora_layers import (
+    CONTROL_ADAPTER,
+    are_finite,
+    attach,
+    matrices_of,
+    rows_of,
+)
 from flux_mcp.pipelines.part_files import PartFiles
 
 
@@ -70,9 +76,7 @@ class ControlLora:
         return transformer.eval()
 
     def _require_finite(self, tensors: Mapping[str, Any]) -> None:
-        import torch
-
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        if not are_finite(tensors.values()):
             raise self.file.unusable("It has numbers that are none (NaN or infinite).")
 
 

@@ -5,7 +5,7 @@ Owns nothing: which adapters a transformer carries is for those two to know, and
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flux_mcp.errors import InternalError
@@ -57,6 +57,13 @@ def matrices_of(placed: Sequence[Placed], tensors: Mapping[str, Any], dtype: Any
             matrices[f"{target}.lora_A.weight"] = down.to(dtype).contiguous()
             matrices[f"{target}.lora_B.weight"] = rows.to(dtype).contiguous()
     return matrices
+
+
+def are_finite(tensors: Iterable[Any]) -> bool:
+    """Whether every number of some tensors is one: none is NaN or infinite."""
+    import torch
+
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def rows_of(one: Placed, tensor: Any) -> Iterator[tuple[str, Any]]:

@@ -32,6 +32,7 @@ from flux_mcp.models.lora_header import parse_header
 from flux_mcp.models.loras import SUFFIX, check_file
 from flux_mcp.pipelines.lora_layers import (
     architecture_of,
+    are_finite,
     attach,
     delete_adapter,
     kept_adapters,
@@ -244,11 +245,10 @@ def _matrices(lora: PlanLora, data: bytes, placed: Sequence[Placed], dtype: Any)
     Raises:
         InvalidLoraError: a number is NaN or infinite.
     """
-    import torch
     from safetensors.torch import load
 
     matrices = matrices_of(placed, load(data), dtype)
-    if not all(bool(torch.isfinite(matrix).all()) for matrix in matrices.values()):
+    if not are_finite(matrices.values()):
         raise InvalidLoraError(
             f"The LoRA '{lora.name}' has numbers that are none (NaN or infinite).",
             "It was trained or saved wrongly: get it again.",

@@ -12,10 +12,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-import psutil
-
 from flux_mcp.config import Settings
 from flux_mcp.errors import WeightsInvalidError
+from flux_mcp.models.cards import main_memory_gib
 from flux_mcp.models.main_memory import host_budget_gib
 from flux_mcp.models.memory import Load
 from flux_mcp.models.parts import Placement
@@ -67,8 +66,7 @@ class Residency:
         self._device = device
         self._fingerprints = fingerprints or Fingerprints()
         self._fetched = fetched
-        total_gib = psutil.virtual_memory().total / GIB
-        budget_gib = host_budget_gib(settings.host_memory_gib, total_gib)
+        budget_gib = host_budget_gib(settings.host_memory_gib, main_memory_gib())
         self.store = PartStore(card or card_of(device), int(budget_gib * GIB), self._forget)
         self._pipelines: dict[str, Resident] = {}
         self._encoders: dict[str, Any] = {}

@@ -5,11 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from flux_mcp.models.loras import open_loras
 from flux_mcp.models.switches import Switches
 from flux_mcp.pipelines.switches import SwitchBoard
-from flux_mcp.requests.plan import PlanLora
-from tests.models.lora_files import put_striped
 from tests.pipelines.conftest import Recorder, make_task
 from tests.pipelines.desk import Desk
 
@@ -73,11 +70,8 @@ def desk(settings, registry, compiler):
 
 
 @pytest.fixture
-def striped(settings, registry):
-    settings.paths.loras.mkdir(parents=True, exist_ok=True)
-    put_striped(settings.paths.loras, "striped")
-    sha256 = open_loras(settings, registry).find("striped").sha256
-    return PlanLora(name="striped", sha256=sha256, weight=1.0)
+def striped(put):
+    return put("striped")
 
 
 def test_a_control_lora_stays_on_under_the_slot_of_another(desk, edges, striped):

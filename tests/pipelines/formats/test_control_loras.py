@@ -18,7 +18,6 @@ from flux_mcp.errors import (
     UnsupportedOptionError,
     WeightsInvalidError,
 )
-from flux_mcp.models.loras import open_loras
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.weights import Snapshot
 from flux_mcp.pipelines.control_loras import open_control_lora
@@ -26,7 +25,7 @@ from flux_mcp.pipelines.lora_layers import CONTROL_ADAPTER
 from flux_mcp.pipelines.loras import KEPT_ADAPTERS, Adapters
 from flux_mcp.requests.plan import PlanLora
 from tests.models.control_lora_files import bfl, in_diffusers_names
-from tests.models.lora_files import STRIPED, Tensors, pair, put_striped, write
+from tests.models.lora_files import STRIPED, Tensors, pair, write
 from tests.pipelines.conftest import Recorder, make_task, picture
 from tests.pipelines.formats.conftest import CHANNELS, Bench
 
@@ -180,19 +179,6 @@ def adapters(settings: Settings) -> Adapters:
 
 def block(number: int = 0, **how: Any) -> Tensors:
     return pair(f"transformer.transformer_blocks.{number}.attn.to_out.0", 128, 128, **how)
-
-
-@pytest.fixture
-def put(settings: Settings, adapters: Adapters, registry: Registry) -> Callable[..., PlanLora]:
-    def put_one(name: str, *tensors: Tensors, weight: float = 1.0) -> PlanLora:
-        if tensors:
-            write(settings.paths.loras / f"{name}.safetensors", *tensors)
-        else:
-            put_striped(settings.paths.loras, name)
-        sha256 = open_loras(settings, registry).find(name).sha256
-        return PlanLora(name=name, sha256=sha256, weight=weight)
-
-    return put_one
 
 
 @pytest.fixture

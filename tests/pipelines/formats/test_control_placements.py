@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 
 from flux_mcp.errors import JobCancelledError
-from flux_mcp.models.loras import open_loras
 from flux_mcp.models.parts import PLACEMENTS
-from flux_mcp.requests.plan import PlanLora
-from tests.models.lora_files import put_striped
 from tests.pipelines.conftest import make_task
 from tests.pipelines.desk import Desk
 
@@ -86,12 +83,9 @@ def test_one_that_is_dropped_leaves_its_base_alone(desk, without_card, micro, ed
 
 @every_placement
 def test_a_cancel_and_a_lora_on_top_leave_both_as_they_were(
-    desk, without_card, settings, registry, micro, edges, placement
+    desk, without_card, put, micro, edges, placement
 ):
-    settings.paths.loras.mkdir(parents=True, exist_ok=True)
-    put_striped(settings.paths.loras, "striped")
-    sha256 = open_loras(settings, registry).find("striped").sha256
-    striped = PlanLora(name="striped", sha256=sha256, weight=1.0)
+    striped = put("striped")
     with pytest.raises(JobCancelledError):
         desk.draw(edges, make_task(edges, **SMALL), placement, stop_after=1)
     with_lora = desk.draw(edges, make_task(edges, **SMALL), placement, striped)
