@@ -1,5 +1,6 @@
 """Draws in this process on a card that is the CPU: weights on it are other bytes than in memory."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class Desk:
         rows: What can be drawn with.
         card_bytes: What weights may take of the card.
         cache: Of embeddings; left out, every text is encoded.
+        board: Applies the speed switches of plans; left out, they have none.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Desk:
         rows: tuple[ModelSpec, ...],
         card_bytes: int = AMPLE_BYTES,
         cache: Any = None,
+        board: Any = None,
     ) -> None:
         from flux_mcp.pipelines.device import Device
         from flux_mcp.pipelines.loras import Adapters
@@ -44,6 +47,7 @@ class Desk:
         self.store = self.residency.store
         self.adapters = Adapters(settings.paths.loras)
         self.cache = cache or no_cache()
+        self.board = board
         self.said: list[str] = []
         self.most_card_bytes = 0
 
@@ -62,15 +66,20 @@ class Desk:
         placement: Placement,
         *loras: PlanLora,
         stop_after: int | None = None,
+        planned: Placement | None = None,
     ) -> bytes:
-        """Draw as a worker does; return the pixels of the first picture."""
+        """Draw as a worker does; return the pixels of the first picture.
+
+        `planned` is what the plan says, where the card has less room than was thought.
+        """
         from flux_mcp.pipelines.drawing import draw
         from flux_mcp.pipelines.steps import StepWatch
         from flux_mcp.pipelines.texts import PlanTexts
         from flux_mcp.requests.plan import load_of_plan
 
         recorder = Recorder()
-        plan = task.plan.model_copy(update={"precision": spec.precision, "placement": placement})
+        own = {"precision": spec.precision, "placement": planned or placement, "loras": loras}
+        plan = task.plan.model_copy(update=own)
         resident = self.load(
             spec, placement, load=load_of_plan(plan, spec), tile_px=plan.vae_tile_px
         )
@@ -85,9 +94,13 @@ class Desk:
             self.cache,
             lambda: self.residency.text_encoder(resident, self.said.append),
         )
-        self.adapters.prepare(loras, resident, self.said.append)
+        compiled, switched = False, nullcontext()
+        if self.board is not None:
+            compiled = self.board.apply(plan, resident, self.said.append)
+            switched = self.board.active(plan, resident)
+        self.adapters.prepare(loras, resident, self.said.append, compiled=compiled)
         watch = StepWatch(plan, recorder, is_cancelled)
-        with self.adapters.active(loras, resident):
+        with self.adapters.active(loras, resident, compiled=compiled), switched:
             draw(plan, task.blobs, resident, texts, watch, recorder)
         self.most_card_bytes = max(self.most_card_bytes, self.store.card_bytes)
         assert isinstance(recorder.pictures[0], np.ndarray)

@@ -7,7 +7,7 @@ import pytest
 
 from flux_mcp.models.switches import Switches
 from flux_mcp.pipelines.switches import SwitchBoard
-from tests.pipelines.conftest import Recorder, make_task
+from tests.pipelines.conftest import make_task
 from tests.pipelines.desk import Desk
 
 pytestmark = pytest.mark.usefixtures("torch_here")
@@ -42,28 +42,13 @@ def compiler(graphs):
 def desk(settings, registry, compiler):
     from flux_mcp.pipelines.device import Device
 
-    desk = Desk(settings, tuple(registry))
     board = SwitchBoard(Device("cpu"), compiler)
+    desk = Desk(settings, tuple(registry), board=board)
 
     def draw(spec, *loras, switches=COMPILED, placement="resident"):
-        from flux_mcp.pipelines.drawing import draw
-        from flux_mcp.pipelines.steps import StepWatch
-        from flux_mcp.pipelines.texts import PlanTexts
-
-        recorder, task = Recorder(), make_task(spec, **SMALL)
-        plan = task.plan.model_copy(update={"loras": loras, "switches": switches})
-        resident = desk.load(spec, placement)
-        compiled = board.apply(plan, resident, desk.said.append)
-        desk.adapters.prepare(loras, resident, desk.said.append, compiled=compiled)
-        encoder = lambda: desk.residency.text_encoder(resident, desk.said.append)  # noqa: E731
-        texts = PlanTexts(plan, resident, desk.cache, encoder)
-        with (
-            desk.adapters.active(loras, resident, compiled=compiled),
-            board.active(plan, resident),
-        ):
-            watch = StepWatch(plan, recorder, lambda: False)
-            draw(plan, task.blobs, resident, texts, watch, recorder)
-        return recorder.pictures[0]
+        """Draw as a worker does; return each byte of the picture as a number."""
+        task = make_task(spec, **SMALL, switches=switches)
+        return np.frombuffer(desk.draw(spec, task, placement, *loras, planned="resident"), np.uint8)
 
     desk.draw_with = draw
     return desk
