@@ -2,7 +2,7 @@
 # Each sets up first when that is needed.
 #
 #   make setup TORCH_INDEX=URL   take torch from another index: the one the PyTorch site names for
-#                                your card, or for CPU only; else it comes from your package index
+#                                your GPU, or for CPU only; else it comes from your package index
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -71,7 +71,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
 
-# Both need a CUDA card; docs/gpu.md.
+# Both need a CUDA GPU; docs/gpu.md.
 gpu-test: $(READY)
 	$(BIN)/python -m pytest tests/gpu
 

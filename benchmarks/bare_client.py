@@ -8,7 +8,7 @@ from typing import Any
 
 from common import THREADS, script_command
 
-from flux_mcp.installation import PACKAGE_DIR
+from flux_mcp.settings.installation import PACKAGE_DIR
 
 WEIGHTS = PACKAGE_DIR / "weights" / "micro" / "text2img"
 

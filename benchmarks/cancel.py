@@ -1,13 +1,13 @@
 """How soon does a cancel stop a job? Unit: steps drawn after it was sent; milliseconds.
 
-Method: for each of the five kinds a long job (8 pictures of 256 px, 64 steps each) over MCP; when
+Method: for each of the five kinds a long job (8 images of 256 px, 64 steps each) over MCP; when
 its first step beyond number 8 is reported to the client, flux_cancel_job is called. The server is
 the product with a log of when each event of the worker arrived (watched_server.py); one machine has
 one monotonic clock, so the log says how many steps ended after the cancel was sent. The waiting
 call itself tells the client that the job is cancelled. Kinds take turns.
 
 Steps while the cancel travels are counted too, so a step of 5 ms (micro) is harder than one of
-100 ms (a large card); milliseconds are beside it. The ratio is the time from the cancel until the
+100 ms (a large GPU); milliseconds are beside it. The ratio is the time from the cancel until the
 worker is free / the time of one step of the same job.
 """
 

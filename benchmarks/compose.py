@@ -18,10 +18,10 @@ from common import Result, median_ratio, ms, p50_p99_ms, start
 
 from flux_mcp.compose.assemble import MAX_CHARACTERS, assemble
 from flux_mcp.compose.audit import audit
-from flux_mcp.compose.choosing import Choice, choose, parts_of
+from flux_mcp.compose.choices import Choice, choose, parts_of
 from flux_mcp.compose.composer import draft
 from flux_mcp.compose.library import PackLibrary
-from flux_mcp.installation import default_packs_dir
+from flux_mcp.settings.installation import default_packs_dir
 
 PACK = "product-shot"
 LENGTHS = {"short": MAX_CHARACTERS // 2, "long": MAX_CHARACTERS}

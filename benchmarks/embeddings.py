@@ -6,7 +6,7 @@ turns in one process; the medians of the ratios of neighbours count. Files were 
 so they come from the system's page cache, as they do for a worker that starts again.
 
 With micro on the CPU always. With encoders of FLUX.1's size (random weights, bf16, 512 tokens) on a
-CUDA card if there is one: resident, and offloaded to main memory between jobs. Without a card an
+CUDA GPU if there is one: resident, and offloaded to host memory between jobs. Without a GPU an
 entry of that size is still read, to be set against others' measurements of encoding.
 """
 
@@ -27,14 +27,12 @@ os.environ |= {
 
 from common import THREADS, Result, median_ratio, ms, scratch, start
 
-from flux_mcp.config import Settings
 from flux_mcp.models.registry import load_registry
 from flux_mcp.pipelines.device import Device, arithmetic, choose_device
-from flux_mcp.pipelines.embedding_files import EmbeddingFiles, TextEmbeddings
-from flux_mcp.pipelines.embeddings import EmbeddingCache
-from flux_mcp.pipelines.loaders import make_pipeline
-from flux_mcp.pipelines.residency import Residency
-from flux_mcp.pipelines.texts import encode_text
+from flux_mcp.pipelines.loading.loaders import make_pipeline
+from flux_mcp.pipelines.memory.residency import Residency
+from flux_mcp.pipelines.texts import EmbeddingCache, EmbeddingFiles, TextEmbeddings, encode_text
+from flux_mcp.settings.settings import Settings
 
 ROOM_BYTES = 10**9
 FLUX1_TOKENS, FLUX1_CHANNELS, FLUX1_POOLED = 512, 4096, 768
@@ -79,7 +77,7 @@ def measure(quick: bool) -> Result:
             encoder.enable_model_cpu_offload(device=device.name)
             _report(result, "flux1 offloaded", resident())
         else:
-            result.line("encoders of FLUX.1's size", "not run: torch finds no CUDA card")
+            result.line("encoders of FLUX.1's size", "not run: torch finds no CUDA GPU")
             _flux1_entry(result, folder, prompts)
     return result
 

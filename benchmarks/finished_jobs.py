@@ -5,10 +5,10 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
-from flux_mcp.database import open_database
 from flux_mcp.jobs.job import Job
-from flux_mcp.jobs.reader import JobReader
-from flux_mcp.paths import Paths
+from flux_mcp.jobs.queue import JobReader
+from flux_mcp.settings.paths import Paths
+from flux_mcp.storage.database import open_database
 
 
 def read_jobs(data_dir: Path) -> dict[str, Job]:

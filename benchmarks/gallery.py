@@ -25,10 +25,9 @@ from common import Result, ms, p50_p99_ms, quantile, ratio, scratch, start
 from rows import COMMON_WORD, RARE_WORD, records
 from sqlite_utils import Database
 
-from flux_mcp.database import open_database
-from flux_mcp.gallery.migrations import migrate
 from flux_mcp.gallery.search import SearchFilter
-from flux_mcp.gallery.store import Gallery
+from flux_mcp.gallery.store import Gallery, migrate
+from flux_mcp.storage.database import open_database
 
 PAGE = 20
 WALK = 2000

@@ -1,4 +1,4 @@
-"""What does a CUDA card do with FLUX.1 at full size, against what it could do at best?
+"""What does a CUDA GPU do with FLUX.1 at full size, against what it could do at best?
 
 python benchmarks/gpu.py                       every case (docs/gpu.md)
 python benchmarks/gpu.py --list                the cases, what they need, what they answer
@@ -53,23 +53,23 @@ def main() -> int:
 
         run_cases(asked.scale, asked.scratch, names, asked.rates)
         return 0
-    if asked.device == "cuda" and not _has_card():
-        print(_NO_CARD, file=sys.stderr)
+    if asked.device == "cuda" and not _has_gpu():
+        print(_NO_GPU, file=sys.stderr)
         return 2
     output = asked.output or (RESULTS if asked.scale == "full" else None)
     return _run(asked, names, output)
 
 
-_NO_CARD = (
-    "No CUDA card: the driver's tool nvidia-smi names none. Run this where there is one, or with "
+_NO_GPU = (
+    "No CUDA GPU: the driver's tool nvidia-smi names none. Run this where there is one, or with "
     "--scale tiny --device cpu to see whether it still runs."
 )
 
 
-def _has_card() -> bool:
-    from gpu_checks.card import read_card
+def _has_gpu() -> bool:
+    from gpu_checks.gpu import read_gpu
 
-    return bool(read_card())
+    return bool(read_gpu())
 
 
 def _run(asked: argparse.Namespace, names: list[str], output: Path | None) -> int:

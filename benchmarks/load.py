@@ -1,6 +1,6 @@
 """200 clients over HTTP at once for a minute: no error, no lost job? Ratio: loaded p99 / unloaded.
 
-Method: `flux-mcp serve --transport http` on a gallery of 4000 pictures, with 20 principals. First
+Method: `flux-mcp serve --transport http` on a gallery of 4000 images, with 20 principals. First
 one client alone asks 25 times a second, then all of them together, each about every two seconds:
 they submit jobs of 64 px, look at them without waiting, search by words, filters and cursors,
 read thumbnails, cancel, ask for jobs of others. The queue is full most of the time, so the worker
@@ -37,7 +37,7 @@ from load_callers import ERAS, LEAN
 from load_checks import audit
 from load_orders import Account, Orders
 from load_server import MIB, Server, Watch
-from rows import PICTURE, fill, records
+from rows import IMAGE, fill, records
 
 from flux_mcp.gallery.store import ImageRecord
 
@@ -54,7 +54,7 @@ ALONE_LOTS = {"look_again": 60, "search": 20, "thumbnail": 15, "submit": 2, "can
 """A quiet server: a job now and then, drawn at once."""
 TARGETS = {"get_job": "< 10x"}
 SHOWN = 5
-"""Different problems on the card."""
+"""Different problems on the GPU."""
 LONGEST_LINE_BYTES = 256 * 1024 * 1024
 
 
@@ -128,7 +128,7 @@ def _kind(number: int) -> str:
 
 
 def _rows() -> Iterator[ImageRecord]:
-    for number, record in enumerate(records(0, ROWS, picture=PICTURE)):
+    for number, record in enumerate(records(0, ROWS, image=IMAGE)):
         principal = _principal(number)
         changed = {"principal": principal, "session": f"{principal} {number // 1000}"}
         yield record.model_copy(update=changed)
@@ -188,7 +188,7 @@ async def measure(asked: argparse.Namespace) -> Result:
 
 
 def _say(what: str) -> None:
-    """Tell who waits how far it is; stdout is for the card."""
+    """Tell who waits how far it is; stdout is for the GPU."""
     print(f"{what} ...", file=sys.stderr, flush=True)
 
 

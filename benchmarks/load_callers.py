@@ -29,7 +29,7 @@ LEAN = "lean"
 ERAS = {"sdk 2026-07-28": MODERN, "sdk 2025-11-25": LEGACY}
 """The SDK's clients by name, with the mode each connects in."""
 IDLE_S = 4.0
-"""A connection that was not used for longer is opened anew: the server closes it after 5 s, the
+"""A connection that was not used for longer is opened again: the server closes it after 5 s, the
 default of uvicorn (0.54, `timeout_keep_alive`)."""
 _CHUNK_BYTES = 65536
 _META = {

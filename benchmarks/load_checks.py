@@ -64,10 +64,10 @@ class Jobs:
         )
         if seen.status in FINAL:
             self._expect(status == seen.status, f"a final job went from {seen.status} to {status}")
-            self._expect(images == seen.images, "a final job's pictures changed")
+            self._expect(images == seen.images, "a final job's images changed")
         if seen.status == status == "running":
             self._expect(answer["step"] >= seen.step, "a running job went back")
-        self._expect(len(images) == (status == "completed"), "not the pictures that were asked for")
+        self._expect(len(images) == (status == "completed"), "not the images that were asked for")
         self._expect(status != "failed", f"a job failed: {answer['error']}")
         self._expect(status != "cancelled" or seen.cancel_asked, "cancelled, and nobody asked")
         self._expect(
@@ -104,7 +104,7 @@ def audit(data_dir: Path, jobs: dict[str, dict[str, Any]]) -> list[str]:
                 pictures.setdefault(job_id, []).append(image_id)
                 files = [data_dir / name for name in (png, webp)]
                 if principal != stored[job_id][1] or not all(file.is_file() for file in files):
-                    pictures[job_id].append("a picture without its file, or of another principal")
+                    pictures[job_id].append("an image without its file, or of another principal")
         (whole,) = database.execute("PRAGMA integrity_check").fetchone()
     found = [] if whole == "ok" else [f"the database is damaged: {whole}"]
     found += [f"{job_id} is lost" for job_id in jobs.keys() - stored.keys()]
@@ -115,7 +115,7 @@ def audit(data_dir: Path, jobs: dict[str, dict[str, Any]]) -> list[str]:
         if (status, principal) != (told["status"], told["principal"]):
             found.append(f"{job_id} is {status} of {principal}, and was told as {told['status']}")
         if has != told["images"]:
-            found.append(f"{job_id} has the pictures {has}, and was told with {told['images']}")
+            found.append(f"{job_id} has the images {has}, and was told with {told['images']}")
         if attempt > 1:
             found.append(f"{job_id} was drawn {attempt} times")
     return found

@@ -14,7 +14,7 @@ LOTS = {
     "stranger": 1,
     "sheet": 0.25,
 }
-"""How often each act is drawn. One that is not possible yet, having no job or picture to act on, is
+"""How often each act is drawn. One that is not possible yet, having no job or image to act on, is
 replaced by a submit."""
 
 

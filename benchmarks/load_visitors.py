@@ -24,7 +24,7 @@ from load_orders import Account, Orders
 from rows import COMMON_WORD, RARE_WORD
 
 JOB = {"model": "micro", "width": 64, "height": 64, "steps": 4, "wait_s": 0, "preview": "none"}
-"""About the smallest picture there is."""
+"""About the smallest image there is."""
 DRAIN_S = 180
 SEARCHES: tuple[dict[str, Any], ...] = (
     {},

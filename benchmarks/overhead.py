@@ -12,8 +12,8 @@ four ways in turn within every repetition, each in processes that are warm:
 
 The servers encode every prompt, as the bare pipeline does: their embedding cache is off.
 
-The pictures must be the same to the last pixel, or there is no result. Micro jobs are 20 to 200
-times shorter than real ones, so the milliseconds per job are what carries over to a large card;
+The images must be the same to the last pixel, or there is no result. Micro jobs are 20 to 200
+times shorter than real ones, so the milliseconds per job are what carries over to a large GPU;
 the ratio at 64 steps is the one to hold against target C1 (facts: 500 ms jobs).
 
 The worker's idle gap: a job's row has the moment it was claimed and the seconds that the worker
@@ -143,14 +143,14 @@ async def _measure_case(
         for way in rotated(WAYS, turn):
             if way == "bare":
                 drawn = await bare.draw(plans)
-                seconds.wall[way].append(sum(picture["seconds"] for picture in drawn))
-                hashes[way] = [picture["pixels_sha256"] for picture in drawn]
+                seconds.wall[way].append(sum(image["seconds"] for image in drawn))
+                hashes[way] = [image["pixels_sha256"] for image in drawn]
             elif way == "single":
                 hashes[way] = await _one_by_one(case, clients["queued"], seconds)
             else:
                 hashes[way] = await _all_at_once(case, way, clients[way], seconds)
         if len({tuple(found) for found in hashes.values()}) != 1:
-            raise RuntimeError(f"{case.name}: the server's pictures are not bare diffusers'")
+            raise RuntimeError(f"{case.name}: the server's images are not bare diffusers'")
     return seconds
 
 

@@ -8,7 +8,7 @@ system is asked to forget what it has cached of the next job's file (posix_fadvi
 is advice, and is there on Linux only); without that, the disk is the page cache.
 
 The drawing is long enough to read all of it. Drawing with and without is compared beside it:
-reading and drawing share the processor here, as they do not on a card.
+reading and drawing share the processor here, as they do not on a GPU.
 """
 
 import os
@@ -21,14 +21,14 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error", "TQDM_DISA
 
 from common import THREADS, Result, median_ratio, ms, scratch, start_async
 
-from flux_mcp.config import Settings
 from flux_mcp.jobs.fleet import Assignment
-from flux_mcp.jobs.worker_process import WORKER_ID, ProcessFleet
-from flux_mcp.models.own_rows import open_registry
-from flux_mcp.paths import ensure_dirs
-from flux_mcp.requests.messages import Done, Progress, weights_of
+from flux_mcp.jobs.process_fleet import WORKER_ID, ProcessFleet
+from flux_mcp.models.user_rows import open_registry
 from flux_mcp.requests.plan import RenderPlan, make_plan
 from flux_mcp.requests.schemas import GenerateRequest
+from flux_mcp.settings.paths import ensure_dirs
+from flux_mcp.settings.settings import Settings
+from flux_mcp.worker_protocol.messages import Done, Progress, weights_of
 
 MODELS = ("one", "two")
 WIDER = {"num_attention_heads": 32, "num_layers": 2, "num_single_layers": 2}
@@ -165,7 +165,7 @@ def _report(result: Result, turns: dict[bool, list[Turn]]) -> None:
     result.line(
         "the job that is drawn meanwhile, with reading / without",
         f"{result.ratios['draw beside it: reading / not']:.3f}",
-        "1 on a card",
+        "1 on a GPU",
     )
     asked = "asked for" if found["page_cache_dropped"] else "not possible here"
     result.line("dropping the next file from the page cache", asked)

@@ -7,21 +7,20 @@ from pathlib import Path
 
 from PIL import Image, ImageFilter
 
-from flux_mcp.database import open_database
-from flux_mcp.gallery.migrations import migrate
-from flux_mcp.gallery.store import Gallery, ImageRecord
+from flux_mcp.gallery.store import Gallery, ImageRecord, migrate
 from flux_mcp.models.registry import load_registry
-from flux_mcp.paths import Paths, ensure_dirs
 from flux_mcp.requests.plan import make_plan
 from flux_mcp.requests.schemas import GenerateRequest
+from flux_mcp.settings.paths import Paths, ensure_dirs
+from flux_mcp.storage.database import open_database
 
 COMMON_WORD = "light"
 """In every second prompt."""
 RARE_WORD = "quokka"
 """In one prompt of each `RARE_EVERY`."""
 RARE_EVERY = 400
-PICTURE = "images/picture"
-"""The one picture that `fill` makes, for rows that share it."""
+IMAGE = "images/image"
+"""The one image that `fill` makes, for rows that share it."""
 
 _VOCABULARY = (
     "amber ancient autumn balcony barn bird blue boat bridge brick bronze cat castle cloud copper "
@@ -37,13 +36,13 @@ _START = datetime(2026, 1, 1, tzinfo=UTC)
 _ENVIRONMENT = {"torch": "2.13.0", "diffusers": "0.42.1", "device": "cpu", "threads": 1}
 
 
-def records(first: int, last: int, *, picture: str | None = None) -> Iterator[ImageRecord]:
+def records(first: int, last: int, *, image: str | None = None) -> Iterator[ImageRecord]:
     """Make the rows number `first` to `last - 1`, a minute apart.
 
     Args:
         first: Where to begin; the rows are the same whatever was made before.
         last: Where to end.
-        picture: The files' path below the data folder without its suffix, the same for all rows;
+        image: The files' path below the data folder without its suffix, the same for all rows;
             else each row names files of its own, which are not there.
     """
     spec = load_registry().find("text2img", "micro")
@@ -53,9 +52,9 @@ def records(first: int, last: int, *, picture: str | None = None) -> Iterator[Im
         words = [*choose.choices(_WORDS, k=12)]
         words += [COMMON_WORD] if number % 2 else []
         words += [RARE_WORD] if number % RARE_EVERY == 0 else []
-        prompt = f"a picture of {' '.join(words)}"
+        prompt = f"an image of {' '.join(words)}"
         image_id = f"img_{number:012d}"
-        stem = picture or f"images/{image_id}"
+        stem = image or f"images/{image_id}"
         yield ImageRecord(
             id=image_id,
             job_id=f"job_{number:012d}",
@@ -83,13 +82,13 @@ def records(first: int, last: int, *, picture: str | None = None) -> Iterator[Im
 
 
 def fill(data_dir: Path, made: Iterable[ImageRecord]) -> None:
-    """Make a gallery of rows, and the picture `PICTURE` for them to name."""
+    """Make a gallery of rows, and the image `IMAGE` for them to name."""
     paths = Paths(data_dir)
     ensure_dirs(paths)
-    stem = paths.root / PICTURE
-    picture = _scene(512)
-    picture.save(stem.with_suffix(".png"))
-    picture.save(stem.with_suffix(".webp"), quality=80)
+    stem = paths.root / IMAGE
+    image = _scene(512)
+    image.save(stem.with_suffix(".png"))
+    image.save(stem.with_suffix(".webp"), quality=80)
     database = open_database(paths.database)
     migrate(database)
     gallery = Gallery(database)
@@ -99,7 +98,7 @@ def fill(data_dir: Path, made: Iterable[ImageRecord]) -> None:
 
 
 def _scene(side_px: int) -> Image.Image:
-    """Return soft shapes with some grain: a thumbnail of about 20 kB, as FLUX's pictures have."""
+    """Return soft shapes with some grain: a thumbnail of about 20 kB, as FLUX's images have."""
     size = (side_px, side_px)
     coarse = Image.effect_noise((side_px // 16, side_px // 16), 90)
     shapes = coarse.resize(size, Image.Resampling.BICUBIC)

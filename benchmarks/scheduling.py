@@ -1,6 +1,6 @@
 """What is the order of jobs worth? Unit: swaps; ratio to the fewest that any order could reach.
 
-Method: recorded and made-up traces (traces/*.jsonl) are replayed on imagined cards by the server's
+Method: recorded and made-up traces (traces/*.jsonl) are replayed on imagined GPUs by the server's
 own `choose_next`: first in first out (no passes), then with the passes that are the default. The
 optimum knows all arrivals beforehand and obeys the same bound (scheduling_optimum.py); it is exact
 unless the table says ">=". A swap is a load of a pipeline, first loads too. Nothing is measured
@@ -16,57 +16,57 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from scheduling_chart import Comparison, lanes, table
 from scheduling_optimum import optimum
-from scheduling_replay import Card, Replay, replay
+from scheduling_replay import Gpu, Replay, replay
 from scheduling_traces import TRACES, read_trace
 
-from flux_mcp.config import Settings
-from flux_mcp.jobs.costs import DEAR_SWITCH_RATIO
+from flux_mcp.jobs.scheduler import DEAR_SWITCH_RATIO
+from flux_mcp.settings.settings import Settings
 
-MAX_PASSES = int(Settings.model_fields["max_passes"].default)
+MAX_PASSES = int(Settings.model_fields["max_overtakes"].default)
 
 FROM_MEMORY = "from memory"
 FROM_DISK = "from disk"
-CARDS = {
+GPUS = {
     # 23.8 GB of a FLUX.1 transformer in bf16: 0.5 s at 50 GB/s from pinned memory, 8 s at 3 GB/s
-    # from an NVMe disk; on a PC's card 11.9 GB in fp8: 0.5 s at 25 GB/s, 4 s. Computed.
+    # from an NVMe disk; on a PC's GPU 11.9 GB in fp8: 0.5 s at 25 GB/s, 4 s. Computed.
     "h200": (
-        Card(FROM_MEMORY, resident=1, first_s=8.0, again_s=0.5),
-        Card(FROM_DISK, resident=1, first_s=8.0, again_s=8.0),
-        Card(FROM_MEMORY, resident=2, first_s=8.0, again_s=0.5),
-        Card(FROM_DISK, resident=2, first_s=8.0, again_s=8.0),
+        Gpu(FROM_MEMORY, resident=1, first_s=8.0, again_s=0.5),
+        Gpu(FROM_DISK, resident=1, first_s=8.0, again_s=8.0),
+        Gpu(FROM_MEMORY, resident=2, first_s=8.0, again_s=0.5),
+        Gpu(FROM_DISK, resident=2, first_s=8.0, again_s=8.0),
     ),
     "16gb": (
-        Card(FROM_DISK, resident=1, first_s=4.0, again_s=4.0),
-        Card(FROM_MEMORY, resident=1, first_s=4.0, again_s=0.5),
+        Gpu(FROM_DISK, resident=1, first_s=4.0, again_s=4.0),
+        Gpu(FROM_MEMORY, resident=1, first_s=4.0, again_s=0.5),
     ),
     # Micro as it was recorded, if only so many fitted and loading took about as long as drawing.
     "recorded": (
-        Card("0.5 s", resident=1, first_s=0.5, again_s=0.5),
-        Card("0.5 s", resident=2, first_s=0.5, again_s=0.5),
+        Gpu("0.5 s", resident=1, first_s=0.5, again_s=0.5),
+        Gpu("0.5 s", resident=2, first_s=0.5, again_s=0.5),
     ),
 }
-PICTURE = ("bursts-h200", FROM_MEMORY, 1)
-PICTURE_FROM_S, PICTURE_COLUMN_S, PICTURE_COLUMNS = 40.0, 0.5, 100
+IMAGE = ("bursts-h200", FROM_MEMORY, 1)
+IMAGE_FROM_S, IMAGE_COLUMN_S, IMAGE_COLUMNS = 40.0, 0.5, 100
 
 
-def scenarios(quick: bool) -> Iterator[tuple[str, Card]]:
-    """Yield each trace with each card it is replayed on."""
+def scenarios(quick: bool) -> Iterator[tuple[str, Gpu]]:
+    """Yield each trace with each GPU it is replayed on."""
     for path in sorted(TRACES.glob("*.jsonl")):
-        cards = CARDS[path.stem.rsplit("-", 1)[-1]]
-        for card in cards[:1] if quick else cards:
-            yield path.stem, card
+        gpus = GPUS[path.stem.rsplit("-", 1)[-1]]
+        for gpu in gpus[:1] if quick else gpus:
+            yield path.stem, gpu
 
 
-def compare(name: str, card: Card, report: Callable[[float], None]) -> Comparison:
-    """Replay one trace on one card, and find the optimum."""
+def compare(name: str, gpu: Gpu, report: Callable[[float], None]) -> Comparison:
+    """Replay one trace on one GPU, and find the optimum."""
     trace = read_trace(TRACES / f"{name}.jsonl")
-    fifo = replay(trace.jobs, card, max_passes=0)
-    ours = replay(trace.jobs, card, MAX_PASSES)
+    fifo = replay(trace.jobs, gpu, max_overtakes=0)
+    ours = replay(trace.jobs, gpu, MAX_PASSES)
     known = min(ours, fifo, key=lambda found: found.swaps)
-    best = optimum(trace.jobs, card, MAX_PASSES, known, report)
+    best = optimum(trace.jobs, gpu, MAX_PASSES, known, report)
     typical_s = median(job.draw_s for job in trace.jobs)
-    is_dear = card.again_s > DEAR_SWITCH_RATIO * typical_s
-    return Comparison(trace, card, fifo, ours, best, is_dear)
+    is_expensive = gpu.again_s > DEAR_SWITCH_RATIO * typical_s
+    return Comparison(trace, gpu, fifo, ours, best, is_expensive)
 
 
 def measure(quick: bool) -> Result:
@@ -76,16 +76,16 @@ def measure(quick: bool) -> Result:
     console = Console(width=100)
     with Progress(console=Console(stderr=True), transient=True) as bars:
         everything = bars.add_task("traces", total=len(asked))
-        for name, card in asked:
-            bar = bars.add_task(f"{name}, {card.resident} {card.name}", total=1.0)
-            compared.append(compare(name, card, partial(_show, bars, bar)))
+        for name, gpu in asked:
+            bar = bars.add_task(f"{name}, {gpu.resident} {gpu.name}", total=1.0)
+            compared.append(compare(name, gpu, partial(_show, bars, bar)))
             bars.remove_task(bar)
             bars.advance(everything)
     console.print(table(compared))
     print()
     for one in compared:
-        if (one.trace.name, one.card.name, one.card.resident) == PICTURE:
-            print(lanes(one, PICTURE_FROM_S, PICTURE_COLUMN_S, PICTURE_COLUMNS), end="\n\n")
+        if (one.trace.name, one.gpu.name, one.gpu.resident) == IMAGE:
+            print(lanes(one, IMAGE_FROM_S, IMAGE_COLUMN_S, IMAGE_COLUMNS), end="\n\n")
     return _report(compared, quick)
 
 
@@ -94,9 +94,9 @@ def _show(bars: Progress, bar: TaskID, share: float) -> None:
 
 
 def _report(compared: Sequence[Comparison], quick: bool) -> Result:
-    result = Result("scheduling", quick, {"replays": len(compared), "max_passes": MAX_PASSES})
+    result = Result("scheduling", quick, {"replays": len(compared), "max_overtakes": MAX_PASSES})
     for one in compared:
-        name = f"{one.trace.name}, {one.card.resident} {one.card.name}"
+        name = f"{one.trace.name}, {one.gpu.resident} {one.gpu.name}"
         result.ratios[name] = ratio(one.ours.swaps, one.best.swaps)
         result.absolute[name] = {
             "optimum": {"swaps": one.best.swaps, "exact": one.best.is_exact},
@@ -104,9 +104,9 @@ def _report(compared: Sequence[Comparison], quick: bool) -> Result:
             "ours": _figures(one.ours),
         }
     groups = {
-        "one pipeline fits, swaps are dear": [c for c in compared if _is(c, dear=True, fit=1)],
-        "two fit, swaps are dear": [c for c in compared if _is(c, dear=True, fit=2)],
-        "swaps are cheap: nobody may pass": [c for c in compared if not c.is_dear],
+        "one pipeline fits, swaps are expensive": [c for c in compared if _is(c, dear=True, fit=1)],
+        "two fit, swaps are expensive": [c for c in compared if _is(c, dear=True, fit=2)],
+        "swaps are cheap: nobody may pass": [c for c in compared if not c.is_expensive],
     }
     for group, members in groups.items():
         ratios = [one.ratio for one in members]
@@ -115,7 +115,7 @@ def _report(compared: Sequence[Comparison], quick: bool) -> Result:
             result.line(
                 f"swaps / the optimum's: {group}",
                 f"{together:.2f}; {min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)}",
-                "C10: <= 1.1" if members[0].is_dear else "",
+                "C10: <= 1.1" if members[0].is_expensive else "",
             )
     late = [one for one in compared if max(one.ours.waits_s) > one.bound_s]
     most = max(one.ours.most_passed for one in compared)
@@ -125,7 +125,7 @@ def _report(compared: Sequence[Comparison], quick: bool) -> Result:
 
 
 def _is(one: Comparison, *, dear: bool, fit: int) -> bool:
-    return one.is_dear == dear and one.card.resident == fit
+    return one.is_expensive == dear and one.gpu.resident == fit
 
 
 def _figures(found: Replay) -> dict[str, float]:

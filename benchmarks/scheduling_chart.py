@@ -6,7 +6,7 @@ from statistics import mean
 
 from rich.table import Table
 from scheduling_optimum import Optimum
-from scheduling_replay import Card, Replay
+from scheduling_replay import Gpu, Replay
 from scheduling_traces import Trace
 
 DRAWING, LOADING, NOTHING = "█", "░", " "
@@ -15,14 +15,14 @@ HEADINGS = ("trace", "pipelines that fit, loading", "swaps", "of the optimum", "
 
 @dataclass(frozen=True)
 class Comparison:
-    """One trace on one card: first in first out, ours, and the best there is."""
+    """One trace on one GPU: first in first out, ours, and the best there is."""
 
     trace: Trace
-    card: Card
+    gpu: Gpu
     fifo: Replay
     ours: Replay
     best: Optimum
-    is_dear: bool
+    is_expensive: bool
     """Whether the rule may let jobs pass: elsewhere it is first in, first out on purpose."""
 
     @property
@@ -33,9 +33,7 @@ class Comparison:
     @property
     def bound_s(self) -> float:
         """How long a job may wait by the rule: first in first out's longest, and the passes."""
-        job_s = max(job.draw_s for job in self.trace.jobs) + max(
-            self.card.first_s, self.card.again_s
-        )
+        job_s = max(job.draw_s for job in self.trace.jobs) + max(self.gpu.first_s, self.gpu.again_s)
         return max(self.fifo.waits_s) + job_s * self.ours.most_passed
 
 
@@ -48,9 +46,9 @@ def table(compared: Sequence[Comparison]) -> Table:
         sign = "" if one.best.is_exact else ">= "
         shown.add_row(
             one.trace.name,
-            f"{one.card.resident}, {one.card.name}",
+            f"{one.gpu.resident}, {one.gpu.name}",
             f"{one.fifo.swaps} > {one.ours.swaps}",
-            f"{sign}{one.best.swaps}: {one.ratio:.2f}" + ("" if one.is_dear else ", cheap"),
+            f"{sign}{one.best.swaps}: {one.ratio:.2f}" + ("" if one.is_expensive else ", cheap"),
             f"{one.fifo.swap_s:.0f} > {one.ours.swap_s:.0f}",
             f"{mean(one.fifo.waits_s):.0f} > {mean(one.ours.waits_s):.0f}",
             f"{max(one.fifo.waits_s):.0f} > {max(one.ours.waits_s):.0f}",

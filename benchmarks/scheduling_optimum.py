@@ -1,7 +1,7 @@
 """The fewest swaps that any order could have reached which knew all arrivals beforehand.
 
 "Any order" obeys what ours obeys: no job is passed by more than so many later ones, none starts
-before it arrived, the card never idles while a job waits, the longest unused pipeline makes room,
+before it arrived, the GPU never idles while a job waits, the longest unused pipeline makes room,
 and jobs of one pipeline keep their order among themselves. (With jobs of equal length within a
 pipeline, keeping that order costs no swap: of two of them that are the wrong way round, exchanging
 their places passes nobody more often, and leaves the clock as it is.)
@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from scheduling_replay import Card, Replay, load_ms_of, to_ms
+from scheduling_replay import Gpu, Replay, load_ms_of, to_ms
 from scheduling_traces import TraceJob
 
-from flux_mcp.jobs.ordering import use
+from flux_mcp.jobs.scheduler import use
 
 MAX_STATES = 3_000_000
 """Of the second pass; some hundred bytes and microseconds each."""
@@ -57,8 +57,8 @@ class _Label(NamedTuple):
 
 def optimum(
     jobs: Sequence[TraceJob],
-    card: Card,
-    max_passes: int,
+    gpu: Gpu,
+    max_overtakes: int,
     known: Replay,
     report: Callable[[float], None] = lambda _share: None,
 ) -> Optimum:
@@ -66,12 +66,12 @@ def optimum(
 
     Args:
         jobs: In order of arrival.
-        card: Where they are drawn.
-        max_passes: How often each may be passed.
+        GPU: Where they are drawn.
+        max_overtakes: How often each may be passed.
         known: An order that obeys the same rules; the result is at most its swaps.
         report: Told the share of the work that is done.
     """
-    search = _Search(jobs, card, max_passes)
+    search = _Search(jobs, gpu, max_overtakes)
     to_go = search.swaps_to_go()
     layers: list[dict[tuple[_Done, int], _Label]] = [{(search.start, 0): _Label(0, None, -1)}]
     states = 0
@@ -112,12 +112,12 @@ def _walk_back(
 
 
 class _Search:
-    """The states of one trace on one card."""
+    """The states of one trace on one GPU."""
 
-    def __init__(self, jobs: Sequence[TraceJob], card: Card, max_passes: int) -> None:
+    def __init__(self, jobs: Sequence[TraceJob], gpu: Gpu, max_overtakes: int) -> None:
         self._jobs = jobs
-        self._card = card
-        self._max_passes = max_passes
+        self._gpu = gpu
+        self._max_overtakes = max_overtakes
         self._pipelines = sorted({job.pipeline for job in jobs})
         self._line = [
             [number for number, job in enumerate(jobs) if job.pipeline == pipeline]
@@ -132,10 +132,10 @@ class _Search:
         # All jobs before the oldest are done, so the others that are done came later: they passed.
         passed = sum(done.counts) - oldest
         for job, at in heads:
-            if job == oldest or passed < self._max_passes:
+            if job == oldest or passed < self._max_overtakes:
                 pipeline = self._pipelines[at]
                 counts = (*done.counts[:at], done.counts[at] + 1, *done.counts[at + 1 :])
-                after = _Done(counts, use(done.loaded, pipeline, self._card.resident))
+                after = _Done(counts, use(done.loaded, pipeline, self._gpu.resident))
                 yield job, after, pipeline not in done.loaded
 
     def start_ms(self, done: _Done, clock_ms: int) -> int:
@@ -146,7 +146,7 @@ class _Search:
     def takes_ms(self, done: _Done, job: int, *, is_swap: bool) -> int:
         """Return how long a job takes with its load."""
         at = self._pipelines.index(self._jobs[job].pipeline)
-        load_ms = load_ms_of(self._card, is_first=done.counts[at] == 0) if is_swap else 0
+        load_ms = load_ms_of(self._gpu, is_first=done.counts[at] == 0) if is_swap else 0
         return load_ms + to_ms(self._jobs[job].draw_s)
 
     def swaps_to_go(self) -> dict[_Done, int]:

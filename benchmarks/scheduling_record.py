@@ -1,6 +1,6 @@
 """Record a trace: five clients draw all kinds with micro, through one real server.
 
-    python benchmarks/scheduling_record.py        writes traces/recorded.jsonl anew
+    python benchmarks/scheduling_record.py        writes traces/recorded.jsonl again
 
 A server over HTTP, the SDK's clients, jobs as long as micro takes here. Two clients explore (a few
 takes of a kind, a look, another kind), two agents alternate (one draws, one edits), one sends a
@@ -64,13 +64,13 @@ async def explore(caller: Caller) -> None:
 
 
 async def repeat(caller: Caller, kind: str) -> None:
-    """Ask for one picture after another of the same kind."""
+    """Ask for one image after another of the same kind."""
     for _ in range(EDITED):
         await caller.draw([kind])
 
 
 async def burst(caller: Caller) -> None:
-    """Ask for many pictures of all kinds at once, wait for all, and again."""
+    """Ask for many images of all kinds at once, wait for all, and again."""
     for _ in range(BURSTS):
         await caller.draw([caller.kind() for _ in range(BURST)])
 

@@ -1,7 +1,7 @@
-"""A trace drawn again on an imagined card, by the server's own choice of what comes next.
+"""A trace drawn again on an imagined GPU, by the server's own choice of what comes next.
 
 `choose_next` is the product's, and so is what it knows: medians of the jobs that were drawn before.
-The clock and the card are imagined. Times are whole milliseconds, so a replay is exact.
+The clock and the GPU are imagined. Times are whole milliseconds, so a replay is exact.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,11 @@ from dataclasses import dataclass
 
 from scheduling_traces import TraceJob
 
-from flux_mcp.jobs.costs import TimedJob, costs_of, load_level
-from flux_mcp.jobs.ordering import use
-from flux_mcp.jobs.scheduler import Waiting, choose_next
+from flux_mcp.jobs.scheduler import TimedJob, Waiting, choose_next, costs_of, load_level, use
 
 
 @dataclass(frozen=True)
-class Card:
+class Gpu:
     """Where a trace is replayed."""
 
     name: str
@@ -78,33 +76,33 @@ class Replay:
 
 
 class Drawing:
-    """The card while a trace is drawn on it: its clock and what is loaded."""
+    """The GPU while a trace is drawn on it: its clock and what is loaded."""
 
-    def __init__(self, jobs: Sequence[TraceJob], card: Card) -> None:
+    def __init__(self, jobs: Sequence[TraceJob], gpu: Gpu) -> None:
         self.clock_ms = 0
         self.loaded: tuple[str, ...] = ()
         self.used: set[str] = set()
         self.timed: list[TimedJob] = []
         self._jobs = jobs
-        self._card = card
+        self._gpu = gpu
 
     def draw(self, number: int) -> Turn:
         """Draw a job; returns when it is done."""
         job = self._jobs[number]
         level = load_level(job.pipeline, self.loaded, self.used)
-        load_ms = 0 if level is None else load_ms_of(self._card, is_first=level == "first")
+        load_ms = 0 if level is None else load_ms_of(self._gpu, is_first=level == "first")
         start_ms = self.clock_ms
         self.clock_ms += load_ms + to_ms(job.draw_s)
-        self.loaded = use(self.loaded, job.pipeline, self._card.resident)
+        self.loaded = use(self.loaded, job.pipeline, self._gpu.resident)
         self.used.add(job.pipeline)
         load_s = None if level is None else load_ms / 1000
         self.timed.append(TimedJob(job.pipeline, job.draw_s, level, load_s))
         return Turn(number, to_ms(job.arrival_s), start_ms, load_ms, self.clock_ms)
 
 
-def replay(jobs: Sequence[TraceJob], card: Card, max_passes: int) -> Replay:
+def replay(jobs: Sequence[TraceJob], gpu: Gpu, max_overtakes: int) -> Replay:
     """Draw a trace in the order that the server would; with no passes: first in, first out."""
-    drawing = Drawing(jobs, card)
+    drawing = Drawing(jobs, gpu)
     passes = dict.fromkeys(range(len(jobs)), 0)
     waiting: list[int] = []
     turns: list[Turn] = []
@@ -119,7 +117,7 @@ def replay(jobs: Sequence[TraceJob], card: Card, max_passes: int) -> Replay:
             [Waiting(str(number), jobs[number].pipeline, 0, passes[number]) for number in waiting],
             drawing.loaded,
             lambda: costs_of(drawing.timed),
-            max_passes,
+            max_overtakes,
         )
         if turn is None:
             raise RuntimeError("jobs wait, and none has its turn")
@@ -130,9 +128,9 @@ def replay(jobs: Sequence[TraceJob], card: Card, max_passes: int) -> Replay:
     return Replay(tuple(turns))
 
 
-def replay_order(jobs: Sequence[TraceJob], card: Card, order: Sequence[int]) -> Replay:
+def replay_order(jobs: Sequence[TraceJob], gpu: Gpu, order: Sequence[int]) -> Replay:
     """Draw a trace in a given order."""
-    drawing = Drawing(jobs, card)
+    drawing = Drawing(jobs, gpu)
     turns = []
     for number in order:
         drawing.clock_ms = max(drawing.clock_ms, to_ms(jobs[number].arrival_s))
@@ -145,6 +143,6 @@ def to_ms(seconds: float) -> int:
     return round(1000 * seconds)
 
 
-def load_ms_of(card: Card, *, is_first: bool) -> int:
+def load_ms_of(gpu: Gpu, *, is_first: bool) -> int:
     """Return what a load takes."""
-    return to_ms(card.first_s if is_first else card.again_s)
+    return to_ms(gpu.first_s if is_first else gpu.again_s)

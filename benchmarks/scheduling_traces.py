@@ -1,6 +1,6 @@
 """Traces: which jobs came when, and what they took. A file of them is read, made or exported here.
 
-    python benchmarks/scheduling_traces.py make                       the made-up ones, anew
+    python benchmarks/scheduling_traces.py make                       the made-up ones, again
     python benchmarks/scheduling_traces.py export DATA_DIR FILE       one from a data folder's jobs
 
 A file in traces/ is JSON lines: first what the trace is, then a job a line, in order of arrival:
@@ -9,7 +9,7 @@ a job leaves its data folder: no prompt, no session, no owner; a model that flux
 is called own1, own2, ...
 
 The made-up ones are drawn from a seed; their parameters stand in their first lines. Times are in
-jobs: the same arrivals serve a fast card with short jobs and a slow one with long jobs.
+jobs: the same arrivals serve a fast GPU with short jobs and a slow one with long jobs.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flux_mcp.database import open_database
-from flux_mcp.jobs.rows import migrate
-from flux_mcp.jobs.tally import Ended, JobTally
+from flux_mcp.jobs.estimates import Ended, JobTally
+from flux_mcp.jobs.queue import migrate
 from flux_mcp.models.registry import load_registry
-from flux_mcp.paths import Paths
+from flux_mcp.settings.paths import Paths
+from flux_mcp.storage.database import open_database
 
 TRACES = Path(__file__).resolve().parent / "traces"
 PIPELINES = (
@@ -113,7 +113,7 @@ def bursts(choose: random.Random, jobs: int) -> Iterator[tuple[float, str]]:
 
 
 def session(choose: random.Random, jobs: int) -> Iterator[tuple[float, str]]:
-    """Yield what one user asks for: a look, 1 to 4 pictures of a kind, another kind half the time.
+    """Yield what one user asks for: a look, 1 to 4 images of a kind, another kind half the time.
 
     A round comes 1 to 4 jobs' time after the last, so often before that is done.
     """
@@ -139,16 +139,16 @@ def agents(choose: random.Random, jobs: int) -> Iterator[tuple[float, str]]:
 Pattern = Callable[[random.Random, int], Iterator[tuple[float, str]]]
 PATTERNS: dict[str, Pattern] = {"bursts": bursts, "session": session, "agents": agents}
 JOB_S = {"h200": 0.5, "16gb": 20.0}
-"""Seconds of a job: schnell at 1024 px on an H200; FLUX.1 dev in fp8 with 20 steps on a card of
-16 GB, as computed from the rates of such cards."""
+"""Seconds of a job: schnell at 1024 px on an H200; FLUX.1 dev in fp8 with 20 steps on a GPU of
+16 GB, as computed from the rates of such GPUs."""
 JOBS = 120
 SEED = 20261121
 
 
-def make(pattern: str, card: str) -> Trace:
+def make(pattern: str, gpu: str) -> Trace:
     """Make one trace from its seed."""
     choose = random.Random(f"{SEED} {pattern}")  # noqa: S311 - made-up arrivals
-    job_s = JOB_S[card]
+    job_s = JOB_S[gpu]
     about = {
         "made": pattern,
         "doc": (PATTERNS[pattern].__doc__ or "").split("\n")[0].removeprefix("Yield "),
@@ -158,7 +158,7 @@ def make(pattern: str, card: str) -> Trace:
     }
     arrivals = sorted(PATTERNS[pattern](choose, JOBS))
     jobs = (TraceJob(round(at * job_s, 3), pipeline, job_s) for at, pipeline in arrivals)
-    return Trace(f"{pattern}-{card}", about, tuple(jobs))
+    return Trace(f"{pattern}-{gpu}", about, tuple(jobs))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("make", help="write the made-up traces anew")
+    commands.add_parser("make", help="write the made-up traces again")
     exporting = commands.add_parser("export", help="write a trace of a data folder's jobs")
     exporting.add_argument("data_dir", type=Path)
     exporting.add_argument("file", type=Path)
@@ -181,8 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{len(jobs)} jobs in {asked.file}")
         return
     for pattern in PATTERNS:
-        for card in JOB_S:
-            trace = make(pattern, card)
+        for gpu in JOB_S:
+            trace = make(pattern, gpu)
             write_trace(trace, TRACES / f"{trace.name}.jsonl")
             print(f"{len(trace.jobs)} jobs in {trace.name}.jsonl")
 

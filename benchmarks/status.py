@@ -1,13 +1,13 @@
 """What does a look at a job cost while one is drawn? Ratio: round trip / an SDK no-op's.
 
-Method: `flux-mcp serve` over stdio with a gallery of 1000 pictures draws long jobs without a pause.
+Method: `flux-mcp serve` over stdio with a gallery of 1000 images draws long jobs without a pause.
 In turn, one call each:
 
   noop             a tool that does nothing, on a bare SDK server in a process of its own
-  get_job          flux_get_job with wait_s=0, without a picture
-  get_job_preview  the same with the picture of the moment
+  get_job          flux_get_job with wait_s=0, without an image
+  get_job_preview  the same with the image of the moment
   queue            flux_get_job without an id: who runs, who waits
-  search           flux_search_gallery for a common word, 20 rows, without a picture
+  search           flux_search_gallery for a common word, 20 rows, without an image
   search_sheet     the same with its contact sheet
 
 Looks at a job that was not running at that moment are not counted. All calls share the machine with
@@ -35,7 +35,7 @@ from common import (
     wait_for,
 )
 from mcp import Client
-from rows import COMMON_WORD, PICTURE, fill, records
+from rows import COMMON_WORD, IMAGE, fill, records
 
 ROWS = 1000
 LONG_JOB = {
@@ -94,7 +94,7 @@ async def measure(quick: bool) -> Result:
     result = Result("status", quick, {"calls": calls, "rows": ROWS, "waiting_jobs": WAITING})
     seconds: dict[str, list[float]] = {name: [] for name in CALLS}
     with scratch() as folder:
-        fill(folder / "data", records(0, ROWS, picture=PICTURE))
+        fill(folder / "data", records(0, ROWS, image=IMAGE))
         async with bare_server() as bare, flux_server(folder / "data") as client:
             await draw(client, "flux_generate", {**LONG_JOB, "count": 1, "wait_s": 60})
             busy = Busy(client)

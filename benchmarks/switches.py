@@ -1,11 +1,11 @@
 """What do speed switches gain that run on a CPU? Unit: seconds with one / without; 1 gains nothing.
 
-Method: micro's pipeline in this process draws the same picture without a switch and with each in
+Method: micro's pipeline in this process draws the same image without a switch and with each in
 turn, at 256 px and 24 steps; the medians of the ratios of neighbours count. Beside it: how many of
-the transformer's blocks ran, and how far the picture is from the one without.
+the transformer's blocks ran, and how far the image is from the one without.
 
 Ratios of a model of some megabytes say little of FLUX: its blocks are so small that a skipped one
-saves less. That skipping saves time at all, and what the hooks cost, can be seen here; what a card
+saves less. That skipping saves time at all, and what the hooks cost, can be seen here; what a GPU
 gains is measured where there is one.
 """
 
@@ -24,15 +24,15 @@ os.environ |= {
 import numpy as np
 from common import THREADS, Result, median_ratio, ms, scratch, start
 
-from flux_mcp.config import Settings
+from flux_mcp.models.planning.switches import Drawing, SwitchSettings, TargetDevice, choose_switches
 from flux_mcp.models.registry import ModelSpec, load_registry
 from flux_mcp.models.switches import Switches, load_switches
-from flux_mcp.models.switching import Drawing, Site, Wishes, choose_switches
 from flux_mcp.pipelines.device import Device
-from flux_mcp.pipelines.residency import Residency
-from flux_mcp.pipelines.resident import Resident
+from flux_mcp.pipelines.loaded import Resident
+from flux_mcp.pipelines.memory.residency import Residency
 from flux_mcp.pipelines.switches import SwitchBoard, denoising
 from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.settings.settings import Settings
 
 SIDE_PX, STEPS = 256, 24
 
@@ -65,9 +65,9 @@ def measure(quick: bool) -> Result:
 
 def _choices(spec: ModelSpec) -> dict[str, Switches]:
     drawing = Drawing(spec, spec.precision, "resident", STEPS, has_true_cfg=False)
-    site = Site("cpu")
+    site = TargetDevice("cpu")
     caches = {
-        name: choose_switches(drawing, site, Wishes(step_cache=name)).switches
+        name: choose_switches(drawing, site, SwitchSettings(step_cache=name)).switches
         for name in load_switches().step_cache
     }
     return {
@@ -78,7 +78,7 @@ def _choices(spec: ModelSpec) -> dict[str, Switches]:
 
 
 class _Easel:
-    """Draws one picture from embeddings of noise: prompts are not what is measured."""
+    """Draws one image from embeddings of noise: prompts are not what is measured."""
 
     def __init__(self, resident: Resident, board: SwitchBoard) -> None:
         import torch
@@ -98,7 +98,7 @@ class _Easel:
                 module.attn.register_forward_hook(self._count)
 
     def draw(self, switches: Switches) -> tuple[float, int, Any]:
-        """Return seconds, blocks that ran, and the picture from 0 to 255."""
+        """Return seconds, blocks that ran, and the image from 0 to 255."""
         import torch
 
         spec = self._resident.spec
@@ -143,11 +143,11 @@ def _report(
     all_blocks, exact = drawn["none"]
     result.absolute["none_ms"] = ms(statistics.median(seconds["none"]))
     result.line("without a switch", f"{ms(statistics.median(seconds['none']))} ms")
-    for name, (blocks, picture) in drawn.items():
+    for name, (blocks, image) in drawn.items():
         if name == "none":
             continue
         result.ratios[name] = median_ratio(seconds[name], seconds["none"])
-        off = float(np.abs(picture - exact).mean())
+        off = float(np.abs(image - exact).mean())
         share = blocks / all_blocks
         result.absolute[name] = {"blocks_run": round(share, 3), "grey_levels_off": round(off, 2)}
         result.line(

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from flux_mcp.cli.common import set_up_logging
-from flux_mcp.config import Settings
 from flux_mcp.jobs.fleet import Assignment, Report, WorkerInfo
-from flux_mcp.jobs.worker_process import ProcessFleet
-from flux_mcp.server.stdio import WireGuard, serve_stdio
-from flux_mcp.service import Service
+from flux_mcp.jobs.process_fleet import ProcessFleet
+from flux_mcp.server.transports.stdio import WireGuard, serve_stdio
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 
 
 class WatchedFleet:

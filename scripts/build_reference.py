@@ -21,7 +21,7 @@ from reference.tools import tools_page
 
 from flux_mcp.cli.connect.clients import load_clients
 from flux_mcp.compose.guide import guide
-from flux_mcp.compose.schema import SCHEMA_FILE, pack_schema_text
+from flux_mcp.compose.manifest import SCHEMA_FILE, pack_schema_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PACKS = DOCS.parent / "packs"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.config import Settings
-from flux_mcp.installation import PACKAGE_DIR
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
+from flux_mcp.settings.installation import PACKAGE_DIR
+from flux_mcp.settings.settings import Settings
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         del os.environ[name]
     os.environ["FLUX_MCP_DATA_DIR"] = str(tmp_path_factory.mktemp("unwanted"))
     os.environ["FLUX_MCP_CONFIG"] = os.devnull
-    # One thread: pictures stay the same to the bit, and tiny models run ten times faster.
+    # One thread: images stay the same to the bit, and tiny models run ten times faster.
     os.environ["FLUX_MCP_TORCH_THREADS"] = "1"
     yield
     os.environ.clear()
@@ -50,7 +50,7 @@ async def shared_service(
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("shared") / "data",
         weights_dir=weights_dir,
-        allowed_dirs=(tmp_path_factory.mktemp("pictures"),),
+        allowed_dirs=(tmp_path_factory.mktemp("images"),),
         queue_limit=20,
         preview_every_steps=1,
     )

@@ -1,11 +1,10 @@
-"""A named principal sees its own jobs and pictures and no others; whoever is local sees all."""
+"""A named principal sees its own jobs and images and no others; whoever is local sees all."""
 
 import asyncio
 from pathlib import Path
 
 import pytest
 
-from flux_mcp.config import Settings
 from flux_mcp.errors import (
     FluxMcpError,
     PathNotAllowedError,
@@ -13,9 +12,9 @@ from flux_mcp.errors import (
     UnknownJobError,
 )
 from flux_mcp.principals import LOCAL, acting, acting_as, only
-from flux_mcp.requests.lookups import SearchRequest
-from flux_mcp.requests.schemas import EditRequest, GenerateRequest
-from flux_mcp.service import Service
+from flux_mcp.requests.schemas import EditRequest, GenerateRequest, SearchRequest
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +22,7 @@ ASKED = {"prompt": "a red circle", "width": 64, "height": 64, "steps": 2, "seed"
 
 
 async def drawn(service: Service, **changes: object) -> tuple[str, str]:
-    """Draw a picture; return the ids of its job and of itself."""
+    """Draw an image; return the ids of its job and of itself."""
     job = await service.submit(GenerateRequest(**{**ASKED, **changes}))
     async for seen in service.watch(job.id, 60):
         job = seen
@@ -50,7 +49,7 @@ async def test_a_task_acts_for_whoever_started_it() -> None:
     assert [await ada, await bob, await ask()] == ["ada", "bob", None]
 
 
-async def test_jobs_and_pictures_are_their_principals_alone(shared_service: Service) -> None:
+async def test_jobs_and_images_are_their_principals_alone(shared_service: Service) -> None:
     service = shared_service
     with acting_as("ada"):
         job_id, image_id = await drawn(service, session="both")
@@ -120,9 +119,9 @@ async def test_a_session_is_cancelled_for_its_principal_only(
 
 
 async def test_a_name_from_elsewhere_reads_no_files_here(tmp_path: Path) -> None:
-    picture = tmp_path / "pictures" / "secret.png"
+    picture = tmp_path / "images" / "secret.png"
     picture.parent.mkdir()
-    picture.write_bytes(b"not even a picture")
+    picture.write_bytes(b"not even an image")
     settings = Settings(data_dir=tmp_path / "data", allowed_dirs=(picture.parent,))
     service = Service(settings, executes=False)
     asked = EditRequest(prompt="make it blue", images=(str(picture),))

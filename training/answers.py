@@ -50,7 +50,7 @@ class Panel:
     """One example for the sheet: what was given, if anything, and what was drawn."""
 
     caption: str
-    pictures: tuple[Pixels, ...]
+    images: tuple[Pixels, ...]
     right: bool
 
 

@@ -103,22 +103,22 @@ def draw(scene: Scene, width_px: int, height_px: int, random: Random | None = No
     paints = {name: np.array(rgb, np.float32) for name, rgb in COLOURS.items()}
     if random is not None:
         paints = {name: paint(random, name) for name in COLOURS}
-    picture = np.empty((height_px, width_px, 3), np.float32)
-    picture[:] = paints[scene.background]
+    image = np.empty((height_px, width_px, 3), np.float32)
+    image[:] = paints[scene.background]
     for thing in scene.things:
         cover = coverage(thing, width_px, height_px)[:, :, None]
-        picture = picture * (1 - cover) + paints[thing.colour] * cover
-    return picture.round().astype(np.uint8)
+        image = image * (1 - cover) + paints[thing.colour] * cover
+    return image.round().astype(np.uint8)
 
 
 def depth(scene: Scene, width_px: int, height_px: int, random: Random) -> Pixels:
     """Draw how near things are, as depth estimators do: white is near, the background dark."""
     far = random.uniform(0, 60)
-    picture = np.full((height_px, width_px), far, np.float32)
+    image = np.full((height_px, width_px), far, np.float32)
     for thing in scene.things:
         cover = coverage(thing, width_px, height_px)
-        picture = picture * (1 - cover) + random.uniform(150, 255) * cover
-    return np.repeat(picture.round().astype(np.uint8)[:, :, None], 3, axis=2)
+        image = image * (1 - cover) + random.uniform(150, 255) * cover
+    return np.repeat(image.round().astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def anything(random: Random, width_px: int, height_px: int) -> Pixels:
@@ -130,10 +130,10 @@ def anything(random: Random, width_px: int, height_px: int) -> Pixels:
     corners = noise.uniform(0, 255, (2, 2, 3)).astype(np.float32)
     if random.random() < 0.5:
         corners[:] = corners[0, 0]
-    picture = cv2.resize(corners, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
+    image = cv2.resize(corners, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
     if random.random() < 0.3:
         rough = noise.normal(0, random.uniform(5, 40), (6, 6, 3)).astype(np.float32)
-        picture += cv2.resize(rough, (width_px, height_px), interpolation=cv2.INTER_CUBIC)
+        image += cv2.resize(rough, (width_px, height_px), interpolation=cv2.INTER_CUBIC)
     for _ in range(random.randrange(5)):
         thing = Thing(
             random.choice(list(_OUTLINES)), "", random.random(), random.random(),
@@ -143,8 +143,8 @@ def anything(random: Random, width_px: int, height_px: int) -> Pixels:
         colour = noise.uniform(0, 255, 3).astype(np.float32)
         if random.random() < 0.3:
             cover = cover * stripes(random, width_px, height_px)[:, :, None]
-        picture = picture * (1 - cover) + colour * cover
-    return np.clip(picture, 0, 255).round().astype(np.uint8)
+        image = image * (1 - cover) + colour * cover
+    return np.clip(image, 0, 255).round().astype(np.uint8)
 
 
 def stripes(random: Random, width_px: int, height_px: int) -> NDArray[np.float32]:
@@ -157,7 +157,7 @@ def stripes(random: Random, width_px: int, height_px: int) -> NDArray[np.float32
     return np.clip((wave - 0.5) * period / 2 + 0.5, 0, 1).astype(np.float32)
 
 
-def edges(picture: Pixels) -> Pixels:
+def edges(image: Pixels) -> Pixels:
     """Return white edges on black, as the server makes them for the control kind."""
-    lines = cv2.Canny(picture, 50, 200)
+    lines = cv2.Canny(image, 50, 200)
     return np.repeat(np.asarray(lines, np.uint8)[:, :, None], 3, axis=2)

@@ -207,12 +207,12 @@ def _mix(answers: Answers, draw: Draw, count: int, random: Random) -> None:
         one, other = scenes.held_out_single(random), scenes.held_out_single(random)
         if not one.colours & other.colours:
             twos.append((one, other))
-    pictures = [tuple(drawing.draw(scene, *SQUARE, random) for scene in two) for two in twos]
+    images = [tuple(drawing.draw(scene, *SQUARE, random) for scene in two) for two in twos]
     asks = [
-        Ask("", random.getrandbits(32), references=tuple((picture, 0.5) for picture in two))
-        for two in pictures
+        Ask("", random.getrandbits(32), references=tuple((image, 0.5) for image in two))
+        for two in images
     ]
-    for two, given, drawn in zip(twos, pictures, draw(asks), strict=True):
+    for two, given, drawn in zip(twos, images, draw(asks), strict=True):
         seen = colours_in(drawn)
         # Something of both and nothing of others: noise holds every colour.
         mixed = (

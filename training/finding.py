@@ -79,25 +79,25 @@ def colour_name(rgb: NDArray[np.floating]) -> str | None:
     return nearest if drifts[nearest] <= MOST_DRIFT else None
 
 
-def colour_under(picture: Pixels, mask: Mask) -> str | None:
+def colour_under(image: Pixels, mask: Mask) -> str | None:
     """Return the name of the median colour where the mask is true, `None` if it has no name."""
-    return colour_name(np.median(picture[mask], axis=0)) if mask.any() else None
+    return colour_name(np.median(image[mask], axis=0)) if mask.any() else None
 
 
-def background_of(picture: Pixels) -> str | None:
+def background_of(image: Pixels) -> str | None:
     """Return the name of the border's median colour."""
-    return colour_name(_border(picture))
+    return colour_name(_border(image))
 
 
-def found_thing(picture: Pixels) -> Found | None:
+def found_thing(image: Pixels) -> Found | None:
     """Return the biggest thing, or `None` if there is only background."""
-    return next(iter(found_things(picture)), None)
+    return next(iter(found_things(image)), None)
 
 
-def found_things(picture: Pixels) -> tuple[Found, ...]:
+def found_things(image: Pixels) -> tuple[Found, ...]:
     """Return everything on the background that is no speck, the biggest first."""
-    colours = cv2.GaussianBlur(picture, (3, 3), 0).astype(np.float32)
-    background = _border(picture)
+    colours = cv2.GaussianBlur(image, (3, 3), 0).astype(np.float32)
+    background = _border(image)
     difference = np.linalg.norm(colours - background, axis=2).astype(np.float32)
     nearby = cv2.dilate(difference, np.ones((EDGE_WINDOW_PX, EDGE_WINDOW_PX), np.uint8))
     core = difference > np.maximum(LEAST_DIFFERENCE, nearby / 2)
@@ -108,10 +108,10 @@ def found_things(picture: Pixels) -> tuple[Found, ...]:
     return tuple(_measure(colours, background, core, labels == i + 1) for i in order)
 
 
-def _border(picture: Pixels) -> NDArray[np.float64]:
-    frame = np.ones(picture.shape[:2], bool)
+def _border(image: Pixels) -> NDArray[np.float64]:
+    frame = np.ones(image.shape[:2], bool)
     frame[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = False
-    median: NDArray[np.float64] = np.median(picture[frame], axis=0)
+    median: NDArray[np.float64] = np.median(image[frame], axis=0)
     return median
 
 

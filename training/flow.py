@@ -78,7 +78,7 @@ def on_the_way(
     return (1 - level) * latents + level * noise, noise - latents, sigma, guidance
 
 
-def picture_ids(batch: Batch, device: torch.device) -> torch.Tensor:
+def image_ids(batch: Batch, device: torch.device) -> torch.Tensor:
     """Return (tokens, 3): row and column of each token, as FluxPipeline makes them."""
     ids: torch.Tensor = FluxPipeline._prepare_latent_image_ids(
         1, batch.height_px // TOKEN_PX, batch.width_px // TOKEN_PX, device, torch.float32
@@ -222,7 +222,7 @@ def _loss(
     device = batch.targets.device
     count = len(batch.prompts)
     noisy, target, sigma, guidance = on_the_way(batch.targets, generator)
-    ids = picture_ids(batch, device)
+    ids = image_ids(batch, device)
     if teacher is None:
         words = _words_with_gaps(text, batch.prompts, random)
     else:

@@ -54,19 +54,19 @@ class Verdict:
         return all(answer is not False for answer in answers)
 
 
-def judge(picture: Pixels, scene: Scene) -> Verdict:
+def judge(image: Pixels, scene: Scene) -> Verdict:
     """Compare a picture with a scene of no, one or two things.
 
     Place and size are judged where the scene names them. A second thing where one was asked for
     makes the shape wrong.
     """
     if not scene.things:
-        return judge_empty(picture, scene.background)
+        return judge_empty(image, scene.background)
     if len(scene.things) > 1:
-        return judge_pair(picture, scene)
+        return judge_pair(image, scene)
     asked = scene.things[0]
-    background = background_of(picture) == scene.background
-    found = found_things(picture)
+    background = background_of(image) == scene.background
+    found = found_things(image)
     if not found:
         return _nothing(asked, background=background)
     thing = found[0]
@@ -79,17 +79,17 @@ def judge(picture: Pixels, scene: Scene) -> Verdict:
     )
 
 
-def judge_empty(picture: Pixels, colour: str) -> Verdict:
+def judge_empty(image: Pixels, colour: str) -> Verdict:
     """Ask for a background and nothing on it (`shape`)."""
-    return Verdict(background_of(picture) == colour, shape=not found_things(picture))
+    return Verdict(background_of(image) == colour, shape=not found_things(image))
 
 
-def judge_pair(picture: Pixels, scene: Scene) -> Verdict:
+def judge_pair(image: Pixels, scene: Scene) -> Verdict:
     """Ask for two things, each on its own side: colours, shapes, and centres in their halves."""
     relation = scene.relation or "left of"
     across = relation == "left of"
-    background = background_of(picture) == scene.background
-    found = sorted(found_things(picture), key=lambda thing: thing.x if across else thing.y)
+    background = background_of(image) == scene.background
+    found = sorted(found_things(image), key=lambda thing: thing.x if across else thing.y)
     if len(found) != len(scene.things):
         return Verdict(background, colour=False, shape=False, place=False)
     both = list(zip(found, scene.things, strict=True))
@@ -118,12 +118,12 @@ def _nothing(asked: Thing, *, background: bool) -> Verdict:
     )
 
 
-def edge_f1(picture: Pixels, edges: Pixels, tolerance_px: float = EDGE_TOLERANCE_PX) -> float:
+def edge_f1(image: Pixels, edges: Pixels, tolerance_px: float = EDGE_TOLERANCE_PX) -> float:
     """Return how well a picture's edges are those asked for (white on black), 0 to 1.
 
     The harmonic mean of the shares of drawn edges that were asked for and of asked ones drawn.
     """
-    drawn = cv2.Canny(cv2.GaussianBlur(picture, (3, 3), 0), *CANNY) > 0
+    drawn = cv2.Canny(cv2.GaussianBlur(image, (3, 3), 0), *CANNY) > 0
     asked = edges[:, :, 0] >= 128
     if not drawn.any() or not asked.any():
         return float(drawn.any() == asked.any())
@@ -148,10 +148,10 @@ def untouched(
     return float((outside <= tolerance).mean()) if outside.size else 1.0
 
 
-def colours_in(picture: Pixels, least_share: float = LEAST_SHARE) -> frozenset[str]:
+def colours_in(image: Pixels, least_share: float = LEAST_SHARE) -> frozenset[str]:
     """Return the names of the colours that fill at least such a share, mixed edges left out."""
     palette = np.array(list(COLOURS.values()), np.float32)
-    smooth = cv2.GaussianBlur(picture, (3, 3), 0)
+    smooth = cv2.GaussianBlur(image, (3, 3), 0)
     square = np.ones((3, 3), np.uint8)
     flat = (cv2.dilate(smooth, square) - cv2.erode(smooth, square)).max(axis=2) <= FLAT
     colours = smooth[flat].astype(np.float32)

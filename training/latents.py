@@ -45,12 +45,12 @@ class Batch:
     prompts: list[str]
 
 
-def encode(vae: AutoencoderKL, pictures: np.ndarray, *, sampled: bool = False) -> torch.Tensor:
+def encode(vae: AutoencoderKL, images: np.ndarray, *, sampled: bool = False) -> torch.Tensor:
     """Return (n, channels, height/8, width/8): the scaled latents of (n, height, width, 3) bytes.
 
     Their modes, or sampled from what the VAE thinks they may be.
     """
-    tensor = to_tensor(pictures).to(vae.device)
+    tensor = to_tensor(images).to(vae.device)
     with torch.no_grad(), torch.autocast(tensor.device.type, torch.bfloat16):
         posterior = vae.encode(tensor).latent_dist
     latents = posterior.sample() if sampled else posterior.mode()
@@ -81,12 +81,12 @@ def given_tokens(vae: AutoencoderKL, examples: list[Example]) -> torch.Tensor | 
     """
     if examples[0].given is None:
         return None
-    pictures = np.stack([example.given for example in examples if example.given is not None])
+    images = np.stack([example.given for example in examples if example.given is not None])
     if examples[0].mask is None:
-        return pack(encode(vae, pictures, sampled=examples[0].before is None)).cpu()
+        return pack(encode(vae, images, sampled=examples[0].before is None)).cpu()
     masks = np.stack([example.mask for example in examples if example.mask is not None])
     # FluxFillPipeline multiplies by 1 - mask between -1 and 1: what is to be drawn is grey.
-    hidden = np.where(masks[..., None] >= 128, np.uint8(128), pictures)
+    hidden = np.where(masks[..., None] >= 128, np.uint8(128), images)
     return torch.cat([pack(encode(vae, hidden, sampled=True)).cpu(), pack_masks(masks)], dim=2)
 
 

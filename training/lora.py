@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from peft import LoraConfig, get_peft_model_state_dict
 
 from training import captions, drawing, scenes
-from training.flow import on_plain_attention, on_the_way, picture_ids, velocity
+from training.flow import image_ids, on_plain_attention, on_the_way, velocity
 from training.latents import Batch, encode, pack
 from training.loop import Bar, descend, rate
 from training.scenes import Scene
@@ -31,13 +31,13 @@ STRIPE_PX = 8
 
 def draw_striped(random: Random, scene: Scene, side_px: int) -> drawing.Pixels:
     """Draw a scene whose things have upright stripes: black ones, or white on dark things."""
-    picture = drawing.draw(scene, side_px, side_px, random).astype(np.float32)
+    image = drawing.draw(scene, side_px, side_px, random).astype(np.float32)
     bands = (np.arange(side_px) // (STRIPE_PX * side_px // 128)) % 2 == 0
     for thing in scene.things:
         cover = drawing.coverage(thing, side_px, side_px)[:, :, None] * bands[None, :, None]
         stripe = 248.0 if thing.colour in ("black", "blue", "purple") else 20.0
-        picture = picture * (1 - cover) + stripe * cover
-    return picture.round().astype(np.uint8)
+        image = image * (1 - cover) + stripe * cover
+    return image.round().astype(np.uint8)
 
 
 def train_lora(
@@ -72,7 +72,7 @@ def train_lora(
         targets = latents[rows].to(device)
         noisy, target, sigma, guidance = on_the_way(targets, generator)
         words = text.encode([captions.caption(random, chosen[row]) for row in rows])
-        ids = picture_ids(Batch(128, 128, targets, None, []), device)
+        ids = image_ids(Batch(128, 128, targets, None, []), device)
         with on_plain_attention(device), torch.autocast(device.type, torch.bfloat16):
             predicted = velocity(transformer, noisy, None, words, sigma, guidance, ids)
         loss = ((predicted.float() - target) ** 2).mean()

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
 from training import captions, drawing, scenes
-from training.flow import on_plain_attention, on_the_way, picture_ids, velocity
+from training.flow import image_ids, on_plain_attention, on_the_way, velocity
 from training.folders import make_plain
 from training.latents import Batch, encode, pack
 from training.loop import Average, Bar, descend, rate
@@ -98,8 +98,8 @@ def mixed(random: Random, first: Scene, second: Scene, weight: float) -> Scene:
 
 
 def _reference(random: Random, scene: Scene, process: SiglipImageProcessor) -> np.ndarray:
-    picture = drawing.draw(scene, 128, 128, random)
-    array: np.ndarray = process(images=picture, return_tensors="np")["pixel_values"][0]
+    image = drawing.draw(scene, 128, 128, random)
+    array: np.ndarray = process(images=image, return_tensors="np")["pixel_values"][0]
     return array
 
 
@@ -221,7 +221,7 @@ def _draw(
         rows = [random.randrange(len(made.words)) for _ in range(_BATCH)]
         targets, share = made.latents[rows].to(device), made.weight[rows, None, None].to(device)
         noisy, target, sigma, guidance = on_the_way(targets, generator)
-        ids = picture_ids(Batch(128, 128, targets, None, []), device)
+        ids = image_ids(Batch(128, 128, targets, None, []), device)
         with on_plain_attention(device), torch.autocast(device.type, torch.bfloat16):
             tokens = share * encoder(made.first[rows].to(device))
             tokens = tokens + (1 - share) * encoder(made.second[rows].to(device))

@@ -1,6 +1,6 @@
 """Exported folders -> diffusers' own pipelines, called as the server calls them.
 
-Knows what each call takes: flux_mcp/pipelines/kinds.py is the model for it, picture by picture the
+Knows what each call takes: flux_mcp/pipelines/families/flux1.py is the model for it, picture by picture the
 same arguments. All kinds take a batch of different prompts and pictures of one canvas.
 """
 
@@ -68,7 +68,7 @@ def draw(
             width, height = batch[0].width_px, batch[0].height_px
             colours = pipe(
                 **_words(kind, pipelines, batch),
-                **_pictures(kind, batch),
+                **_images(kind, batch),
                 width=width,
                 height=height,
                 num_inference_steps=steps,
@@ -109,14 +109,14 @@ def _words(kind: str, pipelines: Pipelines, batch: list[Ask]) -> dict[str, Any]:
 
 def _mixed(prior: Any, references: tuple[tuple[Pixels, float], ...]) -> torch.Tensor:
     """Return (tokens, channels): the weighted mean of the pictures' tokens."""
-    images = [Image.fromarray(picture) for picture, _ in references]
+    images = [Image.fromarray(image) for image, _ in references]
     weights = torch.tensor([weight for _, weight in references], device=prior.device)
     states = prior.encode_image(images, prior.device, 1)
     tokens: torch.Tensor = prior.image_embedder(states).image_embeds
     return (tokens * (weights / weights.sum())[:, None, None]).sum(dim=0)
 
 
-def _pictures(kind: str, batch: list[Ask]) -> dict[str, Any]:
+def _images(kind: str, batch: list[Ask]) -> dict[str, Any]:
     given = [Image.fromarray(ask.given) for ask in batch if ask.given is not None]
     if kind == "kontext":
         area = batch[0].width_px * batch[0].height_px

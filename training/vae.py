@@ -63,16 +63,16 @@ def _add_identity(conv: nn.Conv2d, *, keep: float, corner: slice, weight: float)
 
 def batch(random: Random, count: int, side_px: int) -> torch.Tensor:
     """Return (count, 3, side, side) from -1 to 1: scenes, anything, edges, masked pictures."""
-    return to_tensor(np.stack([_picture(random, side_px) for _ in range(count)]))
+    return to_tensor(np.stack([_image(random, side_px) for _ in range(count)]))
 
 
-def to_tensor(pictures: np.ndarray) -> torch.Tensor:
+def to_tensor(images: np.ndarray) -> torch.Tensor:
     """Return (n, 3, height, width) from -1 to 1 of (n, height, width, 3) bytes."""
-    tensor = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def _picture(random: Random, side_px: int) -> drawing.Pixels:
+def _image(random: Random, side_px: int) -> drawing.Pixels:
     full = 128 if random.random() < 0.8 else random.choice((64, 96, 192, 256))
     full = max(full, side_px)
     draw = random.random()
@@ -80,19 +80,19 @@ def _picture(random: Random, side_px: int) -> drawing.Pixels:
         return drawing.anything(random, side_px, side_px)
     chosen = scenes.scene(random, pairs=0.35)
     if draw < 0.18:
-        picture = drawing.depth(chosen, full, full, random)
+        image = drawing.depth(chosen, full, full, random)
     else:
-        picture = drawing.draw(chosen, full, full, random)
+        image = drawing.draw(chosen, full, full, random)
     if draw > 0.85:
-        picture = drawing.edges(picture)
+        image = drawing.edges(image)
     elif draw > 0.77:
         x0, y0 = random.randrange(full * 3 // 4), random.randrange(full * 3 // 4)
         x1, y1 = x0 + random.randrange(8, full), y0 + random.randrange(8, full)
-        picture[y0:y1, x0:x1] = 127 + random.randrange(2)  # what is to be filled is grey
+        image[y0:y1, x0:x1] = 127 + random.randrange(2)  # what is to be filled is grey
     if full == side_px:
-        return picture
+        return image
     x, y = random.randrange(full - side_px + 1), random.randrange(full - side_px + 1)
-    return picture[y : y + side_px, x : x + side_px]
+    return image[y : y + side_px, x : x + side_px]
 
 
 def train_vae(steps: int, device: torch.device, seed: int) -> AutoencoderKL:
@@ -108,11 +108,11 @@ def train_vae(steps: int, device: torch.device, seed: int) -> AutoencoderKL:
     for step in bar.steps():
         # Crops teach most of it; whole pictures at the end, since the norms see all of a picture.
         side_px, count = (64, 16) if step < 0.7 * steps else (128, 6)
-        pictures = batch(random, count, side_px).to(device)
+        images = batch(random, count, side_px).to(device)
         with torch.autocast(device.type, torch.bfloat16):
-            posterior = vae.encode(pictures).latent_dist
+            posterior = vae.encode(images).latent_dist
             drawn = vae.decode(posterior.sample()).sample
-        error = drawn.float() - pictures
+        error = drawn.float() - images
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         loss = error.abs().mean() + 0.5 * (error**2).mean() + _KL_WEIGHT * kl

@@ -1,1 +1,1 @@
-"""What benchmarks/gpu.py measures on a CUDA card, and how; docs/gpu.md says what for."""
+"""What benchmarks/gpu.py measures on a CUDA GPU, and how; docs/gpu.md says what for."""

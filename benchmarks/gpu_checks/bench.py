@@ -62,7 +62,7 @@ class Bench:
 
     @property
     def free_gib(self) -> float | None:
-        """Memory of the card that can be had; `None` on a CPU."""
+        """Memory of the GPU that can be had; `None` on a CPU."""
         import torch
 
         if self.device.kind != "cuda":

@@ -21,8 +21,8 @@ GROUPS = ("floors", "drawing", "parts", "engine", "product")
 class Needs:
     """What a machine must have; GiB count at full scale only."""
 
-    card_gib: float = 0.0
-    """Free of the card."""
+    gpu_gib: float = 0.0
+    """Free of the GPU."""
     ram_gib: float = 0.0
     """Of the machine's memory."""
     compute: float = 0.0
@@ -39,24 +39,24 @@ class Needs:
             NotRunError: something is missing; its text says what.
         """
         if bench.device.compute_capability < self.compute:
-            raise NotRunError(f"needs a card of compute capability {self.compute}")
+            raise NotRunError(f"needs a GPU of compute capability {self.compute}")
         if self.extra is not None and not has_extra(self.extra):
             raise NotRunError(f"needs the extra '{self.extra}' of this package")
         if bench.scale is not FULL:
             return
         free_gib, ram_gib = bench.free_gib, psutil.virtual_memory().total / GIB
         if free_gib is None:
-            raise NotRunError("needs a CUDA card at full scale")
-        if free_gib < self.card_gib:
-            raise NotRunError(f"needs {self.card_gib:g} GiB of the card, {free_gib:.1f} are free")
+            raise NotRunError("needs a CUDA GPU at full scale")
+        if free_gib < self.gpu_gib:
+            raise NotRunError(f"needs {self.gpu_gib:g} GiB of the GPU, {free_gib:.1f} are free")
         if ram_gib < self.ram_gib:
-            raise NotRunError(f"needs {self.ram_gib:g} GiB of main memory, there are {ram_gib:.1f}")
+            raise NotRunError(f"needs {self.ram_gib:g} GiB of host memory, there are {ram_gib:.1f}")
 
     def __str__(self) -> str:
         """As `--list` shows it."""
         told = [
-            f"{self.card_gib:g} GiB of the card" if self.card_gib else "",
-            f"{self.ram_gib:g} GiB of main memory" if self.ram_gib else "",
+            f"{self.gpu_gib:g} GiB of the GPU" if self.gpu_gib else "",
+            f"{self.ram_gib:g} GiB of host memory" if self.ram_gib else "",
             f"capability {self.compute}" if self.compute else "",
             self.extra or "",
             "36 GB of disk" if self.folders else "",
@@ -66,7 +66,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Case:
-    """One question to a card."""
+    """One question to a GPU."""
 
     name: str
     group: str
@@ -90,8 +90,8 @@ class Case:
 
 # A whole FLUX.1 in bf16: 31.4 GiB of parts, 5 while it draws (huggingface.co/blog/
 # diffusers-quantization: a peak of 36.2), 3 more for Kontext's longer input and the context.
-_WHOLE = Needs(card_gib=40.0)
-_FP8 = Needs(card_gib=40.0, compute=load_parts().precision["fp8dq"].min_compute, extra="torchao")
+_WHOLE = Needs(gpu_gib=40.0)
+_FP8 = Needs(gpu_gib=40.0, compute=load_parts().precision["fp8dq"].min_compute, extra="torchao")
 _MODELS = (("dev", "28 steps"), ("schnell", "4 steps"), ("kontext", "28 steps, one reference"))
 _WAYS: tuple[tuple[str, str, Needs, Mapping[str, Any]], ...] = (
     ("bf16", "16 bit, eager", _WHOLE, {}),
@@ -107,7 +107,7 @@ _DRAWING = tuple(
     Case(
         f"{model}_{way}",
         "drawing",
-        f"{model}, {about}, {how}: seconds of a picture at 1024x1024",
+        f"{model}, {about}, {how}: seconds of an image at 1024x1024",
         "drawing_cases",
         "draw_model",
         needs,
@@ -116,16 +116,16 @@ _DRAWING = tuple(
     for way, how, needs, options in _WAYS
     for model, about in _MODELS
 )
-_ON_DISK = Needs(card_gib=40.0, ram_gib=40.0, folders=True)
+_ON_DISK = Needs(gpu_gib=40.0, ram_gib=40.0, folders=True)
 
 CASES: tuple[Case, ...] = (
     Case(
         "rates",
         "floors",
-        "what can the card do at its best: products, attention, copies?",
+        "what can the GPU do at its best: products, attention, copies?",
         "part_cases",
         "rates",
-        Needs(card_gib=8.0),
+        Needs(gpu_gib=8.0),
     ),
     *_DRAWING,
     Case(
@@ -142,7 +142,7 @@ CASES: tuple[Case, ...] = (
         "decoding and encoding 1024x1024: plain, channels last, compiled",
         "part_cases",
         "vae",
-        Needs(card_gib=10.0),
+        Needs(gpu_gib=10.0),
     ),
     Case(
         "encoders",
@@ -150,15 +150,15 @@ CASES: tuple[Case, ...] = (
         "T5, CLIP, and SigLIP with Redux",
         "part_cases",
         "encoders",
-        Needs(card_gib=14.0),
+        Needs(gpu_gib=14.0),
     ),
     Case(
         "switch_resident",
         "engine",
-        "switching between two kinds that are both on the card",
+        "switching between two kinds that are both on the GPU",
         "engine_cases",
         "switch_resident",
-        Needs(card_gib=64.0, ram_gib=64.0, folders=True),
+        Needs(gpu_gib=64.0, ram_gib=64.0, folders=True),
     ),
     Case(
         "switch_from_host",
@@ -166,38 +166,38 @@ CASES: tuple[Case, ...] = (
         "switching between two kinds of which one fits / bytes over the measured bus",
         "engine_cases",
         "switch_from_host",
-        Needs(card_gib=42.0, ram_gib=96.0, folders=True),
+        Needs(gpu_gib=42.0, ram_gib=96.0, folders=True),
     ),
     Case(
         "five_kinds",
         "engine",
-        "five kinds on the card: bytes held / bytes of different weights",
+        "five kinds on the GPU: bytes held / bytes of different weights",
         "engine_cases",
         "five_kinds",
-        Needs(card_gib=112.0, ram_gib=64.0, folders=True),
+        Needs(gpu_gib=112.0, ram_gib=64.0, folders=True),
     ),
     Case(
-        "small_card_15",
+        "small_gpu_15",
         "engine",
-        "dev as planned for a card of 15 GiB",
+        "dev as planned for a GPU of 15 GiB",
         "engine_cases",
-        "small_card",
-        Needs(card_gib=15.0, ram_gib=64.0, folders=True),
+        "small_gpu",
+        Needs(gpu_gib=15.0, ram_gib=64.0, folders=True),
         MappingProxyType({"total_gib": 15.0}),
     ),
     Case(
-        "small_card_8",
+        "small_gpu_8",
         "engine",
-        "dev as planned for a card of 8 GiB",
+        "dev as planned for a GPU of 8 GiB",
         "engine_cases",
-        "small_card",
-        Needs(card_gib=8.0, ram_gib=64.0, folders=True),
+        "small_gpu",
+        Needs(gpu_gib=8.0, ram_gib=64.0, folders=True),
         MappingProxyType({"total_gib": 8.0}),
     ),
     Case(
         "cancel",
         "engine",
-        "from a cancel until the card is free, in steps",
+        "from a cancel until the GPU is free, in steps",
         "engine_cases",
         "cancel",
         _ON_DISK,
@@ -208,12 +208,12 @@ CASES: tuple[Case, ...] = (
         "schnell from prompt to file; dev through the server / bare calls",
         "product_cases",
         "server",
-        Needs(card_gib=80.0, ram_gib=64.0, folders=True),
+        Needs(gpu_gib=80.0, ram_gib=64.0, folders=True),
     ),
     Case(
         "out_of_memory",
         "product",
-        "does the next job draw after the card's memory ran out?",
+        "does the next job draw after the GPU's memory ran out?",
         "product_cases",
         "out_of_memory",
         _ON_DISK,
@@ -221,7 +221,7 @@ CASES: tuple[Case, ...] = (
     Case(
         "idle_unload",
         "product",
-        "what of the card is still held after an idle worker went?",
+        "what of the GPU is still held after an idle worker went?",
         "product_cases",
         "idle_unload",
         _ON_DISK,

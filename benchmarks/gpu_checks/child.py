@@ -2,7 +2,7 @@
 
 Each line is a JSON object with an `event`: `ready`, or `unusable` where the device cannot be drawn
 on at all; then `begin`, `figure`, `rates`, `end`. A case that
-fails does not end the process; a fault of the card does, because no later call would work.
+fails does not end the process; a fault of the GPU does, because no later call would work.
 """
 
 import json
@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flux_mcp.config import Settings
 from flux_mcp.errors import FluxMcpError
 from flux_mcp.pipelines.device import (
     choose_device,
@@ -22,7 +21,8 @@ from flux_mcp.pipelines.device import (
     describe,
     is_device_fault,
 )
-from flux_mcp.pipelines.wire import claim_stdout
+from flux_mcp.pipelines.pipe import claim_stdout
+from flux_mcp.settings.settings import Settings
 from gpu_checks.bench import Bench, Figure, NotRunError
 from gpu_checks.cases import Case, chosen
 from gpu_checks.rates import Rates

@@ -1,4 +1,4 @@
-"""Whole pictures with a bare pipeline in memory: 16 bit, compiled, fp8, and with steps left out.
+"""Whole images with a bare pipeline in memory: 16 bit, compiled, fp8, and with steps left out.
 
 The yardstick of the product: stock diffusers, every part resident, nothing in between.
 """
@@ -13,14 +13,14 @@ from typing import Any, Literal
 from flux_mcp.models.formats import format_of
 from flux_mcp.models.parts import Precision
 from flux_mcp.pipelines.device import GIB
-from flux_mcp.pipelines.formats.quantisers import configuration
+from flux_mcp.pipelines.loading.quantisers import configuration
 from gpu_checks import parts
 from gpu_checks.bench import Bench
 from gpu_checks.clock import seconds_of, settle
-from gpu_checks.work import Drawing, picture_floor_s, step_floor_s
+from gpu_checks.work import Drawing, image_floor_s, step_floor_s
 
 PROMPT = "a lighthouse on a cliff above the sea at dusk, with {} gulls"
-"""Another number in each picture: nothing can be taken from a cache."""
+"""Another number in each image: nothing can be taken from a cache."""
 GUIDANCE = 3.5
 
 Model = Literal["dev", "schnell", "kontext"]
@@ -28,14 +28,14 @@ Model = Literal["dev", "schnell", "kontext"]
 
 @dataclass(frozen=True)
 class Subject:
-    """A pipeline, ready to draw, and how large its pictures are."""
+    """A pipeline, ready to draw, and how large its images are."""
 
     pipe: Any
     arguments: dict[str, Any]
     drawing: Drawing
 
     def draw(self, number: int = 0, on_step: Callable[..., Any] | None = None) -> Any:
-        """Draw one picture; returns (height, width, 3) from 0 to 1.
+        """Draw one image; returns (height, width, 3) from 0 to 1.
 
         Raises:
             ValueError: it has numbers that are no colours, or one colour only.
@@ -43,16 +43,16 @@ class Subject:
         import numpy as np
         import torch
 
-        picture = self.pipe(
+        image = self.pipe(
             prompt=PROMPT.format(number),
             generator=torch.Generator("cpu").manual_seed(number),
             output_type="np",
             **self.arguments,
             **({} if on_step is None else {"callback_on_step_end": on_step}),
         ).images[0]
-        if not np.isfinite(picture).all() or not picture.std() > 0:
-            raise ValueError("the picture is not finite, or has one colour")
-        return picture
+        if not np.isfinite(image).all() or not image.std() > 0:
+            raise ValueError("the image is not finite, or has one colour")
+        return image
 
 
 def subject(bench: Bench, model: Model) -> Subject:
@@ -86,7 +86,7 @@ def subject(bench: Bench, model: Model) -> Subject:
 def draw_model(
     bench: Bench, *, model: Model, precision: Precision = "bf16", compiled: bool = False
 ) -> None:
-    """Measure a model's picture and step in one precision."""
+    """Measure a model's image and step in one precision."""
     import torch
 
     rates = bench.rates
@@ -99,26 +99,26 @@ def draw_model(
         torch.compiler.reset()
         made.pipe.transformer.compile_repeated_blocks(fullgraph=True, backend=bench.scale.compiler)
     is_fp8 = precision == "fp8dq"
-    measure_pictures(
+    measure_images(
         bench,
         made,
-        floor_s=picture_floor_s(made.drawing, bench.scale, rates, fp8=is_fp8),
+        floor_s=image_floor_s(made.drawing, bench.scale, rates, fp8=is_fp8),
         step_floor=step_floor_s(made.drawing, bench.scale, rates, fp8=is_fp8),
         precision=precision,
         compiled=compiled,
     )
 
 
-def measure_pictures(
+def measure_images(
     bench: Bench, made: Subject, *, floor_s: float | None, step_floor: float | None, **details: Any
 ) -> None:
-    """Report the first picture, later ones, their steps, and the memory they took."""
+    """Report the first image, later ones, their steps, and the memory they took."""
     import torch
 
     device = bench.device
     if device.kind == "cuda":
         torch.cuda.reset_peak_memory_stats(device.name)
-    bench.say("drawing the first picture")
+    bench.say("drawing the first image")
     bench.figure("first_image_s", seconds_of(made.draw, device), "s", **details)
     numbers = range(1, bench.scale.repetitions + 1)
     bench.say("drawing")
@@ -155,7 +155,7 @@ def skip_steps(bench: Bench) -> None:
     """Leave out every second step by a fixed mask: what a step cache could save at most.
 
     MagCache with ratios of 1 expects no error, so it skips as often as it may, whatever the
-    weights. With random weights this says nothing about pictures.
+    weights. With random weights this says nothing about images.
     """
     from diffusers import MagCacheConfig
 

@@ -1,4 +1,4 @@
-"""The worker's engine with full-size models: switching, residency, small cards, cancelling."""
+"""The worker's engine with full-size models: switching, residency, small GPUs, cancelling."""
 
 import itertools
 import statistics
@@ -9,26 +9,25 @@ from collections.abc import Sequence
 import psutil
 
 from flux_mcp.errors import JobCancelledError, TooLittleMemoryError
-from flux_mcp.models.candidates import Card, Choices, Machine, Wanted
-from flux_mcp.models.engine import this_engine
 from flux_mcp.models.formats import has_extra
 from flux_mcp.models.parts import load_parts
+from flux_mcp.models.planning.candidates import Choices, Gpu, Machine, Wanted, this_load_support
+from flux_mcp.models.planning.tiers import choose_tier
 from flux_mcp.models.registry import KINDS, Kind
-from flux_mcp.models.tiers import choose_tier
 from flux_mcp.pipelines.device import GIB, describe
-from flux_mcp.requests.messages import pipeline_key
+from flux_mcp.worker_protocol.messages import pipeline_key
 from gpu_checks.bench import Bench, NotRunError
 from gpu_checks.clock import settle
 from gpu_checks.folders import ROWS, open_folders
 from gpu_checks.studio import Studio, Task, ballast, opened
-from gpu_checks.work import Drawing, picture_floor_s
+from gpu_checks.work import Drawing, image_floor_s
 
 TWO: tuple[Kind, ...] = ("text2img", "kontext")
 FOUR_BIT = "bitsandbytes"
 """The extra without which a model is held in no less than 8 bit, as it is published."""
 CANCEL_AFTER_STEP = 2
 BESIDE_ONE_GIB = 18.0
-"""Room beside one transformer of 22.2 GiB: encoders and VAE (9.3), a picture's work (6), and less
+"""Room beside one transformer of 22.2 GiB: encoders and VAE (9.3), an image's work (6), and less
 than another transformer."""
 
 
@@ -50,7 +49,7 @@ def _switch(studio: Studio, kinds: Sequence[Kind]) -> tuple[list[float], int]:
 
 
 def switch_resident(bench: Bench) -> None:
-    """Switch between two kinds that are both on the card."""
+    """Switch between two kinds that are both on the GPU."""
     with opened(bench, open_folders(bench)) as studio:
         load_s, were_loaded = _switch(studio, TWO)
         bench.figure(
@@ -59,7 +58,7 @@ def switch_resident(bench: Bench) -> None:
 
 
 def switch_from_host(bench: Bench) -> None:
-    """Switch between two kinds of which only one fits on the card."""
+    """Switch between two kinds of which only one fits on the GPU."""
     rates, folders = bench.rates, open_folders(bench)
     moved = folders.transformer_bytes()
     room_gib = moved / GIB + BESIDE_ONE_GIB
@@ -99,11 +98,11 @@ def five_kinds(bench: Bench) -> None:
             bench.figure("peak_gib", drawn.done.peak_gib, "GiB")
 
 
-def small_card(bench: Bench, *, total_gib: float) -> None:
-    """Draw as on a card of this size: planned for it, with no more memory than it has.
+def small_gpu(bench: Bench, *, total_gib: float) -> None:
+    """Draw as on a GPU of this size: planned for it, with no more memory than it has.
 
     Raises:
-        TooLittleMemoryError: the planner has no way to hold the model on such a card.
+        TooLittleMemoryError: the planner has no way to hold the model on such a GPU.
     """
     rates, folders = bench.rates, open_folders(bench)
     with opened(bench, folders) as studio:
@@ -122,7 +121,7 @@ def small_card(bench: Bench, *, total_gib: float) -> None:
                 "image_s",
                 second.seconds,
                 "s",
-                floor=picture_floor_s(drawing, bench.scale, rates),
+                floor=image_floor_s(drawing, bench.scale, rates),
                 **held,
             )
             if second.done.peak_gib is not None:
@@ -132,7 +131,7 @@ def small_card(bench: Bench, *, total_gib: float) -> None:
 
 
 def _planned(studio: Studio, total_gib: float) -> Task:
-    """Return the task the planner would make of a request on a card of this size.
+    """Return the task the planner would make of a request on a GPU of this size.
 
     Raises:
         NotRunError: there is no way with what is installed.
@@ -140,13 +139,13 @@ def _planned(studio: Studio, total_gib: float) -> Task:
     """
     device = studio.bench.device
     compute = device.compute_capability if device.kind == "cuda" else None
-    card = Card(
+    gpu = Gpu(
         total_gib=total_gib,
         free_gib=total_gib,
         name=describe(device).device_name if compute else None,
         compute=compute,
     )
-    machine = Machine(card, psutil.virtual_memory().total / GIB)
+    machine = Machine(gpu, psutil.virtual_memory().total / GIB)
     task = studio.task("text2img")
     wanted = Wanted(
         kind="text2img",
@@ -156,13 +155,13 @@ def _planned(studio: Studio, total_gib: float) -> Task:
         height_px=task.plan.height,
         steps=task.plan.steps,
     )
-    choices = Choices(studio.registry, lambda _row: True, this_engine())
+    choices = Choices(studio.registry, lambda _row: True, this_load_support())
     try:
         tier = choose_tier(wanted, machine, choices)
     except TooLittleMemoryError as error:
         if has_extra(FOUR_BIT):
             raise
-        raise NotRunError(f"needs the extra '{FOUR_BIT}' for such a card: {error}") from error
+        raise NotRunError(f"needs the extra '{FOUR_BIT}' for such a GPU: {error}") from error
     if tier is None:
         raise RuntimeError("the planner knows no model for this")
     holding = tier.chosen.holding
@@ -199,7 +198,7 @@ def cancel(bench: Bench) -> None:
         sender = threading.Thread(target=send)
         sender.start()
         try:
-            # Many pictures: a cancel cannot come too late.
+            # Many images: a cancel cannot come too late.
             studio.draw(task.changed(seeds=tuple(range(20))), on_step=on_step, cancelled=cancelled)
         except JobCancelledError:
             settle(bench.device)

@@ -1,8 +1,8 @@
 """Full-size weights on disk, so that the product itself can be asked: folders and own rows.
 
-Written once into a scratch folder and found again by the next run. The model that draws pictures
+Written once into a scratch folder and found again by the next run. The model that draws images
 from words, and what all kinds share, are random numbers: 35 GB. The transformers of the other kinds
-are files with holes: they take no disk, read as zeros, and weigh on a card what real ones weigh.
+are files with holes: they take no disk, read as zeros, and weigh on a GPU what real ones weigh.
 They are for what depends on bytes alone (switching, residency), not for seconds of drawing.
 
 Weights lie in `blobs/` under names of 64 hexadecimal digits, with links to them, as in the hub's
@@ -26,7 +26,7 @@ from gpu_checks.scale import FULL
 RECIPE = 1
 """Another number when other files are written."""
 FULL_DISK_BYTES = 36 * 10**9
-"""24 of the transformer, 9.5 of T5, 1.4 of the rest, and room for the pictures."""
+"""24 of the transformer, 9.5 of T5, 1.4 of the rest, and room for the images."""
 ROWS: dict[Kind, tuple[str, str]] = {
     "text2img": ("bench-dev", "flux1-dev"),
     "kontext": ("bench-kontext", "flux1-kontext-dev"),
@@ -115,7 +115,7 @@ class _Writer:
         classes = {}
         for name, make in makers.items():
             part = make()
-            # One after the other: a card that holds the largest holds all of them.
+            # One after the other: a GPU that holds the largest holds all of them.
             classes[name] = [_library(part), type(part).__name__]
             part.save_pretrained(folder / name, max_shard_size=scale.shard)
             del part

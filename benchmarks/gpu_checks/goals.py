@@ -1,7 +1,7 @@
 """What a figure should reach. Data; nothing fails because of a goal.
 
 The numbers are the project's own (docs/gpu.md says where they come from). Seconds are those of one
-card and mean nothing on another; ratios hold everywhere.
+GPU and mean nothing on another; ratios hold everywhere.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Goal:
     at_most: float
     of: Literal["value", "ratio"]
     """`ratio`: the figure divided by its floor."""
-    card: str | None = None
-    """Part of the card's name it is meant for; `None` for any."""
+    gpu: str | None = None
+    """Part of the GPU's name it is meant for; `None` for any."""
     source: str = _PROJECT
 
 
@@ -43,9 +43,9 @@ def goal_of(case: str, figure: str) -> Goal | None:
     return next((goal for goal in GOALS if (goal.case, goal.figure) == (case, figure)), None)
 
 
-def is_reached(goal: Goal, card: str, value: float, floor: float | None) -> bool | None:
-    """Whether a goal is reached; `None` where it does not apply to this card or cannot be told."""
-    if goal.card is not None and goal.card not in card:
+def is_reached(goal: Goal, gpu: str, value: float, floor: float | None) -> bool | None:
+    """Whether a goal is reached; `None` where it does not apply to this GPU or cannot be told."""
+    if goal.gpu is not None and goal.gpu not in gpu:
         return None
     if goal.of == "value":
         return value <= goal.at_most

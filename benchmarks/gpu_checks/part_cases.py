@@ -30,13 +30,13 @@ def vae(bench: Bench) -> None:
     side = scale.side_px
     decoding, encoding = vae_flops(scale, side)
     latent = torch.randn(1, 16, side // 8, side // 8, device=device.name, dtype=model.dtype)
-    picture = torch.rand(1, 3, side, side, device=device.name, dtype=model.dtype) * 2 - 1
+    image = torch.rand(1, 3, side, side, device=device.name, dtype=model.dtype) * 2 - 1
 
     def measure(way: str) -> None:
         with torch.no_grad():
             for name, work, flops in (
                 ("decode", lambda: model.decode(latent), decoding),
-                ("encode", lambda: model.encode(picture), encoding),
+                ("encode", lambda: model.encode(image), encoding),
             ):
                 first_s = seconds_of(work, device)
                 seconds = median_seconds(work, device, scale.quick_repetitions)
@@ -51,7 +51,7 @@ def vae(bench: Bench) -> None:
 
     measure("plain")
     model.to(memory_format=torch.channels_last)
-    latent, picture = (t.to(memory_format=torch.channels_last) for t in (latent, picture))
+    latent, image = (t.to(memory_format=torch.channels_last) for t in (latent, image))
     measure("channels last")
     torch.compiler.reset()
     for half in (model.decoder, model.encoder):
@@ -60,7 +60,7 @@ def vae(bench: Bench) -> None:
 
 
 def encoders(bench: Bench) -> None:
-    """Measure the encoders of text and of a reference picture."""
+    """Measure the encoders of text and of a reference image."""
     import torch
 
     product = bench.rates.product

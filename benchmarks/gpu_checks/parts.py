@@ -1,7 +1,7 @@
 """Parts of FLUX.1 with random weights, made on the device: nothing is downloaded or read.
 
 The weights are what the libraries' own constructors start a training with: of realistic size, with
-no zeros where there should be none, no denormals, no NaN. A card's clock depends on the numbers it
+no zeros where there should be none, no denormals, no NaN. A GPU's clock depends on the numbers it
 multiplies, so weights of zeros would look faster than real ones.
 """
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
-from flux_mcp.config import PACKAGE_DIR
+from flux_mcp.settings.settings import PACKAGE_DIR
 from gpu_checks.scale import Scale
 
 CHANNELS: Mapping[str, int] = MappingProxyType(

@@ -16,14 +16,14 @@ from mcp import Client
 from mcp.client.stdio import stdio_client
 
 from flux_mcp.jobs.fleet import Assignment, Report
-from flux_mcp.jobs.worker_process import WORKER_ID, ProcessFleet
-from flux_mcp.models.own_rows import open_registry
-from flux_mcp.requests.messages import Done, Failed, Picture
+from flux_mcp.jobs.process_fleet import WORKER_ID, ProcessFleet
+from flux_mcp.models.user_rows import open_registry
+from flux_mcp.worker_protocol.messages import Done, Failed, GeneratedImage
 from gpu_checks.bench import Bench
-from gpu_checks.card import read_card
 from gpu_checks.clock import seconds_of
 from gpu_checks.drawing_cases import PROMPT
 from gpu_checks.folders import ROWS, SCHNELL, Folders, open_folders
+from gpu_checks.gpu import read_gpu
 from gpu_checks.studio import Task, ballast, make_task, settings_for
 
 DEV = ROWS["text2img"][0]
@@ -37,7 +37,7 @@ END_WITHIN_S = 60.0
 
 @asynccontextmanager
 async def _server(bench: Bench, folders: Folders, **settings: object) -> AsyncIterator[Client]:
-    """Start the product on the folders, with the libraries and cards that this process sees."""
+    """Start the product on the folders, with the libraries and GPUs that this process sees."""
     parameters = stdio_parameters(
         server_command(),
         config=os.devnull,
@@ -73,10 +73,10 @@ def server(bench: Bench) -> None:
 
 async def _measure_server(bench: Bench, folders: Folders) -> None:
     async with _server(bench, folders) as client:
-        bench.say("drawing the first picture through the server")
+        bench.say("drawing the first image through the server")
         started = time.perf_counter()
         await draw(client, "flux_generate", _arguments(bench, SCHNELL, 0))
-        bench.figure("first_picture_s", time.perf_counter() - started, "s", what="from its call")
+        bench.figure("first_image_s", time.perf_counter() - started, "s", what="from its call")
         numbers = range(1, bench.scale.repetitions + 2)
         each = [await _prompt_to_file_s(bench, client, number) for number in numbers]
         bench.figure("schnell_prompt_to_file_s", statistics.median(each), "s", each_s=each)
@@ -90,7 +90,7 @@ async def _prompt_to_file_s(bench: Bench, client: Client, number: int) -> float:
     seconds = time.perf_counter() - started
     path = Path(job["images"][0]["path"])
     if not await asyncio.to_thread(path.is_file):
-        raise RuntimeError("the picture's file is not there")
+        raise RuntimeError("the image's file is not there")
     return seconds
 
 
@@ -128,7 +128,7 @@ async def _measure_overhead(bench: Bench, folders: Folders, client: Client) -> N
     ]
     bench.figure(
         "overhead", served_s / bare_s, "of bare calls", served_s=served_s, bare_s=bare_s,
-        pictures=len(same), same_pixels=sum(same), compiled=compiled,
+        images=len(same), same_pixels=sum(same), compiled=compiled,
     )  # fmt: skip
 
 
@@ -167,12 +167,12 @@ def _draw_bare(bench: Bench, pipe: Any, number: int) -> tuple[float, str]:
 
 
 def idle_unload(bench: Bench) -> None:
-    """Let an idle worker go: afterwards the card has all its memory again."""
+    """Let an idle worker go: afterwards the GPU has all its memory again."""
     folders = open_folders(bench)
     bench.free()
-    before = read_card()
+    before = read_gpu()
     asyncio.run(_draw_and_idle(bench, folders))
-    after = read_card()
+    after = read_gpu()
     if "used_mib" in before and "used_mib" in after:
         left = float(after["used_mib"]) - float(before["used_mib"])
         bench.figure("left_mib", left, "MiB", before=before, after=after)
@@ -185,7 +185,7 @@ async def _draw_and_idle(bench: Bench, folders: Folders) -> None:
         workers = list(_workers())
         if not workers:
             raise RuntimeError("no worker process was found below the server")
-        held = read_card()
+        held = read_gpu()
         _, alive = await asyncio.to_thread(psutil.wait_procs, workers, END_WITHIN_S)
         if alive:
             raise RuntimeError(f"the worker was there {END_WITHIN_S:.0f} s after its last job")
@@ -193,8 +193,8 @@ async def _draw_and_idle(bench: Bench, folders: Folders) -> None:
             "gone_after_s", time.perf_counter() - drawn_at, "s", idle_unload_s=IDLE_S,
             workers=len(workers), held=held,
         )  # fmt: skip
-        # The server itself goes on; what is read next is what it leaves of the card.
-        bench.figure("used_mib", float(read_card().get("used_mib", 0.0)), "MiB")
+        # The server itself goes on; what is read next is what it leaves of the GPU.
+        bench.figure("used_mib", float(read_gpu().get("used_mib", 0.0)), "MiB")
 
 
 def _workers() -> Iterator[psutil.Process]:
@@ -205,7 +205,7 @@ def _workers() -> Iterator[psutil.Process]:
 
 
 def out_of_memory(bench: Bench) -> None:
-    """Run out of the card's memory in earnest, then draw as before."""
+    """Run out of the GPU's memory in earnest, then draw as before."""
     asyncio.run(_run_out(bench, open_folders(bench)))
 
 
@@ -233,7 +233,7 @@ async def _run_out(bench: Bench, folders: Folders) -> None:
         await fleet.close()
     if not isinstance(after[-1].event, Done) or _pixels(after) != _pixels(before):
         raise RuntimeError("the job after it did not draw what it drew before")
-    bench.figure("next_picture_s", seconds, "s", error=event.error.message)
+    bench.figure("next_image_s", seconds, "s", error=event.error.message)
 
 
 async def _run(fleet: ProcessFleet, name: str, task: Task) -> Sequence[Report]:
@@ -242,4 +242,6 @@ async def _run(fleet: ProcessFleet, name: str, task: Task) -> Sequence[Report]:
 
 
 def _pixels(reports: Sequence[Report]) -> list[bytes]:
-    return [report.blobs["pixels"] for report in reports if isinstance(report.event, Picture)]
+    return [
+        report.blobs["pixels"] for report in reports if isinstance(report.event, GeneratedImage)
+    ]

@@ -103,7 +103,7 @@ def _product_fp8(meter: _Meter) -> float | None:
 
     try:
         return float(2 * side**3 / meter.seconds(multiply))
-    except (RuntimeError, ValueError):  # a card below capability 8.9
+    except (RuntimeError, ValueError):  # a GPU below capability 8.9
         return None
 
 
@@ -141,7 +141,7 @@ def _copies(meter: _Meter) -> dict[str, float]:
     here = torch.empty(size, dtype=torch.uint8, device=device.name).random_()
     there = torch.empty_like(here)
     ordinary = here.to("cpu", copy=True)
-    # Only a card's driver can pin; elsewhere both are the same memory.
+    # Only a GPU's driver can pin; elsewhere both are the same memory.
     pinned = ordinary.pin_memory() if device.kind == "cuda" else ordinary
 
     def rate(to: Any, of: Any) -> float:

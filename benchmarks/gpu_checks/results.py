@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from flux_mcp.pipelines.device import GIB
-from gpu_checks.card import read_card
 from gpu_checks.goals import goal_of, is_reached
+from gpu_checks.gpu import read_gpu
 
 Status = Literal["measured", "done", "failed", "not run"]
 
@@ -44,19 +44,19 @@ class Results:
             "cpu": cpu_model(),
             "cores": os.cpu_count(),
             "ram_gib": round(psutil.virtual_memory().total / GIB, 1),
-            "card": read_card().get("name", ""),
-            "driver": read_card().get("driver", ""),
+            "gpu": read_gpu().get("name", ""),
+            "driver": read_gpu().get("driver", ""),
         }
-        self._card_before: Mapping[str, Any] = {}
+        self._gpu_before: Mapping[str, Any] = {}
 
     def know(self, environment: Mapping[str, Any]) -> None:
         """Take what the process that measures says of its libraries and device."""
         self._machine |= environment
-        self._machine["card"] = self._machine["card"] or environment.get("device_name", "")
+        self._machine["gpu"] = self._machine["gpu"] or environment.get("device_name", "")
 
     def begin(self) -> None:
-        """Note the card's state before a case."""
-        self._card_before = read_card()
+        """Note the GPU's state before a case."""
+        self._gpu_before = read_gpu()
 
     def figure(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """Write a measured number with its floor and goal; return its line."""
@@ -71,13 +71,13 @@ class Results:
             "floor": floor,
             "ratio": value / floor if floor else None,
             "goal": None if goal is None else {"at_most": goal.at_most, "of": goal.of,
-                                               "card": goal.card, "source": goal.source},
+                                               "gpu": goal.gpu, "source": goal.source},
             "reached": None if goal is None else is_reached(
-                goal, str(self._machine["card"]), value, floor
+                goal, str(self._machine["gpu"]), value, floor
             ),
             "details": found["details"],
-            "card_before": self._card_before,
-            "card_after": read_card(),
+            "gpu_before": self._gpu_before,
+            "gpu_after": read_gpu(),
         }  # fmt: skip
         return self._write(line)
 
@@ -98,7 +98,7 @@ class Results:
     def show(self, console: Console) -> None:
         """Print the table."""
         table = Table(
-            title=f"gpu, {self._facts['scale']} scale, {self._machine['card']}",
+            title=f"gpu, {self._facts['scale']} scale, {self._machine['gpu']}",
             title_justify="left",
         )
         for heading in ("case", "figure", "value", "floor", "ratio", "goal", "reached"):

@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from flux_mcp.config import Settings
 from flux_mcp.jobs.environments import worker_environment
+from flux_mcp.settings.settings import Settings
 from gpu_checks.results import Results, row_of
 
 COMMAND = Path(__file__).resolve().parents[1] / "gpu.py"

@@ -26,11 +26,11 @@ class Scale:
     siglip: Config
     redux: Config
     side_px: int
-    """Of a picture."""
+    """Of an image."""
     dev_steps: int
     schnell_steps: int
     repetitions: int
-    """Of a whole picture; the median counts."""
+    """Of a whole image; the median counts."""
     quick_repetitions: int
     """Of what takes milliseconds."""
     matrix_side: int

@@ -1,6 +1,6 @@
 """The worker's own engine in this process: plans for it, jobs, and what it reports.
 
-`Engine.draw` is what a worker process runs for each job; here it is asked directly, so that a card
+`Engine.draw` is what a worker process runs for each job; here it is asked directly, so that a GPU
 can be filled on purpose and its memory be read from the inside.
 """
 
@@ -15,15 +15,14 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from flux_mcp.config import Settings
-from flux_mcp.models.own_rows import open_registry
 from flux_mcp.models.registry import Kind, Registry
+from flux_mcp.models.user_rows import open_registry
 from flux_mcp.pipelines.device import GIB
 from flux_mcp.pipelines.engine import Engine
-from flux_mcp.pipelines.job_events import JobEvents
-from flux_mcp.pipelines.wire import Job, Wire
-from flux_mcp.requests.messages import Done, Picture, Progress, RunMessage
+from flux_mcp.pipelines.pipe import JobEvents, Pipe, WorkerJob
 from flux_mcp.requests.plan import InputRole, PlanInput, RenderPlan
+from flux_mcp.settings.settings import Settings
+from flux_mcp.worker_protocol.messages import Done, GeneratedImage, Progress, RunMessage
 from gpu_checks.bench import Bench
 from gpu_checks.drawing_cases import PROMPT
 from gpu_checks.folders import ROWS, Folders
@@ -31,7 +30,7 @@ from gpu_checks.folders import ROWS, Folders
 
 @dataclass(frozen=True)
 class Task:
-    """A plan and its pictures."""
+    """A plan and its images."""
 
     plan: RenderPlan
     blobs: Mapping[str, bytes]
@@ -42,10 +41,10 @@ class Task:
 
 
 def make_task(registry: Registry, kind: Kind, side_px: int, steps: int) -> Task:
-    """Return a plan of one square picture, with a reference of its own size where one is needed."""
+    """Return a plan of one square image, with a reference of its own size where one is needed."""
     spec = registry.find(kind, ROWS[kind][0])
     inputs, blobs = [], {}
-    for role, image in _pictures(kind, side_px):
+    for role, image in _images(kind, side_px):
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         name = hashlib.sha256(buffer.getvalue()).hexdigest()
@@ -70,23 +69,23 @@ def make_task(registry: Registry, kind: Kind, side_px: int, steps: int) -> Task:
     return Task(plan, blobs)
 
 
-def _pictures(kind: Kind, side_px: int) -> list[tuple[InputRole, Image.Image]]:
+def _images(kind: Kind, side_px: int) -> list[tuple[InputRole, Image.Image]]:
     picture = Image.linear_gradient("L").resize((side_px, side_px)).convert("RGB")
     quarter = side_px // 4
     ImageDraw.Draw(picture).ellipse((quarter, quarter, 3 * quarter, 3 * quarter), "red")
     mask = Image.new("L", (side_px, side_px), 0)
     ImageDraw.Draw(mask).rectangle((quarter, quarter, 3 * quarter, 3 * quarter), 255)
-    pictures: dict[Kind, list[tuple[InputRole, Image.Image]]] = {
+    images: dict[Kind, list[tuple[InputRole, Image.Image]]] = {
         "text2img": [],
         "kontext": [("reference", picture)],
         "fill": [("image", picture), ("mask", mask)],
         "control": [("image", picture)],
         "redux": [("reference", picture)],
     }
-    return pictures[kind]
+    return images[kind]
 
 
-class Recorder(Wire):
+class Recorder(Pipe):
     """Keeps what a job reports, with the time, instead of writing it."""
 
     def __init__(self, on_step: Callable[[int], None] = lambda _step: None) -> None:
@@ -98,7 +97,7 @@ class Recorder(Wire):
 
     def send(self, message: Any, blobs: Mapping[str, bytes] | None = None) -> None:
         """Keep an event."""
-        if isinstance(message, Picture) and blobs:
+        if isinstance(message, GeneratedImage) and blobs:
             self.pixels.append(blobs["pixels"])
         if isinstance(message, Progress) and message.phase == "denoising" and message.step:
             self.steps.append((message.step, time.perf_counter()))
@@ -119,7 +118,7 @@ class Drawn:
 
     @property
     def pixels(self) -> list[bytes]:
-        """Of each picture."""
+        """Of each image."""
         return self.recorder.pixels
 
 
@@ -161,7 +160,7 @@ class Studio:
         message = RunMessage(
             job_id=f"job-{self._jobs}", attempt=1, plan=task.plan, preview_every_steps=0
         )
-        job = Job(message, task.blobs, cancelled or threading.Event())
+        job = WorkerJob(message, task.blobs, cancelled or threading.Event())
         done = self.engine.draw(job, JobEvents(message, recorder))
         self.loaded = done.loaded
         return Drawn(done, recorder)
@@ -190,7 +189,7 @@ def settings_for(bench: Bench, folders: Folders) -> Settings:
 
 @contextmanager
 def ballast(bench: Bench, leave_gib: float) -> Iterator[float]:
-    """Fill the card until only so much can be had; yields the GiB that fill it, 0 on a CPU."""
+    """Fill the GPU until only so much can be had; yields the GiB that fill it, 0 on a CPU."""
     import torch
 
     free_gib = bench.free_gib

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from flux_mcp.models.speed import PIXELS_PER_TOKEN
+from flux_mcp.models.planning.speed import PIXELS_PER_TOKEN
 from gpu_checks import parts
 from gpu_checks.rates import Rates
 from gpu_checks.scale import Scale
@@ -57,7 +57,7 @@ def count(run: Callable[[], object]) -> Flops:
 
 
 def picture_tokens(side_px: int) -> int:
-    """Return the tokens of a square picture."""
+    """Return the tokens of a square image."""
     return side_px**2 // PIXELS_PER_TOKEN
 
 
@@ -88,13 +88,13 @@ def step_flops(scale: Scale, image_tokens: int, text_tokens: int) -> Flops:
 
 @cache
 def vae_flops(scale: Scale, side_px: int) -> tuple[Flops, Flops]:
-    """Return the operations of decoding and of encoding a square picture."""
+    """Return the operations of decoding and of encoding a square image."""
     import torch
 
     model = parts.vae(scale, "meta")
     latent = torch.empty(1, 16, side_px // 8, side_px // 8, dtype=model.dtype, device="meta")
-    picture = torch.empty(1, 3, side_px, side_px, dtype=model.dtype, device="meta")
-    return count(lambda: model.decoder(latent)), count(lambda: model.encoder(picture))
+    image = torch.empty(1, 3, side_px, side_px, dtype=model.dtype, device="meta")
+    return count(lambda: model.decoder(latent)), count(lambda: model.encoder(image))
 
 
 @cache
@@ -111,17 +111,17 @@ def text_flops(scale: Scale, text_tokens: int) -> Flops:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One picture, as far as its time is concerned."""
+    """One image, as far as its time is concerned."""
 
     steps: int
     side_px: int
     text_tokens: int
     references: int = 0
-    """Pictures of the same size whose tokens stand beside its own."""
+    """Images of the same size whose tokens stand beside its own."""
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of the picture and its references."""
+        """Tokens of the image and its references."""
         return picture_tokens(self.side_px) * (1 + self.references)
 
 
@@ -142,10 +142,10 @@ def step_floor_s(
     )
 
 
-def picture_floor_s(
+def image_floor_s(
     drawing: Drawing, scale: Scale, rates: Rates, *, fp8: bool = False
 ) -> float | None:
-    """Return the least seconds of a picture, its prompt encoded and itself decoded."""
+    """Return the least seconds of an image, its prompt encoded and itself decoded."""
     step_s = step_floor_s(drawing, scale, rates, fp8=fp8)
     if step_s is None:
         return None

@@ -42,14 +42,14 @@ PASSED_ON: Mapping[str, type[types.RequestParams]] = {
 """Requests that need nothing of the router, and what their parameters must look like."""
 
 INSTRUCTIONS = (
-    "Draws pictures with FLUX. When an answer has a job_id and no pictures yet, call flux_get_job "
-    "with it. Results link to the full picture as flux://images/{id}, which can be read here. Tell "
+    "Draws images with FLUX. When an answer has a job_id and no images yet, call flux_get_job "
+    "with it. Results link to the full image as flux://images/{id}, which can be read here. Tell "
     "the user the notices of an answer."
 )
 TOOLS_FRESH_S = 5.0
-"""A list of tools is handed out again for this long before flux-mcp is asked anew."""
+"""A list of tools is handed out again for this long before flux-mcp is asked again."""
 LARGEST_REQUEST_BYTES = 96 * 1024 * 1024
-"""What flux-mcp takes by default (its setting `max_body_bytes`): calls can carry pictures."""
+"""What flux-mcp takes by default (its setting `max_body_bytes`): calls can carry images."""
 END_TIMEOUT_S = 5
 """How long answers may take to get out when the router is told to end."""
 

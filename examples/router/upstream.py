@@ -130,7 +130,7 @@ async def command_transport(command: list[str]) -> AsyncIterator[Streams]:
 
 
 class Upstream:
-    """The one connection to flux-mcp: opened by the first call, and anew after it broke.
+    """The one connection to flux-mcp: opened by the first call, and again after it broke.
 
     The SDK's client must be left by the task that entered it. Calls come and go in tasks of their
     own, so one more task holds the client for all of them.
@@ -201,7 +201,7 @@ class Upstream:
                     await self._ending.wait()
                 finally:
                     self._forget(opened)  # at once: leaving the client may take seconds
-        except Exception as error:  # noqa: BLE001 - whatever it was, the next call opens anew
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next call opens again
             self._forget(opened)
             logger.warning("lost flux-mcp (%s): %s", self._name, first_line_of(error))
             if not opened.done():

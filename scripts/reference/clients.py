@@ -26,7 +26,7 @@ SHOWN_FOLDERS = {
 PLATFORMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 LEFT_OUT = (
     "**Left out.** Goose keeps its servers in YAML, which we cannot edit without laying the file "
-    "out anew, and the sources differ on an entry's shape: `goose configure` adds one, of the type "
+    "out again, and the sources differ on an entry's shape: `goose configure` adds one, of the type "
     "command-line extension. For every client that is not here, [generic](generic.md)."
 )
 SECOND_HAND = (
@@ -61,7 +61,7 @@ def clients_page() -> str:
         table("client", "file on Linux", "over HTTP", "limit for a call", rows=rows),
         LEFT_OUT,
         "## Time-outs",
-        f"{WAITING} So no client's time-out loses a picture.",
+        f"{WAITING} So no client's time-out loses an image.",
         "## Over HTTP",
         (
             f"`--http` makes an entry for a server that runs already, at `{DEFAULT_URL}` or at "
@@ -90,7 +90,7 @@ def client_page(client: Client) -> str:
     blocks = [
         NOTE,
         f"# {client.title}",
-        "From nothing to a picture, once flux-mcp is installed ([README](../../README.md)):",
+        "From nothing to an image, once flux-mcp is installed ([README](../../README.md)):",
         "\n".join(steps),
         f"What you see: {client.see}",
     ]

@@ -1,4 +1,4 @@
-"""docs/models/README.md: what can be drawn with, and which model a quality takes on which card."""
+"""docs/models/README.md: what can be drawn with, and which model a quality takes on which GPU."""
 
 import ast
 import inspect
@@ -6,29 +6,34 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from flux_mcp.models.candidates import Card, Machine, Wanted, as_if_installed
-from flux_mcp.models.engine import engine_with
 from flux_mcp.models.formats import load_formats
 from flux_mcp.models.parts import PLACEMENTS, load_parts
+from flux_mcp.models.planning.candidates import (
+    Gpu,
+    Machine,
+    Wanted,
+    as_if_installed,
+    load_support_with,
+)
+from flux_mcp.models.planning.tiers import choose_tier
 from flux_mcp.models.qualities import load_qualities
 from flux_mcp.models.registry import KINDS, QUALITIES, ModelSpec, load_registry
-from flux_mcp.models.tiers import choose_tier
-from flux_mcp.schema_words import kind_of
+from flux_mcp.settings.sources import kind_of
 from reference.markdown import NOTE, page, table
 
-CARDS_GIB = (8, 12, 16, 24, 32, 48, 141)
-"""Sizes of cards the table of qualities shows."""
+GPUS_GIB = (8, 12, 16, 24, 32, 48, 141)
+"""Sizes of GPUs the table of qualities shows."""
 SKIPPED_COLUMNS = {"origin"}
 
 
 def models_page() -> str:
-    """Return what can be drawn with, which model draws on which card, and how to add one."""
+    """Return what can be drawn with, which model draws on which GPU, and how to add one."""
     registry = load_registry()
     lines = [
         NOTE,
         "# Models",
         (
-            "What can be drawn with, which of it a `quality` takes on which card, and how to add "
+            "What can be drawn with, which of it a `quality` takes on which GPU, and how to add "
             "your own. The rows are in [models.toml](../../src/flux_mcp/models/models.toml), the "
             "order of preference in [qualities.toml](../../src/flux_mcp/models/qualities.toml), "
             "weights and speeds in [parts.toml](../../src/flux_mcp/models/parts.toml); each number "
@@ -40,19 +45,19 @@ def models_page() -> str:
             "repository",
             "licence",
             "disk, GiB",
-            "card, GiB",
+            "GPU, GiB",
             "drawn with today",
             rows=(_model_row(row) for row in registry),
         ),
         (
-            "`card` is the most of the card's memory that is taken at the model's own size, in the "
+            "`gpu` is the most of the GPU's memory that is taken at the model's own size, in the "
             "precision it is stored in, whole and with parts offloaded: counted and compared with "
             "what others measured, not measured by us. Rows that are not drawn with today are "
             "known to `flux-mcp models plan`; the server neither chooses nor accepts them yet: see "
-            "[engine.py](../../src/flux_mcp/models/engine.py)."
+            "[engine.py](../../src/flux_mcp/models/planning/candidates.py)."
         ),
         (
-            "`flux1-canny-dev-lora` and `flux1-depth-dev-lora` are laid over `flux1-dev`: they use "
+            "`flux1-canny-dev-lora` and `flux1-depth-dev-lora` are merged onto `flux1-dev`: they use "
             "its weights and add their own, 1.3 GiB, so one transformer draws from words and along "
             "edges or depth, both loaded at once. `flux_structural` takes the full model of a "
             "structure where it is installed, else the LoRA. `flux-mcp models pull "
@@ -70,7 +75,7 @@ def models_page() -> str:
             "So steps can be reported and cancelled. What is missing:\n\n"
             "* its folder has a `modular_model_index.json`; downloading, the check that all parts "
             "are there and the worker's list of classes read `model_index.json`;\n"
-            "* prompts are meant to be written anew by another model first (Qwen3.5, up to 3584 "
+            "* prompts are meant to be written again by another model first (Qwen3.5, up to 3584 "
             "tokens in one `generate` that reports nothing), then encoded to at most 8192 rows of "
             "20,480 numbers: 336 MB in 16 bit, eighty times those of FLUX.1, for which the "
             "embedding cache is sized;\n"
@@ -103,26 +108,25 @@ def models_page() -> str:
         "## Which model draws",
         (
             "A call that names no `model` gets one by its `quality`. The table shows `text2img` at "
-            "the model's own size, with every model installed and enough main memory; "
+            "the model's own size, with every model installed and enough host memory; "
             "`flux-mcp models plan --quality high --vram 16 --ram 32` shows any other case, and "
             "with `--explain` what was considered."
         ),
         table(
-            "card, GiB",
+            "GPU, GiB",
             *QUALITIES,
             rows=(
-                (str(gib), *(_tier_cell(gib, quality) for quality in QUALITIES))
-                for gib in CARDS_GIB
+                (str(gib), *(_tier_cell(gib, quality) for quality in QUALITIES)) for gib in GPUS_GIB
             ),
         ),
         (
             "1. The models of the quality are taken in the order below; then others that name the "
             "quality in their row; then the rest, with a notice. Only those that are installed, "
             "that this version can load, whose licence the setting `licences` allows, and that "
-            "take as many reference pictures as there are.\n"
+            "take as many reference images as there are.\n"
             "2. Each is tried in the precisions and placements of the quality, best first: more "
-            "bits before fewer, the whole model on the card before parts of it.\n"
-            "3. The first that fits is taken: its peak within the free memory of the card (what "
+            "bits before fewer, the whole model on the GPU before parts of it.\n"
+            "3. The first that fits is taken: its peak within the free memory of the GPU (what "
             "our own worker holds counts as free), what waits beside it within the machine's. So "
             "more memory never gives a worse plan.\n"
             "4. Fewer bits than the quality is meant for, another model, streaming, tiles and a "
@@ -144,10 +148,10 @@ def models_page() -> str:
         ),
         "What each means for the weights, and what a switch costs: [memory.md](memory.md).",
         (
-            "The card is asked through `nvidia-smi`, at most every five seconds. Without it, or on "
+            "The GPU is asked through `nvidia-smi`, at most every five seconds. Without it, or on "
             "a CPU, no memory is known: the first installed model of the order is taken, and the "
             "worker sees how far it comes. What finished jobs took, memory and seconds, is kept "
-            "in the data folder for each card, and the next plans use it instead of what is "
+            "in the data folder for each GPU, and the next plans use it instead of what is "
             "computed; a peak is only ever learned upwards."
         ),
         "## Your own models",
@@ -190,7 +194,7 @@ def models_page() -> str:
             "`repository` or `file` holds the LoRA, and everything else is that of its `base`. "
             "Without `kind`, a row stands for every kind of the model it extends. A mistake is "
             "told with its line by `flux-mcp doctor`; the whole file is out of use until it is "
-            "mended, and the server runs on with the shipped models."
+            "fixed, and the server runs on with the shipped models."
         ),
         table(
             "column",
@@ -212,12 +216,12 @@ def _model_row(row: ModelSpec) -> tuple[str, ...]:
         row.licence,
         disk,
         f"{whole:.0f} / {offloaded:.0f}" if not row.is_demonstration else "a CPU will do",
-        "yes" if engine_with(load_formats().extra).can_load(row) else "not yet",
+        "yes" if load_support_with(load_formats().extra).can_load(row) else "not yet",
     )
 
 
 def _tier_cell(gib: float, quality: Any) -> str:
-    machine = Machine(Card(gib, gib))
+    machine = Machine(Gpu(gib, gib))
     tier = choose_tier(Wanted("text2img", quality), machine, as_if_installed(load_registry()))
     if tier is None:
         return "nothing"

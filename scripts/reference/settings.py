@@ -7,10 +7,10 @@ import typer
 
 from flux_mcp.cli import common
 from flux_mcp.cli.app import build_app
-from flux_mcp.cli.origins import variable_of
 from flux_mcp.cli.settings_guide import SECTIONS, Entry, Section, entries, example_config
-from flux_mcp.config import Settings
-from flux_mcp.settings_files import NEVER_IN_A_FILE
+from flux_mcp.settings.files import NEVER_IN_A_FILE
+from flux_mcp.settings.settings import Settings
+from flux_mcp.settings.sources import variable_of
 from reference.markdown import NOTE, page, table
 
 

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flux_mcp.requests.schemas import DRAW_REQUESTS
-from flux_mcp.schema_words import Schema, default_of, kind_of
 from flux_mcp.server.results import MAX_PREVIEW_BYTES, MAX_PREVIEWS
-from flux_mcp.server.schema import input_schema, output_schema
-from flux_mcp.server.tools import TOOLS, ToolRow
+from flux_mcp.server.tools import TOOLS, ToolRow, input_schema, output_schema
+from flux_mcp.settings.sources import Schema, default_of, kind_of
 from reference.markdown import NOTE, page, table
 
 
@@ -33,10 +32,10 @@ def tools_page() -> str:
         ),
         "## What an answer holds",
         (
-            "- a **text** with every fact a model needs that cannot see pictures: id, size, seed, "
+            "- a **text** with every fact a model needs that cannot see images: id, size, seed, "
             "model, file, URI, notices;\n"
             f"- **previews** as WebP, at most {MAX_PREVIEWS} of {MAX_PREVIEW_BYTES:,} bytes; "
-            "more pictures come as one numbered contact sheet; the whole answer stays below 1 MB;\n"
+            "more images come as one numbered contact sheet; the whole answer stays below 1 MB;\n"
             "- a **resource link** to each full PNG, `flux://images/{id}` "
             "(`flux://images/{id}/thumbnail` is a WebP of 512 px, `flux://jobs/{id}` a job as "
             "JSON);\n"

@@ -1,3 +1,3 @@
-"""flux-mcp: FLUX on your own graphics card, for every MCP client."""
+"""flux-mcp: FLUX on your own GPU, for every MCP client."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
 """Every deliberate error, as one tree.
 
 FluxMcpError(code, message, hint)
-├── RequestError             the caller can mend it
+├── RequestError             the caller can fix it
 │   ├── InvalidRequestError      [invalid_request]      an argument of the wrong type, range or name
 │   ├── InvalidSizeError         [invalid_size]         width, height, aspect ratio or pixel count
 │   ├── PromptTooLongError       [prompt_too_long]
@@ -38,7 +38,7 @@ FluxMcpError(code, message, hint)
 │   ├── FormatUnsupportedError   [format_unsupported]   this device cannot hold weights like that
 │   ├── WorkerLostError          [worker_lost]          the worker process died twice on one job
 │   └── TracingUnavailableError  [tracing_unavailable]  the packages that export traces are missing
-├── AccessError              a request over HTTP was not let in
+├── AccessError              a request over HTTP was not admitted
 │   ├── HostRefusedError         [host_refused]         sent to a name that is not ours
 │   ├── OriginRefusedError       [origin_refused]       sent by a web page of somewhere else
 │   ├── UnauthorizedError        [unauthorized]         no token, or not one of ours
@@ -80,7 +80,7 @@ class FluxMcpError(Exception):
 
 
 class RequestError(FluxMcpError):
-    """The caller can mend it."""
+    """The caller can fix it."""
 
     code = "invalid_request"
 
@@ -120,7 +120,7 @@ class UnknownPackError(RequestError):
 
 
 class InvalidPackError(RequestError):
-    """A prompt pack's files are wrong, so it is out of use until they are mended.
+    """A prompt pack's files are wrong, so it is out of use until they are fixed.
 
     Args:
         message: As in the base class.
@@ -182,13 +182,13 @@ class UnknownImageError(RequestError):
 
 
 class InvalidImageError(RequestError):
-    """A picture that came in cannot be used: unreadable, truncated, wrong type, too large."""
+    """An image that came in cannot be used: unreadable, truncated, wrong type, too large."""
 
     code = "invalid_image"
 
 
 class PathNotAllowedError(RequestError):
-    """A path lies outside the folders pictures may be read from."""
+    """A path lies outside the folders images may be read from."""
 
     code = "path_not_allowed"
 
@@ -248,7 +248,7 @@ class DownloadRunningError(CapacityError):
 
 
 class TooLittleMemoryError(CapacityError):
-    """No model that may answer fits into the memory of the card and the machine."""
+    """No model that may answer fits into the memory of the GPU and the machine."""
 
     code = "too_little_memory"
 
@@ -320,7 +320,7 @@ class TracingUnavailableError(EngineError):
 
 
 class AccessError(FluxMcpError):
-    """A request over HTTP was not let in."""
+    """A request over HTTP was not admitted."""
 
     code = "access"
     http_status: ClassVar[int] = 403

@@ -1,6 +1,6 @@
 """Who asks: the principal on whose behalf the current task acts. Owns that, one value per task.
 
-A principal is the name of a token. Its jobs and pictures are its own: no other name can look at
+A principal is the name of a token. Its jobs and images are its own: no other name can look at
 them, cancel them or draw from them, and is told what it would be told of an id that does not exist.
 `LOCAL` is whoever starts programs on this machine (stdio, the command line, a token without a
 name): it can read the files anyway, so it sees everything.
@@ -24,7 +24,7 @@ def acting() -> str:
 
 
 def only() -> str | None:
-    """Return the principal whose jobs and pictures may be seen; `None` means all of them."""
+    """Return the principal whose jobs and images may be seen; `None` means all of them."""
     name = _acting.get()
     return None if name == LOCAL else name
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scheduling import CARDS, MAX_PASSES, compare, scenarios
+from scheduling import GPUS, MAX_PASSES, compare, scenarios
 from scheduling_optimum import optimum
-from scheduling_replay import Card, replay, replay_order
+from scheduling_replay import Gpu, replay, replay_order
 from scheduling_traces import (
     JOB_S,
     PATTERNS,
@@ -23,32 +23,31 @@ from scheduling_traces import (
     write_trace,
 )
 
-from flux_mcp.database import open_database
 from flux_mcp.jobs.job import new_job_id
-from flux_mcp.jobs.queue import JobQueue
-from flux_mcp.jobs.rows import migrate
+from flux_mcp.jobs.queue import JobQueue, migrate
 from flux_mcp.jobs.scheduler import Turn
 from flux_mcp.models.registry import load_registry
-from flux_mcp.paths import Paths, ensure_dirs
+from flux_mcp.settings.paths import Paths, ensure_dirs
+from flux_mcp.storage.database import open_database
 from tests.jobs.factories import make_job, make_plan_row
 
 GOAL = 1.1
 """Swaps of ours over those of the optimum (facts on performance, C10)."""
-MEMORY = Card("from memory", resident=1, first_s=8.0, again_s=0.5)
+MEMORY = Gpu("from memory", resident=1, first_s=8.0, again_s=0.5)
 DRAWS_S = {"text2img/a": 1.0, "fill/a": 0.4, "redux/a": 2.3}
 
 
-def one_that_fits() -> Iterator[tuple[str, Card]]:
-    for name, card in scenarios(quick=False):
-        is_cheap = card.again_s <= 0.1 * JOB_S.get(name.rsplit("-", 1)[-1], 1.0)
-        if card.resident == 1 and not is_cheap:
-            yield name, card
+def one_that_fits() -> Iterator[tuple[str, Gpu]]:
+    for name, gpu in scenarios(quick=False):
+        is_cheap = gpu.again_s <= 0.1 * JOB_S.get(name.rsplit("-", 1)[-1], 1.0)
+        if gpu.resident == 1 and not is_cheap:
+            yield name, gpu
 
 
-@pytest.mark.parametrize(("name", "card"), list(one_that_fits()), ids=str)
-def test_where_one_pipeline_fits_ours_is_close_to_the_optimum(name: str, card: Card) -> None:
-    found = compare(name, card, lambda _share: None)
-    assert found.is_dear
+@pytest.mark.parametrize(("name", "gpu"), list(one_that_fits()), ids=str)
+def test_where_one_pipeline_fits_ours_is_close_to_the_optimum(name: str, gpu: Gpu) -> None:
+    found = compare(name, gpu, lambda _share: None)
+    assert found.is_expensive
     assert found.best.is_exact
     assert found.best.swaps <= found.ours.swaps <= GOAL * found.best.swaps
     assert found.ours.swaps < found.fifo.swaps
@@ -59,14 +58,14 @@ def test_where_one_pipeline_fits_ours_is_close_to_the_optimum(name: str, card: C
 
 def test_there_are_traces_of_every_pattern_and_one_that_was_recorded() -> None:
     names = {path.stem for path in TRACES.glob("*.jsonl")}
-    assert names == {f"{pattern}-{card}" for pattern in PATTERNS for card in JOB_S} | {"recorded"}
-    assert {name.rsplit("-", 1)[-1] for name in names} == CARDS.keys()
+    assert names == {f"{pattern}-{gpu}" for pattern in PATTERNS for gpu in JOB_S} | {"recorded"}
+    assert {name.rsplit("-", 1)[-1] for name in names} == GPUS.keys()
 
 
-@pytest.mark.parametrize("card", JOB_S)
+@pytest.mark.parametrize("gpu", JOB_S)
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_the_made_up_traces_are_what_their_seeds_make(pattern: str, card: str) -> None:
-    made = make(pattern, card)
+def test_the_made_up_traces_are_what_their_seeds_make(pattern: str, gpu: str) -> None:
+    made = make(pattern, gpu)
     assert read_trace(TRACES / f"{made.name}.jsonl") == made
 
 
@@ -85,19 +84,19 @@ def test_a_replay_counts_loads_seconds_and_waits_as_one_does_by_hand() -> None:
         TraceJob(0.0, "b/x", 1.0),
         TraceJob(0.5, "a/x", 1.0),
     ]
-    fifo = replay(jobs, MEMORY, max_passes=0)
+    fifo = replay(jobs, MEMORY, max_overtakes=0)
     assert (fifo.order, fifo.swaps, fifo.swap_s) == ((0, 1, 2), 3, 16.5)
     assert fifo.waits_s == [0.0, 9.0, 17.5]
-    ours = replay(jobs, MEMORY, max_passes=1)
+    ours = replay(jobs, MEMORY, max_overtakes=1)
     assert (ours.order, ours.swaps, ours.swap_s) == ((0, 2, 1), 2, 16.0)
     assert ours.most_passed == 1
 
 
-def best_by_trying_all(jobs: list[TraceJob], card: Card, max_passes: int) -> int:
+def best_by_trying_all(jobs: list[TraceJob], gpu: Gpu, max_overtakes: int) -> int:
     """Try every order; count swaps, passes and the clock in another way than the product does."""
     best = len(jobs)
     for order in permutations(range(len(jobs))):
-        if any(sum(o > j for o in order[:at]) > max_passes for at, j in enumerate(order)):
+        if any(sum(o > j for o in order[:at]) > max_overtakes for at, j in enumerate(order)):
             continue
         clock, loaded, used, swaps = 0.0, [], set(), 0
         for at, number in enumerate(order):
@@ -109,8 +108,8 @@ def best_by_trying_all(jobs: list[TraceJob], card: Card, max_passes: int) -> int
                 loaded.remove(job.pipeline)
             else:
                 swaps += 1
-                clock += card.again_s if job.pipeline in used else card.first_s
-                del loaded[: len(loaded) - card.resident + 1]
+                clock += gpu.again_s if job.pipeline in used else gpu.first_s
+                del loaded[: len(loaded) - gpu.resident + 1]
             loaded.append(job.pipeline)
             used.add(job.pipeline)
             clock += job.draw_s
@@ -130,30 +129,30 @@ def best_by_trying_all(jobs: list[TraceJob], card: Card, max_passes: int) -> int
 )
 @example([(0, "text2img/a"), (0, "fill/a"), (40, "text2img/a")], 1, 3, 0.5)
 def test_the_optimum_is_what_trying_every_order_finds(
-    arrivals: list[tuple[int, str]], resident: int, max_passes: int, again_s: float
+    arrivals: list[tuple[int, str]], resident: int, max_overtakes: int, again_s: float
 ) -> None:
     jobs = [TraceJob(at / 2, pipeline, DRAWS_S[pipeline]) for at, pipeline in sorted(arrivals)]
-    card = Card("tiny", resident, first_s=2.0, again_s=again_s)
-    known = replay(jobs, card, max_passes=0)
-    found = optimum(jobs, card, max_passes, known)
+    gpu = Gpu("tiny", resident, first_s=2.0, again_s=again_s)
+    known = replay(jobs, gpu, max_overtakes=0)
+    found = optimum(jobs, gpu, max_overtakes, known)
     assert found.is_exact
-    assert found.swaps == best_by_trying_all(jobs, card, max_passes)
+    assert found.swaps == best_by_trying_all(jobs, gpu, max_overtakes)
     assert found.order is not None
-    reached = replay_order(jobs, card, found.order)
+    reached = replay_order(jobs, gpu, found.order)
     assert reached.swaps == found.swaps
-    assert reached.most_passed <= max_passes
-    assert found.swaps <= replay(jobs, card, max_passes).swaps
+    assert reached.most_passed <= max_overtakes
+    assert found.swaps <= replay(jobs, gpu, max_overtakes).swaps
 
 
 def test_a_search_that_grows_too_large_gives_a_lower_bound_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     jobs = read_trace(TRACES / "bursts-16gb.jsonl").jobs
-    card = Card("from disk", resident=1, first_s=4.0, again_s=4.0)
-    known = replay(jobs, card, MAX_PASSES)
-    exact = optimum(jobs, card, MAX_PASSES, known)
+    gpu = Gpu("from disk", resident=1, first_s=4.0, again_s=4.0)
+    known = replay(jobs, gpu, MAX_PASSES)
+    exact = optimum(jobs, gpu, MAX_PASSES, known)
     monkeypatch.setattr("scheduling_optimum.MAX_STATES", 500)
-    bound = optimum(jobs, card, MAX_PASSES, known)
+    bound = optimum(jobs, gpu, MAX_PASSES, known)
     assert exact.is_exact
     assert not bound.is_exact
     assert bound.order is None
@@ -168,11 +167,11 @@ def drawn(tmp_path: Path) -> Path:
     database = open_database(paths.database)
     migrate(database)
     queue = JobQueue(database, limit=10)
-    secret = {"prompt": "a SECRET picture", "session": "SECRET"}
+    secret = {"prompt": "a SECRET image", "session": "SECRET"}
     plans = [
-        make_plan_row(prompt="a SECRET picture"),
-        make_plan_row(prompt="a SECRET picture", model="SECRET-lora"),
-        make_plan_row(prompt="a SECRET picture"),
+        make_plan_row(prompt="a SECRET image"),
+        make_plan_row(prompt="a SECRET image", model="SECRET-lora"),
+        make_plan_row(prompt="a SECRET image"),
     ]
     for number, plan in enumerate(plans):
         job = make_job(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flux_mcp.answers import JobAnswer
-from flux_mcp.config import Settings
-from flux_mcp.service import Service
+from flux_mcp.service.answers import JobAnswer
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 
 TIMEOUT_S = 180
 _IMPORTS = """

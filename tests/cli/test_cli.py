@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from flux_mcp import __version__
-from flux_mcp.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
-from flux_mcp.service import Service
+from flux_mcp.service.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
+from flux_mcp.service.service import Service
 from tests.jobs.factories import make_plan_row
-from tests.server.pictures import keep_picture, noise, queue_job, run_job
+from tests.server.images import keep_image, noise, queue_job, run_job
 
 from .processes import TIMEOUT_S, Cli, Drawn
 
@@ -57,7 +57,7 @@ def cli(tmp_path: Path, weights_dir: Path) -> Cli:
     return Cli(tmp_path / "data", weights_dir)
 
 
-# --- one picture, looked at in every way -------------------------------------------------------
+# --- one image, looked at in every way -------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_an_ended_job_is_listed_with_all_and_not_without(drawn: Drawn) -> None:
     assert drawn.ended.json in drawn.cli("jobs", "list", "--all", "--json").json
 
 
-def test_a_picture_is_found_by_its_words_and_shown(drawn: Drawn) -> None:
+def test_an_image_is_found_by_its_words_and_shown(drawn: Drawn) -> None:
     found = drawn.cli("gallery", "search", "circle", "--session", "[/bold] one")
     assert found.out.startswith(f"{drawn.answer.images[0].id}  64x64  micro  seed 7  ")
     page = SearchAnswer.model_validate(drawn.cli("gallery", "search", "circle", "--json").json)
@@ -127,7 +127,7 @@ def test_a_search_without_hits_says_what_to_try(drawn: Drawn) -> None:
     found = drawn.cli("gallery", "search", "zebra")
     assert (found.code, found.out) == (
         0,
-        "No picture fits. Every word must occur in the prompt; try fewer.\n",
+        "No image fits. Every word must occur in the prompt; try fewer.\n",
     )
 
 
@@ -179,7 +179,7 @@ def test_a_step_cache_is_a_flag_of_generate(cli: Cli) -> None:
 def test_a_dry_run_shows_the_plan_and_queues_nothing(cli: Cli) -> None:
     text = cli("generate", "a circle", "--dry-run", "--seed", "3", "--aspect-ratio", "16:9")
     assert text.code == 0, text.err
-    assert "Would draw 1 picture of 176x96 with micro in 8 steps" in text.out
+    assert "Would draw 1 image of 176x96 with micro in 8 steps" in text.out
     assert "seed 3. Nothing is queued." in text.out
     answer = JobAnswer.model_validate(cli("generate", "a circle", "--dry-run", "--json").json)
     assert answer.dry_run is not None
@@ -275,7 +275,7 @@ def test_the_flag_wins_over_the_variable(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.fixture
 def crowded(cli: Cli) -> tuple[Cli, list[str]]:
-    """Jobs and pictures with the longest names there are."""
+    """Jobs and images with the longest names there are."""
 
     async def fill(service: Service) -> list[str]:
         plan = make_plan_row(kind="kontext", model="flux1-kontext-dev", prompt="\x1b[31m水 " * 500)
@@ -283,7 +283,7 @@ def crowded(cli: Cli) -> tuple[Cli, list[str]]:
         running = await run_job(service, plan=plan, session=session)
         waiting = [await queue_job(service, plan=plan, session=session) for _ in range(2)]
         for n in range(50):
-            await keep_picture(
+            await keep_image(
                 service,
                 noise(16, 16),
                 16,

@@ -12,11 +12,11 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
-from flux_mcp.installation import command_file
+from flux_mcp.settings.installation import command_file
 
 from .processes import TIMEOUT_S, Cli, Ended
 
-TOKEN = "a-token-of-thirty-two-characters"  # noqa: S105  (let in nowhere)
+TOKEN = "a-token-of-thirty-two-characters"  # noqa: S105  (admitted nowhere)
 
 
 @pytest.fixture
@@ -156,10 +156,10 @@ def test_wrong_calls_are_refused(cli: Cli, words: list[str], message: str) -> No
 
 
 def test_generic_prints_a_document_and_nothing_else(cli: Cli, tmp_path: Path) -> None:
-    printed = clean(cli("connect", "generic", "--name", "pictures"))
-    assert list(json.loads(printed.out)["mcpServers"]) == ["pictures"]
+    printed = clean(cli("connect", "generic", "--name", "images"))
+    assert list(json.loads(printed.out)["mcpServers"]) == ["images"]
     file = tmp_path / "any.json"
-    clean(cli("connect", "generic", "--name", "pictures", "--file", str(file), "--write"))
+    clean(cli("connect", "generic", "--name", "images", "--file", str(file), "--write"))
     assert file.read_text() == printed.out
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from flux_mcp.cli.connect.clients import Client, find_client, load_clients
-from flux_mcp.cli.connect.connecting import Flags, Outcome, connect, launch_of, survey
+from flux_mcp.cli.connect.connecting import ConnectFlags, Outcome, connect, launch_of, survey
 from flux_mcp.cli.connect.entries import COMMAND, Launch, is_ours, own_command, stdio_entry
 from flux_mcp.cli.connect.files import ClientFile
 from flux_mcp.cli.connect.places import config_file, seems_installed
-from flux_mcp.config import Settings
 from flux_mcp.errors import (
     EntryConflictError,
     FluxMcpError,
@@ -24,11 +23,12 @@ from flux_mcp.errors import (
     StorageError,
     UnsupportedOptionError,
 )
-from flux_mcp.installation import command_file, default_data_dir
-from flux_mcp.server.tokens import load_tokens
+from flux_mcp.server.transports.tokens import load_tokens
+from flux_mcp.settings.installation import command_file, default_data_dir
+from flux_mcp.settings.settings import Settings
 
 CLIENTS = load_clients()
-TOKEN = "a-token-of-thirty-two-characters"  # noqa: S105  (let in nowhere)
+TOKEN = "a-token-of-thirty-two-characters"  # noqa: S105  (admitted nowhere)
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX modes")
 every_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.id)
 
@@ -60,7 +60,7 @@ def texts(client: Client) -> dict[str, str]:
 
 
 def act(client: Client, settings: Settings, file: Path, task: str, **flags: object) -> Outcome:
-    return connect(client, settings, Flags(file=file, task=task, **flags))  # type: ignore[arg-type]
+    return connect(client, settings, ConnectFlags(file=file, task=task, **flags))  # type: ignore[arg-type]
 
 
 def backups(folder: Path) -> list[Path]:
@@ -270,7 +270,7 @@ def test_what_another_program_wrote_meanwhile_is_not_lost(tmp_path: Path) -> Non
 def test_the_entry_starts_this_installation_by_its_whole_path(
     client: Client, settings: Settings
 ) -> None:
-    entry = connect(client, settings, Flags(file=Path("/nowhere/at/all"))).entry
+    entry = connect(client, settings, ConnectFlags(file=Path("/nowhere/at/all"))).entry
     program = command_file(COMMAND)
     expected = [str(program)] if program else [sys.executable, "-m", "flux_mcp"]
     assert [entry["command"], *entry["args"]] == [*expected, "serve"]
@@ -281,8 +281,8 @@ def test_the_entry_starts_this_installation_by_its_whole_path(
 def test_the_usual_data_folder_is_named_only_when_it_was_given(tmp_path: Path) -> None:
     usual = Settings(data_dir=default_data_dir())
     client = find_client("cursor", CLIENTS)
-    assert "env" not in connect(client, usual, Flags(file=tmp_path / "a")).entry
-    pinned = connect(client, usual, Flags(file=tmp_path / "a", pin_data_dir=True)).entry
+    assert "env" not in connect(client, usual, ConnectFlags(file=tmp_path / "a")).entry
+    pinned = connect(client, usual, ConnectFlags(file=tmp_path / "a", pin_data_dir=True)).entry
     assert pinned["env"] == {"FLUX_MCP_DATA_DIR": str(default_data_dir())}
 
 
@@ -314,7 +314,7 @@ def test_over_http_no_token_is_written_unless_asked(
 
 
 def test_a_token_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
-    flags = Flags(file=tmp_path / "a", url="http://127.0.0.1:8421/mcp", token_in_file=True)
+    flags = ConnectFlags(file=tmp_path / "a", url="http://127.0.0.1:8421/mcp", token_in_file=True)
     with pytest.raises(InvalidRequestError) as refused:
         connect(find_client("cursor", CLIENTS), Settings(data_dir=tmp_path), flags)
     assert "FLUX_MCP_TOKEN" in refused.value.hint
@@ -325,7 +325,7 @@ def test_the_token_of_the_server_s_own_file_will_do(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     load_tokens(settings)
     token = settings.paths.tokens.read_text().splitlines()[-1]
-    flags = Flags(file=tmp_path / "a", url="http://127.0.0.1:8421/mcp", token_in_file=True)
+    flags = ConnectFlags(file=tmp_path / "a", url="http://127.0.0.1:8421/mcp", token_in_file=True)
     outcome = connect(find_client("cursor", CLIENTS), settings, replace(flags, task="write"))
     assert f"Bearer {token}" in (tmp_path / "a").read_text()
     assert token not in outcome.masked(json.dumps(outcome.entry))
@@ -335,7 +335,7 @@ def test_the_token_of_somebody_else_will_not_do(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     settings.paths.tokens.write_text(f"ada {TOKEN}\n")
     settings.paths.tokens.chmod(0o600)
-    flags = Flags(file=tmp_path / "a", url="http://127.0.0.1:8421/mcp", token_in_file=True)
+    flags = ConnectFlags(file=tmp_path / "a", url="http://127.0.0.1:8421/mcp", token_in_file=True)
     with pytest.raises(InvalidRequestError, match="there is none yet"):
         connect(find_client("cursor", CLIENTS), settings, flags)
 
@@ -350,16 +350,16 @@ def test_a_named_configuration_file_goes_into_the_entry(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (Flags(name="my flux"), "no name"),
-        (Flags(name=""), "no name"),
-        (Flags(url="ftp://x"), "no address"),
-        (Flags(url="http://127.0.0.1:8421/mcp?token=x"), "no address"),
-        (Flags(token_in_file=True), "goes with --http"),
-        (Flags(task="write"), "no file we know"),
-        (Flags(scope="user", task="write"), "no user scope"),
+        (ConnectFlags(name="my flux"), "no name"),
+        (ConnectFlags(name=""), "no name"),
+        (ConnectFlags(url="ftp://x"), "no address"),
+        (ConnectFlags(url="http://127.0.0.1:8421/mcp?token=x"), "no address"),
+        (ConnectFlags(token_in_file=True), "goes with --http"),
+        (ConnectFlags(task="write"), "no file we know"),
+        (ConnectFlags(scope="user", task="write"), "no user scope"),
     ],
 )
-def test_wrong_flags_are_refused(flags: Flags, message: str, settings: Settings) -> None:
+def test_wrong_flags_are_refused(flags: ConnectFlags, message: str, settings: Settings) -> None:
     with pytest.raises(FluxMcpError, match=message) as refused:
         connect(find_client("generic", CLIENTS), settings, flags)
     assert refused.value.hint
@@ -502,7 +502,7 @@ def test_the_list_says_which_are_connected_and_which_cannot_be_read(
         monkeypatch.setenv(name, str(home))
     monkeypatch.chdir(project)
     launch = Launch("/old/flux-mcp")
-    connect(find_client("cursor", CLIENTS), settings, Flags(task="write"))
+    connect(find_client("cursor", CLIENTS), settings, ConnectFlags(task="write"))
     act(find_client("gemini", CLIENTS), settings, home / ".gemini" / "settings.json", "write",
         url="http://127.0.0.1:9999/mcp")  # fmt: skip
     old = {"mcpServers": {"flux": stdio_entry(find_client("claude-code", CLIENTS), launch)}}

@@ -1,4 +1,4 @@
-"""`flux-mcp demo` as a person and as a script meets it: five tools, five pictures, one sheet."""
+"""`flux-mcp demo` as a person and as a script meets it: five tools, five images, one sheet."""
 
 import shlex
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flux_mcp.answers import DemoAnswer, SearchAnswer
 from flux_mcp.models.registry import KINDS
 from flux_mcp.server.demo import STORY
+from flux_mcp.service.answers import DemoAnswer, SearchAnswer
 
 from .processes import Cli, Ended
 
@@ -46,13 +46,13 @@ def test_every_kind_is_drawn_by_its_tool_with_micro_in_one_session(told: Told) -
         assert Path(job.images[0].path).is_file()
 
 
-def test_every_other_picture_is_made_of_the_first(told: Told) -> None:
+def test_every_other_image_is_made_of_the_first(told: Told) -> None:
     first, *others = (job.images[0] for job in told.answer.jobs)
     assert first.parents == ()
     assert [image.parents for image in others] == [(first.id,)] * 4
 
 
-def test_only_the_hole_of_the_fill_is_drawn_anew(told: Told) -> None:
+def test_only_the_hole_of_the_fill_is_drawn_again(told: Told) -> None:
     first, filled = (
         Image.open(told.answer.jobs[number].images[0].path).convert("RGB") for number in (0, 2)
     )
@@ -64,7 +64,7 @@ def test_only_the_hole_of_the_fill_is_drawn_anew(told: Told) -> None:
     assert first.tobytes() == filled.tobytes()
 
 
-def test_the_sheet_is_a_picture_of_all_of_them_where_it_was_asked_for(told: Told) -> None:
+def test_the_sheet_is_an_image_of_all_of_them_where_it_was_asked_for(told: Told) -> None:
     assert told.answer.sheet == str(told.cli.data_dir.with_name("sheet.png"))
     default = told.cli.data_dir / "demo.png"
     with Image.open(told.answer.sheet) as sheet, Image.open(default) as other:
@@ -86,14 +86,14 @@ def test_a_person_sees_every_tool_every_step_and_what_to_do_next(told: Told) -> 
     assert told.as_text.err.count("8/8 steps") == 5
     rows = [line for line in told.as_text.out.splitlines() if line.endswith(".png")]
     assert all(Path(line.split()[-1]).is_file() for line in rows)
-    assert len(rows) == 6, "five pictures and the sheet"
+    assert len(rows) == 6, "five images and the sheet"
     notes = [line for line in told.as_text.out.splitlines() if line.startswith("Note: ")]
     assert len(notes) == len(set(notes)) == 1, "what all of them say is said once"
     assert "micro" in notes[0]
     assert "doctor" in told.as_text.out
 
 
-def test_the_command_it_names_draws_the_first_picture_again(told: Told) -> None:
+def test_the_command_it_names_draws_the_first_image_again(told: Told) -> None:
     line = next(line for line in told.as_text.out.splitlines() if " generate " in line)
     drawn = told.cli(*shlex.split(line)[1:], "--json")
     assert drawn.code == 0, drawn.err

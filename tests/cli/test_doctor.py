@@ -15,21 +15,19 @@ import pytest
 
 from flux_mcp import __version__
 from flux_mcp.cli.doctor_printing import print_examination
-from flux_mcp.config import Settings
-from flux_mcp.examination.facts import Examination
-from flux_mcp.installation import command_path
-from flux_mcp.jobs.costs import TimedJob
-from flux_mcp.models.candidates import Choices
-from flux_mcp.models.cards import CardReader
-from flux_mcp.models.driver import nvidia_tool
-from flux_mcp.models.engine import this_engine
-from flux_mcp.models.figures import Figure
-from flux_mcp.models.recommending import usual
+from flux_mcp.doctor.facts import Examination
+from flux_mcp.jobs.scheduler import TimedJob
+from flux_mcp.models.planning.candidates import Choices, this_load_support
+from flux_mcp.models.planning.machine import GpuReader, nvidia_tool
+from flux_mcp.models.planning.recommending import usual
+from flux_mcp.models.planning.speed import Figure
+from flux_mcp.models.planning.tiers import choose_tier
 from flux_mcp.models.registry import KINDS, QUALITIES, load_registry
-from flux_mcp.models.tiers import choose_tier
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
+from flux_mcp.settings.installation import command_path
+from flux_mcp.settings.settings import Settings
 from tests.models.hub import put_in_hub_cache
-from tests.models.nvidia import RTX_4090, card, program, put_nvidia_smi
+from tests.models.nvidia import RTX_4090, gpu, program, put_nvidia_smi
 
 from .processes import Cli, Ended
 
@@ -80,9 +78,9 @@ class Machine:
 
 @pytest.fixture
 def bare(tmp_path: Path, weights_dir: Path) -> Machine:
-    """A machine without a card."""
+    """A machine without a GPU."""
     if nvidia_tool() is not None:
-        pytest.skip("this machine has a card")
+        pytest.skip("this machine has a GPU")
     return Machine(tmp_path, weights_dir)
 
 
@@ -90,7 +88,7 @@ def bare(tmp_path: Path, weights_dir: Path) -> Machine:
 def gamer(tmp_path: Path, weights_dir: Path) -> Machine:
     """An RTX 4090 of which 20,000 of 24,564 MiB are free, and a torch for it."""
     machine = Machine(tmp_path, weights_dir)
-    put_nvidia_smi(machine.bin, [card()])
+    put_nvidia_smi(machine.bin, [gpu()])
     machine.put_torch("2.13.0", "13.0")
     return machine
 
@@ -123,27 +121,27 @@ def fits(found: Examination, kind: str, quality: str) -> Any:
     return row
 
 
-# --- without a card ------------------------------------------------------------------------------
+# --- without a GPU ------------------------------------------------------------------------------
 
 
-def test_without_a_card_micro_draws_and_what_a_card_would_give_is_told(
+def test_without_a_gpu_micro_draws_and_what_a_gpu_would_give_is_told(
     bare: Machine, printed: Prints
 ):
     found = bare.found()
-    assert (found.version, found.cards, found.driver_problem) == (__version__, (), None)
-    assert (found.device.kind, found.device.obstacle) == ("cpu", "no_card")
+    assert (found.version, found.gpus, found.driver_problem) == (__version__, (), None)
+    assert (found.device.kind, found.device.obstacle) == ("cpu", "no_gpu")
     assert found.disk.data_dir == str(bare.cli.data_dir)
     assert found.disk.free_gib > 0
     assert found.packages["torch"] == found.torch.version or found.torch.version is not None
     assert all(row.now is not None and row.now.is_demonstration for row in found.fits.rows)
-    assert [one.vram_gib for one in found.with_a_card] == sorted(
-        one.vram_gib for one in found.with_a_card
+    assert [one.vram_gib for one in found.with_a_gpu] == sorted(
+        one.vram_gib for one in found.with_a_gpu
     )
-    assert all(one.fit.model and one.fit.peak_gib for one in found.with_a_card)
+    assert all(one.fit.model and one.fit.peak_gib for one in found.with_a_gpu)
     ended = bare()
     assert (ended.code, ended.err) == (0, "")
-    assert "micro, a demonstration that needs no card" in ended.out
-    assert "What a card would give" in ended.out
+    assert "micro, a demonstration that needs no GPU" in ended.out
+    assert "What a GPU would give" in ended.out
     assert ended.out.splitlines()[0] == printed(found).splitlines()[0]
 
 
@@ -175,7 +173,7 @@ def test_a_disk_without_room_is_told_first_and_beside_what_to_pull(bare: Machine
 def test_it_reads_well_in_eighty_columns(gamer: Machine, printed: Prints):
     put_in_hub_cache(gamer.settings, SCHNELL)
     put_in_hub_cache(gamer.settings, FLUX2_DEV)
-    put_nvidia_smi(gamer.bin, [card()], [program(os.getpid(), 3072)])
+    put_nvidia_smi(gamer.bin, [gpu()], [program(os.getpid(), 3072)])
     found = gamer.found()
     text = printed(found)
     for line in text.splitlines():
@@ -188,20 +186,26 @@ def test_it_reads_well_in_eighty_columns(gamer: Machine, printed: Prints):
 
 def test_neither_torch_nor_the_network_is_touched(bare: Machine):
     loaded = bare.cli.imports(("doctor",))
-    assert "flux_mcp.examination.examine" in loaded
-    assert not loaded & {"torch", "diffusers", "transformers", "httpx2", "flux_mcp.models.hub"}
+    assert "flux_mcp.doctor.examine" in loaded
+    assert not loaded & {
+        "torch",
+        "diffusers",
+        "transformers",
+        "httpx2",
+        "flux_mcp.models.hub.process",
+    }
 
 
-# --- with a card -------------------------------------------------------------------------------
+# --- with a GPU -------------------------------------------------------------------------------
 
 
-def test_with_a_card_what_fits_is_what_the_planner_says(gamer: Machine, printed: Prints):
+def test_with_a_gpu_what_fits_is_what_the_planner_says(gamer: Machine, printed: Prints):
     put_in_hub_cache(gamer.settings, SCHNELL)
     found = gamer.found()
-    (one,) = found.cards
+    (one,) = found.gpus
     assert (one.name, one.driver, one.compute) == (RTX_4090, "580.95.05", 8.9)
     assert (one.total_gib, one.free_gib) == (23.99, 19.53)
-    assert (found.device.kind, found.device.card) == ("cuda", RTX_4090)
+    assert (found.device.kind, found.device.gpu) == ("cuda", RTX_4090)
     assert (found.torch.build, found.torch.cuda, found.torch.least_driver) == ("cuda", "13.0", 580)
     assert [(row.kind, row.quality) for row in found.fits.rows] == [
         (kind, quality) for kind in KINDS for quality in QUALITIES
@@ -209,8 +213,8 @@ def test_with_a_card_what_fits_is_what_the_planner_says(gamer: Machine, printed:
     now, pulled = fits(found, "text2img", "standard").now, fits(found, "text2img", "high").pulled
     assert now.model == "flux1-schnell"
     registry = load_registry()
-    choices = Choices(registry, lambda row: row.id == "flux1-schnell", this_engine())
-    machine = CardReader(gamer.cli.data_dir, str(gamer.bin / "nvidia-smi")).read()
+    choices = Choices(registry, lambda row: row.id == "flux1-schnell", this_load_support())
+    machine = GpuReader(gamer.cli.data_dir, str(gamer.bin / "nvidia-smi")).read()
     assert machine is not None
     planned = choose_tier(usual("text2img", "standard"), machine, choices)
     assert planned is not None
@@ -223,11 +227,11 @@ def test_with_a_card_what_fits_is_what_the_planner_says(gamer: Machine, printed:
     assert fits(found, "fill", "low").now.is_demonstration
     assert all(row.pulled.peak_gib <= 19.53 for row in found.fits.rows if row.pulled.model)
     text = printed(found)
-    assert "What draws now (19.5 GiB of a card free" in text
+    assert "What draws now (19.5 GiB of a GPU free" in text
     assert "With every model pulled" in text
 
 
-def test_who_is_on_the_card_is_told_and_our_own_worker_by_its_data_folder(
+def test_who_is_on_the_gpu_is_told_and_our_own_worker_by_its_data_folder(
     gamer: Machine, printed: Prints
 ):
     wait = "import sys; print('up', flush=True); sys.stdin.read()"
@@ -249,29 +253,29 @@ def test_who_is_on_the_card_is_told_and_our_own_worker_by_its_data_folder(
     theirs = start(*worker, data_dir=Path("/elsewhere"))
     try:
         held = [program(ours.pid, 2048), program(theirs.pid, 1024), program(os.getpid(), 512)]
-        put_nvidia_smi(gamer.bin, [card()], held)
+        put_nvidia_smi(gamer.bin, [gpu()], held)
         found = gamer.found()
     finally:
         for process in (ours, theirs):
             process.communicate()
-    first, second, third = found.cards[0].programs
+    first, second, third = found.gpus[0].programs
     assert (first.pid, first.is_ours, first.used_gib) == (ours.pid, True, 2.0)
     assert (second.is_ours, second.data_dir) == (False, "/elsewhere")
     assert (third.pid, third.data_dir) == (os.getpid(), None)
-    assert found.cards[0].untold_gib == round((24564 - 20000 - 2048 - 1024 - 512) / 1024, 2)
+    assert found.gpus[0].untold_gib == round((24564 - 20000 - 2048 - 1024 - 512) / 1024, 2)
     assert found.fits.vram_gib == round((20000 + 2048) / 1024, 2), "ours counts as free"
     text = unwrapped(printed(found))
     assert f"({ours.pid}), the worker of this data folder: counts as free" in text
     assert "a worker of flux-mcp for /elsewhere" in text
     assert "not told: the driver itself, the screen, other programs" in text
-    assert any(f"({os.getpid()}) hold 1.5 GiB of the card" in step for step in steps(found))
+    assert any(f"({os.getpid()}) hold 1.5 GiB of the GPU" in step for step in steps(found))
 
 
-def test_a_cpu_build_of_torch_beside_a_card_comes_first(gamer: Machine):
+def test_a_cpu_build_of_torch_beside_a_gpu_comes_first(gamer: Machine):
     gamer.put_torch("2.13.0", None, says="2.13.0+cpu")
     found = gamer.found()
     assert (found.device.kind, found.device.obstacle) == ("cpu", "cpu_build")
-    assert found.fits.vram_gib is None, "the card does not draw"
+    assert found.fits.vram_gib is None, "the GPU does not draw"
     assert "torch 2.13.0+cpu is a CPU build" in found.next[0].text
     assert found.next[0].command is not None
     assert "-m pip install --force-reinstall torch==2.13.0" in found.next[0].command
@@ -281,13 +285,13 @@ def test_a_cpu_build_of_torch_beside_a_card_comes_first(gamer: Machine):
     ("driver", "visible", "obstacle", "says"),
     [
         ("535.183.01", "0", "old_driver", "takes driver 580 or newer; 535.183.01 is installed"),
-        ("580.95.05", "", "hidden", "CUDA_VISIBLE_DEVICES hides the card"),
+        ("580.95.05", "", "hidden", "CUDA_VISIBLE_DEVICES hides the GPU"),
     ],
 )
-def test_what_else_keeps_a_card_from_drawing_comes_first(
+def test_what_else_keeps_a_gpu_from_drawing_comes_first(
     gamer: Machine, driver: str, visible: str, obstacle: str, says: str
 ):
-    put_nvidia_smi(gamer.bin, [card(driver=driver)])
+    put_nvidia_smi(gamer.bin, [gpu(driver=driver)])
     found = gamer.found(CUDA_VISIBLE_DEVICES=visible)
     assert (found.device.kind, found.device.obstacle) == ("cpu", obstacle)
     assert says in found.next[0].text
@@ -303,15 +307,15 @@ def test_a_driver_that_fails_is_told_in_its_own_words(gamer: Machine, printed: P
     assert "couldn't" in printed(found)
 
 
-def test_a_split_card_and_one_without_memory_of_its_own_are_planned_without(
+def test_a_split_gpu_and_one_without_memory_of_its_own_are_planned_without(
     gamer: Machine, printed: Prints
 ):
-    split = card(name="NVIDIA A100-SXM4-40GB", total_mib=40960, free_mib=40000, mig="Enabled")
+    split = gpu(name="NVIDIA A100-SXM4-40GB", total_mib=40960, free_mib=40000, mig="Enabled")
     put_nvidia_smi(gamer.bin, [split])
     found = gamer.found()
     assert (found.device.kind, found.fits.vram_gib) == ("cuda", None)
-    assert "split into instances (MIG)" in found.cards[0].notes[0]
-    put_nvidia_smi(gamer.bin, [card(name="NVIDIA GB10", total_mib="[N/A]", free_mib="[N/A]")])
+    assert "split into instances (MIG)" in found.gpus[0].notes[0]
+    put_nvidia_smi(gamer.bin, [gpu(name="NVIDIA GB10", total_mib="[N/A]", free_mib="[N/A]")])
     put_in_hub_cache(gamer.settings, SCHNELL)
     found = gamer.found()
     now = fits(found, "text2img", "low").now
@@ -383,7 +387,7 @@ def test_what_is_here_is_told_with_its_size_licence_and_what_it_lacks(
 
 
 def test_an_extra_that_would_help_here_says_how(gamer: Machine):
-    put_nvidia_smi(gamer.bin, [card(total_mib=8188, free_mib=8000)])
+    put_nvidia_smi(gamer.bin, [gpu(total_mib=8188, free_mib=8000)])
     found = gamer.found()
     extras = {extra.name: extra for extra in found.extras}
     if "bitsandbytes" not in extras:
@@ -393,7 +397,7 @@ def test_an_extra_that_would_help_here_says_how(gamer: Machine):
     assert "nf4" in helps
     assert extras["bitsandbytes"].command == "pip install 'flux-mcp-server[bitsandbytes]'"
     assert any(helps in step for step in steps(found))
-    put_nvidia_smi(gamer.bin, [card(total_mib=81559, free_mib=81000)])
+    put_nvidia_smi(gamer.bin, [gpu(total_mib=81559, free_mib=81000)])
     roomy = {extra.name: extra for extra in gamer.found().extras}
     assert roomy["bitsandbytes"].helps is None, "nothing is held in 4 bit there"
 
@@ -406,19 +410,19 @@ def test_own_models_with_a_mistake_are_told_with_their_line(bare: Machine, print
     found = bare.found()
     (notice,) = found.notices
     assert "models.toml line 3" in notice
-    assert "Mend your models.toml" in found.next[0].text
+    assert "Fix your models.toml" in found.next[0].text
     assert "line 3" in printed(found)
 
 
 # --- before one buys ---------------------------------------------------------------------------
 
 
-def test_a_card_one_does_not_have_can_be_looked_at(bare: Machine, printed: Prints):
+def test_a_gpu_one_does_not_have_can_be_looked_at(bare: Machine, printed: Prints):
     found = bare.found("--vram", "12", "--ram", "32")
     assert (found.fits.vram_gib, found.fits.ram_gib, found.fits.is_this_machine) == (12, 32, False)
     assert all(row.now is None for row in found.fits.rows)
     assert fits(found, "text2img", "standard").pulled.peak_gib <= 12
-    assert found.with_a_card == ()
+    assert found.with_a_gpu == ()
     assert found.pulls[0].why is not None
     small = bare.found("--vram", "1")
     assert all(row.pulled.model is None and row.pulled.refusal for row in small.fits.rows)

@@ -1,12 +1,12 @@
-"""`flux-mcp loras …`, and a picture drawn with one, as processes."""
+"""`flux-mcp loras …`, and an image drawn with one, as processes."""
 
 from pathlib import Path
 
 import pytest
 
-from flux_mcp.answers import JobAnswer, LoraAnswer
 from flux_mcp.cli.loras import read_loras
 from flux_mcp.errors import InvalidRequestError
+from flux_mcp.service.answers import JobAnswer, LoraAnswer
 from tests.models.lora_files import pair, put_striped, write
 
 from .processes import Cli
@@ -73,7 +73,7 @@ def test_one_that_is_not_there_is_refused_with_what_is(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_picture_is_drawn_with_several(cli: Cli, folder: Path) -> None:
+def test_an_image_is_drawn_with_several(cli: Cli, folder: Path) -> None:
     write(folder / "b.safetensors", pair("transformer.x_embedder", 32, 128))
     words = ["generate", "a red circle", "--width", "64", "--height", "64", "--steps", "2"]
     ended = cli(*words, "--lora", "striped:0.5", "--lora", "b", "--json")

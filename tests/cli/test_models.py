@@ -10,12 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flux_mcp.config import Settings
-from flux_mcp.jobs.download import Download
+from flux_mcp.jobs.downloads import Download
+from flux_mcp.models.hub.cache import cache_folder, find_snapshot
 from flux_mcp.models.registry import load_registry
-from flux_mcp.models.snapshots import cache_folder
-from flux_mcp.models.weights import find_snapshot
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 from tests.models.hub_server import Fault, HubServer
 from tests.models.pulls import DEV, SCHNELL, TOKEN, TRANSFORMER, alone, micro_files
 
@@ -138,7 +137,7 @@ def test_verify_finds_one_flipped_bit_offline(cli: Cli, hub: HubServer, *, with_
 @pytest.mark.parametrize(
     ("path", "says"), [(TRANSFORMER, "it has 5 bytes"), ("vae/config.json", "it is not there")]
 )
-def test_verify_finds_what_is_short_or_gone_and_pull_mends_it(
+def test_verify_finds_what_is_short_or_gone_and_pull_fixes_it(
     cli: Cli, hub: HubServer, path: str, says: str
 ):
     cli("models", "pull", "flux1-schnell", "--yes")
@@ -169,7 +168,7 @@ def test_a_base_is_pulled_with_what_needs_it_and_stays_while_it_does(cli: Cli, h
     assert cli("models", "remove", "flux1-dev", "--yes").out.startswith(f"{DEV} is removed.")
 
 
-def test_what_was_pulled_draws_the_same_pictures(
+def test_what_was_pulled_draws_the_same_images(
     cli: Cli, hub: HubServer, tmp_path: Path, weights_dir: Path
 ):
     fast = ("--width", "64", "--height", "64", "--steps", "4", "--seed", "7", "--model", "micro")
@@ -250,13 +249,13 @@ def test_two_pulls_and_a_removal_at_once_do_not_meet(cli: Cli, hub: HubServer):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("pull",), 2, "Name either models or a card"),
-        (("pull", "flux1-dev", "--for", "24GB"), 2, "Name either models or a card"),
+        (("pull",), 2, "Name either models or a GPU"),
+        (("pull", "flux1-dev", "--for", "24GB"), 2, "Name either models or a GPU"),
         (("pull", "flux9"), 2, "[unknown_model]"),
         (("pull", "micro"), 2, "comes with the package"),
         (("pull", "flux1-schnell"), 2, "Nobody can be asked here. Give --yes"),
-        (("pull", "--for", "1GB"), 2, "No model fits a card of 1 GiB"),
-        (("pull", "--for", "big"), 2, "is not the size of a card's memory"),
+        (("pull", "--for", "1GB"), 2, "No model fits a GPU of 1 GiB"),
+        (("pull", "--for", "big"), 2, "is not the size of a GPU's memory"),
         (("pull", "flux1-dev", "--yes"), 1, "[hub]"),
         (("info", "flux9"), 2, "[unknown_model]"),
         (("verify", "micro"), 2, "comes with the package"),
@@ -291,7 +290,7 @@ def test_a_disk_that_is_too_small_is_told(cli: Cli, hub: HubServer):
     assert hub.sent[TRANSFORMER] == 0
 
 
-def test_a_card_gets_a_recommendation_that_says_why_and_what_fits_as_well(cli: Cli, hub: HubServer):
+def test_a_gpu_gets_a_recommendation_that_says_why_and_what_fits_as_well(cli: Cli, hub: HubServer):
     hub.add(KLEIN, FILES)
     ended = cli("models", "pull", "--for", "80GB", "--yes")
     first, why, *others = ended.err.splitlines()
@@ -320,7 +319,7 @@ def everything(ended: Ended, data_dir: Path) -> Iterator[bytes]:
     yield from (path.read_bytes() for path in data_dir.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("is_member", [True, False], ids=["let in", "not let in"])
+@pytest.mark.parametrize("is_member", [True, False], ids=["admitted", "not admitted"])
 def test_the_token_is_nowhere_but_in_what_is_sent_to_the_hub(
     cli: Cli, hub: HubServer, *, is_member: bool
 ):

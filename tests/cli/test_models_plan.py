@@ -38,7 +38,7 @@ def test_a_plan_for_people_says_the_same_and_why(tmp_path: Path) -> None:
     found = plan(tmp_path, "--quality", "high", "--vram", "16", "--explain")
     assert found.returncode == 0
     assert "flux1-dev" in found.stdout
-    assert "takes 36.7 GiB of the card, 16.0 are free" in found.stdout
+    assert "takes 36.7 GiB of the GPU, 16.0 are free" in found.stdout
     assert found.stdout.count("taken") == 1
     assert "held in 8 bit" in found.stdout
 

@@ -1,4 +1,4 @@
-"""`flux-mcp packs …`, and pictures drawn with packs, as processes."""
+"""`flux-mcp packs …`, and images drawn with packs, as processes."""
 
 import json
 import re
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.answers import AuditAnswer, JobAnswer
 from flux_mcp.compose.audit import audit_text
 from flux_mcp.compose.library import PackLibrary
-from flux_mcp.config import Settings
+from flux_mcp.service.answers import AuditAnswer, JobAnswer
+from flux_mcp.settings.settings import Settings
 from tests.compose.packs_on_disk import MANIFEST, line_of, manifest, write_pack
 
 from .processes import TIMEOUT_S, Cli, Drawn, Ended
@@ -312,12 +312,12 @@ def test_a_new_pack_may_lie_elsewhere(cli: Cli, tmp_path: Path, own: Path) -> No
     assert cli("packs", "compose", "my-brand").code == 2
 
 
-# --- pictures ----------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory, weights_dir: Path) -> Drawn:
-    """Two pictures with a pack, once for every test that only looks."""
+    """Two images with a pack, once for every test that only looks."""
     cli = Cli(tmp_path_factory.mktemp("packs") / "data", weights_dir)
     ended = cli(
         "generate", "--pack", SHAPES, "--subject", "star", "--var", "colour=*",
@@ -348,7 +348,7 @@ def test_a_job_of_a_pack_is_shown_with_its_words(drawn: Drawn) -> None:
         assert f"  {image.prompt}\n" in shown.out
 
 
-def test_a_picture_is_shown_with_what_its_prompt_is_made_of(drawn: Drawn) -> None:
+def test_an_image_is_shown_with_what_its_prompt_is_made_of(drawn: Drawn) -> None:
     image = drawn.answer.images[1]
     colour = image.prompt.split()[2]
     shown = clean(drawn.cli("gallery", "show", image.id)).out
@@ -364,7 +364,7 @@ def test_a_picture_is_shown_with_what_its_prompt_is_made_of(drawn: Drawn) -> Non
     assert kept["composed"]["blocks"][0]["text"] == fixed
 
 
-def test_a_picture_without_a_pack_has_no_such_part(drawn: Drawn) -> None:
+def test_an_image_without_a_pack_has_no_such_part(drawn: Drawn) -> None:
     fast = ("--width", "64", "--height", "64", "--steps", "4", "--json")
     plain = drawn.cli("generate", "a red circle", *fast)
     shown = clean(drawn.cli("gallery", "show", plain.json["images"][0]["id"]))

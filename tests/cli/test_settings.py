@@ -13,9 +13,9 @@ from mcp.client.stdio import stdio_client
 
 from flux_mcp.cli.app import build_app
 from flux_mcp.cli.settings_guide import MACHINE_DEFAULTS, SECTIONS, entries, example_config
-from flux_mcp.config import Settings
 from flux_mcp.server.demo import server_parameters
-from flux_mcp.settings_files import NEVER_IN_A_FILE, user_config_file
+from flux_mcp.settings.files import NEVER_IN_A_FILE, user_config_file
+from flux_mcp.settings.settings import Settings
 
 from .processes import Cli
 
@@ -51,7 +51,7 @@ def test_every_value_is_shown_with_its_source(cli: Cli, config: Path, tmp_path: 
     assert rows["port"] == (9001, "FLUX_MCP_PORT")
     assert rows["queue_limit"] == (7, f"{config} line 2")
     assert rows["token"] == ("set", f"{config} line 3")
-    assert rows["max_passes"] == (4, "default")
+    assert rows["max_overtakes"] == (4, "default")
     assert rows["token_file"] == (None, "default")
     assert list(rows) == list(Settings.model_fields)
     assert told["files"] == {str(config): True}
@@ -129,7 +129,7 @@ def test_all_mistakes_are_told_at_once_beside_the_values(cli: Cli, config: Path)
         assert any(problem.startswith(place) for problem in problems), place
     rows = {row["name"]: (row["value"], row["source"]) for row in ended.json["settings"]}
     assert rows["queue_limit"] == (0, f"{config} line 1")
-    assert rows["max_passes"] == (1, f"{config} line 4")
+    assert rows["max_overtakes"] == (1, f"{config} line 4")
     assert rows["device"] == ("tpu", "FLUX_MCP_DEVICE")
     assert rows["token"] == ("set", f"{config} line 3")
     assert SECRET[:5] not in ended.out + ended.err

@@ -4,15 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_mcp.compose.assemble import MAX_CHARACTERS, Part, assemble, separator
-from flux_mcp.compose.tidy import quotations
+from flux_mcp.compose.assemble import MAX_CHARACTERS, PromptPart, assemble, quotations, separator
 from flux_mcp.errors import InvalidRequestError, PromptTooLongError
-from flux_mcp.requests.fields import MAX_PROMPT_CHARACTERS
+from flux_mcp.requests.validation import MAX_PROMPT_CHARACTERS
 
-FIXED = Part("fixed", "A photograph.", "fixed_block.txt")
-SUBJECT = Part("subject", "A cat.", "subjects/cat.txt", "subject")
-LIGHT = Part("variable:light", "The light is soft.", "variable_light.txt (soft)", "light")
-EXTRA = Part("extra", "rain outside", "argument extra")
+FIXED = PromptPart("fixed", "A photograph.", "fixed_block.txt")
+SUBJECT = PromptPart("subject", "A cat.", "subjects/cat.txt", "subject")
+LIGHT = PromptPart("variable:light", "The light is soft.", "variable_light.txt (soft)", "light")
+EXTRA = PromptPart("extra", "rain outside", "argument extra")
 
 TEXTS = st.text(alphabet=' \n,;:.!?()"“”abAB{}1-', max_size=80)
 
@@ -48,12 +47,14 @@ def test_parts_stand_in_order_and_say_where_they_came_from() -> None:
 )
 def test_blocks_are_joined_as_a_writer_would(left: str, right: str, between: str) -> None:
     assert separator(left, right) == between
-    prompt = assemble((Part("fixed", left, "f"), Part("subject", right, "s", "subject"))).prompt
+    prompt = assemble(
+        (PromptPart("fixed", left, "f"), PromptPart("subject", right, "s", "subject"))
+    ).prompt
     assert prompt == left + between + right
 
 
 def test_a_placed_part_makes_no_block_of_its_own() -> None:
-    fixed = Part("fixed", "A photograph of {subject}, {light}", "fixed_block.txt")
+    fixed = PromptPart("fixed", "A photograph of {subject}, {light}", "fixed_block.txt")
     assembled = assemble((fixed, SUBJECT, LIGHT))
     assert assembled.prompt == "A photograph of A cat, The light is soft."
     assert [block.name for block in assembled.blocks] == ["fixed"]
@@ -64,38 +65,38 @@ def test_a_placed_part_makes_no_block_of_its_own() -> None:
 
 
 def test_placeholders_are_filled_inside_of_what_fills_others() -> None:
-    subject = Part("subject", "a cat in {light}", "subjects/cat.txt", "subject")
-    light = Part("variable:light", "soft light", "variable_light.txt (soft)", "light")
-    fixed = Part("fixed", "A photograph of {subject}", "fixed_block.txt")
+    subject = PromptPart("subject", "a cat in {light}", "subjects/cat.txt", "subject")
+    light = PromptPart("variable:light", "soft light", "variable_light.txt (soft)", "light")
+    fixed = PromptPart("fixed", "A photograph of {subject}", "fixed_block.txt")
     assembled = assemble((fixed, subject, light))
     assert assembled.prompt == "A photograph of a cat in soft light"
     assert [fill.placeholder for fill in assembled.fills] == ["subject", "light"]
 
 
 def test_a_woven_part_that_nothing_places_stays_out_with_all_it_would_place() -> None:
-    colour = Part("variable:colour", "{subject} red", "v", "colour")
+    colour = PromptPart("variable:colour", "{subject} red", "v", "colour")
     assembled = assemble((FIXED, SUBJECT, colour), woven=frozenset({"colour"}))
     assert assembled.prompt == "A photograph. A cat."
 
 
 def test_an_empty_part_leaves_no_trace() -> None:
-    nothing = Part("variable:light", " - ".strip(" -"), "v", "light")
+    nothing = PromptPart("variable:light", " - ".strip(" -"), "v", "light")
     assert assemble((FIXED, nothing, EXTRA)).prompt == "A photograph. rain outside"
 
 
 def test_a_placeholder_inside_quotation_marks_is_filled_and_the_rest_left_alone() -> None:
-    fixed = Part("fixed", 'a sign "  {light} ,, "', "fixed_block.txt")
-    light = Part("variable:light", "OPEN", "argument light", "light")
+    fixed = PromptPart("fixed", 'a sign "  {light} ,, "', "fixed_block.txt")
+    light = PromptPart("variable:light", "OPEN", "argument light", "light")
     assert assemble((fixed, light)).prompt == 'a sign "  OPEN ,, "'
 
 
 def test_doubled_braces_and_json_stand_for_themselves() -> None:
-    extra = Part("extra", '{{light}} {"scene": {"a": "b"}} {}', "argument extra")
+    extra = PromptPart("extra", '{{light}} {"scene": {"a": "b"}} {}', "argument extra")
     assert assemble((extra, LIGHT)).prompt.startswith('{light} {"scene": {"a": "b"}} {}')
 
 
 def test_a_placeholder_for_nothing_is_refused_with_the_nearest() -> None:
-    extra = Part("extra", "in {ligth}", "argument extra")
+    extra = PromptPart("extra", "in {ligth}", "argument extra")
     with pytest.raises(InvalidRequestError, match=r"in place of \{ligth\}") as caught:
         assemble((FIXED, SUBJECT, LIGHT, extra))
     assert "Did you mean {light}?" in caught.value.hint
@@ -103,16 +104,16 @@ def test_a_placeholder_for_nothing_is_refused_with_the_nearest() -> None:
 
 
 def test_a_circle_of_placeholders_is_refused() -> None:
-    subject = Part("subject", "a cat in {light}", "s", "subject")
-    light = Part("variable:light", "light on {subject}", "v", "light")
+    subject = PromptPart("subject", "a cat in {light}", "s", "subject")
+    light = PromptPart("variable:light", "light on {subject}", "v", "light")
     with pytest.raises(InvalidRequestError, match="light -> subject -> light"):
         assemble((FIXED, subject, light))
 
 
 def test_texts_that_multiply_each_other_are_given_up_early() -> None:
-    parts = [Part("subject", "{v0}", "s", "subject")]
-    parts += [Part(f"variable:v{n}", f"{{v{n + 1}}}" * 50, "v", f"v{n}") for n in range(6)]
-    parts.append(Part("variable:v6", "word " * 20, "v", "v6"))
+    parts = [PromptPart("subject", "{v0}", "s", "subject")]
+    parts += [PromptPart(f"variable:v{n}", f"{{v{n + 1}}}" * 50, "v", f"v{n}") for n in range(6)]
+    parts.append(PromptPart("variable:v6", "word " * 20, "v", "v6"))
     with pytest.raises(PromptTooLongError, match="grows beyond"):
         assemble(parts)
 
@@ -122,14 +123,14 @@ def test_the_limit_is_that_of_requests() -> None:
 
 
 def test_a_prompt_over_the_limit_is_refused_with_the_length_of_each_block() -> None:
-    long = Part("extra", "x" * 1990, "argument extra")
+    long = PromptPart("extra", "x" * 1990, "argument extra")
     with pytest.raises(PromptTooLongError) as caught:
         assemble((FIXED, SUBJECT, long))
     assert caught.value.message == (
         "The prompt has 2011 characters and may have 2000 at most: fixed 13, subject 6, extra 1990."
     )
     assert caught.value.hint == "Shorten extra (argument extra)."
-    fits = Part("extra", "x" * 1979, "argument extra")
+    fits = PromptPart("extra", "x" * 1979, "argument extra")
     assert len(assemble((FIXED, SUBJECT, fits)).prompt) == 2000
 
 
@@ -138,9 +139,9 @@ def test_whatever_the_texts_blocks_are_where_they_say_and_the_limit_holds(
     fixed: str, subject: str, extra: str, most: int
 ) -> None:
     parts = (
-        Part("fixed", fixed.replace("{", "("), "f"),
-        Part("subject", subject.replace("{", "("), "s", "subject"),
-        Part("extra", extra.replace("{", "("), "e"),
+        PromptPart("fixed", fixed.replace("{", "("), "f"),
+        PromptPart("subject", subject.replace("{", "("), "s", "subject"),
+        PromptPart("extra", extra.replace("{", "("), "e"),
     )
     try:
         assembled = assemble(parts, max_characters=most)
@@ -169,5 +170,5 @@ def test_whatever_the_texts_blocks_are_where_they_say_and_the_limit_holds(
 def test_a_sentence_given_for_a_place_inside_of_one_loses_its_full_stop(
     template: str, value: str, expected: str
 ) -> None:
-    parts = (Part("fixed", template, "f"), Part("subject", value, "s", "subject"))
+    parts = (PromptPart("fixed", template, "f"), PromptPart("subject", value, "s", "subject"))
     assert assemble(parts).prompt == expected

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.compose.checking import check_packs
+from flux_mcp.compose.library import check_packs
 from flux_mcp.errors import UnknownPackError
 
 from .packs_on_disk import write_pack

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flux_mcp.compose.choosing import Choice
+from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import (
     Composition,
     Limits,
@@ -142,7 +142,7 @@ def test_the_same_seed_gives_the_same_prompt_and_a_batch_varies(library: PackLib
     )
 
 
-def test_a_picture_of_a_batch_drawn_again_alone_with_its_own_seed_gets_its_prompt(
+def test_an_image_of_a_batch_drawn_again_alone_with_its_own_seed_gets_its_prompt(
     library: PackLibrary,
 ) -> None:
     choice = {"subject": "*", "variables": {"light": "*"}}

@@ -5,7 +5,7 @@ import sys
 
 HEAVY = (
     "torch", "transformers", "diffusers", "tokenizers", "sentencepiece", "mcp", "sqlite3",
-    "sqlite_utils", "numpy", "PIL", "flux_mcp.server", "flux_mcp.service", "flux_mcp.jobs",
+    "sqlite_utils", "numpy", "PIL", "flux_mcp.server", "flux_mcp.service.service", "flux_mcp.jobs",
     "flux_mcp.gallery", "flux_mcp.pipelines",
 )  # fmt: skip
 
@@ -15,7 +15,7 @@ def test_composing_loads_neither_torch_nor_the_server() -> None:
         "import sys\n"
         "from flux_mcp.compose import checking, choosing, composer, guide, skeleton, tokens\n"
         "from flux_mcp.compose.library import PackLibrary\n"
-        "from flux_mcp.installation import default_packs_dir\n"
+        "from flux_mcp.settings.installation import default_packs_dir\n"
         "library = PackLibrary(default_packs_dir())\n"
         "composer.compose(library, choosing.Choice('micro-shapes', subject='*'), 1)\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules])\n"

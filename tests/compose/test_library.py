@@ -10,7 +10,7 @@ import pytest
 
 from flux_mcp.compose.audit import Audit, Finding, Forbidden
 from flux_mcp.compose.blocks import Block
-from flux_mcp.compose.library import Changes, PackLibrary, fingerprint_of
+from flux_mcp.compose.library import PackChanges, PackLibrary, fingerprint_of
 from flux_mcp.compose.reader import read_pack
 from flux_mcp.errors import InvalidPackError, UnknownPackError
 
@@ -83,20 +83,20 @@ def test_a_bad_own_pack_does_not_let_the_shipped_one_draw_in_its_place(
 
 
 def test_every_change_is_told_once(library: PackLibrary, user: Path) -> None:
-    assert library.refresh() == Changes(added=("pins", "shots"))
+    assert library.refresh() == PackChanges(added=("pins", "shots"))
     assert not library.refresh()
     write_pack(user / "mine")
     assert library.find("mine")
-    assert library.refresh() == Changes(added=("mine",))
+    assert library.refresh() == PackChanges(added=("mine",))
     write_pack(user / "mine", title="Better")
-    assert library.refresh() == Changes(changed=("mine",))
+    assert library.refresh() == PackChanges(changed=("mine",))
     write_pack(user / "mine", {"pack.json": "{"})
-    assert library.refresh() == Changes(removed=("mine",))
+    assert library.refresh() == PackChanges(removed=("mine",))
     write_pack(user / "mine")
     write_pack(user / "shots", title="Own")
-    assert library.refresh() == Changes(added=("mine",), changed=("shots",))
+    assert library.refresh() == PackChanges(added=("mine",), changed=("shots",))
     shutil.rmtree(user)
-    assert library.refresh() == Changes(removed=("mine",), changed=("shots",))
+    assert library.refresh() == PackChanges(removed=("mine",), changed=("shots",))
     assert not library.refresh()
 
 

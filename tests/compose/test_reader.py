@@ -1,4 +1,4 @@
-"""Reading packs: every mistake is found at once, with file, line and how to mend it."""
+"""Reading packs: every mistake is found at once, with file, line and how to fix it."""
 
 import json
 import os
@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_mcp.compose.files import MAX_FILE_BYTES, MAX_FILES
-from flux_mcp.compose.positions import Positions
+from flux_mcp.compose.files import MAX_FILE_BYTES, MAX_FILES, Positions
 from flux_mcp.compose.reader import read_pack
 
 from .packs_on_disk import FILES, line_of, manifest, write_pack
@@ -352,16 +351,16 @@ PROBLEMS_OF_MANIFESTS: list[tuple[dict[str, Any], str, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("changes", "key", "message", "mend"), PROBLEMS_OF_MANIFESTS, ids=lambda value: str(value)[:50]
+    ("changes", "key", "message", "fix"), PROBLEMS_OF_MANIFESTS, ids=lambda value: str(value)[:50]
 )
 def test_what_is_wrong_in_pack_json_is_said_at_its_line_and_column(
-    tmp_path: Path, changes: dict[str, Any], key: str, message: str, mend: str
+    tmp_path: Path, changes: dict[str, Any], key: str, message: str, fix: str
 ) -> None:
     text = manifest(**changes)
     folder = write_pack(tmp_path / "bad", **changes)
     reading = read_pack(folder, {"text2img": ["flux1-dev", "micro"]})
     found = next(one for one in reading.problems if one.message.startswith(message))
-    assert mend in found.mend
+    assert fix in found.fix
     assert found.file == "bad/pack.json"
     line = text.splitlines()[found.line - 1]
     assert found.line == line_of(text, key)

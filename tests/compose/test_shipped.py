@@ -10,24 +10,22 @@ import jsonschema
 import pytest
 
 from flux_mcp.compose.assemble import assemble
-from flux_mcp.compose.checking import check_packs
-from flux_mcp.compose.choosing import Choice, parts_of
+from flux_mcp.compose.choices import Choice, covering, one_by_one, parts_of
 from flux_mcp.compose.composer import compose
-from flux_mcp.compose.examples import covering, one_by_one
-from flux_mcp.compose.library import PackLibrary
+from flux_mcp.compose.library import PackLibrary, check_packs
+from flux_mcp.compose.manifest import SCHEMA_FILE, PackFile, pack_schema, pack_schema_text
 from flux_mcp.compose.packs import Pack
 from flux_mcp.compose.reader import read_pack
-from flux_mcp.compose.schema import SCHEMA_FILE, PackFile, pack_schema, pack_schema_text
-from flux_mcp.config import Settings
 from flux_mcp.errors import PromptRefusedError
-from flux_mcp.installation import PACKAGE_DIR, default_packs_dir
 from flux_mcp.models.registry import KINDS, load_registry
+from flux_mcp.settings.installation import PACKAGE_DIR, default_packs_dir
+from flux_mcp.settings.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKS = REPOSITORY / "packs"
 NAMES = ("blog-pin", "editorial-illustration", "micro-shapes", "product-shot")
 MICRO_WORDS = """
-a an of on in at the background center left right top bottom corner picture drawing image icon
+a an of on in at the background center left right top bottom corner image drawing image icon
 small medium large circle square triangle star heart diamond cross ring
 red orange yellow green cyan blue purple pink white black
 """
@@ -104,7 +102,7 @@ def test_micro_is_asked_only_in_words_it_was_taught() -> None:
         ("micro-shapes", "with people"),
     ],
 )
-def test_what_would_spoil_the_picture_is_refused(name: str, extra: str) -> None:
+def test_what_would_spoil_the_image_is_refused(name: str, extra: str) -> None:
     with pytest.raises(PromptRefusedError) as caught:
         compose(PackLibrary(PACKS), Choice(name, extra=extra), 0)
     assert caught.value.hint

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.compose.checking import check_packs
-from flux_mcp.compose.choosing import Choice
+from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import compose
-from flux_mcp.compose.library import PackLibrary
+from flux_mcp.compose.library import PackLibrary, check_packs
 from flux_mcp.compose.skeleton import skeleton
 from flux_mcp.errors import InvalidRequestError, StorageError
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_mcp.compose.tidy import quotations, tidy
+from flux_mcp.compose.assemble import quotations, tidy
 
 TEXTS = st.text(alphabet=" \n\t,;:.!?()[]\"“”„«»'abA1éß", max_size=60)
 
@@ -34,7 +34,7 @@ def test_white_space_and_punctuation_are_tidied(given_text: str, expected: str) 
 
 
 @pytest.mark.parametrize("marks", ['""', "“”", "„“", "«»"])
-def test_text_in_quotation_marks_is_what_the_picture_shows_and_stays(marks: str) -> None:
+def test_text_in_quotation_marks_is_what_the_image_shows_and_stays(marks: str) -> None:
     quotation = f"{marks[0]} OPEN ,,  NOW .. {marks[1]}"
     assert tidy(f"a sign  {quotation} , lit") == f"a sign {quotation}, lit"
 

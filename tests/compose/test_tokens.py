@@ -14,8 +14,8 @@ from flux_mcp.compose.tokens import (
     count_tokens,
     cut_warning,
 )
-from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.models.registry import load_registry
+from flux_mcp.settings.installation import PACKAGE_DIR
 
 UNKNOWN = "<unk>"
 END = "<|endoftext|>"

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_mcp.compose.wildcards import Wildcard, read_wildcard
+from flux_mcp.compose.choices import Wildcard, read_wildcard
 from flux_mcp.errors import InvalidRequestError
 
 CHOICES = {"noir": 1, "pastel": 1, "neon": 2, "never": 0}
 
 
 def test_a_draw_is_the_same_on_every_platform_and_python() -> None:
-    """These stand in galleries: if this fails, pictures drawn before cannot be drawn again."""
+    """These stand in galleries: if this fails, images drawn before cannot be drawn again."""
     wildcard = Wildcard(CHOICES)
     drawn = [wildcard.draw(seed, "pack", "style") for seed in range(8)]
     assert drawn == ["neon", "noir", "neon", "pastel", "pastel", "neon", "neon", "pastel"]

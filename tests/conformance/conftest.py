@@ -42,8 +42,8 @@ def product(data_dir: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def fixtures() -> Iterator[str]:
-    """The address of `flux-mcp conformance`."""
-    with listening(["conformance", "--port", "0"]) as address:
+    """The address of the conformance server."""
+    with listening(["--port", "0"], module="tests.conformance.server") as address:
         yield address
 
 

@@ -1,4 +1,4 @@
-"""`flux-mcp` as a process that listens."""
+"""`flux-mcp`, or the conformance server, as a process that listens."""
 
 import os
 import re
@@ -13,10 +13,12 @@ END_TIMEOUT_S = 60
 
 
 @contextmanager
-def listening(arguments: Sequence[str], **environment: str) -> Iterator[str]:
+def listening(
+    arguments: Sequence[str], module: str = "flux_mcp", **environment: str
+) -> Iterator[str]:
     """Start a server, give its address, and end it; it must end in order."""
     with subprocess.Popen(
-        [sys.executable, "-m", "flux_mcp", *arguments],
+        [sys.executable, "-m", module, *arguments],
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

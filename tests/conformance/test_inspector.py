@@ -48,7 +48,7 @@ def answer(ended: Ended) -> Any:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_picture_is_listed_drawn_and_read(
+def test_an_image_is_listed_drawn_and_read(
     inspector: Inspector, ways: Mapping[str, list[str]], way: str, tmp_path: Path
 ) -> None:
     def inspect(*arguments: str) -> Ended:

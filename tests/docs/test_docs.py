@@ -11,8 +11,8 @@ import typer
 
 from flux_mcp import __version__
 from flux_mcp.cli.app import build_app
-from flux_mcp.models.own_rows import read_own_rows
 from flux_mcp.models.registry import load_registry
+from flux_mcp.models.user_rows import read_own_rows
 from flux_mcp.server.tools import TOOLS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ PAGES = sorted(
         *REPOSITORY.glob("examples/**/*.md"),
     ]
 )
-PICTURES = sorted(REPOSITORY.glob("docs/images/*.svg"))
+IMAGES = sorted(REPOSITORY.glob("docs/images/*.svg"))
 README = REPOSITORY / "README.md"
 
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -127,7 +127,7 @@ def test_the_newest_version_of_the_changelog_is_ours() -> None:
     assert versions[0] == __version__
 
 
-@pytest.mark.parametrize("page", [*PAGES, *PICTURES], ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, *IMAGES], ids=name_of)
 def test_no_document_contains_a_path_of_a_machine(page: Path) -> None:
     assert MACHINE_PATH.findall(text_of(page)) == []
 

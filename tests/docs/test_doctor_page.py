@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from flux_mcp.examination.facts import Examination, Obstacle
-from flux_mcp.schema_words import kind_of
+from flux_mcp.doctor.facts import Examination, Obstacle
+from flux_mcp.settings.sources import kind_of
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
 SCHEMA = Examination.model_json_schema()

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flux_mcp.jobs.estimates import Ended, Standing
 from flux_mcp.jobs.executor import ExecutorState
 from flux_mcp.jobs.fleet import WorkerInfo
-from flux_mcp.jobs.tally import Ended, Standing
-from flux_mcp.metrics import Metrics, Sources
-from flux_mcp.requests.messages import Environment, Memory
-from flux_mcp.traffic import Traffic
+from flux_mcp.service.metrics import HttpTraffic, Metrics, Sources
+from flux_mcp.worker_protocol.messages import Environment, Memory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -41,14 +40,14 @@ async def scraped() -> dict[str, Any]:
         diffusers="0",
         transformers="5",
         device="cuda:0",
-        device_name="card",
+        device_name="gpu",
         threads=1,
         platform="test",
     )
     memory = Memory(allocated_bytes=1, reserved_bytes=2, total_bytes=3)
     loaded, waiting = ("text2img/micro",), ("fill/micro",)
     worker = WorkerInfo("worker-0", True, loaded, environment, 1, memory, 1, waiting)  # noqa: FBT003
-    traffic = Traffic()
+    traffic = HttpTraffic()
     traffic.refused("host_refused")
 
     async def jobs(_since: str) -> Any:

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 from flux_mcp.compose.audit import audit
-from flux_mcp.compose.checking import check_packs
-from flux_mcp.compose.choosing import Choice
+from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import compose
-from flux_mcp.compose.library import PackLibrary
+from flux_mcp.compose.library import PackLibrary, check_packs
 from flux_mcp.compose.skeleton import skeleton
-from flux_mcp.config import Settings
-from flux_mcp.requests.invalid import parse_request
 from flux_mcp.requests.schemas import GenerateRequest
-from flux_mcp.wording import compose_request
+from flux_mcp.requests.validation import parse_request
+from flux_mcp.service.prompts import compose_request
+from flux_mcp.settings.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / "docs" / "packs.md").read_text(encoding="utf-8")

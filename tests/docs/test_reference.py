@@ -48,9 +48,9 @@ def test_the_check_finds_a_stale_page_and_names_it(
 
 
 def test_every_tool_setting_and_code_has_its_line(script: ModuleType) -> None:
-    from flux_mcp.config import Settings
     from flux_mcp.errors import QueueFullError
     from flux_mcp.server.tools import TOOLS
+    from flux_mcp.settings.settings import Settings
 
     pages = script.pages()
     assert all(f"\n## {row.name}\n" in pages["tools.md"] for row in TOOLS)

@@ -7,7 +7,7 @@ from typing import Any
 from mcp import Client
 from mcp.types import CallToolResult
 
-from flux_mcp.answers import JobAnswer
+from flux_mcp.service.answers import JobAnswer
 
 FAST: dict[str, Any] = {"prompt": "a red circle", "width": 64, "height": 64, "steps": 4, "seed": 7}
 SLOW: dict[str, Any] = {

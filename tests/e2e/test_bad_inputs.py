@@ -11,36 +11,36 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.types import TextContent
 
-from flux_mcp.config import Settings
 from flux_mcp.server.app import build_server
 from flux_mcp.server.tools import TOOLS
-from flux_mcp.service import Service
-from tests.e2e.bad_pictures import (
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
+from tests.e2e.bad_images import (
     MAX_IMAGE_BYTES,
     MAX_IMAGE_PIXELS,
     bomb_png,
     data_uri,
-    write_pictures,
+    write_images,
 )
-from tests.server.pictures import keep_picture, noise
+from tests.server.images import keep_image, noise
 
 pytestmark = pytest.mark.anyio
 
 
 @dataclass
 class World:
-    """A service without an executor, and the pictures and cursors the rows speak of."""
+    """A service without an executor, and the images and cursors the rows speak of."""
 
     service: Service
     pictures: Path
     image: str
-    """Id of a gallery picture of 64x64."""
+    """Id of a gallery image of 64x64."""
     cursor: str
     """Of a search for everything, two rows a page."""
     job: str
 
     def file(self, name: str) -> str:
-        return str(self.pictures / name)
+        return str(self.images / name)
 
 
 Arguments = dict[str, Any]
@@ -64,7 +64,7 @@ async def world(
     tmp_path_factory: pytest.TempPathFactory, weights_dir: Path
 ) -> AsyncIterator[World]:
     pictures = tmp_path_factory.mktemp("allowed")
-    write_pictures(pictures, tmp_path_factory.mktemp("outside"))
+    write_images(pictures, tmp_path_factory.mktemp("outside"))
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("bad") / "data",
         weights_dir=weights_dir,
@@ -74,7 +74,7 @@ async def world(
     )
     service = Service(settings, executes=False)
     await service.open()
-    kept = [await keep_picture(service, noise(64, 64, n), 64, 64, index=n) for n in range(3)]
+    kept = [await keep_image(service, noise(64, 64, n), 64, 64, index=n) for n in range(3)]
     async with Client(build_server(service)) as client:
         asked = {"prompt": "a circle", "seed": 1, "wait_s": 0, "idempotency_key": "used"}
         first = await client.call_tool("flux_generate", asked)
@@ -106,7 +106,7 @@ def generate(code: str, says: str, hint: str = "", /, **arguments: Any) -> Bad:
 
 
 def edit(code: str, says: str, image: str, hint: str = "") -> Bad:
-    """An edit of a file of the pictures folder, or of whatever reference is given."""
+    """An edit of a file of the images folder, or of whatever reference is given."""
 
     def arguments(world: World) -> Arguments:
         return {"prompt": "make it red", "images": [image.format(**names(world))]}
@@ -115,7 +115,7 @@ def edit(code: str, says: str, image: str, hint: str = "") -> Bad:
 
 
 def names(world: World) -> dict[str, str]:
-    return {"folder": str(world.pictures), "image": world.image}
+    return {"folder": str(world.images), "image": world.image}
 
 
 def fill(code: str, says: str, hint: str = "", /, **arguments: Any) -> Bad:
@@ -265,7 +265,7 @@ NUMBERS = [
     generate(REQUEST, "guidance: ", "How strongly", guidance=-1),
     generate(REQUEST, "seed: ", "Same seed", seed=-1),
     generate(REQUEST, "seed: ", "Same seed", seed=2**53),
-    generate(REQUEST, "count: ", "How many pictures", count=0),
+    generate(REQUEST, "count: ", "How many images", count=0),
     generate(REQUEST, "count: ", "less than or equal to 8", count=9),
     generate(REQUEST, "count: ", "Leave it out instead of null", count=None),
     generate(REQUEST, "wait_s: ", "less than or equal to 230", wait_s=231),
@@ -342,16 +342,16 @@ REFERENCES = [
     edit(IMAGE, "not a PNG", data_uri(b"hello"), "Use a PNG"),
     edit(IMAGE, "larger than 200,000", data_uri(bytes(MAX_IMAGE_BYTES * 10)), "smaller one"),
     edit(IMAGE, "too many pixels", data_uri(bomb_png(30_000)), "Scale it down"),
-    edit(REQUEST, "images.0", "", "The picture to change"),
-    Bad("flux_edit", {"prompt": "redder", "images": []}, REQUEST, "images: ", "The picture"),
-    Bad("flux_edit", {"prompt": "redder", "images": "img_a"}, REQUEST, "images: ", "The picture"),
-    Bad("flux_edit", {"prompt": "redder", "images": [7]}, REQUEST, "images.0: ", "The picture"),
-    Bad("flux_edit", {"prompt": "redder", "images": "[1"}, REQUEST, "images: ", "The picture"),
+    edit(REQUEST, "images.0", "", "The image to change"),
+    Bad("flux_edit", {"prompt": "redder", "images": []}, REQUEST, "images: ", "The image"),
+    Bad("flux_edit", {"prompt": "redder", "images": "img_a"}, REQUEST, "images: ", "The image"),
+    Bad("flux_edit", {"prompt": "redder", "images": [7]}, REQUEST, "images.0: ", "The image"),
+    Bad("flux_edit", {"prompt": "redder", "images": "[1"}, REQUEST, "images: ", "The image"),
     Bad(
         "flux_edit",
         lambda world: {"prompt": "redder", "images": [world.image, world.image]},
         OPTION,
-        "at most 1 picture for kontext, not 2",
+        "at most 1 image for kontext, not 2",
         "Leave some out",
     ),
 ]
@@ -404,20 +404,20 @@ MASKS = [
 ]
 
 OTHERS = [
-    Bad("flux_variation", {}, REQUEST, "images: Field required", "The pictures to vary"),
+    Bad("flux_variation", {}, REQUEST, "images: Field required", "The images to vary"),
     vary(REQUEST, "images.0.weight: ", "Its share", images=[{"image": "{image}", "weight": 3}]),
     vary(REQUEST, "images.0.image: Field", "Give a value", images=[{"weight": 1}]),
     vary(
         REQUEST, "'images.0.wieght'", "mean 'weight'?", images=[{"image": "{image}", "wieght": 1}]
     ),
     vary(REQUEST, "weight above 0", "Leave weight out", images=[{"image": "{image}", "weight": 0}]),
-    vary(OPTION, "at most 4 pictures for redux, not 5", "Leave some", images=["{image}"] * 5),
+    vary(OPTION, "at most 4 images for redux, not 5", "Leave some", images=["{image}"] * 5),
     vary(REQUEST, "images: ", "at most 8", images=["{image}"] * 9),
     follow(REQUEST, "exactly one of image and control_image", "edges"),
     follow(REQUEST, "exactly one", "edges", image="{image}", control_image="{image}"),
     follow(REQUEST, "Depth needs", "Give control_image", image="{image}", structure="depth"),
     follow(IMAGE, "not a PNG", "Use a PNG", control_image="{folder}/text.png"),
-    follow(REQUEST, "image: ", "A picture whose edges", image={"path": "x"}),
+    follow(REQUEST, "image: ", "An image whose edges", image={"path": "x"}),
     search("invalid_cursor", "does not belong to this search", "leave it out", cursor="nonsense"),
     Bad(
         "flux_search_gallery",
@@ -477,7 +477,7 @@ async def traces(world: World) -> tuple[object, ...]:
         assert database is not None
         return tuple(list(database[name].rows) for name in TABLES)
 
-    folders = (service.settings.paths.uploads, service.settings.paths.images, world.pictures)
+    folders = (service.settings.paths.uploads, service.settings.paths.images, world.images)
     files = sorted(path for folder in folders for path in folder.rglob("*"))
     return await service._database.call(rows), files
 

@@ -1,4 +1,4 @@
-"""A control LoRA of the user's own, over MCP: one base draws from words and along a picture."""
+"""A control LoRA of the user's own, over MCP: one base draws from words and along an image."""
 
 import json
 from collections.abc import AsyncIterator
@@ -8,9 +8,9 @@ import pytest
 from mcp import Client
 from mcp.types import TextContent
 
-from flux_mcp.config import Settings
 from flux_mcp.server.app import build_server
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 from tests.models.control_lora_files import bfl
 from tests.models.lora_files import put_striped, write
 
@@ -97,7 +97,7 @@ async def test_a_cancel_leaves_both_as_they_were(client: Client) -> None:
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        ("narrow", "[weights_invalid] narrow.safetensors cannot be laid over micro to draw"),
+        ("narrow", "[weights_invalid] narrow.safetensors cannot be merged onto micro to draw"),
         ("gone", "[weights_missing] The weights of gone (control) are not on this machine."),
     ],
 )

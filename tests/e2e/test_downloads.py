@@ -14,11 +14,11 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
-from flux_mcp.answers import JobAnswer
-from flux_mcp.config import Settings
 from flux_mcp.errors import UnknownJobError
 from flux_mcp.principals import acting_as
-from flux_mcp.service import Service
+from flux_mcp.service.answers import JobAnswer
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 from tests.models.hub_server import Fault, HubServer
 from tests.models.pulls import SCHNELL, TOKEN, TRANSFORMER, alone, micro_files
 

@@ -1,4 +1,4 @@
-"""LoRAs over MCP: found, drawn with, kept with the picture, refused where they do not fit."""
+"""LoRAs over MCP: found, drawn with, kept with the image, refused where they do not fit."""
 
 import json
 from collections.abc import AsyncIterator
@@ -10,10 +10,10 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.types import ResourceTemplateReference, TextContent, TextResourceContents
 
-from flux_mcp.answers import LoraAnswer
 from flux_mcp.gallery.provenance import from_png
 from flux_mcp.server.app import build_server
-from flux_mcp.service import Service
+from flux_mcp.service.answers import LoraAnswer
+from flux_mcp.service.service import Service
 from tests.compose.packs_on_disk import write_pack
 from tests.models.lora_files import flux1, pair, put_striped, write
 
@@ -41,7 +41,7 @@ def folder(shared_service: Service) -> Path:
 
 
 @pytest.mark.usefixtures("folder")
-async def test_a_picture_is_drawn_with_one_and_says_so_everywhere(client: Client) -> None:
+async def test_an_image_is_drawn_with_one_and_says_so_everywhere(client: Client) -> None:
     plain = (await job(client, "flux_generate", **FAST)).images[0]
     result = await call(client, "flux_generate", **FAST, loras=[{"name": "striped", "weight": 0.8}])
     assert not result.is_error, result.content

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.config import Settings
-from flux_mcp.database import open_database
 from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.requests.schemas import GenerateRequest
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
+from flux_mcp.storage.database import open_database
 
 pytestmark = pytest.mark.anyio
 

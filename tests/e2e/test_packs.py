@@ -10,14 +10,14 @@ import pytest
 from mcp import Client
 from mcp.types import CallToolResult, TextContent
 
-from flux_mcp.answers import ComposedAnswer, JobAnswer
-from flux_mcp.compose.choosing import Choice
+from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import compose
 from flux_mcp.gallery.provenance import from_png
-from flux_mcp.requests.lookups import SearchRequest
 from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.schemas import SearchRequest
 from flux_mcp.server.app import build_server
-from flux_mcp.service import Service
+from flux_mcp.service.answers import ComposedAnswer, JobAnswer
+from flux_mcp.service.service import Service
 from tests.compose.packs_on_disk import MANIFEST, write_pack
 from training.finding import background_of
 
@@ -62,13 +62,13 @@ async def composed_of(client: Client, tool: str = "flux_generate", **asked: Any)
 
 
 async def left_alone(service: Service) -> tuple[list[str], list[str]]:
-    """Return the newest jobs and pictures: what a call that queues nothing leaves as they are."""
+    """Return the newest jobs and images: what a call that queues nothing leaves as they are."""
     jobs = [one.id for one in await service.recent_jobs(5)]
     images = [one.id for one in (await service.gallery.search(SearchRequest(limit=5))).images]
     return jobs, images
 
 
-# --- pictures ----------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,10 @@ async def test_what_the_pack_wants_is_planned_unless_the_caller_says_otherwise(
     assert (said_so.quality, said_so.width, said_so.height) == ("standard", 64, 64)
 
 
-# --- several pictures --------------------------------------------------------------------------
+# --- several images --------------------------------------------------------------------------
 
 
-async def test_each_picture_of_several_has_its_own_words_and_is_the_one_drawn_alone(
+async def test_each_image_of_several_has_its_own_words_and_is_the_one_drawn_alone(
     client: Client, shared_service: Service
 ) -> None:
     asked = {**QUICK, "pack": shapes(colour="*", background="*")}
@@ -170,7 +170,7 @@ async def test_the_seed_of_a_result_repeats_words_and_pixels_where_none_was_aske
         assert (again.prompt, again.pixels_sha256) == (image.prompt, image.pixels_sha256)
 
 
-async def test_a_batch_has_a_prompt_for_each_picture_too(
+async def test_a_batch_has_a_prompt_for_each_image_too(
     client: Client, shared_service: Service
 ) -> None:
     asked = {"pack": shapes(colour="*", background="*"), "seed": 40, "count": 3}
@@ -342,7 +342,7 @@ BOX = {"box": {"x": 16, "y": 16, "width": 64, "height": 64}}
 async def test_all_five_tools_draw_with_a_pack(
     client: Client, own: Path, shared_service: Service, kind: str, tool: str, arguments: Any
 ) -> None:
-    """The words are the pack's: drawn from the same words without it, the picture is the same."""
+    """The words are the pack's: drawn from the same words without it, the image is the same."""
     name = f"for-{kind}"
     write_pack(own / name, {"fixed_block.txt": "make it {colour}"}, kind=kind, quality="low")
     asked = {**arguments, "steps": 4, "seed": 5, "preview": "none", "wait_s": 200}
@@ -422,5 +422,5 @@ async def test_a_wrong_pack_is_out_of_use_and_no_other(client: Client, own: Path
     for name in (SHAPES, "whole"):
         assert (await composed_of(client, pack=name)).verdict == "pass"
     (own / "torn" / "fixed_block.txt").write_text("A {colour} photograph.", encoding="utf-8")
-    mended = await composed_of(client, pack="torn")
-    assert mended.prompt == "A red photograph. a tabby cat on a chair. The light is soft."
+    fixed = await composed_of(client, pack="torn")
+    assert fixed.prompt == "A red photograph. a tabby cat on a chair. The light is soft."

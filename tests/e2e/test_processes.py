@@ -128,13 +128,13 @@ def test_listing_tools_imports_no_torch_diffusers_or_transformers(
     program = """
 import asyncio, sys
 from mcp import Client
-from flux_mcp.config import Settings
+from flux_mcp.settings.settings import Settings
 from flux_mcp.server.app import build_server
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
 
 async def main():
     service = Service(Settings())
-    service.open_soon()
+    service.open_in_background()
     async with Client(build_server(service)) as client:
         assert len((await client.list_tools()).tools) == 8
         answer = await client.call_tool("flux_generate", {"prompt": "a star", "dry_run": True})
@@ -301,7 +301,7 @@ async def queue_of(client: Client) -> list[Any]:
 
 
 def stored_jobs(data: Path) -> list[dict[str, Any]]:
-    from flux_mcp.database import open_database
+    from flux_mcp.storage.database import open_database
 
     database = open_database(data / "gallery.sqlite")
     try:

@@ -1,4 +1,4 @@
-"""Is the picture what was asked for? Over MCP, drawn by micro, judged by plain image analysis.
+"""Is the image what was asked for? Over MCP, drawn by micro, judged by plain image analysis.
 
 Each question is asked several times and must be answered well more often than chance, and less
 often than micro was measured to (docs/models/micro.md): a change of prompt handling, mask polarity,
@@ -16,9 +16,9 @@ from mcp import Client
 from numpy.typing import NDArray
 from PIL import Image
 
-from flux_mcp.answers import ImageAnswer
 from flux_mcp.server.app import build_server
-from flux_mcp.service import Service
+from flux_mcp.service.answers import ImageAnswer
+from flux_mcp.service.service import Service
 from training import drawing
 from training.finding import background_of, found_thing, place_of
 from training.judge import edge_f1
@@ -107,7 +107,7 @@ async def test_the_shape_is_drawn_as_asked(client: Client, wanted: str) -> None:
     assert mostly([name == wanted for name in found]), found
 
 
-async def test_a_wide_picture_holds_the_same_scene(client: Client) -> None:
+async def test_a_wide_image_holds_the_same_scene(client: Client) -> None:
     answer = await job(
         client, "flux_generate", prompt="a red circle on a cyan background", seed=5,
         width=192, height=80, preview="none", wait_s=200,
@@ -144,7 +144,7 @@ async def test_an_edit_of_the_background_keeps_the_thing(client: Client) -> None
 async def test_a_mask_says_where_to_draw_and_invert_where_not(
     client: Client, prompt: str, *, invert: bool
 ) -> None:
-    """The box is drawn anew; inverted, all but the box is. What is kept is kept to the byte."""
+    """The box is drawn again; inverted, all but the box is. What is kept is kept to the byte."""
     before = drawn_by_us(scene("white", "circle", "red", x=0.25, y=0.25, radius=0.18))
     box = {"x": 64, "y": 64, "width": 64, "height": 64}
     inside = np.zeros((128, 128), bool)
@@ -181,7 +181,7 @@ async def test_a_variation_keeps_the_colours(client: Client) -> None:
     assert mostly([colour(picture) == "pink" for picture in varied])
 
 
-async def test_the_heavier_of_two_pictures_shows_more(client: Client) -> None:
+async def test_the_heavier_of_two_images_shows_more(client: Client) -> None:
     first = given(drawn_by_us(scene("green", "circle", "white")))
     second = given(drawn_by_us(scene("black", "circle", "orange")))
     backgrounds = {}
@@ -195,7 +195,7 @@ async def test_the_heavier_of_two_pictures_shows_more(client: Client) -> None:
     assert mostly([name == "black" for name in backgrounds[0.1]]), backgrounds
 
 
-async def test_a_seed_is_a_picture_and_another_seed_another(client: Client) -> None:
+async def test_a_seed_is_an_image_and_another_seed_another(client: Client) -> None:
     arguments = {**SQUARE, "prompt": "a green heart", "wait_s": 200}
     first, again, other = [
         pixels((await job(client, "flux_generate", **arguments, seed=seed)).images[0])
@@ -205,8 +205,8 @@ async def test_a_seed_is_a_picture_and_another_seed_another(client: Client) -> N
     assert np.abs(first.astype(int) - other).mean() > 1
 
 
-async def test_a_batch_draws_what_single_pictures_draw(client: Client) -> None:
-    """One pass for several seeds rounds differently, but each is its seed's picture."""
+async def test_a_batch_draws_what_single_images_draw(client: Client) -> None:
+    """One pass for several seeds rounds differently, but each is its seed's image."""
     arguments = {**SQUARE, "prompt": "a cyan star on a red background", "seed": 21, "count": 3}
     alone = await job(client, "flux_generate", **arguments)
     together = await job(client, "flux_generate", **arguments, batched=True)

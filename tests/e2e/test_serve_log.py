@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 MARKER = "zanzibarquartz"
-PICTURE = "data:image/png;base64,emFuemliYXJxdWFydHo="
+IMAGE = "data:image/png;base64,emFuemliYXJxdWFydHo="
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ async def live_through_everything(server: Observed) -> dict[str, str]:
         ("flux_generate", {"prompt": MARKER, "width": MARKER}),
         ("flux_generate", {"prompt": MARKER, "model": MARKER}),
         ("flux_edit", {"prompt": MARKER, "images": [f"/pictures/{MARKER}.png"]}),
-        ("flux_edit", {"prompt": MARKER, "images": [PICTURE]}),
+        ("flux_edit", {"prompt": MARKER, "images": [IMAGE]}),
         ("flux_get_job", {"job_id": MARKER}),
         ("flux_search_gallery", {"query": MARKER, "cursor": MARKER}),
     ):
@@ -59,7 +59,7 @@ async def live_through_everything(server: Observed) -> dict[str, str]:
 def words_of(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     assert MARKER not in text
-    assert PICTURE[-16:] not in text
+    assert IMAGE[-16:] not in text
     assert "Traceback" not in text
     return text
 
@@ -88,7 +88,7 @@ async def test_json_lines_name_every_move_of_a_job_and_no_word_of_a_user(start: 
     submitted, started, _, completed, answered = drawn
     assert submitted["tool"] == "flux_generate"
     assert all((line["kind"], line["model"]) == ("text2img", "micro") for line in drawn[:4])
-    assert (started["attempt"], completed["pictures"]) == (1, 1)
+    assert (started["attempt"], completed["images"]) == (1, 1)
     assert {"wait_s", "load_s", "draw_s"} <= set(completed)
     assert (answered["tool"], answered["code"]) == ("flux_generate", "ok")
     assert answered["seconds"] > 0

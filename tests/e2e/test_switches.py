@@ -1,4 +1,4 @@
-"""Speed switches over MCP: asked for, told, kept with the picture, refused where they cannot be."""
+"""Speed switches over MCP: asked for, told, kept with the image, refused where they cannot be."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from flux_mcp.gallery.provenance import from_png
 from flux_mcp.models.switches import Switches
 from flux_mcp.requests.plan import RenderPlan
 from flux_mcp.server.app import build_server
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
 
 from .calls import FAST, call, job
 

@@ -15,12 +15,12 @@ from mcp import Client, MCPError
 from mcp.types import ImageContent, ResourceLink, TextContent
 from PIL import Image
 
-from flux_mcp.answers import SearchAnswer
-from flux_mcp.config import Settings
 from flux_mcp.gallery.provenance import from_png
 from flux_mcp.requests.plan import RenderPlan
 from flux_mcp.server.app import build_server
-from flux_mcp.service import Service
+from flux_mcp.service.answers import SearchAnswer
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 
 from .calls import (
     FAST,
@@ -60,7 +60,7 @@ def data_uri(width: int = 64, height: int = 64, colour: str = "red") -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-async def test_a_prompt_goes_in_and_a_picture_comes_out(client: Client) -> None:
+async def test_a_prompt_goes_in_and_an_image_comes_out(client: Client) -> None:
     result = await call(client, "flux_generate", **FAST, wait_s=200, session="main job")
     assert not result.is_error
     answer = await job(client, "flux_get_job", job_id=result.structured_content["job_id"])
@@ -178,7 +178,7 @@ async def test_a_batch_is_recorded_and_repeatable(modern: Client, shared_service
     assert RenderPlan.model_validate(record.plan).batched
 
 
-async def test_a_picture_knows_how_it_was_made(modern: Client, shared_service: Service) -> None:
+async def test_an_image_knows_how_it_was_made(modern: Client, shared_service: Service) -> None:
     parent = (await job(modern, "flux_generate", **FAST, wait_s=200)).images[0]
     child = (
         await job(
@@ -203,7 +203,7 @@ async def test_a_picture_knows_how_it_was_made(modern: Client, shared_service: S
     assert (record.session, record.stage, record.rating) == ("family", None, None)
 
 
-async def test_a_short_wait_gives_a_job_id_and_the_picture_comes_later(client: Client) -> None:
+async def test_a_short_wait_gives_a_job_id_and_the_image_comes_later(client: Client) -> None:
     result = await call(client, "flux_generate", **FAST, wait_s=0)
     job_id = result.structured_content["job_id"]
     text = result.content[0].text
@@ -214,7 +214,7 @@ async def test_a_short_wait_gives_a_job_id_and_the_picture_comes_later(client: C
     assert answer.status == "completed"
 
 
-async def test_progress_grows_until_the_picture_is_there(client: Client) -> None:
+async def test_progress_grows_until_the_image_is_there(client: Client) -> None:
     told: list[tuple[float, float | None]] = []
 
     async def tell(progress: float, total: float | None, message: str | None) -> None:
@@ -285,7 +285,7 @@ async def test_a_waiting_job_never_starts_once_cancelled(
 
 
 async def test_a_cancelled_call_cancels_its_job(client: Client, shared_service: Service) -> None:
-    """The caller never had the id, so nobody could ever fetch the picture."""
+    """The caller never had the id, so nobody could ever fetch the image."""
     key = f"gone {secrets.token_hex(4)}"
     asked = {**SLOW, "idempotency_key": key}
     await cancel_call_while_drawing(client, "flux_generate", **asked, wait_s=200)
@@ -410,10 +410,10 @@ async def test_the_gallery_is_searched_newest_first_in_pages(modern: Client) -> 
     assert [image["prompt"] for image in one.structured_content["images"]] == [prompts[3]]
     none = await call(modern, "flux_search_gallery", query="lighthouse", kind="fill")
     assert none.structured_content["images"] == []
-    assert "No picture" in none.content[0].text
+    assert "No image" in none.content[0].text
 
 
-async def test_pictures_thumbnails_and_jobs_are_resources(client: Client) -> None:
+async def test_images_thumbnails_and_jobs_are_resources(client: Client) -> None:
     answer = await job(client, "flux_generate", **FAST, wait_s=200)
     image = answer.images[0]
     thumbnail = await client.read_resource(image.thumbnail_uri)

@@ -241,7 +241,7 @@ def test_a_standard_variable_without_the_packages_is_a_warning(
 ) -> None:
     ended = serve(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4318", **without_sdk)
     assert ended.returncode == 0
-    assert "WARNING flux_mcp.telemetry: nothing is traced" in ended.stderr
+    assert "WARNING flux_mcp.observability.tracing: nothing is traced" in ended.stderr
     assert "pip install 'flux-mcp-server[otel]'" in ended.stderr
 
 

@@ -22,8 +22,8 @@ from mcp.types import (
     TextContent,
 )
 
-from flux_mcp.answers import QueueAnswer
-from flux_mcp.database import open_database
+from flux_mcp.service.answers import QueueAnswer
+from flux_mcp.storage.database import open_database
 from tests.e2e.calls import FAST, SLOW, call, draws, is_final, job, job_until
 from tests.examples.processes import DEADLINE_S, Running, client_of, flux_mcp, router
 
@@ -152,7 +152,7 @@ async def test_the_lists_are_those_of_flux_mcp(client: Client, upstream: Client)
     assert resources == (await upstream.list_resources()).resources
 
 
-async def test_a_picture_is_drawn_with_progress_and_read_to_the_byte(
+async def test_an_image_is_drawn_with_progress_and_read_to_the_byte(
     client: Client, upstream: Client
 ) -> None:
     caller = Caller(client, **{**LONG, "count": 1, "steps": 50})

@@ -1,4 +1,4 @@
-"""Records, a gallery on a real SQLite file, and picture files in a real folder."""
+"""Records, a gallery on a real SQLite file, and image files in a real folder."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 from sqlite_utils import Database
 
-from flux_mcp.database import open_database
 from flux_mcp.gallery.files import ImageFiles
-from flux_mcp.gallery.migrations import migrate
-from flux_mcp.gallery.store import Gallery, ImageRecord, new_image_id
+from flux_mcp.gallery.store import Gallery, ImageRecord, migrate, new_image_id
 from flux_mcp.models.registry import load_registry
-from flux_mcp.paths import Paths, ensure_dirs
 from flux_mcp.requests.plan import make_plan
 from flux_mcp.requests.schemas import GenerateRequest
+from flux_mcp.settings.paths import Paths, ensure_dirs
+from flux_mcp.storage.database import open_database
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

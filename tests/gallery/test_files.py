@@ -14,7 +14,7 @@ from flux_mcp.gallery import files as files_module
 from flux_mcp.gallery.files import MAX_SWEPT
 from flux_mcp.gallery.store import new_image_id
 
-from .pictures import flat, noise
+from .images import flat, noise
 
 CREATED = "2026-03-05T10:00:00.000000+00:00"
 
@@ -29,7 +29,7 @@ def everything_below(folder):
 
 @pytest.mark.parametrize("make", [noise, flat])
 @pytest.mark.parametrize("size", [(640, 360), (32, 32), (1, 2)])
-def test_a_saved_picture_is_the_same_to_the_pixel(files, paths, make, size):
+def test_a_saved_image_is_the_same_to_the_pixel(files, paths, make, size):
     image = make(*size)
     saved = save(files, image, metadata={"note": "grün\nzwei"})
     assert saved.file == "images/2026/03/img_a.png"
@@ -61,7 +61,7 @@ def test_flat_graphics_are_compressed_and_photographs_only_coded(files):
     assert photographed.size_bytes < 1.02 * 3 * 512 * 512
 
 
-def test_the_strategy_is_chosen_by_the_picture():
+def test_the_strategy_is_chosen_by_the_image():
     chosen = {files_module._cheapest_strategy(make(256, 256)) for make in (noise, flat)}
     assert len(chosen) == 2
     assert new_image_id()
@@ -121,7 +121,7 @@ def test_the_sweep_removes_old_leftovers_and_nothing_else(files, paths):
     assert lost.file not in everything_below(paths.root)
 
 
-def test_a_lost_database_does_not_cost_the_pictures(files, paths, caplog):
+def test_a_lost_database_does_not_cost_the_images(files, paths, caplog):
     folder = paths.images / "2026/03"
     folder.mkdir(parents=True)
     for n in range(MAX_SWEPT + 1):
@@ -136,7 +136,7 @@ def test_a_lost_database_does_not_cost_the_pictures(files, paths, caplog):
 WRITE = """
 import sys, time
 from pathlib import Path
-from flux_mcp.paths import Paths
+from flux_mcp.settings.paths import Paths
 from flux_mcp.gallery import files
 
 paths, at = Paths(Path(sys.argv[1])), sys.argv[2]
@@ -176,8 +176,8 @@ def test_a_killed_process_leaves_files_without_a_row_and_the_sweep_removes_them(
 ADD_MANY = """
 import sys
 from pathlib import Path
-from flux_mcp.paths import Paths
-from flux_mcp.database import open_database
+from flux_mcp.settings.paths import Paths
+from flux_mcp.storage.database import open_database
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.store import Gallery, ImageRecord, new_image_id
 

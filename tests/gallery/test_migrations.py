@@ -5,14 +5,14 @@ from sqlite3 import OperationalError
 
 import pytest
 
-from flux_mcp.database import open_database
-from flux_mcp.gallery.migrations import migrate
+from flux_mcp.gallery.store import migrate
+from flux_mcp.storage.database import open_database
 
 MIGRATE = """
 import sys
 from pathlib import Path
-from flux_mcp.database import open_database
-from flux_mcp.gallery.migrations import migrate
+from flux_mcp.storage.database import open_database
+from flux_mcp.gallery.store import migrate
 
 print("ready", flush=True)
 sys.stdin.readline()

@@ -8,7 +8,7 @@ from PIL import Image
 from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.gallery.previews import contact_sheet, preview_webp
 
-from .pictures import as_png, flat, noise
+from .images import as_png, flat, noise
 
 
 def test_a_preview_keeps_the_shape_and_is_never_enlarged(tmp_path):
@@ -42,7 +42,7 @@ def test_a_damaged_source_is_a_storage_error(source):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9, 100])
-def test_a_contact_sheet_shows_every_picture_and_fits(tmp_path, count):
+def test_a_contact_sheet_shows_every_image_and_fits(tmp_path, count):
     paths = []
     for n in range(count):
         paths.append(tmp_path / f"{n}.png")
@@ -52,7 +52,7 @@ def test_a_contact_sheet_shows_every_picture_and_fits(tmp_path, count):
     assert Image.open(io.BytesIO(data)).format == "WEBP"
 
 
-def test_a_picture_that_is_gone_leaves_an_empty_place(tmp_path):
+def test_an_image_that_is_gone_leaves_an_empty_place(tmp_path):
     (tmp_path / "a.png").write_bytes(as_png(Image.new("RGB", (320, 320), "white")))
     data = contact_sheet([tmp_path / "gone.png", tmp_path / "a.png"], ["gone", "here"])
     sheet = Image.open(io.BytesIO(data)).convert("RGB")
@@ -61,6 +61,6 @@ def test_a_picture_that_is_gone_leaves_an_empty_place(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "labels"), [(0, 0), (2, 1)])
-def test_a_sheet_needs_a_label_for_each_picture(tmp_path, count, labels):
+def test_a_sheet_needs_a_label_for_each_image(tmp_path, count, labels):
     with pytest.raises(InternalError):
         contact_sheet([tmp_path / "a.png"] * count, ["x"] * labels)

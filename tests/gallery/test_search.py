@@ -4,12 +4,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flux_mcp.database import open_database
 from flux_mcp.errors import InvalidCursorError, InvalidRequestError
-from flux_mcp.gallery.migrations import migrate
 from flux_mcp.gallery.search import SearchFilter, statement_for
-from flux_mcp.gallery.store import Gallery
-from flux_mcp.paths import Paths
+from flux_mcp.gallery.store import Gallery, migrate
+from flux_mcp.settings.paths import Paths
+from flux_mcp.storage.database import open_database
 
 
 def prompts(page):

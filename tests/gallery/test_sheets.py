@@ -1,17 +1,16 @@
 import pytest
 from PIL import Image
 
-from flux_mcp.gallery.previews import strip_png
-from flux_mcp.gallery.sheets import GAP_PX, Cell, draw_sheet
+from flux_mcp.gallery.previews import GAP_PX, Cell, draw_sheet, strip_png
 
-from .pictures import as_png
+from .images import as_png
 
 CELL_PX = 100
 
 
-def sheet_of(words, lines_of_words, picture=None):
+def sheet_of(words, lines_of_words, image=None):
     return draw_sheet(
-        [Cell(picture, "head", words)],
+        [Cell(image, "head", words)],
         columns=1,
         cell_px=CELL_PX,
         font_px=12,
@@ -20,7 +19,7 @@ def sheet_of(words, lines_of_words, picture=None):
 
 
 def caption_rows(sheet):
-    """How many rows of pixels below the picture carry ink."""
+    """How many rows of pixels below the image carry ink."""
     below = sheet.convert("L").crop((0, GAP_PX + CELL_PX, sheet.width, sheet.height))
     return sum(
         max(below.crop((0, y, below.width, y + 1)).tobytes()) > 100 for y in range(below.height)
@@ -37,7 +36,7 @@ def test_cells_stand_in_rows_and_the_sheet_is_as_large_as_they_are(count, column
         row, column = divmod(number, columns)
         left = GAP_PX + column * (CELL_PX + GAP_PX)
         top = GAP_PX + row * (sheet.height - GAP_PX) // rows
-        # Centred: the middle of the cell is the picture's, its upper edge is not.
+        # Centred: the middle of the cell is the image's, its upper edge is not.
         assert sheet.getpixel((left + CELL_PX // 2, top + CELL_PX // 2)) == (255, 0, 0)
         assert max(sheet.getpixel((left + CELL_PX // 2, top + 5))) < 60
 
@@ -55,7 +54,7 @@ def test_any_words_leave_the_sheet_as_large_as_it_was(words, lines):
     assert sheet_of(words, lines).size == sheet_of("usual", lines).size
 
 
-def test_a_strip_enlarges_small_pictures_and_keeps_their_shape(tmp_path):
+def test_a_strip_enlarges_small_images_and_keeps_their_shape(tmp_path):
     paths = [tmp_path / "wide.png", tmp_path / "square.png"]
     paths[0].write_bytes(as_png(Image.new("RGB", (64, 32), "white")))
     paths[1].write_bytes(as_png(Image.new("RGB", (32, 32), "white")))

@@ -70,7 +70,7 @@ def test_an_unknown_id_is_refused_with_a_hint(gallery, image_id):
     assert refused.value.hint
 
 
-def test_the_pictures_of_a_job_come_in_order(gallery, record):
+def test_the_images_of_a_job_come_in_order(gallery, record):
     for index in (2, 0, 1):
         gallery.add(record(index, job_id="job", index=index))
     assert [image.index for image in gallery.of_job("job")] == [0, 1, 2]
@@ -110,36 +110,34 @@ def test_a_record_that_is_not_coherent_cannot_be_made(record, wrong):
 
 def test_search_gives_the_newest_first_whatever_the_order_of_adding(gallery, record):
     for n in (3, 1, 2):
-        gallery.add(record(n, prompt=f"picture {n}"))
-    assert prompts(gallery.search(SearchFilter())) == ["picture 3", "picture 2", "picture 1"]
+        gallery.add(record(n, prompt=f"image {n}"))
+    assert prompts(gallery.search(SearchFilter())) == ["image 3", "image 2", "image 1"]
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 8, 100])
-@pytest.mark.parametrize("query", [None, "picture"])
+@pytest.mark.parametrize("query", [None, "image"])
 def test_pages_hold_every_row_once(gallery, record, limit, query):
     for n in range(7):
-        gallery.add(record(n, prompt=f"picture {n}"))
+        gallery.add(record(n, prompt=f"image {n}"))
     pages = all_pages(gallery, limit=limit, query=query)
-    assert [p for page in pages for p in prompts(page)] == [
-        f"picture {n}" for n in range(6, -1, -1)
-    ]
+    assert [p for page in pages for p in prompts(page)] == [f"image {n}" for n in range(6, -1, -1)]
     assert all(len(page.images) == limit for page in pages[:-1])
 
 
 def test_rows_added_meanwhile_do_not_disturb_the_pages(gallery, record):
     for n in range(4):
-        gallery.add(record(n, prompt=f"picture {n}"))
+        gallery.add(record(n, prompt=f"image {n}"))
     first = gallery.search(SearchFilter(limit=2))
     gallery.add(record(9, prompt="new"))
     second = gallery.search(SearchFilter(limit=2, cursor=first.next_cursor))
-    assert prompts(first) + prompts(second) == [f"picture {n}" for n in (3, 2, 1, 0)]
+    assert prompts(first) + prompts(second) == [f"image {n}" for n in (3, 2, 1, 0)]
 
 
-def test_pictures_of_one_microsecond_keep_their_order_and_their_dates(gallery, record):
+def test_images_of_one_microsecond_keep_their_order_and_their_dates(gallery, record):
     for n in range(5):
-        gallery.add(record(0, job_id=f"j{n}", prompt=f"picture {n}"))
+        gallery.add(record(0, job_id=f"j{n}", prompt=f"image {n}"))
     pages = all_pages(gallery, limit=2)
-    assert [p for page in pages for p in prompts(page)] == [f"picture {n}" for n in (4, 3, 2, 1, 0)]
+    assert [p for page in pages for p in prompts(page)] == [f"image {n}" for n in (4, 3, 2, 1, 0)]
     just_after = "2026-01-01T00:00:00.000001Z"
     assert len(gallery.search(SearchFilter(created_before=just_after)).images) == 5
     assert not gallery.search(SearchFilter(created_after=just_after)).images

@@ -1,7 +1,7 @@
-"""Real cards for these tests: `make gpu-test`. Without a card nothing of them runs, and that fails.
+"""Real GPUs for these tests: `make gpu-test`. Without a GPU nothing of them runs, and that fails.
 
 `--gpu-device cpu` runs what a CPU can run of them, to see that they are in order; tests of the
-card's own memory are then skipped.
+GPU's own memory are then skipped.
 """
 
 import sys
@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from flux_mcp.config import Settings
 from flux_mcp.models.registry import Registry, load_registry
 from flux_mcp.pipelines.device import Device
+from flux_mcp.settings.settings import Settings
 from tests.pipelines.conftest import Studio as WorkerStudio
 from tests.pipelines.conftest import Task, make_task
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NO_CARD_EXIT = 2
-NO_CARD = (
-    "No CUDA card: torch finds none, so nothing was tested. "
+NO_GPU_EXIT = 2
+NO_GPU = (
+    "No CUDA GPU: torch finds none, so nothing was tested. "
     "With --gpu-device cpu, what a CPU can run of these tests is run."
 )
 
@@ -32,21 +32,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Show warnings instead of failing: which the libraries have for a card, the card decides."""
+    """Show warnings instead of failing: which the libraries have for a GPU, the GPU decides."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("default"))
 
 
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Refuse to run without a card; collecting needs none."""
+    """Refuse to run without a GPU; collecting needs none."""
     import torch
 
     config = session.config
     if config.option.collectonly or config.option.gpu_device == "cpu":
         return
     if not torch.cuda.is_available():
-        pytest.exit(NO_CARD, NO_CARD_EXIT)
+        pytest.exit(NO_GPU, NO_GPU_EXIT)
 
 
 @pytest.fixture(scope="session")
@@ -59,10 +59,10 @@ def device(request: pytest.FixtureRequest) -> Device:
 
 
 @pytest.fixture
-def card(device: Device) -> Device:
-    """The device, for what only a card has."""
+def gpu(device: Device) -> Device:
+    """The device, for what only a GPU has."""
     if device.kind != "cuda":
-        pytest.skip("asks for the memory of a CUDA card")
+        pytest.skip("asks for the memory of a CUDA GPU")
     return device
 
 
@@ -88,7 +88,7 @@ def gpu_settings(
 @pytest.fixture(scope="session")
 async def worker(gpu_settings: Settings) -> AsyncIterator[WorkerStudio]:
     """A real worker process with micro."""
-    from flux_mcp.jobs.worker_process import ProcessFleet
+    from flux_mcp.jobs.process_fleet import ProcessFleet
 
     fleet = ProcessFleet(gpu_settings)
     yield WorkerStudio(fleet)
@@ -97,7 +97,7 @@ async def worker(gpu_settings: Settings) -> AsyncIterator[WorkerStudio]:
 
 @pytest.fixture(scope="session")
 def task_of(registry: Registry) -> Callable[..., Task]:
-    """Makes a small task of a kind, held in bf16 as on a card unless told otherwise."""
+    """Makes a small task of a kind, held in bf16 as on a GPU unless told otherwise."""
 
     def make(kind: Any, **changes: Any) -> Task:
         return make_task(registry.find(kind, "micro"), **({"precision": "bf16"} | changes))

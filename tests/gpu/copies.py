@@ -1,15 +1,15 @@
-"""How many bytes went from main memory to the card, as the card's own profiler counts them."""
+"""How many bytes went from host memory to the GPU, as the GPU's own profiler counts them."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-TO_THE_CARD = "Memcpy HtoD"
+TO_THE_GPU = "Memcpy HtoD"
 """How CUDA's profiler names such copies in a trace of torch 2.13."""
 
 
 def copied_bytes(work: Callable[[], object], folder: Path) -> int:
-    """Run something and return the bytes it copied to the card; 0 where there is no card."""
+    """Run something and return the bytes it copied to the GPU; 0 where there is no GPU."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -26,10 +26,10 @@ def copied_bytes(work: Callable[[], object], folder: Path) -> int:
 
 
 def copied_in(trace: dict[str, list[dict[str, object]]]) -> int:
-    """Return the bytes of a trace's copies to the card."""
+    """Return the bytes of a trace's copies to the GPU."""
     total = 0
     for event in trace["traceEvents"]:
         arguments = event.get("args")
-        if str(event.get("name", "")).startswith(TO_THE_CARD) and isinstance(arguments, dict):
+        if str(event.get("name", "")).startswith(TO_THE_GPU) and isinstance(arguments, dict):
             total += int(arguments["bytes"])
     return total

@@ -1,4 +1,4 @@
-"""micro in every precision this device can hold, those that need a card among them."""
+"""micro in every precision this device can hold, those that need a GPU among them."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ HELD = {
 }
 MEAN_BOUND = {32: 2, 16: 2, 8: 6, 4: 16}
 """Mean difference from bf16, of 255, by bits. On a CPU micro differs by 0.4 to 1.4 in 8 bit and by
-2.5 in the 4 bit of GGUF (tests/pipelines/formats/test_denoisers.py); pictures of other numbers
+2.5 in the 4 bit of GGUF (tests/pipelines/loading/test_denoisers.py); images of other numbers
 altogether differ by 40 and more."""
 
 
@@ -25,7 +25,7 @@ def can_hold(device):
             pytest.skip(f"{name} is not for a {device.kind}")
         least = load_parts().precision[name].min_compute
         if device.kind == "cuda" and device.compute_capability < least:
-            pytest.skip(f"{name} needs a card of compute capability {least}")
+            pytest.skip(f"{name} needs a GPU of compute capability {least}")
         if not has_extra(row.extra):
             pytest.skip(f"{name} needs the extra '{row.extra}'")
 
@@ -37,7 +37,7 @@ def as_array(pixels):
 
 
 @pytest.mark.parametrize("name", HELD)
-def test_a_picture_is_close_to_the_one_of_bf16_and_the_same_each_time(
+def test_an_image_is_close_to_the_one_of_bf16_and_the_same_each_time(
     micro_studio, task_of, can_hold, name
 ):
     can_hold(name)
@@ -61,7 +61,7 @@ def test_a_text_encoder_can_be_held_so(studio, can_hold, name):
 
 
 @pytest.mark.parametrize("name", [n for n, row in HELD.items() if n not in ("fp32", "fp16")])
-def test_it_takes_less_of_the_card(card, micro_studio, task_of, can_hold, name):
+def test_it_takes_less_of_the_gpu(gpu, micro_studio, task_of, can_hold, name):
     can_hold(name)
 
     def held_bytes(task):

@@ -1,4 +1,4 @@
-"""What every kind promises, in bf16 through a real worker on the card."""
+"""What every kind promises, in bf16 through a real worker on the GPU."""
 
 import io
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flux_mcp.jobs.worker_process import ProcessFleet
+from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.registry import KINDS
-from flux_mcp.requests.messages import Cancelled, Done, Progress
+from flux_mcp.worker_protocol.messages import Cancelled, Done, Progress
 from tests.pipelines.conftest import Studio
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +68,7 @@ async def test_it_stops_when_cancelled_and_draws_the_same_pixels_afterwards(work
 
 
 @every_kind
-async def test_bf16_on_the_card_is_close_to_fp32(worker, task_of, kind):
+async def test_bf16_on_the_gpu_is_close_to_fp32(worker, task_of, kind):
     """The order of magnitude of micro in bf16 on a CPU: a mean of 0.4 of 255 (test_denoisers)."""
     exact = as_array((await worker.draw(task_of(kind, precision="fp32"))).pixels[0])
     rounded = as_array((await worker.draw(task_of(kind))).pixels[0])
@@ -84,7 +84,7 @@ async def test_fill_keeps_every_pixel_outside_the_mask(worker, task_of):
     assert (drawn[hole == 0] == original[hole == 0]).all()
 
 
-async def test_previews_do_not_change_the_picture(worker, task_of):
+async def test_previews_do_not_change_the_image(worker, task_of):
     drawing = await worker.draw(task_of("text2img"))
     assert drawing.previews
     phases = list(dict.fromkeys(event.phase for event in drawing.of(Progress)))

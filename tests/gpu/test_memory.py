@@ -1,10 +1,10 @@
-"""The card's memory: what a switch copies, what happens when there is none left, what is freed."""
+"""The GPU's memory: what a switch copies, what happens when there is none left, what is freed."""
 
 import pytest
 
-from flux_mcp.jobs.worker_process import ProcessFleet
+from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.pipelines.device import GIB
-from flux_mcp.requests.messages import Done, Failed
+from flux_mcp.worker_protocol.messages import Done, Failed
 from tests.gpu.copies import copied_bytes, copied_in
 from tests.pipelines.conftest import Studio
 
@@ -40,7 +40,7 @@ def test_a_load_copies_what_the_weights_weigh(card, micro_studio, task_of, tmp_p
     assert copied >= TINY_TRANSFORMER_BYTES
 
 
-def test_an_engine_that_forgets_leaves_nothing_on_the_card(card, micro_studio, task_of):
+def test_an_engine_that_forgets_leaves_nothing_on_the_gpu(card, micro_studio, task_of):
     import torch
 
     for kind in ("text2img", "kontext", "fill", "control", "redux"):
@@ -51,7 +51,7 @@ def test_an_engine_that_forgets_leaves_nothing_on_the_card(card, micro_studio, t
 
 
 @pytest.mark.anyio
-async def test_a_job_that_runs_out_of_the_cards_memory_fails_and_the_next_one_draws(
+async def test_a_job_that_runs_out_of_the_gpus_memory_fails_and_the_next_one_draws(
     card, bench, gpu_settings, task_of
 ):
     from gpu_checks.studio import ballast
@@ -77,12 +77,12 @@ async def test_a_job_that_runs_out_of_the_cards_memory_fails_and_the_next_one_dr
 
 
 @pytest.mark.anyio
-async def test_a_worker_that_ended_holds_nothing_of_the_card(card, bench, gpu_settings, task_of):
-    from gpu_checks.card import read_card
+async def test_a_worker_that_ended_holds_nothing_of_the_gpu(card, bench, gpu_settings, task_of):
+    from gpu_checks.gpu import read_gpu
 
     def used_mib() -> float:
         bench.free()
-        return float(read_card()["used_mib"])
+        return float(read_gpu()["used_mib"])
 
     before = used_mib()
     fleet = ProcessFleet(gpu_settings)

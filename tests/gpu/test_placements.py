@@ -3,14 +3,13 @@
 import psutil
 import pytest
 
-from flux_mcp.models.candidates import Card, Choices, Machine, Wanted
-from flux_mcp.models.engine import this_engine
 from flux_mcp.models.parts import PLACEMENTS
+from flux_mcp.models.planning.candidates import Choices, Gpu, Machine, Wanted, this_load_support
+from flux_mcp.models.planning.tiers import choose_tier
 from flux_mcp.models.registry import KINDS, QUALITIES
-from flux_mcp.models.tiers import choose_tier
 from flux_mcp.pipelines.device import GIB, describe
 
-HERE = [name for name in PLACEMENTS if name in this_engine().placements]
+HERE = [name for name in PLACEMENTS if name in this_load_support().placements]
 AWAY = [name for name in HERE if name != "resident"]
 
 
@@ -24,7 +23,7 @@ def test_a_placement_draws_the_pixels_of_resident(micro_studio, task_of, placeme
 
 
 @pytest.mark.parametrize("placement", AWAY)
-def test_between_jobs_it_holds_less_of_the_card(card, studio, placement):
+def test_between_jobs_it_holds_less_of_the_gpu(gpu, studio, placement):
     def held_bytes(name):
         studio.engine.recover_memory()
         studio.draw(studio.task("text2img").changed(placement=name))
@@ -33,7 +32,7 @@ def test_between_jobs_it_holds_less_of_the_card(card, studio, placement):
     assert held_bytes(placement) < held_bytes("resident")
 
 
-def test_a_tile_as_large_as_the_picture_changes_nothing(studio):
+def test_a_tile_as_large_as_the_image_changes_nothing(studio):
     task = studio.task("text2img")
     whole = studio.draw(task).pixels
     assert studio.draw(task.changed(vae_tile_px=1024)).pixels == whole
@@ -41,26 +40,26 @@ def test_a_tile_as_large_as_the_picture_changes_nothing(studio):
 
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("total_gib", [8, 12, 15, 24, 48, 141])
-def test_what_is_planned_for_a_card_of_any_size_draws(bench, device, studio, total_gib, quality):
-    """The plans are those of full-size models, the models are tiny, the room is the card's."""
+def test_what_is_planned_for_a_gpu_of_any_size_draws(bench, device, studio, total_gib, quality):
+    """The plans are those of full-size models, the models are tiny, the room is the GPU's."""
     from gpu_checks.studio import ballast
 
     from flux_mcp.errors import TooLittleMemoryError
 
-    is_card = device.kind == "cuda"
-    card = Card(
+    is_gpu = device.kind == "cuda"
+    gpu = Gpu(
         total_gib=total_gib,
         free_gib=total_gib,
-        name=describe(device).device_name if is_card else None,
-        compute=device.compute_capability if is_card else None,
+        name=describe(device).device_name if is_gpu else None,
+        compute=device.compute_capability if is_gpu else None,
     )
     task = studio.task("text2img")
     wanted = Wanted("text2img", quality, model=task.plan.model, width_px=256, height_px=256)
-    choices = Choices(studio.registry, lambda _row: True, this_engine())
+    choices = Choices(studio.registry, lambda _row: True, this_load_support())
     try:
-        tier = choose_tier(wanted, Machine(card, psutil.virtual_memory().total / GIB), choices)
+        tier = choose_tier(wanted, Machine(gpu, psutil.virtual_memory().total / GIB), choices)
     except TooLittleMemoryError:
-        pytest.skip("nothing that is installed fits such a card")
+        pytest.skip("nothing that is installed fits such a GPU")
     held = tier.chosen.holding
     plan = {
         "precision": held.precision,

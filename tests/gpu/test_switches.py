@@ -1,4 +1,4 @@
-"""Speed switches that need a CUDA card or its compiler; micro's transformer, in bf16."""
+"""Speed switches that need a CUDA GPU or its compiler; micro's transformer, in bf16."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,10 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_mcp.config import PACKAGE_DIR, Settings
+from flux_mcp.models.planning.switches import (
+    Drawing,
+    SwitchSettings,
+    choose_switches,
+    target_device,
+    why_not,
+)
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.switches import Switches
-from flux_mcp.models.switching import Drawing, Wishes, choose_switches, site_of, why_not
+from flux_mcp.settings.settings import PACKAGE_DIR, Settings
 
 STEPS = 12
 ROW = load_registry().find("text2img", "micro").model_copy(update={"precision": "bf16"})
@@ -17,11 +23,11 @@ DRAWING = Drawing(ROW, "bf16", "resident", STEPS, has_true_cfg=False)
 
 
 class Easel:
-    """A pipeline on the card and the switch board of its worker."""
+    """A pipeline on the GPU and the switch board of its worker."""
 
     def __init__(self, settings: Settings) -> None:
         from flux_mcp.pipelines.device import Device
-        from flux_mcp.pipelines.residency import Residency
+        from flux_mcp.pipelines.memory.residency import Residency
         from flux_mcp.pipelines.switches import SwitchBoard
         from tests.pipelines.conftest import make_task
 
@@ -32,7 +38,7 @@ class Easel:
         self.said: list[str] = []
 
     def draw(self, switches: Switches, **changes: Any) -> np.ndarray:
-        from flux_mcp.pipelines.drawing import draw
+        from flux_mcp.pipelines.engine import draw
         from flux_mcp.pipelines.steps import StepWatch
         from flux_mcp.pipelines.texts import PlanTexts
         from tests.pipelines.conftest import Recorder, no_cache
@@ -46,7 +52,7 @@ class Easel:
         recorder = Recorder()
         with self.board.active(plan, resident):
             draw(plan, {}, resident, texts, StepWatch(plan, recorder, lambda: False), recorder)
-        return recorder.pictures[0].astype(int)
+        return recorder.images[0].astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +60,7 @@ def easel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Easel]:
     import torch
 
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
-        pytest.skip("needs a CUDA card of compute capability 8.0 or more")
+        pytest.skip("needs a CUDA GPU of compute capability 8.0 or more")
     data_dir = tmp_path_factory.mktemp("switches")
     yield Easel(Settings(data_dir=data_dir, weights_dir=PACKAGE_DIR / "weights", device="cuda"))
     torch._dynamo.reset()
@@ -64,17 +70,17 @@ def site() -> Any:
     import torch
 
     major, minor = torch.cuda.get_device_capability()
-    return site_of("cuda", float(f"{major}.{minor}"))
+    return target_device("cuda", float(f"{major}.{minor}"))
 
 
-def test_compiled_blocks_draw_the_same_picture_and_compile_once(easel: Easel) -> None:
+def test_compiled_blocks_draw_the_same_image_and_compile_once(easel: Easel) -> None:
     from torch._dynamo.utils import counters
 
-    assert choose_switches(DRAWING, site(), Wishes()).switches.compiled
+    assert choose_switches(DRAWING, site(), SwitchSettings()).switches.compiled
     exact = easel.draw(Switches())
     compiled = easel.draw(Switches(compiled=True))
     assert len(easel.said) == 1
-    # bf16 rounds in another order; the picture is the same to the eye.
+    # bf16 rounds in another order; the image is the same to the eye.
     assert np.abs(compiled - exact).mean() < 2
     easel.draw(Switches(compiled=True), width=192, height=160)
     graphs = counters["stats"]["unique_graphs"]
@@ -104,6 +110,6 @@ def test_channels_last_rounds_and_can_be_taken_back(easel: Easel) -> None:
 @pytest.mark.parametrize("name", ["first_block", "taylorseer", "magcache"])
 def test_a_step_cache_leaves_nothing_behind(easel: Easel, name: str) -> None:
     exact = easel.draw(Switches())
-    chosen = choose_switches(DRAWING, site(), Wishes(step_cache=name)).switches
+    chosen = choose_switches(DRAWING, site(), SwitchSettings(step_cache=name)).switches
     easel.draw(chosen)
     assert np.array_equal(easel.draw(Switches()), exact)

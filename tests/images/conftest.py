@@ -1,4 +1,4 @@
-"""Pictures made on the spot: real files in every format."""
+"""Images made on the spot: real files in every format."""
 
 import io
 from collections.abc import Callable

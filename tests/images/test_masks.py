@@ -6,36 +6,36 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageFilter
 
 from flux_mcp.errors import InvalidImageError, InvalidRequestError
-from flux_mcp.images.masks import finish_mask, mask_from_box, mask_from_picture
-from flux_mcp.images.pictures import Picture, encode_picture, load_picture
+from flux_mcp.images.decoding import InputImage, encode_image, load_image
+from flux_mcp.images.masks import finish_mask, mask_from_box, mask_from_image
 from flux_mcp.requests.geometry import Size
-from flux_mcp.requests.pictures import Box
+from flux_mcp.requests.schemas import Box
 
 
-def shown(mask: Picture) -> Image.Image:
+def shown(mask: InputImage) -> Image.Image:
     image = Image.open(io.BytesIO(mask.png))
     assert image.mode == "L"
     return image
 
 
-def grey(value: int, size: tuple[int, int] = (32, 16)) -> Picture:
-    return encode_picture(Image.new("L", size, value))
+def grey(value: int, size: tuple[int, int] = (32, 16)) -> InputImage:
+    return encode_image(Image.new("L", size, value))
 
 
-def test_a_mask_picture_of_the_images_size_is_taken_as_it_is():
+def test_a_mask_image_of_the_images_size_is_taken_as_it_is():
     mask = grey(255)
-    assert mask_from_picture(mask, Size(32, 16)) is mask
+    assert mask_from_image(mask, Size(32, 16)) is mask
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes():
     with pytest.raises(InvalidImageError, match=r"32x16.*16x32"):
-        mask_from_picture(grey(255), Size(16, 32))
+        mask_from_image(grey(255), Size(16, 32))
 
 
 def test_a_white_png_is_a_mask_that_draws_everything(encoded):
     data = encoded(Image.new("RGB", (32, 16), "white"), "PNG")
-    mask = load_picture(data, max_bytes=10_000, max_pixels=10_000, mode="L")
-    assert shown(mask_from_picture(mask, Size(32, 16))).getextrema() == (255, 255)
+    mask = load_image(data, max_bytes=10_000, max_pixels=10_000, mode="L")
+    assert shown(mask_from_image(mask, Size(32, 16))).getextrema() == (255, 255)
 
 
 boxes = st.tuples(st.integers(0, 39), st.integers(0, 29), st.integers(1, 60), st.integers(1, 60))

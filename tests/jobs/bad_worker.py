@@ -1,11 +1,11 @@
 """A worker process for tests: speaks the real protocol, with one bad habit given as argument.
 
-good         draws black pictures
+good         draws black images
 deaf         reports one step, then neither listens nor draws
 listens      reports one step, then waits for a cancel of that job
 dies         exits in the middle of a job
 garbage      writes bytes that are no frame
-no pictures  says it is done without having drawn
+no images  says it is done without having drawn
 no engine    cannot import torch
 confused     mixes in events of another job and of an older attempt
 """
@@ -16,18 +16,18 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from flux_mcp.frames import encode, read_frame_blocking
-from flux_mcp.requests.messages import (
+from flux_mcp.worker_protocol.frames import encode, read_frame_blocking
+from flux_mcp.worker_protocol.messages import (
     Cancelled,
     CancelMessage,
     Done,
     Environment,
     ErrorInfo,
     Failed,
-    Picture,
+    GeneratedImage,
     Progress,
-    Ready,
     RunMessage,
+    WorkerReady,
     parse_command,
 )
 
@@ -78,11 +78,11 @@ def run(message: RunMessage, habit: str) -> None:
         sys.stdout.buffer.write(b"\xff" * 64)
         sys.stdout.buffer.flush()
         threading.Event().wait()
-    if habit != "no pictures":
+    if habit != "no images":
         for index, seed in enumerate(plan.seeds):
             size = {"width": plan.width, "height": plan.height}
             send(
-                Picture(**stamp, **size, index=index, seed=seed, seconds=0.1),
+                GeneratedImage(**stamp, **size, index=index, seed=seed, seconds=0.1),
                 {"pixels": bytes(3 * plan.width * plan.height)},
             )
     send(Done(**stamp, load_s=0.0, draw_s=0.1, weights_sha256="0" * 64, loaded=("text2img/micro",)))
@@ -90,7 +90,7 @@ def run(message: RunMessage, habit: str) -> None:
 
 def main() -> None:
     habit = sys.argv[1]
-    send(Ready(pid=os.getpid(), environment=ENVIRONMENT))
+    send(WorkerReady(pid=os.getpid(), environment=ENVIRONMENT))
     while (frame := read_frame_blocking(sys.stdin.buffer)) is not None:
         command = parse_command(frame.header)
         if isinstance(command, RunMessage):

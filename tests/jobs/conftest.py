@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.config import Settings
+from flux_mcp.settings.settings import Settings
 
 
 @pytest.fixture

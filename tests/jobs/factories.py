@@ -1,4 +1,4 @@
-"""Jobs and plans for tests that need no pictures."""
+"""Jobs and plans for tests that need no images."""
 
 from typing import Any
 

@@ -1,9 +1,9 @@
-"""What a switch costs is the median of what it took, and a dear one is dear for a reason."""
+"""What a switch costs is the median of what it took, and an expensive one is expensive for a reason."""
 
 import pytest
 
-from flux_mcp.jobs.costs import Costs, TimedJob, costs_of, load_level
 from flux_mcp.jobs.fleet import WorkerInfo
+from flux_mcp.jobs.scheduler import Costs, TimedJob, costs_of, load_level
 
 
 def test_costs_are_medians_and_jobs_that_loaded_nothing_say_nothing_of_loading() -> None:
@@ -29,9 +29,9 @@ def test_a_load_is_the_first_one_once_in_each_process() -> None:
 
 
 def test_a_switch_is_dear_from_a_tenth_of_the_job_that_would_pass() -> None:
-    assert not Costs({"a": 2.0, "b": 2.0}, {"b": 20.0}).is_dear("a", "b")
-    assert Costs({"a": 2.1, "b": 2.0}, {"b": 20.0}).is_dear("a", "b")
-    assert Costs({"a": 0.0}, {"a": 1.0, "b": 1.0}).is_dear("a", "b")
+    assert not Costs({"a": 2.0, "b": 2.0}, {"b": 20.0}).is_expensive("a", "b")
+    assert Costs({"a": 2.1, "b": 2.0}, {"b": 20.0}).is_expensive("a", "b")
+    assert Costs({"a": 0.0}, {"a": 1.0, "b": 1.0}).is_expensive("a", "b")
 
 
 def test_loads_are_weighed_in_whole_milliseconds_and_unknown_ones_as_the_dearest() -> None:

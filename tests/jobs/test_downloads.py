@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.database import open_database
 from flux_mcp.errors import UnknownJobError
-from flux_mcp.jobs.download import STALE_S, Download, as_seen, new_download_id
-from flux_mcp.jobs.downloads import DownloadStore, migrate
+from flux_mcp.jobs.downloads import (
+    STALE_S,
+    Download,
+    DownloadStore,
+    as_seen,
+    migrate,
+    new_download_id,
+)
 from flux_mcp.jobs.job import utc_now
-from flux_mcp.models.hub_messages import PullProgress
-from flux_mcp.requests.messages import ErrorInfo
+from flux_mcp.models.hub.messages import PullProgress
+from flux_mcp.storage.database import open_database
+from flux_mcp.worker_protocol.messages import ErrorInfo
 
 ERROR = ErrorInfo(code="hub", message="It is gone.", hint="Try again.")
 

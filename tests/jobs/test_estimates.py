@@ -27,7 +27,7 @@ def test_work_of_several_pipelines_is_added_up() -> None:
     assert estimate_s({"text2img/micro": 3.0, "fill/micro": 0.5}, known) == pytest.approx(11.0)
 
 
-def test_twice_the_steps_or_pixels_or_pictures_are_twice_the_work() -> None:
+def test_twice_the_steps_or_pixels_or_images_are_twice_the_work() -> None:
     once = work(make_plan_row())
     assert work(make_plan_row(steps=8)) == pytest.approx(2 * once)
     assert work(make_plan_row(width=128)) == pytest.approx(2 * once)

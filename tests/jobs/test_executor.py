@@ -11,12 +11,12 @@ from typing import Any
 import psutil
 import pytest
 
-from flux_mcp.config import Settings
 from flux_mcp.jobs.fleet import Assignment, Report
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job
-from flux_mcp.jobs.worker_process import ProcessFleet
+from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.requests.schemas import GenerateRequest
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -113,7 +113,7 @@ async def test_a_worker_that_falls_silent_is_ended_and_its_job_runs_again_then_f
         assert "reported nothing" in ended.error.message
 
 
-@pytest.mark.parametrize("habit", ["dies", "garbage", "no pictures"])
+@pytest.mark.parametrize("habit", ["dies", "garbage", "no images"])
 async def test_a_job_is_tried_twice_then_fails_and_leaves_nothing(
     open_service: Open, habit: str, settings: Settings
 ) -> None:
@@ -145,7 +145,7 @@ async def test_events_of_another_attempt_are_dropped(open_service: Open) -> None
         assert [image.seed for image in answer.images] == [1, 2]
 
 
-async def test_pictures_that_cannot_be_saved_fail_the_job_not_the_server(
+async def test_images_that_cannot_be_saved_fail_the_job_not_the_server(
     open_service: Open, settings: Settings
 ) -> None:
     async with open_service("good") as service:
@@ -164,16 +164,16 @@ async def test_an_input_that_is_gone_fails_its_job_only(
 ) -> None:
     from PIL import Image
 
-    from flux_mcp.images.pictures import load_picture, store_picture
+    from flux_mcp.images.decoding import load_image, store_image
     from flux_mcp.requests.schemas import VariationRequest
 
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), "red").save(buffer, "PNG")
-    picture = load_picture(buffer.getvalue(), max_bytes=10**6, max_pixels=10**6, mode="RGB")
+    picture = load_image(buffer.getvalue(), max_bytes=10**6, max_pixels=10**6, mode="RGB")
     async with open_service("deaf", cancel_grace_s=0.1) as service:
         blocker = await service.submit(REQUEST)
         await started(service, blocker)
-        path = store_picture(settings.paths.uploads, picture)
+        path = store_image(settings.paths.uploads, picture)
         job = await service.submit(VariationRequest(images=[{"image": str(path)}], prompt="a star"))
         path.unlink()
         await service.cancel(blocker.id)

@@ -15,13 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from flux_mcp.config import Settings
 from flux_mcp.jobs.fleet import Assignment, Report
 from flux_mcp.jobs.job import Job
-from flux_mcp.jobs.worker_process import WORKER_COMMAND, ProcessFleet
-from flux_mcp.requests.messages import Cancelled, Done, Picture, Weights, weights_of
+from flux_mcp.jobs.process_fleet import WORKER_COMMAND, ProcessFleet
 from flux_mcp.requests.schemas import GenerateRequest
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
+from flux_mcp.worker_protocol.messages import Cancelled, Done, GeneratedImage, Weights, weights_of
 from tests.pipelines.rows import add_own_model, darker
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +51,7 @@ class Watch:
         return self._of(job)[-1].event
 
     def pixels_of(self, job: Job) -> list[bytes]:
-        return [r.blobs["pixels"] for r in self._of(job) if isinstance(r.event, Picture)]
+        return [r.blobs["pixels"] for r in self._of(job) if isinstance(r.event, GeneratedImage)]
 
     def _of(self, job: Job) -> list[Report]:
         return [report for report in self.reports if report.event.job_id == job.id]
@@ -199,7 +199,7 @@ async def test_a_fleet_that_cannot_do_it_may_be_idle(
 
 
 async def test_the_next_job_takes_what_was_read_and_draws_the_same(open_service: Open) -> None:
-    taken, pictures = [], []
+    taken, images = [], []
     for is_on in (False, True):
         async with open_service(prefetch=is_on) as (service, watch):
             jobs = [await service.submit(request) for request in (LONG, SHORT)]
@@ -207,8 +207,8 @@ async def test_the_next_job_takes_what_was_read_and_draws_the_same(open_service:
             final = watch.final_of(jobs[1])
             assert isinstance(final, Done)
             taken.append(final.prefetched_bytes)
-            pictures.append(watch.pixels_of(jobs[1]))
-    assert pictures[0] == pictures[1]
+            images.append(watch.pixels_of(jobs[1]))
+    assert images[0] == images[1]
     assert taken[0] == 0
     assert taken[1] > 4_000_000
 

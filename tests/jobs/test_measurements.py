@@ -1,4 +1,4 @@
-"""What finished jobs took is kept, newest first, and read by the plans of the same card."""
+"""What finished jobs took is kept, newest first, and read by the plans of the same GPU."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from flux_mcp.database import open_database
-from flux_mcp.jobs.costs import Costs, TimedJob
 from flux_mcp.jobs.measurements import KEPT, Measurements, migrate
-from flux_mcp.models.figures import Figure
+from flux_mcp.jobs.scheduler import Costs, TimedJob
+from flux_mcp.models.planning.speed import Figure
+from flux_mcp.storage.database import open_database
 
 FIGURE = Figure(
     model="flux1-dev",
@@ -32,7 +32,7 @@ def database(tmp_path: Path):
     opened.close()
 
 
-def test_figures_come_back_newest_first_for_their_own_card(database: Database) -> None:
+def test_figures_come_back_newest_first_for_their_own_gpu(database: Database) -> None:
     store = Measurements(database)
     store.add("RTX 4090", FIGURE, LOADED)
     store.add("RTX 4090", replace(FIGURE, seconds_per_step=1.0, peak_gib=14.5), THERE)
@@ -60,7 +60,7 @@ def test_a_database_from_before_gets_the_table_once(database: Database) -> None:
     assert database.table("measurements").exists()
 
 
-def test_what_a_switch_took_outlives_the_process_and_belongs_to_a_card(database: Database) -> None:
+def test_what_a_switch_took_outlives_the_process_and_belongs_to_a_gpu(database: Database) -> None:
     Measurements(database).add("RTX 4090", FIGURE, LOADED)
     Measurements(database).add("RTX 4090", FIGURE, THERE)
     Measurements(database).add("RTX 3090", FIGURE, replace(LOADED, load_s=9.0))
@@ -69,7 +69,7 @@ def test_what_a_switch_took_outlives_the_process_and_belongs_to_a_card(database:
     assert later.costs("H200") == Costs({}, {})
 
 
-def test_before_a_worker_is_up_its_card_is_taken_to_be_the_last_one(database: Database) -> None:
+def test_before_a_worker_is_up_its_gpu_is_taken_to_be_the_last_one(database: Database) -> None:
     store = Measurements(database)
     assert store.costs(None) == Costs({}, {})
     store.add("RTX 3090", FIGURE, replace(LOADED, load_s=9.0))

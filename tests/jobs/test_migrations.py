@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.database import open_database
-from flux_mcp.jobs.queue import JobQueue
-from flux_mcp.jobs.rows import job_migrations, migrate, to_row
+from flux_mcp.jobs.queue import JobQueue, job_migrations, migrate, to_row
+from flux_mcp.storage.database import open_database
 
 from .factories import make_job
 
@@ -18,8 +17,8 @@ REPORT = {"pack": "shapes", "version": "1.0.0", "blocks": [{"name": "fixed", "te
 MIGRATE = """
 import sys
 from pathlib import Path
-from flux_mcp.database import open_database
-from flux_mcp.jobs.rows import migrate
+from flux_mcp.storage.database import open_database
+from flux_mcp.jobs.queue import migrate
 
 print("ready", flush=True)
 sys.stdin.readline()

@@ -5,19 +5,19 @@ from itertools import permutations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_mcp.jobs.ordering import Candidate, first_of_cheapest_order, use
+from flux_mcp.jobs.scheduler import WaitingJob, first_of_cheapest_order, use
 
 LOAD_MS = {"a": 100, "b": 350, "c": 40}
 
 
-def cheapest_firsts(jobs: list[Candidate], loaded: tuple[str, ...]) -> set[int]:
+def cheapest_firsts(jobs: list[WaitingJob], loaded: tuple[str, ...]) -> set[int]:
     """Try every order that keeps the bound; return the first jobs of the cheapest ones."""
     found: dict[int, set[int]] = {}
     for order in permutations(range(len(jobs))):
         places = {job: at for at, job in enumerate(order)}
         if any(
             sum(places[later] < places[job] for later in range(job + 1, len(jobs)))
-            > jobs[job].passes_left
+            > jobs[job].overtakes_left
             for job in range(len(jobs))
         ):
             continue
@@ -47,19 +47,19 @@ def cheapest_firsts(jobs: list[Candidate], loaded: tuple[str, ...]) -> set[int]:
 @settings(deadline=None)
 @given(
     st.lists(
-        st.builds(Candidate, st.sampled_from("abc"), st.integers(0, 4)), min_size=1, max_size=6
+        st.builds(WaitingJob, st.sampled_from("abc"), st.integers(0, 4)), min_size=1, max_size=6
     ),
     st.sampled_from([("a",), ("c",), ("a", "b"), ("c", "a")]),
 )
 def test_the_first_job_begins_an_order_that_no_other_order_beats(
-    jobs: list[Candidate], loaded: tuple[str, ...]
+    jobs: list[WaitingJob], loaded: tuple[str, ...]
 ) -> None:
     assert first_of_cheapest_order(jobs, loaded, LOAD_MS) in cheapest_firsts(jobs, loaded)
 
 
 def test_of_orders_that_load_as_much_the_one_that_loads_later_is_taken() -> None:
     # Both orders load b and then a again: at places 0 and 1, or at 1 and 2.
-    jobs = [Candidate("b", 1), Candidate("a", 1), Candidate("a", 1)]
+    jobs = [WaitingJob("b", 1), WaitingJob("a", 1), WaitingJob("a", 1)]
     assert first_of_cheapest_order(jobs, ("a",), LOAD_MS) == 1
 
 

@@ -8,15 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlite_utils import Database
 
-from flux_mcp.database import open_database
-from flux_mcp.jobs.estimates import work
+from flux_mcp.jobs.estimates import Outlook, work
 from flux_mcp.jobs.job import Job
-from flux_mcp.jobs.outlook import Outlook
-from flux_mcp.jobs.queue import JobQueue
-from flux_mcp.jobs.rows import job_migrations
+from flux_mcp.jobs.queue import JobQueue, job_migrations
 from flux_mcp.jobs.scheduler import Turn, Waiting
-from flux_mcp.requests.messages import Progress
 from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.storage.database import open_database
+from flux_mcp.worker_protocol.messages import Progress
 
 from .factories import make_job, make_plan_row
 

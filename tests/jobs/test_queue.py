@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from flux_mcp.database import immediate, open_database
 from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job
-from flux_mcp.jobs.queue import JobQueue
-from flux_mcp.jobs.rows import job_migrations
+from flux_mcp.jobs.queue import JobQueue, job_migrations
 from flux_mcp.jobs.scheduler import Turn, Waiting
-from flux_mcp.requests.messages import ErrorInfo, Progress
+from flux_mcp.storage.database import immediate, open_database
+from flux_mcp.worker_protocol.messages import ErrorInfo, Progress
 
 from .factories import make_job, make_plan_row
 
@@ -68,7 +67,7 @@ def test_a_submitted_job_survives_a_killed_process(path: Path, queue: JobQueue) 
         "import os, sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
         "from factories import make_job\n"
-        "from flux_mcp.database import immediate, open_database\n"
+        "from flux_mcp.storage.database import immediate, open_database\n"
         "from flux_mcp.jobs.queue import JobQueue\n"
         "job = JobQueue(open_database(Path(sys.argv[1])), 3).submit(make_job())\n"
         "print(job.id, flush=True)\n"
@@ -151,7 +150,7 @@ def test_no_job_is_claimed_twice_by_competing_processes(path: Path, database: Da
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from flux_mcp.database import immediate, open_database\n"
+        "from flux_mcp.storage.database import immediate, open_database\n"
         "from flux_mcp.jobs.queue import JobQueue\n"
         "from flux_mcp.jobs.scheduler import Turn\n"
         "queue = JobQueue(open_database(Path(sys.argv[1])), 100)\n"

@@ -1,4 +1,4 @@
-"""Whose turn it is: first in, first out, with bounded passing where switches are dear."""
+"""Whose turn it is: first in, first out, with bounded passing where switches are expensive."""
 
 from dataclasses import replace
 
@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_mcp.jobs.costs import Costs
-from flux_mcp.jobs.ordering import use
-from flux_mcp.jobs.scheduler import HORIZON, Turn, Waiting, choose_next
+from flux_mcp.jobs.scheduler import HORIZON, Costs, Turn, Waiting, choose_next, use
 
 KINDS = ("fill/a", "text2img/a", "redux/a", "kontext/a")
 DEAR = Costs(dict.fromkeys(KINDS, 20.0), dict.fromkeys(KINDS, 5.0))
@@ -21,9 +19,9 @@ def waits(job_id: str, pipeline: str = B, priority: int = 0, passes: int = 0) ->
 
 
 def choose(
-    queue: list[Waiting], loaded: tuple[str, ...], costs: Costs = DEAR, max_passes: int = 4
+    queue: list[Waiting], loaded: tuple[str, ...], costs: Costs = DEAR, max_overtakes: int = 4
 ) -> Turn | None:
-    return choose_next(queue, loaded, lambda: costs, max_passes)
+    return choose_next(queue, loaded, lambda: costs, max_overtakes)
 
 
 def test_nobody_waits() -> None:
@@ -82,13 +80,13 @@ def test_nobody_passes_a_higher_priority() -> None:
 def test_the_order_is_planned_and_not_only_what_is_loaded_now() -> None:
     # Loading A first costs a third load: 3 passes 2, which then must go before 4.
     queue = [waits("1", A), waits("2", B), waits("3", A), waits("4", A)]
-    assert choose(queue, (C,), max_passes=1) == Turn("2", ("1",))
-    assert choose(queue, (C,), max_passes=0) == Turn("1")
+    assert choose(queue, (C,), max_overtakes=1) == Turn("2", ("1",))
+    assert choose(queue, (C,), max_overtakes=0) == Turn("1")
 
 
 def test_a_long_queue_is_looked_at_as_far_as_the_horizon() -> None:
     queue = [waits(str(n), A) for n in range(HORIZON)] + [waits("last", B)]
-    assert choose(queue, (B,), max_passes=HORIZON + 1) == Turn("0")
+    assert choose(queue, (B,), max_overtakes=HORIZON + 1) == Turn("0")
 
 
 arrivals = st.lists(
@@ -99,9 +97,9 @@ arrivals = st.lists(
 
 
 @pytest.mark.parametrize("costs", [DEAR, Costs({}, {}), CHEAP], ids=["dear", "unknown", "cheap"])
-@given(jobs=arrivals, capacity=st.integers(1, 3), max_passes=st.integers(0, 5))
+@given(jobs=arrivals, capacity=st.integers(1, 3), max_overtakes=st.integers(0, 5))
 def test_whatever_comes_when_the_bound_priorities_and_lines_hold_and_nobody_idles(
-    costs: Costs, jobs: list[tuple[str, int, int]], capacity: int, max_passes: int
+    costs: Costs, jobs: list[tuple[str, int, int]], capacity: int, max_overtakes: int
 ) -> None:
     coming = [(waits(str(n), kind, prio), gap) for n, (kind, prio, gap) in enumerate(jobs)]
     queue: list[Waiting] = []
@@ -112,7 +110,7 @@ def test_whatever_comes_when_the_bound_priorities_and_lines_hold_and_nobody_idle
         for _ in range(coming[0][1] if coming and queue else 1):
             if coming:
                 queue = sorted([*queue, coming.pop(0)[0]], key=lambda job: -job.priority)
-        turn = choose(queue, loaded, costs, max_passes)
+        turn = choose(queue, loaded, costs, max_overtakes)
         assert turn is not None
         place = [job.job_id for job in queue].index(turn.job_id)
         job = queue.pop(place)
@@ -124,7 +122,7 @@ def test_whatever_comes_when_the_bound_priorities_and_lines_hold_and_nobody_idle
         queue = [
             replace(other, passes=other.passes + (at < place)) for at, other in enumerate(queue)
         ]
-        assert all(other.passes <= max_passes for other in queue)
+        assert all(other.passes <= max_overtakes for other in queue)
         loaded = use(loaded, job.pipeline, capacity)
         served.append(job)
     assert len(served) == len(jobs)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flux_mcp.config import Settings
-from flux_mcp.database import open_database
-from flux_mcp.jobs.costs import Costs
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.measurements import Measurements
+from flux_mcp.jobs.scheduler import Costs
 from flux_mcp.requests.schemas import GenerateRequest, VariationRequest
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
+from flux_mcp.storage.database import open_database
 
 pytestmark = pytest.mark.anyio
 
@@ -21,14 +21,14 @@ DEADLINE_S = 120
 SMALL = {"width": 64, "height": 64, "steps": 1, "seed": 1, "model": "micro"}
 
 
-def picture() -> str:
+def image() -> str:
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64), (200, 40, 40)).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 DRAW = GenerateRequest(prompt="a star", **SMALL)
-VARY = VariationRequest(images=[picture()], **SMALL)
+VARY = VariationRequest(images=[image()], **SMALL)
 
 
 async def drawn(service: Service, job: Job) -> Job:

@@ -5,8 +5,8 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from flux_mcp.errors import UnknownModelError
-from flux_mcp.jobs.tracing import JobTraces, current_traceparent, submit_span, trace_id_of
-from flux_mcp.requests.messages import Progress
+from flux_mcp.jobs.journal import JobTraces, current_traceparent, submit_span, trace_id_of
+from flux_mcp.worker_protocol.messages import Progress
 
 from .factories import make_job
 

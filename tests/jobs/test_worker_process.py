@@ -12,19 +12,18 @@ import sys
 import psutil
 import pytest
 
-from flux_mcp.jobs.child import MAX_LOG_BYTES
 from flux_mcp.jobs.fleet import Assignment, WorkerLost
-from flux_mcp.jobs.worker_process import WORKER_ID, ProcessFleet
-from flux_mcp.requests.messages import Cancelled, Done, Picture, Progress
+from flux_mcp.jobs.process_fleet import MAX_LOG_BYTES, WORKER_ID, ProcessFleet
 from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.worker_protocol.messages import Cancelled, Done, GeneratedImage, Progress
 
 pytestmark = pytest.mark.anyio
 
 PUPPET = '''
 """A worker that does what the prompt says."""
 import os, sys, threading, time
-from flux_mcp.frames import encode, read_frame_blocking
-from flux_mcp.requests.messages import *
+from flux_mcp.worker_protocol.frames import encode, read_frame_blocking
+from flux_mcp.worker_protocol.messages import *
 
 wire, stdin = sys.stdout.buffer, sys.stdin.buffer
 print("the puppet starts", file=sys.stderr, flush=True)
@@ -90,7 +89,7 @@ while True:
             send(Done(**{**done.model_dump(), "job_id": "another"}))
         case "echo":
             for index, (name, data) in enumerate(inputs.items()):
-                send(Picture(**stamp, seq=1, index=index, seed=0, width=1, height=1, seconds=0),
+                send(Image(**stamp, seq=1, index=index, seed=0, width=1, height=1, seconds=0),
                      {"pixels": data})
     send(done)
 '''
@@ -334,13 +333,13 @@ async def test_a_second_run_waits_for_the_first(fleet):
     ]
 
 
-async def test_pictures_of_many_megabytes_go_there_and_back(fleet):
+async def test_images_of_many_megabytes_go_there_and_back(fleet):
     """Far beyond the buffers of pipe and stream, in both directions."""
     inputs = {"a": os.urandom(40_000_000), "b": b"", "c": os.urandom(3)}
     back = [
         report.blobs["pixels"]
         async for report in fleet.run(WORKER_ID, job("echo", inputs=inputs))
-        if isinstance(report.event, Picture)
+        if isinstance(report.event, GeneratedImage)
     ]
     assert back == list(inputs.values())
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.config import Settings
+from flux_mcp.settings.settings import Settings
 
 from .hub_server import HubServer
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from flux_mcp.models.layer_names import DOUBLE_NORMS, NAMES, SINGLE_NORMS, SWAPPED
+from flux_mcp.models.architectures import DOUBLE_NORMS, NAMES, SINGLE_NORMS, SWAPPED
 
 from .lora_files import Tensors
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from keyring.backend import KeyringBackend
 
-from flux_mcp.models.hub_token import KEYRING_SERVICE, KEYRING_USER
+from flux_mcp.models.hub.transfer import KEYRING_SERVICE, KEYRING_USER
 
 
 class Keyring(KeyringBackend):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from flux_mcp.config import Settings
+from flux_mcp.settings.settings import Settings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 INDEX = {

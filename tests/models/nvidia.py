@@ -22,7 +22,7 @@ assert sys.argv[2:] == ["--format=csv,noheader,nounits"], sys.argv
 if what == "compute-apps" and told["programs"] is None:
     print("Not Supported")
     sys.exit(told["programs_code"])
-for row in told["cards"] if what == "gpu" else told["programs"]:
+for row in told["GPUs"] if what == "gpu" else told["programs"]:
     for field in fields.split(","):
         if field not in row:
             print(f'Field "{{field}}" is not a valid field to query.')
@@ -32,7 +32,7 @@ for row in told["cards"] if what == "gpu" else told["programs"]:
 RTX_4090 = "NVIDIA GeForce RTX 4090"
 
 
-def card(
+def gpu(
     uuid: str = "GPU-1",
     name: str = RTX_4090,
     *,
@@ -42,7 +42,7 @@ def card(
     driver: str = "580.95.05",
     mig: str = "[N/A]",
 ) -> dict[str, str | int]:
-    """Return a card as the driver tells of it."""
+    """Return a GPU as the driver tells of it."""
     return {
         "uuid": uuid,
         "name": name,
@@ -57,13 +57,13 @@ def card(
 def program(
     pid: int, used_mib: int | str, *, uuid: str = "GPU-1", name: str = "/usr/bin/python"
 ) -> dict[str, str | int]:
-    """Return a program on a card as the driver tells of it."""
+    """Return a program on a GPU as the driver tells of it."""
     return {"gpu_uuid": uuid, "pid": pid, "used_memory": used_mib, "process_name": name}
 
 
 def put_nvidia_smi(
     folder: Path,
-    cards: Sequence[Mapping[str, str | int]] = (),
+    gpus: Sequence[Mapping[str, str | int]] = (),
     programs: Sequence[Mapping[str, str | int]] | None = (),
     *,
     code: int = 0,
@@ -77,7 +77,7 @@ def put_nvidia_smi(
     """
     path = folder / "nvidia-smi"
     told = {
-        "cards": cards,
+        "gpus": gpus,
         "programs": programs,
         "code": code,
         "words": words,

@@ -7,10 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_mcp.config import Settings
-from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.jobs.environments import hub_environment
-from flux_mcp.models.hub_messages import PullOrder, PullRequest
+from flux_mcp.models.hub.messages import PullOrder, PullRequest
+from flux_mcp.settings.installation import PACKAGE_DIR
+from flux_mcp.settings.settings import Settings
 
 from .hub_server import HubServer, folder_as_files
 
@@ -75,7 +75,7 @@ def start(
     hub: HubServer, settings: Settings, asked: PullRequest, **more: str
 ) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "flux_mcp.models.hub", str(settings.data_dir)],
+        [sys.executable, "-m", "flux_mcp.models.hub.process", str(settings.data_dir)],
         env=environment(hub, settings, **more),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -6,25 +6,30 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from flux_mcp.config import PACKAGE_DIR, Settings
 from flux_mcp.errors import InvalidLoraError, InvalidRequestError, WeightsMissingError
-from flux_mcp.models.candidates import Choices, Wanted, candidates
-from flux_mcp.models.control_fit import control_config, fit_control
-from flux_mcp.models.engine import engine_with, every_engine
-from flux_mcp.models.lora_header import read_control_header, read_header
-from flux_mcp.models.loras import architecture_of, open_loras
-from flux_mcp.models.own_rows import open_registry, read_own_rows
-from flux_mcp.models.pulling import rows_to_pull
-from flux_mcp.models.registry import QUALITIES, ModelSpec, Registry, load_registry
-from flux_mcp.models.removing import plan_removal
-from flux_mcp.models.tiers import choose_without_card
-from flux_mcp.models.verifying import checkable
-from flux_mcp.models.weights import (
+from flux_mcp.models.hub.cache import (
     find_snapshot,
     is_installed,
     require_snapshot,
     state_of,
 )
+from flux_mcp.models.hub.manifest import checkable
+from flux_mcp.models.hub.remove import plan_removal
+from flux_mcp.models.hub.selection import rows_to_pull
+from flux_mcp.models.loras.fit import control_config, fit_control
+from flux_mcp.models.loras.header import read_control_header, read_header
+from flux_mcp.models.loras.library import architecture_of, open_loras
+from flux_mcp.models.planning.candidates import (
+    Choices,
+    Wanted,
+    candidates,
+    full_load_support,
+    load_support_with,
+)
+from flux_mcp.models.planning.tiers import choose_without_gpu
+from flux_mcp.models.registry import QUALITIES, ModelSpec, Registry, load_registry
+from flux_mcp.models.user_rows import open_registry, read_own_rows
+from flux_mcp.settings.settings import PACKAGE_DIR, Settings
 
 from .control_lora_files import bfl, in_diffusers_names
 from .hub import COMMIT, put_in_hub_cache
@@ -116,7 +121,7 @@ def test_a_users_row_names_a_file_of_its_own(settings):
     put_in_hub_cache(settings, DEV.repository)
     with pytest.raises(WeightsMissingError) as refused:
         require_snapshot(row, registry, settings)
-    assert refused.value.hint == f"Put the file there: {file}; or mend its row in {row.origin}."
+    assert refused.value.hint == f"Put the file there: {file}; or fix its row in {row.origin}."
     file.touch()
     assert require_snapshot(row, registry, settings).loras == (file,)
 
@@ -173,8 +178,8 @@ def test_the_full_model_is_preferred_and_the_lora_is_enough(quality, structure):
     full, lora = f"flux1-{structure}-dev", f"flux1-{structure}-dev-lora"
 
     def choose(*installed: str) -> str | None:
-        choices = Choices(REGISTRY, lambda row: row.id in installed, engine_with(()))
-        found = choose_without_card(Wanted("control", quality, structure=structure), choices)
+        choices = Choices(REGISTRY, lambda row: row.id in installed, load_support_with(()))
+        found = choose_without_gpu(Wanted("control", quality, structure=structure), choices)
         return found and found[0].id
 
     assert choose(full, lora) == full
@@ -184,16 +189,16 @@ def test_the_full_model_is_preferred_and_the_lora_is_enough(quality, structure):
 
 @pytest.mark.parametrize(("precision", "takes"), [("bf16", True), ("fp8", False), ("int4", False)])
 def test_only_a_base_that_takes_loras_is_planned_for_it(precision, takes):
-    engine = every_engine()
+    engine = full_load_support()
     row = CANNY.model_copy(update={"precision": precision})
     assert engine.can_load(row) is takes
     full = REGISTRY.find("control", "flux1-canny-dev").model_copy(update={"precision": precision})
     assert engine.can_load(full)
     choices = Choices(Registry((DEV, row)), lambda _: True, engine)
     wanted = Wanted("control", "standard", model=row.id)
-    from flux_mcp.models.candidates import Card, Machine
+    from flux_mcp.models.planning.candidates import Gpu, Machine
 
-    held = {one.holding.precision for one in candidates(wanted, Machine(Card(80, 80)), choices)}
+    held = {one.holding.precision for one in candidates(wanted, Machine(Gpu(80, 80)), choices)}
     assert (precision in held) is takes
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flux_mcp.models import driver
-from flux_mcp.models.driver import DriverCard, ask_driver, nvidia_tool
+from flux_mcp.models.planning import machine as driver
+from flux_mcp.models.planning.machine import DriverGpu, ask_driver, nvidia_tool
 
-from .nvidia import RTX_4090, card, program, put_nvidia_smi
+from .nvidia import RTX_4090, gpu, program, put_nvidia_smi
 
 NO_DRIVER = (
     "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. "
@@ -17,26 +17,26 @@ NO_DRIVER = (
 )
 
 
-def only(tool: str) -> DriverCard:
-    (found,) = ask_driver(tool).cards
+def only(tool: str) -> DriverGpu:
+    (found,) = ask_driver(tool).gpus
     return found
 
 
-def test_a_card_is_told_with_its_driver_and_capability(tmp_path: Path):
-    found = only(put_nvidia_smi(tmp_path, [card()]))
+def test_a_gpu_is_told_with_its_driver_and_capability(tmp_path: Path):
+    found = only(put_nvidia_smi(tmp_path, [gpu()]))
     assert (found.name, found.uuid, found.driver) == (RTX_4090, "GPU-1", "580.95.05")
     assert (found.compute, found.is_split) == (8.9, False)
     assert found.total_gib == pytest.approx(24564 / 1024)
     assert found.free_gib == pytest.approx(20000 / 1024)
 
 
-def test_each_of_two_cards_has_its_own_programs(tmp_path: Path):
-    cards = [card("GPU-1"), card("GPU-2", "NVIDIA T400, rev. 2", total_mib=4096, free_mib=3000)]
+def test_each_of_two_gpus_has_its_own_programs(tmp_path: Path):
+    gpus = [gpu("GPU-1"), gpu("GPU-2", "NVIDIA T400, rev. 2", total_mib=4096, free_mib=3000)]
     programs = [
         program(os.getpid(), 512, uuid="GPU-1"),
         program(2**22 + 1, 96, uuid="GPU-2", name="C:\\Program Files\\Blender, 4\\blender.exe"),
     ]
-    first, second = ask_driver(put_nvidia_smi(tmp_path, cards, programs)).cards
+    first, second = ask_driver(put_nvidia_smi(tmp_path, gpus, programs)).gpus
     assert second.name == "NVIDIA T400, rev. 2"
     (mine,), (gone,) = first.programs, second.programs
     assert (mine.pid, mine.name) == (os.getpid(), psutil.Process().name())
@@ -46,7 +46,7 @@ def test_each_of_two_cards_has_its_own_programs(tmp_path: Path):
 
 
 def test_what_the_driver_does_not_tell_stays_unknown(tmp_path: Path):
-    shared = card(name="NVIDIA GB10", total_mib="[N/A]", free_mib="[N/A]", compute="[N/A]")
+    shared = gpu(name="NVIDIA GB10", total_mib="[N/A]", free_mib="[N/A]", compute="[N/A]")
     hidden = program(2**22 + 1, "[N/A]", name="[Insufficient Permissions]")
     found = only(put_nvidia_smi(tmp_path, [shared], [hidden]))
     assert (found.total_gib, found.free_gib, found.compute, found.untold_gib) == (None,) * 4
@@ -54,31 +54,31 @@ def test_what_the_driver_does_not_tell_stays_unknown(tmp_path: Path):
     assert (one.name, one.used_gib) == (None, None)
 
 
-def test_a_card_split_into_instances_says_so(tmp_path: Path):
-    assert only(put_nvidia_smi(tmp_path, [card(mig="Enabled")])).is_split
-    assert not only(put_nvidia_smi(tmp_path, [card(mig="Disabled")])).is_split
+def test_a_gpu_split_into_instances_says_so(tmp_path: Path):
+    assert only(put_nvidia_smi(tmp_path, [gpu(mig="Enabled")])).is_split
+    assert not only(put_nvidia_smi(tmp_path, [gpu(mig="Disabled")])).is_split
 
 
 @pytest.mark.parametrize("code", [0, 6])
-def test_under_wsl_a_card_is_told_without_programs(tmp_path: Path, code: int):
-    found = only(put_nvidia_smi(tmp_path, [card()], None, programs_code=code))
+def test_under_wsl_a_gpu_is_told_without_programs(tmp_path: Path, code: int):
+    found = only(put_nvidia_smi(tmp_path, [gpu()], None, programs_code=code))
     assert found.programs == ()
     assert found.untold_gib == pytest.approx((24564 - 20000) / 1024)
 
 
-def test_why_no_card_is_known_is_told(tmp_path: Path):
-    broken = ask_driver(put_nvidia_smi(tmp_path, [card()], code=9, words=NO_DRIVER))
-    assert broken.cards == ()
+def test_why_no_gpu_is_known_is_told(tmp_path: Path):
+    broken = ask_driver(put_nvidia_smi(tmp_path, [gpu()], code=9, words=NO_DRIVER))
+    assert broken.gpus == ()
     assert broken.problem == f"nvidia-smi ended with 9: {NO_DRIVER}"
-    assert ask_driver(put_nvidia_smi(tmp_path)).problem == "nvidia-smi lists no card."
-    old = card()
+    assert ask_driver(put_nvidia_smi(tmp_path)).problem == "nvidia-smi lists no GPU."
+    old = gpu()
     del old["compute_cap"]
     said = ask_driver(put_nvidia_smi(tmp_path, [old])).problem
     assert said == 'nvidia-smi ended with 2: Field "compute_cap" is not a valid field to query.'
 
 
 def test_a_tool_that_hangs_is_left(tmp_path: Path):
-    tool = put_nvidia_smi(tmp_path, [card()], hangs=True)
+    tool = put_nvidia_smi(tmp_path, [gpu()], hangs=True)
     assert ask_driver(tool, timeout_s=0.5).problem == "nvidia-smi did not answer within 0.5 s."
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.config import Settings
-from flux_mcp.models.manifest import read_manifest
-from flux_mcp.models.pulling import licence_page
+from flux_mcp.models.hub.cache import cache_folder, find_snapshot, state_of
+from flux_mcp.models.hub.manifest import read_manifest
+from flux_mcp.models.hub.selection import licence_page
 from flux_mcp.models.registry import load_registry
-from flux_mcp.models.snapshots import cache_folder
-from flux_mcp.models.weights import find_snapshot, state_of
+from flux_mcp.settings.settings import Settings
 
 from .hub_server import Fault, HubServer
 from .pulls import (

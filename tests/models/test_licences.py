@@ -2,9 +2,8 @@
 
 from typing import get_args
 
-from flux_mcp.models.licences import load_licences
-from flux_mcp.models.registry import FREE_LICENCES
-from flux_mcp.setting_types import Licence
+from flux_mcp.models.registry import FREE_LICENCES, load_licences
+from flux_mcp.settings.types import Licence
 
 
 def test_every_licence_is_explained():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flux_mcp.errors import InvalidLoraError
-from flux_mcp.models.lora_header import MAX_HEADER_BYTES, read_header
+from flux_mcp.models.loras.header import MAX_HEADER_BYTES, read_header
 
 from .lora_files import STRIPED, pair, write
 

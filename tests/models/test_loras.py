@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidLoraError, LoraMismatchError, UnknownLoraError
-from flux_mcp.models.loras import (
+from flux_mcp.models.loras.library import (
     BadLora,
     Lora,
     LoraLibrary,
@@ -16,6 +15,7 @@ from flux_mcp.models.loras import (
     require_fit,
 )
 from flux_mcp.models.registry import load_registry
+from flux_mcp.settings.settings import Settings
 
 from .lora_files import STRIPED, flux1, pair, put_striped, write
 

@@ -6,15 +6,15 @@ from flux_mcp.models.memory import (
     Holding,
     Load,
     Pieces,
-    card_gib,
-    on_card_gib,
+    gpu_gib,
+    on_gpu_gib,
     ram_gib,
     streamed_gib,
     transformer_gib,
 )
 from flux_mcp.models.parts import PLACEMENTS, load_parts
+from flux_mcp.models.planning.speed import find_gpu, step_flops
 from flux_mcp.models.registry import load_registry
-from flux_mcp.models.speed import find_card, step_flops
 
 REGISTRY = load_registry()
 DEV = REGISTRY.find("text2img", "flux1-dev").pieces
@@ -35,7 +35,7 @@ def test_the_operations_of_a_step_are_those_torch_counts(transformer, pixels, tf
 def test_peaks_of_a_resident_pipeline_are_near_those_measured(precision, measured_gib):
     """By others: an H100 (bf16, int8) and a 4090 (nf4), 1024x1024; without the context."""
     held = Holding(precision, precision, "resident")
-    ours = card_gib(DEV, held, SQUARE) - load_parts().machine.context_gib
+    ours = gpu_gib(DEV, held, SQUARE) - load_parts().machine.context_gib
     assert ours == pytest.approx(measured_gib, rel=0.08)
 
 
@@ -45,45 +45,45 @@ def test_a_whole_transformer_weighs_what_was_counted():
 
 
 @pytest.mark.parametrize("spec", list(REGISTRY), ids=lambda spec: f"{spec.kind}-{spec.id}")
-def test_each_placement_needs_no_more_of_the_card_than_the_one_before(spec):
+def test_each_placement_needs_no_more_of_the_gpu_than_the_one_before(spec):
     load = Load(spec.default_pixels / 1e6, spec.max_reference_images, spec.references_are_tokens)
-    peaks = [card_gib(spec.pieces, Holding("bf16", "bf16", p), load) for p in PLACEMENTS]
+    peaks = [gpu_gib(spec.pieces, Holding("bf16", "bf16", p), load) for p in PLACEMENTS]
     assert peaks == sorted(peaks, reverse=True)
 
 
-def test_what_is_not_on_the_card_waits_in_main_memory():
+def test_what_is_not_on_the_gpu_waits_in_host_memory():
     base = load_parts().machine.base_ram_gib
     held = {p: Holding("bf16", "bf16", p) for p in PLACEMENTS}
     assert ram_gib(DEV, held["resident"]) == base
     assert ram_gib(DEV, held["model_offload"]) == pytest.approx(base + 31.4, abs=0.1)
-    # What stays on the card has a copy in main memory too: it leaves the card for nothing.
+    # What stays on the GPU has a copy in host memory too: it leaves the GPU for nothing.
     assert ram_gib(DEV, held["group_offload"]) == ram_gib(DEV, held["model_offload"])
-    assert on_card_gib(DEV, held["block_stream"]) < 1.5
+    assert on_gpu_gib(DEV, held["block_stream"]) < 1.5
 
 
-def test_what_is_in_no_block_stays_on_the_card_where_blocks_stream():
+def test_what_is_in_no_block_stays_on_the_gpu_where_blocks_stream():
     dev = Pieces("flux2-32b", (), "flux2")
     held = Holding("bf16", "bf16", "block_stream")
     row = load_parts().transformer["flux2-32b"]
     outside = row.outside_m * 1e6 * 2 / 2**30
     in_flight = 2 * row.largest_block_m * 1e6 * 2 / 2**30
-    assert on_card_gib(dev, held) == pytest.approx(outside + in_flight)
-    whole = on_card_gib(dev, Holding("bf16", "bf16", "model_offload"))
+    assert on_gpu_gib(dev, held) == pytest.approx(outside + in_flight)
+    whole = on_gpu_gib(dev, Holding("bf16", "bf16", "model_offload"))
     assert streamed_gib(dev, held) == pytest.approx(whole - outside)
 
 
-def test_pictures_references_and_batches_take_working_memory():
+def test_images_references_and_batches_take_working_memory():
     held = Holding("int8", "int8", "model_offload")
-    alone = card_gib(DEV, held, SQUARE)
-    assert card_gib(DEV, held, Load(SQUARE.megapixels, 1, references_are_tokens=True)) > alone
-    assert card_gib(DEV, held, Load(SQUARE.megapixels, batch=4)) > alone
-    assert card_gib(DEV, held, Load(4 * SQUARE.megapixels)) > alone
+    alone = gpu_gib(DEV, held, SQUARE)
+    assert gpu_gib(DEV, held, Load(SQUARE.megapixels, 1, references_are_tokens=True)) > alone
+    assert gpu_gib(DEV, held, Load(SQUARE.megapixels, batch=4)) > alone
+    assert gpu_gib(DEV, held, Load(4 * SQUARE.megapixels)) > alone
 
 
 def test_tiles_bound_what_decoding_takes():
     four = Load(4 * SQUARE.megapixels)
-    whole = card_gib(DEV, Holding("nf4", "nf4", "block_stream"), four)
-    tiled = card_gib(DEV, Holding("nf4", "nf4", "block_stream", tile_px=512), four)
+    whole = gpu_gib(DEV, Holding("nf4", "nf4", "block_stream"), four)
+    tiled = gpu_gib(DEV, Holding("nf4", "nf4", "block_stream", tile_px=512), four)
     assert whole > 19
     assert tiled < 6
 
@@ -95,12 +95,12 @@ def test_tiles_bound_what_decoding_takes():
         ("NVIDIA GeForce RTX 5060 Ti", 15.9, "RTX 5060 Ti"),
         ("NVIDIA H200", 140, "H200"),
         (None, 24, "RTX 3090"),
-        ("some card", 47, "RTX 5090"),
+        ("some GPU", 47, "RTX 5090"),
         (None, 4, "RTX 4060 Ti"),
     ],
 )
-def test_a_card_is_known_by_its_name_else_by_its_size(name, memory_gib, row):
-    assert find_card(name, memory_gib).name == row
+def test_a_gpu_is_known_by_its_name_else_by_its_size(name, memory_gib, row):
+    assert find_gpu(name, memory_gib).name == row
 
 
 def test_every_number_of_a_part_names_its_source():
@@ -108,4 +108,4 @@ def test_every_number_of_a_part_names_its_source():
     tables = (parts.transformer, parts.text_encoder, parts.vae, parts.extra, parts.precision)
     for table in (*tables, parts.placement):
         assert all(row.source for row in table.values())
-    assert all(row.source for row in parts.card)
+    assert all(row.source for row in parts.gpu)

@@ -10,8 +10,8 @@ from flux_mcp.errors import (
     UnknownModelError,
     WeightsInvalidError,
 )
-from flux_mcp.models.pace import WINDOW_S, Pace
-from flux_mcp.models.pulling import (
+from flux_mcp.models.hub.process import WINDOW_S, Pace
+from flux_mcp.models.hub.selection import (
     GIB,
     HubFile,
     check_disk,

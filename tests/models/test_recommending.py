@@ -8,32 +8,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_mcp.errors import InvalidRequestError, TooLittleMemoryError
-from flux_mcp.models.candidates import Card, Choices, Machine, as_if_installed
-from flux_mcp.models.engine import engine_with, every_engine
 from flux_mcp.models.formats import load_formats
-from flux_mcp.models.recommending import (
-    card_gib,
+from flux_mcp.models.planning.candidates import (
+    Choices,
+    Gpu,
+    Machine,
+    as_if_installed,
+    full_load_support,
+    load_support_with,
+)
+from flux_mcp.models.planning.recommending import (
+    gpu_gib,
     held_in_words,
     least_needed,
     recommend,
     to_recommend,
     usual,
 )
+from flux_mcp.models.planning.tiers import choose_tier
 from flux_mcp.models.registry import KINDS, QUALITIES, Registry, load_registry
-from flux_mcp.models.tiers import choose_tier
 
 REGISTRY = load_registry()
 ALL = as_if_installed(REGISTRY)
 ENGINES = {
-    "every": every_engine(),
-    "all extras": engine_with(load_formats().extra),
-    "no extra": engine_with(()),
+    "every": full_load_support(),
+    "all extras": load_support_with(load_formats().extra),
+    "no extra": load_support_with(()),
 }
 LICENCES = (None, frozenset({"apache-2.0"}), frozenset({"flux-non-commercial"}), frozenset())
 
 
 def of_size(gib: float) -> Machine:
-    return Machine(Card(gib, gib))
+    return Machine(Gpu(gib, gib))
 
 
 def planner_finds_something(machine: Machine, choices: Choices) -> bool:
@@ -48,14 +54,14 @@ def planner_finds_something(machine: Machine, choices: Choices) -> bool:
 
 
 @pytest.mark.parametrize("text", ["16GB", "16 gb", "16 GiB", "16", "16.0g"])
-def test_a_card_is_written_in_many_ways(text: str):
-    assert card_gib(text) == 16
+def test_a_gpu_is_written_in_many_ways(text: str):
+    assert gpu_gib(text) == 16
 
 
 @pytest.mark.parametrize("text", ["", "0", "-4", "GB", "16TB", "16 of them"])
 def test_what_is_no_size_is_refused(text: str):
     with pytest.raises(InvalidRequestError):
-        card_gib(text)
+        gpu_gib(text)
 
 
 @settings(deadline=None, max_examples=80)
@@ -85,7 +91,9 @@ def test_what_is_recommended_fits_and_there_is_one_wherever_the_planner_finds_an
     ids = [one.spec.id for one in (found.best, *found.others)]
     assert len(set(ids)) == len(ids)
     same_kind = [one for one in found.others if one.spec.kind == found.best.spec.kind]
-    assert all(found.best.spec.hurdles <= one.spec.hurdles for one in same_kind)
+    assert all(
+        found.best.spec.access_requirements <= one.spec.access_requirements for one in same_kind
+    )
 
 
 def test_free_and_without_an_account_comes_first_whatever_is_installed():

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 from flux_mcp.errors import UnsupportedOptionError
 from flux_mcp.models.formats import DeviceKind, format_of, load_formats
 from flux_mcp.models.parts import PLACEMENTS
-from flux_mcp.models.registry import load_registry
-from flux_mcp.models.switches import StepCache, Switches, load_switches
-from flux_mcp.models.switching import (
+from flux_mcp.models.planning.switches import (
     KINDS_WITH_ONE_STATE,
     Drawing,
-    Site,
-    Wishes,
+    SwitchSettings,
+    TargetDevice,
     choose_switches,
-    site_of,
+    target_device,
     why_not,
 )
-from flux_mcp.setting_types import AttentionSetting, CompileSetting
+from flux_mcp.models.registry import load_registry
+from flux_mcp.models.switches import StepCache, Switches, load_switches
+from flux_mcp.settings.types import AttentionSetting, CompileSetting
 
 REGISTRY = load_registry()
 ROWS = load_switches()
@@ -31,7 +31,7 @@ PACKAGES = {
     "xformers": "0.0.35",
     "triton": "3.5.0",
 }
-EVERYTHING = Site("cuda", 9.0, PACKAGES, frozenset({"gcc", "g++"}))
+EVERYTHING = TargetDevice("cuda", 9.0, PACKAGES, frozenset({"gcc", "g++"}))
 
 
 def drawing(model: str = "flux1-dev", kind: str = "text2img", **changes: object) -> Drawing:
@@ -40,8 +40,8 @@ def drawing(model: str = "flux1-dev", kind: str = "text2img", **changes: object)
     return replace(drawn, **changes)
 
 
-def chosen(drawn: Drawing, site: Site = EVERYTHING, **wishes: object) -> Switches:
-    return choose_switches(drawn, site, Wishes(**wishes)).switches
+def chosen(drawn: Drawing, site: TargetDevice = EVERYTHING, **wanted_switches: object) -> Switches:
+    return choose_switches(drawn, site, SwitchSettings(**wanted_switches)).switches
 
 
 drawings = st.builds(
@@ -53,7 +53,7 @@ drawings = st.builds(
     has_true_cfg=st.booleans(),
 )
 sites = st.builds(
-    Site,
+    TargetDevice,
     device=st.sampled_from(get_args(DeviceKind)),
     compute=st.none() | st.sampled_from([6.1, 7.5, 8.0, 8.6, 9.0, 12.0]),
     packages=st.dictionaries(
@@ -61,8 +61,8 @@ sites = st.builds(
     ),
     commands=st.frozensets(st.sampled_from(["gcc", "g++", "clang"])),
 )
-wishes = st.builds(
-    Wishes,
+wanted_switches = st.builds(
+    SwitchSettings,
     attention=st.sampled_from(get_args(AttentionSetting)),
     compile=st.sampled_from(get_args(CompileSetting)),
     channels_last=st.booleans(),
@@ -71,8 +71,10 @@ wishes = st.builds(
 
 
 @settings(max_examples=400, deadline=None)
-@given(drawings, sites, wishes)
-def test_no_switch_is_chosen_that_its_row_forbids(drawn: Drawing, site: Site, wish: Wishes) -> None:
+@given(drawings, sites, wanted_switches)
+def test_no_switch_is_chosen_that_its_row_forbids(
+    drawn: Drawing, site: TargetDevice, wish: SwitchSettings
+) -> None:
     try:
         used = choose_switches(drawn, site, wish).switches
     except UnsupportedOptionError as refused:
@@ -110,8 +112,10 @@ def test_no_switch_is_chosen_that_its_row_forbids(drawn: Drawing, site: Site, wi
 
 
 @settings(max_examples=200, deadline=None)
-@given(drawings, sites, wishes)
-def test_what_a_setting_wishes_is_done_or_told(drawn: Drawing, site: Site, wish: Wishes) -> None:
+@given(drawings, sites, wanted_switches)
+def test_what_a_setting_wishes_is_done_or_told(
+    drawn: Drawing, site: TargetDevice, wish: SwitchSettings
+) -> None:
     found = choose_switches(drawn, site, replace(wish, step_cache="none"))
     used, said = found.switches, " ".join(found.notices)
     assert wish.attention in (used.attention, "auto") or "attention =" in said
@@ -122,8 +126,8 @@ def test_what_a_setting_wishes_is_done_or_told(drawn: Drawing, site: Site, wish:
 
 @settings(max_examples=200, deadline=None)
 @given(drawings, sites)
-def test_without_a_wish_nothing_approximate_is_used(drawn: Drawing, site: Site) -> None:
-    found = choose_switches(drawn, site, Wishes())
+def test_without_a_wish_nothing_approximate_is_used(drawn: Drawing, site: TargetDevice) -> None:
+    found = choose_switches(drawn, site, SwitchSettings())
     assert found.notices == ()
     assert found.switches in (Switches(), Switches(compiled=True))
 
@@ -139,7 +143,7 @@ def test_blocks_are_compiled_where_it_pays_and_nowhere_else() -> None:
     assert not chosen(drawing(), replace(EVERYTHING, packages={})).compiled
     assert not chosen(drawing(), replace(EVERYTHING, commands=frozenset())).compiled
     assert not chosen(drawing(), step_cache="first_block").compiled
-    cpu = Site("cpu", commands=frozenset({"g++"}))
+    cpu = TargetDevice("cpu", commands=frozenset({"g++"}))
     assert not chosen(drawing(), cpu).compiled
     assert chosen(drawing(), cpu, compile="on").compiled
 
@@ -183,21 +187,21 @@ def test_a_plan_keeps_the_numbers_its_cache_is_told() -> None:
 
 def test_old_packages_and_other_arithmetic_are_told() -> None:
     old = replace(EVERYTHING, packages={**PACKAGES, "sageattention": "1.0.6"})
-    found = choose_switches(drawing(), old, Wishes(attention="sage"))
+    found = choose_switches(drawing(), old, SwitchSettings(attention="sage"))
     assert found.switches.attention == "native"
     assert "sageattention is 1.0.6, 2.1.1 is the least" in found.notices[0]
-    micro = choose_switches(drawing("micro"), EVERYTHING, Wishes(attention="flash"))
+    micro = choose_switches(drawing("micro"), EVERYTHING, SwitchSettings(attention="flash"))
     assert "works in bf16 or fp16, micro in fp32" in micro.notices[0]
 
 
 def test_attention_that_changes_pixels_to_the_eye_is_told() -> None:
-    sage = choose_switches(drawing(), EVERYTHING, Wishes(attention="sage"))
+    sage = choose_switches(drawing(), EVERYTHING, SwitchSettings(attention="sage"))
     assert sage.switches.attention == "sage"
     assert sage.notices == ("Attention is computed with sage: approximate pixels.",)
-    assert choose_switches(drawing(), EVERYTHING, Wishes(attention="flash")).notices == ()
+    assert choose_switches(drawing(), EVERYTHING, SwitchSettings(attention="flash")).notices == ()
 
 
 def test_a_site_knows_what_is_installed_and_nothing_else() -> None:
-    site = site_of("cpu", None)
+    site = target_device("cpu", None)
     assert set(site.packages) <= set(PACKAGES)
     assert site.commands <= {"g++", "gcc", "clang"}

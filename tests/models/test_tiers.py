@@ -1,4 +1,4 @@
-"""Which model draws a request on which card, held how: the table, and what holds on every card."""
+"""Which model draws a request on which GPU, held how: the table, and what holds on every GPU."""
 
 import re
 from dataclasses import replace
@@ -8,29 +8,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_mcp.errors import TooLittleMemoryError, UnknownModelError
-from flux_mcp.models.candidates import (
+from flux_mcp.models.parts import PLACEMENTS, load_parts
+from flux_mcp.models.planning.candidates import (
     Candidate,
-    Card,
     Choices,
+    Gpu,
     Machine,
     Wanted,
     as_if_installed,
     candidates,
+    load_support_with,
     real_models,
     recommended,
 )
-from flux_mcp.models.engine import engine_with
-from flux_mcp.models.figures import Figure
-from flux_mcp.models.parts import PLACEMENTS, load_parts
+from flux_mcp.models.planning.speed import Figure
+from flux_mcp.models.planning.tiers import Tier, choose_tier, choose_without_gpu
 from flux_mcp.models.registry import KINDS, QUALITIES, load_registry
-from flux_mcp.models.tiers import Tier, choose_tier, choose_without_card
 
 REGISTRY = load_registry()
 ALL = as_if_installed(REGISTRY)
 
 
-def machine(vram_gib: float, ram_gib: float | None = None, **card: object) -> Machine:
-    return Machine(Card(vram_gib, vram_gib, **card), ram_gib)
+def machine(vram_gib: float, ram_gib: float | None = None, **gpu: object) -> Machine:
+    return Machine(Gpu(vram_gib, vram_gib, **gpu), ram_gib)
 
 
 def tier(wanted: Wanted, where: Machine, choices: Choices = ALL) -> Tier:
@@ -62,7 +62,7 @@ def only(*ids: str) -> Choices:
         ("high", 8, "flux1-dev", 4, "model_offload"),
         ("low", 7.5, "flux1-schnell", 4, "group_offload"),
         ("low", 4, "flux1-schnell", 4, "block_stream"),
-        # A larger card holds more of what is asked for.
+        # A larger GPU holds more of what is asked for.
         ("low", 16, "flux1-schnell", 8, "model_offload"),
         ("low", 24, "flux1-schnell", 8, "resident"),
         ("standard", 24, "flux1-dev", 8, "resident"),
@@ -71,14 +71,14 @@ def only(*ids: str) -> Choices:
         ("high", 20, "flux1-dev", 16, "group_offload"),
     ],
 )
-def test_a_quality_on_a_card_is_drawn_as_the_table_says(quality, vram_gib, model, bits, placement):
+def test_a_quality_on_a_gpu_is_drawn_as_the_table_says(quality, vram_gib, model, bits, placement):
     chosen = tier(Wanted("text2img", quality), machine(vram_gib)).chosen
     found_bits = load_parts().precision[chosen.holding.precision].bits
     assert (chosen.spec.id, found_bits, chosen.holding.placement) == (model, bits, placement)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_draws_on_every_common_card(kind):
+def test_every_kind_draws_on_every_common_gpu(kind):
     for quality in QUALITIES:
         for vram_gib in (8, 12, 16, 24, 32, 48, 80, 141):
             references = 0 if kind == "text2img" else 1
@@ -101,14 +101,14 @@ def test_a_structure_keeps_only_the_models_that_follow_it(structure, model):
     assert tier(wanted, machine(24)).chosen.spec.id == model
 
 
-# --- what holds on every card ---------------------------------------------------------------------
+# --- what holds on every GPU ---------------------------------------------------------------------
 
 SIZES = st.floats(4, 192)
 RAMS = st.one_of(st.none(), st.floats(8, 512))
 
 
 @st.composite
-def wishes(draw: st.DrawFn) -> Wanted:
+def wanted_switches(draw: st.DrawFn) -> Wanted:
     kind = draw(st.sampled_from(KINDS))
     side = st.sampled_from([None, 256, 512, 1024, 1536, 2048])
     width = draw(side)
@@ -134,7 +134,7 @@ def place(wanted: Wanted, where: Machine) -> tuple[int, Candidate] | None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(wanted=wishes(), vram_gib=SIZES, ram_gib=RAMS)
+@given(wanted=wanted_switches(), vram_gib=SIZES, ram_gib=RAMS)
 def test_a_plan_is_within_the_memory_and_is_the_best_that_is(wanted, vram_gib, ram_gib):
     found = place(wanted, machine(vram_gib, ram_gib))
     fitting = [
@@ -151,7 +151,7 @@ def test_a_plan_is_within_the_memory_and_is_the_best_that_is(wanted, vram_gib, r
 
 
 @settings(max_examples=150, deadline=None)
-@given(wanted=wishes(), vram_gib=SIZES, ram_gib=st.floats(8, 512), more=st.floats(0, 64))
+@given(wanted=wanted_switches(), vram_gib=SIZES, ram_gib=st.floats(8, 512), more=st.floats(0, 64))
 def test_more_memory_never_gives_a_worse_plan(wanted, vram_gib, ram_gib, more):
     before = place(wanted, machine(vram_gib, ram_gib))
     for larger in (machine(vram_gib + more, ram_gib), machine(vram_gib, ram_gib + more)):
@@ -160,7 +160,7 @@ def test_more_memory_never_gives_a_worse_plan(wanted, vram_gib, ram_gib, more):
 
 
 @settings(max_examples=60, deadline=None)
-@given(wanted=wishes(), vram_gib=st.floats(0.1, 12), ram_gib=st.floats(2, 32))
+@given(wanted=wanted_switches(), vram_gib=st.floats(0.1, 12), ram_gib=st.floats(2, 32))
 def test_what_an_error_says_would_fit_does(wanted, vram_gib, ram_gib):
     try:
         tier(wanted, machine(vram_gib, ram_gib))
@@ -169,12 +169,12 @@ def test_what_an_error_says_would_fit_does(wanted, vram_gib, ram_gib):
             if f"{side}x{side} would fit" in error.hint:
                 smaller = replace(wanted, width_px=side, height_px=side)
                 assert tier(smaller, machine(vram_gib, ram_gib))
-        if "A card with" in error.hint:
-            needed = float(error.hint.split("A card with ")[1].split(" ")[0]) + 0.05
+        if "A GPU with" in error.hint:
+            needed = float(error.hint.split("A GPU with ")[1].split(" ")[0]) + 0.05
             assert tier(wanted, machine(needed, None))
 
 
-def test_the_order_of_placements_is_from_much_of_the_card_to_little():
+def test_the_order_of_placements_is_from_much_of_the_gpu_to_little():
     for quality in QUALITIES:
         ways = list(candidates(Wanted("text2img", quality, model="flux1-dev"), machine(24), ALL))
         for precision in ("int8", "nf4"):
@@ -201,7 +201,7 @@ def test_a_lesser_model_is_named_in_the_notice():
 def test_a_model_that_does_not_fit_is_named_with_the_one_that_does():
     found = tier(Wanted("text2img", "low"), machine(3))
     assert found.chosen.spec.id == "flux2-klein-4b"
-    expected = "flux2-klein-4b draws instead of flux1-schnell: takes 3.2 GiB of the card, 3.0 are"
+    expected = "flux2-klein-4b draws instead of flux1-schnell: takes 3.2 GiB of the GPU, 3.0 are"
     assert found.notices[0].startswith(expected)
 
 
@@ -230,9 +230,9 @@ def test_only_allowed_licences_are_chosen_but_any_model_may_be_named():
     [
         (Wanted("text2img", "low", width_px=2048, height_px=2048), machine(5), "1024x1024 would"),
         (Wanted("text2img", "high", count=8, batched=True), machine(5), "Without 'batched'"),
-        (Wanted("text2img", "low"), machine(1), "A card with 2.6 GiB free would do."),
+        (Wanted("text2img", "low"), machine(1), "A GPU with 2.6 GiB free would do."),
         (Wanted("text2img", "low"), machine(8, 3.5), "A machine with 4.0 GiB of memory would do."),
-        (Wanted("text2img", "low"), machine(48, compute=6.1), "newer card"),
+        (Wanted("text2img", "low"), machine(48, compute=6.1), "newer GPU"),
     ],
 )
 def test_an_error_says_what_would_fit(wanted, where, says):
@@ -244,13 +244,13 @@ def test_an_error_says_what_would_fit(wanted, where, says):
 
 def test_a_lower_quality_is_named_where_it_would_fit():
     installed = only("flux1-dev", "flux1-schnell")
-    bare = replace(installed, registry=REGISTRY, engine=engine_with(()))
+    bare = replace(installed, registry=REGISTRY, engine=load_support_with(()))
     # Without quantisers the text encoder alone takes as much, whatever streams.
     with pytest.raises(TooLittleMemoryError, match=r"flux1-\w+: takes 9\.6 GiB"):
         choose_tier(Wanted("text2img", "high"), machine(8), bare)
 
 
-def test_a_card_that_cannot_compute_a_precision_is_not_given_it():
+def test_a_gpu_that_cannot_compute_a_precision_is_not_given_it():
     chosen = tier(Wanted("text2img", "high"), machine(48, compute=7.5)).chosen
     assert chosen.holding.precision == "int8"
 
@@ -261,7 +261,7 @@ def test_nothing_installed_is_no_tier_and_an_unknown_model_an_error():
         choose_tier(Wanted("fill", "low", model="flux1-dev"), machine(24), ALL)
 
 
-# --- what this version can load, and where no card is known ---------------------------------------
+# --- what this version can load, and where no GPU is known ---------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -269,16 +269,16 @@ def test_nothing_installed_is_no_tier_and_an_unknown_model_an_error():
     [(8, 64, "torchao"), (5.2, 64, "bitsandbytes"), (16, 24, "torchao"), (3, 64, None)],
 )
 def test_a_refusal_names_an_extra_that_would_do(vram, ram, named):
-    bare = replace(ALL, engine=engine_with(()))
-    wanted, card = Wanted("text2img", "low", model="flux1-dev"), machine(vram, ram)
+    bare = replace(ALL, engine=load_support_with(()))
+    wanted, gpu = Wanted("text2img", "low", model="flux1-dev"), machine(vram, ram)
     with pytest.raises(TooLittleMemoryError) as refused:
-        choose_tier(wanted, card, bare)
+        choose_tier(wanted, gpu, bare)
     told = re.search(r"With the extra '(\S+)' it would fit", refused.value.hint)
     assert (told and told[1]) == named
     if told is not None:
         assert f"flux-mcp-server[{named}]" in refused.value.hint
-        widened = replace(bare, engine=engine_with((named,)))
-        assert choose_tier(wanted, card, widened) is not None
+        widened = replace(bare, engine=load_support_with((named,)))
+        assert choose_tier(wanted, gpu, widened) is not None
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_refusal_names_an_extra_that_would_do(vram, ram, named):
     [((), {"bf16"}), (("torchao",), {"bf16", "int8"}), (("bitsandbytes",), {"bf16", "nf4"})],
 )
 def test_this_version_only_plans_what_it_can_load(extras, made):
-    here = replace(ALL, engine=engine_with(extras))
+    here = replace(ALL, engine=load_support_with(extras))
     planned = [
         one
         for kind in KINDS
@@ -318,25 +318,25 @@ def test_this_version_only_plans_what_it_can_load(extras, made):
         (("bitsandbytes",), 6, "nf4", "block_stream"),
     ],
 )
-def test_this_version_draws_flux1_on_small_cards_as_well(extras, vram_gib, precision, placement):
-    here = replace(only("flux1-dev"), engine=engine_with(extras))
+def test_this_version_draws_flux1_on_small_gpus_as_well(extras, vram_gib, precision, placement):
+    here = replace(only("flux1-dev"), engine=load_support_with(extras))
     held = tier(Wanted("text2img", "high"), machine(vram_gib), here).chosen.holding
     assert (held.precision, held.placement) == (precision, placement)
 
 
-def test_without_a_card_the_best_installed_model_of_the_quality_is_taken():
+def test_without_a_gpu_the_best_installed_model_of_the_quality_is_taken():
     def choose(quality: str, *ids: str) -> tuple[str, int]:
-        spec, notices = choose_without_card(Wanted("text2img", quality), only(*ids))
+        spec, notices = choose_without_gpu(Wanted("text2img", quality), only(*ids))
         return spec.id, len(notices)
 
     assert choose("low", "flux1-dev", "flux1-schnell") == ("flux1-schnell", 0)
     assert choose("standard", "flux1-dev", "flux1-schnell") == ("flux1-dev", 1)
     assert choose("high", "flux1-schnell") == ("flux1-schnell", 1)
-    assert choose_without_card(Wanted("text2img", "low"), only("micro")) is None
+    assert choose_without_gpu(Wanted("text2img", "low"), only("micro")) is None
 
 
 def test_the_first_model_to_install_is_one_free_to_use_that_can_be_loaded():
-    bare = engine_with(())
+    bare = load_support_with(())
     assert recommended(REGISTRY, "text2img", bare).id == "flux2-klein-4b"
     assert recommended(REGISTRY, "kontext", bare).id == "flux2-klein-4b"
     assert recommended(REGISTRY, "control", bare, "depth").id == "flux1-depth-dev"

@@ -3,16 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.config import Settings
 from flux_mcp.errors import WeightsMissingError
-from flux_mcp.models.registry import load_registry
-from flux_mcp.models.weights import (
+from flux_mcp.models.hub.cache import (
     find_snapshot,
     install_hint,
     is_installed,
     require_snapshot,
     state_of,
 )
+from flux_mcp.models.registry import load_registry
+from flux_mcp.settings.settings import Settings
 
 from .hub import COMMIT, FILES, INDEX, put_in_hub_cache
 

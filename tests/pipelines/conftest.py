@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from flux_mcp.config import Settings
-from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.jobs.fleet import Assignment, Report
-from flux_mcp.jobs.worker_process import WORKER_ID, ProcessFleet
-from flux_mcp.models.loras import open_loras
+from flux_mcp.jobs.process_fleet import WORKER_ID, ProcessFleet
+from flux_mcp.models.loras.library import open_loras
 from flux_mcp.models.registry import Kind, ModelSpec, Registry, load_registry
-from flux_mcp.requests.messages import FINAL_EVENTS, Picture, Preview, Progress
 from flux_mcp.requests.plan import InputRole, PlanInput, PlanLora, RenderPlan
+from flux_mcp.settings.installation import PACKAGE_DIR
+from flux_mcp.settings.settings import Settings
+from flux_mcp.worker_protocol.messages import FINAL_EVENTS, GeneratedImage, Preview, Progress
 from tests.models.lora_files import Tensors, put_striped, write
 
 PutLora = Callable[..., PlanLora]
@@ -54,16 +54,16 @@ def registry() -> Registry:
     return load_registry()
 
 
-def picture(width: int = 128, height: int = 128) -> Image.Image:
+def image(width: int = 128, height: int = 128) -> Image.Image:
     """Smooth colours with an edge: something to keep, to follow, to vary."""
     across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
-    image = Image.fromarray(np.stack([across, down, 255 - across], axis=-1).astype(np.uint8))
-    ImageDraw.Draw(image).rectangle((width // 4, height // 4, width // 2, height // 2), "white")
-    return image
+    drawing = Image.fromarray(np.stack([across, down, 255 - across], axis=-1).astype(np.uint8))
+    ImageDraw.Draw(drawing).rectangle((width // 4, height // 4, width // 2, height // 2), "white")
+    return drawing
 
 
 def mask(width: int = 128, height: int = 128) -> Image.Image:
-    """White, to be drawn anew, in the middle."""
+    """White, to be drawn again, in the middle."""
     image = Image.new("L", (width, height), 0)
     box = (width // 4, height // 4, 3 * width // 4 - 1, 3 * height // 4 - 1)
     ImageDraw.Draw(image).rectangle(box, 255)
@@ -78,7 +78,7 @@ def png(image: Image.Image) -> bytes:
 
 @dataclass(frozen=True)
 class Task:
-    """A plan and the pictures it names."""
+    """A plan and the images it names."""
 
     plan: RenderPlan
     blobs: Mapping[str, bytes]
@@ -90,10 +90,10 @@ class Task:
 def _inputs_of(kind: Kind) -> list[tuple[InputRole, Image.Image]]:
     return {
         "text2img": [],
-        "kontext": [("reference", picture())],
-        "fill": [("image", picture()), ("mask", mask())],
-        "control": [("image", picture())],
-        "redux": [("reference", picture())],
+        "kontext": [("reference", image())],
+        "fill": [("image", image()), ("mask", mask())],
+        "control": [("image", image())],
+        "redux": [("reference", image())],
     }[kind]
 
 
@@ -150,7 +150,7 @@ class Drawing:
 
     @property
     def pixels(self) -> list[bytes]:
-        return [r.blobs["pixels"] for r in self.reports if isinstance(r.event, Picture)]
+        return [r.blobs["pixels"] for r in self.reports if isinstance(r.event, GeneratedImage)]
 
     @property
     def previews(self) -> list[tuple[Preview, bytes]]:
@@ -204,7 +204,7 @@ class Recorder:
     steps: list[int] = field(default_factory=list)
     phases: list[str] = field(default_factory=list)
     previews: list[tuple[int, int, bytes, tuple[int, int]]] = field(default_factory=list)
-    pictures: list[np.ndarray] = field(default_factory=list)
+    images: list[np.ndarray] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
 
     def progress(self, phase, step, **_more):
@@ -215,9 +215,9 @@ class Recorder:
     def preview(self, *preview):
         self.previews.append(preview)
 
-    def picture(self, _index, seed, _seconds, pixels):
+    def image(self, _index, seed, _seconds, pixels):
         self.seeds.append(seed)
-        self.pictures.append(pixels)
+        self.images.append(pixels)
 
 
 @pytest.fixture
@@ -229,15 +229,14 @@ def recorder() -> Recorder:
 def residency(registry: Registry, settings: Settings, torch_here: None) -> Any:
     """Micro pipelines in this process, shared by the tests that only draw."""
     from flux_mcp.pipelines.device import Device
-    from flux_mcp.pipelines.residency import Residency
+    from flux_mcp.pipelines.memory.residency import Residency
 
     return Residency(registry, settings, Device("cpu"))
 
 
 def no_cache() -> Any:
     """An embedding cache that keeps nothing: every text is encoded."""
-    from flux_mcp.pipelines.embedding_files import EmbeddingFiles
-    from flux_mcp.pipelines.embeddings import EmbeddingCache
+    from flux_mcp.pipelines.texts import EmbeddingCache, EmbeddingFiles
 
     return EmbeddingCache("here", 0, EmbeddingFiles(Path(os.devnull), 0))
 

@@ -1,14 +1,14 @@
-"""Draws in this process on a card that is the CPU: weights on it are other bytes than in memory."""
+"""Draws in this process on a GPU that is the CPU: weights on it are other bytes than in memory."""
 
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from flux_mcp.config import Settings
 from flux_mcp.models.parts import Placement
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.requests.plan import PlanLora
+from flux_mcp.settings.settings import Settings
 
 from .conftest import Recorder, Task, no_cache
 
@@ -17,12 +17,12 @@ AMPLE_BYTES = 64 * GIB
 
 
 class Desk:
-    """A residency with a card, and what a worker does with it for a job.
+    """A residency with a GPU, and what a worker does with it for a job.
 
     Args:
         settings: As a worker has them.
         rows: What can be drawn with.
-        card_bytes: What weights may take of the card.
+        gpu_bytes: What weights may take of the GPU.
         cache: Of embeddings; left out, every text is encoded.
         board: Applies the speed switches of plans; left out, they have none.
     """
@@ -31,30 +31,30 @@ class Desk:
         self,
         settings: Settings,
         rows: tuple[ModelSpec, ...],
-        card_bytes: int = AMPLE_BYTES,
+        gpu_bytes: int = AMPLE_BYTES,
         cache: Any = None,
         board: Any = None,
     ) -> None:
         from flux_mcp.pipelines.device import Device
-        from flux_mcp.pipelines.loras import Adapters
-        from flux_mcp.pipelines.placing.card import Card
-        from flux_mcp.pipelines.residency import Residency
+        from flux_mcp.pipelines.loras.adapters import Adapters
+        from flux_mcp.pipelines.memory.residency import Residency
+        from flux_mcp.pipelines.memory.store import DeviceMemory
 
         device = Device("cpu")
         self.residency = Residency(
-            Registry(rows), settings, device, Card(device, total_bytes=card_bytes)
+            Registry(rows), settings, device, DeviceMemory(device, total_bytes=gpu_bytes)
         )
         self.store = self.residency.store
         self.adapters = Adapters(settings.paths.loras)
         self.cache = cache or no_cache()
         self.board = board
         self.said: list[str] = []
-        self.most_card_bytes = 0
+        self.most_gpu_bytes = 0
 
     @property
     def traffic(self) -> tuple[int, int]:
-        """Bytes copied to the card and back, since the beginning."""
-        return self.store.traffic.to_card_bytes, self.store.traffic.to_host_bytes
+        """Bytes copied to the GPU and back, since the beginning."""
+        return self.store.traffic.to_gpu_bytes, self.store.traffic.to_host_bytes
 
     def load(self, spec: ModelSpec, placement: Placement, **more: Any) -> Any:
         return self.residency.pipeline(spec, placement, self.said.append, **more)
@@ -68,11 +68,11 @@ class Desk:
         stop_after: int | None = None,
         planned: Placement | None = None,
     ) -> bytes:
-        """Draw as a worker does; return the pixels of the first picture.
+        """Draw as a worker does; return the pixels of the first image.
 
-        `planned` is what the plan says, where the card has less room than was thought.
+        `planned` is what the plan says, where the GPU has less room than was thought.
         """
-        from flux_mcp.pipelines.drawing import draw
+        from flux_mcp.pipelines.engine import draw
         from flux_mcp.pipelines.steps import StepWatch
         from flux_mcp.pipelines.texts import PlanTexts
         from flux_mcp.requests.plan import load_of_plan
@@ -85,7 +85,7 @@ class Desk:
         )
 
         def is_cancelled() -> bool:
-            self.most_card_bytes = max(self.most_card_bytes, self.store.card_bytes)
+            self.most_gpu_bytes = max(self.most_gpu_bytes, self.store.gpu_bytes)
             return stop_after is not None and len(recorder.steps) >= stop_after
 
         texts = PlanTexts(
@@ -102,6 +102,6 @@ class Desk:
         watch = StepWatch(plan, recorder, is_cancelled)
         with self.adapters.active(loras, resident, compiled=compiled), switched:
             draw(plan, task.blobs, resident, texts, watch, recorder)
-        self.most_card_bytes = max(self.most_card_bytes, self.store.card_bytes)
-        assert isinstance(recorder.pictures[0], np.ndarray)
-        return recorder.pictures[0].tobytes()
+        self.most_gpu_bytes = max(self.most_gpu_bytes, self.store.gpu_bytes)
+        assert isinstance(recorder.images[0], np.ndarray)
+        return recorder.images[0].tobytes()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flux_mcp.config import Settings
+from flux_mcp.settings.settings import Settings
 
 
 def add_own_model(
@@ -34,5 +34,5 @@ def add_own_model(
 
 
 def darker(tensors: dict[str, Any]) -> None:
-    """Change the weights so that pictures show it."""
+    """Change the weights so that images show it."""
     tensors["proj_out.weight"] *= 0.5

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidLoraError
 from flux_mcp.models.registry import Registry, load_registry
 from flux_mcp.models.switches import Switches
-from flux_mcp.pipelines.drawing import draw
-from flux_mcp.pipelines.lora_slots import combined, slot_rank
-from flux_mcp.pipelines.loras import Adapters
+from flux_mcp.pipelines.engine import draw
+from flux_mcp.pipelines.loras.adapters import Adapters
+from flux_mcp.pipelines.loras.layers import combined, slot_rank
 from flux_mcp.pipelines.steps import StepWatch
 from flux_mcp.pipelines.switches import SwitchBoard
 from flux_mcp.requests.plan import PlanLora
+from flux_mcp.settings.settings import Settings
 from tests.models.lora_files import Tensors, pair, write
 
 TEXT2IMG = load_registry().find("text2img", "micro")
@@ -50,7 +50,7 @@ class Bench:
     def draw(self, *loras: PlanLora, switches: Switches = COMPILED, **changes: Any) -> np.ndarray:
         task = self.task.changed(**{**SMALL, **changes}, loras=loras, switches=switches)
         plan, compiled = task.plan, switches.compiled
-        self.recorder.pictures.clear()
+        self.recorder.images.clear()
         self.board.apply(plan, self.resident, self.said.append)
         self.adapters.prepare(loras, self.resident, self.said.append, compiled=compiled)
         watch = StepWatch(plan, self.recorder, lambda: False)
@@ -60,13 +60,13 @@ class Bench:
         ):
             texts = self.texts_of(plan, self.resident)
             draw(plan, task.blobs, self.resident, texts, watch, self.recorder)
-        return self.recorder.pictures[0]
+        return self.recorder.images[0]
 
 
 @pytest.fixture(scope="module")
 def own_residency(registry: Registry, settings: Settings, torch_here: None) -> Any:
     from flux_mcp.pipelines.device import Device
-    from flux_mcp.pipelines.residency import Residency
+    from flux_mcp.pipelines.memory.residency import Residency
 
     return Residency(registry, settings, Device("cpu"))
 
@@ -149,7 +149,7 @@ def test_loras_on_a_compiled_transformer_change_without_compiling_again(compiled
     other = compiled.draw(small)
     both = compiled.draw(small, striped)
     assert len({one.tobytes() for one in (bare, first, half, other, both)}) == 5
-    # With none, the picture is the bare one; with the first again, the first again.
+    # With none, the image is the bare one; with the first again, the first again.
     assert np.array_equal(compiled.draw(), bare)
     assert np.array_equal(compiled.draw(**LARGE), bare_large)
     assert np.array_equal(compiled.draw(striped), first)

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from flux_mcp.jobs.fleet import WorkerLost
-from flux_mcp.jobs.worker_process import WORKER_ID
+from flux_mcp.jobs.process_fleet import WORKER_ID
 from flux_mcp.models.registry import KINDS, ModelSpec, Registry, load_registry
-from flux_mcp.pipelines.kinds import ADAPTERS
-from flux_mcp.requests.messages import Cancelled, Done, Failed, Picture, Progress
+from flux_mcp.pipelines.families.flux1 import ADAPTERS
+from flux_mcp.worker_protocol.messages import Cancelled, Done, Failed, GeneratedImage, Progress
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ async def test_it_renders_the_size_of_the_plan_and_reports_each_step(studio, tas
     assert isinstance(drawing.final, Done), drawing.final
     assert drawing.steps == [1, 2, 3, 4, 4, 5, 6, 7, 8]  # 4 again: the second pass begins
     assert [event.total_steps for event in drawing.of(Progress)] == [8] * len(drawing.of(Progress))
-    assert [(e.index, e.seed, e.width, e.height) for e in drawing.of(Picture)] == [
+    assert [(e.index, e.seed, e.width, e.height) for e in drawing.of(GeneratedImage)] == [
         (0, 1, 96, 160),
         (1, 2, 96, 160),
     ]
@@ -86,14 +86,14 @@ async def test_a_batched_plan_draws_every_seed_in_one_pass(studio, task_for, spe
     one_by_one = await studio.draw(task.changed(batched=False))
 
     assert batched.steps == [1, 2, 3, 4]
-    assert [(e.index, e.seed) for e in batched.of(Picture)] == [(0, 5), (1, 6), (2, 7)]
-    # A batch rounds differently (facts: 1/255 in fp32), but must not mix up seeds or pictures.
+    assert [(e.index, e.seed) for e in batched.of(GeneratedImage)] == [(0, 5), (1, 6), (2, 7)]
+    # A batch rounds differently (facts: 1/255 in fp32), but must not mix up seeds or images.
     for drawn, alone in zip(batched.pixels, one_by_one.pixels, strict=True):
         assert np.abs(as_array(drawn) - as_array(alone)).max() <= 2
 
 
 @every_kind
-async def test_its_previews_are_small_webp_pictures(studio, task_for, spec):
+async def test_its_previews_are_small_webp_images(studio, task_for, spec):
     drawing = await studio.draw(task_for(spec, seeds=(1, 2)))
     assert [(event.index, event.step) for event, _ in drawing.previews] == [
         *((0, step) for step in (1, 2, 3, 4)),
@@ -110,11 +110,11 @@ async def test_its_previews_are_small_webp_pictures(studio, task_for, spec):
 async def test_it_draws_the_smallest_the_largest_and_odd_shapes(studio, task_for, spec, size):
     width, height = size
     drawing = await studio.draw(task_for(spec, width=width, height=height, steps=1))
-    assert [(e.width, e.height) for e in drawing.of(Picture)] == [size]
+    assert [(e.width, e.height) for e in drawing.of(GeneratedImage)] == [size]
 
 
 @every_kind
-async def test_the_prompt_changes_the_picture(studio, task_for, spec):
+async def test_the_prompt_changes_the_image(studio, task_for, spec):
     task = task_for(spec)
     one = await studio.draw(task)
     other = await studio.draw(task.changed(prompt="a green star on a yellow background"))
@@ -124,7 +124,7 @@ async def test_the_prompt_changes_the_picture(studio, task_for, spec):
 @pytest.mark.parametrize(
     "spec", [row for row in MICRO if row.takes_negative_prompt], ids=lambda row: row.kind
 )
-async def test_a_negative_prompt_changes_the_picture(studio, task_for, spec):
+async def test_a_negative_prompt_changes_the_image(studio, task_for, spec):
     task = task_for(spec)
     plain = await studio.draw(task)
     steered = await studio.draw(task.changed(negative_prompt="a star", true_cfg_scale=4.0))
@@ -151,11 +151,11 @@ async def test_fill_keeps_every_pixel_outside_the_mask(studio, task_for, registr
     assert np.abs(drawn[hole == 255] - original[hole == 255].astype(int)).mean() > 10
 
 
-async def test_a_picture_that_is_no_picture_fails_the_job_and_not_the_worker(
+async def test_an_image_that_is_no_image_fails_the_job_and_not_the_worker(
     studio, task_for, registry
 ):
     task = task_for(registry.find("kontext", "micro"))
-    broken = type(task)(task.plan, dict.fromkeys(task.blobs, b"not a picture"))
+    broken = type(task)(task.plan, dict.fromkeys(task.blobs, b"not an image"))
     assert (await studio.draw(broken)).final.error.code == "invalid_image"
     missing = type(task)(task.plan, {})
     assert (await studio.draw(missing)).final.error.code == "invalid_image"

@@ -49,7 +49,7 @@ def test_every_way_of_running_out_of_memory_is_recognised():
     assert not is_out_of_memory(ValueError("not enough memory"))
 
 
-def test_a_fault_of_the_card_is_told_from_an_ordinary_error():
+def test_a_fault_of_the_gpu_is_told_from_an_ordinary_error():
     import torch
 
     assert is_device_fault(torch.AcceleratorError("CUDA error: device-side assert triggered"))

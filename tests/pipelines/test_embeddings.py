@@ -12,8 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_mcp.pipelines.embedding_files import LEFTOVER_S, SLACK, EmbeddingFiles
-from flux_mcp.pipelines.embeddings import EmbeddingCache, embedding_key, size_bytes
+from flux_mcp.pipelines.texts import (
+    LEFTOVER_S,
+    SLACK,
+    EmbeddingCache,
+    EmbeddingFiles,
+    embedding_key,
+    size_bytes,
+)
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
@@ -70,12 +76,12 @@ def test_what_was_put_comes_back_to_the_bit_from_memory_and_from_disk(tmp_path, 
     cache = EmbeddingCache("cpu", 10**6, EmbeddingFiles(tmp_path, 10**6))
     cache.put(key_of(1), put)
     assert cache.get(key_of(1)) is put
-    anew = EmbeddingCache("cpu", 10**6, EmbeddingFiles(tmp_path, 10**6))
-    from_disk = anew.get(key_of(1))
+    again = EmbeddingCache("cpu", 10**6, EmbeddingFiles(tmp_path, 10**6))
+    from_disk = again.get(key_of(1))
     assert from_disk is not put
     assert same_bits(from_disk, put)
-    assert anew.get(key_of(1)) is from_disk  # now in memory
-    assert anew.get(key_of(2)) is None
+    assert again.get(key_of(1)) is from_disk  # now in memory
+    assert again.get(key_of(2)) is None
 
 
 def test_everything_that_decides_the_bits_is_in_the_key():
@@ -271,7 +277,7 @@ def foreign_tensors():
 @pytest.mark.parametrize(
     "content",
     [b"", b"\x89PNG", b"\xff" * 64, foreign_tensors],
-    ids=["empty", "a picture", "a huge header", "other tensors"],
+    ids=["empty", "an image", "a huge header", "other tensors"],
 )
 def test_a_foreign_file_is_a_miss_and_is_removed(tmp_path, content):
     files = EmbeddingFiles(tmp_path, 1900)
@@ -366,7 +372,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from tests.pipelines.test_embeddings import entry, key_of, same_bits
-from flux_mcp.pipelines.embedding_files import EmbeddingFiles
+from flux_mcp.pipelines.texts import EmbeddingFiles
 
 folder, limit, step = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 files = EmbeddingFiles(folder, limit)

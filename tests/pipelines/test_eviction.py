@@ -3,13 +3,13 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_mcp.pipelines.eviction import Held, Move, forget_without_card, free_card, free_host
+from flux_mcp.pipelines.memory.store import Held, Move, forget_without_gpu, free_gpu, free_host
 
 LARGE = 1000
 
 
-def on_card(key, nbytes, last_used, *, in_host=False, wanted=False):
-    return Held(key, nbytes, last_used, wanted, card_bytes=nbytes, in_host=in_host)
+def on_gpu(key, nbytes, last_used, *, in_host=False, wanted=False):
+    return Held(key, nbytes, last_used, wanted, gpu_bytes=nbytes, in_host=in_host)
 
 
 def waiting(key, nbytes, last_used, *, wanted=False):
@@ -17,57 +17,57 @@ def waiting(key, nbytes, last_used, *, wanted=False):
 
 
 def test_nothing_moves_while_the_next_one_fits():
-    assert free_card([on_card("a", 22, 1)], 20, 20, LARGE) == ()
+    assert free_gpu([on_gpu("a", 22, 1)], 20, 20, LARGE) == ()
     assert free_host([waiting("a", 22, 1)], 20, 20) == ()
 
 
-def test_the_longest_unused_leaves_the_card_first_and_no_more_than_needed():
-    loaded = [on_card("new", 22, 9), on_card("old", 22, 1), on_card("older", 22, 0)]
+def test_the_longest_unused_leaves_the_gpu_first_and_no_more_than_needed():
+    loaded = [on_gpu("new", 22, 9), on_gpu("old", 22, 1), on_gpu("older", 22, 0)]
 
     def left(needed):
-        return [(m.key, m.step) for m in free_card(loaded, needed, 3, LARGE)]
+        return [(m.key, m.step) for m in free_gpu(loaded, needed, 3, LARGE)]
 
-    assert left(24) == [("older", "leave_card")]
-    assert left(40) == [("older", "leave_card"), ("old", "leave_card")]
+    assert left(24) == [("older", "leave_gpu")]
+    assert left(40) == [("older", "leave_gpu"), ("old", "leave_gpu")]
     assert [key for key, _ in left(500)] == ["older", "old", "new"]
 
 
 def test_what_is_wanted_stays_where_it_is():
-    loaded = [on_card("old", 22, 0, wanted=True), on_card("new", 22, 9)]
-    assert free_card(loaded, 500, 0, LARGE) == (Move("new", "leave_card"),)
+    loaded = [on_gpu("old", 22, 0, wanted=True), on_gpu("new", 22, 9)]
+    assert free_gpu(loaded, 500, 0, LARGE) == (Move("new", "leave_gpu"),)
     assert free_host([waiting("old", 22, 0, wanted=True)], 500, 0) == ()
 
 
-def test_what_main_memory_has_no_room_for_is_forgotten():
-    assert free_card([on_card("a", 22, 0)], 10, 0, 21) == (Move("a", "forget"),)
-    assert free_card([on_card("a", 22, 0, in_host=True)], 10, 0, 0) == (Move("a", "leave_card"),)
+def test_what_host_memory_has_no_room_for_is_forgotten():
+    assert free_gpu([on_gpu("a", 22, 0)], 10, 0, 21) == (Move("a", "forget"),)
+    assert free_gpu([on_gpu("a", 22, 0, in_host=True)], 10, 0, 0) == (Move("a", "leave_gpu"),)
 
 
-def test_main_memory_is_made_for_what_leaves_the_card_by_forgetting_what_was_used_before():
-    loaded = [waiting("oldest", 22, 0), on_card("old", 22, 1)]
-    expected = (Move("oldest", "forget"), Move("old", "leave_card"))
-    assert free_card(loaded, 10, 0, 5) == expected
+def test_host_memory_is_made_for_what_leaves_the_gpu_by_forgetting_what_was_used_before():
+    loaded = [waiting("oldest", 22, 0), on_gpu("old", 22, 1)]
+    expected = (Move("oldest", "forget"), Move("old", "leave_gpu"))
+    assert free_gpu(loaded, 10, 0, 5) == expected
 
 
 def test_a_copy_that_made_room_for_another_is_not_there_any_more():
-    loaded = [on_card("old", 1, 0), on_card("new", 1, 1, in_host=True)]
-    assert free_card(loaded, 2, 0, 0) == (
+    loaded = [on_gpu("old", 1, 0), on_gpu("new", 1, 1, in_host=True)]
+    assert free_gpu(loaded, 2, 0, 0) == (
         Move("new", "drop_copy"),
-        Move("old", "leave_card"),
+        Move("old", "leave_gpu"),
         Move("old", "forget"),
-        Move("new", "leave_card"),
+        Move("new", "leave_gpu"),
     )
 
 
-def test_main_memory_gives_up_copies_of_what_is_on_the_card_first():
-    loaded = [waiting("oldest", 22, 0), on_card("new", 22, 5, in_host=True)]
+def test_host_memory_gives_up_copies_of_what_is_on_the_gpu_first():
+    loaded = [waiting("oldest", 22, 0), on_gpu("new", 22, 5, in_host=True)]
     assert free_host(loaded, 20, 0) == (Move("new", "drop_copy"),)
     assert free_host(loaded, 40, 0) == (Move("new", "drop_copy"), Move("oldest", "forget"))
 
 
 def test_where_memory_cannot_be_told_one_real_model_stays_and_the_demonstration_family_all():
     loaded = [("micro-fill", True), ("dev", False), ("schnell", False)]
-    assert forget_without_card(loaded, frozenset({"schnell"})) == ("dev",)
+    assert forget_without_gpu(loaded, frozenset({"schnell"})) == ("dev",)
 
 
 @st.composite
@@ -75,15 +75,15 @@ def held_parts(draw):
     parts = []
     for number in range(draw(st.integers(0, 6))):
         nbytes = draw(st.integers(1, 50))
-        where = draw(st.sampled_from(["card", "host", "both"]))
+        where = draw(st.sampled_from(["gpu", "host", "both"]))
         parts.append(
             Held(
                 key=f"part{number}",
                 nbytes=nbytes,
                 last_used=draw(st.integers(0, 9)),
                 is_wanted=draw(st.booleans()),
-                card_bytes=nbytes if where != "host" else 0,
-                in_host=where != "card",
+                gpu_bytes=nbytes if where != "host" else 0,
+                in_host=where != "gpu",
             )
         )
     return parts
@@ -91,17 +91,17 @@ def held_parts(draw):
 
 def carried_out(held, moves):
     """Do what was decided, refusing what cannot be done."""
-    parts = {part.key: [part, bool(part.card_bytes), part.in_host] for part in held}
+    parts = {part.key: [part, bool(part.gpu_bytes), part.in_host] for part in held}
     for move in moves:
-        part, is_on_card, in_host = parts[move.key]
+        part, is_on_gpu, in_host = parts[move.key]
         assert not part.is_wanted
         if move.step == "forget":
             del parts[move.key]
-        elif move.step == "leave_card":
-            assert is_on_card
+        elif move.step == "leave_gpu":
+            assert is_on_gpu
             parts[move.key] = [part, False, True]
         else:
-            assert is_on_card
+            assert is_on_gpu
             assert in_host
             parts[move.key] = [part, True, False]
     return parts
@@ -114,12 +114,12 @@ def carried_out(held, moves):
     free=st.integers(0, 60),
     host=st.integers(-20, 90),
 )
-def test_room_is_made_if_it_can_be_and_main_memory_is_never_overdrawn(held, needed, free, host):
-    after = carried_out(held, free_card(held, needed, free, host))
-    gained = sum(p.nbytes for p in held if p.card_bytes) - sum(
-        part.nbytes for part, is_on_card, _ in after.values() if is_on_card
+def test_room_is_made_if_it_can_be_and_host_memory_is_never_overdrawn(held, needed, free, host):
+    after = carried_out(held, free_gpu(held, needed, free, host))
+    gained = sum(p.nbytes for p in held if p.gpu_bytes) - sum(
+        part.nbytes for part, is_on_gpu, _ in after.values() if is_on_gpu
     )
-    could = sum(p.nbytes for p in held if p.card_bytes and not p.is_wanted)
+    could = sum(p.nbytes for p in held if p.gpu_bytes and not p.is_wanted)
     assert free + gained >= min(needed, free + could)
     used = sum(part.nbytes for part, _, in_host in after.values() if in_host)
     before = sum(p.nbytes for p in held if p.in_host)
@@ -128,7 +128,7 @@ def test_room_is_made_if_it_can_be_and_main_memory_is_never_overdrawn(held, need
 
 @settings(max_examples=200, deadline=None)
 @given(held=held_parts(), needed=st.integers(0, 200), host=st.integers(-20, 90))
-def test_main_memory_is_freed_if_it_can_be_and_no_part_is_lost_that_need_not_be(held, needed, host):
+def test_host_memory_is_freed_if_it_can_be_and_no_part_is_lost_that_need_not_be(held, needed, host):
     moves = free_host(held, needed, host)
     after = carried_out(held, moves)
     gained = sum(p.nbytes for p in held if p.in_host) - sum(
@@ -139,5 +139,5 @@ def test_main_memory_is_freed_if_it_can_be_and_no_part_is_lost_that_need_not_be(
     if moves:
         size = {part.key: part.nbytes for part in held}
         assert host + gained - size[moves[-1].key] < needed
-    on_card_before = {part.key for part in held if part.card_bytes}
-    assert on_card_before <= after.keys()
+    on_gpu_before = {part.key for part in held if part.gpu_bytes}
+    assert on_gpu_before <= after.keys()

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from flux_mcp.pipelines.fingerprints import Fingerprints
+from flux_mcp.pipelines.loading.fingerprints import Fingerprints
 
 WEIGHTS = b"weights" * 100
 

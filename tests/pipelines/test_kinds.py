@@ -8,8 +8,8 @@ from PIL import Image
 
 from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError, WeightsInvalidError
 from flux_mcp.models.registry import KINDS
-from flux_mcp.pipelines.drawing import _to_pixels, draw
-from flux_mcp.pipelines.kinds import ADAPTERS, open_pictures, reference_size
+from flux_mcp.pipelines.engine import _to_pixels, draw
+from flux_mcp.pipelines.families.flux1 import ADAPTERS, open_images, reference_size
 from flux_mcp.pipelines.steps import StepWatch
 
 SEED = 7
@@ -26,15 +26,15 @@ def resident_of(residency, registry):
 
 @pytest.fixture
 def drawn(resident_of, texts_of, recorder):
-    """Draw a task in this process and return its pictures."""
+    """Draw a task in this process and return its images."""
 
     def draw_here(task):
-        recorder.pictures.clear()
+        recorder.images.clear()
         watch = StepWatch(task.plan, recorder, lambda: False)
         resident = resident_of(task.plan.kind)
         texts = texts_of(task.plan, resident)
         draw(task.plan, task.blobs, resident, texts, watch, recorder)
-        return recorder.pictures
+        return recorder.images
 
     return draw_here
 
@@ -115,16 +115,16 @@ def test_control_draws_what_the_stock_call_draws(drawn, stock, task_for, registr
     assert (drawn(task)[0] == stock("control", control_image=image)).all()
 
 
-def test_redux_gives_the_stock_prior_for_one_picture(
+def test_redux_gives_the_stock_prior_for_one_image(
     resident_of, residency, texts_of, task_for, registry
 ):
-    """Bit for bit, with one picture of weight 1 and strength 1."""
+    """Bit for bit, with one image of weight 1 and strength 1."""
     import diffusers
 
     # The stock prior always encodes 512 text tokens.
     task = task_for(registry.find("redux", "micro"), max_sequence_length=512)
     resident = resident_of("redux")
-    pictures = open_pictures(task.plan, task.blobs)
+    pictures = open_images(task.plan, task.blobs)
     texts = texts_of(task.plan, resident)
     texts.encode(lambda: None)
     adapter = ADAPTERS["redux"](task.plan, pictures, resident, texts)
@@ -145,7 +145,7 @@ def test_redux_gives_the_stock_prior_for_one_picture(
     assert not ours["prompt_embeds"].requires_grad
 
 
-def test_redux_mixes_pictures_by_their_share_and_scales_by_strength(
+def test_redux_mixes_images_by_their_share_and_scales_by_strength(
     resident_of, texts_of, task_for, registry
 ):
     spec = registry.find("redux", "micro")
@@ -159,7 +159,7 @@ def test_redux_mixes_pictures_by_their_share_and_scales_by_strength(
         )
         plan = task.plan.model_copy(update={"inputs": weighted, "strength": strength})
         resident = resident_of("redux")
-        pictures = open_pictures(plan, task.blobs)
+        pictures = open_images(plan, task.blobs)
         texts = texts_of(plan, resident)
         texts.encode(lambda: None)
         adapter = ADAPTERS["redux"](plan, pictures, resident, texts)
@@ -187,7 +187,7 @@ def test_fill_blends_along_a_soft_mask_and_keeps_what_it_leaves_out(drawn, task_
     assert difference[:, 110:].mean() > 4 * difference[:, 41:50].mean()
 
 
-def test_fill_fits_picture_and_mask_alike_to_another_shape(drawn, task_for, registry):
+def test_fill_fits_image_and_mask_alike_to_another_shape(drawn, task_for, registry):
     image = inputs_of(task_for(registry.find("kontext", "micro")))[0].resize((200, 100))
     hole = Image.new("L", (200, 100), 0)
     hole.paste(255, (90, 40, 110, 60))
@@ -231,25 +231,25 @@ def test_kontext_takes_a_reference_of_another_size_and_keeps_the_plans(drawn, ta
     assert drawn(task)[0].shape == (128, 128, 3)
 
 
-def test_canny_takes_the_structure_of_an_ordinary_picture(drawn, task_for, registry):
-    from flux_mcp.pipelines.conditioning import canny
+def test_canny_takes_the_structure_of_an_ordinary_image(drawn, task_for, registry):
+    from flux_mcp.pipelines.families.flux1 import canny
 
     spec = registry.find("control", "micro")
-    from_picture = task_for(spec)
-    edges = canny(inputs_of(from_picture)[0])
+    from_image = task_for(spec)
+    edges = canny(inputs_of(from_image)[0])
     prepared = task_for(spec, inputs=[("control", edges)])
     assert set(np.unique(np.asarray(edges))) == {0, 255}
-    assert (drawn(from_picture)[0] == drawn(prepared)[0]).all()
+    assert (drawn(from_image)[0] == drawn(prepared)[0]).all()
 
 
-def test_depth_is_not_made_from_an_ordinary_picture(drawn, task_for, registry):
+def test_depth_is_not_made_from_an_ordinary_image(drawn, task_for, registry):
     task = task_for(registry.find("control", "micro"), structure="depth")
     with pytest.raises(UnsupportedOptionError, match="depth"):
         drawn(task)
 
 
 @pytest.mark.parametrize("kind", ["kontext", "fill", "control", "redux"])
-def test_a_plan_without_its_picture_is_refused(drawn, task_for, registry, kind):
+def test_a_plan_without_its_image_is_refused(drawn, task_for, registry, kind):
     task = task_for(registry.find(kind, "micro"), inputs=[])
     with pytest.raises(InvalidRequestError):
         drawn(task)

@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from flux_mcp.errors import WeightsInvalidError
+from flux_mcp.models.hub.cache import Snapshot, require_snapshot
 from flux_mcp.models.registry import load_registry
-from flux_mcp.models.weights import Snapshot, require_snapshot
-from flux_mcp.pipelines.loaders import load_part
-from flux_mcp.pipelines.part_files import list_parts
+from flux_mcp.pipelines.loading.loaders import load_part
+from flux_mcp.pipelines.loading.part_files import list_parts
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 

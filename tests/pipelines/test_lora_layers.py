@@ -6,17 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.models import architectures
-from flux_mcp.models.architectures import Architecture, from_config, known_architectures
-from flux_mcp.models.control_fit import fit_control
-from flux_mcp.models.layer_names import SWAPPED
-from flux_mcp.models.lora_fit import place
-from flux_mcp.models.lora_header import read_control_header, read_header
+from flux_mcp.models.architectures import SWAPPED, Architecture, from_config, known_architectures
+from flux_mcp.models.loras.fit import fit_control, place
+from flux_mcp.models.loras.header import read_control_header, read_header
 from flux_mcp.models.registry import load_registry
-from flux_mcp.pipelines.lora_layers import architecture_of, matrices_of, rows_of
-from flux_mcp.pipelines.loras import _matrices
+from flux_mcp.pipelines.loras.adapters import _matrices
+from flux_mcp.pipelines.loras.layers import architecture_of, matrices_of, rows_of
 from flux_mcp.requests.plan import PlanLora
+from flux_mcp.settings.installation import PACKAGE_DIR
 from tests.models.control_lora_files import bfl
 from tests.models.lora_files import pair, write
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_mcp.config import Settings
 from flux_mcp.errors import (
     InternalError,
     InvalidLoraError,
@@ -16,11 +15,12 @@ from flux_mcp.errors import (
     WeightsInvalidError,
 )
 from flux_mcp.models.registry import load_registry
-from flux_mcp.pipelines.drawing import draw
-from flux_mcp.pipelines.loras import KEPT_ADAPTERS, Adapters
+from flux_mcp.pipelines.engine import draw
+from flux_mcp.pipelines.loras.adapters import KEPT_ADAPTERS, Adapters
 from flux_mcp.pipelines.steps import StepWatch
-from flux_mcp.requests.messages import Cancelled, Done, Failed
 from flux_mcp.requests.plan import PlanLora
+from flux_mcp.settings.settings import Settings
+from flux_mcp.worker_protocol.messages import Cancelled, Done, Failed
 from tests.models.lora_files import Tensors, pair, write
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,7 @@ def block(number: int = 0, **how: Any) -> Tensors:
 
 
 @every_kind
-async def test_it_changes_the_picture_and_the_next_one_is_as_before(studio, task_for, put, spec):
+async def test_it_changes_the_image_and_the_next_one_is_as_before(studio, task_for, put, spec):
     task = task_for(spec)
     before = await studio.draw(task)
     striped = task.changed(loras=(put("striped"),))
@@ -136,13 +136,13 @@ class Easel:
         return self.resident.pipe.transformer
 
     def draw(self, *loras: PlanLora) -> np.ndarray:
-        self.recorder.pictures.clear()
+        self.recorder.images.clear()
         self.adapters.prepare(loras, self.resident, lambda _: None)
         watch = StepWatch(self.task.plan, self.recorder, lambda: False)
         with self.adapters.active(loras, self.resident):
             plan, texts = self.task.plan, self.texts_of(self.task.plan, self.resident)
             draw(plan, self.task.blobs, self.resident, texts, watch, self.recorder)
-        return self.recorder.pictures[0]
+        return self.recorder.images[0]
 
     def state(self) -> dict[str, Any]:
         """Return a copy of every number of the transformer."""
@@ -261,7 +261,7 @@ def write_unseen(path: Path, tensors: Tensors) -> PlanLora:
 def test_a_load_that_fails_leaves_the_transformer_as_it_was(
     easel, put, settings, tensors, error, *, after_a_good_one
 ):
-    before, picture = easel.state(), easel.draw()
+    before, image = easel.state(), easel.draw()
     good = [put("striped")] if after_a_good_one else []
     broken = write_unseen(settings.paths.loras / "broken.safetensors", tensors)
     with pytest.raises(error):
@@ -269,7 +269,7 @@ def test_a_load_that_fails_leaves_the_transformer_as_it_was(
     assert easel.is_bare()
     assert same_state(easel.state(), before)
     assert easel.adapters.carried(easel.transformer) == ()
-    assert np.array_equal(easel.draw(), picture)
+    assert np.array_equal(easel.draw(), image)
 
 
 def test_a_load_that_is_stopped_leaves_the_transformer_as_it_was(easel, put):
@@ -302,14 +302,14 @@ def test_a_lora_that_arrives_in_part_is_noticed(easel, put, monkeypatch):
 
 
 def test_an_error_while_drawing_switches_it_off(easel, put):
-    picture, striped = easel.draw(), put("striped")
+    image, striped = easel.draw(), put("striped")
     easel.adapters.prepare([striped], easel.resident, lambda _: None)
     with (
         pytest.raises(RuntimeError, match="broke"),
         easel.adapters.active([striped], easel.resident),
     ):
         raise RuntimeError("broke")
-    assert np.array_equal(easel.draw(), picture)
+    assert np.array_equal(easel.draw(), image)
 
 
 def test_kohyas_names_and_alpha_draw_the_same(easel, put):
@@ -326,7 +326,7 @@ def test_kohyas_names_and_alpha_draw_the_same(easel, put):
     assert not np.array_equal(easel.draw(), drawn)
 
 
-def test_a_pipeline_that_is_loaded_anew_carries_nothing(easel, put, residency):
+def test_a_pipeline_that_is_loaded_again_carries_nothing(easel, put, residency):
     """What is known of a transformer goes with it."""
     easel.draw(put("striped"))
     assert easel.adapters.carried(easel.transformer)

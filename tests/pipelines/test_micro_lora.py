@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from flux_mcp.installation import PACKAGE_DIR
+from flux_mcp.settings.installation import PACKAGE_DIR
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
@@ -18,7 +18,7 @@ PROMPTS = [
     "a large orange heart on a white background",
 ]
 DARK = 70
-"""Below it no channel of these prompts' pictures lies in all three colours, save in a stripe."""
+"""Below it no channel of these prompts' images lies in all three colours, save in a stripe."""
 
 
 @pytest.fixture(scope="module")

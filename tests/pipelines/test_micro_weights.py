@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from flux_mcp.installation import PACKAGE_DIR
 from flux_mcp.models.registry import KINDS, load_registry
-from flux_mcp.pipelines.part_files import ALLOWED_CLASSES
+from flux_mcp.pipelines.loading.part_files import ALLOWED_CLASSES
+from flux_mcp.settings.installation import PACKAGE_DIR
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
@@ -98,8 +98,8 @@ def test_the_text2img_folder_is_a_pipeline_as_it_is():
     folder = MICRO / "text2img"
     pipe = FluxPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
-    (picture,) = pipe("a red circle", width=64, height=64, num_inference_steps=1).images
-    assert picture.size == (64, 64)
+    (image,) = pipe("a red circle", width=64, height=64, num_inference_steps=1).images
+    assert image.size == (64, 64)
 
 
 @pytest.mark.parametrize("kind", ["kontext", "fill", "control"])

@@ -1,14 +1,14 @@
-"""The mechanism by which weights go onto a card and off it, on real models of diffusers."""
+"""The mechanism by which weights go onto a GPU and off it, on real models of diffusers."""
 
 from itertools import pairwise
 
 import pytest
 
-from flux_mcp.pipelines.placing.units import Traffic
+from flux_mcp.pipelines.memory.units import CopiedBytes
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
-CARD = "cpu"
+GPU = "cpu"
 
 
 def flux(layers, single_layers):
@@ -37,14 +37,14 @@ def transformer():
 
 @pytest.fixture
 def traffic():
-    return Traffic()
+    return CopiedBytes()
 
 
 @pytest.fixture
 def part(transformer, traffic):
-    from flux_mcp.pipelines.placing.parts import Part
+    from flux_mcp.pipelines.memory.parts import Part
 
-    return Part(transformer, CARD, traffic, on_card=False)
+    return Part(transformer, GPU, traffic, on_gpu=False)
 
 
 def forward(model):
@@ -76,7 +76,7 @@ SHARES = [1.0, 0.65, 0.3, 0.0]
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_a_model_computes_the_same_whatever_share_of_it_is_on_the_card(part, transformer, share):
+def test_a_model_computes_the_same_whatever_share_of_it_is_on_the_gpu(part, transformer, share):
     expected = forward(transformer)
     for _ in range(2):
         part.enter(share)
@@ -87,13 +87,13 @@ def test_a_model_computes_the_same_whatever_share_of_it_is_on_the_card(part, tra
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_the_share_and_two_blocks_are_all_that_is_on_the_card(part, transformer, share):
+def test_the_share_and_two_blocks_are_all_that_is_on_the_gpu(part, transformer, share):
     sizes = [unit.nbytes for _, unit in part._blocks]
     outside = part.nbytes - sum(sizes)
     part.enter(share)
     kept = max(share * part.nbytes, outside)
-    assert part.card_bytes <= min(part.nbytes, kept + 2 * max(sizes))
-    assert part.card_bytes == part.card_bytes_at(share)
+    assert part.gpu_bytes <= min(part.nbytes, kept + 2 * max(sizes))
+    assert part.gpu_bytes == part.gpu_bytes_at(share)
     on_host = {p for unit in part._units for p in _host_pointers(unit)}
     there = sum(p.nbytes for p in transformer.parameters() if p.data_ptr() not in on_host)
     assert there <= kept
@@ -105,9 +105,9 @@ def _host_pointers(unit):
 
 def test_blocks_that_stay_are_spread_among_those_that_stream(traffic):
     """As many blocks as FLUX.1 has: none waits long for the one after it."""
-    from flux_mcp.pipelines.placing.parts import Part
+    from flux_mcp.pipelines.memory.parts import Part
 
-    part = Part(flux(19, 38), CARD, traffic, on_card=False)
+    part = Part(flux(19, 38), GPU, traffic, on_gpu=False)
     part.enter(0.65)
     streamed = [unit for _, unit in part._streamed]
     places = [number for number, (_, unit) in enumerate(part._blocks) if unit in streamed]
@@ -120,36 +120,36 @@ def test_leaving_copies_nothing_and_gives_back_the_same_bytes(part, transformer,
     before = pointers(transformer)
     part.enter()
     assert not set(pointers(transformer)) & set(before)
-    assert (traffic.to_card_bytes, traffic.to_host_bytes) == (part.nbytes, 0)
+    assert (traffic.to_gpu_bytes, traffic.to_host_bytes) == (part.nbytes, 0)
     part.leave()
     assert pointers(transformer) == before
-    assert (traffic.to_card_bytes, traffic.to_host_bytes) == (part.nbytes, 0)
+    assert (traffic.to_gpu_bytes, traffic.to_host_bytes) == (part.nbytes, 0)
 
 
 def test_a_step_copies_each_block_that_streams_once(part, transformer, traffic):
     part.enter(0.0)
     forward(transformer)
-    before = traffic.to_card_bytes
+    before = traffic.to_gpu_bytes
     forward(transformer)
-    assert traffic.to_card_bytes - before == sum(unit.nbytes for _, unit in part._blocks)
+    assert traffic.to_gpu_bytes - before == sum(unit.nbytes for _, unit in part._blocks)
 
 
-def test_weights_that_were_made_on_the_card_are_copied_down_once(transformer, traffic):
-    from flux_mcp.pipelines.placing.parts import Part
+def test_weights_that_were_made_on_the_gpu_are_copied_down_once(transformer, traffic):
+    from flux_mcp.pipelines.memory.parts import Part
 
     expected = forward(transformer)
-    part = Part(transformer, CARD, traffic, on_card=True)
+    part = Part(transformer, GPU, traffic, on_gpu=True)
     part.enter()
-    assert traffic.to_host_bytes == traffic.to_card_bytes == 0
+    assert traffic.to_host_bytes == traffic.to_gpu_bytes == 0
     for _ in range(3):
         part.leave()
         part.enter()
     assert traffic.to_host_bytes == part.nbytes
-    assert traffic.to_card_bytes == 3 * part.nbytes
+    assert traffic.to_gpu_bytes == 3 * part.nbytes
     assert forward(transformer).equal(expected)
 
 
-def test_a_copy_in_main_memory_is_not_what_is_worked_with(part, transformer):
+def test_a_copy_in_host_memory_is_not_what_is_worked_with(part, transformer):
     expected = forward(transformer)
     part.enter()
     for parameter in transformer.parameters():
@@ -158,7 +158,7 @@ def test_a_copy_in_main_memory_is_not_what_is_worked_with(part, transformer):
     assert forward(transformer).equal(expected)
 
 
-def test_the_copy_of_a_part_that_is_on_the_card_can_be_given_up_and_no_other(part, transformer):
+def test_the_copy_of_a_part_that_is_on_the_gpu_can_be_given_up_and_no_other(part, transformer):
     expected = forward(transformer)
     part.make_host_copy()
     with pytest.raises(RuntimeError, match="only copy"):
@@ -192,13 +192,13 @@ def _break_off(_module, _inputs):
     raise MemoryError
 
 
-def test_a_card_without_room_has_nothing_left_on_it(part, transformer, traffic, monkeypatch):
-    from flux_mcp.pipelines.placing.units import Unit
+def test_a_gpu_without_room_has_nothing_left_on_it(part, transformer, traffic, monkeypatch):
+    from flux_mcp.pipelines.memory.units import Unit
 
     expected = forward(transformer)
     part.make_host_copy()
     before = pointers(transformer)
-    bring, brought = Unit.to_card, []
+    bring, brought = Unit.to_gpu, []
 
     def run_out(unit):
         if len(brought) == 4:
@@ -206,10 +206,10 @@ def test_a_card_without_room_has_nothing_left_on_it(part, transformer, traffic, 
         brought.append(unit)
         bring(unit)
 
-    monkeypatch.setattr(Unit, "to_card", run_out)
+    monkeypatch.setattr(Unit, "to_gpu", run_out)
     with pytest.raises(MemoryError):
         part.enter()
-    assert not part.is_on_card
+    assert not part.is_on_gpu
     assert pointers(transformer) == before
     assert forward(transformer).equal(expected)
 
@@ -231,11 +231,11 @@ def test_what_somebody_else_puts_onto_a_model_moves_with_it(part, transformer, t
     layer = blocks_of(transformer)[-1].proj_mlp
     layer.guest = nn.Linear(3, 3)
     mine = layer.guest.weight
-    before = traffic.to_card_bytes
+    before = traffic.to_gpu_bytes
     part.enter(share)
     assert layer.guest.weight.data_ptr() != mine.data_ptr()
     assert layer.guest.weight.equal(mine)
-    assert traffic.to_card_bytes - before >= part.nbytes * (share == 1) + 48
+    assert traffic.to_gpu_bytes - before >= part.nbytes * (share == 1) + 48
     layer.late = nn.Linear(2, 2, bias=False)
     values = layer.late.weight.clone()
     part.leave()
@@ -251,8 +251,8 @@ def test_a_unit_keeps_shapes_strides_types_and_what_is_tied():
     import torch
     from torch import nn
 
-    from flux_mcp.pipelines.formats.slots import slots_of
-    from flux_mcp.pipelines.placing.units import ALIGNMENT_BYTES, Unit
+    from flux_mcp.pipelines.loading.slots import slots_of
+    from flux_mcp.pipelines.memory.units import ALIGNMENT_BYTES, Unit
 
     class Odd(nn.Module):
         def __init__(self):
@@ -266,12 +266,12 @@ def test_a_unit_keeps_shapes_strides_types_and_what_is_tied():
             self.register_buffer("spread", torch.tensor([1.0, 2.0])[:, None].expand(2, 3))
             self.register_buffer("narrow", torch.ones(3, dtype=torch.float8_e4m3fn))
 
-    model, traffic = Odd(), Traffic()
+    model, traffic = Odd(), CopiedBytes()
     before = {name: (t.clone(), t.dtype) for name, t in model.state_dict().items()}
     stride = model.conv.weight.stride()
-    unit = Unit(slots_of(model), CARD, traffic)
-    unit.make_host_copy(from_card=False)
-    for move in (unit.to_host, unit.to_card, unit.to_host, unit.to_card):
+    unit = Unit(slots_of(model), GPU, traffic)
+    unit.make_host_copy(from_gpu=False)
+    for move in (unit.to_host, unit.to_gpu, unit.to_host, unit.to_gpu):
         move()
         for name, tensor in model.state_dict().items():
             value, dtype = before[name]
@@ -281,27 +281,27 @@ def test_a_unit_keeps_shapes_strides_types_and_what_is_tied():
         assert model.conv.weight.stride() == stride
         assert model.conv.weight.requires_grad
         assert not model.frozen.requires_grad
-        # What a processor rounds alike on; a card's allocator gives more.
+        # What a processor rounds alike on; a GPU's allocator gives more.
         assert not any(t.data_ptr() % 64 for t in model.parameters())
         assert not unit.nbytes % ALIGNMENT_BYTES
-    assert traffic.to_card_bytes == 2 * unit.nbytes
+    assert traffic.to_gpu_bytes == 2 * unit.nbytes
 
 
-def test_a_unit_without_a_copy_in_main_memory_does_not_move():
+def test_a_unit_without_a_copy_in_host_memory_does_not_move():
     from torch import nn
 
-    from flux_mcp.pipelines.formats.slots import slots_of
-    from flux_mcp.pipelines.placing.units import Unit
+    from flux_mcp.pipelines.loading.slots import slots_of
+    from flux_mcp.pipelines.memory.units import Unit
 
-    unit = Unit(slots_of(nn.Linear(2, 2)), CARD, Traffic())
-    for move in (unit.to_card, unit.to_host):
-        with pytest.raises(RuntimeError, match="copy in main memory"):
+    unit = Unit(slots_of(nn.Linear(2, 2)), GPU, CopiedBytes())
+    for move in (unit.to_gpu, unit.to_host):
+        with pytest.raises(RuntimeError, match="copy in host memory"):
             move()
 
 
-def test_blocks_of_main_memory_begin_with_a_page_and_share_none():
+def test_blocks_of_host_memory_begin_with_a_page_and_share_none():
     """A page can be locked once; CUDA refuses the second block that has it."""
-    from flux_mcp.pipelines.placing.host import HostBlock
+    from flux_mcp.pipelines.memory.units import HostBlock
 
     blocks = [HostBlock(nbytes, locked=False).bytes for nbytes in (1, 100, 4096, 5000, 0)]
     assert [block.numel() for block in blocks] == [1, 100, 4096, 5000, 0]
@@ -322,17 +322,16 @@ LAYER_BYTES = 64 * 64 * 4 + 512
 def store_with():
     """A store with so much memory, and the keys of what it let go."""
     from flux_mcp.pipelines.device import Device
-    from flux_mcp.pipelines.placing.card import Card
-    from flux_mcp.pipelines.placing.store import PartStore
+    from flux_mcp.pipelines.memory.store import DeviceMemory, PartStore
 
-    def make(card_bytes, host_bytes):
+    def make(gpu_bytes, host_bytes):
         gone = []
 
         def forget(keys):
             gone.extend(keys)
             store.drop(keys)
 
-        store = PartStore(Card(Device(CARD), total_bytes=card_bytes), host_bytes, forget)
+        store = PartStore(DeviceMemory(Device(GPU), total_bytes=gpu_bytes), host_bytes, forget)
         return store, gone
 
     return make
@@ -345,25 +344,25 @@ def layer():
 
 
 @pytest.mark.parametrize(("layers", "left"), [(1, ["new"]), (2, ["old", "new"])])
-def test_main_memory_is_kept_within_its_budget_by_what_parts_really_take(store_with, layers, left):
+def test_host_memory_is_kept_within_its_budget_by_what_parts_really_take(store_with, layers, left):
     store, gone = store_with(10 * LAYER_BYTES, layers * LAYER_BYTES)
     for key in ("old", "new"):
         store.begin([key], "model_offload")
-        store.add(key, layer(), on_card=False)
+        store.add(key, layer(), on_gpu=False)
     assert list(store) == left
     assert gone == ["old"] * (2 - layers)
     assert store.host_bytes == layers * LAYER_BYTES
 
 
-@pytest.mark.parametrize(("layers", "gone_to"), [(0, "disk"), (1, "main memory")])
-def test_what_leaves_the_card_goes_to_main_memory_if_there_is_room(store_with, layers, gone_to):
+@pytest.mark.parametrize(("layers", "gone_to"), [(0, "disk"), (1, "host memory")])
+def test_what_leaves_the_gpu_goes_to_host_memory_if_there_is_room(store_with, layers, gone_to):
     store, gone = store_with(LAYER_BYTES, layers * LAYER_BYTES)
     store.begin(["old"], "resident")
-    store.add("old", layer(), on_card=True)
+    store.add("old", layer(), on_gpu=True)
     assert store.host_bytes == 0
     assert store.make_room(LAYER_BYTES, keep=["new"])
-    assert store.card_bytes == 0
-    assert ("old" in store) is (gone_to == "main memory") is (gone == [])
+    assert store.gpu_bytes == 0
+    assert ("old" in store) is (gone_to == "host memory") is (gone == [])
     assert store.host_bytes == layers * LAYER_BYTES
 
 
@@ -376,22 +375,22 @@ def test_a_model_calls_for_its_weights_and_others_make_room_for_them(store_with)
     expected = {key: module(inputs) for key, module in layers.items()}
     store.begin(layers, "model_offload")
     for key, module in layers.items():
-        store.add(key, module, on_card=False)
+        store.add(key, module, on_gpu=False)
     for key in ("one", "two", "one"):
         assert layers[key](inputs).equal(expected[key])
-        assert [name for name in layers if store.is_on_card(name)] == [key]
-    assert store.traffic.to_card_bytes == 3 * LAYER_BYTES
+        assert [name for name in layers if store.is_on_gpu(name)] == [key]
+    assert store.traffic.to_gpu_bytes == 3 * LAYER_BYTES
     store.rest()
-    assert (store.card_bytes, store.traffic.to_host_bytes, gone) == (0, 0, [])
+    assert (store.gpu_bytes, store.traffic.to_host_bytes, gone) == (0, 0, [])
 
 
 def test_a_part_that_is_dropped_is_an_ordinary_model_again(store_with):
     store, _ = store_with(10 * LAYER_BYTES, 10 * LAYER_BYTES)
     module = layer()
     store.begin(["one"], "model_offload")
-    store.add("one", module, on_card=False)
+    store.add("one", module, on_gpu=False)
     assert hasattr(module, "_hf_hook")
     store.drop(["one"])
     assert not hasattr(module, "_hf_hook")
     assert "one" not in store
-    assert len(store) == store.card_bytes == store.host_bytes == 0
+    assert len(store) == store.gpu_bytes == store.host_bytes == 0

@@ -1,6 +1,6 @@
 """Placements followed: the same pixels wherever weights wait, and no byte more than is needed.
 
-The card is the CPU: what is on it are other bytes than those in main memory.
+The GPU is the CPU: what is on it are other bytes than those in host memory.
 """
 
 import io
@@ -14,18 +14,16 @@ from hypothesis import settings as sampling
 from hypothesis import strategies as st
 
 from flux_mcp.errors import JobCancelledError
-from flux_mcp.models.loras import open_loras
+from flux_mcp.models.loras.library import open_loras
 from flux_mcp.models.parts import PLACEMENTS
 from flux_mcp.models.registry import KINDS
 from flux_mcp.pipelines.device import Device
-from flux_mcp.pipelines.embedding_files import EmbeddingFiles
-from flux_mcp.pipelines.embeddings import MB, EmbeddingCache
 from flux_mcp.pipelines.engine import Engine
-from flux_mcp.pipelines.job_events import JobEvents
-from flux_mcp.pipelines.placing.choosing import room_for
-from flux_mcp.pipelines.wire import Job, Wire
-from flux_mcp.requests.messages import RunMessage
+from flux_mcp.pipelines.memory.residency import room_for
+from flux_mcp.pipelines.pipe import JobEvents, Pipe, WorkerJob
+from flux_mcp.pipelines.texts import MB, EmbeddingCache, EmbeddingFiles
 from flux_mcp.requests.plan import PlanLora, load_of_plan
+from flux_mcp.worker_protocol.messages import RunMessage
 from tests.models.lora_files import put_striped
 
 from .desk import AMPLE_BYTES, Desk
@@ -44,12 +42,12 @@ def desk(registry, settings):
 
 
 @pytest.fixture(scope="module")
-def without_card(registry, settings, torch_here):
+def without_gpu(registry, settings, torch_here):
     """What is drawn where nothing moves, by kind."""
     from .conftest import make_task
 
     desk = Desk(settings, tuple(registry))
-    from flux_mcp.pipelines.residency import Residency
+    from flux_mcp.pipelines.memory.residency import Residency
 
     desk.residency = Residency(registry, settings, Device("cpu"))
     drawn = {}
@@ -62,47 +60,47 @@ def without_card(registry, settings, torch_here):
 @every_placement
 @every_kind
 def test_every_kind_draws_the_same_pixels_in_every_placement(
-    desk, registry, task_for, without_card, kind, placement
+    desk, registry, task_for, without_gpu, kind, placement
 ):
     spec = registry.find(kind, "micro")
     task = task_for(spec, **SMALL)
     for _ in range(2):
-        assert desk.draw(spec, task, placement) == without_card[kind]
+        assert desk.draw(spec, task, placement) == without_gpu[kind]
     assert desk.traffic[1] == 0
 
 
 @away
-def test_after_a_job_nothing_is_on_the_card(desk, registry, task_for, placement):
+def test_after_a_job_nothing_is_on_the_gpu(desk, registry, task_for, placement):
     spec = registry.find("redux", "micro")
     desk.draw(spec, task_for(spec, **SMALL), placement)
-    assert desk.store.card_bytes == 0
+    assert desk.store.gpu_bytes == 0
     assert desk.residency.loaded == ("redux/micro",)
 
 
-def test_one_part_at_a_time_is_on_the_card(desk, registry, task_for):
+def test_one_part_at_a_time_is_on_the_gpu(desk, registry, task_for):
     spec = registry.find("redux", "micro")
     desk.draw(spec, task_for(spec, **SMALL), "model_offload")
     sizes = [part.nbytes for part in desk.store._parts.values()]
-    assert desk.most_card_bytes == max(sizes)
+    assert desk.most_gpu_bytes == max(sizes)
 
 
-def test_streamed_blocks_take_less_of_the_card_than_the_transformer(desk, registry, task_for):
+def test_streamed_blocks_take_less_of_the_gpu_than_the_transformer(desk, registry, task_for):
     spec = registry.find("text2img", "micro")
     desk.draw(spec, task_for(spec, **SMALL), "block_stream")
     transformer = desk.store._parts[desk.load(spec, "block_stream").transformer_key]
-    assert desk.most_card_bytes == transformer.card_bytes_at(0.0) < 0.6 * transformer.nbytes
+    assert desk.most_gpu_bytes == transformer.gpu_bytes_at(0.0) < 0.6 * transformer.nbytes
 
 
 @every_placement
 def test_a_job_that_was_stopped_leaves_the_next_one_as_it_was(
-    desk, registry, task_for, without_card, placement
+    desk, registry, task_for, without_gpu, placement
 ):
     spec = registry.find("fill", "micro")
     task = task_for(spec, **SMALL)
     with pytest.raises(JobCancelledError):
         desk.draw(spec, task, placement, stop_after=1)
-    assert placement == "resident" or desk.store.card_bytes == 0
-    assert desk.draw(spec, task, placement) == without_card["fill"]
+    assert placement == "resident" or desk.store.gpu_bytes == 0
+    assert desk.draw(spec, task, placement) == without_gpu["fill"]
 
 
 # --- LoRAs ----------------------------------------------------------------------------------------
@@ -119,18 +117,18 @@ def striped(settings, registry):
 
 @every_placement
 def test_a_lora_draws_the_same_in_every_placement_and_leaves_nothing_behind(
-    desk, registry, settings, task_for, without_card, striped, placement
+    desk, registry, settings, task_for, without_gpu, striped, placement
 ):
     spec = registry.find("text2img", "micro")
     task = task_for(spec, **SMALL)
     expected = Desk(settings, tuple(registry)).draw(spec, task, "resident", striped)
-    assert expected != without_card["text2img"]
+    assert expected != without_gpu["text2img"]
     for _ in range(2):
         assert desk.draw(spec, task, placement, striped) == expected
-        assert desk.draw(spec, task, placement) == without_card["text2img"]
+        assert desk.draw(spec, task, placement) == without_gpu["text2img"]
     other = PLACEMENTS[PLACEMENTS.index(placement) - 1]
     assert desk.draw(spec, task, other, striped) == expected
-    assert desk.draw(spec, task, other) == without_card["text2img"]
+    assert desk.draw(spec, task, other) == without_gpu["text2img"]
 
 
 # --- what a switch costs --------------------------------------------------------------------------
@@ -140,7 +138,7 @@ def nbytes_of(desk, key):
     return desk.store._parts[key].nbytes
 
 
-def test_a_switch_between_two_kinds_on_the_card_copies_nothing(desk, registry, task_for):
+def test_a_switch_between_two_kinds_on_the_gpu_copies_nothing(desk, registry, task_for):
     specs = [registry.find(kind, "micro") for kind in ("text2img", "kontext", "fill")]
     first = [desk.draw(spec, task_for(spec, **SMALL), "resident") for spec in specs]
     before = desk.traffic
@@ -149,10 +147,10 @@ def test_a_switch_between_two_kinds_on_the_card_copies_nothing(desk, registry, t
 
 
 def needed(spec, task, placement="resident"):
-    return room_for(spec, load_of_plan(task.plan, spec), None).card_bytes(placement)
+    return room_for(spec, load_of_plan(task.plan, spec), None).gpu_bytes(placement)
 
 
-def test_a_switch_from_main_memory_copies_the_transformer_and_nothing_back(
+def test_a_switch_from_host_memory_copies_the_transformer_and_nothing_back(
     registry, settings, task_for
 ):
     specs = [registry.find(kind, "micro") for kind in ("text2img", "fill")]
@@ -161,27 +159,27 @@ def test_a_switch_from_main_memory_copies_the_transformer_and_nothing_back(
     residents = [desk.load(spec, "resident") for spec in specs]
     # Room for one of them beside the other's need, but not for both.
     spare = nbytes_of(desk, residents[0].transformer_key) // 2
-    card_bytes = needed(specs[1], tasks[1]) + spare
-    desk = Desk(settings, tuple(registry), card_bytes)
+    gpu_bytes = needed(specs[1], tasks[1]) + spare
+    desk = Desk(settings, tuple(registry), gpu_bytes)
     first = desk.draw(specs[0], tasks[0].changed(width=64), "resident")
     for spec, task in zip(specs, tasks, strict=True):
         desk.draw(spec, task, "resident")
-    # Both have left the card once: their copies in main memory are made.
+    # Both have left the GPU once: their copies in host memory are made.
     desk.draw(specs[0], tasks[0], "resident")
     desk.draw(specs[1], tasks[1], "resident")
     assert desk.residency.waiting == ("text2img/micro",)
     assert desk.residency.loaded == ("fill/micro",)
     before = desk.traffic
     held = desk.store._parts
-    on_card = {key for key, part in held.items() if part.is_on_card}
+    on_gpu = {key for key, part in held.items() if part.is_on_gpu}
     assert desk.draw(specs[0], tasks[0], "resident") == first
-    came = {key for key, part in held.items() if part.is_on_card} - on_card
+    came = {key for key, part in held.items() if part.is_on_gpu} - on_gpu
     assert residents[0].transformer_key in came
     assert desk.traffic == (before[0] + sum(held[key].nbytes for key in came), before[1])
 
 
-def test_a_switch_from_main_memory_alone_copies_exactly_the_transformer(desk, registry):
-    """Where nothing but the other transformer has left the card."""
+def test_a_switch_from_host_memory_alone_copies_exactly_the_transformer(desk, registry):
+    """Where nothing but the other transformer has left the GPU."""
     text2img, fill = (registry.find(kind, "micro") for kind in ("text2img", "fill"))
     resident = desk.load(text2img, "resident")
     desk.load(fill, "resident")
@@ -226,36 +224,36 @@ def test_a_cached_prompt_leaves_the_text_encoders_where_they_are(
 # --- too little room ------------------------------------------------------------------------------
 
 
-def test_a_leaner_placement_is_taken_and_said_where_the_card_has_less_room(
-    registry, settings, task_for, without_card
+def test_a_leaner_placement_is_taken_and_said_where_the_gpu_has_less_room(
+    registry, settings, task_for, without_gpu
 ):
     spec = registry.find("text2img", "micro")
     task = task_for(spec, **SMALL)
     desk = Desk(settings, tuple(registry), needed(spec, task, "model_offload"))
-    assert desk.draw(spec, task, "resident") == without_card["text2img"]
+    assert desk.draw(spec, task, "resident") == without_gpu["text2img"]
     said = [line for line in desk.said if "less room" in line]
-    assert said == ["the card has less room than was planned: model_offload instead of resident"]
-    assert desk.store.card_bytes == 0
+    assert said == ["the GPU has less room than was planned: model_offload instead of resident"]
+    assert desk.store.gpu_bytes == 0
 
 
 def test_the_leanest_placement_is_tried_where_no_room_is_known_to_be_enough(
-    registry, settings, task_for, without_card
+    registry, settings, task_for, without_gpu
 ):
     spec = registry.find("text2img", "micro")
     task = task_for(spec, **SMALL)
     desk = Desk(settings, tuple(registry), 0)
-    assert desk.draw(spec, task, "resident") == without_card["text2img"]
+    assert desk.draw(spec, task, "resident") == without_gpu["text2img"]
     assert any("block_stream instead of resident" in line for line in desk.said)
 
 
-def test_main_memory_keeps_what_was_used_last_and_the_rest_is_read_again(
-    registry, settings, task_for, without_card
+def test_host_memory_keeps_what_was_used_last_and_the_rest_is_read_again(
+    registry, settings, task_for, without_gpu
 ):
     """With room for nothing but what draws: the others are back on the disk."""
     desk = Desk(settings.model_copy(update={"host_memory_gib": 0.0}), tuple(registry))
     for kind in ("text2img", "fill", "text2img"):
         spec = registry.find(kind, "micro")
-        assert desk.draw(spec, task_for(spec, **SMALL), "model_offload") == without_card[kind]
+        assert desk.draw(spec, task_for(spec, **SMALL), "model_offload") == without_gpu[kind]
         assert desk.residency.loaded == (f"{kind}/micro",)
         assert desk.residency.waiting == ()
     assert [line for line in desk.said if line == "loading transformer"] == [
@@ -275,7 +273,7 @@ JOBS = st.lists(
     max_examples=6,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-    # Each example draws pictures: looking for a smaller one that fails would take minutes.
+    # Each example draws images: looking for a smaller one that fails would take minutes.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 @given(jobs=JOBS, share=st.floats(0.3, 2.5), host_mb=st.sampled_from([0, 8, 20, 60]))
@@ -286,8 +284,8 @@ def test_mixed_jobs_draw_the_same_and_keep_within_both_memories(
     rows = {p: micro.model_copy(update={"id": f"micro-{p}", "precision": p}) for p in ROWS}
     task = task_for(micro, width=64, height=64, steps=1)
     limited = settings.model_copy(update={"host_memory_gib": host_mb / 1024})
-    card_bytes = int(share * needed(micro, task))
-    desk = Desk(limited, tuple(rows.values()), card_bytes)
+    gpu_bytes = int(share * needed(micro, task))
+    desk = Desk(limited, tuple(rows.values()), gpu_bytes)
     plain = Desk(settings, tuple(rows.values()), AMPLE_BYTES)
     for name, placement, is_stopped in jobs:
         spec = rows[name]
@@ -295,16 +293,16 @@ def test_mixed_jobs_draw_the_same_and_keep_within_both_memories(
         if is_stopped:
             with pytest.raises(JobCancelledError):
                 desk.draw(spec, named, placement, stop_after=0)
-        desk.most_card_bytes = 0
+        desk.most_gpu_bytes = 0
         assert desk.draw(spec, named, placement) == plain.draw(spec, named, "resident")
         leanest = needed(spec, named, "block_stream")
-        assert desk.most_card_bytes <= max(card_bytes, leanest)
+        assert desk.most_gpu_bytes <= max(gpu_bytes, leanest)
         drawing = desk.store._drawing
         kept = desk.store.host_bytes - desk.store.host_bytes_of(drawing)
         assert kept == 0 or desk.store.host_bytes <= host_mb * 2**20
         known = {*desk.residency.loaded, *desk.residency.waiting}
         assert f"text2img/{spec.id}" in known
-        assert all(part.is_on_card or part.in_host for part in desk.store._parts.values())
+        assert all(part.is_on_gpu or part.in_host for part in desk.store._parts.values())
 
 
 # --- tiles ----------------------------------------------------------------------------------------
@@ -318,13 +316,13 @@ def tiled(desk, registry, task_for, tile_px, **size):
     return np.frombuffer(pixels, np.uint8).reshape(shape).astype(int)
 
 
-def test_a_picture_no_larger_than_a_tile_is_decoded_as_without(desk, registry, task_for):
+def test_an_image_no_larger_than_a_tile_is_decoded_as_without(desk, registry, task_for):
     size = {"width": 128, "height": 64}
     whole = tiled(desk, registry, task_for, None, **size)
     assert (tiled(desk, registry, task_for, 128, **size) == whole).all()
 
 
-def test_a_larger_picture_is_decoded_in_tiles_that_are_blended(desk, registry, task_for):
+def test_a_larger_image_is_decoded_in_tiles_that_are_blended(desk, registry, task_for):
     size = {"width": 192, "height": 128}
     whole = tiled(desk, registry, task_for, None, **size)
     cut = tiled(desk, registry, task_for, 64, **size)
@@ -333,7 +331,7 @@ def test_a_larger_picture_is_decoded_in_tiles_that_are_blended(desk, registry, t
 
 
 def test_a_vae_that_failed_in_tiles_is_as_it_was(desk, registry):
-    from flux_mcp.pipelines.placing import tiles
+    from flux_mcp.pipelines import engine as tiles
 
     vae = desk.load(registry.find("text2img", "micro"), "resident").pipe.vae
     before = [vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size]
@@ -355,7 +353,7 @@ def test_a_vae_that_failed_in_tiles_is_as_it_was(desk, registry):
 def test_the_worker_follows_the_placement_and_the_tiles_of_a_plan(
     registry, settings, task_for, tmp_path
 ):
-    """An engine as the worker has it, on a card that is the CPU."""
+    """An engine as the worker has it, on a GPU that is the CPU."""
     engine = Engine(settings.model_copy(update={"data_dir": tmp_path}), Device("cpu"))
     desk = Desk(settings, tuple(registry))
     engine._residency = desk.residency
@@ -372,10 +370,10 @@ def test_the_worker_follows_the_placement_and_the_tiles_of_a_plan(
         )
         before = desk.traffic[0]
         message = RunMessage(job_id="job", attempt=1, plan=task.plan, preview_every_steps=1)
-        job, wire = Job(message, task.blobs), Wire(io.BytesIO())
+        job, wire = WorkerJob(message, task.blobs), Pipe(io.BytesIO())
         events = JobEvents(message, wire)
         drawn: list[np.ndarray] = []
-        events.picture = partial(_keep, drawn)
+        events.image = partial(_keep, drawn)
         done = engine.draw(job, events)
         assert (done.loaded, done.waiting) == (("text2img/micro",), ())
         pixels[placement, tile_px] = drawn[0].tobytes()

@@ -10,19 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from flux_mcp.models.own_rows import open_registry
+from flux_mcp.models.user_rows import open_registry
 from flux_mcp.pipelines.device import Device
 from flux_mcp.pipelines.engine import Engine
-from flux_mcp.pipelines.fetcher import Fetcher, spec_of
-from flux_mcp.pipelines.fingerprints import Fingerprints
-from flux_mcp.pipelines.formats import progress
-from flux_mcp.pipelines.formats.fetched import FileIdentity
-from flux_mcp.pipelines.formats.fetching import RESERVE_BYTES
-from flux_mcp.pipelines.job_events import JobEvents
-from flux_mcp.pipelines.prefetch import Prefetcher
-from flux_mcp.pipelines.residency import Residency
-from flux_mcp.pipelines.wire import Job, Wire
-from flux_mcp.requests.messages import RunMessage, Weights, weights_of
+from flux_mcp.pipelines.loading import progress
+from flux_mcp.pipelines.loading.checkpoints import FileIdentity
+from flux_mcp.pipelines.loading.fetching import RESERVE_BYTES
+from flux_mcp.pipelines.loading.fingerprints import Fingerprints
+from flux_mcp.pipelines.memory.prefetch import Fetcher, Prefetcher, spec_of
+from flux_mcp.pipelines.memory.residency import Residency
+from flux_mcp.pipelines.pipe import JobEvents, Pipe, WorkerJob
+from flux_mcp.worker_protocol.messages import RunMessage, Weights, weights_of
 from tests.pipelines.rows import add_own_model, darker
 
 pytestmark = pytest.mark.usefixtures("torch_here")
@@ -186,7 +184,7 @@ def test_another_wish_replaces_what_was_read(bench, own_file, settings):
     assert same(bench.load(fill), Bench(settings).load(fill))
 
 
-def test_a_file_that_changed_is_read_anew(bench, own_file, settings):
+def test_a_file_that_changed_is_read_again(bench, own_file, settings):
     bench.prefetch(MINE)
     from safetensors.torch import load_file, save_file
 
@@ -285,7 +283,7 @@ def test_the_engine_leaves_nothing_when_a_job_has_loaded_or_memory_ran_out(
     os.utime(own_file, ns=(1, 1))
     message = RunMessage(job_id="one", attempt=1, plan=task.plan, preview_every_steps=0)
     with Path(os.devnull).open("wb") as nowhere:
-        done = engine.draw(Job(message, task.blobs), JobEvents(message, Wire(nowhere)))
+        done = engine.draw(WorkerJob(message, task.blobs), JobEvents(message, Pipe(nowhere)))
     assert done.prefetched_bytes == 0
     prefetcher.wait_for(None, quietly)
     assert prefetcher.fetched.held_bytes == 0

@@ -6,8 +6,7 @@ import diffusers
 import pytest
 import transformers
 
-from flux_mcp.models.helpers import HelperRole
-from flux_mcp.models.registry import FREE_LICENCES, PipelineClass, load_registry
+from flux_mcp.models.registry import FREE_LICENCES, HelperRole, PipelineClass, load_registry
 
 HELPERS = load_registry().helpers
 

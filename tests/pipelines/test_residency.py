@@ -7,7 +7,7 @@ import pytest
 from flux_mcp.errors import JobCancelledError, WeightsMissingError
 from flux_mcp.models.registry import KINDS
 from flux_mcp.pipelines.device import Device
-from flux_mcp.pipelines.residency import Residency
+from flux_mcp.pipelines.memory.residency import Residency
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 

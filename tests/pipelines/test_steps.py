@@ -8,7 +8,7 @@ from PIL import Image
 
 from flux_mcp.errors import JobCancelledError
 from flux_mcp.models.registry import KINDS
-from flux_mcp.pipelines.drawing import draw
+from flux_mcp.pipelines.engine import draw
 from flux_mcp.pipelines.previews import LatentColours, calibrate, fit_colours, unpack
 from flux_mcp.pipelines.steps import StepClock, StepWatch
 
@@ -28,23 +28,23 @@ def test_a_cancel_at_a_step_is_the_last_step(
     task = task_for(spec, seeds=(1, 2))
     watch = StepWatch(task.plan, recorder, lambda: False)
     draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
-    before, recorder.pictures, recorder.steps = recorder.pictures, [], []
+    before, recorder.images, recorder.steps = recorder.images, [], []
 
     watch = StepWatch(task.plan, recorder, lambda: step in recorder.steps)
     with pytest.raises(JobCancelledError):
         draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
     assert recorder.steps[-1] == max(recorder.steps) == step
-    # Step 4 ends the first pass: its picture was not handed over, nor anything of the second.
-    assert len(recorder.pictures) == (step - 1) // 4
+    # Step 4 ends the first pass: its image was not handed over, nor anything of the second.
+    assert len(recorder.images) == (step - 1) // 4
     assert recorder.phases[-1] == "denoising"
 
-    recorder.pictures = []
+    recorder.images = []
     watch = StepWatch(task.plan, recorder, lambda: False)
     draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
-    assert all((a == b).all() for a, b in zip(before, recorder.pictures, strict=True))
+    assert all((a == b).all() for a, b in zip(before, recorder.images, strict=True))
 
 
-def test_a_cancel_during_decoding_hands_over_no_picture(
+def test_a_cancel_during_decoding_hands_over_no_image(
     residency, texts_of, registry, task_for, recorder
 ):
     spec = registry.find("text2img", "micro")
@@ -54,7 +54,7 @@ def test_a_cancel_during_decoding_hands_over_no_picture(
     with pytest.raises(JobCancelledError):
         draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
     assert recorder.steps == [1, 2, 3, 4]
-    assert recorder.pictures == []
+    assert recorder.images == []
 
 
 def test_a_job_that_is_cancelled_already_is_not_encoded(
@@ -92,28 +92,28 @@ def test_previews_come_as_often_as_asked(
     assert [step for _, step, _, _ in recorder.previews] == steps
 
 
-def test_previews_do_not_change_the_picture(residency, texts_of, registry, task_for, recorder):
+def test_previews_do_not_change_the_image(residency, texts_of, registry, task_for, recorder):
     draw_with_previews(residency, texts_of, registry, task_for, recorder, 1)
     draw_with_previews(residency, texts_of, registry, task_for, recorder, 0)
-    assert (recorder.pictures[0] == recorder.pictures[1]).all()
+    assert (recorder.images[0] == recorder.images[1]).all()
 
 
-def test_a_preview_that_fails_does_not_fail_the_picture(
+def test_a_preview_that_fails_does_not_fail_the_image(
     residency, texts_of, registry, task_for, recorder
 ):
     broken = LatentColours(np.zeros((3, 3)))
     draw_with_previews(residency, texts_of, registry, task_for, recorder, 1, broken)
     assert recorder.previews == []
-    assert len(recorder.pictures) == 1
+    assert len(recorder.images) == 1
 
 
-def test_a_preview_shows_the_colours_of_the_picture():
+def test_a_preview_shows_the_colours_of_the_image():
     """As far as the latents tell them; here they tell them exactly."""
     random = np.random.default_rng(1)
     latents, weights = random.normal(size=(16, 12, 20)), random.uniform(-0.02, 0.02, (16, 3))
     colours = np.moveaxis(latents, 0, -1) @ weights + 0.5
     fitted = fit_colours(latents.reshape(16, -1).T, colours.reshape(-1, 3))
-    shown = np.asarray(fitted.picture(latents)).astype(float)
+    shown = np.asarray(fitted.image(latents)).astype(float)
     assert shown.shape == (12, 20, 3)
     assert np.abs(shown - colours * 255).max() <= 0.5 + 1e-6
 
@@ -155,7 +155,7 @@ def test_the_last_preview_is_made_of_the_finished_latents(residency, texts_of, r
     assert unpack(pipe, seen[3], 64, 32).shape == (8, 4, 8)
 
 
-def test_a_long_picture_gets_a_preview_of_at_most_256_pixels():
+def test_a_long_image_gets_a_preview_of_at_most_256_pixels():
     from flux_mcp.pipelines.previews import encode_webp
 
     webp, size = encode_webp(Image.new("RGB", (256, 8)), 2048, 64)

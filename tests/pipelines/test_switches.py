@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from flux_mcp.errors import JobCancelledError, UnsupportedOptionError
+from flux_mcp.models.planning.switches import Drawing, SwitchSettings, TargetDevice, choose_switches
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.switches import Switches, load_switches
-from flux_mcp.models.switching import Drawing, Site, Wishes, choose_switches
-from flux_mcp.pipelines.drawing import draw
+from flux_mcp.pipelines.engine import draw
 from flux_mcp.pipelines.steps import StepWatch
 from flux_mcp.pipelines.switches import SwitchBoard, set_attention
-from flux_mcp.requests.messages import Cancelled, Done, Failed
+from flux_mcp.worker_protocol.messages import Cancelled, Done, Failed
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,9 @@ every_cache = pytest.mark.parametrize("cache", CACHES)
 def switches_with(cache: str, spec: Any = TEXT2IMG, steps: int = STEPS, **options: Any) -> Switches:
     """What a plan gets that asks for a cache; options stand in place of the row's own."""
     drawing = Drawing(spec, spec.precision, "resident", steps, has_true_cfg=False)
-    chosen = choose_switches(drawing, Site("cpu"), Wishes(step_cache=cache)).switches
+    chosen = choose_switches(
+        drawing, TargetDevice("cpu"), SwitchSettings(step_cache=cache)
+    ).switches
     if cache == "first_block":
         # Micro's first block changes more from step to step than that of a large model.
         options = {"threshold": 0.5, **options}
@@ -55,7 +57,7 @@ class Bench:
         return self.residency.pipeline(row, "resident", lambda _: None)
 
     def draw(self, task: Any, *, stop_after: int | None = None) -> np.ndarray:
-        self.recorder.pictures.clear()
+        self.recorder.images.clear()
         self.recorder.steps.clear()
         resident = self.load(task)
         self.board.apply(task.plan, resident, self.said.append)
@@ -67,7 +69,7 @@ class Bench:
         )
         with self.board.active(task.plan, resident):
             draw(task.plan, task.blobs, resident, texts, watch, self.recorder)
-        return np.stack(self.recorder.pictures)
+        return np.stack(self.recorder.images)
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def blocks_of(transformer: Any) -> int:
 
 @every_cache
 @every_kind
-def test_a_step_cache_skips_blocks_and_the_next_picture_is_as_before(bench, task_for, spec, cache):
+def test_a_step_cache_skips_blocks_and_the_next_image_is_as_before(bench, task_for, spec, cache):
     task = task_for(spec, steps=STEPS)
     before = bench.draw(task)
     cached = task.changed(switches=switches_with(cache, spec))
@@ -133,7 +135,7 @@ def test_a_cancel_in_the_middle_leaves_nothing_in_a_step_cache(bench, task_for, 
 
 
 @every_cache
-def test_each_of_several_pictures_is_the_one_it_is_alone(bench, task_for, cache):
+def test_each_of_several_images_is_the_one_it_is_alone(bench, task_for, cache):
     task = task_for(TEXT2IMG, steps=STEPS, switches=switches_with(cache))
     together = bench.draw(task.changed(seeds=(7, 8)))
     assert np.array_equal(together[0], bench.draw(task)[0])
@@ -148,7 +150,7 @@ def test_both_passes_of_true_guidance_have_a_cache_of_their_own(bench, task_for,
     exact, approximate = bench.draw(task), bench.draw(cached)
     alone = task_for(TEXT2IMG, steps=STEPS)
     apart = alone.changed(switches=switches_with(cache))
-    # As far off as a picture without a negative prompt, not more.
+    # As far off as an image without a negative prompt, not more.
     off = np.abs(approximate.astype(int) - exact).mean()
     off_alone = np.abs(bench.draw(apart).astype(int) - bench.draw(alone)).mean()
     assert 0 < off <= 4 * off_alone
@@ -156,7 +158,7 @@ def test_both_passes_of_true_guidance_have_a_cache_of_their_own(bench, task_for,
 
 
 def test_a_first_block_that_never_changes_little_skips_nothing(bench, task_for):
-    """The threshold is what decides: at zero, the picture is the exact one."""
+    """The threshold is what decides: at zero, the image is the exact one."""
     task = task_for(TEXT2IMG, steps=STEPS)
     never = task.changed(switches=switches_with("first_block", threshold=0.0))
     transformer = bench.load(task).pipe.transformer
@@ -196,10 +198,10 @@ def test_attention_of_another_backend_is_identical_on_a_cpu(bench, task_for, bac
     resident = bench.load(task)
     set_attention(resident.pipe.transformer, backend)
     texts = bench.texts_of(task.plan, resident)
-    bench.recorder.pictures.clear()
+    bench.recorder.images.clear()
     watch = StepWatch(task.plan, bench.recorder, lambda: False)
     draw(task.plan, task.blobs, resident, texts, watch, bench.recorder)
-    assert np.array_equal(bench.recorder.pictures[0], before[0])
+    assert np.array_equal(bench.recorder.images[0], before[0])
     set_attention(resident.pipe.transformer, "native")
 
 

@@ -7,19 +7,17 @@ import numpy as np
 import pytest
 
 from flux_mcp.errors import WeightsInvalidError
-from flux_mcp.jobs.worker_process import ProcessFleet
+from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.registry import KINDS, load_registry
 from flux_mcp.pipelines.device import Device, arithmetic
-from flux_mcp.pipelines.drawing import draw
-from flux_mcp.pipelines.embedding_files import EmbeddingFiles
-from flux_mcp.pipelines.embeddings import MB, EmbeddingCache
-from flux_mcp.pipelines.kinds import ADAPTERS, open_pictures
-from flux_mcp.pipelines.pipeline_files import TEXT_PARTS
-from flux_mcp.pipelines.residency import Residency
+from flux_mcp.pipelines.engine import draw
+from flux_mcp.pipelines.families.flux1 import ADAPTERS, open_images
+from flux_mcp.pipelines.loading.pipeline_files import TEXT_PARTS
+from flux_mcp.pipelines.memory.residency import Residency
 from flux_mcp.pipelines.steps import StepWatch
-from flux_mcp.pipelines.texts import PlanTexts
+from flux_mcp.pipelines.texts import MB, EmbeddingCache, EmbeddingFiles, PlanTexts
 from flux_mcp.pipelines.worker import Engine
-from flux_mcp.requests.messages import Done, Progress
+from flux_mcp.worker_protocol.messages import Done, Progress
 
 from .conftest import Recorder, Studio, no_cache
 
@@ -55,7 +53,7 @@ class Room:
         )
         watch = StepWatch(task.plan, recorder, lambda: False)
         draw(task.plan, task.blobs, resident, texts, watch, recorder)
-        return np.stack(recorder.pictures)
+        return np.stack(recorder.images)
 
     @property
     def loaded_encoders(self):
@@ -110,7 +108,7 @@ def test_pixels_are_the_same_without_a_cache_from_memory_and_from_disk(
         spec, precision=precision, seeds=(1, 2, 3), prompt=texts[0], prompts=texts, **SMALL
     )
     without = room(no_cache()).draw(task)
-    assert len({picture.tobytes() for picture in without}) == 3
+    assert len({image.tobytes() for image in without}) == 3
 
     filling = room(cache_of(folder))
     assert (filling.draw(task) == without).all()
@@ -185,10 +183,10 @@ def test_another_length_of_text_is_another_entry(room, folder, task_for, registr
     task = task_for(registry.find("text2img", "micro"))
     shorter = task.changed(max_sequence_length=task.plan.max_sequence_length // 2)
     drawing = room(cache_of(folder))
-    pictures = [drawing.draw(each) for each in (task, shorter)]
+    images = [drawing.draw(each) for each in (task, shorter)]
     assert len(entries(folder)) == 2
-    assert (pictures[1] == room(no_cache()).draw(shorter)).all()
-    assert (pictures[0] != pictures[1]).any()
+    assert (images[1] == room(no_cache()).draw(shorter)).all()
+    assert (images[0] != images[1]).any()
 
 
 def copy_of_micro(settings, tmp_path):
@@ -239,7 +237,7 @@ def test_encoders_that_changed_since_the_pipeline_was_loaded_encode_nothing(
     with pytest.raises(WeightsInvalidError, match="have changed"):
         drawing.draw(task)
     assert entries(folder) == []
-    # Asked again, the model is loaded anew.
+    # Asked again, the model is loaded again.
     drawn = drawing.draw(task)
     assert (drawn == Room(registry, theirs, no_cache()).draw(task)).all()
     assert len(entries(folder)) == 1
@@ -311,7 +309,7 @@ def test_what_a_pipeline_does_to_its_embeddings_does_not_reach_the_cache(
     before = drawing.draw(task)
     resident = drawing.resident(task.plan)
     texts = PlanTexts(task.plan, resident, drawing.cache, lambda: None)
-    adapter = ADAPTERS["text2img"](task.plan, open_pictures(task.plan, {}), resident, texts)
+    adapter = ADAPTERS["text2img"](task.plan, open_images(task.plan, {}), resident, texts)
     for tensor in adapter.embeddings(task.plan.prompt).values():
         tensor.fill_(0)
     assert (drawing.draw(task) == before).all()
@@ -340,7 +338,7 @@ def test_a_cancelled_job_keeps_what_was_encoded_and_encodes_no_more(
     assert len(entries(folder)) == 1
 
 
-# --- when the card is too small --------------------------------------------------------------
+# --- when the GPU is too small --------------------------------------------------------------
 
 
 def test_a_worker_short_of_memory_lets_go_of_what_it_holds_in_memory(

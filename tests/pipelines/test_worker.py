@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.frames import encode, read_frame_blocking
 from flux_mcp.jobs.environments import worker_environment
-from flux_mcp.requests.messages import (
+from flux_mcp.worker_protocol.frames import encode, read_frame_blocking
+from flux_mcp.worker_protocol.messages import (
     Cancelled,
     CancelMessage,
     Done,
     Failed,
-    Picture,
+    GeneratedImage,
     PrefetchMessage,
     Progress,
-    Ready,
     RunMessage,
+    WorkerReady,
     parse_event,
     weights_of,
 )
@@ -49,13 +49,13 @@ def receive(process):
 
 
 def drawn(process, job_id, plan):
-    """Draw a job to its end: its events, and the bytes of its pictures."""
+    """Draw a job to its end: its events, and the bytes of its images."""
     send(process, RunMessage(job_id=job_id, attempt=1, plan=plan))
     events, pixels = [], []
     while not events or events[-1].type not in ("done", "failed", "cancelled"):
         frame = read_frame_blocking(process.stdout)
         events.append(parse_event(frame.header))
-        if isinstance(events[-1], Picture):
+        if isinstance(events[-1], GeneratedImage):
             pixels.append(frame.blobs["pixels"])
     return events, pixels
 
@@ -68,7 +68,7 @@ def test_it_ends_in_the_middle_of_a_step_when_stdin_closes(worker, task_for, reg
     # Cancelled while it waits for the libraries: it must never start.
     send(worker, RunMessage(job_id="stopped", attempt=1, plan=stopped.plan), task.blobs)
     send(worker, CancelMessage(job_id="stopped"))
-    assert isinstance(receive(worker), Ready)
+    assert isinstance(receive(worker), WorkerReady)
     assert isinstance(receive(worker), Cancelled)
 
     send(worker, RunMessage(job_id="long", attempt=1, plan=task.plan), task.blobs)
@@ -92,10 +92,10 @@ def own_settings(settings, tmp_path):
     return changed
 
 
-def test_weights_that_were_read_ahead_draw_the_same_picture(own_settings, task_for, registry):
+def test_weights_that_were_read_ahead_draw_the_same_image(own_settings, task_for, registry):
     plan = task_for(registry.find("text2img", "micro"), steps=2).plan
     other = plan.model_copy(update={"model": "mine"})
-    finals, pictures = [], []
+    finals, images = [], []
     for is_told in (False, True):
         with subprocess.Popen(
             WORKER,
@@ -104,7 +104,7 @@ def test_weights_that_were_read_ahead_draw_the_same_picture(own_settings, task_f
             stderr=subprocess.DEVNULL,
             env=worker_environment(own_settings),
         ) as process:
-            assert isinstance(receive(process), Ready)
+            assert isinstance(receive(process), WorkerReady)
             send(process, RunMessage(job_id="first", attempt=1, plan=plan))
             while (event := receive(process)).type != "done":
                 if is_told and event.type == "progress" and event.phase == "denoising":
@@ -114,13 +114,13 @@ def test_weights_that_were_read_ahead_draw_the_same_picture(own_settings, task_f
             again, _ = drawn(process, "third", other)
             process.kill()
         finals.append(events[-1])
-        pictures.append(pixels)
+        images.append(pixels)
         assert all(isinstance(last, Done) for last in (events[-1], again[-1]))
         assert again[-1].prefetched_bytes == 0
         changes = [e.loaded for e in events if isinstance(e, Progress) and e.loaded is not None]
         assert changes == [("text2img/micro", "text2img/mine")]
         assert not [e for e in again if isinstance(e, Progress) and e.loaded is not None]
-    assert pictures[0] == pictures[1]
+    assert images[0] == images[1]
     assert finals[0].prefetched_bytes == 0
     assert finals[1].prefetched_bytes > 4_000_000
     assert finals[0].weights_sha256 == finals[1].weights_sha256
@@ -169,7 +169,7 @@ def test_nothing_but_frames_reaches_the_wire_and_broken_libraries_fail_every_run
         env=environment,
     ) as process:
         ready = receive(process)
-        assert isinstance(ready, Ready)
+        assert isinstance(ready, WorkerReady)
         assert ready.environment is None
         for job_id in ("one", "two"):
             send(process, RunMessage(job_id=job_id, attempt=1, plan=plan))

@@ -11,7 +11,7 @@ from flux_mcp.requests.geometry import (
     Size,
     check_size,
     nearest_legal,
-    size_for_picture,
+    size_for_image,
     size_for_ratio,
 )
 
@@ -57,15 +57,15 @@ def test_every_ratio_has_a_legal_size_near_it(spec, ratio):
 
 @settings(deadline=None)
 @given(rows, st.builds(Size, sides, sides))
-def test_a_pictures_size_is_always_one_that_can_be_drawn(spec, size):
-    check_size(size_for_picture(size, spec), spec)
+def test_an_images_size_is_always_one_that_can_be_drawn(spec, size):
+    check_size(size_for_image(size, spec), spec)
 
 
 @settings(deadline=None)
 @given(rows, st.builds(Size, st.integers(200, 2000), st.integers(200, 2000)))
 def test_a_size_that_can_be_drawn_cheaply_is_kept(spec, size):
-    drawn = size_for_picture(size, spec)
-    # A long picture's shorter side is held at the minimum; the longer one keeps the shape.
+    drawn = size_for_image(size, spec)
+    # A long image's shorter side is held at the minimum; the longer one keeps the shape.
     held = min(drawn.width, drawn.height) == spec.min_side_px
     assert held or drawn.pixels <= 1.2 * spec.default_pixels
     if size == nearest_legal(size, spec) and size.pixels <= spec.default_pixels:
@@ -93,6 +93,6 @@ def test_an_absurd_size_is_refused_like_any_other(size):
             check_size(size, spec)
 
 
-def test_a_very_long_picture_keeps_its_shape_as_far_as_the_limits_allow():
+def test_a_very_long_image_keeps_its_shape_as_far_as_the_limits_allow():
     spec = load_registry().find("text2img", "flux1-dev")
     assert nearest_legal(Size(10_000, 1000), spec) == Size(4096, 416)

@@ -1,9 +1,14 @@
 import pytest
 
 from flux_mcp.errors import InvalidRequestError, InvalidSizeError, PromptTooLongError, RequestError
-from flux_mcp.requests.invalid import parse_request
-from flux_mcp.requests.lookups import CancelJobRequest, SearchRequest
-from flux_mcp.requests.schemas import FillRequest, GenerateRequest, VariationRequest
+from flux_mcp.requests.schemas import (
+    CancelJobRequest,
+    FillRequest,
+    GenerateRequest,
+    SearchRequest,
+    VariationRequest,
+)
+from flux_mcp.requests.validation import parse_request
 
 
 def test_valid_arguments_become_a_request():

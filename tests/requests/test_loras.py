@@ -6,13 +6,11 @@ from typing import Any
 import pytest
 
 from flux_mcp.errors import InvalidRequestError
-from flux_mcp.models.lora_about import LoraAbout
-from flux_mcp.models.lora_header import LoraHeader
-from flux_mcp.models.loras import Lora
-from flux_mcp.requests.choices import LoraChoice
-from flux_mcp.requests.invalid import parse_request
-from flux_mcp.requests.loras import lora_notices, plan_loras
-from flux_mcp.requests.schemas import DRAW_REQUESTS, DrawRequest, GenerateRequest
+from flux_mcp.models.loras.header import LoraHeader
+from flux_mcp.models.loras.library import Lora, LoraAbout
+from flux_mcp.requests.plan import lora_notices, plan_loras
+from flux_mcp.requests.schemas import DRAW_REQUESTS, DrawRequest, GenerateRequest, LoraChoice
+from flux_mcp.requests.validation import parse_request
 
 
 def asked(loras: Any) -> DrawRequest:
@@ -66,7 +64,7 @@ def test_what_is_written_wrongly_is_refused_and_says_how(written, says):
 
 
 def test_a_plan_has_them_in_the_order_of_their_names():
-    """The order changes the last bits of the picture: the same set gives the same ones."""
+    """The order changes the last bits of the image: the same set gives the same ones."""
     found = {name: lora(name) for name in ("b", "a", "c")}
     orders = [("b", "a", "c"), ("c", "b", "a")]
     plans = [plan_loras(choices(*names), [found[name] for name in names]) for names in orders]

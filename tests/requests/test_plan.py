@@ -23,7 +23,7 @@ def plan(request, spec, inputs=()):
     return make_plan(request, spec, revision="abc", seed=42, inputs=inputs)
 
 
-def picture(role="reference", width=640, height=480, image_id=None):
+def image(role="reference", width=640, height=480, image_id=None):
     return PlanInput(role=role, sha256="0" * 64, width=width, height=height, image_id=image_id)
 
 
@@ -51,7 +51,7 @@ def test_what_the_request_says_goes_before_the_row():
     assert (made.passes, made.total_steps) == (3, 15)
 
 
-def test_a_batch_is_one_pass_and_one_picture_is_never_a_batch():
+def test_a_batch_is_one_pass_and_one_image_is_never_a_batch():
     made = plan(GenerateRequest(prompt="a", count=3, batched=True), DEV)
     assert (made.batched, made.passes, made.total_steps) == (True, 1, 28)
     assert plan(GenerateRequest(prompt="a", batched=True), DEV).batched is False
@@ -64,20 +64,20 @@ def test_a_negative_prompt_turns_true_guidance_on():
 @pytest.mark.parametrize(
     ("request_", "spec", "inputs", "error"),
     [
-        (fill_request(negative_prompt="x"), FILL, [picture("image")], UnsupportedOptionError),
+        (fill_request(negative_prompt="x"), FILL, [image("image")], UnsupportedOptionError),
         (GenerateRequest(prompt="a", guidance=1), SCHNELL, [], UnsupportedOptionError),
         (GenerateRequest(prompt="a", steps=17), SCHNELL, [], InvalidRequestError),
         (GenerateRequest(prompt="a", width=100, height=100), DEV, [], InvalidSizeError),
         (
             EditRequest(prompt="a", images=["a", "b"]),
             KONTEXT,
-            [picture()] * 2,
+            [image()] * 2,
             UnsupportedOptionError,
         ),
         (
             StructuralRequest(prompt="a", structure="depth", control_image="a"),
             REGISTRY.find("control", "flux1-canny-dev"),
-            [picture("control")],
+            [image("control")],
             UnsupportedOptionError,
         ),
     ],
@@ -88,23 +88,23 @@ def test_what_the_model_cannot_do_is_refused_with_a_hint(request_, spec, inputs,
     assert refused.value.hint
 
 
-def test_an_edit_is_drawn_at_the_pictures_size_but_a_variation_is_not():
+def test_an_edit_is_drawn_at_the_images_size_but_a_variation_is_not():
     edit = EditRequest(prompt="a", images=["img_a"])
-    assert (plan(edit, KONTEXT, [picture()]).width, plan(edit, KONTEXT, [picture()]).height) == (
+    assert (plan(edit, KONTEXT, [image()]).width, plan(edit, KONTEXT, [image()]).height) == (
         640,
         480,
     )
     vary = VariationRequest.model_validate({"images": ["img_a"], "strength": 0.5})
-    made = plan(vary, REGISTRY.find("redux", "flux1-redux-dev"), [picture()])
+    made = plan(vary, REGISTRY.find("redux", "flux1-redux-dev"), [image()])
     assert (made.width, made.height, made.strength, made.prompt) == (1024, 1024, 0.5, "")
 
 
 def test_parents_are_the_gallery_images_without_repeats():
     inputs = [
-        picture(image_id="img_b"),
-        picture(image_id="img_a"),
-        picture(image_id="img_b"),
-        picture(),
+        image(image_id="img_b"),
+        image(image_id="img_a"),
+        image(image_id="img_b"),
+        image(),
     ]
     redux = REGISTRY.find("redux", "flux1-redux-dev")
     request = VariationRequest.model_validate({"images": ["b", "a", "b", "c"]})
@@ -113,7 +113,7 @@ def test_parents_are_the_gallery_images_without_repeats():
 
 def test_nothing_is_adjusted_without_a_word():
     request = EditRequest(prompt="a", images=["img_a"])
-    made = plan(request, KONTEXT, [picture(width=1001, height=501)])
+    made = plan(request, KONTEXT, [image(width=1001, height=501)])
     (notice,) = plan_notices(request, made, KONTEXT, "")
     assert "1001x501" in notice
     assert f"{made.width}x{made.height}" in notice
@@ -131,7 +131,7 @@ def test_the_demonstration_model_says_what_it_is_and_what_to_install():
 def test_a_batch_says_that_its_pixels_differ(kind):
     request, spec, inputs = {
         "text2img": (GenerateRequest(prompt="a", count=2, batched=True), DEV, []),
-        "fill": (fill_request(count=2, batched=True), FILL, [picture("image")]),
+        "fill": (fill_request(count=2, batched=True), FILL, [image("image")]),
     }[kind]
     notices = plan_notices(request, plan(request, spec, inputs), spec, "")
     assert any("one pass" in notice for notice in notices)
@@ -145,14 +145,14 @@ def planned(texts, **arguments):
     return make_plan(request, DEV, revision="abc", seed=42, texts=texts)
 
 
-def test_each_picture_of_a_pack_has_its_own_prompt():
+def test_each_image_of_a_pack_has_its_own_prompt():
     made = planned(["a cat", "a dog", "a cat"])
     assert made.texts == made.prompts == ("a cat", "a dog", "a cat")
     assert made.prompt == "a cat"
     assert RenderPlan.model_validate_json(made.model_dump_json()) == made
 
 
-def test_one_prompt_for_all_pictures_is_stored_once():
+def test_one_prompt_for_all_images_is_stored_once():
     made = planned(["a cat", "a cat"])
     assert (made.prompt, made.prompts, made.texts) == ("a cat", (), ("a cat", "a cat"))
     assert made == make_plan(GenerateRequest(prompt="a cat", count=2), DEV, revision="abc", seed=42)

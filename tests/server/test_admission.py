@@ -1,4 +1,4 @@
-"""Who is let in, header by header."""
+"""Who is admitted, header by header."""
 
 from contextlib import suppress
 
@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_mcp.config import Settings
 from flux_mcp.errors import AccessError, HostRefusedError, OriginRefusedError, UnauthorizedError
 from flux_mcp.principals import LOCAL
-from flux_mcp.server.admission import Admission, admission
-from flux_mcp.server.tokens import Tokens
+from flux_mcp.server.transports.guard import Admission, admission
+from flux_mcp.server.transports.tokens import Tokens
+from flux_mcp.settings.settings import Settings
 
 ADA, OWNER = "a" * 24, "o" * 24
 TOKENS = Tokens({ADA: "ada", OWNER: LOCAL})

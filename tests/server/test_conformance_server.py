@@ -19,12 +19,12 @@ from mcp.types import (
     TextContent,
 )
 
-from flux_mcp.config import Settings
 from flux_mcp.server.app import build_server
-from flux_mcp.server.conformance.app import build_conformance_server
-from flux_mcp.server.conformance.resources import WATCHED
 from flux_mcp.server.tools import TOOLS
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
+from tests.conformance.server.app import build_conformance_server
+from tests.conformance.server.resources import WATCHED
 
 # Log levels and subscriptions of 2025-11-25 are deprecated, and what is tested.
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")]

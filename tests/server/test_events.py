@@ -6,7 +6,7 @@ import pytest
 from mcp.server.streamable_http import GET_STREAM_KEY, EventMessage
 from mcp.types import JSONRPCMessage, JSONRPCNotification, JSONRPCResponse
 
-from flux_mcp.server.events import MAX_EVENT_BYTES, MAX_EVENTS, RecentEvents
+from flux_mcp.server.transports.sessions import MAX_EVENT_BYTES, MAX_EVENTS, RecentEvents
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,6 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from flux_mcp.config import Settings
 from flux_mcp.errors import (
     HostRefusedError,
     OriginRefusedError,
@@ -26,13 +25,13 @@ from flux_mcp.errors import (
     TooManyOpenError,
     UnauthorizedError,
 )
-from flux_mcp.installation import PACKAGE_DIR
-from flux_mcp.server.admission import admission
 from flux_mcp.server.app import build_server
-from flux_mcp.server.guard import HEADERS, Guard
-from flux_mcp.server.http import build_http_app
-from flux_mcp.server.tokens import Tokens
-from flux_mcp.service import Service
+from flux_mcp.server.transports.guard import HEADERS, Guard, admission
+from flux_mcp.server.transports.http import build_http_app
+from flux_mcp.server.transports.tokens import Tokens
+from flux_mcp.service.service import Service
+from flux_mcp.settings.installation import PACKAGE_DIR
+from flux_mcp.settings.settings import Settings
 
 pytestmark = pytest.mark.anyio
 

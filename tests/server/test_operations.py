@@ -6,10 +6,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from flux_mcp.config import Settings
 from flux_mcp.server.app import build_server
-from flux_mcp.server.http import build_http_app
-from flux_mcp.service import Service
+from flux_mcp.server.transports.http import build_http_app
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 
 pytestmark = pytest.mark.anyio
 

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.config import Settings
-from flux_mcp.server.http import _listen
-from flux_mcp.server.process import FULL_COLLECTION_EVERY, SWITCH_INTERVAL_S
+from flux_mcp.server.transports.http import FULL_COLLECTION_EVERY, SWITCH_INTERVAL_S, _listen
+from flux_mcp.settings.settings import Settings
 
 # Serves until all is open, ends as a signal would end it, and says how the process was left.
 SERVED = """
 import asyncio, gc, json, os, signal, sys
-from flux_mcp.config import Settings
+from flux_mcp.settings.settings import Settings
 from flux_mcp.server.app import FluxServer
-from flux_mcp.server.http import serve_http
-from flux_mcp.service import Service
+from flux_mcp.server.transports.http import serve_http
+from flux_mcp.service.service import Service
 
 class Once(FluxServer):
     async def announce_changes(self):
@@ -34,7 +33,7 @@ print(json.dumps([sys.getswitchinterval(), gc.get_freeze_count(), gc.get_thresho
 # Counts the heaps that malloc has made for four threads which all hold some memory.
 HEAPS = """
 import ctypes, sys, threading
-from flux_mcp.server.process import share_heap
+from flux_mcp.server.transports.http import share_heap
 
 if sys.argv[1] == "shared":
     share_heap()

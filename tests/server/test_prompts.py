@@ -27,12 +27,12 @@ from mcp.types import (
 )
 
 from flux_mcp.compose.guide import families, guide
-from flux_mcp.compose.library import Changes, PackLibrary
-from flux_mcp.config import Settings
+from flux_mcp.compose.library import PackChanges, PackLibrary
 from flux_mcp.server import prompts
 from flux_mcp.server.app import build_server
 from flux_mcp.server.prompts import GUIDE, MAX_COMPLETIONS, PromptFeed
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 from tests.compose.packs_on_disk import MANIFEST, manifest, write_pack
 
 pytestmark = pytest.mark.anyio
@@ -194,12 +194,12 @@ async def test_of_many_findings_some_are_told_and_the_rest_counted(
     assert "The audit: 3 more." in text
 
 
-async def test_a_pack_of_another_kind_names_its_tool_and_the_picture(
+async def test_a_pack_of_another_kind_names_its_tool_and_the_image(
     client: Client, own: Path
 ) -> None:
     write_pack(own / "retouch", kind="kontext")
     text = await text_of(client, "retouch")
-    assert 'call flux_edit with {"pack": {"name": "retouch"}} and the picture it starts' in text
+    assert 'call flux_edit with {"pack": {"name": "retouch"}} and the image it starts' in text
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ class Watched(PackLibrary):
         self.fails = False
         self._looks = threading.Semaphore(0)
 
-    def refresh(self) -> Changes:
+    def refresh(self) -> PackChanges:
         self._looks.release()
         if self.fails:
             raise RuntimeError("a bug of ours")

@@ -20,7 +20,13 @@ from mcp.types import (
 )
 from PIL import Image
 
-from flux_mcp.answers import (
+from flux_mcp.gallery.files import ImageFiles
+from flux_mcp.gallery.store import ImageRecord
+from flux_mcp.requests.schemas import GenerateRequest
+from flux_mcp.server.app import build_server
+from flux_mcp.server.results import MAX_PREVIEWS, cancel_result, job_result, search_result
+from flux_mcp.server.tools import TOOLS, published_tools
+from flux_mcp.service.answers import (
     CancelAnswer,
     ImageAnswer,
     JobAnswer,
@@ -28,18 +34,12 @@ from flux_mcp.answers import (
     QueuedJobAnswer,
     SearchAnswer,
 )
-from flux_mcp.config import Settings
-from flux_mcp.gallery.files import ImageFiles
-from flux_mcp.gallery.store import ImageRecord
-from flux_mcp.requests.messages import ErrorInfo, Progress
-from flux_mcp.requests.schemas import GenerateRequest
-from flux_mcp.server.app import build_server
-from flux_mcp.server.results import MAX_PREVIEWS, cancel_result, job_result, search_result
-from flux_mcp.server.tools import TOOLS, published_tools
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
+from flux_mcp.worker_protocol.messages import ErrorInfo, Progress
 from tests.compose.packs_on_disk import MANIFEST, write_pack
 from tests.jobs.factories import make_plan_row
-from tests.server.pictures import complete_job, keep_picture, noise, queue_job, run_job
+from tests.server.images import complete_job, keep_image, noise, queue_job, run_job
 
 pytestmark = pytest.mark.anyio
 
@@ -194,7 +194,7 @@ def test_a_finished_job_of_noise_stays_below_a_million_characters(
 
 
 @pytest.mark.parametrize("size", [(2048, 2048), (4096, 1024)])
-def test_the_largest_pictures_fit_as_well(
+def test_the_largest_images_fit_as_well(
     noisy: dict[tuple[int, int], Path], size: tuple[int, int]
 ) -> None:
     images = [image(number, noisy[size], "noise") for number in range(MAX_PREVIEWS)]
@@ -246,7 +246,7 @@ async def test_the_budget_holds_on_the_wire_with_real_rows(
     check_size(result)
     check_schema("flux_get_job", result)
     (sheet,) = previews(result)
-    assert min(size_of(sheet)) > 300, "a sheet, large enough to tell the pictures apart"
+    assert min(size_of(sheet)) > 300, "a sheet, large enough to tell the images apart"
 
 
 @pytest.mark.parametrize("count", [1, 8])
@@ -320,14 +320,14 @@ def test_a_preview_is_as_large_as_asked(
 ) -> None:
     images = [image(0, noisy[2048, 2048], "noise")]
     pictures = previews(job_result(completed(images, "noise"), preview, NOWHERE))
-    # Noise may be shrunk further to fit; flat pictures are not.
+    # Noise may be shrunk further to fit; flat images are not.
     assert [max(size_of(picture)) <= (longest or 0) for picture in pictures] == [True] * len(
         pictures
     )
     assert len(pictures) == (0 if longest is None else 1)
 
 
-def test_a_flat_picture_keeps_its_size(tmp_path: Path) -> None:
+def test_a_flat_image_keeps_its_size(tmp_path: Path) -> None:
     Image.new("RGB", (1536, 768), "teal").save(tmp_path / "flat.png")
     result = job_result(
         completed([image(0, tmp_path / "flat.png", "teal")], "teal"), "normal", NOWHERE
@@ -335,7 +335,7 @@ def test_a_flat_picture_keeps_its_size(tmp_path: Path) -> None:
     assert [size_of(picture) for picture in previews(result)] == [(1024, 512)]
 
 
-async def test_beyond_three_pictures_one_sheet_shows_all(service: Service, client: Client) -> None:
+async def test_beyond_three_images_one_sheet_shows_all(service: Service, client: Client) -> None:
     plan = make_plan_row(seeds=tuple(range(4)))
     colours = [bytes(colour) * 64 * 64 for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     job = await complete_job(service, [(c, 64, 64) for c in [*colours, colours[0]]], plan=plan)
@@ -377,7 +377,7 @@ async def test_a_running_job_shows_its_newest_preview(service: Service, client: 
 # --- words -------------------------------------------------------------------------------------
 
 
-async def test_a_finished_job_says_every_fact_in_words_and_links_to_every_picture(
+async def test_a_finished_job_says_every_fact_in_words_and_links_to_every_image(
     service: Service, client: Client
 ) -> None:
     plan = make_plan_row(seeds=(7, 8))
@@ -478,7 +478,7 @@ async def test_a_dry_run_says_what_the_audit_found_and_what_to_write(client: Cli
     assert "Note: The audit refuses this prompt: without dry_run nothing would be queued." in said
 
 
-async def test_the_words_of_a_pack_are_told_with_its_pictures(
+async def test_the_words_of_a_pack_are_told_with_its_images(
     service: Service, client: Client
 ) -> None:
     report = {"pack": "shapes", "version": "1.0.0", "blocks": []}
@@ -499,18 +499,18 @@ async def test_hits_are_numbered_as_on_their_sheet(service: Service, client: Cli
     kept: list[ImageRecord] = []
     for number in range(3):
         pixels = noise(32, 32, number)
-        kept.append(await keep_picture(service, pixels, 32, 32, index=number, seed=number))
+        kept.append(await keep_image(service, pixels, 32, 32, index=number, seed=number))
     result = await client.call_tool("flux_search_gallery", {"limit": 2})
     check_schema("flux_search_gallery", result)
     head, first, second, more = texts(result).splitlines()
-    assert head == "2 pictures, newest first."
+    assert head == "2 images, newest first."
     assert first.startswith(f"1. {kept[2].id}: 32x32, micro, seed 2, ")
     assert second.startswith(f"2. {kept[1].id}: ")
     assert result.structured_content is not None
     assert more == f"More with cursor '{result.structured_content['next_cursor']}'."
     assert len(previews(result)) == 1
     nothing = await client.call_tool("flux_search_gallery", {"query": "zebra"})
-    assert texts(nothing) == "No picture fits."
+    assert texts(nothing) == "No image fits."
     assert previews(nothing) == []
 
 

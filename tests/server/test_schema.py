@@ -7,10 +7,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from flux_mcp.answers import JobAnswer
 from flux_mcp.requests.schemas import FillRequest, GenerateRequest
-from flux_mcp.server.schema import input_schema, output_schema
-from flux_mcp.server.tools import published_tools
+from flux_mcp.server.tools import input_schema, output_schema, published_tools
+from flux_mcp.service.answers import JobAnswer
 
 SNAPSHOT = Path(__file__).with_name("tools.json")
 NAMES = [

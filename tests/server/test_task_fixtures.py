@@ -11,8 +11,8 @@ from mcp.types import MISSING_REQUIRED_CLIENT_CAPABILITY, CallToolResult, TextCo
 
 from flux_mcp.errors import UnknownJobError
 from flux_mcp.principals import acting_as
-from flux_mcp.server.conformance.tasks import SUPPORT, add_task_tools, task_fixtures
 from flux_mcp.server.tasks import Task, Tasks
+from tests.conformance.server.tasks import SUPPORT, add_task_tools, task_fixtures
 
 from .task_client import TasksClient, ask, begun, ended, task_of
 

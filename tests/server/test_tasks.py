@@ -27,7 +27,6 @@ from mcp.types import (
 from PIL import Image
 from pydantic import TypeAdapter
 
-from flux_mcp.config import Settings
 from flux_mcp.errors import UnknownJobError
 from flux_mcp.jobs.job import Job
 from flux_mcp.principals import LOCAL, acting_as
@@ -36,7 +35,8 @@ from flux_mcp.server import calls
 from flux_mcp.server.app import build_server
 from flux_mcp.server.calls import ToolCalls
 from flux_mcp.server.job_tasks import JobTasks
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 from tests.e2e.calls import FAST, SLOW, cancel_call_while_drawing, job
 
 from .task_client import TASKS_ID, TasksClient, ask, begun, ended, task_of
@@ -78,7 +78,7 @@ async def drawing(
 ) -> AsyncIterator[Client]:
     """A client that takes tasks, of a server that draws and whose grace no job is quick enough for.
 
-    So a small picture becomes a task on any machine.
+    So a small image becomes a task on any machine.
     """
     monkeypatch.setattr(calls, "TASK_GRACE_S", 0.0)
     async with client_of(shared_service, extensions=[TasksClient()]) as client:
@@ -244,7 +244,7 @@ async def test_a_task_ends_with_exactly_what_the_call_would_have_answered(
     assert task["result"] == plain(waited)
 
 
-async def test_a_client_that_drives_tasks_gets_its_picture(drawing: Client) -> None:
+async def test_a_client_that_drives_tasks_gets_its_image(drawing: Client) -> None:
     answer = await job(drawing, "flux_generate", **FAST)
     assert answer.status == "completed"
     assert len(answer.images) == 1

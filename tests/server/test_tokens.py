@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from flux_mcp.config import Settings
 from flux_mcp.errors import TokenFileError
 from flux_mcp.principals import LOCAL
-from flux_mcp.server.tokens import Tokens, load_tokens, token_file
+from flux_mcp.server.transports.tokens import Tokens, load_tokens, token_file
+from flux_mcp.settings.settings import Settings
 
 ADA, BOB = "a" * 24, "b" * 24
 
@@ -110,9 +110,7 @@ def test_a_wrong_line_is_named_and_never_shown(settings: Settings, text: str, sa
 
 @posix
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666])
-def test_a_file_that_others_can_read_is_refused_with_the_mend(
-    settings: Settings, mode: int
-) -> None:
+def test_a_file_that_others_can_read_is_refused_with_the_fix(settings: Settings, mode: int) -> None:
     write(settings, f"{ADA}\n", mode)
     with pytest.raises(TokenFileError, match="chmod 600"):
         load_tokens(settings)

@@ -11,7 +11,7 @@ from training.answers import Answers, Panel, Row
 from training.asks import Ask, composite
 from training.drawing import Pixels
 from training.scenes import Scene
-from training.sheets import PICTURE_PX, sheet
+from training.sheets import IMAGE_PX, sheet
 
 COUNT = 16
 
@@ -56,7 +56,7 @@ def test_text2img_gives_full_marks_to_true_drawings(scenes_by_caption: dict[str,
     assert rows["all"].reached is None
 
 
-def test_text2img_gives_no_marks_to_grey_pictures() -> None:
+def test_text2img_gives_no_marks_to_grey_images() -> None:
     rows = marks("text2img", grey)
     assert rows["all"].value == 0
     assert rows["colour"].reached is False
@@ -82,7 +82,7 @@ def test_kontext_sees_that_nothing_was_done_and_nothing_touched() -> None:
     assert marks("kontext", grey)["rest untouched"].value == 0
 
 
-def test_fill_gives_full_marks_to_the_whole_picture() -> None:
+def test_fill_gives_full_marks_to_the_whole_image() -> None:
     rows = marks("fill", given_back)
     shares = {row.value for name, row in rows.items() if "255" not in name}
     assert shares == {1.0}
@@ -129,7 +129,7 @@ def test_redux_gives_no_marks_to_noise_of_every_colour() -> None:
     assert rows["two references: colours of both"].value == 0
 
 
-def test_a_goal_without_pictures_is_not_reached_and_not_missed() -> None:
+def test_a_goal_without_images_is_not_reached_and_not_missed() -> None:
     rows = {row.name: row for row in Answers().rows("fill")}
     assert rows["inside right"].value is None
     assert rows["inside right"].reached is None
@@ -148,8 +148,8 @@ def test_the_original_stays_where_the_mask_is_black() -> None:
 
 def test_a_sheet_shows_examples_of_any_canvas_by_lot() -> None:
     tall, wide = (np.zeros((*size, 3), np.uint8) for size in ((192, 80), (80, 192)))
-    panels = [Panel(f"picture {i}", (tall, wide), right=i % 2 == 0) for i in range(60)]
+    panels = [Panel(f"image {i}", (tall, wide), right=i % 2 == 0) for i in range(60)]
     first, again, other = (np.asarray(sheet(panels, seed)) for seed in (1, 1, 2))
-    assert first.shape[1] > 2 * PICTURE_PX
+    assert first.shape[1] > 2 * IMAGE_PX
     assert (first == again).all()
     assert (first != other).any()

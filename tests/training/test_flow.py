@@ -82,7 +82,7 @@ def test_training_feeds_what_the_pipeline_feeds(kind, parts):
     words = text.encode([PROMPT])
     sigma, guidance = torch.tensor([1.0]), torch.tensor([2.5])
     with torch.no_grad():
-        ids = flow.picture_ids(batch, noise.device)
+        ids = flow.image_ids(batch, noise.device)
         predicted = flow.velocity(transformer, noise, given, words, sigma, guidance, ids)
     assert predicted.shape == noise.shape
     mine, stock = ours.calls[0], theirs[0]
@@ -90,7 +90,7 @@ def test_training_feeds_what_the_pipeline_feeds(kind, parts):
         assert torch.allclose(mine[name], stock[name].float(), atol=1e-5), name
     assert torch.allclose(mine["pooled_projections"], stock["pooled_projections"], atol=1e-5)
     assert mine["hidden_states"].shape == stock["hidden_states"].shape
-    # Where the pipeline samples the VAE, only the picture's spread may differ; else nothing may.
+    # Where the pipeline samples the VAE, only the image's spread may differ; else nothing may.
     difference = (mine["hidden_states"] - stock["hidden_states"]).abs()
     if kind == "kontext":
         assert difference[:, :24].max() == 0
@@ -103,7 +103,7 @@ def test_training_feeds_what_the_pipeline_feeds(kind, parts):
         assert difference[..., 32:64].mean() < 0.3
 
 
-def test_the_way_from_noise_to_picture_is_what_is_predicted(parts):
+def test_the_way_from_noise_to_image_is_what_is_predicted(parts):
     """One Euler step with the true velocity from any noise level ends at the latents."""
     noisy_to_clean = torch.linspace(0.1, 1, 5)
     latent, noise = torch.randn(2, 1, 24, 32).unbind(0)
@@ -130,7 +130,7 @@ def test_a_widened_transformer_draws_what_it_drew():
     noise, none = torch.randn(1, 24, 32), torch.zeros(1, 24, 32)
     words = torch.randn(1, 8, 128), torch.randn(1, 96)
     batch = Batch(WIDTH, HEIGHT, noise, None, [""])
-    ids = flow.picture_ids(batch, noise.device)
+    ids = flow.image_ids(batch, noise.device)
     level, guidance = torch.tensor([0.5]), torch.tensor([3.0])
     with torch.no_grad():
         one = flow.velocity(narrow.eval(), noise, None, words, level, guidance, ids)

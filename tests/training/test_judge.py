@@ -19,32 +19,32 @@ SIDE = 128
 OTHERS = [canvas for canvas in tasks.CANVASES if canvas != (SIDE, SIDE)]
 
 
-def as_it_is(picture: Pixels) -> Pixels:
-    return picture
+def as_it_is(image: Pixels) -> Pixels:
+    return image
 
 
-def blurred(picture: Pixels) -> Pixels:
-    return cv2.GaussianBlur(picture, (0, 0), 1.5)
+def blurred(image: Pixels) -> Pixels:
+    return cv2.GaussianBlur(image, (0, 0), 1.5)
 
 
-def noisy(picture: Pixels) -> Pixels:
-    noise = np.random.default_rng(int(picture.sum())).normal(0, 4, picture.shape)
-    return np.clip(picture + noise, 0, 255).round().astype(np.uint8)
+def noisy(image: Pixels) -> Pixels:
+    noise = np.random.default_rng(int(image.sum())).normal(0, 4, image.shape)
+    return np.clip(image + noise, 0, 255).round().astype(np.uint8)
 
 
-def as_jpeg(picture: Pixels) -> Pixels:
+def as_jpeg(image: Pixels) -> Pixels:
     _, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 70]
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 70]
     )
     return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def specked(picture: Pixels) -> Pixels:
-    dots = np.random.default_rng(int(picture.sum())).integers(4, 120, (6, 2))
-    picture = picture.copy()
+def specked(image: Pixels) -> Pixels:
+    dots = np.random.default_rng(int(image.sum())).integers(4, 120, (6, 2))
+    image = image.copy()
     for x, y in dots:
-        picture[y : y + 3, x : x + 3] = (128, 128, 128)
-    return picture
+        image[y : y + 3, x : x + 3] = (128, 128, 128)
+    return image
 
 
 WAYS = (as_it_is, blurred, noisy, as_jpeg, specked)
@@ -73,8 +73,8 @@ def test_a_true_drawing_is_right_on_every_canvas(way: Callable[[Pixels], Pixels]
     wrong = []
     for index in range(72):
         scene = scenes.single(random)
-        picture = way(drawing.draw(scene, *OTHERS[index % len(OTHERS)], random))
-        if not judge(picture, scene).right:
+        image = way(drawing.draw(scene, *OTHERS[index % len(OTHERS)], random))
+        if not judge(image, scene).right:
             wrong.append(scene)
     assert len(wrong) <= 1, wrong
 
@@ -84,12 +84,12 @@ def test_a_true_pair_is_right_and_its_mirror_is_not(way: Callable[[Pixels], Pixe
     random = Random(3)
     for _ in range(50):
         scene = scenes.pair(random)
-        picture = way(drawing.draw(scene, SIDE, SIDE, random))
-        assert judge(picture, scene).right, scene
+        image = way(drawing.draw(scene, SIDE, SIDE, random))
+        assert judge(image, scene).right, scene
         first, second = scene.things
         if (first.shape, first.colour) != (second.shape, second.colour):
             mirrored = replace(scene, things=(second, first))
-            assert not judge(picture, mirrored).right, scene
+            assert not judge(image, mirrored).right, scene
 
 
 def test_one_thing_is_no_pair_and_a_second_one_is_wrong_even_if_small() -> None:
@@ -113,79 +113,79 @@ def test_another_shape_is_wrong(drawn: str, asked: str) -> None:
 
 def test_another_colour_is_wrong() -> None:
     for drawn, asked in permutations([name for name in COLOURS if name != "white"], 2):
-        picture = draw(scene_of(colour=drawn))
-        assert judge(picture, scene_of(colour=drawn)).right
-        verdict = judge(picture, scene_of(colour=asked))
+        image = draw(scene_of(colour=drawn))
+        assert judge(image, scene_of(colour=drawn)).right
+        verdict = judge(image, scene_of(colour=asked))
         assert verdict.colour is False
         assert verdict.shape
 
 
 def test_grey_is_no_colour() -> None:
-    picture = draw(scene_of(background="black"))
-    picture[drawing.coverage(scene_of().things[0], SIDE, SIDE) > 0] = (128, 128, 128)
-    found = found_thing(picture)
+    image = draw(scene_of(background="black"))
+    image[drawing.coverage(scene_of().things[0], SIDE, SIDE) > 0] = (128, 128, 128)
+    found = found_thing(image)
     assert found is not None
     assert (found.shape, found.colour) == ("heart", None)
 
 
 def test_another_background_is_wrong() -> None:
     for drawn, asked in permutations([name for name in COLOURS if name != "red"], 2):
-        picture = draw(scene_of(background=drawn))
-        assert judge(picture, scene_of(background=drawn)).right
-        assert not judge(picture, scene_of(background=asked)).background
+        image = draw(scene_of(background=drawn))
+        assert judge(image, scene_of(background=drawn)).right
+        assert not judge(image, scene_of(background=asked)).background
 
 
 def test_another_place_is_wrong_and_none_is_not_judged() -> None:
     for drawn, asked in permutations(PLACES, 2):
         x, y = PLACES[drawn]
         thing = Thing("star", "blue", x, y, 0.2, None, drawn)
-        picture = draw(Scene("pink", (thing,)))
-        assert judge(picture, Scene("pink", (thing,))).right
-        verdict = judge(picture, Scene("pink", (replace(thing, place=asked),)))
+        image = draw(Scene("pink", (thing,)))
+        assert judge(image, Scene("pink", (thing,))).right
+        verdict = judge(image, Scene("pink", (replace(thing, place=asked),)))
         assert verdict.place is False
         assert verdict.shape
-        assert judge(picture, Scene("pink", (replace(thing, place=None),))).place is None
+        assert judge(image, Scene("pink", (replace(thing, place=None),))).place is None
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_another_size_is_wrong_and_none_is_not_judged(shape: str) -> None:
     for drawn, asked in permutations(RADII, 2):
         thing = Thing(shape, "black", 0.5, 0.5, RADII[drawn], drawn)
-        picture = draw(Scene("yellow", (thing,)))
-        assert judge(picture, Scene("yellow", (thing,))).right
-        assert not judge(picture, Scene("yellow", (replace(thing, size=asked),))).size
-        assert judge(picture, Scene("yellow", (replace(thing, size=None),))).size is None
+        image = draw(Scene("yellow", (thing,)))
+        assert judge(image, Scene("yellow", (thing,))).right
+        assert not judge(image, Scene("yellow", (replace(thing, size=asked),))).size
+        assert judge(image, Scene("yellow", (replace(thing, size=None),))).size is None
 
 
 def test_a_blot_is_no_shape() -> None:
-    picture = draw(Scene("white", ()))
-    cv2.rectangle(picture, (35, 30), (50, 95), COLOURS["blue"], -1)
-    cv2.rectangle(picture, (35, 80), (95, 95), COLOURS["blue"], -1)
-    assert len(found_things(picture)) == 1
-    found = found_thing(picture)
+    image = draw(Scene("white", ()))
+    cv2.rectangle(image, (35, 30), (50, 95), COLOURS["blue"], -1)
+    cv2.rectangle(image, (35, 80), (95, 95), COLOURS["blue"], -1)
+    assert len(found_things(image)) == 1
+    found = found_thing(image)
     assert found is not None
     assert found.colour == "blue"
-    assert not any(judge(picture, scene_of(shape, "blue")).shape for shape in SHAPES)
+    assert not any(judge(image, scene_of(shape, "blue")).shape for shape in SHAPES)
 
 
-def test_an_empty_picture_shows_no_thing_and_a_thing_is_not_empty() -> None:
-    picture = noisy(draw(Scene("cyan", ())))
-    assert judge_empty(picture, "cyan").right
-    assert not judge_empty(picture, "blue").right
-    assert found_thing(picture) is None
-    assert not judge(picture, scene_of(background="cyan")).right
+def test_an_empty_image_shows_no_thing_and_a_thing_is_not_empty() -> None:
+    image = noisy(draw(Scene("cyan", ())))
+    assert judge_empty(image, "cyan").right
+    assert not judge_empty(image, "blue").right
+    assert found_thing(image) is None
+    assert not judge(image, scene_of(background="cyan")).right
     assert not judge_empty(draw(scene_of(background="cyan")), "cyan").right
 
 
 def test_the_biggest_thing_is_found_with_its_name_place_and_radius() -> None:
     big, small = Thing("ring", "green", 0.3, 0.5, 0.25), Thing("cross", "pink", 0.8, 0.5, 0.15)
-    picture = draw(Scene("black", (small, big)))
-    first, second = found_things(picture)
+    image = draw(Scene("black", (small, big)))
+    first, second = found_things(image)
     assert (first.shape, first.colour) == ("ring", "green")
     assert (second.shape, second.colour) == ("cross", "pink")
     assert (first.x, first.y, first.radius) == pytest.approx((0.3, 0.5, 0.25), abs=0.01)
-    assert colour_under(picture, drawing.coverage(big, SIDE, SIDE) == 1) == "green"
-    assert colour_under(picture, np.zeros((SIDE, SIDE), bool)) is None
+    assert colour_under(image, drawing.coverage(big, SIDE, SIDE) == 1) == "green"
+    assert colour_under(image, np.zeros((SIDE, SIDE), bool)) is None
 
 
 def test_edges_are_found_within_the_tolerance_and_missed_elsewhere() -> None:

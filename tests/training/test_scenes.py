@@ -94,9 +94,9 @@ def test_scenes_fit_every_canvas(canvas):
     random = Random(5)
     for _ in range(4):
         scene = scenes.single(random)
-        picture = drawing.draw(scene, *canvas)
-        assert picture.shape == (canvas[1], canvas[0], 3)
-        assert judge(picture, scene).right
+        image = drawing.draw(scene, *canvas)
+        assert image.shape == (canvas[1], canvas[0], 3)
+        assert judge(image, scene).right
 
 
 @pytest.mark.parametrize("way", tasks.MASKS)
@@ -114,10 +114,10 @@ def test_masks_leave_something_and_ask_for_something(way):
     assert some > 30
 
 
-def test_a_control_picture_is_the_servers_own_canny():
+def test_a_control_image_is_the_servers_own_canny():
     from PIL import Image
 
-    from flux_mcp.pipelines.conditioning import canny
+    from flux_mcp.pipelines.families.flux1 import canny
 
     example = tasks.control(Random(7), 128, 128, structure="canny")
     assert np.array_equal(example.given, np.asarray(canny(Image.fromarray(example.target))))

@@ -17,7 +17,6 @@ from flux_mcp.cli.common import (
     run_now,
     set_up_logging,
 )
-from flux_mcp.cli.conformance import add_conformance
 from flux_mcp.cli.connect.command import add_connect
 from flux_mcp.cli.gallery_commands import gallery_app
 from flux_mcp.cli.generate_command import add_generate
@@ -27,9 +26,9 @@ from flux_mcp.cli.models_commands import models_app
 from flux_mcp.cli.packs_commands import packs_app
 
 _HELP = (
-    "FLUX on your own graphics card, for every MCP client.\n\n"
+    "FLUX on your own GPU, for every MCP client.\n\n"
     "Start with [bold]flux-mcp doctor[/bold] to see what is installed and what to do next, or "
-    "with [bold]flux-mcp demo[/bold] to see pictures made."
+    "with [bold]flux-mcp demo[/bold] to see images made."
 )
 
 
@@ -54,9 +53,8 @@ def build_app() -> typer.Typer:
     _add_demo(app)
     _add_doctor(app)
     add_connect(app)
-    add_conformance(app)
     app.add_typer(jobs_app(), name="jobs", help="Look at the queue and cancel jobs.")
-    app.add_typer(gallery_app(), name="gallery", help="Find and show finished pictures.")
+    app.add_typer(gallery_app(), name="gallery", help="Find and show finished images.")
     app.add_typer(models_app(), name="models", help="See, plan, download, check, remove models.")
     app.add_typer(loras_app(), name="loras", help="Look at the LoRAs of the data folder.")
     app.add_typer(packs_app(), name="packs", help="Use, judge, check and write prompt packs.")
@@ -114,10 +112,10 @@ def _add_serve(app: typer.Typer) -> None:
         Over HTTP callers send a token. It is in the file 'tokens' of the data folder, which is made
         at the first start.
         """
-        from flux_mcp.server.wire import WireGuard
+        from flux_mcp.server.transports.stdout import StdoutGuard
 
-        guard = WireGuard()
-        from flux_mcp.telemetry import start_tracing
+        guard = StdoutGuard()
+        from flux_mcp.observability.tracing import start_tracing
 
         settings = read_settings(
             data_dir,
@@ -132,14 +130,14 @@ def _add_serve(app: typer.Typer) -> None:
         )
         set_up_logging(settings.log_level, settings.log_format)
         run_now(lambda: start_tracing(settings))
-        from flux_mcp.service import Service
+        from flux_mcp.service.service import Service
 
         if settings.transport != "stdio":
-            from flux_mcp.server.http import serve_http
+            from flux_mcp.server.transports.http import serve_http
 
             run_now(lambda: serve_http(Service(settings)))
             return
-        from flux_mcp.server.stdio import serve_stdio
+        from flux_mcp.server.transports.stdio import serve_stdio
 
         if sys.stdin.isatty():
             typer.echo(
@@ -156,7 +154,7 @@ def _add_demo(app: typer.Typer) -> None:
         sheet: Annotated[
             Path | None,
             typer.Option(
-                help="Where to put the sheet of all pictures; else demo.png in the data folder.",
+                help="Where to put the sheet of all images; else demo.png in the data folder.",
                 show_default=False,
             ),
         ] = None,
@@ -167,7 +165,7 @@ def _add_demo(app: typer.Typer) -> None:
         """Start the real server, let each drawing tool draw, and show what came out.
 
         It is called as an MCP client calls it. Takes some seconds: micro draws, whatever else is
-        installed, and the pictures are kept in the gallery.
+        installed, and the images are kept in the gallery.
         """
         from flux_mcp.cli.common import run
         from flux_mcp.cli.demo import demonstrate
@@ -192,16 +190,16 @@ def _add_doctor(app: typer.Typer) -> None:
         ] = False,
         vram: Annotated[
             float | None,
-            typer.Option(help="Show what a card of this memory would draw, GiB; else this one."),
+            typer.Option(help="Show what a GPU of this memory would draw, GiB; else this one."),
         ] = None,
         ram: Annotated[
-            float | None, typer.Option(help="Count with this main memory, GiB; else this one's.")
+            float | None, typer.Option(help="Count with this host memory, GiB; else this one's.")
         ] = None,
         data_dir: DataDir = None,
         config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
-        """Show card, memory, what fits in each quality, what is here, and what to do next.
+        """Show GPU, memory, what fits in each quality, what is here, and what to do next.
 
         docs/doctor.md explains every line, and every key of --json.
         """
@@ -215,7 +213,7 @@ def _add_doctor(app: typer.Typer) -> None:
         if settings:
             print_settings(given_flags(data_dir, config=config), as_json=as_json)
             return
-        from flux_mcp.cli.doctor import Asked, examine_and_print
+        from flux_mcp.cli.doctor import DoctorFlags, examine_and_print
 
         read = read_settings(data_dir, config=config)
-        run(examine_and_print(read, Asked(worker, vram, ram), as_json=as_json))
+        run(examine_and_print(read, DoctorFlags(worker, vram, ram), as_json=as_json))

@@ -13,10 +13,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsError
 from rich.console import Console
 
-from flux_mcp import logs
-from flux_mcp.cli.origins import problems_of
-from flux_mcp.config import Settings
-from flux_mcp.environment import has_width
 from flux_mcp.errors import (
     CapacityError,
     FluxMcpError,
@@ -25,16 +21,20 @@ from flux_mcp.errors import (
     UnknownImageError,
     UnknownJobError,
 )
-from flux_mcp.logs import LogFormat
+from flux_mcp.observability import logs
+from flux_mcp.observability.logs import LogFormat
+from flux_mcp.settings.environment import has_width
+from flux_mcp.settings.settings import Settings
+from flux_mcp.settings.sources import problems_of
 
 if TYPE_CHECKING:
-    from flux_mcp.service import Service
+    from flux_mcp.service.service import Service
 
 DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
-        help="Gallery, queue, pictures and weights. Else FLUX_MCP_DATA_DIR, else as the user's "
+        help="Gallery, queue, images and weights. Else FLUX_MCP_DATA_DIR, else as the user's "
         "config.toml says, else data/ in a checkout, else the user's data folder.",
         show_default=False,
     ),
@@ -57,7 +57,7 @@ WIDE = 160
 _HINTS: dict[type[FluxMcpError], str] = {
     # The hints of these name MCP tools.
     UnknownJobError: "'flux-mcp jobs list --all' shows the jobs there are.",
-    UnknownImageError: "'flux-mcp gallery search' shows the pictures there are.",
+    UnknownImageError: "'flux-mcp gallery search' shows the images there are.",
 }
 
 
@@ -91,7 +91,7 @@ def set_up_logging(level: str, log_format: LogFormat = "human") -> None:
 async def opened(settings: Settings, *, executes: bool) -> AsyncIterator["Service"]:
     """Give an open service and close it in order."""
     # The service takes half a second to import, which `--help` need not pay.
-    from flux_mcp.service import Service
+    from flux_mcp.service.service import Service
 
     service = Service(settings, executes=executes)
     try:

@@ -9,20 +9,20 @@ from dataclasses import asdict, dataclass
 
 import typer
 
-from flux_mcp.answers import AuditAnswer, FindingAnswer
 from flux_mcp.cli.common import EXIT_REQUEST, console, plain, print_json
 from flux_mcp.cli.packs import library_of
 from flux_mcp.compose.audit import Audit, Finding, Forbidden, audit_text
-from flux_mcp.compose.choosing import Choice
+from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import advise, draft_from
-from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidRequestError
+from flux_mcp.service.answers import AuditAnswer, FindingAnswer
+from flux_mcp.settings.settings import Settings
 
 _STYLES = {"pass": "green", "warn": "yellow", "refuse": "red", "advice": "cyan"}
 
 
 @dataclass(frozen=True)
-class Asked:
+class PackFlags:
     """What is to be composed."""
 
     pack: str
@@ -75,7 +75,7 @@ class Judging:
     is_strict: bool
 
 
-def print_compositions(settings: Settings, asked: Asked, *, as_json: bool) -> None:
+def print_compositions(settings: Settings, asked: PackFlags, *, as_json: bool) -> None:
     """Print the prompts a choice makes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`flux-mcp demo`: the demonstration as it is seen: bars, a table, a sheet of the pictures."""
+"""`flux-mcp demo`: the demonstration as it is seen: bars, a table, a sheet of the images."""
 
 from pathlib import Path
 
@@ -12,23 +12,23 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from flux_mcp.answers import DemoAnswer, JobAnswer
 from flux_mcp.cli.common import console, plain, print_json
-from flux_mcp.config import Settings
 from flux_mcp.errors import StorageError
 from flux_mcp.gallery.files import write_whole
 from flux_mcp.gallery.previews import strip_png
-from flux_mcp.installation import command_path
 from flux_mcp.server.demo import STORY, Chapter, tell_story
+from flux_mcp.service.answers import DemoAnswer, JobAnswer
+from flux_mcp.settings.installation import command_path
+from flux_mcp.settings.settings import Settings
 
 CELL_PX = 256
-"""Twice the pictures' own side: large enough to be seen, and nothing is shown finer than it is."""
-WITHOUT_WORDS = "like the first picture"
+"""Twice the images' own side: large enough to be seen, and nothing is shown finer than it is."""
+WITHOUT_WORDS = "like the first image"
 _ANOTHER_SHEET = "Name another file with --sheet, in a folder that is there."
 
 
 async def demonstrate(settings: Settings, sheet: Path | None, *, as_json: bool) -> None:
-    """Let every drawing tool draw, put the pictures on a sheet, say what came out.
+    """Let every drawing tool draw, put the images on a sheet, say what came out.
 
     Raises:
         EngineUnavailableError: a job did not complete; the message says why.
@@ -85,10 +85,10 @@ class _Bars:
 
 
 def write_sheet(place: Path, jobs: tuple[JobAnswer, ...]) -> None:
-    """Write the pictures of the story side by side, each over its tool and what it was told.
+    """Write the images of the story side by side, each over its tool and what it was told.
 
     Raises:
-        StorageError: a picture is gone, or the disk refuses.
+        StorageError: an image is gone, or the disk refuses.
     """
     paths = [Path(job.images[0].path) for job in jobs]
     captions = [
@@ -105,9 +105,9 @@ def write_sheet(place: Path, jobs: tuple[JobAnswer, ...]) -> None:
 
 
 def print_demo(answer: DemoAnswer) -> None:
-    """Print what was drawn, the sheet, how to draw the first picture again, and the notices."""
+    """Print what was drawn, the sheet, how to draw the first image again, and the notices."""
     out = console()
-    rows = [("tool", "seconds", "prompt", "picture")]
+    rows = [("tool", "seconds", "prompt", "image")]
     for chapter, job in zip(STORY, answer.jobs, strict=True):
         image = job.images[0]
         prompt = plain(image.prompt) or f"({WITHOUT_WORDS})"
@@ -120,7 +120,7 @@ def print_demo(answer: DemoAnswer) -> None:
         out.print(facts, style=None if number else "bold")
     out.print("\nAll of them side by side:", style="bold")
     out.print(f"  {answer.sheet}", style="bold green")
-    out.print("\nThe first picture again:", style="bold")
+    out.print("\nThe first image again:", style="bold")
     first = answer.jobs[0].images[0]
     out.print(
         f'  {command_path("flux-mcp")} generate "{first.prompt}" --model {first.model} '

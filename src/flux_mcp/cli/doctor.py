@@ -7,24 +7,23 @@ import typer
 from flux_mcp.cli.common import EXIT_ENGINE, opened, print_json
 from flux_mcp.cli.doctor_printing import print_examination
 from flux_mcp.cli.models import named_machine
-from flux_mcp.config import Settings
+from flux_mcp.doctor.examine import Known, examine
+from flux_mcp.doctor.facts import WorkerFact
+from flux_mcp.doctor.machine import look
 from flux_mcp.errors import StorageError
-from flux_mcp.examination.examine import Known, examine
-from flux_mcp.examination.facts import WorkerFact
-from flux_mcp.examination.machine import look
 from flux_mcp.jobs.fleet import WorkerLost
-from flux_mcp.jobs.worker_process import ProcessFleet
-from flux_mcp.models.cards import CardReader
-from flux_mcp.models.driver import nvidia_tool
-from flux_mcp.models.figures import Figure
-from flux_mcp.models.own_rows import open_registry
-from flux_mcp.paths import ensure_dirs
+from flux_mcp.jobs.process_fleet import ProcessFleet
+from flux_mcp.models.planning.machine import GpuReader, nvidia_tool
+from flux_mcp.models.planning.speed import Figure
+from flux_mcp.models.user_rows import open_registry
+from flux_mcp.settings.paths import ensure_dirs
+from flux_mcp.settings.settings import Settings
 
 LOG_LINES = 15
 
 
 @dataclass(frozen=True)
-class Asked:
+class DoctorFlags:
     """What the flags say."""
 
     worker: bool = False
@@ -32,7 +31,7 @@ class Asked:
     ram_gib: float | None = None
 
 
-async def examine_and_print(settings: Settings, asked: Asked, *, as_json: bool) -> None:
+async def examine_and_print(settings: Settings, asked: DoctorFlags, *, as_json: bool) -> None:
     """Print the examination.
 
     Raises:
@@ -44,8 +43,8 @@ async def examine_and_print(settings: Settings, asked: Asked, *, as_json: bool) 
     ensure_dirs(settings.paths)
     worker = await _worker(settings) if asked.worker else None
     said = None if worker is None else worker.environment
-    found = look(settings, CardReader(settings.data_dir, nvidia_tool()), said)
-    figures, notices = await _learned(settings, found.device.card)
+    found = look(settings, GpuReader(settings.data_dir, nvidia_tool()), said)
+    figures, notices = await _learned(settings, found.device.gpu)
     known = Known(named, asked.ram_gib, figures, worker, notices)
     examination = examine(settings, open_registry(settings), found, known)
     if as_json:
@@ -57,14 +56,14 @@ async def examine_and_print(settings: Settings, asked: Asked, *, as_json: bool) 
 
 
 async def _learned(
-    settings: Settings, card: str | None
+    settings: Settings, gpu: str | None
 ) -> tuple[tuple[Figure, ...], tuple[str, ...]]:
-    """Return what finished jobs took on a card, and why that cannot be known."""
-    if card is None or not settings.paths.database.is_file():
+    """Return what finished jobs took on a GPU, and why that cannot be known."""
+    if gpu is None or not settings.paths.database.is_file():
         return (), ()
     try:
         async with opened(settings, executes=False) as service:
-            return await service.runtime.learned(card), ()
+            return await service.runtime.learned(gpu), ()
     except StorageError as error:
         return (), (f"What finished jobs took is not known: {error.message} {error.hint}",)
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flux_mcp.cli.common import console, plain
-from flux_mcp.examination.facts import Card, Examination, Fit, KindFits, Model
+from flux_mcp.doctor.facts import Examination, Fit, GpuFact, KindFits, Model
 from flux_mcp.models.registry import QUALITIES
 
 _INDENT = 10
@@ -19,7 +19,7 @@ def print_examination(found: Examination) -> None:
     out = console()
     title = f"flux-mcp {found.version} on Python {found.python}, {found.platform}"
     out.print(title, style="bold")
-    for name, text in _about_cards(found):
+    for name, text in _about_gpus(found):
         _wrap(out, f"{name:<{_INDENT}}", text)
     for name, text in _facts(found):
         _wrap(out, f"{name:<{_INDENT}}", text)
@@ -27,7 +27,7 @@ def print_examination(found: Examination) -> None:
     _print_fits(out, found)
     _print_models(out, found)
     _print_extras(out, found)
-    notes = (*found.notices, *(note for card in found.cards for note in card.notes))
+    notes = (*found.notices, *(note for gpu in found.gpus for note in gpu.notes))
     for note in dict.fromkeys(notes):
         _named(out, "Note", note, style=_WARN)
     _print_steps(out, found)
@@ -36,11 +36,11 @@ def print_examination(found: Examination) -> None:
 # --- facts -------------------------------------------------------------------------------------
 
 
-def _about_cards(found: Examination) -> Iterator[tuple[str, str]]:
+def _about_gpus(found: Examination) -> Iterator[tuple[str, str]]:
     yield "Device", f"{found.device.kind}: {found.device.reason}"
-    for card in found.cards:
-        yield "Card", _card(card)
-        for used_gib, who in _holders(card):
+    for gpu in found.gpus:
+        yield "GpuFact", _gpu(gpu)
+        for used_gib, who in _holders(gpu):
             held = "   ?" if used_gib is None else f"{used_gib:4.1f}"
             yield f"{'':{_INDENT}}{held} GiB  ", who
 
@@ -64,25 +64,25 @@ def _facts(found: Examination) -> Iterator[tuple[str, str]]:
         yield "Licences", f"{allowed}: others draw only where a call names the model"
 
 
-def _card(card: Card) -> str:
-    compute = "" if card.compute is None else f", compute {card.compute:g}"
+def _gpu(gpu: GpuFact) -> str:
+    compute = "" if gpu.compute is None else f", compute {gpu.compute:g}"
     memory = "memory not told"
-    if card.total_gib is not None and card.free_gib is not None:
-        memory = f"{card.free_gib:.1f} of {card.total_gib:.1f} GiB free"
-    return f"{card.name}, {memory}; driver {card.driver}{compute}"
+    if gpu.total_gib is not None and gpu.free_gib is not None:
+        memory = f"{gpu.free_gib:.1f} of {gpu.total_gib:.1f} GiB free"
+    return f"{gpu.name}, {memory}; driver {gpu.driver}{compute}"
 
 
-def _holders(card: Card) -> Iterator[tuple[float | None, str]]:
+def _holders(gpu: GpuFact) -> Iterator[tuple[float | None, str]]:
     """Yield what is held, and by whom."""
-    for one in card.programs:
+    for one in gpu.programs:
         who = f"{one.name or 'a program of unknown name'} ({one.pid})"
         if one.is_ours:
             who += ", the worker of this data folder: counts as free"
         elif one.data_dir is not None:
             who += f", a worker of flux-mcp for {one.data_dir}"
         yield one.used_gib, who
-    if card.untold_gib:
-        yield card.untold_gib, "not told: the driver itself, the screen, other programs"
+    if gpu.untold_gib:
+        yield gpu.untold_gib, "not told: the driver itself, the screen, other programs"
 
 
 def _print_worker(out: Console, found: Examination) -> None:
@@ -102,25 +102,25 @@ def _print_worker(out: Console, found: Examination) -> None:
 
 def _print_fits(out: Console, found: Examination) -> None:
     fits = found.fits
-    unknown = "no card" if found.device.kind == "cpu" else "its memory is not known"
-    where = unknown if fits.vram_gib is None else f"{fits.vram_gib:.1f} GiB of a card free"
+    unknown = "no GPU" if found.device.kind == "cpu" else "its memory is not known"
+    where = unknown if fits.vram_gib is None else f"{fits.vram_gib:.1f} GiB of a GPU free"
     if fits.ram_gib is not None:
-        where += f", {fits.ram_gib:g} GiB of main memory"
+        where += f", {fits.ram_gib:g} GiB of host memory"
     now = [(row, row.now) for row in fits.rows if row.now is not None]
     pulled = [(row, row.pulled) for row in fits.rows]
     if now:
         _heading(out, f"What draws now ({where})")
         if all(fit.is_demonstration for _, fit in now):
-            text = "micro, a demonstration that needs no card: no other model can be used yet."
+            text = "micro, a demonstration that needs no GPU: no other model can be used yet."
             _wrap(out, "", text)
         else:
             _print_table(out, now)
             for notice in dict.fromkeys(notice for _, fit in now for notice in fit.notices):
                 _wrap(out, "- ", notice)
-    if found.with_a_card:
-        _heading(out, "What a card would give (text2img, standard, every model pulled)")
-        sizes = [(f"{one.vram_gib:g} GiB", one.fit) for one in found.with_a_card]
-        out.print(_fit_table("card", sizes), soft_wrap=False)
+    if found.with_a_gpu:
+        _heading(out, "What a GPU would give (text2img, standard, every model pulled)")
+        sizes = [(f"{one.vram_gib:g} GiB", one.fit) for one in found.with_a_gpu]
+        out.print(_fit_table("gpu", sizes), soft_wrap=False)
     elif [fit for _, fit in now] != [fit for _, fit in pulled]:
         _heading(out, f"With every model pulled ({where})")
         _print_table(out, pulled)

@@ -31,7 +31,7 @@ def gallery_app() -> typer.Typer:
         config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
-        """Find pictures, newest first."""
+        """Find images, newest first."""
         from flux_mcp.cli import lists
         from flux_mcp.cli.common import run
 
@@ -56,7 +56,7 @@ def gallery_app() -> typer.Typer:
         config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
-        """Show everything known about one picture: where it is and how it was made."""
+        """Show everything known about one image: where it is and how it was made."""
         from flux_mcp.cli import lists
         from flux_mcp.cli.common import run
 

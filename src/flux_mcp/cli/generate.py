@@ -1,4 +1,4 @@
-"""`flux-mcp generate`: one request, its progress, the pictures."""
+"""`flux-mcp generate`: one request, its progress, the images."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from flux_mcp.answers import JobAnswer
 from flux_mcp.cli.common import (
     EXIT_ENGINE,
     EXIT_REQUEST,
@@ -29,12 +28,13 @@ from flux_mcp.cli.common import (
 from flux_mcp.cli.compositions import print_findings, read_variables
 from flux_mcp.cli.loras import read_loras
 from flux_mcp.cli.progress import progress_on_stderr
-from flux_mcp.config import Settings
 from flux_mcp.errors import FluxMcpError, InvalidRequestError
 from flux_mcp.jobs.job import Job
-from flux_mcp.requests.invalid import parse_request
 from flux_mcp.requests.schemas import GenerateRequest
-from flux_mcp.service import Service
+from flux_mcp.requests.validation import parse_request
+from flux_mcp.service.answers import JobAnswer
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 
 WATCH_S = 24 * 3600.0
 MOST_LINES = 10
@@ -42,7 +42,7 @@ MOST_LINES = 10
 
 
 @dataclass(frozen=True)
-class Flags:
+class GenerateFlags:
     """The flags that are read further: what a pack makes the prompt of, and the LoRAs."""
 
     pack: str | None
@@ -77,7 +77,7 @@ class Flags:
 
 
 async def generate_and_wait(
-    settings: Settings, asked: dict[str, Any], flags: Flags, *, as_json: bool
+    settings: Settings, asked: dict[str, Any], flags: GenerateFlags, *, as_json: bool
 ) -> None:
     """Draw, showing each step on stderr; print the result on stdout.
 
@@ -188,13 +188,13 @@ class _Lines:
 
 
 def print_answer(answer: JobAnswer) -> None:
-    """Print a job for a person: its pictures, or the plan of a dry run, and every notice."""
+    """Print a job for a person: its images, or the plan of a dry run, and every notice."""
     out = console()
     if answer.dry_run is not None:
         plan = answer.dry_run.plan
         count = len(plan["seeds"])
         out.print(
-            f"Would draw {count} picture{'s' if count > 1 else ''} of "
+            f"Would draw {count} image{'s' if count > 1 else ''} of "
             f"{plan['width']}x{plan['height']} with {answer.model} in {plan['steps']} steps, "
             f"guidance {plan['guidance']:g}, seed {answer.seed}. Nothing is queued."
         )
@@ -221,7 +221,7 @@ def print_answer(answer: JobAnswer) -> None:
 
 
 def say_why(answer: JobAnswer) -> None:
-    """Say on stderr why a job has no pictures."""
+    """Say on stderr why a job has no images."""
     if answer.error is not None:
         complain(str(answer.error))
     elif answer.status == "cancelled":

@@ -46,8 +46,8 @@ def add_generate(app: typer.Typer) -> None:
         negative_prompt: Annotated[
             str | None, typer.Option(help="What to steer away from.")
         ] = None,
-        seed: Annotated[int | None, typer.Option(help="Same seed, same picture.")] = None,
-        count: Annotated[int | None, typer.Option(help="How many pictures, at most 8.")] = None,
+        seed: Annotated[int | None, typer.Option(help="Same seed, same image.")] = None,
+        count: Annotated[int | None, typer.Option(help="How many images, at most 8.")] = None,
         lora: Annotated[
             list[str] | None,
             typer.Option(help="name, or name:0.8; again for another. 'loras list' shows them."),
@@ -67,15 +67,15 @@ def add_generate(app: typer.Typer) -> None:
         config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
-        """Draw a picture and wait for it. Ctrl-C cancels it.
+        """Draw an image and wait for it. Ctrl-C cancels it.
 
-        The picture's path is printed; it is kept in the gallery with prompt, seed and model.
+        The image's path is printed; it is kept in the gallery with prompt, seed and model.
         Example: flux-mcp generate "a red bicycle against a white wall" --aspect-ratio 16:9. Or with
         a pack: flux-mcp generate --pack product-shot --subject "a green carafe" --var light=window
         """
         from flux_mcp.cli.common import run
-        from flux_mcp.cli.generate import Flags, generate_and_wait
-        from flux_mcp.telemetry import start_tracing
+        from flux_mcp.cli.generate import GenerateFlags, generate_and_wait
+        from flux_mcp.observability.tracing import start_tracing
 
         asked = {
             "prompt": prompt,
@@ -97,5 +97,5 @@ def add_generate(app: typer.Typer) -> None:
         settings = read_settings(data_dir, config=config)
         set_up_logging("warning", settings.log_format)
         run_now(lambda: start_tracing(settings))
-        flags = Flags(pack, subject, tuple(variable or ()), extra, tuple(lora or ()))
+        flags = GenerateFlags(pack, subject, tuple(variable or ()), extra, tuple(lora or ()))
         run(generate_and_wait(settings, given, flags, as_json=as_json))

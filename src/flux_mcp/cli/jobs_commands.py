@@ -36,7 +36,7 @@ def jobs_app() -> typer.Typer:
         config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
-        """Show one job: how far it is, why it failed, its pictures."""
+        """Show one job: how far it is, why it failed, its images."""
         from flux_mcp.cli import lists
         from flux_mcp.cli.common import run
 

@@ -11,14 +11,20 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from flux_mcp.answers import CancelAnswer, ImageAnswer, JobAnswer, QueueAnswer, QueuedJobAnswer
 from flux_mcp.cli.common import console, opened, plain, print_json
 from flux_mcp.cli.generate import print_answer
-from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidRequestError
 from flux_mcp.gallery.store import ImageRecord
-from flux_mcp.requests.invalid import parse_request
-from flux_mcp.requests.lookups import CancelJobRequest, SearchRequest
+from flux_mcp.requests.schemas import CancelJobRequest, SearchRequest
+from flux_mcp.requests.validation import parse_request
+from flux_mcp.service.answers import (
+    CancelAnswer,
+    ImageAnswer,
+    JobAnswer,
+    QueueAnswer,
+    QueuedJobAnswer,
+)
+from flux_mcp.settings.settings import Settings
 
 _LEAST_ROOM = 8
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
@@ -157,9 +163,9 @@ async def print_hits(settings: Settings, asked: dict[str, Any], *, as_json: bool
     if not answer.images:
         searched = set(asked) - {"limit"}
         out.print(
-            "No picture fits. Every word must occur in the prompt; try fewer."
+            "No image fits. Every word must occur in the prompt; try fewer."
             if searched
-            else "The gallery is empty. 'flux-mcp generate \"a red circle\"' makes a picture."
+            else "The gallery is empty. 'flux-mcp generate \"a red circle\"' makes an image."
         )
     if answer.next_cursor:
         out.print(f"More with the same search and --cursor {answer.next_cursor}")
@@ -176,7 +182,7 @@ def _print_hit(out: Console, image: ImageAnswer) -> None:
 
 
 async def print_image(settings: Settings, image_id: str, *, as_json: bool) -> None:
-    """Print everything known about one picture."""
+    """Print everything known about one image."""
     async with opened(settings, executes=False) as service:
         record = await service.gallery.find_image(image_id)
         path = await service.gallery.image_path(image_id)

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-from flux_mcp.answers import LoraAnswer
 from flux_mcp.cli.common import console, plain, print_json
-from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidRequestError
-from flux_mcp.models.loras import LoraLibrary, open_loras
+from flux_mcp.models.loras.library import LoraLibrary, open_loras
 from flux_mcp.models.registry import load_registry
+from flux_mcp.service.answers import LoraAnswer
+from flux_mcp.settings.settings import Settings
 
 MIB = 2**20
 

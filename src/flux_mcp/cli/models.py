@@ -1,4 +1,4 @@
-"""`flux-mcp models plan`: what would draw on a card, as if everything were installed.
+"""`flux-mcp models plan`: what would draw on a GPU, as if everything were installed.
 
 Needs neither the database nor a worker.
 """
@@ -7,30 +7,29 @@ from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
 from flux_mcp.cli.common import console, plain, print_json
-from flux_mcp.config import Settings
 from flux_mcp.errors import FluxMcpError, InvalidRequestError, UnknownModelError
-from flux_mcp.models.candidates import (
+from flux_mcp.models.parts import load_parts
+from flux_mcp.models.planning.candidates import (
     Candidate,
-    Card,
+    Gpu,
     Machine,
     Wanted,
     as_if_installed,
     candidates,
+    this_load_support,
 )
-from flux_mcp.models.cards import CardReader
-from flux_mcp.models.driver import nvidia_tool
-from flux_mcp.models.engine import this_engine
-from flux_mcp.models.own_rows import open_registry
-from flux_mcp.models.parts import load_parts
+from flux_mcp.models.planning.machine import GpuReader, nvidia_tool
+from flux_mcp.models.planning.tiers import Tier, choose_tier
 from flux_mcp.models.registry import KINDS, QUALITIES, Kind, Quality, Structure
-from flux_mcp.models.tiers import Tier, choose_tier
+from flux_mcp.models.user_rows import open_registry
+from flux_mcp.settings.settings import Settings
 
 _MOST_GIB = 65_536
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be planned, and for which card: the flags as they were given."""
+class MachineFlags:
+    """What is to be planned, and for which GPU: the flags as they were given."""
 
     quality: str
     kind: str
@@ -43,7 +42,7 @@ class Asked:
     structure: str | None
     vram_gib: float | None
     ram_gib: float | None
-    card: str | None
+    gpu: str | None
 
     def wanted(self) -> Wanted:
         """Return what of it decides a tier.
@@ -72,26 +71,24 @@ class Asked:
         )
 
     def machine(self, settings: Settings) -> Machine:
-        """Return the card and the machine to plan for.
+        """Return the GPU and the machine to plan for.
 
         Raises:
-            InvalidRequestError: no card is named, and this machine has none; or no size at all.
+            InvalidRequestError: no GPU is named, and this machine has none; or no size at all.
         """
-        named = named_machine(self.vram_gib, self.ram_gib, self.card)
+        named = named_machine(self.vram_gib, self.ram_gib, self.gpu)
         if named is not None:
             return named
-        found = CardReader(settings.data_dir, nvidia_tool()).read(self.card)
+        found = GpuReader(settings.data_dir, nvidia_tool()).read(self.gpu)
         if found is None:
-            raise InvalidRequestError(
-                "No graphics card was found on this machine.", "Name one: --vram 16."
-            )
-        return Machine(found.card, found.ram_gib if self.ram_gib is None else self.ram_gib)
+            raise InvalidRequestError("No GPU was found on this machine.", "Name one: --vram 16.")
+        return Machine(found.gpu, found.ram_gib if self.ram_gib is None else self.ram_gib)
 
 
 def named_machine(
-    vram_gib: float | None, ram_gib: float | None, card: str | None = None
+    vram_gib: float | None, ram_gib: float | None, gpu: str | None = None
 ) -> Machine | None:
-    """Return the machine that flags describe; `None` where they name no card.
+    """Return the machine that flags describe; `None` where they name no GPU.
 
     Raises:
         InvalidRequestError: a size is none.
@@ -99,7 +96,7 @@ def named_machine(
     for flag, gib in {"--vram": vram_gib, "--ram": ram_gib}.items():
         if gib is not None and not 0 < gib < _MOST_GIB:
             raise InvalidRequestError(f"{flag} is a size in GiB, above 0.", f"Say {flag} 16.")
-    return None if vram_gib is None else Machine(Card(vram_gib, vram_gib, card), ram_gib)
+    return None if vram_gib is None else Machine(Gpu(vram_gib, vram_gib, gpu), ram_gib)
 
 
 def _one_of(flag: str, given: str, known: tuple[str, ...]) -> str:
@@ -110,8 +107,8 @@ def _one_of(flag: str, given: str, known: tuple[str, ...]) -> str:
     return given
 
 
-def print_plan(settings: Settings, asked: Asked, *, explain: bool, as_json: bool) -> None:
-    """Print the tier that a card would draw with, and the ways that were considered.
+def print_plan(settings: Settings, asked: MachineFlags, *, explain: bool, as_json: bool) -> None:
+    """Print the tier that a GPU would draw with, and the ways that were considered.
 
     Raises:
         InvalidRequestError: a flag cannot be used.
@@ -141,7 +138,7 @@ def print_plan(settings: Settings, asked: Asked, *, explain: bool, as_json: bool
             _print_considered(considered)
         raise
     if as_json:
-        asked_for = {"quality": wanted.quality, "vram_gib": machine.card.free_gib}
+        asked_for = {"quality": wanted.quality, "vram_gib": machine.gpu.free_gib}
         print_json({**asked_for, **_as_json(tier.chosen), "notices": list(tier.notices), **shown})
         return
     _print_considered(considered)
@@ -161,7 +158,7 @@ def _as_json(candidate: Candidate) -> dict[str, Any]:
         "ram_gib": round(candidate.ram_gib, 2),
         "seconds": round(candidate.seconds, 1),
         "licence": spec.licence,
-        "drawable": this_engine().can_hold(spec, holding),
+        "drawable": this_load_support().can_hold(spec, holding),
         "refused": candidate.refused,
     }
 
@@ -173,7 +170,7 @@ def _print_tier(tier: Tier, machine: Machine) -> None:
         "Model": f"{spec.title} ({spec.id}), {spec.licence}",
         "Precision": f"{holding.precision}, text encoder {holding.text_precision}",
         "Placement": f"{holding.placement}: {load_parts().placement[holding.placement].about}",
-        "Card": f"{chosen.peak_gib:.1f} GiB at most, of {machine.card.free_gib:g}",
+        "Gpu": f"{chosen.peak_gib:.1f} GiB at most, of {machine.gpu.free_gib:g}",
         "Memory": f"{chosen.ram_gib:.0f} GiB of the machine",
         "Time": f"about {chosen.seconds:.0f} s, estimated",
     }
@@ -181,7 +178,7 @@ def _print_tier(tier: Tier, machine: Machine) -> None:
         out.print(f"{name:<10} {plain(value)}")
     for notice in tier.notices:
         out.print(f"Note: {plain(notice)}", style="yellow")
-    if not this_engine().can_hold(spec, holding):
+    if not this_load_support().can_hold(spec, holding):
         out.print("Note: this version cannot load it so yet.", style="yellow")
 
 

@@ -22,7 +22,7 @@ def _add_plan(app: typer.Typer) -> None:
         quality: Annotated[str, typer.Option(help="low, standard or high.")] = "standard",
         vram: Annotated[
             float | None,
-            typer.Option(help="Memory of the card, GiB; else that of this machine's card."),
+            typer.Option(help="Memory of the GPU, GiB; else that of this machine's GPU."),
         ] = None,
         ram: Annotated[
             float | None, typer.Option(help="Memory of the machine, GiB; else it is enough.")
@@ -38,13 +38,13 @@ def _add_plan(app: typer.Typer) -> None:
             bool, typer.Option("--batched", help="All of them in one pass.")
         ] = False,
         references: Annotated[
-            int | None, typer.Option(min=0, help="Pictures to read; else 1 where a kind needs it.")
+            int | None, typer.Option(min=0, help="Images to read; else 1 where a kind needs it.")
         ] = None,
         structure: Annotated[
             str | None, typer.Option(help="canny or depth, for the kind control.")
         ] = None,
-        card: Annotated[
-            str | None, typer.Option(help="Name of the card, for its speed: 'RTX 4090'.")
+        gpu: Annotated[
+            str | None, typer.Option(help="Name of the GPU, for its speed: 'RTX 4090'.")
         ] = None,
         explain: Annotated[
             bool, typer.Option("--explain", help="Every way that was considered, and why not.")
@@ -53,7 +53,7 @@ def _add_plan(app: typer.Typer) -> None:
         config: ConfigPath = None,
         as_json: AsJson = False,
     ) -> None:
-        """Show what would draw on a card: model, precision, placement, memory, time.
+        """Show what would draw on a GPU: model, precision, placement, memory, time.
 
         As if every model were installed and this version could load them all. Ends with 3 and the
         code too_little_memory if nothing fits. Example: flux-mcp models plan --quality high
@@ -62,7 +62,7 @@ def _add_plan(app: typer.Typer) -> None:
         from flux_mcp.cli import models
         from flux_mcp.cli.common import run_now
 
-        asked = models.Asked(
+        asked = models.MachineFlags(
             quality=quality,
             kind=kind,
             model=model,
@@ -74,7 +74,7 @@ def _add_plan(app: typer.Typer) -> None:
             structure=structure,
             vram_gib=vram,
             ram_gib=ram,
-            card=card,
+            gpu=gpu,
         )
         settings = read_settings(data_dir, config=config)
         run_now(lambda: models.print_plan(settings, asked, explain=explain, as_json=as_json))

@@ -11,16 +11,21 @@ from typing import Any
 import typer
 
 from flux_mcp.cli.common import EXIT_ENGINE, console, plain, print_json
-from flux_mcp.compose.checking import check_packs
-from flux_mcp.compose.library import PackLibrary, known_models, open_library, pack_folders
+from flux_mcp.compose.files import NOTHING
+from flux_mcp.compose.library import (
+    PackLibrary,
+    check_packs,
+    known_models,
+    open_library,
+    pack_folders,
+)
 from flux_mcp.compose.problems import has_errors, nearest
-from flux_mcp.compose.reader import Reading
+from flux_mcp.compose.reader import PackReading
 from flux_mcp.compose.skeleton import skeleton
-from flux_mcp.compose.texts import NOTHING
-from flux_mcp.config import Settings
 from flux_mcp.errors import UnknownPackError
-from flux_mcp.installation import command_path
-from flux_mcp.models.own_rows import open_registry
+from flux_mcp.models.user_rows import open_registry
+from flux_mcp.settings.installation import command_path
+from flux_mcp.settings.settings import Settings
 
 
 def library_of(settings: Settings) -> PackLibrary:
@@ -55,7 +60,7 @@ def print_packs(settings: Settings, *, as_json: bool) -> None:
     out.print(f"A new one: {command_path('flux-mcp')} packs new my-style")
 
 
-def _reading_as_json(reading: Reading) -> dict[str, Any]:
+def _reading_as_json(reading: PackReading) -> dict[str, Any]:
     pack = reading.pack
     about = {} if pack is None else {"title": pack.title, "description": pack.description}
     return {
@@ -149,7 +154,7 @@ def _all_folders(settings: Settings) -> list[Path]:
     return [settings.packs_dir, *([own] if pack_folders(own) else [])]
 
 
-def _print_problems(readings: Iterable[Reading], indent: str = "") -> None:
+def _print_problems(readings: Iterable[PackReading], indent: str = "") -> None:
     out = console()
     for reading in readings:
         for problem in reading.problems:

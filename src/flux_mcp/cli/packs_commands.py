@@ -55,7 +55,7 @@ def _add_compose(app: typer.Typer) -> None:
         ] = None,
         extra: Annotated[str | None, typer.Option(help="Words of your own for the end.")] = None,
         seed: Annotated[
-            int, typer.Option(min=0, help="Decides what '*' takes: the picture's own seed.")
+            int, typer.Option(min=0, help="Decides what '*' takes: the image's own seed.")
         ] = 0,
         count: Annotated[
             int, typer.Option(min=1, max=100, help="Compose for so many seeds, counting up.")
@@ -72,7 +72,9 @@ def _add_compose(app: typer.Typer) -> None:
         from flux_mcp.cli import compositions
         from flux_mcp.cli.common import run_now
 
-        asked = compositions.Asked(name, subject, tuple(variable or ()), extra or "", seed, count)
+        asked = compositions.PackFlags(
+            name, subject, tuple(variable or ()), extra or "", seed, count
+        )
         run_now(
             lambda: compositions.print_compositions(
                 read_settings(data_dir, config=config), asked, as_json=as_json

@@ -20,12 +20,10 @@ from rich.progress import (
 from flux_mcp.cli.common import EXIT_BUSY, EXIT_ENGINE, complain, console, opened, print_json
 from flux_mcp.cli.progress import progress_on_stderr
 from flux_mcp.cli.weights import agree
-from flux_mcp.config import Settings
 from flux_mcp.errors import DownloadRunningError, InvalidRequestError
-from flux_mcp.jobs.download import Download
-from flux_mcp.models.candidates import Card, Choices, Machine
-from flux_mcp.models.engine import this_engine
-from flux_mcp.models.hub_messages import (
+from flux_mcp.jobs.downloads import Download
+from flux_mcp.models.hub.cache import find_snapshot, state_of
+from flux_mcp.models.hub.messages import (
     FileProgress,
     Listed,
     Pulled,
@@ -33,11 +31,12 @@ from flux_mcp.models.hub_messages import (
     PullOrder,
     PullProgress,
 )
-from flux_mcp.models.own_rows import open_registry
-from flux_mcp.models.pulling import GIB, rows_to_pull
-from flux_mcp.models.recommending import card_gib, held_in_words, least_needed, recommend
+from flux_mcp.models.hub.selection import GIB, rows_to_pull
+from flux_mcp.models.planning.candidates import Choices, Gpu, Machine, this_load_support
+from flux_mcp.models.planning.recommending import gpu_gib, held_in_words, least_needed, recommend
 from flux_mcp.models.registry import ModelSpec, Registry
-from flux_mcp.models.weights import find_snapshot, state_of
+from flux_mcp.models.user_rows import open_registry
+from flux_mcp.settings.settings import Settings
 
 ASK_ABOVE_GIB = 1.0
 """Larger downloads are asked about: hours on many lines, and a good part of many disks."""
@@ -47,15 +46,15 @@ MOST_LINES = 20
 
 
 @dataclass(frozen=True)
-class Asked:
+class PullFlags:
     """What the flags say."""
 
     models: tuple[str, ...]
-    card: str | None
+    gpu: str | None
     is_agreed: bool
 
 
-async def pull(settings: Settings, asked: Asked, *, as_json: bool) -> None:
+async def pull(settings: Settings, asked: PullFlags, *, as_json: bool) -> None:
     """Download what was asked for, showing how far it is on stderr.
 
     Raises:
@@ -80,36 +79,36 @@ async def pull(settings: Settings, asked: Asked, *, as_json: bool) -> None:
     _tell(ended, rows, settings, as_json=as_json)
 
 
-def _models(registry: Registry, asked: Asked, settings: Settings) -> tuple[str, ...]:
+def _models(registry: Registry, asked: PullFlags, settings: Settings) -> tuple[str, ...]:
     """Return the ids to pull.
 
     Raises:
-        InvalidRequestError: neither or both ways of choosing were taken, or nothing fits the card.
+        InvalidRequestError: neither or both ways of choosing were taken, or nothing fits the GPU.
     """
-    if bool(asked.models) == (asked.card is not None):
+    if bool(asked.models) == (asked.gpu is not None):
         raise InvalidRequestError(
-            "Name either models or a card with --for.", "'flux-mcp models list' shows the models."
+            "Name either models or a GPU with --for.", "'flux-mcp models list' shows the models."
         )
-    if asked.card is None:
+    if asked.gpu is None:
         return asked.models
-    return (_recommended(card_gib(asked.card), registry, settings),)
+    return (_recommended(gpu_gib(asked.gpu), registry, settings),)
 
 
 def _recommended(gib: float, registry: Registry, settings: Settings) -> str:
-    """Return the id of the model to pull for a card of a size, having said why.
+    """Return the id of the model to pull for a GPU of a size, having said why.
 
     Raises:
         InvalidRequestError: nothing fits it.
     """
     licences = None if settings.licences is None else frozenset(settings.licences)
-    choices = Choices(registry, lambda _: True, this_engine(), licences)
-    machine = Machine(Card(gib, gib))
+    choices = Choices(registry, lambda _: True, this_load_support(), licences)
+    machine = Machine(Gpu(gib, gib))
     found = recommend(machine, choices)
     if found is None:
         least = least_needed(choices, machine)
         needs = f"{least.spec.id} needs {least.peak_gib:.1f} GiB" if least else "none may be chosen"
         raise InvalidRequestError(
-            f"No model fits a card of {gib:g} GiB: {needs}.",
+            f"No model fits a GPU of {gib:g} GiB: {needs}.",
             "micro, which is installed, draws on any machine; 'flux-mcp doctor' names extras that "
             "hold models in fewer bits, and the setting 'licences' decides which may be chosen.",
         )

@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from flux_mcp.cli.common import EXIT_REQUEST, complain, console, plain, print_json
-from flux_mcp.cli.origins import DEFAULT, Explained, explain
 from flux_mcp.cli.settings_guide import example_config
+from flux_mcp.settings.sources import DEFAULT, Explained, explain
 
 
 def print_settings(given: Mapping[str, Any], *, as_json: bool) -> None:

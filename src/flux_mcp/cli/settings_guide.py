@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flux_mcp.config import Settings
-from flux_mcp.schema_words import kind_of
-from flux_mcp.settings_files import NEVER_IN_A_FILE
+from flux_mcp.settings.files import NEVER_IN_A_FILE
+from flux_mcp.settings.settings import Settings
+from flux_mcp.settings.sources import kind_of
 
 WIDTH = 88
 """Characters in a line of the example."""
@@ -49,9 +49,9 @@ SECTIONS = (
     Section("Speed", ("attention", "compile", "channels_last")),
     Section("Weights of the next job", ("prefetch", "prefetch_min_mb")),
     Section("Encoded prompts", ("embedding_cache_mb", "embedding_cache_disk_mb")),
-    Section("Queue", ("queue_limit", "max_passes", "cancel_grace_s", "on_disconnect")),
+    Section("Queue", ("queue_limit", "max_overtakes", "cancel_grace_s", "on_disconnect")),
     Section("Previews", ("preview_every_steps", "preview_interval_s")),
-    Section("Pictures that come in", ("allowed_dirs", "max_image_bytes", "max_image_pixels")),
+    Section("Images that come in", ("allowed_dirs", "max_image_bytes", "max_image_pixels")),
     Section(
         "Network",
         (

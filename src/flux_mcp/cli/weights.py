@@ -11,14 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from flux_mcp.cli.common import EXIT_ENGINE, complain, console, plain, print_json
-from flux_mcp.config import Settings
 from flux_mcp.errors import InvalidRequestError, WeightsMissingError
-from flux_mcp.models.own_rows import open_registry
-from flux_mcp.models.pulling import GIB, comes_from, licence_page, rows_of, users_of
+from flux_mcp.models.hub.cache import find_snapshot, install_hint, state_of_model
+from flux_mcp.models.hub.manifest import Checkable, Wrong, checkable
+from flux_mcp.models.hub.remove import Removal, disk_bytes, plan_removal, remove
+from flux_mcp.models.hub.selection import GIB, comes_from, licence_page, rows_of, users_of
 from flux_mcp.models.registry import Registry
-from flux_mcp.models.removing import Removal, disk_bytes, plan_removal, remove
-from flux_mcp.models.verifying import Checkable, Wrong, checkable
-from flux_mcp.models.weights import find_snapshot, install_hint, state_of_model
+from flux_mcp.models.user_rows import open_registry
+from flux_mcp.settings.settings import Settings
 
 _STYLES = {"installed": "green", "partial": "yellow", "missing": "dim"}
 

@@ -53,9 +53,9 @@ def _add_pull(app: typer.Typer) -> None:
         models: Annotated[
             list[str] | None, typer.Argument(help="Ids, as 'models list' shows them.")
         ] = None,
-        card: Annotated[
+        gpu: Annotated[
             str | None,
-            typer.Option("--for", help="Instead: what suits a card with so much memory, as 24GB."),
+            typer.Option("--for", help="Instead: what suits a GPU with so much memory, as 24GB."),
         ] = None,
         yes: Yes = False,
         data_dir: DataDir = None,
@@ -72,7 +72,7 @@ def _add_pull(app: typer.Typer) -> None:
 
         set_up_logging("warning")
         settings = read_settings(data_dir, config=config)
-        run(pulls.pull(settings, pulls.Asked(tuple(models or ()), card, yes), as_json=as_json))
+        run(pulls.pull(settings, pulls.PullFlags(tuple(models or ()), gpu, yes), as_json=as_json))
 
 
 def _add_verify(app: typer.Typer) -> None:

@@ -1,15 +1,152 @@
 """FIXED + SUBJECT + VARIABLE + EXTRA -> one prompt, with where each part of it came from. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from flux_mcp.compose.blocks import Block, Fill
-from flux_mcp.compose.placeholders import Filler, names_in
 from flux_mcp.compose.problems import shorten
-from flux_mcp.compose.tidy import tidy
 from flux_mcp.errors import InvalidRequestError, PromptTooLongError
+
+# Where a quotation begins and ends depends on the marks alone, never on what stands between:
+# tidying leaves the marks, so it finds the same quotations again.
+_QUOTED = re.compile(r'"[^"]*"|“[^”]*”|„[^“”]*[“”]|«[^»]*»')
+_RULES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\s+"), " "),
+    # Not before a digit: `a .5 mm gap` stays.
+    (re.compile(r" +([,;:.!?)\]])(?=[\s,;:.!?)\]]|\Z)"), r"\1"),
+    (re.compile(r"([(\[]) +"), r"\1"),
+    (re.compile(r"\.{4,}"), "..."),
+    (re.compile(r"(?<!\.)\.\.(?!\.)"), "."),
+    # Commas and semicolons give way to a stronger mark beside them.
+    (re.compile(r"[,;]*;[,;]*"), ";"),
+    (re.compile(r",{2,}"), ","),
+    (re.compile(r"(?<=[:!?])[,;]+"), ""),
+    (re.compile(r"[,;]+(?=[.:!?])"), ""),
+)
+_LEADING = re.compile(r"\A(?:[,;:.!?]+(?=\s|\Z)|\s)+")
+_TRAILING = re.compile(r"[\s,;]+\Z")
+
+
+def tidy(text: str) -> str:
+    """Return the text with single spaces, and without doubled or stranded punctuation.
+
+    `tidy(tidy(text)) == tidy(text)`, and `quotations(tidy(text)) == quotations(text)`.
+    """
+    pieces = list(_pieces(text))
+    tidied = [piece if is_quoted else _tidy_piece(piece) for piece, is_quoted in pieces]
+    if pieces and not pieces[0][1]:
+        tidied[0] = _LEADING.sub("", tidied[0])
+    if pieces and not pieces[-1][1]:
+        tidied[-1] = _TRAILING.sub("", tidied[-1])
+    return "".join(tidied)
+
+
+def _tidy_piece(piece: str) -> str:
+    before = None
+    while before != piece:
+        # A rule can make room for one before it: `, ,` becomes `,,` and then `,`.
+        before = piece
+        for pattern, replacement in _RULES:
+            piece = pattern.sub(replacement, piece)
+    return piece
+
+
+def quotations(text: str) -> tuple[str, ...]:
+    """Return every quotation of a text with its marks: what the image should show."""
+    return tuple(piece for piece, is_quoted in _pieces(text) if is_quoted)
+
+
+def _pieces(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield the whole text in order: quotations (true), and what stands between them (false)."""
+    start = 0
+    for found in _QUOTED.finditer(text):
+        if found.start() > start:
+            yield text[start : found.start()], False
+        yield found[0], True
+        start = found.end()
+    if start < len(text):
+        yield text[start:], False
+
+
+_PLACEHOLDER = re.compile(r"\{\{(?P<literal>[\w -]+)\}\}|\{(?P<name>[\w -]+)\}")
+_MAX_FILLED_CHARACTERS = 20_000
+"""A text that grows beyond this is given up: ten times what a prompt may have."""
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """A name in braces, as it was written, and where."""
+
+    name: str
+    start: int
+
+
+def placeholders(text: str) -> Iterator[Placeholder]:
+    """Yield every `{name}` of a text in order; names may be misspelt."""
+    for found in _PLACEHOLDER.finditer(text):
+        if found["name"] is not None:
+            yield Placeholder(found["name"], found.start())
+
+
+def names_in(text: str) -> frozenset[str]:
+    """Return the names a text has placeholders for."""
+    return frozenset(placeholder.name for placeholder in placeholders(text))
+
+
+class Filler:
+    """Fills placeholders from named texts, each of which may have placeholders too.
+
+    Args:
+        text_of: The text for a name. Raises `RequestError` for a name there is nothing for.
+    """
+
+    def __init__(self, text_of: Callable[[str], str]) -> None:
+        self._text_of = text_of
+        self._filled: dict[str, str] = {}
+        self._open: list[str] = []
+
+    def fill(self, text: str) -> str:
+        """Return the text with every placeholder filled.
+
+        Raises:
+            RequestError: a placeholder there is nothing for.
+            InvalidRequestError: texts that ask for each other in a circle.
+            PromptTooLongError: a text that grows far beyond any prompt.
+        """
+        filled = _PLACEHOLDER.sub(self._replace, text)
+        if len(filled) > _MAX_FILLED_CHARACTERS:
+            raise PromptTooLongError(
+                f"The prompt grows beyond {_MAX_FILLED_CHARACTERS} characters when its "
+                "placeholders are filled.",
+                "Say it shorter, or name fewer placeholders.",
+            )
+        return filled
+
+    def _replace(self, found: re.Match[str]) -> str:
+        if found["literal"] is not None:
+            return f"{{{found['literal']}}}"
+        value = self._value(found["name"])
+        follows = found.string[found.end() : found.end() + 1]
+        if follows and follows in ",;:.!?)" and value.endswith(".") and not value.endswith(".."):
+            # A whole sentence was given for a place inside of one.
+            return value[:-1]
+        return value
+
+    def _value(self, name: str) -> str:
+        if name in self._open:
+            circle = " -> ".join([*self._open[self._open.index(name) :], name])
+            raise InvalidRequestError(
+                f"The placeholders go round in a circle: {circle}.", "Take one of them out."
+            )
+        if name not in self._filled:
+            # Each text is filled once, so that texts which name others twice do not multiply work.
+            self._open.append(name)
+            self._filled[name] = self.fill(self._text_of(name)).strip()
+            self._open.pop()
+        return self._filled[name]
+
 
 MAX_CHARACTERS = 2000
 """Of an assembled prompt: the founding documents' number."""
@@ -23,7 +160,7 @@ _LOWER = re.compile(r"[\W_]*[a-zß-öø-ÿ]")
 
 
 @dataclass(frozen=True)
-class Part:
+class PromptPart:
     """A text that goes into a prompt, as it was written."""
 
     name: str
@@ -45,7 +182,7 @@ class Assembled:
 
 
 def assemble(
-    parts: Sequence[Part],
+    parts: Sequence[PromptPart],
     *,
     woven: frozenset[str] = frozenset(),
     max_characters: int = MAX_CHARACTERS,
@@ -96,7 +233,7 @@ def separator(left: str, right: str) -> str:
     return ", " if _LOWER.match(right) else ". "
 
 
-def _value(values: Mapping[str, Part], name: str) -> Part:
+def _value(values: Mapping[str, PromptPart], name: str) -> PromptPart:
     if name in values:
         return values[name]
     close = get_close_matches(name.lower().replace(" ", "_"), values, n=1)
@@ -108,7 +245,7 @@ def _value(values: Mapping[str, Part], name: str) -> Part:
     )
 
 
-def _names_below(text: str, values: Mapping[str, Part]) -> tuple[str, ...]:
+def _names_below(text: str, values: Mapping[str, PromptPart]) -> tuple[str, ...]:
     """Return every name that is placed in a text, also inside of what is placed."""
     found: dict[str, None] = {}
     waiting = [text]

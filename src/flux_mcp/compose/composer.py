@@ -6,7 +6,7 @@ from typing import Any
 from flux_mcp.compose.assemble import MAX_CHARACTERS, assemble
 from flux_mcp.compose.audit import Audit, Finding, audit
 from flux_mcp.compose.blocks import Block, Fill
-from flux_mcp.compose.choosing import Choice, Chosen, choose, notices_about, parts_of
+from flux_mcp.compose.choices import Choice, ChosenPart, choose, notices_about, parts_of
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.packs import Defaults, Pack
 from flux_mcp.compose.problems import shorten
@@ -35,7 +35,7 @@ class Composition:
     prompt: str
     blocks: tuple[Block, ...]
     fills: tuple[Fill, ...]
-    chosen: tuple[Chosen, ...]
+    chosen: tuple[ChosenPart, ...]
     """What the subject and each variable came to; those that were drawn say so."""
     audit: Audit
     defaults: Defaults
@@ -76,9 +76,9 @@ def compose(
     Args:
         library: The packs.
         choice: What the caller asks.
-        seed: Decides what is drawn. Picture n of several draws with seed + n - 1, as its pixels do:
+        seed: Decides what is drawn. Image n of several draws with seed + n - 1, as its pixels do:
             drawn again alone, with its own seed, it gets the same prompt.
-        index: Which picture of several, from 0.
+        index: Which image of several, from 0.
         limits: What the prompt may be at most.
 
     Raises:
@@ -150,7 +150,7 @@ def require_allowed(composition: Composition) -> None:
 
 
 def _advice(finding: Finding) -> str:
-    return advise(finding.rewording) or "Say instead what the picture shows."
+    return advise(finding.rewording) or "Say instead what the image shows."
 
 
 def advise(rewording: str) -> str:

@@ -5,13 +5,81 @@ The folder of a pack may be a link; what lies in it may not lead out of it.
 
 import codecs
 import hashlib
+import json
 import re
 import stat
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from flux_mcp.compose.positions import position_at
-from flux_mcp.compose.problems import Problem
+from flux_mcp.compose.problems import PackProblem
+
+KeyPath = tuple[str | int, ...]
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
+
+
+@dataclass(frozen=True)
+class Position:
+    """Line and column, both from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass
+class Positions:
+    """The position of every key and list item, by its path: `("variables", "light", "default")`."""
+
+    text: str
+    _offsets: dict[KeyPath, int] = field(default_factory=dict)
+    doubled: list[tuple[KeyPath, Position]] = field(default_factory=list)
+    """Keys written twice in one object, of which JSON keeps the last; with the second's place."""
+
+    def __post_init__(self) -> None:
+        """Walk the tokens once, with the path of every open object and list."""
+        path: list[str | int] = []
+        is_list: list[bool] = []
+        previous = ""
+        for found in _TOKEN.finditer(self.text):
+            mark = found[0]
+            if is_list and is_list[-1] and mark != "]" and previous in ("[", ","):
+                path[-1] = int(path[-1]) + 1 if previous == "," else 0
+                self._note(path, found.start())
+            elif is_list and not is_list[-1] and mark not in "}," and previous in ("{", ","):
+                path[-1] = _unquoted(mark)
+                self._note(path, found.start())
+            if mark in ("{", "["):
+                path.append(-1)
+                is_list.append(mark == "[")
+            elif mark in ("}", "]"):
+                path.pop()
+                is_list.pop()
+            previous = mark
+
+    def _note(self, path: Sequence[str | int], offset: int) -> None:
+        key = tuple(path)
+        if key in self._offsets:
+            self.doubled.append((key, position_at(self.text, offset)))
+        self._offsets[key] = offset
+
+    def find(self, path: KeyPath) -> Position:
+        """Return the place of a key, or of the nearest one around it."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._offsets:
+                return position_at(self.text, self._offsets[path[:length]])
+        return Position(1, 1)
+
+
+def position_at(text: str, offset: int) -> Position:
+    """Return the line and column of an offset."""
+    start = text.rfind("\n", 0, offset) + 1
+    return Position(text.count("\n", 0, offset) + 1, offset - start + 1)
+
+
+def _unquoted(key: str) -> str:
+    return str(json.loads(key))
+
 
 MAX_FILE_BYTES = 64 * 1024
 """Of one file. A prompt has at most 2000 characters; a file of a hundred choices fits easily."""
@@ -40,18 +108,18 @@ class PackFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.problems: list[Problem] = []
+        self.problems: list[PackProblem] = []
         self._read: dict[str, bytes] = {}
 
     def complain(
-        self, name: str, message: str, mend: str, *, line: int = 0, column: int = 0
+        self, name: str, message: str, fix: str, *, line: int = 0, column: int = 0
     ) -> None:
         """Collect an error about a file of the pack; an empty name is the folder itself."""
-        self.problems.append(Problem(self._place(name), line, column, message, mend))
+        self.problems.append(PackProblem(self._place(name), line, column, message, fix))
 
-    def warn(self, name: str, message: str, mend: str, *, line: int = 0) -> None:
+    def warn(self, name: str, message: str, fix: str, *, line: int = 0) -> None:
         """Collect a warning about a file of the pack."""
-        self.problems.append(Problem(self._place(name), line, 0, message, mend, "warning"))
+        self.problems.append(PackProblem(self._place(name), line, 0, message, fix, "warning"))
 
     def _place(self, name: str) -> str:
         return f"{self.folder.name}/{name}" if name else self.folder.name
@@ -118,7 +186,124 @@ class PackFiles:
         if found is not None:
             at = position_at(text, found.start())
             message = f"It has the control character U+{ord(found[0]):04X}."
-            mend = "Remove it; line breaks and tabs may stay."
-            self.complain(name, message, mend, line=at.line, column=at.column)
+            fix = "Remove it; line breaks and tabs may stay."
+            self.complain(name, message, fix, line=at.line, column=at.column)
             return None
         return TextFile(name, text)
+
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+"""What packs, subjects, variables and choices may be called."""
+NAME_RULE = "Use lower-case letters, digits, - and _, at most 64, a letter or digit first."
+NOTHING = "-"
+
+_COMMENT = re.compile(r"\s*#(?:\s|\Z)")
+_HEADING = re.compile(r"\[(?P<name>[^\[\]\"]*)\]\s*")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text of a pack, and where it stands."""
+
+    text: str
+    """Without comments and surrounding white space; empty where it says nothing."""
+    file: str
+    lines: tuple[int, ...]
+    """For each line of the text, its number in the file."""
+    choice: str = ""
+    """The choice it belongs to, where its file holds several."""
+
+    @property
+    def source(self) -> str:
+        """As `Block.source`: `variable_style.txt (noir)`."""
+        return f"{self.file} ({self.choice})" if self.choice else self.file
+
+    @property
+    def line(self) -> int:
+        """The number of its first line."""
+        return self.lines[0]
+
+    def line_of(self, offset: int) -> int:
+        """Return the number of the line an offset of the text lies in."""
+        return self.lines[min(self.text.count("\n", 0, offset), len(self.lines) - 1)]
+
+
+def read_text(file: TextFile, files: PackFiles) -> Text | None:
+    """Return the one text of a file; `None`, with a problem collected, where it has none."""
+    text = _text(file.name, 1, file.text.split("\n"))
+    if text is None:
+        files.complain(file.name, "It has no text.", "Write one, or take the file away.")
+    return text
+
+
+def read_choices(file: TextFile, files: PackFiles) -> dict[str, Text]:
+    """Return every choice of a `variable_*.txt` file by its name, in the file's order."""
+    choices: dict[str, Text] = {}
+    sections = _sections(file.text)
+    if sections and not sections[0].name:
+        # Only comments may stand above the first heading.
+        early = _text(file.name, 1, sections.pop(0).lines)
+        if early is not None:
+            message = "There is text before the first choice."
+            fix = "Put a heading such as [plain] above it."
+            files.complain(file.name, message, fix, line=early.line)
+    if not sections:
+        fix = "Write [name], and below it the choice's text."
+        files.complain(file.name, "It has no choices.", fix)
+    for section in sections:
+        text = _text(file.name, section.line + 1, section.lines, section.name)
+        problem = _problem_of(section, text, choices)
+        if problem is not None:
+            files.complain(file.name, *problem, line=section.line)
+        elif text is not None:
+            choices[section.name] = text
+    return choices
+
+
+def _problem_of(
+    section: "_Section", text: Text | None, before: dict[str, Text]
+) -> tuple[str, str] | None:
+    if not NAME.fullmatch(section.name):
+        return f"'{section.name}' cannot be the name of a choice.", NAME_RULE
+    if section.name in before:
+        line = before[section.name].line
+        message = f"The choice '{section.name}' is there already: its text is on line {line}."
+        return message, "Rename one of the two, or take it out."
+    if text is None:
+        message = f"The choice '{section.name}' has no text."
+        return message, f"Write one, or {NOTHING} alone for one that says nothing."
+    return None
+
+
+@dataclass(frozen=True)
+class _Section:
+    """The lines below a heading; those above the first one have no name."""
+
+    name: str
+    line: int
+    lines: list[str]
+
+
+def _sections(text: str) -> list[_Section]:
+    sections = [_Section("", 0, [])]
+    for number, line in enumerate(text.split("\n"), start=1):
+        found = _HEADING.fullmatch(line)
+        if found is None:
+            sections[-1].lines.append(line)
+        else:
+            sections.append(_Section(found["name"].strip() or line.strip(), number, []))
+    return sections
+
+
+def _text(file: str, first: int, lines: Sequence[str], choice: str = "") -> Text | None:
+    """Return the lines as a text, without comments; `None` where no word is left."""
+    kept = [
+        (number, line) for number, line in enumerate(lines, start=first) if not _COMMENT.match(line)
+    ]
+    while kept and not kept[0][1].strip():
+        kept.pop(0)
+    text = "\n".join(line for _, line in kept).strip()
+    if not text:
+        return None
+    numbers = tuple(number for number, _ in kept)[: text.count("\n") + 1]
+    return Text("" if text == NOTHING else text, file, numbers, choice)

@@ -1,7 +1,7 @@
 """The packs there are: shipped ones, and the user's own beside them.
 
 `PackLibrary` owns them. It looks at the files whenever it is asked, and reads again what changed:
-no thread watches. A pack that is wrong is out of use until it is mended, and only that one.
+no thread watches. A pack that is wrong is out of use until it is fixed, and only that one.
 """
 
 import os
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_mcp.compose.audit import audit
+from flux_mcp.compose.checks import Judge, check_quickly, check_thoroughly
+from flux_mcp.compose.manifest import MANIFEST, Models
 from flux_mcp.compose.packs import Pack
 from flux_mcp.compose.problems import has_errors, nearest, shorten
-from flux_mcp.compose.reader import SUBJECTS, Reading, read_pack
-from flux_mcp.compose.rows import Models
-from flux_mcp.compose.selfcheck import Judge, check_quickly
-from flux_mcp.config import Settings
+from flux_mcp.compose.reader import SUBJECTS, PackReading, read_pack
 from flux_mcp.errors import InvalidPackError, UnknownPackError
 from flux_mcp.models.registry import KINDS, Registry
+from flux_mcp.settings.settings import Settings
 
 _SETTLED_NS = 100_000_000
 """A file changed so shortly before it was read may change again within one tick of its clock."""
@@ -41,7 +41,7 @@ def known_models(registry: Registry) -> Models:
 
 
 @dataclass(frozen=True)
-class Changes:
+class PackChanges:
     """What is different since the last `refresh`, by the names of packs."""
 
     added: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class _Shelf:
     fingerprint: Fingerprint
     is_settled: bool
     """False if the files were too fresh for their fingerprint to be trusted."""
-    reading: Reading
+    reading: PackReading
 
 
 class PackLibrary:
@@ -93,7 +93,7 @@ class PackLibrary:
         """Every usable pack, by name."""
         return iter([reading.pack for reading in self.readings() if reading.pack is not None])
 
-    def readings(self) -> tuple[Reading, ...]:
+    def readings(self) -> tuple[PackReading, ...]:
         """Return every pack by name, also those that are wrong, with their problems."""
         folders = self._folders_by_name()
         with self._lock:
@@ -106,7 +106,7 @@ class PackLibrary:
 
         Raises:
             UnknownPackError: there is none; the hint names the nearest and all others.
-            InvalidPackError: there is, but it is wrong; the hint says how to mend it.
+            InvalidPackError: there is, but it is wrong; the hint says how to fix it.
         """
         readings = {reading.name: reading for reading in self.readings()}
         if name not in readings:
@@ -120,7 +120,7 @@ class PackLibrary:
             more = f" {len(errors) - 1} more." if len(errors) > 1 else ""
             raise InvalidPackError(
                 f"The pack '{name}' cannot be used: {errors[0].place}: {errors[0].message}{more}",
-                errors[0].mend,
+                errors[0].fix,
                 problems=reading.problems,
             )
         return reading.pack
@@ -134,7 +134,7 @@ class PackLibrary:
             for name in sorted(shipped & other)
         )
 
-    def refresh(self) -> Changes:
+    def refresh(self) -> PackChanges:
         """Look at the files, and return what is different since this was called last.
 
         A pack counts as there while it can be used. The first call finds every pack added.
@@ -143,7 +143,7 @@ class PackLibrary:
         with self._lock:
             before, self._announced = self._announced, now
         both = sorted(now.keys() & before.keys())
-        return Changes(
+        return PackChanges(
             added=tuple(sorted(now.keys() - before.keys())),
             changed=tuple(name for name in both if now[name] != before[name]),
             removed=tuple(sorted(before.keys() - now.keys())),
@@ -162,12 +162,12 @@ class PackLibrary:
         is_settled = not 0 <= time.time_ns() - newest < _SETTLED_NS
         return _Shelf(fingerprint, is_settled, self._read(folder))
 
-    def _read(self, folder: Path) -> Reading:
+    def _read(self, folder: Path) -> PackReading:
         reading = read_pack(folder, self._models)
         if reading.pack is None or self._judge is None:
             return reading
         problems = (*reading.problems, *check_quickly(reading.pack, self._judge))
-        return Reading(folder.name, None if has_errors(problems) else reading.pack, problems)
+        return PackReading(folder.name, None if has_errors(problems) else reading.pack, problems)
 
 
 def pack_folders(root: Path) -> Sequence[Path]:
@@ -204,3 +204,35 @@ def _stat_of(prefix: str, entry: os.DirEntry[str]) -> tuple[str, int, int, int]:
     # The second changes even when the first is set back, as copying with times does.
     changed_ns = max(about.st_mtime_ns, about.st_ctime_ns)
     return f"{prefix}{entry.name}", changed_ns, about.st_size, about.st_ino
+
+
+def check_packs(
+    folder: Path, *, judge: Judge = audit, models: Models | None = None
+) -> tuple[PackReading, ...]:
+    """Check one pack, or every pack of a folder.
+
+    Args:
+        folder: A pack (it has a pack.json), or a folder of packs.
+        judge: The audit.
+        models: Ids of the models there are, by kind; `None` lets a pack name any.
+
+    Raises:
+        UnknownPackError: there is no pack.
+    """
+    if (folder / MANIFEST).is_file():
+        return (check_one(folder.resolve(), judge, models),)
+    folders = pack_folders(folder)
+    if not folders:
+        raise UnknownPackError(
+            f"There is no pack in {folder}.", "Name a folder with a pack.json, or one above it."
+        )
+    return tuple(check_one(path, judge, models) for path in folders)
+
+
+def check_one(folder: Path, judge: Judge, models: Models | None) -> PackReading:
+    """Check one pack: its files, then its prompts."""
+    reading = read_pack(folder, models)
+    if reading.pack is None:
+        return reading
+    problems = tuple(sorted({*reading.problems, *check_thoroughly(reading.pack, judge)}))
+    return PackReading(reading.name, None if has_errors(problems) else reading.pack, problems)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_mcp.compose.audit import Forbidden
-from flux_mcp.compose.texts import Text
+from flux_mcp.compose.files import Text
 from flux_mcp.models.registry import Kind, Quality
 from flux_mcp.requests.geometry import AspectRatio
 
@@ -41,7 +41,7 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Lora:
+class PackLora:
     """A LoRA the pack is made for."""
 
     name: str
@@ -58,7 +58,7 @@ class Defaults:
     aspect_ratio: AspectRatio | None = None
     width: int | None = None
     height: int | None = None
-    loras: tuple[Lora, ...] = ()
+    loras: tuple[PackLora, ...] = ()
 
 
 @dataclass(frozen=True)

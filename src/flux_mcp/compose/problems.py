@@ -1,4 +1,4 @@
-"""What is wrong with a pack: which file, which line, and how to mend it. Pure."""
+"""What is wrong with a pack: which file, which line, and how to fix it. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True, order=True)
-class Problem:
+class PackProblem:
     """One thing that is wrong with a pack's files."""
 
     file: str
@@ -17,7 +17,7 @@ class Problem:
     column: int
     """From 1; 0 where the line says enough."""
     message: str
-    mend: str
+    fix: str
     """One sentence that says what to do; never empty."""
     severity: Literal["error", "warning"] = "error"
     """An error disables the pack, a warning does not."""
@@ -30,12 +30,12 @@ class Problem:
         )
 
     def __str__(self) -> str:
-        """`file:line:column: [warning: ]what is wrong. how to mend it.`."""
+        """`file:line:column: [warning: ]what is wrong. how to fix it.`."""
         kind = "" if self.severity == "error" else "warning: "
-        return f"{self.place}: {kind}{self.message} {self.mend}"
+        return f"{self.place}: {kind}{self.message} {self.fix}"
 
 
-def has_errors(problems: Iterable[Problem]) -> bool:
+def has_errors(problems: Iterable[PackProblem]) -> bool:
     """Say whether any of the problems disables the pack."""
     return any(problem.severity == "error" for problem in problems)
 

@@ -5,21 +5,30 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flux_mcp.compose.assemble import names_in
 from flux_mcp.compose.checks import check_texts
-from flux_mcp.compose.files import MAX_FILES, PackFiles
-from flux_mcp.compose.manifest import MANIFEST, Manifest, read_manifest
-from flux_mcp.compose.packs import Pack, Variable
-from flux_mcp.compose.placeholders import names_in
-from flux_mcp.compose.problems import Problem, has_errors, nearest
-from flux_mcp.compose.rows import (
+from flux_mcp.compose.files import (
+    MAX_FILES,
+    NAME,
+    NAME_RULE,
+    PackFiles,
+    Text,
+    read_choices,
+    read_text,
+)
+from flux_mcp.compose.manifest import (
+    MANIFEST,
     Models,
+    PackManifest,
     check_model,
     defaults_of,
     forbidden_of,
+    read_manifest,
     subject_of,
     variable_of,
 )
-from flux_mcp.compose.texts import NAME, NAME_RULE, Text, read_choices, read_text
+from flux_mcp.compose.packs import Pack, Variable
+from flux_mcp.compose.problems import PackProblem, has_errors, nearest
 
 FIXED_FILE = "fixed_block.txt"
 SUBJECTS = "subjects"
@@ -28,17 +37,17 @@ _VARIABLE_FILE = re.compile(r"variable_(?P<name>.*)\.txt")
 
 
 @dataclass(frozen=True)
-class Reading:
+class PackReading:
     """What came of reading a pack's folder."""
 
     name: str
     pack: Pack | None
     """`None` if something makes it unusable."""
-    problems: tuple[Problem, ...]
+    problems: tuple[PackProblem, ...]
     """By file and line. A pack whose problems are all warnings can be used."""
 
 
-def read_pack(folder: Path, models: Models | None = None) -> Reading:
+def read_pack(folder: Path, models: Models | None = None) -> PackReading:
     """Read and check a pack's folder; whatever is wrong inside of it becomes a problem.
 
     Args:
@@ -50,7 +59,7 @@ def read_pack(folder: Path, models: Models | None = None) -> Reading:
     if pack is not None:
         check_texts(pack, files)
     problems = tuple(sorted(set(files.problems)))
-    return Reading(folder.name, None if has_errors(problems) else pack, problems)
+    return PackReading(folder.name, None if has_errors(problems) else pack, problems)
 
 
 def _read(files: PackFiles, models: Models | None) -> Pack | None:
@@ -62,12 +71,12 @@ def _read(files: PackFiles, models: Models | None) -> Pack | None:
         return None
     for name in names:
         _check_name(files, name)
-    for name, mend in (
+    for name, fix in (
         (MANIFEST, "Write it, with title, description and version at least."),
         (FIXED_FILE, "Write into it what every prompt of the pack says."),
     ):
         if name not in names:
-            files.complain(name, "The file is missing.", mend)
+            files.complain(name, "The file is missing.", fix)
     manifest = read_manifest(files) if MANIFEST in names else None
     fixed = _read_one(files, FIXED_FILE) if FIXED_FILE in names else None
     subjects = _subjects(files, names)
@@ -85,7 +94,7 @@ def _read(files: PackFiles, models: Models | None) -> Pack | None:
 
 
 def _pack(
-    manifest: Manifest, fixed: Text, subject: Variable, variables: dict[str, Variable]
+    manifest: PackManifest, fixed: Text, subject: Variable, variables: dict[str, Variable]
 ) -> Pack:
     rows, files = manifest.rows, manifest.files
     texts = [fixed, *(text for one in (subject, *variables.values()) for text in one.texts)]
@@ -129,8 +138,8 @@ def _file_names(files: PackFiles) -> list[str] | None:
 def _check_name(files: PackFiles, name: str) -> None:
     stem = _subject_name(name)
     if stem is not None and not name.endswith(".txt"):
-        mend = "Give it that ending, or take it away."
-        files.complain(name, "It is not a .txt file.", mend)
+        fix = "Give it that ending, or take it away."
+        files.complain(name, "It is not a .txt file.", fix)
     elif stem is not None and not NAME.fullmatch(stem):
         files.complain(name, f"'{stem}' cannot be the name of a subject.", NAME_RULE)
     elif stem is None and name.endswith(".txt"):
@@ -140,8 +149,8 @@ def _check_name(files: PackFiles, name: str) -> None:
             files.complain(name, message, NAME_RULE)
         elif variable is None and name != FIXED_FILE:
             known = (FIXED_FILE, "variable_<name>.txt", f"{SUBJECTS}/<name>.txt")
-            mend = nearest(name, known, what="Text files of a pack")
-            files.complain(name, "No part of a pack is called that.", mend)
+            fix = nearest(name, known, what="Text files of a pack")
+            files.complain(name, "No part of a pack is called that.", fix)
 
 
 def _subject_name(name: str) -> str | None:
@@ -171,13 +180,13 @@ def _choices(files: PackFiles, names: Iterable[str]) -> dict[str, dict[str, Text
     return choices
 
 
-def _check_files_are_used(manifest: Manifest, choices: Iterable[str]) -> None:
+def _check_files_are_used(manifest: PackManifest, choices: Iterable[str]) -> None:
     known = manifest.rows.variables
     for name in choices:
         if name not in known:
             message = f"{MANIFEST} has no variable '{name}', so nothing uses this file."
-            mend = f"Add it there, or rename the file. {nearest(name, known, what='Variables')}"
-            manifest.files.complain(f"variable_{name}.txt", message, mend)
+            fix = f"Add it there, or rename the file. {nearest(name, known, what='Variables')}"
+            manifest.files.complain(f"variable_{name}.txt", message, fix)
 
 
 def _read_one(files: PackFiles, name: str) -> Text | None:

@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-from flux_mcp.compose.manifest import MANIFEST
+from flux_mcp.compose.files import NAME, NAME_RULE
+from flux_mcp.compose.manifest import MANIFEST, SCHEMA_FILE, pack_schema_text
 from flux_mcp.compose.reader import FIXED_FILE, SUBJECTS
-from flux_mcp.compose.schema import SCHEMA_FILE, pack_schema_text
-from flux_mcp.compose.texts import NAME, NAME_RULE
 from flux_mcp.errors import InvalidRequestError, StorageError
 
 
@@ -54,7 +53,7 @@ def _files(name: str) -> dict[str, str]:
         "kind": "text2img",
         "quality": "standard",
         "aspect_ratio": "1:1",
-        "subject": {"description": "What the picture shows.", "default": "lighthouse"},
+        "subject": {"description": "What the image shows.", "default": "lighthouse"},
         "variables": {
             "light": {
                 "description": "How it is lit.",
@@ -70,8 +69,8 @@ def _files(name: str) -> dict[str, str]:
         "forbidden": [
             {
                 "pattern": "watermark",
-                "reason": "A watermark in the prompt is drawn into the picture.",
-                "instead": "clean picture edges",
+                "reason": "A watermark in the prompt is drawn into the image.",
+                "instead": "clean image edges",
             }
         ],
     }

@@ -70,7 +70,7 @@ def count_prompt(text: str, parts: Path, max_sequence_length: int) -> tuple[Toke
 def cut_warning(counts: tuple[TokenCount, ...]) -> str:
     """Return one sentence if the prompt is cut, else an empty text.
 
-    The last encoder counts: CLIP beside it only sets the tone of a picture.
+    The last encoder counts: CLIP beside it only sets the tone of an image.
     """
     return counts[-1].warning if counts else ""
 

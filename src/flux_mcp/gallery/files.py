@@ -1,8 +1,8 @@
-"""The picture files: PNG and thumbnail written whole or not at all, found, swept.
+"""The image files: PNG and thumbnail written whole or not at all, found, swept.
 
 Owns the bytes below `images/`, and below `previews/` those of running jobs. Knows no rows: the
 caller writes the row after the files, so a crash leaves a file without a row, never a row without a
-file. Knows not how a picture is made small (previews.py).
+file. Knows not how an image is made small (previews.py).
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.gallery.previews import thumbnail_webp
-from flux_mcp.paths import Paths
+from flux_mcp.settings.paths import Paths
 
 THUMBNAIL_PX = 512
 MAX_SWEPT = 256
-"""More pictures without a row than this are no crash but a lost database: they are left alone."""
+"""More images without a row than this are no crash but a lost database: they are left alone."""
 
 _OURS = re.compile(r"img_[A-Za-z0-9_-]+\.(?:png|webp)")
 _JOB_ID = re.compile(r"job_[A-Za-z0-9_-]{1,64}")
@@ -36,7 +36,7 @@ _PART = re.compile(r"\.img_[A-Za-z0-9_-]+\.[0-9a-f]+\.part")
 
 @dataclass(frozen=True)
 class SavedImage:
-    """Where a picture's files are (posix paths below the data folder), and what is in them."""
+    """Where an image's files are (posix paths below the data folder), and what is in them."""
 
     file: str
     thumbnail: str
@@ -48,7 +48,7 @@ class SavedImage:
 
 
 class ImageFiles:
-    """Files of finished pictures: `images/YYYY/MM/<id>.png`, each with its `.webp` thumbnail."""
+    """Files of finished images: `images/YYYY/MM/<id>.png`, each with its `.webp` thumbnail."""
 
     def __init__(self, paths: Paths) -> None:
         self._root = paths.root
@@ -64,7 +64,7 @@ class ImageFiles:
         height: int,
         metadata: Mapping[str, str],
     ) -> SavedImage:
-        """Write a picture and its thumbnail; each appears whole, the thumbnail first.
+        """Write an image and its thumbnail; each appears whole, the thumbnail first.
 
         `pixels` is raw RGB, 8 bits, row by row. `metadata` becomes the PNG's iTXt chunks.
 
@@ -84,7 +84,7 @@ class ImageFiles:
             write_whole(file, png)
         except OSError as error:
             raise StorageError(
-                f"The picture could not be saved: {error.strerror}.",
+                f"The image could not be saved: {error.strerror}.",
                 f"Free disk space or permissions below {self._images}.",
             ) from error
         return SavedImage(
@@ -148,14 +148,14 @@ class ImageFiles:
             ) from error
 
     def months(self) -> tuple[str, ...]:
-        """Return the folders pictures lie in, as `YYYY/MM`, oldest first."""
+        """Return the folders images lie in, as `YYYY/MM`, oldest first."""
         found = self._images.glob("[0-9][0-9][0-9][0-9]/[0-9][0-9]")
         return tuple(sorted(path.relative_to(self._images).as_posix() for path in found))
 
     def sweep(self, month: str, known_files: Collection[str], older_than_s: float = 3600.0) -> int:
         """Remove what crashes left behind in a month, and return how many files that were.
 
-        That is: unfinished files, and pictures and thumbnails without a row, both last written more
+        That is: unfinished files, and images and thumbnails without a row, both last written more
         than `older_than_s` ago (another process may be between file and row). Only names this class
         issues are touched. If more than `MAX_SWEPT` finished files have no row, the database was
         lost rather than a process: none of them is removed, and a warning is logged.
@@ -215,7 +215,7 @@ def _encode_png(image: Image.Image, metadata: Mapping[str, str]) -> bytes:
 
 
 def _cheapest_strategy(image: Image.Image, tile_px: int = 64) -> int:
-    """Return the zlib strategy for a picture, found on nine tiles of it.
+    """Return the zlib strategy for an image, found on nine tiles of it.
 
     Photographs hold no repeats, so looking for them takes three times as long and saves nothing
     (1024x1024: 231 ms and 1.66 MB, against 74 ms and 1.66 MB by Huffman coding alone). Flat

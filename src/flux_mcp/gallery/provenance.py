@@ -1,4 +1,4 @@
-"""What is known of a picture, and its forms inside the PNG: a JSON document, a line to read.
+"""What is known of an image, and its forms inside the PNG: a JSON document, a line to read.
 
 A file alone is enough to draw it again. Knows no table and no folder.
 """
@@ -36,14 +36,14 @@ Text = Annotated[str, AfterValidator(_encodable)]
 
 
 class ImageProvenance(BaseModel):
-    """Every fact of one picture that is known before its file is written."""
+    """Every fact of one image that is known before its file is written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     id: str = Field(pattern=r"^img_[A-Za-z0-9_-]{1,64}$")
     job_id: str
     index: int = Field(ge=0)
-    """Which picture of the job, from 0."""
+    """Which image of the job, from 0."""
     kind: Kind
     prompt: Text
     composed: dict[str, Any] | None = None
@@ -57,7 +57,7 @@ class ImageProvenance(BaseModel):
     """Name, SHA-256 and weight of each, as in the plan."""
     seed: int = Field(ge=0, le=MAX_INTEGER)
     plan: dict[str, Any]
-    """The job's `RenderPlan` as JSON; its `seeds` are those of every picture of the job."""
+    """The job's `RenderPlan` as JSON; its `seeds` are those of every image of the job."""
     width: int
     height: int
     parents: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ class ImageProvenance(BaseModel):
 
 
 def to_metadata(provenance: ImageProvenance) -> dict[str, str]:
-    """Return the text chunks of a picture's PNG: `flux-mcp` as JSON, `parameters` as a line."""
+    """Return the text chunks of an image's PNG: `flux-mcp` as JSON, `parameters` as a line."""
     document = {
         "version": DOCUMENT_VERSION,
         "software": f"flux-mcp {__version__}",
@@ -131,7 +131,7 @@ def from_png(source: Path | bytes) -> ImageProvenance:
     version = document.pop("version", None)
     if version != DOCUMENT_VERSION:
         raise InvalidImageError(
-            f"The picture's metadata has version {version!r}; this flux-mcp reads "
+            f"The image's metadata has version {version!r}; this flux-mcp reads "
             f"{DOCUMENT_VERSION}.",
             "Update flux-mcp.",
         )
@@ -140,7 +140,7 @@ def from_png(source: Path | bytes) -> ImageProvenance:
         return ImageProvenance.model_validate(document)
     except ValidationError as error:
         raise InvalidImageError(
-            f"The picture's metadata is damaged: {error.error_count()} fields are wrong.",
+            f"The image's metadata is damaged: {error.error_count()} fields are wrong.",
             "Use the file as flux-mcp wrote it.",
         ) from error
 

@@ -26,7 +26,7 @@ _MAC_BYTES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class SearchFilter:
-    """Which pictures to look for; everything that is given must hold."""
+    """Which images to look for; everything that is given must hold."""
 
     query: str | None = None
     """Words of the prompt, in any order and English inflection; all must occur. `pain*` finds what
@@ -36,7 +36,7 @@ class SearchFilter:
     session: str | None = None
     seed: int | None = None
     principal: str | None = None
-    """Whose pictures; `None` for everybody's."""
+    """Whose images; `None` for everybody's."""
     created_after: str | None = None
     """ISO 8601 date or time, UTC unless it says otherwise, inclusive."""
     created_before: str | None = None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from flux_mcp.database import immediate
 from flux_mcp.errors import (
     InternalError,
     InvalidRequestError,
@@ -30,17 +29,18 @@ from flux_mcp.gallery.search import (
     statement_for,
 )
 from flux_mcp.principals import LOCAL
+from flux_mcp.storage.database import bring_up_to_date, immediate
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
-
+    from sqlite_utils.migrations import Migrations
 
 _JSON_COLUMNS = ("composed", "loras", "plan", "parents", "environment")
 _RELATIVE_PATH = r"^[A-Za-z0-9_-][A-Za-z0-9_./-]*$"
 
 
 class ImageRecord(ImageProvenance):
-    """One row: a finished picture, where its files are, and what the user thinks of it."""
+    """One row: a finished image, where its files are, and what the user thinks of it."""
 
     file: str = Field(pattern=_RELATIVE_PATH)
     """The PNG, as a posix path below the data folder; so is `thumbnail` (WebP)."""
@@ -48,7 +48,7 @@ class ImageRecord(ImageProvenance):
     sha256: str
     """Of the PNG file."""
     pixels_sha256: str
-    """Of the raw RGB pixels: the same picture has the same one, however it was compressed."""
+    """Of the raw RGB pixels: the same image has the same one, however it was compressed."""
     size_bytes: int
     rating: int | None = Field(None, ge=1, le=5)
     principal: Text = LOCAL
@@ -80,7 +80,7 @@ class Gallery:
         A late duplicate changes nothing: the row that was first is returned.
 
         Raises:
-            InternalError: the id is taken by a picture of another job.
+            InternalError: the id is taken by an image of another job.
         """
         row = _to_row(record)
         with immediate(self._database):
@@ -120,7 +120,7 @@ class Gallery:
         return record
 
     def of_job(self, job_id: str) -> tuple[ImageRecord, ...]:
-        """Return the pictures of a job in order; empty for a job that has none."""
+        """Return the images of a job in order; empty for a job that has none."""
         if not is_storable(job_id):
             return ()
         return self._rows('SELECT * FROM images WHERE job_id = ? ORDER BY "index"', [job_id])
@@ -128,7 +128,7 @@ class Gallery:
     def known_files(self, month: str) -> frozenset[str]:
         """Return every file and thumbnail of a month (`YYYY/MM`) that has a row.
 
-        A month at a time: the sweep of a million pictures must not hold up everybody else.
+        A month at a time: the sweep of a million images must not hold up everybody else.
         """
         start = datetime.strptime(month, "%Y/%m").replace(tzinfo=UTC)
         end = (start + timedelta(days=31)).replace(day=1)
@@ -197,3 +197,89 @@ def _to_record(row: dict[str, Any]) -> ImageRecord:
         if name in ImageRecord.model_fields
     }
     return ImageRecord.model_validate(values)
+
+
+def migrate(database: "Database") -> None:
+    """Bring the gallery's tables up to date; several processes may do so at the same time."""
+    bring_up_to_date(database, _steps())
+
+
+def _steps() -> "Migrations":
+    from sqlite_utils.migrations import Migrations
+
+    steps = Migrations("gallery")
+
+    @steps(name="0001_images")
+    def _images(database: "Database") -> None:
+        images = database.table("images")
+        images.create(
+            {
+                # The order of the gallery: microseconds of created_at since 1970, times 256, plus
+                # a counter. Newest first, pages and date ranges are all walks along this key.
+                "n": int,
+                "id": str,
+                "job_id": str,
+                "index": int,
+                "kind": str,
+                "prompt": str,
+                "composed": str,
+                "negative_prompt": str,
+                "model": str,
+                "revision": str,
+                "weights_sha256": str,
+                "precision": str,
+                "loras": str,
+                "seed": int,
+                "plan": str,
+                "width": int,
+                "height": int,
+                "file": str,
+                "thumbnail": str,
+                "sha256": str,
+                "pixels_sha256": str,
+                "size_bytes": int,
+                "parents": str,
+                "session": str,
+                "stage": str,
+                "rating": int,
+                "licence": str,
+                "environment": str,
+                "seconds": float,
+                "created_at": str,
+                # Kind, model and session as made-up words, for full-text search to intersect with.
+                "facets": str,
+            },
+            pk="n",
+            not_null={"id", "job_id", "index", "kind", "prompt", "model", "seed", "plan", "file"},
+            strict=True,
+        )
+        images.create_index(["id"], index_name="images_id", unique=True)
+        images.create_index(["job_id", "index"], index_name="images_job", unique=True)
+        # Each ends, unseen, in `n`: rows of one value come out newest first without sorting.
+        images.create_index(["kind"], index_name="images_kind")
+        images.create_index(["model"], index_name="images_model")
+        images.create_index(["kind", "model"], index_name="images_kind_model")
+        images.create_index(["session"], index_name="images_session")
+        images.create_index(["seed"], index_name="images_seed")
+        # Stemmed (cat finds cats): a prefix search, the other way to it, reads every longer word.
+        images.enable_fts(
+            ["prompt", "facets"],
+            create_triggers=True,
+            tokenize="porter unicode61 remove_diacritics 2",
+        )
+
+    @steps(name="0002_cursor_key")
+    def _cursor_key(database: "Database") -> None:
+        # Signs the cursors of this gallery, so that one from elsewhere is known for what it is.
+        database.table("gallery_facts").create({"name": str, "value": str}, pk="name", strict=True)
+        database.execute(
+            "INSERT INTO gallery_facts (name, value) VALUES ('cursor_key', ?)",
+            [secrets.token_hex(32)],
+        )
+
+    @steps(name="0003_principal")
+    def _principal(database: "Database") -> None:
+        database.execute("ALTER TABLE images ADD COLUMN principal TEXT NOT NULL DEFAULT 'local'")
+        database.table("images").create_index(["principal"], index_name="images_principal")
+
+    return steps

@@ -1,1 +1,1 @@
-"""Pictures coming in: references resolved, checked and made into plain RGB or mask files."""
+"""Images coming in: references resolved, checked and made into plain RGB or mask files."""

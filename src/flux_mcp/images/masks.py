@@ -1,21 +1,21 @@
-"""Masks: from a picture or a box to an L picture, where 255 is drawn anew and 0 is kept."""
+"""Masks: from an image or a box to an L image, where 255 is drawn again and 0 is kept."""
 
 import io
 
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from flux_mcp.errors import InvalidImageError, InvalidRequestError
-from flux_mcp.images.pictures import Picture, encode_picture
+from flux_mcp.images.decoding import InputImage, encode_image
 from flux_mcp.requests.geometry import Size
-from flux_mcp.requests.pictures import Box
+from flux_mcp.requests.schemas import Box
 
 DRAWN_FROM = 128
 """Least value that is drawn: diffusers' fill pipeline splits its mask at one half
 (`FluxFillPipeline.mask_processor`, `do_binarize=True`; 128 / 255 > 0.5)."""
 
 
-def mask_from_picture(picture: Picture, image_size: Size) -> Picture:
-    """Return `picture`, loaded as L, as the mask of an image.
+def mask_from_image(picture: InputImage, image_size: Size) -> InputImage:
+    """Return `image`, loaded as L, as the mask of an image.
 
     Raises:
         InvalidImageError: it has another size than the image.
@@ -29,7 +29,7 @@ def mask_from_picture(picture: Picture, image_size: Size) -> Picture:
     return picture
 
 
-def mask_from_box(box: Box, image_size: Size) -> Picture:
+def mask_from_box(box: Box, image_size: Size) -> InputImage:
     """Return a mask that draws the pixels of `box` and keeps the rest.
 
     Raises:
@@ -44,10 +44,10 @@ def mask_from_box(box: Box, image_size: Size) -> Picture:
     mask = Image.new("L", (image_size.width, image_size.height), 0)
     # Pillow's rectangle includes its lower right corner.
     ImageDraw.Draw(mask).rectangle((box.x, box.y, right - 1, bottom - 1), fill=255)
-    return encode_picture(mask)
+    return encode_image(mask)
 
 
-def finish_mask(mask: Picture, *, invert: bool, feather_px: int) -> Picture:
+def finish_mask(mask: InputImage, *, invert: bool, feather_px: int) -> InputImage:
     """Return the mask inverted and softened as asked.
 
     `feather_px` is how far from its edge, on each side, the mask may fade; beyond that it is as it
@@ -65,13 +65,13 @@ def finish_mask(mask: Picture, *, invert: bool, feather_px: int) -> Picture:
     if not isinstance(brightest, int | float) or brightest < DRAWN_FROM:
         raise InvalidRequestError(
             "The mask leaves nothing to draw: none of it is white.",
-            "White is drawn anew and black is kept; invert swaps them, a smaller feather_px keeps "
+            "White is drawn again and black is kept; invert swaps them, a smaller feather_px keeps "
             "small shapes.",
         )
-    return encode_picture(image) if invert or feather_px else mask
+    return encode_image(image) if invert or feather_px else mask
 
 
-def _decode(mask: Picture) -> Image.Image:
+def _decode(mask: InputImage) -> Image.Image:
     with Image.open(io.BytesIO(mask.png), formats=("PNG",)) as image:
         image.load()
         return image.convert("L")

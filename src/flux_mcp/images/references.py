@@ -1,7 +1,7 @@
-"""Where a picture comes from: a reference parsed, a file read where allowed.
+"""Where an image comes from: a reference parsed, a file read where allowed.
 
 Owns nothing. Knows neither the gallery (an id stays an id) nor the network (a URL is refused), and
-not what the bytes hold (pictures.py).
+not what the bytes hold (images.py).
 """
 
 import base64
@@ -19,7 +19,7 @@ from flux_mcp.errors import (
     InvalidRequestError,
     PathNotAllowedError,
 )
-from flux_mcp.images.pictures import MEDIA_TYPES, SUPPORTED, check_bytes
+from flux_mcp.images.decoding import MEDIA_TYPES, SUPPORTED, check_bytes
 
 IMAGE_URI_PREFIX = "flux://images/"
 
@@ -33,7 +33,7 @@ _HOW_TO_REFER = (
 
 @dataclass(frozen=True)
 class GalleryReference:
-    """A picture of the gallery."""
+    """An image of the gallery."""
 
     image_id: str
 
@@ -47,7 +47,7 @@ class PathReference:
 
 @dataclass(frozen=True)
 class DataReference:
-    """A picture that came with the request."""
+    """An image that came with the request."""
 
     media_type: str
     data: bytes = field(repr=False)
@@ -168,7 +168,7 @@ def read_path(path: Path, readable_dirs: Sequence[Path], max_bytes: int) -> byte
     if resolved is None or not any(resolved.is_relative_to(folder) for folder in folders):
         allowed = ", ".join(str(folder) for folder in readable_dirs)
         raise PathNotAllowedError(
-            f"{_shown(str(path))} is outside the folders pictures may be read from.",
+            f"{_shown(str(path))} is outside the folders images may be read from.",
             f"Copy the file into one of: {allowed}."
             if allowed
             else "Give a gallery image id or a data: URI: this server reads no files for you.",

@@ -12,23 +12,23 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_mcp.config import Settings
-from flux_mcp.database import DatabaseThread
 from flux_mcp.errors import FluxMcpError, StorageError, WorkerLostError
 from flux_mcp.jobs.changes import Changes
-from flux_mcp.jobs.costs import LoadLevel, load_level
 from flux_mcp.jobs.fleet import Assignment, Fleet, Report, WorkerLost
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.journal import Journal
 from flux_mcp.jobs.look_ahead import LookAhead
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.saving import Drawn, ResultSink, Saver, error_info
-from flux_mcp.requests.messages import (
+from flux_mcp.jobs.scheduler import LoadLevel, load_level
+from flux_mcp.settings.settings import Settings
+from flux_mcp.storage.database import DatabaseThread
+from flux_mcp.worker_protocol.messages import (
     Cancelled,
     Done,
     ErrorInfo,
     Failed,
-    Picture,
+    GeneratedImage,
     Preview,
     Progress,
     pipeline_key,
@@ -98,7 +98,7 @@ class AttemptRunner:
         self.journal.failed(job, error)
 
     async def _draw(self, fleet: Fleet, worker: str, job: Job, assignment: Assignment) -> bool:
-        """Pass on the events of a job to its end; True when its pictures are the saver's now."""
+        """Pass on the events of a job to its end; True when its images are the saver's now."""
         # Closed before the next job is claimed: the slot is the stream's until then.
         info = fleet.workers()[0]
         load = load_level(pipeline_key(job.plan), info.loaded, info.used)
@@ -106,7 +106,7 @@ class AttemptRunner:
             aclosing(fleet.run(worker, assignment)) as stream,
             self.look_ahead.beside(fleet, worker, job) as is_drawing,
         ):
-            pictures: list[tuple[Picture, bytes]] = []
+            images: list[tuple[GeneratedImage, bytes]] = []
             reporter = _Reporter(self.database, self.queue, self.changes)
             while True:
                 report = await self._next(fleet, worker, stream)
@@ -119,10 +119,10 @@ class AttemptRunner:
                         await reporter.report(progress)
                     case Preview():
                         await self._show(job, report.blobs["preview"])
-                    case Picture() as picture:
-                        pictures.append((picture, report.blobs["pixels"]))
+                    case GeneratedImage() as image:
+                        images.append((image, report.blobs["pixels"]))
                     case Done() as done:
-                        await self._finish(fleet, job, tuple(pictures), done, load)
+                        await self._finish(fleet, job, tuple(images), done, load)
                         return True
                     case Failed(error=error):
                         await self._fail(job, error)
@@ -136,7 +136,7 @@ class AttemptRunner:
         try:
             await self.sink.save_preview(job.id, preview)
         except FluxMcpError as error:
-            # A preview is a courtesy: without it the picture is still drawn.
+            # A preview is a courtesy: without it the image is still drawn.
             logger.warning("the preview could not be saved", extra={"code": error.code})
 
     async def _next(self, fleet: Fleet, worker: str, stream: AsyncIterator[Report]) -> Report:
@@ -155,14 +155,14 @@ class AttemptRunner:
         self,
         fleet: Fleet,
         job: Job,
-        pictures: tuple[tuple[Picture, bytes], ...],
+        images: tuple[tuple[GeneratedImage, bytes], ...],
         done: Done,
         load: LoadLevel | None,
     ) -> None:
-        """Hand the pictures to the saver: the next job need not wait for the disk."""
+        """Hand the images to the saver: the next job need not wait for the disk."""
         environment = fleet.workers()[0].environment
-        if environment is None or len(pictures) != len(job.plan.seeds):
-            raise WorkerLost("it reported a finished job without all of its pictures")
+        if environment is None or len(images) != len(job.plan.seeds):
+            raise WorkerLost("it reported a finished job without all of its images")
         saving = Progress(
             job_id=job.id,
             attempt=job.attempt,
@@ -173,7 +173,7 @@ class AttemptRunner:
         )
         self.journal.drawn(job, done)
         await self.database.call(self.queue.report, saving)
-        await self.saver.put(Drawn(job, pictures, done, environment, load))
+        await self.saver.put(Drawn(job, images, done, environment, load))
 
     async def _watch_for_cancel(self, fleet: Fleet, worker: str, job: Job) -> None:
         """Pass a cancel on to the worker; end the worker if it does not listen."""
@@ -217,7 +217,7 @@ def _read_inputs(uploads: Path, job: Job) -> dict[str, bytes]:
         }
     except OSError as error:
         raise StorageError(
-            "A picture this job draws from is no longer in the uploads folder.",
+            "An image this job draws from is no longer in the uploads folder.",
             "Submit the request again.",
         ) from error
 

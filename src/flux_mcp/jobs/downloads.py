@@ -1,18 +1,133 @@
 """DownloadStore: the downloads table, the only holder of its rows. Runs on the database thread."""
 
+import asyncio
+import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
-from flux_mcp.database import bring_up_to_date, immediate
-from flux_mcp.errors import UnknownJobError
-from flux_mcp.jobs.download import Download, DownloadStatus, as_seen, lost
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flux_mcp.errors import DownloadLostError, StorageError, UnknownJobError
+from flux_mcp.jobs.changes import Changes
+from flux_mcp.jobs.environments import hub_environment
 from flux_mcp.jobs.job import utc_now
-from flux_mcp.models.hub_messages import PullProgress
-from flux_mcp.requests.messages import ErrorInfo
+from flux_mcp.models.hub.messages import (
+    Listed,
+    Pulled,
+    PullEvent,
+    PullFailed,
+    PullFinished,
+    PullOrder,
+    PullProgress,
+    PullRequest,
+    parse_pull_event,
+)
+from flux_mcp.models.hub.selection import GIB
+from flux_mcp.settings.settings import Settings
+from flux_mcp.storage.database import DatabaseThread, bring_up_to_date, immediate
+from flux_mcp.worker_protocol.messages import ErrorInfo
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations
+
+DownloadStatus = Literal["running", "completed", "failed", "cancelled"]
+DownloadPhase = Literal["listing", "downloading", "verifying"]
+
+ID_PREFIX = "dl_"
+STALE_S = 60.0
+"""A running download gives a sign of life twice a second; after so long without, it is lost."""
+_MIB, _GIB = 1024**2, 1024**3
+_MINUTE_S = 60
+
+
+class Download(BaseModel):
+    """Everything known about one download. Nothing in it is secret."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    id: str
+    models: tuple[str, ...]
+    status: DownloadStatus = "running"
+    phase: DownloadPhase | None = None
+    done_bytes: int = 0
+    total_bytes: int = 0
+    """0 until the hub has said how large the files are."""
+    speed_bytes_s: float | None = None
+    eta_s: float | None = None
+    error: ErrorInfo | None = None
+    cancel_requested: bool = False
+    heartbeat_at: str
+    created_at: str
+    finished_at: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.status != "running"
+
+    @property
+    def step(self) -> int:
+        """Percent of the bytes, rounded down."""
+        return 100 * self.done_bytes // self.total_bytes if self.total_bytes else 0
+
+    @property
+    def total_steps(self) -> int:
+        """What `step` ends at."""
+        return 100
+
+    @property
+    def message(self) -> str:
+        """How far it is, in words."""
+        names = ", ".join(self.models)
+        if not self.total_bytes:
+            return f"{names}: asking the hub"
+        done = f"{_size(self.done_bytes)} of {_size(self.total_bytes)} ({self.step} %)"
+        speed = f", {self.speed_bytes_s / _MIB:.1f} MiB/s" if self.speed_bytes_s else ""
+        left = f", about {_duration(self.eta_s)} left" if self.eta_s is not None else ""
+        return f"{names}: {done}{speed}{left}"
+
+
+def new_download_id() -> str:
+    """Return an unguessable id."""
+    return f"{ID_PREFIX}{secrets.token_urlsafe(12)}"
+
+
+def is_download_id(job_id: str) -> bool:
+    """Whether an id is that of a download and not of a job."""
+    return job_id.startswith(ID_PREFIX)
+
+
+def as_seen(download: Download, now: str) -> Download:
+    """Return a download as it is at `now`: without a sign of life for `STALE_S` it has failed."""
+    silent = datetime.fromisoformat(now) - datetime.fromisoformat(download.heartbeat_at)
+    if download.is_final or silent.total_seconds() <= STALE_S:
+        return download
+    return download.model_copy(
+        update={"status": "failed", "phase": None, "eta_s": None, "error": lost()}
+    )
+
+
+def lost() -> ErrorInfo:
+    """Return the error of a download whose process is gone without a word."""
+    return ErrorInfo(
+        code=DownloadLostError.code,
+        message="The command that downloaded is gone.",
+        hint="Run it again: it goes on from where it was.",
+    )
+
+
+def _size(size_bytes: int) -> str:
+    gib = size_bytes / _GIB
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{size_bytes / _MIB:.1f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / _MINUTE_S:.0f} min" if seconds >= 2 * _MINUTE_S else f"{seconds:.0f} s"
 
 
 def migrate(database: "Database") -> None:
@@ -158,3 +273,139 @@ def _from_row(row: dict[str, Any]) -> Download:
     row["models"] = json.loads(row["models"])
     row["error"] = None if row["error"] is None else json.loads(row["error"])
     return Download.model_validate(row)
+
+
+# -P: the folder the command was started in must not shadow the hub's libraries.
+HUB_COMMAND = (sys.executable, "-P", "-m", "flux_mcp.models.hub.process")
+END_PATIENCE_S = 5.0
+
+Show = Callable[[Download, PullEvent | None], None]
+
+
+class Downloader:
+    """Runs downloads, one at a time for each data folder."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: DownloadStore,
+        database: DatabaseThread,
+        changes: Changes,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._database = database
+        self._changes = changes
+
+    async def run(self, orders: Sequence[PullOrder], show: Show) -> Download:
+        """Download until the end, whatever it is; a cancelled caller leaves it cancelled.
+
+        Args:
+            orders: What to have on disk.
+            show: Is called with the record at its beginning and after each word of the process.
+        """
+        now = utc_now()
+        models = tuple(dict.fromkeys(order.model for order in orders))
+        download = Download(id=new_download_id(), models=models, heartbeat_at=now, created_at=now)
+        await self._database.call(self._store.begin, download)
+        self._changes.poke()
+        show(download, None)
+        request = PullRequest(
+            orders=tuple(orders), reserve_bytes=int(self._settings.disk_reserve_gib * GIB)
+        )
+        try:
+            await self._follow(download.id, request, show)
+            return await self._end(download.id, "failed", lost())
+        except asyncio.CancelledError:
+            await asyncio.shield(self._end(download.id, "cancelled"))
+            raise
+        except StorageError as error:
+            told = ErrorInfo(code=error.code, message=error.message, hint=error.hint)
+            with contextlib.suppress(StorageError):  # it may be the database that cannot be used
+                await self._end(download.id, "failed", told)
+            raise
+
+    async def _follow(self, download_id: str, request: PullRequest, show: Show) -> None:
+        """Run the process until its last word, or until somebody asks it to stop."""
+        process = await self._start()
+        holds_lock = False
+        try:
+            stdin, stdout = process.stdin, process.stdout
+            if stdin is None or stdout is None:
+                raise ValueError("the process was started without pipes")
+            with contextlib.suppress(ConnectionError):
+                stdin.write(request.model_dump_json().encode() + b"\n")
+                await stdin.drain()
+            async for line in stdout:
+                try:
+                    event = parse_pull_event(line)
+                except ValidationError:
+                    return  # not a word of ours: it is broken, and ended
+                download = await self._take(download_id, event)
+                if not holds_lock and not isinstance(event, PullFailed):
+                    holds_lock = True
+                    await self._database.call(self._store.recover, download_id)
+                show(download, event)
+                if download.is_final:
+                    return
+                if download.cancel_requested:
+                    show(await self._end(download_id, "cancelled"), None)
+                    return
+        finally:
+            await asyncio.shield(_end_process(process))
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        log = self._settings.paths.download_log
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("wb") as errors:
+                return await asyncio.create_subprocess_exec(
+                    *HUB_COMMAND,
+                    str(self._settings.data_dir),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=errors,
+                    env=hub_environment(self._settings),
+                    # Ctrl-C is for the command: it ends the process in order.
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise StorageError(
+                f"The downloading process cannot be started: {error.strerror}.",
+                "Look at the permissions of the data folder.",
+            ) from error
+
+    async def _take(self, download_id: str, event: PullEvent) -> Download:
+        match event:
+            case PullProgress():
+                download = await self._database.call(self._store.report, download_id, event)
+            case PullFailed():
+                error = ErrorInfo(code=event.code, message=event.message, hint=event.hint)
+                return await self._end(download_id, "failed", error)
+            case PullFinished():
+                return await self._end(download_id, "completed")
+            case Listed() | Pulled():
+                download = await self._database.call(self._store.find, download_id)
+            case _:
+                assert_never(event)
+        self._changes.poke()
+        return download
+
+    async def _end(
+        self, download_id: str, status: DownloadStatus, error: ErrorInfo | None = None
+    ) -> Download:
+        download = await self._database.call(self._store.end, download_id, status, error)
+        self._changes.poke()
+        return download
+
+
+async def _end_process(process: asyncio.subprocess.Process) -> None:
+    """Close its stdin, which ends it at once; kill it if that does not."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), END_PATIENCE_S)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from flux_mcp.config import WORKER_SETTINGS, Settings
-from flux_mcp.environment import all_variables
-from flux_mcp.settings_files import whole_path
+from flux_mcp.settings.environment import all_variables
+from flux_mcp.settings.files import whole_path
+from flux_mcp.settings.settings import WORKER_SETTINGS, Settings
 
 _TOKEN_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
 """Only the downloading process gets them."""
@@ -29,7 +29,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         for name, value in all_variables().items()
         # Unbuffered, a start-up file that prints would write into the frames before we can stop it.
         if name != "PYTHONUNBUFFERED"
-        # The worker must not read settings anew: flags and files of the server would be missing,
+        # The worker must not read settings again: flags and files of the server would be missing,
         # and secrets are none of its business.
         and not name.upper().startswith("FLUX_MCP_")
         and name not in _TOKEN_VARIABLES

@@ -1,8 +1,8 @@
-"""GpuExecutor: the asyncio guard of the card. One consumer, one job, one server at a time.
+"""GpuExecutor: the asyncio guard of the GPU. One consumer, one job, one server at a time.
 
 Owns the GPU lock and the fleet while it leads. Any number of server processes run one of these; the
 one that holds `data/gpu.lock` runs jobs, the others wait to take over. It knows the queue, the
-`Fleet` protocol and a `ResultSink`; it knows nothing of pictures, files or MCP.
+`Fleet` protocol and a `ResultSink`; it knows nothing of images, files or MCP.
 """
 
 import asyncio
@@ -18,8 +18,6 @@ from functools import partial
 
 from filelock import FileLock, Timeout
 
-from flux_mcp.config import Settings
-from flux_mcp.database import DatabaseThread
 from flux_mcp.errors import StorageError
 from flux_mcp.jobs.attempt import AttemptRunner, lost_for_good
 from flux_mcp.jobs.changes import Changes
@@ -31,6 +29,8 @@ from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.saving import ResultSink, Saver
 from flux_mcp.jobs.scheduler import choose_next
+from flux_mcp.settings.settings import Settings
+from flux_mcp.storage.database import DatabaseThread
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ HEARTBEAT_S = 5.0
 
 @dataclass(frozen=True)
 class ExecutorState:
-    """How it stands with this process and the card; for health.py and metrics.py."""
+    """How it stands with this process and the GPU; for health.py and metrics.py."""
 
     leads: bool = False
     """It holds the GPU lock."""
@@ -154,7 +154,7 @@ class GpuExecutor:
     async def _lead(self) -> None:
         fleet = self._make_fleet()
         self._fleet = fleet
-        background = [asyncio.create_task(self._beat(), name="flux-mcp-heartbeat")]
+        background = [asyncio.create_task(self._heartbeat(), name="flux-mcp-heartbeat")]
         try:
             orphans = await self._database.call(self._queue.recover, lost_for_good())
             for job in orphans:
@@ -168,9 +168,9 @@ class GpuExecutor:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            await self._abdicate(fleet)
+            await self._release_leadership(fleet)
 
-    async def _abdicate(self, fleet: Fleet) -> None:
+    async def _release_leadership(self, fleet: Fleet) -> None:
         """End the worker, save what is drawn, give back what is not, let go of the lock."""
         try:
             await fleet.close()
@@ -183,7 +183,7 @@ class GpuExecutor:
             self._lock.release()
             self._changes.poke()
 
-    async def _beat(self) -> None:
+    async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             with suppress(StorageError):  # whoever needs the database next says so
@@ -225,6 +225,6 @@ class GpuExecutor:
         """Return how to choose the next job for a fleet as it is now."""
         worker = fleet.workers()[0]
         device = worker.environment.device_name if worker.environment else None
-        passes = self._settings.max_passes
+        passes = self._settings.max_overtakes
         read_costs = partial(self._measurements.costs, device)
         return lambda waiting: choose_next(waiting, worker.loaded_by_use, read_costs, passes)

@@ -1,6 +1,6 @@
 """The seam between the queue and whatever draws: workers, run, cancel. Pure.
 
-The executor knows only `Fleet`. Today's is one child process (worker_process.py); several cards,
+The executor knows only `Fleet`. Today's is one child process (worker_process.py); several GPUs,
 hosts over ssh or a cluster engine fit behind the same protocol.
 """
 
@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from flux_mcp.requests.messages import Environment, JobEvent, Memory, Weights
 from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.worker_protocol.messages import Environment, JobEvent, Memory, Weights
 
 
 class WorkerLost(Exception):  # noqa: N818 - the blueprint's word; it is an event more than an error
@@ -52,7 +52,7 @@ class WorkerInfo:
     starts: int = 0
     """How many processes this slot has started."""
     waiting: tuple[str, ...] = ()
-    """Pipelines whose weights wait in main memory, as `kind/model`."""
+    """Pipelines whose weights wait in host memory, as `kind/model`."""
     used: tuple[str, ...] = ()
     """Pipelines that its process has drawn with, loaded or not, the longest unused first."""
 

@@ -1,6 +1,6 @@
-"""Job: one request on its way to pictures. A value; the queue owns every stored one.
+"""Job: one request on its way to images. A value; the queue owns every stored one.
 
-          submit            claim                  last picture saved
+          submit            claim                  last image saved
 (nothing) ──────► queued ─────────► running ───────────────────────► completed
                     │ ▲                │ │
              cancel │ │ worker lost or │ │ cannot be drawn, or lost twice
@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict
 
 from flux_mcp.models.registry import Kind
 from flux_mcp.principals import LOCAL
-from flux_mcp.requests.messages import ErrorInfo, Phase
 from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.worker_protocol.messages import ErrorInfo, Phase
 
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
 PreviewSize = Literal["none", "small", "normal"]
@@ -54,7 +54,7 @@ class Job(BaseModel):
     request: dict[str, Any]
     plan: RenderPlan
     composed: tuple[dict[str, Any], ...] = ()
-    """For each picture what a pack made its prompt of; empty for plain prompts."""
+    """For each image what a pack made its prompt of; empty for plain prompts."""
     notices: tuple[str, ...] = ()
     idempotency_key: str | None = None
     """Unique for its principal."""

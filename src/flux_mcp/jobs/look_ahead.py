@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from flux_mcp.database import DatabaseThread
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.fleet import Fleet
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.scheduler import Turn, Waiting
-from flux_mcp.requests.messages import Weights, weights_of
+from flux_mcp.storage.database import DatabaseThread
+from flux_mcp.worker_protocol.messages import Weights, weights_of
 
 logger = logging.getLogger(__name__)
 

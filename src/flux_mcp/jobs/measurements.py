@@ -5,9 +5,9 @@ Owns the `measurements` table: `Measurements` alone reads and writes it, on the 
 
 from typing import TYPE_CHECKING
 
-from flux_mcp.database import bring_up_to_date, immediate
-from flux_mcp.jobs.costs import Costs, TimedJob, costs_of
-from flux_mcp.models.figures import Figure
+from flux_mcp.jobs.scheduler import Costs, TimedJob, costs_of
+from flux_mcp.models.planning.speed import Figure
+from flux_mcp.storage.database import bring_up_to_date, immediate
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -72,7 +72,7 @@ class Measurements:
         """Keep a figure, and the newest of its kind beside it.
 
         Args:
-            device: The name of the card, as torch and the driver tell it.
+            device: The name of the GPU, as torch and the driver tell it.
             figure: What a job took.
             timed: The same job, for the order of later ones.
         """
@@ -109,7 +109,7 @@ class Measurements:
             )
 
     def of_device(self, device: str) -> tuple[Figure, ...]:
-        """Return every figure of a card, newest first."""
+        """Return every figure of a GPU, newest first."""
         rows = self._database.execute(
             """
             SELECT model, kind, precision, placement, megapixels, seconds_per_step, peak_gib
@@ -120,11 +120,11 @@ class Measurements:
         return tuple(Figure(*row) for row in rows)
 
     def costs(self, device: str | None) -> Costs:
-        """Return what switches and jobs took on a card.
+        """Return what switches and jobs took on a GPU.
 
         Args:
-            device: `None` before a worker has said what it draws on: then the card of the newest
-                figure, which is the same one in all but the machines whose card was changed.
+            device: `None` before a worker has said what it draws on: then the GPU of the newest
+                figure, which is the same one in all but the machines whose GPU was changed.
         """
         rows = self._database.execute(
             """

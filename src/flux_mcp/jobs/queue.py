@@ -4,19 +4,271 @@ Every move of a job is one guarded statement: it changes the row only if the row
 state the move starts from, so a late event, a second server or a repeated call changes nothing.
 """
 
+import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
-from flux_mcp.database import immediate
-from flux_mcp.errors import QueueFullError
+from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, JobStatus, PreviewSize, utc_now
-from flux_mcp.jobs.reader import JobReader
-from flux_mcp.jobs.rows import to_row
 from flux_mcp.jobs.scheduler import Turn, Waiting
-from flux_mcp.requests.messages import ErrorInfo, Progress
+from flux_mcp.storage.database import bring_up_to_date, immediate
+from flux_mcp.worker_protocol.messages import ErrorInfo, Progress
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+    from sqlite_utils.migrations import Migrations
+
+_JSON_COLUMNS = ("parents", "request", "plan", "notices", "error", "composed")
+_BOOL_COLUMNS = ("cancel_requested", "id_given")
+
+
+def migrate(database: "Database") -> None:
+    """Bring the jobs table up to date; several processes may do so at the same time."""
+    bring_up_to_date(database, job_migrations())
+
+
+def job_migrations() -> "Migrations":
+    """Return the steps that make the jobs table; append, never change."""
+    from sqlite_utils.migrations import Migrations
+
+    migrations = Migrations("jobs")
+
+    @migrations()
+    def create_jobs(database: "Database") -> None:
+        database.execute(
+            """
+            CREATE TABLE jobs (
+                seq INTEGER PRIMARY KEY AUTOINCREMENT,
+                id TEXT NOT NULL UNIQUE,
+                kind TEXT NOT NULL,
+                model TEXT NOT NULL,
+                status TEXT NOT NULL,
+                phase TEXT,
+                step INTEGER NOT NULL,
+                total_steps INTEGER NOT NULL,
+                message TEXT NOT NULL,
+                eta_s REAL,
+                priority INTEGER NOT NULL,
+                session TEXT,
+                stage TEXT,
+                parents TEXT NOT NULL,
+                request TEXT NOT NULL,
+                plan TEXT NOT NULL,
+                notices TEXT NOT NULL,
+                idempotency_key TEXT UNIQUE,
+                attempt INTEGER NOT NULL,
+                passes INTEGER NOT NULL,
+                owner TEXT,
+                heartbeat_at TEXT,
+                cancel_requested INTEGER NOT NULL,
+                id_given INTEGER NOT NULL,
+                error TEXT,
+                load_s REAL,
+                draw_s REAL,
+                created_at TEXT NOT NULL,
+                started_at TEXT,
+                finished_at TEXT
+            ) STRICT
+            """
+        )
+        database.execute("CREATE INDEX jobs_by_status ON jobs (status, priority DESC, seq)")
+        database.execute("CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL")
+
+    @migrations()
+    def keep_what_prompts_are_composed_of(database: "Database") -> None:
+        database.execute("ALTER TABLE jobs ADD COLUMN composed TEXT NOT NULL DEFAULT '[]'")
+
+    @migrations()
+    def bind_jobs_to_principals(database: "Database") -> None:
+        # SQLite cannot take a UNIQUE away: keys are unique for each principal from here on.
+        database.execute("ALTER TABLE jobs RENAME TO jobs_before")
+        database.execute(
+            """
+            CREATE TABLE jobs (
+                seq INTEGER PRIMARY KEY AUTOINCREMENT,
+                id TEXT NOT NULL UNIQUE,
+                kind TEXT NOT NULL,
+                model TEXT NOT NULL,
+                status TEXT NOT NULL,
+                phase TEXT,
+                step INTEGER NOT NULL,
+                total_steps INTEGER NOT NULL,
+                message TEXT NOT NULL,
+                eta_s REAL,
+                priority INTEGER NOT NULL,
+                principal TEXT NOT NULL DEFAULT 'local',
+                session TEXT,
+                stage TEXT,
+                parents TEXT NOT NULL,
+                request TEXT NOT NULL,
+                plan TEXT NOT NULL,
+                notices TEXT NOT NULL,
+                composed TEXT NOT NULL,
+                idempotency_key TEXT,
+                traceparent TEXT,
+                attempt INTEGER NOT NULL,
+                passes INTEGER NOT NULL,
+                owner TEXT,
+                heartbeat_at TEXT,
+                cancel_requested INTEGER NOT NULL,
+                id_given INTEGER NOT NULL,
+                error TEXT,
+                load_s REAL,
+                draw_s REAL,
+                created_at TEXT NOT NULL,
+                started_at TEXT,
+                finished_at TEXT,
+                UNIQUE (principal, idempotency_key)
+            ) STRICT
+            """
+        )
+        kept = ", ".join(database.table("jobs_before").columns_dict)
+        database.execute(f"INSERT INTO jobs ({kept}) SELECT {kept} FROM jobs_before")  # noqa: S608 - our own column names
+        database.execute("DROP TABLE jobs_before")
+        database.execute("CREATE INDEX jobs_by_status ON jobs (status, priority DESC, seq)")
+        database.execute("CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL")
+        # What has ended since a moment, for metrics: rows that have not ended are not in it.
+        database.execute(
+            "CREATE INDEX jobs_by_end ON jobs (finished_at) WHERE finished_at IS NOT NULL"
+        )
+
+    @migrations()
+    def keep_the_preview_a_caller_wants(database: "Database") -> None:
+        database.execute("ALTER TABLE jobs ADD COLUMN preview TEXT NOT NULL DEFAULT 'small'")
+
+    return migrations
+
+
+def to_row(job: Job) -> dict[str, Any]:
+    """Return a job as column values."""
+    row = job.model_dump(mode="json")
+    for name in _JSON_COLUMNS:
+        row[name] = None if row[name] is None else json.dumps(row[name], ensure_ascii=False)
+    for name in _BOOL_COLUMNS:
+        row[name] = int(row[name])
+    return row
+
+
+def from_row(row: dict[str, Any]) -> Job:
+    """Return the job of a row; its place in the table is the table's own business."""
+    row.pop("seq")
+    for name in _JSON_COLUMNS:
+        row[name] = None if row[name] is None else json.loads(row[name])
+    return Job.model_validate(row)
+
+
+_HISTORY = 20
+_DEFAULT_JOB_S = 30.0
+
+
+class JobReader:
+    """Look jobs up in SQLite.
+
+    Args:
+        database: Open on the thread this object is used from.
+    """
+
+    def __init__(self, database: "Database") -> None:
+        self._database = database
+
+    def find_same(
+        self, principal: str, idempotency_key: str | None, request: dict[str, Any]
+    ) -> Job | None:
+        """Return the stored job that a principal's idempotency key names, if any.
+
+        Raises:
+            IdempotencyConflictError: that job was made by another request.
+        """
+        if idempotency_key is None:
+            return None
+        known = self._one(
+            "WHERE principal = ? AND idempotency_key = ?", (principal, idempotency_key)
+        )
+        if known is not None and known.request != request:
+            raise IdempotencyConflictError(
+                f"The idempotency key was used for job {known.id}, which asked for something else.",
+                "Use a new key for a new request.",
+            )
+        return known
+
+    def find(self, job_id: str, principal: str | None = None) -> Job:
+        """Return one job; with a principal, only if it is that one's.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+        """
+        job = self._one("WHERE id = ? AND principal = ifnull(?, principal)", (job_id, principal))
+        if job is None:
+            raise UnknownJobError(
+                f"There is no job '{job_id[:60]}'.",
+                "Use the job_id of an earlier answer, or call flux_get_job without an id.",
+            )
+        return job
+
+    def recent(self, limit: int) -> list[Job]:
+        """Return the newest jobs, finished or not, newest first."""
+        return self._many("ORDER BY seq DESC LIMIT ?", (limit,))
+
+    def unfinished_of_session(self, session: str, principal: str | None = None) -> list[Job]:
+        """Return the jobs of a session that can still be cancelled; with a principal, its own."""
+        return self._many(
+            "WHERE session = ? AND status IN ('queued', 'running') "
+            "AND principal = ifnull(?, principal) ORDER BY seq",
+            (session, principal),
+        )
+
+    def depth(self) -> int:
+        """Return how many jobs wait."""
+        return int(self._value("SELECT count(*) FROM jobs WHERE status = 'queued'"))
+
+    def position(self, job: Job) -> int | None:
+        """Return a waiting job's place, 1 for the next; `None` when it does not wait."""
+        if job.status != "queued":
+            return None
+        return int(
+            self._value(
+                """
+                SELECT count(*) FROM jobs AS other, jobs AS this
+                WHERE this.id = ? AND other.status = 'queued' AND (other.priority > this.priority
+                    OR (other.priority = this.priority AND other.seq <= this.seq))
+                """,
+                (job.id,),
+            )
+        )
+
+    def is_cancel_requested(self, job_id: str) -> bool:
+        """Return whether a job was asked to stop."""
+        asked = "SELECT count(*) FROM jobs WHERE id = ? AND cancel_requested = 1"
+        return bool(self._value(asked, (job_id,)))
+
+    def typical_job_s(self) -> float:
+        """Return how long a job takes, from start to end: the mean of those that ended last."""
+        rows = self._database.execute(
+            """
+            SELECT started_at, finished_at FROM jobs INDEXED BY jobs_by_end
+            WHERE finished_at IS NOT NULL AND status = 'completed'
+            ORDER BY finished_at DESC LIMIT ?
+            """,
+            (_HISTORY,),
+        ).fetchall()
+        spans = [
+            (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+            for start, end in rows
+        ]
+        return max(1.0, sum(spans) / len(spans)) if spans else _DEFAULT_JOB_S
+
+    def _one(self, where: str, values: Sequence[object] = ()) -> Job | None:
+        jobs = self._many(where, values)
+        return jobs[0] if jobs else None
+
+    def _many(self, where: str, values: Sequence[object] = ()) -> list[Job]:
+        cursor = self._database.execute(f"SELECT * FROM jobs {where}", tuple(values))
+        names = [column[0] for column in cursor.description]
+        return [from_row(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+
+    def _value(self, sql: str, values: Sequence[object] = ()) -> Any:
+        return self._database.execute(sql, tuple(values)).fetchone()[0]
 
 
 _QUEUE_ORDER = "ORDER BY priority DESC, seq"

@@ -1,4 +1,4 @@
-"""Finished pictures on their way to the gallery, while the card already draws the next job.
+"""Finished images on their way to the gallery, while the GPU already draws the next job.
 
 Owns the tasks that save. Knows no files: those are the `ResultSink`'s.
 """
@@ -8,33 +8,33 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from flux_mcp.database import DatabaseThread
 from flux_mcp.errors import FluxMcpError
 from flux_mcp.jobs.changes import Changes
-from flux_mcp.jobs.costs import LoadLevel
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.journal import Journal
 from flux_mcp.jobs.queue import JobQueue
-from flux_mcp.requests.messages import Done, Environment, ErrorInfo, Picture
+from flux_mcp.jobs.scheduler import LoadLevel
+from flux_mcp.storage.database import DatabaseThread
+from flux_mcp.worker_protocol.messages import Done, Environment, ErrorInfo, GeneratedImage
 
 logger = logging.getLogger(__name__)
 
 MAX_UNSAVED_JOBS = 2
-"""Finished jobs whose pictures may still be on their way to disk while the next one is drawn."""
+"""Finished jobs whose images may still be on their way to disk while the next one is drawn."""
 
 _NOT_SAVED = ErrorInfo(
     code="storage",
-    message="The pictures were drawn but could not be saved.",
+    message="The images were drawn but could not be saved.",
     hint="The server's log has the reason; 'flux-mcp doctor' shows how much disk is free.",
 )
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A finished job's pictures, not yet saved."""
+    """A finished job's images, not yet saved."""
 
     job: Job
-    pictures: tuple[tuple[Picture, bytes], ...]
+    images: tuple[tuple[GeneratedImage, bytes], ...]
     done: Done
     environment: Environment
     load: LoadLevel | None
@@ -42,10 +42,10 @@ class Drawn:
 
 
 class ResultSink(Protocol):
-    """Where finished pictures go."""
+    """Where finished images go."""
 
     async def save(self, drawn: Drawn) -> None:
-        """Make every picture durable: file first, then row.
+        """Make every image durable: file first, then row.
 
         Raises:
             FluxMcpError: the disk or the database refused.
@@ -62,9 +62,9 @@ class ResultSink(Protocol):
 
 
 class Saver:
-    """Saves the pictures of finished jobs in the background, a few jobs at a time.
+    """Saves the images of finished jobs in the background, a few jobs at a time.
 
-    A save waits until the next job is on the card (`start_waiting`): begun at once, its own work in
+    A save waits until the next job is on the GPU (`start_waiting`): begun at once, its own work in
     this process would delay handing that job over.
     """
 
@@ -91,7 +91,7 @@ class Saver:
         self._waiting.append(drawn)
 
     def start_waiting(self) -> None:
-        """Begin to save what waits: the card is busy again, or has nothing to do."""
+        """Begin to save what waits: the GPU is busy again, or has nothing to do."""
         for drawn in self._waiting:
             task = asyncio.create_task(self._save(drawn), name=f"flux-mcp-save {drawn.job.id}")
             self._tasks.add(task)
@@ -104,7 +104,7 @@ class Saver:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _save(self, drawn: Drawn) -> None:
-        # Its own fields: this task may have been started while another job is on the card.
+        # Its own fields: this task may have been started while another job is on the GPU.
         with self._journal.about(drawn.job):
             try:
                 await self._store(drawn)
@@ -121,7 +121,7 @@ class Saver:
         except FluxMcpError as error:
             await self._fail(job, error_info(error))
         except Exception:
-            logger.exception("the pictures could not be saved")
+            logger.exception("the images could not be saved")
             await self._fail(job, _NOT_SAVED)
         else:
             self._journal.completed(job, done)

@@ -56,7 +56,7 @@ class Format(_Row):
     compute: Compute
     """What is worked in. VAE and small encoders are loaded in it too."""
     pixels: str
-    """What it does to pictures, beside bf16."""
+    """What it does to images, beside bf16."""
     extra: str | None = None
     devices: frozenset[DeviceKind] = frozenset({"cpu", "cuda", "mps"})
     from_file_only: bool = False
@@ -66,7 +66,7 @@ class Format(_Row):
     takes_loras: bool = True
     """Whether LoRAs can be put on a transformer that is held so, and taken off again."""
     streams: bool = True
-    """Whether a transformer's blocks can come to the card one by one: whether plain copies of bytes
+    """Whether a transformer's blocks can come to the GPU one by one: whether plain copies of bytes
     make the same weights there (pipelines/formats/leaves.py)."""
     drawn_on: frozenset[DeviceKind] = frozenset()
     """Where our tests draw with it; elsewhere it rests on the libraries' word."""
@@ -75,7 +75,7 @@ class Format(_Row):
 
     @property
     def made_by_device(self) -> bool:
-        """Whether the weights are quantised while loading, which a card is quick at."""
+        """Whether the weights are quantised while loading, which a GPU is quick at."""
         return self.method in {"torchao", "bitsandbytes"}
 
 

@@ -1,18 +1,18 @@
-"""How much memory a pipeline takes, of the card and of the machine. Pure.
+"""How much memory a pipeline takes, of the GPU and of the machine. Pure.
 
-The card, in GiB (M: megapixels of tokens in one pass, p: bytes of a parameter):
+The GPU, in GiB (M: megapixels of tokens in one pass, p: bytes of a parameter):
 
-    context + weights on the card + working memory of the step that is under way
+    context + weights on the GPU + working memory of the step that is under way
 
 * encoding: the text encoders, or everything that is resident;
-* denoising: the transformer's part that is on the card, a prior or LoRA beside it, and
-  `activation_gib_per_megapixel` x M, where M counts the picture, every reference beside it, and
-  every picture of a batch;
+* denoising: the transformer's part that is on the GPU, a prior or LoRA beside it, and
+  `activation_gib_per_megapixel` x M, where M counts the image, every reference beside it, and
+  every image of a batch;
 * decoding: the VAE, and `decode_gib_per_megapixel` x the megapixels decoded at once: those of a
   tile, if it decodes in tiles; encoding of references likewise, at one megapixel at most.
 
 A streaming placement keeps `share` of the transformer, or what is in no block if that is more, and
-two blocks: one that works, one that arrives. Main memory holds a copy of all that leaves the card:
+two blocks: one that works, one that arrives. Host memory holds a copy of all that leaves the GPU:
 it then leaves for nothing. All numbers come from parts.toml.
 """
 
@@ -22,7 +22,7 @@ from flux_mcp.models.parts import Placement, Precision, TransformerRow, load_par
 
 GIB = 2**30
 STREAMED_BLOCKS = 2
-"""On the card at once where blocks stream: one works, one arrives."""
+"""On the GPU at once where blocks stream: one works, one arrives."""
 REFERENCE_MEGAPIXELS = 1.05
 """A reference is scaled to at most 1024x1024 before it is read: Kontext's and FLUX.2's own limit
 (diffusers 0.42.1)."""
@@ -43,13 +43,13 @@ class Load:
     """How much one pass has to draw."""
 
     megapixels: float
-    """Of one picture."""
+    """Of one image."""
     references: int = 0
-    """Pictures that are read beside it."""
+    """Images that are read beside it."""
     references_are_tokens: bool = False
     """Whether they lengthen the transformer's input; else they are channels of it."""
     batch: int = 1
-    """Pictures in one pass."""
+    """Images in one pass."""
 
     @property
     def token_megapixels(self) -> float:
@@ -68,7 +68,7 @@ class Holding:
     """Of the large text encoder."""
     placement: Placement
     tile_px: int | None = None
-    """Side of the tiles the VAE decodes in; `None`: the whole picture at once."""
+    """Side of the tiles the VAE decodes in; `None`: the whole image at once."""
 
 
 def weights_gib(parameters_m: float, precision: Precision) -> float:
@@ -100,8 +100,8 @@ def transformer_gib(pieces: Pieces, precision: Precision) -> float:
     return weights_gib(_transformer(pieces).parameters_m, precision)
 
 
-def on_card_gib(pieces: Pieces, holding: Holding) -> float:
-    """Return what the transformer takes of the card while it denoises."""
+def on_gpu_gib(pieces: Pieces, holding: Holding) -> float:
+    """Return what the transformer takes of the GPU while it denoises."""
     row, placement = _transformer(pieces), load_parts().placement[holding.placement]
     whole = weights_gib(row.parameters_m, holding.precision)
     if not placement.streams:
@@ -118,7 +118,7 @@ def streamed_gib(pieces: Pieces, holding: Holding) -> float:
 
 
 def _kept_gib(pieces: Pieces, holding: Holding) -> float:
-    """Return what stays on the card where blocks stream: the share, and never less than the rest.
+    """Return what stays on the GPU where blocks stream: the share, and never less than the rest.
 
     placing/parts.py chooses the blocks by the same rule.
     """
@@ -127,11 +127,11 @@ def _kept_gib(pieces: Pieces, holding: Holding) -> float:
     return weights_gib(kept_m, holding.precision)
 
 
-def card_gib(pieces: Pieces, holding: Holding, load: Load) -> float:
-    """Return the most that is taken of the card's memory at any moment of a job."""
+def gpu_gib(pieces: Pieces, holding: Holding, load: Load) -> float:
+    """Return the most that is taken of the GPU's memory at any moment of a job."""
     parts = load_parts()
     text, vae = text_gib(pieces, holding.text_precision), vae_gib(pieces)
-    transformer = on_card_gib(pieces, holding) + extras_gib(pieces)
+    transformer = on_gpu_gib(pieces, holding) + extras_gib(pieces)
     denoising = _transformer(pieces).activation_gib_per_megapixel * load.token_megapixels
     decoding = _decoding_gib(pieces, holding, load)
     if parts.placement[holding.placement].at_once:
@@ -142,9 +142,9 @@ def card_gib(pieces: Pieces, holding: Holding, load: Load) -> float:
 
 
 def ram_gib(pieces: Pieces, holding: Holding) -> float:
-    """Return the main memory a machine should have: what waits beside the card, and the rest of it.
+    """Return the host memory a machine should have: what waits beside the GPU, and the rest of it.
 
-    Weights that stay on the card are read through the file system's cache, which gives way.
+    Weights that stay on the GPU are read through the file system's cache, which gives way.
     """
     parts = load_parts()
     placement = parts.placement[holding.placement]

@@ -20,7 +20,7 @@ Precision = Literal[
 """How weights are held, row by row in formats.toml; names that begin with `q` are block types of
 GGUF files."""
 Placement = Literal["resident", "model_offload", "group_offload", "block_stream"]
-"""Where weights wait while they do not work; each needs less of the card than the one before."""
+"""Where weights wait while they do not work; each needs less of the GPU than the one before."""
 
 PLACEMENTS: tuple[Placement, ...] = ("resident", "model_offload", "group_offload", "block_stream")
 PARTS_TOML = Path(__file__).with_name("parts.toml")
@@ -34,11 +34,11 @@ class MachineRow(_Row):
     """What holds for every machine until something better is measured."""
 
     context_gib: float
-    """Of the card's memory, taken before any weights."""
+    """Of the GPU's memory, taken before any weights."""
     base_ram_gib: float
-    """Of main memory, taken before any weights."""
+    """Of host memory, taken before any weights."""
     efficiency: float = Field(gt=0, le=1)
-    """Share of a card's rate that a step reaches."""
+    """Share of a GPU's rate that a step reaches."""
 
 
 class TransformerRow(_Row):
@@ -53,7 +53,7 @@ class TransformerRow(_Row):
     """Multiply-adds of a token in a block, in squares of the width."""
     largest_block_m: float
     outside_m: float
-    """Outside of the blocks; it stays on the card where blocks stream."""
+    """Outside of the blocks; it stays on the GPU where blocks stream."""
     activation_gib_per_megapixel: float
     """Beside the weights, for a megapixel of tokens in one pass."""
     text_tokens: int
@@ -78,7 +78,7 @@ class VaeRow(_Row):
     source: str
 
 
-class ExtraRow(_Row):
+class ExtraPartRow(_Row):
     """What a model carries besides; it stays in 16 bit."""
 
     parameters_m: float
@@ -95,17 +95,17 @@ class PrecisionRow(_Row):
     made_from: tuple[Precision, ...]
     """Stored precisions it is made of while loading."""
     min_compute: float
-    """Least compute capability of a CUDA card."""
+    """Least compute capability of a CUDA GPU."""
     source: str
 
 
 class PlacementRow(_Row):
-    """One way to share a card's memory among parts."""
+    """One way to share a GPU's memory among parts."""
 
     share: float = Field(ge=0, le=1)
-    """Of the transformer, kept on the card while it works."""
+    """Of the transformer, kept on the GPU while it works."""
     at_once: bool
-    """Whether all parts are on the card together, else one at a time."""
+    """Whether all parts are on the GPU together, else one at a time."""
     streams: bool
     """Whether the rest of the transformer comes over the bus at each step."""
     transfer_gib_s: float
@@ -113,8 +113,8 @@ class PlacementRow(_Row):
     source: str
 
 
-class CardRow(_Row):
-    """A graphics card and the rate to expect of it."""
+class GpuRow(_Row):
+    """A GPU and the rate to expect of it."""
 
     name: str
     memory_gib: float
@@ -130,10 +130,10 @@ class Parts(_Row):
     transformer: Mapping[str, TransformerRow]
     text_encoder: Mapping[str, TextEncoderRow]
     vae: Mapping[str, VaeRow]
-    extra: Mapping[str, ExtraRow]
+    extra: Mapping[str, ExtraPartRow]
     precision: Mapping[Precision, PrecisionRow]
     placement: Mapping[Placement, PlacementRow]
-    card: tuple[CardRow, ...]
+    gpu: tuple[GpuRow, ...]
 
 
 @cache

@@ -19,7 +19,7 @@ _STORED = "stored"
 
 
 @dataclass(frozen=True)
-class Rung:
+class FallbackStep:
     """One way to hold a model."""
 
     precision: Precision
@@ -47,20 +47,20 @@ class Qualities:
     models: Mapping[Kind, Mapping[Quality, tuple[str, ...]]]
     """Ids, best first."""
 
-    def rungs(self, quality: Quality, stored: Precision) -> Iterator[Rung]:
+    def fallbacks(self, quality: Quality, stored: Precision) -> Iterator[FallbackStep]:
         """Yield the ways to hold a model whose weights are stored in a precision, best first."""
         is_made = not can_be_held(stored, "nf4")  # files in fp8 or GGUF are as they are
-        seen: set[Rung] = set()
+        seen: set[FallbackStep] = set()
         for step in self.steps[quality]:
             if (step.precision is None) != is_made:
                 continue
             precision = step.precision or stored
             if not can_be_held(stored, precision):
                 continue
-            rung = Rung(precision, step.text_precision, step.placement)
-            if rung not in seen:
-                seen.add(rung)
-                yield rung
+            fallback = FallbackStep(precision, step.text_precision, step.placement)
+            if fallback not in seen:
+                seen.add(fallback)
+                yield fallback
 
 
 @cache
@@ -71,7 +71,9 @@ def load_qualities() -> Qualities:
         InternalError: a line of it is not one of ours.
     """
     table = tomllib.loads(QUALITIES_TOML.read_text(encoding="utf-8"))
-    ladders = {name: tuple(map(_read_step, rungs)) for name, rungs in table["ladders"].items()}
+    ladders = {
+        name: tuple(map(_read_step, fallbacks)) for name, fallbacks in table["ladders"].items()
+    }
     return Qualities(
         bits={quality: int(table["bits"][quality]) for quality in QUALITIES},
         steps={

@@ -8,6 +8,7 @@ load today is said by engine.py; what rows weigh, by parts.py.
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -22,18 +24,38 @@ from pydantic import (
 )
 
 from flux_mcp.errors import InternalError, UnknownModelError
-from flux_mcp.models.helpers import HelperRole, HelperSpec
-from flux_mcp.models.layer_names import Family
-from flux_mcp.models.memory import Holding, Load, Pieces, card_gib
+from flux_mcp.models.architectures import Family
+from flux_mcp.models.memory import Holding, Load, Pieces, gpu_gib
 from flux_mcp.models.parts import Precision, load_parts
-from flux_mcp.setting_types import Licence
+from flux_mcp.settings.types import Licence
+
+HelperRole = Literal["depth", "segmentation", "upscaling", "embedding"]
+
+
+class HelperSpec(BaseModel):
+    """A small model that works beside a pipeline."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    role: HelperRole
+    title: str
+    repository: str
+    revision: str | None = None
+    model_class: str
+    """The class of transformers 5 that loads it."""
+    parameters_m: float
+    disk_gib: float
+    licence: Licence
+    source: str
+
 
 Kind = Literal["text2img", "kontext", "fill", "control", "redux"]
 Quality = Literal["low", "standard", "high"]
 Structure = Literal["canny", "depth"]
 WeightsForm = Literal["folder", "file", "gguf", "lora"]
 """`folder`: a whole pipeline; `file`, `gguf`: a transformer in one file, the other parts from a
-pipeline's folder; `lora`: a LoRA laid over `base`."""
+pipeline's folder; `lora`: a LoRA merged onto `base`."""
 PipelineClass = Literal[
     "FluxPipeline",
     "FluxKontextPipeline",
@@ -47,7 +69,7 @@ PipelineClass = Literal[
 KINDS: tuple[Kind, ...] = ("text2img", "kontext", "fill", "control", "redux")
 QUALITIES: tuple[Quality, ...] = ("low", "standard", "high")
 FREE_LICENCES: frozenset[Licence] = frozenset({"apache-2.0", "mit"})
-"""Those that allow any use of the pictures and of the weights."""
+"""Those that allow any use of the images and of the weights."""
 MODELS_TOML = Path(__file__).with_name("models.toml")
 
 
@@ -75,7 +97,7 @@ class ModelSpec(BaseModel):
     text_gguf: Path | None = None
     """One GGUF file that holds the large text encoder."""
     lora: bool = False
-    """Whether the repository or `file` holds a LoRA, which is laid over `base`."""
+    """Whether the repository or `file` holds a LoRA, which is merged onto `base`."""
     parts_folder: str | None = None
     """Folder that holds the parts (VAE, encoders, tokenizers) which `folder` leaves out."""
     pipeline: PipelineClass
@@ -101,7 +123,7 @@ class ModelSpec(BaseModel):
     max_pixels: int
     max_reference_images: int = 0
     max_sequence_length: int
-    """Text tokens of the second encoder; part of the picture, so part of the plan."""
+    """Text tokens of the second encoder; part of the image, so part of the plan."""
     transformer: str
     """What it weighs and costs: a row of parts.toml; so the next three."""
     text_encoders: tuple[str, ...]
@@ -171,18 +193,18 @@ class ModelSpec(BaseModel):
 
     @property
     def references_are_tokens(self) -> bool:
-        """Whether reference pictures lengthen the transformer's input."""
+        """Whether reference images lengthen the transformer's input."""
         return self.kind == "kontext"
 
     @property
     def vram_gib(self) -> Mapping[Literal["resident", "offload"], float]:
-        """GiB of a card's memory it takes at its default size, as its weights are stored."""
+        """GiB of a GPU's memory it takes at its default size, as its weights are stored."""
         load = Load(self.default_pixels / 1e6, 1 if self.max_reference_images else 0)
         resident = Holding(self.precision, self.text_precision or "bf16", "resident")
         offload = Holding(self.precision, self.text_precision or "bf16", "model_offload")
         return {
-            "resident": card_gib(self.pieces, resident, load),
-            "offload": card_gib(self.pieces, offload, load),
+            "resident": gpu_gib(self.pieces, resident, load),
+            "offload": gpu_gib(self.pieces, offload, load),
         }
 
     @property
@@ -191,7 +213,7 @@ class ModelSpec(BaseModel):
         return self.licence in FREE_LICENCES
 
     @property
-    def hurdles(self) -> tuple[bool, bool]:
+    def access_requirements(self) -> tuple[bool, bool]:
         """What stands before its use, for sorting: a licence that forbids some, an account."""
         return (not self.is_free, self.gated)
 
@@ -284,3 +306,22 @@ def _require_part(table: str, name: str) -> None:
     known = getattr(load_parts(), table)
     if name not in known:
         raise ValueError(f"there is no {table} '{name}'; there are {', '.join(known)}")
+
+
+LICENCES_TOML = Path(__file__).with_name("licences.toml")
+
+
+class LicenceRow(BaseModel):
+    """One class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    about: str
+    source: str
+
+
+@cache
+def load_licences() -> Mapping[Licence, LicenceRow]:
+    """Return the rows of licences.toml, read at the first call."""
+    table = tomllib.loads(LICENCES_TOML.read_text(encoding="utf-8"))
+    return TypeAdapter(dict[Licence, LicenceRow]).validate_python(table)

@@ -1,7 +1,7 @@
 """Speed switches: what can make drawing faster, one row each, read from switches.toml. Pure data.
 
 Each row says what a switch does to pixels: `identical`; `rounding`, the last bits of a sum and so a
-grey level here and there; `approximate`, a picture that differs to the eye. Which are used is
+grey level here and there; `approximate`, an image that differs to the eye. Which are used is
 decided by switching.py and recorded in a plan as `Switches`; pipelines/switches.py applies those.
 """
 
@@ -13,10 +13,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flux_mcp.models.architectures import Family
 from flux_mcp.models.formats import Compute, DeviceKind
-from flux_mcp.models.layer_names import Family
 from flux_mcp.models.parts import Placement, Precision
-from flux_mcp.setting_types import AttentionBackend
+from flux_mcp.settings.types import AttentionBackend
 
 Pixels = Literal["identical", "rounding", "approximate"]
 StepCache = Literal["none", "first_block", "taylorseer", "magcache"]
@@ -39,7 +39,7 @@ class ArithmeticRow(_Row):
     computes: Mapping[DeviceKind, frozenset[Compute]]
     """Device -> what it can be worked with in there; a device that is not named cannot."""
     min_compute: float = 0.0
-    """Least compute capability of a CUDA card."""
+    """Least compute capability of a CUDA GPU."""
 
 
 class AttentionRow(ArithmeticRow):
@@ -92,7 +92,7 @@ class StepCacheRow(_Row):
 
     @property
     def pixels(self) -> Pixels:
-        """What it does to pictures."""
+        """What it does to images."""
         return "approximate"
 
 

@@ -8,10 +8,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flux_mcp.config import Settings
 from flux_mcp.errors import EngineUnavailableError
-from flux_mcp.installation import platform_name
-from flux_mcp.requests.messages import Environment, Memory
+from flux_mcp.settings.installation import platform_name
+from flux_mcp.settings.settings import Settings
+from flux_mcp.worker_protocol.messages import Environment, Memory
 
 GIB = 2**30
 _CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
@@ -33,7 +33,7 @@ class Device:
 
     @property
     def compute_capability(self) -> float:
-        """What a CUDA card can do, as NVIDIA numbers it (8.9); 0 where there is none."""
+        """What a CUDA GPU can do, as NVIDIA numbers it (8.9); 0 where there is none."""
         import torch
 
         if self.kind != "cuda":
@@ -70,7 +70,7 @@ def configure_threads(settings: Settings) -> None:
 
 
 def describe(device: Device) -> Environment:
-    """Return what a picture's provenance keeps about this process."""
+    """Return what an image's provenance keeps about this process."""
     import diffusers
     import torch
     import transformers

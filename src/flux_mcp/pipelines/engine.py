@@ -5,15 +5,20 @@ their own.
 """
 
 import time
-from functools import partial
-from typing import TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any, TypedDict
 
-from flux_mcp.config import Settings
+import numpy as np
+from numpy.typing import NDArray
+
 from flux_mcp.errors import (
     JobCancelledError,
+    WeightsInvalidError,
 )
-from flux_mcp.models.own_rows import open_registry
 from flux_mcp.models.registry import Registry
+from flux_mcp.models.user_rows import open_registry
 from flux_mcp.pipelines.device import (
     Device,
     arithmetic,
@@ -21,28 +26,140 @@ from flux_mcp.pipelines.device import (
     memory_of,
     peak_gib,
 )
-from flux_mcp.pipelines.drawing import draw
-from flux_mcp.pipelines.embedding_files import EmbeddingFiles
-from flux_mcp.pipelines.embeddings import MB, EmbeddingCache
-from flux_mcp.pipelines.fetcher import Fetcher, spec_of
-from flux_mcp.pipelines.fingerprints import Fingerprints
-from flux_mcp.pipelines.job_events import JobEvents
-from flux_mcp.pipelines.loras import Adapters
-from flux_mcp.pipelines.prefetch import Prefetcher
-from flux_mcp.pipelines.residency import Residency
-from flux_mcp.pipelines.steps import StepWatch
-from flux_mcp.pipelines.switches import SwitchBoard
-from flux_mcp.pipelines.texts import PlanTexts
-from flux_mcp.pipelines.wire import Job
-from flux_mcp.requests.messages import (
+from flux_mcp.pipelines.families.flux1 import Embeddings, Pixels, open_images
+from flux_mcp.pipelines.families.flux2 import adapter_for
+from flux_mcp.pipelines.loaded import Resident
+from flux_mcp.pipelines.loading.fingerprints import Fingerprints
+from flux_mcp.pipelines.loras.adapters import Adapters
+from flux_mcp.pipelines.memory.prefetch import Fetcher, Prefetcher, spec_of
+from flux_mcp.pipelines.memory.residency import Residency
+from flux_mcp.pipelines.pipe import JobEvents, WorkerJob
+from flux_mcp.pipelines.steps import Reports, StepWatch
+from flux_mcp.pipelines.switches import SwitchBoard, denoising
+from flux_mcp.pipelines.texts import MB, EmbeddingCache, EmbeddingFiles, PlanTexts
+from flux_mcp.requests.plan import RenderPlan, load_of_plan
+from flux_mcp.settings.settings import Settings
+from flux_mcp.worker_protocol.messages import (
     Done,
     Memory,
     weights_of,
 )
-from flux_mcp.requests.plan import load_of_plan
+
+_STATE = ("use_tiling", "tile_sample_min_size", "tile_latent_min_size")
+"""Attributes of AutoencoderKL and AutoencoderKLFlux2 (diffusers 0.42.1); neither takes them as
+arguments. Tiles overlap by a quarter and are blended; an image no larger than one is not cut."""
 
 
-class Held(TypedDict):
+@contextmanager
+def tiled(vae: Any, tile_px: int | None) -> Iterator[None]:
+    """Let a VAE decode and encode in tiles; afterwards it is as it was.
+
+    Args:
+        vae: The model, which other pipelines share.
+        tile_px: Side of a tile in pixels of the image; `None` changes nothing.
+    """
+    if tile_px is None:
+        yield
+        return
+    before = {name: getattr(vae, name) for name in _STATE}
+    pixels_per_latent = 2 ** (len(vae.config.block_out_channels) - 1)
+    vae.enable_tiling()
+    vae.tile_sample_min_size = tile_px
+    vae.tile_latent_min_size = tile_px // pixels_per_latent
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(vae, name, value)
+
+
+def draw(
+    plan: RenderPlan,
+    blobs: Mapping[str, bytes],
+    resident: Resident,
+    texts: PlanTexts,
+    watch: StepWatch,
+    reports: Reports,
+) -> None:
+    """Draw every image of a plan and report each when it is decoded.
+
+    One pass for each seed, so an image has the same pixels alone and as one of several; a batched
+    plan takes one pass for all.
+
+    Raises:
+        JobCancelledError: the job was cancelled; the pipeline can be used again.
+        InvalidImageError: an input cannot be read.
+        WeightsInvalidError: the weights gave numbers that are no colours.
+    """
+    watch.encoding()
+    adapter = adapter_for(resident.spec)(plan, open_images(plan, blobs), resident, texts)
+    try:
+        texts.encode(watch.check)
+        each = tuple(zip(plan.seeds, plan.texts, strict=True))
+        passes = [each] if plan.batched else [(one,) for one in each]
+        arguments = adapter.arguments(len(passes[0]))
+        # Each text once; the pixels are those of encoding it for every image.
+        embeddings_of = cache(adapter.embeddings)
+        for text in plan.texts:
+            embeddings_of(text)
+        index = 0
+        for number, pictures in enumerate(passes):
+            started = time.perf_counter()
+            watch.start_pass(number)
+            seeds = [seed for seed, _ in pictures]
+            embeddings = _stacked([embeddings_of(text) for _, text in pictures])
+            with tiled(resident.pipe.vae, plan.vae_tile_px):
+                colours = _run(resident.pipe, seeds, watch, arguments | embeddings)
+            watch.end_pass()
+            seconds = time.perf_counter() - started
+            for seed, drawn in zip(seeds, _to_pixels(colours), strict=True):
+                pixels = adapter.finish(drawn)
+                reports.image(index, seed, seconds, pixels)
+                index += 1
+    finally:
+        # A raise skips diffusers' own cleanup: stateful caches would spoil the next image.
+        for pipe in (resident.pipe, resident.prior):
+            if pipe is not None:
+                pipe.maybe_free_model_hooks()
+        resident.rest()
+
+
+def _run(
+    pipe: Any, seeds: Sequence[int], watch: StepWatch, arguments: dict[str, Any]
+) -> NDArray[np.float32]:
+    """Call the pipeline; return (n, height, width, 3) from 0 to 1."""
+    import torch
+
+    # New generators for each call, one for each image: drawing uses them up. On the CPU, so that
+    # the noise does not depend on the device.
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    arguments = {**arguments, "generator": generators, "output_type": "np"}
+    with denoising(pipe):
+        result = pipe(**arguments, callback_on_step_end=watch)
+    colours: NDArray[np.float32] = result.images
+    return colours
+
+
+def _stacked(embeddings: Sequence[Embeddings]) -> Embeddings:
+    """Put the embeddings of a pass's images one after another, along the first dimension."""
+    import torch
+
+    if len(embeddings) == 1:
+        return embeddings[0]
+    return {name: torch.cat([one[name] for one in embeddings]) for name in embeddings[0]}
+
+
+def _to_pixels(colours: NDArray[np.float32]) -> Pixels:
+    """Round 0..1 to 0..255 as diffusers does, but refuse what is not a number."""
+    if not np.isfinite(colours).all():
+        raise WeightsInvalidError(
+            "The model drew numbers that are no colours (NaN or infinite).",
+            "Try less guidance; if it happens again, verify the weights' files.",
+        )
+    return (colours * 255).round().astype(np.uint8)
+
+
+class LoadedJob(TypedDict):
     """What an engine holds, as final events tell it."""
 
     loaded: tuple[str, ...]
@@ -76,17 +193,17 @@ class Engine:
         self._switches = SwitchBoard(device)
 
     @property
-    def held(self) -> Held:
+    def held(self) -> LoadedJob:
         """What is loaded, as final events tell it."""
         loaded, waiting = self._residency.loaded, self._residency.waiting
-        return Held(loaded=loaded, waiting=waiting, memory=self.memory)
+        return LoadedJob(loaded=loaded, waiting=waiting, memory=self.memory)
 
     @property
     def memory(self) -> Memory | None:
         """What is held of the device's memory."""
         return memory_of(self.device)
 
-    def draw(self, job: Job, events: JobEvents) -> Done:
+    def draw(self, job: WorkerJob, events: JobEvents) -> Done:
         """Draw a job to its end.
 
         Raises:

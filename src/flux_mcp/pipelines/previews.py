@@ -1,6 +1,6 @@
-"""Small pictures of what is being drawn: latents -> RGB by a linear map, then WebP.
+"""Small images of what is being drawn: latents -> RGB by a linear map, then WebP.
 
-The map is measured for each VAE with a few pictures of its own making (least squares), so no
+The map is measured for each VAE with a few images of its own making (least squares), so no
 constants are needed and any VAE works. Knows nothing of jobs or steps.
 """
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 PREVIEW_SIDE_PX = 256
 _WEBP_QUALITY = 70
-_CALIBRATION_PICTURES = 6
+_CALIBRATION_IMAGES = 6
 _CALIBRATION_SIDE_PX = 96
-"""Together about the pixels of one 235 px picture: milliseconds on a card, seconds on a CPU."""
+"""Together about the pixels of one 235 px image: milliseconds on a GPU, seconds on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -29,29 +29,29 @@ class LatentColours:
     weights: NDArray[np.float64]
     """(latent channels + 1, 3): the last row is the constant; colours are 0 to 1."""
 
-    def picture(self, latents: NDArray[np.float32]) -> Image.Image:
-        """Return the RGB picture of (channels, height, width) latents, one pixel for each place."""
+    def image(self, latents: NDArray[np.float32]) -> Image.Image:
+        """Return the RGB image of (channels, height, width) latents, one pixel for each place."""
         channels = np.moveaxis(latents, 0, -1)
         colours = channels @ self.weights[:-1] + self.weights[-1]
         return Image.fromarray((np.clip(colours, 0, 1) * 255).round().astype(np.uint8))
 
 
 def calibrate(pipe: Any) -> LatentColours:
-    """Measure the map of a pipeline's VAE: encode a few pictures and fit their colours."""
+    """Measure the map of a pipeline's VAE: encode a few images and fit their colours."""
     import torch
 
     vae = pipe.vae
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    pictures = _calibration_pictures(factor)
-    batch = torch.from_numpy(pictures).permute(0, 3, 1, 2) * 2 - 1
+    images = _calibration_images(factor)
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1
     with torch.no_grad():
         batch = batch.to(device=pipe._execution_device, dtype=vae.dtype)  # noqa: SLF001
         latents = vae.encode(batch).latent_dist.mode()
     if not _is_normalised_by_batch(vae):
         latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
     rows = latents.float().cpu().permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
-    count, side = len(pictures), _CALIBRATION_SIDE_PX // factor
-    blocks = pictures.reshape(count, side, factor, side, factor, 3)
+    count, side = len(images), _CALIBRATION_SIDE_PX // factor
+    blocks = images.reshape(count, side, factor, side, factor, 3)
     colours = blocks.mean(axis=(2, 4), dtype=np.float64).reshape(-1, 3)
     return fit_colours(rows, colours)
 
@@ -63,24 +63,24 @@ def fit_colours(latents: NDArray[np.float64], colours: NDArray[np.float64]) -> L
     return LatentColours(weights)
 
 
-def _calibration_pictures(factor: int) -> NDArray[np.float32]:
+def _calibration_images(factor: int) -> NDArray[np.float32]:
     """Return (count, side, side, 3) from 0 to 1: patches of flat colour, softened by ramps."""
     random = np.random.default_rng(0)
     side = _CALIBRATION_SIDE_PX
     patch = 2 * factor
-    shape = (_CALIBRATION_PICTURES, -(-side // patch), -(-side // patch), 3)
+    shape = (_CALIBRATION_IMAGES, -(-side // patch), -(-side // patch), 3)
     patches = random.random(shape).repeat(patch, axis=1).repeat(patch, axis=2)
     patches = patches[:, :side, :side]
     across = np.linspace(0, 1, side)[None, None, :, None]
     down = np.linspace(0, 1, side)[None, :, None, None]
-    start, right, bottom = random.random((3, _CALIBRATION_PICTURES, 1, 1, 3))
+    start, right, bottom = random.random((3, _CALIBRATION_IMAGES, 1, 1, 3))
     ramps = start + (right - start) * across + (bottom - start) * down
-    pictures: NDArray[np.float32] = (0.5 * patches + 0.5 * ramps).astype(np.float32)
-    return pictures
+    images: NDArray[np.float32] = (0.5 * patches + 0.5 * ramps).astype(np.float32)
+    return images
 
 
 def unpack(pipe: Any, latents: "torch.Tensor", width: int, height: int) -> NDArray[np.float32]:
-    """Return the first picture of packed (n, tokens, 4 * channels) latents.
+    """Return the first image of packed (n, tokens, 4 * channels) latents.
 
     As (channels, height / VAE factor, width / VAE factor), for any VAE, and as `calibrate` saw
     them: scaled in FLUX.1, as the VAE encodes in FLUX.2.
@@ -119,7 +119,7 @@ def _without_normalisation(
 
 
 def encode_webp(small: Image.Image, width: int, height: int) -> tuple[bytes, tuple[int, int]]:
-    """Return WebP bytes and their (width, height): the picture's shape, at most 256 px long."""
+    """Return WebP bytes and their (width, height): the image's shape, at most 256 px long."""
     scale = min(1.0, PREVIEW_SIDE_PX / max(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     buffer = io.BytesIO()

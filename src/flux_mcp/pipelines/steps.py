@@ -1,6 +1,6 @@
 """The per-step callback: progress, time left, preview, cancellation.
 
-Owns the counting of one job. Knows neither how pictures are drawn nor how events travel.
+Owns the counting of one job. Knows neither how images are drawn nor how events travel.
 """
 
 import logging
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from flux_mcp.errors import JobCancelledError
 from flux_mcp.pipelines import previews
 from flux_mcp.pipelines.previews import LatentColours
-from flux_mcp.requests.messages import Phase
 from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.worker_protocol.messages import Phase
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +30,11 @@ class Reports(Protocol):
         ...
 
     def preview(self, index: int, step: int, webp: bytes, size: tuple[int, int]) -> None:
-        """Show the picture `index` as it stands; `size` is the preview's own, width first."""
+        """Show the image `index` as it stands; `size` is the preview's own, width first."""
         ...
 
-    def picture(self, index: int, seed: int, seconds: float, pixels: NDArray[np.uint8]) -> None:
-        """Hand over a finished picture, (height, width, 3)."""
+    def image(self, index: int, seed: int, seconds: float, pixels: NDArray[np.uint8]) -> None:
+        """Hand over a finished image, (height, width, 3)."""
         ...
 
 
@@ -66,7 +66,7 @@ class StepClock:
         self._mark = now
 
     def end_pass(self, now: float) -> None:
-        """Note when a pass's pictures were decoded."""
+        """Note when a pass's images were decoded."""
         if self._mark is None:
             raise ValueError("a pass ended before any pass began")
         self._decode_s = now - self._mark
@@ -125,7 +125,7 @@ class StepWatch:
             raise JobCancelledError("The job was cancelled.")
 
     def encoding(self) -> None:
-        """Say that prompts and pictures are being encoded."""
+        """Say that prompts and images are being encoded."""
         self.check()
         self._reports.progress("encoding", self._step)
 
@@ -140,7 +140,7 @@ class StepWatch:
         self._reports.progress("denoising", self._step, eta_s=eta_s)
 
     def end_pass(self) -> None:
-        """Note that a pass's pictures are decoded; the last chance to stop."""
+        """Note that a pass's images are decoded; the last chance to stop."""
         self._latents = None
         self._clock.end_pass(self._now())
         self.check()
@@ -152,7 +152,7 @@ class StepWatch:
 
         Raises:
             JobCancelledError: the job was cancelled. Raising is the only way to leave diffusers'
-                loop at once: its own `_interrupt` still decodes a half-drawn picture.
+                loop at once: its own `_interrupt` still decodes a half-drawn image.
         """
         self._clock.end_step(self._now())
         self._step = self._pass * self._plan.steps + step_in_pass + 1
@@ -174,16 +174,16 @@ class StepWatch:
         return self._now() >= self._next_preview_s
 
     def _preview(self, pipe: Any, step_in_pass: int, latents: Any) -> None:
-        """Send the picture as it will be if the direction of this step is kept to the end."""
+        """Send the image as it will be if the direction of this step is kept to the end."""
         if self._colours is None:
             return
         try:
             expected = _expected_latents(pipe, step_in_pass, self._latents, latents)
             plan = self._plan
-            small = self._colours.picture(previews.unpack(pipe, expected, plan.width, plan.height))
+            small = self._colours.image(previews.unpack(pipe, expected, plan.width, plan.height))
             webp, size = previews.encode_webp(small, plan.width, plan.height)
         except Exception:
-            # A preview is a courtesy: without it the picture is still drawn.
+            # A preview is a courtesy: without it the image is still drawn.
             logger.exception("the preview failed; none will follow for this job")
             self._colours = None
             return

@@ -11,13 +11,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from flux_mcp.errors import UnsupportedOptionError
+from flux_mcp.models.planning.switches import target_device, why_not
 from flux_mcp.models.switches import Switches, load_switches
-from flux_mcp.models.switching import site_of, why_not
 from flux_mcp.pipelines.device import Device
-from flux_mcp.pipelines.pipeline_files import Report
-from flux_mcp.pipelines.resident import Resident
-from flux_mcp.requests.plan import RenderPlan
-from flux_mcp.requests.switches import drawing_of
+from flux_mcp.pipelines.loaded import Resident
+from flux_mcp.pipelines.loading.pipeline_files import Report
+from flux_mcp.requests.plan import RenderPlan, drawing_of
 
 RECOMPILE_LIMIT = 64
 """Forms of one block that torch keeps before it gives up and runs it as it is; its own 8 are soon
@@ -47,7 +46,7 @@ class SwitchBoard:
         """Set attention, compilation and the VAE's layout to what a plan says.
 
         Returns:
-            Whether the transformer draws in its compiled form: as the plan says, unless the card
+            Whether the transformer draws in its compiled form: as the plan says, unless the GPU
             had less room than was planned and its blocks come and go now.
 
         Args:
@@ -77,7 +76,7 @@ class SwitchBoard:
         """Draw with the step cache of a plan; off again however it ends.
 
         Switching it off takes everything it kept: what a cancelled job left would be drawn into
-        the next picture.
+        the next image.
         """
         transformer = resident.pipe.transformer
         if plan.switches.step_cache == "none":
@@ -93,7 +92,7 @@ class SwitchBoard:
         if plan.switches == Switches():
             return
         device = self._device
-        site = site_of(device.kind, device.compute_capability or None)
+        site = target_device(device.kind, device.compute_capability or None)
         reason = why_not(plan.switches, drawing_of(plan, resident.spec), site)
         if reason is not None:
             raise UnsupportedOptionError(
@@ -142,7 +141,7 @@ def _set_layout(vae: Any, *, channels_last: bool) -> None:
 def _compile(transformer: Any, backend: Backend) -> dict[Any, Any]:
     """Compile the repeated blocks of a transformer; torch does so when they are first called.
 
-    With dynamic shapes: one form for all sizes of pictures. Without `fullgraph`, and with errors of
+    With dynamic shapes: one form for all sizes of images. Without `fullgraph`, and with errors of
     the compiler in the log only: a block it cannot follow, or a machine it fails on (Python's
     headers are missing, say), draws more slowly, instead of failing the job.
     """

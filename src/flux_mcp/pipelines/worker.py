@@ -14,7 +14,6 @@ import sys
 import traceback
 from typing import NoReturn
 
-from flux_mcp.config import Settings
 from flux_mcp.errors import (
     EngineUnavailableError,
     FluxMcpError,
@@ -29,23 +28,23 @@ from flux_mcp.pipelines.device import (
     is_device_fault,
     is_out_of_memory,
 )
-from flux_mcp.pipelines.engine import Engine, Held
-from flux_mcp.pipelines.job_events import JobEvents
-from flux_mcp.pipelines.prefetch import Prefetcher
-from flux_mcp.pipelines.wire import Inbox, Job, Wire, claim_stdout
-from flux_mcp.requests.messages import (
+from flux_mcp.pipelines.engine import Engine, LoadedJob
+from flux_mcp.pipelines.memory.prefetch import Prefetcher
+from flux_mcp.pipelines.pipe import Inbox, JobEvents, Pipe, WorkerJob, claim_stdout
+from flux_mcp.settings.settings import Settings
+from flux_mcp.worker_protocol.messages import (
     Cancelled,
     Done,
     ErrorInfo,
     Failed,
-    Ready,
+    WorkerReady,
 )
 
 DEVICE_FAULT_EXIT = 4
-"""Exit code after a fault of the card: only a new process gets a working context."""
+"""Exit code after a fault of the GPU: only a new process gets a working context."""
 
 
-def run_job(job: Job, engine: Engine | FluxMcpError, wire: Wire, inbox: Inbox) -> None:
+def run_job(job: WorkerJob, engine: Engine | FluxMcpError, wire: Pipe, inbox: Inbox) -> None:
     """Draw one job and send its events; the last is sent when this worker is free again."""
     events = JobEvents(job.message, wire)
     final: Done | None = None
@@ -74,7 +73,7 @@ def _explain(error: Exception) -> FluxMcpError:
     if is_out_of_memory(error):
         return OutOfMemoryError(
             "The job does not fit into the device's memory.",
-            "Ask for a smaller picture or fewer at once, or close other programs on the card.",
+            "Ask for a smaller image or fewer at once, or close other programs on the GPU.",
         )
     return InternalError(
         f"Drawing failed: {type(error).__name__}: {str(error)[:500]}",
@@ -85,7 +84,7 @@ def _explain(error: Exception) -> FluxMcpError:
 def _ended(
     error: FluxMcpError | None, events: JobEvents, engine: Engine | FluxMcpError
 ) -> Failed | Cancelled:
-    nothing = Held(loaded=(), waiting=(), memory=None)
+    nothing = LoadedJob(loaded=(), waiting=(), memory=None)
     held = engine.held if isinstance(engine, Engine) else nothing
     if isinstance(error, JobCancelledError):
         return Cancelled(**events.stamp(), **held)
@@ -114,7 +113,7 @@ def start_engine(settings: Settings, prefetcher: Prefetcher) -> Engine | FluxMcp
 
 def main() -> NoReturn:
     """Serve commands until stdin ends."""
-    wire = Wire(claim_stdout())
+    wire = Pipe(claim_stdout())
     faulthandler.enable()
     # Ctrl-C in a terminal reaches the whole process group; when to end is the server's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -127,11 +126,11 @@ def main() -> NoReturn:
     environment, memory = (
         (describe(engine.device), engine.memory) if isinstance(engine, Engine) else (None, None)
     )
-    wire.send(Ready(pid=os.getpid(), environment=environment, memory=memory))
+    wire.send(WorkerReady(pid=os.getpid(), environment=environment, memory=memory))
     while True:
         job = inbox.next_job()
         run_job(job, engine, wire, inbox)
-        # The name would keep the job's pictures until the next one comes.
+        # The name would keep the job's images until the next one comes.
         del job
 
 

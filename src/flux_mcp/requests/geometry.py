@@ -88,13 +88,13 @@ def size_for_ratio(ratio: AspectRatio, spec: ModelSpec) -> Size:
     return nearest_legal(Size(round(height * across / down), round(height)), spec)
 
 
-def size_for_picture(picture: Size, spec: ModelSpec) -> Size:
-    """Return the size to draw at when the caller gave a picture and no size.
+def size_for_image(image: Size, spec: ModelSpec) -> Size:
+    """Return the size to draw at when the caller gave an image and no size.
 
-    The picture's own size where that is legal, else the nearest legal one of its shape with about
+    The image's own size where that is legal, else the nearest legal one of its shape with about
     `spec.default_pixels` pixels.
     """
-    if _problem(picture, spec) is None and picture.pixels <= spec.default_pixels:
-        return picture
-    shrink = min(1.0, math.sqrt(spec.default_pixels / picture.pixels))
-    return nearest_legal(Size(round(picture.width * shrink), round(picture.height * shrink)), spec)
+    if _problem(image, spec) is None and image.pixels <= spec.default_pixels:
+        return image
+    shrink = min(1.0, math.sqrt(spec.default_pixels / image.pixels))
+    return nearest_legal(Size(round(image.width * shrink), round(image.height * shrink)), spec)

@@ -6,13 +6,15 @@ what a particular model can do is decided in plan.py.
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from flux_mcp.models.loras.library import MAX_WEIGHT
 from flux_mcp.models.registry import Kind, Quality, Structure
 from flux_mcp.models.switches import StepCache
-from flux_mcp.requests.choices import LoraChoices, PackChoice
-from flux_mcp.requests.fields import (
+from flux_mcp.requests.geometry import AspectRatio
+from flux_mcp.requests.validation import (
     MAX_COUNT,
+    MAX_LORAS,
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
     MAX_WAIT_S,
@@ -25,9 +27,119 @@ from flux_mcp.requests.fields import (
     Request,
     Words,
     parse_json_text,
+    printable,
 )
-from flux_mcp.requests.geometry import AspectRatio
-from flux_mcp.requests.pictures import ImageReference, Mask, WeightedImage
+
+ImageReference = Annotated[
+    str,
+    Field(
+        min_length=1,
+        description="A gallery image id, a flux://images/{id} URI, an absolute path inside an "
+        "allowed folder, or a data: URI (PNG, JPEG or WebP).",
+    ),
+]
+
+
+class Box(Request):
+    """A rectangle in the image's own pixels; (0, 0) is the top left corner."""
+
+    x: int = Field(ge=0, description="Left edge.")
+    y: int = Field(ge=0, description="Top edge.")
+    width: int = Field(ge=1, description="Width of the box.")
+    height: int = Field(ge=1, description="Height of the box.")
+
+
+class Mask(Request):
+    """Where to draw: exactly one of `image` and `box`."""
+
+    image: ImageReference | None = Field(
+        None, description="An image of the same size: white is drawn again, black is kept."
+    )
+    box: Box | None = Field(None, description="A rectangle that is drawn again.")
+
+    @model_validator(mode="after")
+    def _is_given_one_way(self) -> "Mask":
+        if (self.image is None) == (self.box is None):
+            raise MistakeError(
+                "give exactly one of image and box", "A box is {x, y, width, height} in pixels."
+            )
+        return self
+
+
+class WeightedImage(Request):
+    """An image with its share in a variation."""
+
+    image: ImageReference
+    weight: Real = Field(1.0, ge=0, le=2, description="Its share against the other images.")
+
+
+MAX_NAME_CHARACTERS = 100
+
+Value = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(printable)]
+
+
+def _short_names(variables: dict[str, str]) -> dict[str, str]:
+    # Not in the schema: few clients know `propertyNames`.
+    if any(len(name) > MAX_NAME_CHARACTERS for name in variables):
+        raise MistakeError(
+            "the name of a variable is too long",
+            f"It has {MAX_NAME_CHARACTERS} characters at most.",
+        )
+    return variables
+
+
+class PackChoice(Request):
+    """A prompt pack, and what is chosen in it."""
+
+    name: Name = Field(description="Name of the pack; an error lists those there are.")
+    subject: Value | None = Field(
+        None,
+        description="One of the pack's subjects by name, '*' for any of them, or your own words.",
+    )
+    variables: Annotated[
+        dict[str, Value], BeforeValidator(parse_json_text), AfterValidator(_short_names)
+    ] = Field(
+        default_factory=dict,
+        max_length=50,
+        description="Variable -> the name of one of its choices; '*' takes any, 'noir:3|pastel:1' "
+        "one of these by weight, both decided by the seed of each image. Left out: the default.",
+    )
+    extra: Value | None = Field(None, description="Words of your own for the end.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_name(cls, data: Any) -> Any:
+        """Accept `pack: "product-shot"` as well as `{"name": "product-shot"}`."""
+        return {"name": data} if isinstance(data, str) else data
+
+
+class LoraChoice(Request):
+    """A LoRA, and how strongly it counts."""
+
+    name: Name = Field(description="Its file's name without .safetensors.")
+    weight: Real = Field(
+        1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, description="0 is without it, 1 as it was trained."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_name(cls, data: Any) -> Any:
+        """Accept `"striped"` as well as `{"name": "striped"}`."""
+        return {"name": data} if isinstance(data, str) else data
+
+
+def _each_once(loras: list[LoraChoice]) -> list[LoraChoice]:
+    if len({lora.name for lora in loras}) < len(loras):
+        raise MistakeError("one of them is named twice", "Name each once, with one weight.")
+    return loras
+
+
+LoraChoices = Annotated[
+    list[LoraChoice],
+    BeforeValidator(parse_json_text),
+    Field(max_length=MAX_LORAS),
+    AfterValidator(_each_once),
+]
 
 
 class DrawRequest(Request):
@@ -77,14 +189,14 @@ class DrawRequest(Request):
         None,
         ge=0,
         le=MAX_SEED,
-        description="Same seed and arguments, same picture. Leave out for a random one (reported "
-        "with the result). Picture n of several gets seed + n - 1.",
+        description="Same seed and arguments, same image. Leave out for a random one (reported "
+        "with the result). Image n of several gets seed + n - 1.",
     )
-    count: int = Field(1, ge=1, le=MAX_COUNT, description="How many pictures to draw.")
+    count: int = Field(1, ge=1, le=MAX_COUNT, description="How many images to draw.")
     batched: bool = Field(
         default=False,
-        description="Draw several pictures in one pass: a little faster on large cards, but pixels "
-        "differ slightly from pictures drawn alone.",
+        description="Draw several images in one pass: a little faster on large GPUs, but pixels "
+        "differ slightly from images drawn alone.",
     )
     loras: LoraChoices | None = Field(
         None,
@@ -96,15 +208,15 @@ class DrawRequest(Request):
     step_cache: StepCache = Field(
         "none",
         description="Skip work in steps that change little, for a faster draft. Approximate: other "
-        "pixels than without, so leave it out for a final picture. first_block adapts to the "
-        "picture. Not for models of few steps.",
+        "pixels than without, so leave it out for a final image. first_block adapts to the "
+        "image. Not for models of few steps.",
     )
     session: Name | None = Field(
         None,
         description="Any name that groups this exploration; search and cancel by it.",
     )
     preview: Literal["none", "small", "normal"] = Field(
-        "small", description="Preview picture inside the result: none, 512 px or 1024 px."
+        "small", description="Preview image inside the result: none, 512 px or 1024 px."
     )
     wait_s: Real = Field(
         45,
@@ -151,7 +263,7 @@ class DrawRequest(Request):
 
 
 class GenerateRequest(DrawRequest):
-    """Draw a new picture from words."""
+    """Draw a new image from words."""
 
     kind: ClassVar[Kind] = "text2img"
     tool: ClassVar[str] = "flux_generate"
@@ -159,12 +271,12 @@ class GenerateRequest(DrawRequest):
     prompt: Prompt | None = Field(
         None,
         description="What to draw, in full sentences: subject, setting, light, style. Put words "
-        "that should be written in the picture in quotation marks.",
+        "that should be written in the image in quotation marks.",
     )
 
 
 class EditRequest(DrawRequest):
-    """Change a picture as an instruction says."""
+    """Change an image as an instruction says."""
 
     kind: ClassVar[Kind] = "kontext"
     tool: ClassVar[str] = "flux_edit"
@@ -176,7 +288,7 @@ class EditRequest(DrawRequest):
     )
     images: Annotated[
         list[ImageReference], BeforeValidator(parse_json_text), Field(min_length=1, max_length=8)
-    ] = Field(description="The picture to change; further ones are references where supported.")
+    ] = Field(description="The image to change; further ones are references where supported.")
 
 
 class FillRequest(DrawRequest):
@@ -187,7 +299,7 @@ class FillRequest(DrawRequest):
 
     prompt: Prompt | None = Field(
         None,
-        description="What the finished picture shows inside the mask (a description, not an "
+        description="What the finished image shows inside the mask (a description, not an "
         "instruction).",
     )
     image: ImageReference
@@ -201,7 +313,7 @@ class FillRequest(DrawRequest):
 
 
 class VariationRequest(DrawRequest):
-    """Draw something like one or several pictures."""
+    """Draw something like one or several images."""
 
     kind: ClassVar[Kind] = "redux"
     tool: ClassVar[str] = "flux_variation"
@@ -209,12 +321,12 @@ class VariationRequest(DrawRequest):
 
     images: Annotated[
         list[WeightedImage], BeforeValidator(parse_json_text), Field(min_length=1, max_length=8)
-    ] = Field(description="The pictures to vary or mix, each with a weight (default 1).")
+    ] = Field(description="The images to vary or mix, each with a weight (default 1).")
     prompt: Words | None = Field(
         None, max_length=MAX_PROMPT_CHARACTERS, description="Optional words to steer the variation."
     )
     strength: Real = Field(
-        1.0, gt=0, le=2, description="How much the pictures count against the words."
+        1.0, gt=0, le=2, description="How much the images count against the words."
     )
 
     @model_validator(mode="before")
@@ -238,7 +350,7 @@ class VariationRequest(DrawRequest):
 
 
 class StructuralRequest(DrawRequest):
-    """Draw a picture that follows the structure of another."""
+    """Draw an image that follows the structure of another."""
 
     kind: ClassVar[Kind] = "control"
     tool: ClassVar[str] = "flux_structural"
@@ -250,10 +362,10 @@ class StructuralRequest(DrawRequest):
         "control_image.",
     )
     image: ImageReference | None = Field(
-        None, description="A picture whose edges are taken (canny). Not with control_image."
+        None, description="An image whose edges are taken (canny). Not with control_image."
     )
     control_image: ImageReference | None = Field(
-        None, description="A structure picture made already: white edges on black, or a depth map."
+        None, description="A structure image made already: white edges on black, or a depth map."
     )
 
     @model_validator(mode="after")
@@ -261,7 +373,7 @@ class StructuralRequest(DrawRequest):
         if (self.image is None) == (self.control_image is None):
             raise MistakeError(
                 "give exactly one of image and control_image",
-                "image is a picture whose edges are taken, control_image a finished structure.",
+                "image is an image whose edges are taken, control_image a finished structure.",
             )
         if self.structure == "depth" and self.image is not None:
             raise MistakeError(
@@ -286,3 +398,65 @@ DRAW_REQUESTS: dict[Kind, type[DrawRequest]] = {
 def tool_of(kind: Kind) -> str:
     """Return the tool that draws a kind."""
     return DRAW_REQUESTS[kind].tool
+
+
+class SearchRequest(Request):
+    """Find finished images."""
+
+    query: str | None = Field(
+        None, max_length=500, description="Words of the prompt; all must occur. Leave out for all."
+    )
+    kind: Kind | None = Field(
+        None,
+        description="text2img is flux_generate, kontext flux_edit, fill flux_fill, control "
+        "flux_structural, redux flux_variation.",
+    )
+    model: str | None = Field(None, max_length=100, description="Model id.")
+    session: str | None = Field(None, max_length=100, description="Name of an exploration.")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED + MAX_COUNT, description="Exact seed.")
+    created_after: str | None = Field(
+        None, max_length=40, description="ISO 8601 date or time, UTC, inclusive."
+    )
+    created_before: str | None = Field(
+        None, max_length=40, description="ISO 8601 date or time, UTC, exclusive."
+    )
+    limit: int = Field(20, ge=1, le=50, description="Rows in one answer.")
+    cursor: str | None = Field(
+        None, max_length=200, description="next_cursor of the answer before, for the next rows."
+    )
+    preview: Literal["none", "small", "normal"] = Field(
+        "small", description="A contact sheet of the hits inside the result."
+    )
+
+
+class GetJobRequest(Request):
+    """Look at one job, or at the queue."""
+
+    job_id: Name | None = Field(
+        None,
+        description="Leave out to see the whole queue. The id of a download of weights works too.",
+    )
+    wait_s: Real = Field(
+        20, ge=0, le=MAX_WAIT_S, description="Longest wait in seconds for the job to finish."
+    )
+    preview: Literal["none", "small", "normal"] = Field(
+        "small", description="Preview image inside the result."
+    )
+
+
+class CancelJobRequest(Request):
+    """Cancel one job, or all of a session."""
+
+    job_id: Name | None = Field(
+        None, description="The job, or download of weights, to cancel. Not with session."
+    )
+    session: Name | None = Field(None, description="Cancel every unfinished job of it.")
+
+    @model_validator(mode="after")
+    def _is_given_one_way(self) -> "CancelJobRequest":
+        if (self.job_id is None) == (self.session is None):
+            raise MistakeError(
+                "give exactly one of job_id and session",
+                "flux_get_job without an id lists the jobs that can be cancelled.",
+            )
+        return self

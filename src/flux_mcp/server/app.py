@@ -33,12 +33,11 @@ from opentelemetry import trace
 
 from flux_mcp import __version__
 from flux_mcp.errors import FluxMcpError, InternalError
-from flux_mcp.jobs.tracing import mark_failed
-from flux_mcp.logs import log_fields
+from flux_mcp.jobs.journal import mark_failed
+from flux_mcp.observability.logs import log_fields
 from flux_mcp.principals import LOCAL, acting_as
-from flux_mcp.requests.invalid import parse_request
+from flux_mcp.requests.validation import parse_request
 from flux_mcp.server.calls import ToolCalls
-from flux_mcp.server.events import MAX_SESSIONS, RETRY_MS, Sessions
 from flux_mcp.server.job_tasks import JobTasks
 from flux_mcp.server.prompts import (
     PromptFeed,
@@ -51,20 +50,21 @@ from flux_mcp.server.resources import LORA_URI, PACK_URI, add_resources, listed_
 from flux_mcp.server.results import error_result
 from flux_mcp.server.tasks import TaskBackend, Tasks, refuse_undeclared_listening
 from flux_mcp.server.tools import TOOLS, ToolRow, published_tools
-from flux_mcp.service import Service
+from flux_mcp.server.transports.sessions import MAX_SESSIONS, RETRY_MS, Sessions
+from flux_mcp.service.service import Service
 
 logger = logging.getLogger(__name__)
 
 FLUSH_S = 0.2
 """From an answer to the wire: the SDK does not say when it has written."""
 INSTRUCTIONS = (
-    "Draws pictures with FLUX on this machine's own graphics card; one job at a time, the rest "
+    "Draws images with FLUX on this machine's own GPU; one job at a time, the rest "
     "wait in a queue that survives restarts. flux_generate draws from words, flux_edit changes a "
-    "picture by instruction, flux_fill draws inside a mask, flux_variation varies pictures, "
-    "flux_structural follows edges. Every picture is kept with prompt, seed and model: use "
+    "image by instruction, flux_fill draws inside a mask, flux_variation varies images, "
+    "flux_structural follows edges. Every image is kept with prompt, seed and model: use "
     "flux_search_gallery to find it, and its id wherever a tool takes an image. When an answer has "
-    "a job_id and no pictures yet, call flux_get_job. A prompt pack keeps the style of many "
-    "pictures: name one in the argument pack instead of writing a prompt; flux://packs/{name} says "
+    "a job_id and no images yet, call flux_get_job. A prompt pack keeps the style of many "
+    "images: name one in the argument pack instead of writing a prompt; flux://packs/{name} says "
     "what it takes. Tell the user the notices of an answer."
 )
 
@@ -108,7 +108,7 @@ class FluxServer(MCPServer[Any]):
         return self._published
 
     async def list_resources(self) -> list[Resource]:
-        """Return packs, LoRAs and the newest pictures; flux_search_gallery finds older ones."""
+        """Return packs, LoRAs and the newest images; flux_search_gallery finds older ones."""
         return await listed_resources(self._service)
 
     async def list_prompts(self) -> list[Prompt]:
@@ -163,7 +163,7 @@ class FluxServer(MCPServer[Any]):
         Args:
             timeout_s: A call that is not answered by then is cut off; its job is kept all the same.
         """
-        self._service.begin_to_end()
+        self._service.begin_shutdown()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._calls.all_answered()
@@ -179,7 +179,7 @@ class FluxServer(MCPServer[Any]):
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        """Answer a tool call; every mistake the caller can mend is a tool error it can read.
+        """Answer a tool call; every mistake the caller can fix is a tool error it can read.
 
         Raises:
             MCPError: there is no such tool.

@@ -15,16 +15,21 @@ from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
-from flux_mcp.answers import JobAnswer
-from flux_mcp.jobs.download import is_download_id
+from flux_mcp.jobs.downloads import is_download_id
 from flux_mcp.jobs.job import FINAL, Job, PreviewSize
-from flux_mcp.requests.lookups import CancelJobRequest, GetJobRequest, SearchRequest
-from flux_mcp.requests.schemas import DRAW_REQUESTS, DrawRequest
+from flux_mcp.requests.schemas import (
+    DRAW_REQUESTS,
+    CancelJobRequest,
+    DrawRequest,
+    GetJobRequest,
+    SearchRequest,
+)
 from flux_mcp.server.progress import ProgressFeed
 from flux_mcp.server.results import cancel_result, job_result, search_result
 from flux_mcp.server.tasks import declares_tasks
-from flux_mcp.service import Service
-from flux_mcp.views import download_answer
+from flux_mcp.service.answers import JobAnswer
+from flux_mcp.service.service import Service
+from flux_mcp.service.views import download_answer
 
 Handler = Callable[[Any, Context[Any, Any]], Awaitable[CallToolResult]]
 
@@ -151,7 +156,7 @@ class ToolCalls:
         self, download_id: str, wait_s: float, context: Context[Any, Any]
     ) -> CallToolResult:
         download = await self._service.downloads.find(download_id)
-        async with _telling(context) as feed:
+        async with _progress_feed(context) as feed:
             async for seen in self._service.downloads.watch(download_id, wait_s):
                 download = seen
                 feed.show(download, None)
@@ -174,7 +179,7 @@ class ToolCalls:
         """Wait for a job to end, telling the client how far it is; return its newest state."""
         if wait_s <= 0 or job.is_final:
             return job
-        async with _telling(context) as feed:
+        async with _progress_feed(context) as feed:
             async for seen in self._service.watch(job.id, wait_s):
                 job = seen
                 feed.show(job, await self._service.position(job))
@@ -184,12 +189,12 @@ class ToolCalls:
         path = self._service.preview_path(answer.job_id or "")
         if answer.images or (answer.status == "running" and preview != "none"):
             return await asyncio.to_thread(job_result, answer, preview, path)
-        # It reads no file: it need not wait for a thread behind calls that make pictures smaller.
+        # It reads no file: it need not wait for a thread behind calls that make images smaller.
         return job_result(answer, preview, path)
 
 
 @asynccontextmanager
-async def _telling(context: Context[Any, Any]) -> AsyncIterator[ProgressFeed]:
+async def _progress_feed(context: Context[Any, Any]) -> AsyncIterator[ProgressFeed]:
     """Give a feed whose states are sent to the client for as long as the block lasts."""
     feed = ProgressFeed(context.report_progress)
     telling = asyncio.create_task(feed.run())

@@ -13,14 +13,14 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.types import CallToolResult
 
-from flux_mcp.answers import JobAnswer
-from flux_mcp.config import Settings
-from flux_mcp.environment import all_variables
 from flux_mcp.errors import EngineUnavailableError, InternalError
+from flux_mcp.service.answers import JobAnswer
+from flux_mcp.settings.environment import all_variables
+from flux_mcp.settings.settings import Settings
 
 POLL_S = 50
 COMMON: Mapping[str, Any] = {
-    # By name: with real models installed it still takes seconds, and shows the same pictures.
+    # By name: with real models installed it still takes seconds, and shows the same images.
     "model": "micro",
     "quality": "standard",
     "session": "demo",
@@ -29,7 +29,7 @@ COMMON: Mapping[str, Any] = {
 }
 SIDE_PX = 128
 _HOLE_PX = 12
-"""How far the hole of the fill keeps from the edges: whatever the picture shows lies inside it."""
+"""How far the hole of the fill keeps from the edges: whatever the image shows lies inside it."""
 _HOLE = {"x": _HOLE_PX, "y": _HOLE_PX} | dict.fromkeys(("width", "height"), SIDE_PX - 2 * _HOLE_PX)
 
 
@@ -41,11 +41,11 @@ class Chapter:
     seed: int
     prompt: str | None = None
     takes_first_as: Literal["image", "images"] | None = None
-    """The argument that names the first picture by its gallery id."""
+    """The argument that names the first image by its gallery id."""
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(self, first: str | None) -> dict[str, Any]:
-        """Return what the tool is called with; `first` is the id of the first picture."""
+        """Return what the tool is called with; `first` is the id of the first image."""
         asked = {**COMMON, "seed": self.seed, **self.more}
         if self.prompt is not None:
             asked["prompt"] = self.prompt
@@ -81,7 +81,7 @@ class Watcher(Protocol):
         """Say how far its job is."""
 
     def ended(self, answer: JobAnswer) -> None:
-        """Say that it has its picture."""
+        """Say that it has its image."""
 
 
 async def tell_story(settings: Settings, watcher: Watcher) -> tuple[JobAnswer, ...]:

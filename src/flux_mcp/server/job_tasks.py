@@ -14,7 +14,7 @@ from flux_mcp.requests.schemas import DRAW_REQUESTS
 from flux_mcp.server.calls import DeferredResult, ToolCalls
 from flux_mcp.server.progress import describe
 from flux_mcp.server.tasks import Answer, Support, Task, TaskStatus
-from flux_mcp.service import Service
+from flux_mcp.service.service import Service
 
 POLL_INTERVAL_MS = 1000
 """The worker reports each step, and a step of a large model takes about this long."""

@@ -7,9 +7,9 @@ moves; so a sign of life adds a little: a thousand of them make one step.
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from flux_mcp.answers import JobAnswer
-from flux_mcp.jobs.download import Download
+from flux_mcp.jobs.downloads import Download
 from flux_mcp.jobs.job import Job
+from flux_mcp.service.answers import JobAnswer
 
 MIN_INTERVAL_S = 0.25
 MAX_INTERVAL_S = 8.0

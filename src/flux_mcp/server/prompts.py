@@ -22,17 +22,16 @@ from mcp.types import (
     TextContent,
 )
 
+from flux_mcp.compose.choices import ANY
 from flux_mcp.compose.composer import Composition, advise, draft_from
 from flux_mcp.compose.guide import families, guide
-from flux_mcp.compose.library import Changes, PackLibrary
+from flux_mcp.compose.library import PackChanges, PackLibrary
 from flux_mcp.compose.packs import EXTRA, SUBJECT, Pack, Variable
 from flux_mcp.compose.problems import nearest, shorten
-from flux_mcp.compose.wildcards import ANY
 from flux_mcp.errors import InvalidRequestError, UnknownPackError
-from flux_mcp.requests.choices import PackChoice
-from flux_mcp.requests.invalid import parse_request
-from flux_mcp.requests.schemas import tool_of
-from flux_mcp.wording import choice_of
+from flux_mcp.requests.schemas import PackChoice, tool_of
+from flux_mcp.requests.validation import parse_request
+from flux_mcp.service.prompts import choice_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ def listed_prompts(packs: PackLibrary) -> list[Prompt]:
     )
     teaching = Prompt(
         name=GUIDE,
-        title="How to ask FLUX for a picture",
+        title="How to ask FLUX for an image",
         description="Teaches the model that writes prompts what FLUX follows and what it ignores: "
         "full sentences, positive wording, text in quotation marks, and what differs by family.",
         arguments=[family],
@@ -140,9 +139,9 @@ def _asking(pack: Pack, asked: PackChoice, example: Composition) -> str:
     drawn = [one.name for one in example.chosen if one.is_drawn]
     kind = pack.defaults.kind
     arguments = json.dumps({"pack": asked.model_dump(exclude_unset=True)}, ensure_ascii=False)
-    given = arguments if kind == "text2img" else f"{arguments} and the picture it starts from"
+    given = arguments if kind == "text2img" else f"{arguments} and the image it starts from"
     lines = [
-        f"Draw a picture with the prompt pack '{pack.name}': call {tool_of(kind)} with {given}.",
+        f"Draw an image with the prompt pack '{pack.name}': call {tool_of(kind)} with {given}.",
         f"The pack composes this prompt (do not send it yourself):\n\n{example.prompt}",
     ]
     if drawn:
@@ -205,7 +204,7 @@ class PromptFeed:
         self._packs = packs
         self._bus = bus
         self._connections: set[Connection] = set()
-        self._first_look: asyncio.Task[Changes] | None = None
+        self._first_look: asyncio.Task[PackChanges] | None = None
 
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
@@ -244,13 +243,13 @@ class PromptFeed:
             self._first_look = asyncio.create_task(self._look())
         await asyncio.shield(self._first_look)
 
-    async def _look(self) -> Changes:
+    async def _look(self) -> PackChanges:
         try:
             return await asyncio.to_thread(self._packs.refresh)
         except Exception:
             # A bug of ours about one pack must not end this for all of them.
             logger.exception("looking at the prompt packs failed")
-            return Changes()
+            return PackChanges()
 
     async def _announce(self) -> None:
         await self._bus.publish(PromptsListChanged())

@@ -1,4 +1,4 @@
-"""Resources: pictures, thumbnails and jobs by URI."""
+"""Resources: images, thumbnails and jobs by URI."""
 
 import asyncio
 import json
@@ -9,7 +9,6 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import Resource
 
-from flux_mcp.answers import LoraAnswer
 from flux_mcp.errors import (
     FluxMcpError,
     UnknownImageError,
@@ -17,16 +16,17 @@ from flux_mcp.errors import (
     UnknownLoraError,
     UnknownPackError,
 )
-from flux_mcp.models.loras import Lora
-from flux_mcp.requests.lookups import SearchRequest
-from flux_mcp.service import Service
+from flux_mcp.models.loras.library import Lora
+from flux_mcp.requests.schemas import SearchRequest
+from flux_mcp.service.answers import LoraAnswer
+from flux_mcp.service.service import Service
 
 T = TypeVar("T")
 
 PACK_URI = "flux://packs/{name}"
 LORA_URI = "flux://loras/{name}"
 LISTED = 20
-"""Newest pictures in resources/list, which the SDK does not page."""
+"""Newest images in resources/list, which the SDK does not page."""
 
 
 def add_resources(server: MCPServer, service: Service) -> None:
@@ -35,7 +35,7 @@ def add_resources(server: MCPServer, service: Service) -> None:
     @server.resource(
         "flux://images/{image_id}",
         name="image",
-        title="Finished picture",
+        title="Finished image",
         description="The full PNG of a gallery image, with its facts in the metadata.",
         mime_type="image/png",
     )
@@ -56,7 +56,7 @@ def add_resources(server: MCPServer, service: Service) -> None:
         "flux://jobs/{job_id}",
         name="job",
         title="Job",
-        description="A job as it stands: status, progress, pictures.",
+        description="A job as it stands: status, progress, images.",
         mime_type="application/json",
     )
     async def job(job_id: str) -> str:
@@ -109,7 +109,7 @@ async def _found(looking: Awaitable[T]) -> T:
 
 
 async def listed_resources(service: Service) -> list[Resource]:
-    """Return the prompt packs, the LoRAs and the newest pictures as resources."""
+    """Return the prompt packs, the LoRAs and the newest images as resources."""
     page = await service.gallery.search(SearchRequest(limit=LISTED))
     packs = [
         Resource(

@@ -21,7 +21,12 @@ from mcp.types import (
 )
 from pydantic import BaseModel
 
-from flux_mcp.answers import (
+from flux_mcp.compose.composer import advise
+from flux_mcp.errors import FluxMcpError, StorageError
+from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, contact_sheet, preview_webp
+from flux_mcp.jobs.job import PreviewSize
+from flux_mcp.server.progress import describe_answer
+from flux_mcp.service.answers import (
     CancelAnswer,
     ComposedAnswer,
     ImageAnswer,
@@ -31,11 +36,6 @@ from flux_mcp.answers import (
     QueueAnswer,
     SearchAnswer,
 )
-from flux_mcp.compose.composer import advise
-from flux_mcp.errors import FluxMcpError, StorageError
-from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, contact_sheet, preview_webp
-from flux_mcp.jobs.job import PreviewSize
-from flux_mcp.server.progress import describe_answer
 
 PREVIEW_BUDGET_BYTES = 600_000
 MAX_PREVIEWS = 3
@@ -49,7 +49,7 @@ def job_result(answer: JobAnswer, preview: PreviewSize, running_preview: Path) -
 
     Args:
         answer: The job as it stands.
-        preview: How large a picture to put inside.
+        preview: How large an image to put inside.
         running_preview: Where the preview of the job lies while it is drawn.
     """
     content: list[ContentBlock] = [_text(job_text(answer))]
@@ -68,7 +68,7 @@ def job_result(answer: JobAnswer, preview: PreviewSize, running_preview: Path) -
 def search_result(answer: SearchAnswer, preview: PreviewSize) -> CallToolResult:
     """Return gallery hits as a tool result: a list, a contact sheet, structured content."""
     lines = [_hit_text(number, image) for number, image in enumerate(answer.images, start=1)]
-    head = f"{len(lines)} pictures, newest first." if lines else "No picture fits."
+    head = f"{len(lines)} images, newest first." if lines else "No image fits."
     tail = [f"More with cursor '{answer.next_cursor}'."] if answer.next_cursor else []
     content: list[ContentBlock] = [_text("\n".join([head, *lines, *tail]))]
     if answer.images and preview != "none":
@@ -96,7 +96,7 @@ def error_result(error: FluxMcpError) -> CallToolResult:
 
 
 def job_text(answer: JobAnswer) -> str:
-    """Return every fact about a job for a model that cannot see pictures."""
+    """Return every fact about a job for a model that cannot see images."""
     if answer.queue is not None:
         return _queue_text(answer.queue)
     if answer.dry_run is not None:
@@ -171,7 +171,7 @@ def _dry_run_text(answer: JobAnswer, found: PlanAnswer) -> str:
         "unknown until one such job has run" if found.draw_s is None else f"{found.draw_s:.1f} s"
     )
     line = (
-        f"Dry run, nothing queued: {answer.model} would draw {len(plan['seeds'])} picture(s) of "
+        f"Dry run, nothing queued: {answer.model} would draw {len(plan['seeds'])} image(s) of "
         f"{plan['width']}x{plan['height']} in {plan['steps']} steps, guidance {plan['guidance']}, "
         f"first seed {answer.seed}. Drawing time: {takes}."
     )
@@ -213,7 +213,7 @@ def _previews(
     blocks: list[ContentBlock] = []
     for image in images:
         budget = min(MAX_PREVIEW_BYTES, PREVIEW_BUDGET_BYTES // len(images))
-        # A picture whose file is gone still has its facts.
+        # An image whose file is gone still has its facts.
         with suppress(StorageError):
             webp = preview_webp(Path(image.path), _LONGEST_PX[preview], max_bytes=budget)
             blocks.append(_webp(webp))

@@ -3,12 +3,11 @@
 import pytest
 
 from flux_mcp.compose.audit import Forbidden
-from flux_mcp.compose.audit.cues import Sort, rows
 from flux_mcp.compose.audit.inflection import forms
-from flux_mcp.compose.audit.mentions import mentions
-from flux_mcp.compose.audit.patterns import ready
+from flux_mcp.compose.audit.lexicon import Sort, rows
+from flux_mcp.compose.audit.mentions import mentions, ready
 from flux_mcp.compose.audit.reading import Polarity, read
-from flux_mcp.compose.audit.tokens import tokenize
+from flux_mcp.compose.audit.text import tokenize
 from flux_mcp.compose.blocks import Block
 from tests.compose.audit.tables import CASES, Case, read_table
 

@@ -9,8 +9,8 @@ from flux_mcp.compose.audit import (
     audit,
     audit_text,
     check_forbidden,
-    patterns,
 )
+from flux_mcp.compose.audit import mentions as patterns
 from flux_mcp.compose.blocks import Block
 from flux_mcp.errors import InvalidRequestError
 

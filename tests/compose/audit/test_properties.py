@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_mcp.compose.audit import Audit, Forbidden, audit, audit_text
-from flux_mcp.compose.audit.folding import fold
 from flux_mcp.compose.audit.inflection import forms
-from flux_mcp.compose.audit.tokens import tokenize
+from flux_mcp.compose.audit.text import fold, tokenize
 from flux_mcp.compose.blocks import Block
 
 ROWS = [Forbidden(word) for word in ("people", "text", "red car", "logo")]

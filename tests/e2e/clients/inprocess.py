@@ -9,10 +9,10 @@ from typing import Any
 import uvicorn
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-from flux_mcp.config import Settings
 from flux_mcp.server.app import FluxServer
-from flux_mcp.server.http import build_http_app
-from flux_mcp.service import Service
+from flux_mcp.server.transports.http import build_http_app
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 
 from .transports import HTTP, LEGACY_SSE, TOKENS, Server, connected
 

@@ -1,4 +1,4 @@
-"""What clients send: large pictures, too much, slowly, and what is no request at all."""
+"""What clients send: large images, too much, slowly, and what is no request at all."""
 
 import asyncio
 import base64
@@ -28,8 +28,8 @@ LARGE_BYTES = 40 * 1000 * 1000
 
 
 @pytest.fixture(scope="module")
-def large_picture() -> str:
-    """A picture of noise, which nothing makes smaller, as a data: URI of forty megabytes."""
+def large_image() -> str:
+    """An image of noise, which nothing makes smaller, as a data: URI of forty megabytes."""
     side_px = int((LARGE_BYTES * 3 / 4 / 3) ** 0.5) + 1
     noise = np.random.default_rng(1).integers(0, 256, (side_px, side_px, 3), np.uint8)
     buffer = io.BytesIO()
@@ -38,12 +38,12 @@ def large_picture() -> str:
 
 
 @pytest.mark.parametrize("route", [HTTP, LEGACY_HTTP, SSE], ids=str)
-async def test_a_picture_of_forty_megabytes_goes_in(
-    server: Server, large_picture: str, route: Route
+async def test_an_image_of_forty_megabytes_goes_in(
+    server: Server, large_image: str, route: Route
 ) -> None:
-    assert len(large_picture) > LARGE_BYTES
+    assert len(large_image) > LARGE_BYTES
     async with connected(server, route) as client:
-        asked = {**SMALL, "prompt": "make it red", "images": [large_picture], "wait_s": 200}
+        asked = {**SMALL, "prompt": "make it red", "images": [large_image], "wait_s": 200}
         assert (await job(client, "flux_edit", **asked)).status == "completed"
 
 

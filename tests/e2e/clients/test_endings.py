@@ -12,7 +12,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from flux_mcp.answers import JobAnswer
+from flux_mcp.service.answers import JobAnswer
 from tests.e2e.calls import FAST, SLOW, call, draws, is_final, job, job_until
 
 from .dropping import post

@@ -15,7 +15,7 @@ from mcp.server.streamable_http import StreamableHTTPServerTransport
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from starlette.requests import Request
 
-from flux_mcp.server.events import RecentEvents
+from flux_mcp.server.transports.sessions import RecentEvents
 from tests.e2e.calls import FAST, job
 
 from .dropping import DROPS, drop_many, listening_for_changes

@@ -15,41 +15,41 @@ from .transports import OVER_HTTP, Server, connected
 pytestmark = pytest.mark.anyio
 
 MIB = 1024 * 1024
-PICTURE_BYTES = 5 * MIB
+IMAGE_BYTES = 5 * MIB
 WARMING, USING = (5, 2), (20, 6)
 """How many small and how many large calls each client makes."""
 ALLOWED_BYTES = 60 * MIB
-"""What malloc may keep for itself. All the pictures together are twice as much."""
+"""What malloc may keep for itself. All the images together are twice as much."""
 
 
 @pytest.fixture(scope="module")
-def picture() -> str:
-    side_px = int((PICTURE_BYTES / 3) ** 0.5) + 1
+def image() -> str:
+    side_px = int((IMAGE_BYTES / 3) ** 0.5) + 1
     noise = np.random.default_rng(2).integers(0, 256, (side_px, side_px, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG", compress_level=0)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-async def use(client: Client, picture: str, job_id: str, small: int, large: int) -> None:
+async def use(client: Client, image: str, job_id: str, small: int, large: int) -> None:
     for _ in range(small):
         await client.list_tools(cache_mode="bypass")
         await call(client, "flux_get_job", job_id=job_id, preview="none")
-    asked = {"prompt": "make it red", "images": [picture], "dry_run": True}
+    asked = {"prompt": "make it red", "images": [image], "dry_run": True}
     for _ in range(large):
         assert not (await call(client, "flux_edit", **asked)).is_error
 
 
-async def test_hundreds_of_calls_and_many_large_pictures_leave_no_memory(
-    server: Server, picture: str
+async def test_hundreds_of_calls_and_many_large_images_leave_no_memory(
+    server: Server, image: str
 ) -> None:
-    assert len(OVER_HTTP) * USING[1] * PICTURE_BYTES >= 2 * ALLOWED_BYTES
+    assert len(OVER_HTTP) * USING[1] * IMAGE_BYTES >= 2 * ALLOWED_BYTES
     sizes_bytes = []
     for calls in (WARMING, USING):
         for route in OVER_HTTP:
             async with connected(server, route) as client:
                 drawn = await job(client, "flux_generate", **FAST, wait_s=200)
-                await use(client, picture, drawn.job_id or "", *calls)
+                await use(client, image, drawn.job_id or "", *calls)
         sizes_bytes.append(server.as_process().memory_info().rss)
     warm_bytes, used_bytes = sizes_bytes
     assert used_bytes - warm_bytes < ALLOWED_BYTES

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from flux_mcp.answers import JobAnswer
+from flux_mcp.service.answers import JobAnswer
 from tests.e2e.calls import SLOW, call, is_final, job, job_until
 
 from .holding import SMALL, WAIT_S, ends, waiting
@@ -19,7 +19,7 @@ MAX_REQUESTS = 64
 
 @pytest.fixture
 async def slow(server: Server) -> AsyncIterator[str]:
-    """A job that keeps the card busy until it is cancelled."""
+    """A job that keeps the GPU busy until it is cancelled."""
     async with connected(server, HTTP) as client:
         started = await job(client, "flux_generate", **SLOW, wait_s=0)
         yield started.job_id or ""

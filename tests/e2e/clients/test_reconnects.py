@@ -9,8 +9,8 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.types import CONNECTION_CLOSED
 
-from flux_mcp.answers import JobAnswer
-from flux_mcp.server.events import MAX_EVENT_BYTES
+from flux_mcp.server.transports.sessions import MAX_EVENT_BYTES
+from flux_mcp.service.answers import JobAnswer
 from tests.e2e.calls import SLOW, call, is_final, job, job_until
 
 from .holding import SMALL, WAIT_S, waiting
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def busy(server: Server) -> AsyncIterator[Client]:
-    """Keep the card busy: what is asked for inside the block waits, until the job is cancelled."""
+    """Keep the GPU busy: what is asked for inside the block waits, until the job is cancelled."""
     async with connected(server, HTTP) as client:
         slow = await job(client, "flux_generate", **SLOW, session="busy", wait_s=0)
         yield client
@@ -44,7 +44,7 @@ async def free(client: Client) -> None:
     await call(client, "flux_cancel_job", session="busy")
 
 
-async def test_the_sdk_client_gets_its_pictures_after_its_line_was_cut(server: Server) -> None:
+async def test_the_sdk_client_gets_its_images_after_its_line_was_cut(server: Server) -> None:
     async with line_to(server) as (far, line), connected(far, LEGACY_HTTP) as client:
         async with busy(server) as owner:
             drawing = await waiting(client, "flux_generate", {**SMALL, "wait_s": WAIT_S})

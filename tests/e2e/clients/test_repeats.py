@@ -9,7 +9,7 @@ import pytest
 from mcp import Client
 from mcp.types import CallToolResult
 
-from flux_mcp.answers import JobAnswer
+from flux_mcp.service.answers import JobAnswer
 from tests.e2e.calls import SLOW, call, is_final, job, job_until
 
 from .holding import SMALL, WAIT_S, ends, stop, waiting
@@ -45,7 +45,7 @@ async def pair(
 
 @pytest.fixture
 async def slow(server: Server) -> AsyncIterator[str]:
-    """A job that keeps the card busy until it is cancelled."""
+    """A job that keeps the GPU busy until it is cancelled."""
     async with connected(server, HTTP) as client:
         started = await job(client, "flux_generate", **SLOW, wait_s=0)
         yield started.job_id or ""
@@ -63,7 +63,7 @@ def read(result: CallToolResult | BaseException) -> JobAnswer:
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)
-async def test_a_call_repeated_elsewhere_is_one_job_and_both_get_its_pictures(
+async def test_a_call_repeated_elsewhere_is_one_job_and_both_get_its_images(
     pair: tuple[Client, Client],
 ) -> None:
     asked = keyed()

@@ -47,7 +47,7 @@ async def test_a_leader_over_stdio_is_followed_by_a_server_over_http(tmp_path: P
 
 
 async def leader_is_followed(data: Path, *, http_leads: bool) -> None:
-    """Submit to the server that does not lead, and kill the other; both pictures are seen."""
+    """Submit to the server that does not lead, and kill the other; both images are seen."""
     here = Server("", None, data)  # type: ignore[arg-type] - nothing listens yet
     async with AsyncExitStack() as stack:
         if http_leads:
@@ -75,7 +75,7 @@ async def leader_is_followed(data: Path, *, http_leads: bool) -> None:
         assert set(seen) == {image.id for image in (*first.images, *ended.images)}
 
 
-async def test_a_principals_pictures_are_hidden_from_others_over_http_but_not_over_stdio(
+async def test_a_principals_images_are_hidden_from_others_over_http_but_not_over_stdio(
     server: Server,
 ) -> None:
     async with AsyncExitStack() as stack:

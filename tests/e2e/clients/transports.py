@@ -23,7 +23,7 @@ from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from flux_mcp.database import open_database
+from flux_mcp.storage.database import open_database
 
 DEADLINE_S = 60
 TOKENS = {

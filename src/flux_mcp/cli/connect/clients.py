@@ -23,7 +23,7 @@ class _Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Variable(_Row):
+class ClientVariable(_Row):
     """An environment variable of the client that moves the user's file.
 
     Attributes:
@@ -44,7 +44,7 @@ class Client(_Row):
     key: str
     user: dict[Platform, tuple[str, ...]] | None = None
     project: dict[Platform, tuple[str, ...]] | None = None
-    variable: Variable | None = None
+    variable: ClientVariable | None = None
     stdio: Template
     http: Template | None = None
     http_in_clear: Template | None = None

@@ -61,7 +61,7 @@ def add_connect(app: typer.Typer) -> None:
         """
         from flux_mcp.cli.common import run_now
         from flux_mcp.cli.connect.clients import find_client, load_clients
-        from flux_mcp.cli.connect.connecting import Flags, survey
+        from flux_mcp.cli.connect.connecting import ConnectFlags, survey
         from flux_mcp.cli.connect.connecting import connect as connect_client
         from flux_mcp.cli.connect.entries import DEFAULT_URL
         from flux_mcp.cli.connect.printing import print_outcome, print_survey
@@ -79,7 +79,7 @@ def add_connect(app: typer.Typer) -> None:
                     raise InvalidRequestError("Which client?", "'flux-mcp connect' lists them.")
                 print_survey(survey(clients, settings, name), as_json=as_json)
                 return
-            flags = Flags(
+            flags = ConnectFlags(
                 name=name,
                 scope=scope,
                 file=None if file is None else file.expanduser().absolute(),

@@ -21,15 +21,15 @@ from flux_mcp.cli.connect.entries import (
     stdio_entry,
 )
 from flux_mcp.cli.connect.files import ClientFile
-from flux_mcp.config import Settings
 from flux_mcp.errors import (
     EntryConflictError,
     FluxMcpError,
     InvalidClientFileError,
     InvalidRequestError,
 )
-from flux_mcp.installation import command_file, default_data_dir
-from flux_mcp.server.tokens import owner_token, token_file
+from flux_mcp.server.transports.tokens import owner_token, token_file
+from flux_mcp.settings.installation import command_file, default_data_dir
+from flux_mcp.settings.settings import Settings
 
 DEFAULT_NAME = "flux"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -41,7 +41,7 @@ Task = Literal["show", "write", "remove"]
 
 
 @dataclass(frozen=True)
-class Flags:
+class ConnectFlags:
     """What a person asked for.
 
     Attributes:
@@ -100,7 +100,7 @@ class Outcome:
         return _BEARER.sub("Bearer <hidden>", text)
 
 
-def connect(client: Client, settings: Settings, flags: Flags) -> Outcome:
+def connect(client: Client, settings: Settings, flags: ConnectFlags) -> Outcome:
     """Do what was asked for.
 
     Raises:
@@ -169,7 +169,7 @@ def _secret(settings: Settings) -> str:
         raise InvalidRequestError(
             "--token-in-file needs the token, and there is none yet.",
             f"Start the server over HTTP once, which makes {token_file(settings)}; or set "
-            f"{TOKEN_VARIABLE} to a token the server lets in.",
+            f"{TOKEN_VARIABLE} to a token the server admits.",
         )
     return token
 
@@ -182,7 +182,7 @@ def _check_url(url: str) -> None:
 
 
 @dataclass(frozen=True)
-class Found:
+class ClientFinding:
     """One line of the list of clients.
 
     Attributes:
@@ -202,10 +202,10 @@ class Found:
     problem: str = ""
 
 
-def survey(clients: tuple[Client, ...], settings: Settings, name: str) -> list[Found]:
+def survey(clients: tuple[Client, ...], settings: Settings, name: str) -> list[ClientFinding]:
     """Look at every client's file; those of the project only where they are."""
     launch = launch_of(settings)
-    found: list[Found] = []
+    found: list[ClientFinding] = []
     for client in clients:
         for scope in client.scopes:
             one = _look(client, scope, launch, name)
@@ -216,11 +216,11 @@ def survey(clients: tuple[Client, ...], settings: Settings, name: str) -> list[F
     return found
 
 
-def _is_there(one: Found) -> bool:
+def _is_there(one: ClientFinding) -> bool:
     return one.file is not None and one.file.exists()
 
 
-def _look(client: Client, scope: Scope, launch: Launch, name: str) -> Found:
+def _look(client: Client, scope: Scope, launch: Launch, name: str) -> ClientFinding:
     file = None
     installed = False
     try:
@@ -229,11 +229,11 @@ def _look(client: Client, scope: Scope, launch: Launch, name: str) -> Found:
         text = ClientFile.read(file).text
         entries = read_document(text, client.key, client.format).entries
         if name not in entries:
-            return Found(client, scope, file, installed, "absent")
+            return ClientFinding(client, scope, file, installed, "absent")
         status = status_of(entries[name], _like(client, launch, entries[name]))
-        return Found(client, scope, file, installed, status)
+        return ClientFinding(client, scope, file, installed, status)
     except FluxMcpError as error:
-        return Found(client, scope, file, installed, None, error.message)
+        return ClientFinding(client, scope, file, installed, None, error.message)
 
 
 def _like(client: Client, launch: Launch, found: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ The standard library's decoder reads the values and says where each ends; here a
 members of two objects, the document and its table of servers. In JSONC, comments and trailing
 commas are blanked before reading, so that every offset, and every line and column of a mistake,
 is that of the file. Of the packages on the index none edits in place: json-five and the like print
-a document anew, and tree-sitter-json knows no trailing commas (looked at on 2026-11-21).
+a document again, and tree-sitter-json knows no trailing commas (looked at on 2026-11-21).
 """
 
 import json
@@ -81,17 +81,17 @@ class JsonText:
             data = json.loads(self._plain, parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
             raise InvalidClientFileError(
-                f"Line {error.lineno}, column {error.colno}: {error.msg}.", "Mend it, then retry."
+                f"Line {error.lineno}, column {error.colno}: {error.msg}.", "Fix it, then retry."
             ) from error
         except (ValueError, RecursionError) as error:
             raise InvalidClientFileError(
-                f"It is not JSON: {error}.", "Mend it, then retry."
+                f"It is not JSON: {error}.", "Fix it, then retry."
             ) from error
         if not isinstance(data, dict):
-            raise InvalidClientFileError("It is JSON, but not an object.", "Mend it, then retry.")
+            raise InvalidClientFileError("It is JSON, but not an object.", "Fix it, then retry.")
         if not isinstance(data.get(self._key, {}), dict):
             raise InvalidClientFileError(
-                f"Its '{self._key}' is not an object.", "Mend it, then retry."
+                f"Its '{self._key}' is not an object.", "Fix it, then retry."
             )
         return data
 

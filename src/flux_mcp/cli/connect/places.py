@@ -7,8 +7,8 @@ from pathlib import Path
 import platformdirs
 
 from flux_mcp.cli.connect.clients import Client, Scope
-from flux_mcp.environment import client_variable
 from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError
+from flux_mcp.settings.environment import client_variable
 
 
 def client_folders() -> dict[str, Path]:

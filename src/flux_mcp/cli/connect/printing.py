@@ -10,7 +10,7 @@ from rich.text import Text
 
 from flux_mcp.cli.common import console, plain, print_json
 from flux_mcp.cli.connect.changes import snippet
-from flux_mcp.cli.connect.connecting import Flags, Found, Outcome
+from flux_mcp.cli.connect.connecting import ClientFinding, ConnectFlags, Outcome
 from flux_mcp.cli.connect.entries import TOKEN_VARIABLE, is_http, own_command
 
 _LEXERS = {"json": "json", "jsonc": "json", "toml": "toml"}
@@ -27,7 +27,7 @@ WAITING = (
 )
 
 
-def print_outcome(outcome: Outcome, flags: Flags, *, as_json: bool) -> None:
+def print_outcome(outcome: Outcome, flags: ConnectFlags, *, as_json: bool) -> None:
     """Print what was found and done."""
     if as_json:
         print_json(as_dict(outcome, flags))
@@ -37,7 +37,7 @@ def print_outcome(outcome: Outcome, flags: Flags, *, as_json: bool) -> None:
         _Page(outcome, flags, console()).print()
 
 
-def as_dict(outcome: Outcome, flags: Flags) -> dict[str, Any]:
+def as_dict(outcome: Outcome, flags: ConnectFlags) -> dict[str, Any]:
     """Return what `--json` prints; the token is masked."""
     change = outcome.change
     return {
@@ -72,7 +72,7 @@ def _document(outcome: Outcome) -> str:
 class _Page:
     """What one client's file says, would say, or says now."""
 
-    def __init__(self, outcome: Outcome, flags: Flags, out: Console) -> None:
+    def __init__(self, outcome: Outcome, flags: ConnectFlags, out: Console) -> None:
         self._outcome = outcome
         self._flags = flags
         self._out = out
@@ -143,7 +143,7 @@ class _Page:
             self._out.print(Text(text))
 
 
-def print_survey(found: list[Found], *, as_json: bool) -> None:
+def print_survey(found: list[ClientFinding], *, as_json: bool) -> None:
     """Print which clients there are, which seem to be here, and which are connected."""
     if as_json:
         print_json([_line(one) for one in found])
@@ -167,7 +167,7 @@ def print_survey(found: list[Found], *, as_json: bool) -> None:
     )
 
 
-def _line(one: Found) -> dict[str, Any]:
+def _line(one: ClientFinding) -> dict[str, Any]:
     return {
         "client": one.client.id,
         "title": one.client.title,

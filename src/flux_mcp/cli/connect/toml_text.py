@@ -26,7 +26,7 @@ class TomlText:
         self._key = key
         self.data = _read(text)
         if not isinstance(self.data.get(key, {}), dict):
-            raise InvalidClientFileError(f"Its '{key}' is not a table.", "Mend it, then retry.")
+            raise InvalidClientFileError(f"Its '{key}' is not a table.", "Fix it, then retry.")
         self._newline = "\r\n" if "\r\n" in text else "\n"
 
     @property
@@ -107,10 +107,10 @@ def _read(text: str) -> dict[str, Any]:
     except ParseError as error:
         reason = str(error).removesuffix(f" at line {error.line} col {error.col}")
         raise InvalidClientFileError(
-            f"Line {error.line}, column {error.col}: {reason}.", "Mend it, then retry."
+            f"Line {error.line}, column {error.col}: {reason}.", "Fix it, then retry."
         ) from error
     except TOMLKitError as error:
-        raise InvalidClientFileError(f"It is not TOML: {error}.", "Mend it, then retry.") from error
+        raise InvalidClientFileError(f"It is not TOML: {error}.", "Fix it, then retry.") from error
     return data
 
 

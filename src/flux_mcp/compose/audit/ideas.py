@@ -7,8 +7,7 @@ for related words, and for positive wordings.
 from dataclasses import dataclass
 from functools import cache
 
-from flux_mcp.compose.audit.inflection import forms
-from flux_mcp.compose.audit.wordlists import words
+from flux_mcp.compose.audit.inflection import forms, words
 
 
 @dataclass(frozen=True)

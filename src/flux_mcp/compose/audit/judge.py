@@ -3,14 +3,148 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flux_mcp.compose.audit.contradictions import Contradiction, contradictions
+from flux_mcp.compose.audit import inflection as special_forms
+from flux_mcp.compose.audit import lexicon
 from flux_mcp.compose.audit.findings import Audit, Finding, Forbidden, Verdict
-from flux_mcp.compose.audit.ideas import idea_of
-from flux_mcp.compose.audit.mentions import TIME_LIMIT_S, Mention, mentions
-from flux_mcp.compose.audit.patterns import Ready, ready
-from flux_mcp.compose.audit.reading import Negation, Polarity, Reading, read
-from flux_mcp.compose.audit.things import thing_of
+from flux_mcp.compose.audit.ideas import Idea, idea_of, words_of
+from flux_mcp.compose.audit.inflection import forms, words
+from flux_mcp.compose.audit.mentions import TIME_LIMIT_S, Mention, Pattern, mentions, ready
+from flux_mcp.compose.audit.reading import Negation, Polarity, ReadPrompt, read
+from flux_mcp.compose.audit.text import Token
 from flux_mcp.compose.blocks import Block
+
+_MEANT_BY_CUE = {"nobody": "people", "one": "people"}
+_LEADING = lexicon.SHOWING | lexicon.NEUTRAL | words("used using showing including adding having")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something that is negated."""
+
+    head: str
+    """The word that names it."""
+    modifiers: tuple[str, ...]
+    """Words before the head that narrow it: "harsh" in "no harsh shadows"."""
+    places: tuple[int, ...]
+    """Of the modifiers and the head among the tokens."""
+    leaves_others: bool
+    """Whether it is said of others only: "no other people"."""
+
+    @property
+    def name(self) -> str:
+        """`harsh shadows`."""
+        return " ".join((*self.modifiers, self.head))
+
+
+def thing_of(reading: ReadPrompt, run: Sequence[int]) -> Thing | None:
+    """Return what a run of negated words is about; `None` if it names nothing."""
+    tokens = reading.tokens
+    leaves_others = any(tokens[place].key in lexicon.NARROWING for place in run)
+    kept = _without_doing(tokens, run)
+    while kept and tokens[kept[-1]].key in lexicon.NEUTRAL:
+        kept = kept[:-1]
+    while kept and tokens[kept[0]].key in _LEADING:
+        kept = kept[1:]
+    kept = [place for place in kept if tokens[place].key not in lexicon.NEUTRAL]
+    if not kept:
+        return None
+    *modifiers, head = (tokens[place].key for place in kept)
+    head = _MEANT_BY_CUE.get(head) or (head.removesuffix("less") if len(run) == 1 else head)
+    return Thing(head, tuple(modifiers), tuple(kept), leaves_others)
+
+
+def _without_doing(tokens: Sequence[Token], run: Sequence[int]) -> list[int]:
+    """Return the words before the first that says what the thing does: "people walking"."""
+    for count, place in enumerate(run):
+        word = tokens[place].key
+        if count and (lexicon.is_doing(word) or word in lexicon.AUXILIARIES):
+            return list(run[:count])
+    return list(run)
+
+
+Shown = tuple[int, bool]
+"""The token that shows a thing, and whether it surely means it."""
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """A thing that is shown in one place and denied in another."""
+
+    thing: Thing
+    negation: Negation
+    place: int
+    """The token that shows it."""
+    is_sure: bool
+    """Whether the word surely means what is denied, and the denial is of all of it."""
+
+
+def contradictions(reading: ReadPrompt) -> Iterator[Contradiction]:
+    """Yield every word that shows what is denied elsewhere; each word once, the surest first."""
+    known: dict[str, tuple[Shown, ...]] = {}
+    excepted = _excepted(reading)
+    found: list[Contradiction] = []
+    for negation in reading.negations:
+        for run in negation.things:
+            thing = thing_of(reading, run)
+            if thing is None or thing.leaves_others or thing.head in special_forms.ADJECTIVES:
+                continue
+            if thing.name not in known:
+                known[thing.name] = tuple(_shown(reading, thing))
+            whole = not negation.in_place and not (negation.of_doing and not idea_of(thing.head))
+            found.extend(
+                Contradiction(thing, negation, place, is_sure and whole)
+                for place, is_sure in known[thing.name]
+                if reading.tokens[place].key not in excepted
+            )
+    told: set[int] = set()
+    for one in sorted(found, key=lambda one: not one.is_sure):
+        if one.place not in told:
+            told.add(one.place)
+            yield one
+
+
+def _excepted(reading: ReadPrompt) -> frozenset[str]:
+    """Return every form of what is named as an exception: "no people except a child"."""
+    named = {
+        token.key
+        for token, is_excepted in zip(reading.tokens, reading.excepted, strict=True)
+        if is_excepted
+    }
+    return frozenset().union(*(forms(word) for word in named))
+
+
+def _shown(reading: ReadPrompt, thing: Thing) -> Iterator[Shown]:
+    idea = idea_of(thing.head)
+    if idea is not None and not thing.modifiers:
+        yield from _idea_shown(reading, idea)
+        return
+    for word in forms(thing.head) & reading.places.keys():
+        for place in reading.places[word]:
+            if _is_shown(reading, place) and _is_same(reading, place, thing):
+                yield place, True
+
+
+def _idea_shown(reading: ReadPrompt, idea: Idea) -> Iterator[Shown]:
+    meant = words_of(idea)
+    for word in meant.keys() & reading.places.keys():
+        for place in reading.places[word]:
+            if _is_shown(reading, place):
+                yield place, meant[word]
+    if idea.quotations:
+        for place in reading.quotations():
+            yield place, True
+
+
+def _is_shown(reading: ReadPrompt, place: int) -> bool:
+    return reading.polarity[place] is Polarity.AFFIRMED and not reading.excepted[place]
+
+
+def _is_same(reading: ReadPrompt, place: int, thing: Thing) -> bool:
+    """Return whether the words before are those of the thing: "harsh" before "shadows"."""
+    first = place - len(thing.modifiers)
+    before = tuple(token.key for token in reading.tokens[max(0, first) : place])
+    return before == thing.modifiers
+
 
 _SEVEREST: tuple[Verdict, ...] = ("refuse", "warn", "pass")
 
@@ -57,10 +191,10 @@ def check_forbidden(forbidden: Forbidden) -> None:
 class _Judge:
     """A prompt that was read, and what is to be said about it."""
 
-    reading: Reading
+    reading: ReadPrompt
     blocks: Sequence[Block]
 
-    def forbidden(self, pattern: Ready) -> Iterator[Finding]:
+    def forbidden(self, pattern: Pattern) -> Iterator[Finding]:
         asked = pattern.forbidden
         try:
             found = list(mentions(self.reading, pattern, self.blocks))

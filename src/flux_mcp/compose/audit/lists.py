@@ -8,12 +8,12 @@ slips through cannot.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flux_mcp.compose.audit import lexicon, special_forms
-from flux_mcp.compose.audit.cues import Sort, table
+from flux_mcp.compose.audit import inflection as special_forms
+from flux_mcp.compose.audit import lexicon
 from flux_mcp.compose.audit.ideas import are_kin
-from flux_mcp.compose.audit.tokens import Kind
-from flux_mcp.compose.audit.view import View
-from flux_mcp.compose.audit.wordlists import words
+from flux_mcp.compose.audit.inflection import words
+from flux_mcp.compose.audit.lexicon import Sort, table
+from flux_mcp.compose.audit.text import TokenKind, View
 
 _LONGEST_ITEM = 5
 _LONGEST_LIST = 20
@@ -22,7 +22,17 @@ _OR = words("nor or")
 _NOT_AFTER_OR = words("just maybe only perhaps with")
 _ONLY = words("instead only")
 """Behind an item they affirm it: "no adults, children only"."""
-_ENDS = frozenset({Kind.STOP, Kind.EDGE, Kind.DASH, Kind.LINE, Kind.COLON, Kind.CLOSE, Kind.BULLET})
+_ENDS = frozenset(
+    {
+        TokenKind.STOP,
+        TokenKind.EDGE,
+        TokenKind.DASH,
+        TokenKind.LINE,
+        TokenKind.COLON,
+        TokenKind.CLOSE,
+        TokenKind.BULLET,
+    }
+)
 _NEGATING = frozenset({Sort.DETERMINER, Sort.LEXICAL, Sort.PREDICATE})
 
 
@@ -126,10 +136,10 @@ def _item_at(view: View, start: int) -> Item:
         word, kind = view.key(place), view.kind(place)
         if kind in _ENDS or word in lexicon.BOUNDARIES:
             return Item(start, place)
-        if kind is Kind.COMMA:
+        if kind is TokenKind.COMMA:
             closer = _closer(view.key(place + 1))
             return Item(start, place, closer or ",", after_comma=bool(closer))
-        if kind is Kind.SLASH:
+        if kind is TokenKind.SLASH:
             return Item(start, place, "or")
         if place > start and not view.is_glued(place) and _closer(word):
             return Item(start, place, _closer(word))
@@ -219,7 +229,7 @@ def _and_closes(view: View, items: Sequence[Item], last: str | None) -> bool:
 
 def _oxford_and(view: View, place: int, since: int, last: str | None) -> bool:
     """Return whether ", and X" closes a list of more than two: else X begins something new."""
-    in_list = any(view.kind(one) is Kind.COMMA for one in range(since, place - 1))
+    in_list = any(view.kind(one) is TokenKind.COMMA for one in range(since, place - 1))
     return in_list and and_goes_on(view, place + 1, last)
 
 
@@ -261,3 +271,93 @@ def _same_family(view: View, items: Sequence[Item], last: str) -> bool:
     if known[0] is None:
         return False
     return known[0] == families.get(last) or (len(known) > 1 and None not in known)
+
+
+_CLEARING = words("clear clears clearing cleanse empty free purge rid strip")
+_CLEARING_REACH = 7
+_FILLING_REACH = 5
+_WRITING_REACH = 4
+_WRITING_FAMILY = 0
+"""The first of `COMMONLY_EXCLUDED`: text, logos, labels."""
+_HEADING = lexicon.HEADER_WORDS | lexicon.HEADER_NEGATIONS
+
+
+def is_approximate(view: View, place: int) -> bool:
+    """Return whether a cue leaves something over: "almost no", "nearly completely free of"."""
+    before, earlier = view.key(place - 1), view.key(place - 2)
+    if before in lexicon.APPROXIMATORS or (earlier, before) == ("far", "from"):
+        return True
+    return before.endswith("ly") and earlier in lexicon.APPROXIMATORS
+
+
+def named(view: View, place: int, behind: int) -> range:
+    """Return the words a name takes from its "no"; empty if it is no name.
+
+    "no-people zone", "a no smoking sign", "no parking sign": what comes behind is there.
+    """
+    last = behind
+    while view.is_glued(last):
+        last += 1
+    if last > behind:
+        return range(behind, last)
+    if behind - place > 1 or not view.is_word(behind):
+        return range(0)
+    is_sign = view.key(behind) in lexicon.BAN_WORDS and view.key(behind + 1) in lexicon.SIGN_WORDS
+    in_name = view.key(place - 1) in lexicon.ARTICLES and view.is_word(behind + 1)
+    return range(behind, behind + 1) if is_sign or in_name else range(0)
+
+
+def heading(view: View, start: int, colon: int) -> range:
+    """Return the words of a heading that negates what is listed behind its colon, or nothing."""
+    first = colon
+    while first > start and view.is_word(first - 1) and view.key(first - 1) in _HEADING:
+        first -= 1
+    found = range(first, colon)
+    negates = any(view.key(place) in lexicon.HEADER_NEGATIONS for place in found)
+    return found if negates else range(0)
+
+
+def clears(view: View, start: int, place: int) -> bool:
+    """Return whether "of" belongs to a clearing: "clear the street of people"."""
+    if view.key(place) != "of":
+        return False
+    for before in range(place - 1, max(start, place - _CLEARING_REACH + 1) - 1, -1):
+        if view.key(before) in _CLEARING:
+            return view.key(before + 1) in lexicon.DEFINITE or view.key(before + 1) == "all"
+    return False
+
+
+def fills(view: View, start: int, place: int) -> bool:
+    """Return whether a verb of filling stands before "with": "not filled with people"."""
+    before = range(max(start, place - _FILLING_REACH), place)
+    return any(view.key(one) in lexicon.filling() for one in before)
+
+
+def carries_writing(view: View, place: int) -> bool:
+    """Return whether writing belongs to the things before "with": "no signs with text"."""
+    behind = (view.key(one) for one in range(place + 1, place + _WRITING_REACH))
+    first = next((word for word in behind if word not in lexicon.NEUTRAL), "")
+    is_writing = lexicon.family_of().get(first) == _WRITING_FAMILY
+    return is_writing and view.key(place - 1).endswith("s")
+
+
+def is_container(view: View, place: int) -> bool:
+    """Return whether what a thing contains matters: "no images with people"."""
+    return view.key(place) in lexicon.containers()
+
+
+def is_known(view: View, place: int) -> bool:
+    """Return whether a thing is named as known, so it is there: "watching the parade"."""
+    word, before = view.key(place), view.key(place - 1)
+    if word in ("a", "an"):
+        # "no one carries an umbrella" denies the umbrella too
+        return not lexicon.is_doing(before)
+    return word in lexicon.DEFINITE and before != "of"
+
+
+def aside_end(view: View, comma: int, farthest: int = 10) -> int | None:
+    """Return the comma that ends an aside: "do not, under any circumstances, show people"."""
+    for place in range(comma + 1, min(comma + farthest, len(view))):
+        if view.kind(place) is TokenKind.COMMA:
+            return place
+    return None

@@ -3,16 +3,112 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from flux_mcp.compose.audit.folding import fold
-from flux_mcp.compose.audit.patterns import Ready, Steps
-from flux_mcp.compose.audit.reading import Polarity, Reading
-from flux_mcp.compose.audit.tokens import Kind, Token
+from flux_mcp.compose.audit.findings import Forbidden
+from flux_mcp.compose.audit.ideas import idea_of, words_of
+from flux_mcp.compose.audit.inflection import forms
+from flux_mcp.compose.audit.reading import Polarity, ReadPrompt
+from flux_mcp.compose.audit.text import Token, TokenKind, fold, tokenize
 from flux_mcp.compose.blocks import Block
+from flux_mcp.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     import regex
+
+MAX_PATTERN_CHARACTERS = 500
+_LESS = "less"
+
+Steps = tuple[frozenset[str], ...]
+"""For each word of a phrase the forms it may have."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A forbidden pattern that can be searched for."""
+
+    forbidden: Forbidden
+    phrases: tuple[Steps, ...]
+    """Any of them counts; empty for a regular expression."""
+    without: frozenset[str]
+    """Words that mean its absence: "textless"."""
+    expression: "regex.Pattern[str] | None"
+    allowed: tuple[Steps, ...]
+    quotations: bool
+    """Whether letters to be drawn count: related words of "text" were asked for."""
+
+
+@lru_cache(maxsize=1024)
+def ready(forbidden: Forbidden) -> Pattern:
+    """Make a pattern ready, and check it.
+
+    Raises:
+        InvalidRequestError: it is empty, too long, or no valid regular expression.
+    """
+    pattern = forbidden.pattern
+    if not pattern.strip():
+        raise InvalidRequestError("A forbidden pattern is empty.", "Name what is forbidden.")
+    if len(pattern) > MAX_PATTERN_CHARACTERS:
+        raise InvalidRequestError(
+            f"The forbidden pattern '{pattern[:40]}…' has {len(pattern)} characters and may have "
+            f"at most {MAX_PATTERN_CHARACTERS}.",
+            "Split it into several patterns.",
+        )
+    allowed = tuple(_steps(phrase) for phrase in forbidden.allowed_in)
+    if forbidden.kind == "regex":
+        return Pattern(forbidden, (), frozenset(), _expression(pattern), allowed, quotations=False)
+    steps = _steps(pattern)
+    idea = idea_of(_only_word(pattern)) if forbidden.related else None
+    related = (frozenset(words_of(idea)),) if idea else None
+    return Pattern(
+        forbidden,
+        (steps, related) if related else (steps,),
+        frozenset(form + _LESS for form in steps[0]) if len(steps) == 1 else frozenset(),
+        None,
+        allowed,
+        quotations=idea is not None and idea.quotations,
+    )
+
+
+def _only_word(pattern: str) -> str:
+    tokens = tokenize(pattern)
+    return tokens[0].key if len(tokens) == 1 else ""
+
+
+def _steps(phrase: str) -> Steps:
+    """Return the forms of each word of a phrase; marks stand for themselves.
+
+    Raises:
+        InvalidRequestError: it has no word.
+    """
+    tokens = tokenize(phrase)
+    if not any(token.kind is TokenKind.WORD for token in tokens):
+        raise InvalidRequestError(
+            f"The forbidden pattern '{phrase}' has no word.",
+            "Name a word or a phrase, or make it a regular expression.",
+        )
+    return tuple(
+        forms(token.key) if token.kind is TokenKind.WORD else frozenset({token.key})
+        for token in tokens
+    )
+
+
+def _expression(pattern: str) -> "regex.Pattern[str]":
+    import regex  # noqa: PLC0415  # 30 ms to import, and most packs have none
+
+    try:
+        return regex.compile(fold(pattern).text, regex.IGNORECASE)
+    except regex.error as error:
+        raise InvalidRequestError(
+            f"The forbidden pattern '{pattern}' is no valid regular expression: {error}.",
+            "Mend it, or leave out kind to look for the words as they are.",
+        ) from error
+    except (RecursionError, OverflowError, MemoryError) as error:
+        raise InvalidRequestError(
+            f"The forbidden pattern '{pattern}' is too large to compile.", "Make it smaller."
+        ) from error
+
 
 TIME_LIMIT_S = 0.1
 """For one regular expression over one prompt; what usual ones need is a thousandth of it."""
@@ -30,7 +126,7 @@ class Mention:
     polarity: Polarity
 
 
-def mentions(reading: Reading, pattern: Ready, blocks: Sequence[Block]) -> Iterator[Mention]:
+def mentions(reading: ReadPrompt, pattern: Pattern, blocks: Sequence[Block]) -> Iterator[Mention]:
     """Yield every mention of a pattern, in no particular order.
 
     Raises:
@@ -46,7 +142,7 @@ def mentions(reading: Reading, pattern: Ready, blocks: Sequence[Block]) -> Itera
             yield mention
 
 
-def occurrences(reading: Reading, phrases: Sequence[Steps]) -> Iterator[tuple[int, int]]:
+def occurrences(reading: ReadPrompt, phrases: Sequence[Steps]) -> Iterator[tuple[int, int]]:
     """Yield the first and the last token of each place where one of the phrases stands.
 
     A phrase may run over a line break. Places are told once.
@@ -64,18 +160,18 @@ def occurrences(reading: Reading, phrases: Sequence[Steps]) -> Iterator[tuple[in
 def _last(tokens: Sequence[Token], place: int, steps: Steps) -> int | None:
     for step in steps[1:]:
         place += 1
-        while place < len(tokens) and tokens[place].kind is Kind.LINE:
+        while place < len(tokens) and tokens[place].kind is TokenKind.LINE:
             place += 1
         if place >= len(tokens) or tokens[place].key not in step:
             return None
     return place
 
 
-def _span(reading: Reading, first: int, last: int) -> tuple[int, int]:
+def _span(reading: ReadPrompt, first: int, last: int) -> tuple[int, int]:
     return reading.tokens[first].start, reading.tokens[last].end
 
 
-def _words(reading: Reading, pattern: Ready) -> Iterator[Mention]:
+def _words(reading: ReadPrompt, pattern: Pattern) -> Iterator[Mention]:
     for first, last in occurrences(reading, pattern.phrases):
         yield Mention(*_span(reading, first, last), reading.polarity_of(first, last))
     for word in pattern.without & reading.places.keys():
@@ -89,7 +185,7 @@ def _words(reading: Reading, pattern: Ready) -> Iterator[Mention]:
 
 
 def _matches(
-    reading: Reading, expression: "regex.Pattern[str]", blocks: Sequence[Block]
+    reading: ReadPrompt, expression: "regex.Pattern[str]", blocks: Sequence[Block]
 ) -> Iterator[Mention]:
     ends = time.monotonic() + TIME_LIMIT_S
     count = 0
@@ -104,10 +200,10 @@ def _matches(
                 yield Mention(start, end, _polarity_between(reading, start, end))
 
 
-def _polarity_between(reading: Reading, start: int, end: int) -> Polarity:
+def _polarity_between(reading: ReadPrompt, start: int, end: int) -> Polarity:
     places = [
         place
         for place, token in enumerate(reading.tokens)
-        if token.kind is Kind.WORD and token.start < end and start < token.end
+        if token.kind is TokenKind.WORD and token.start < end and start < token.end
     ]
     return reading.polarity_of(places[0], places[-1]) if places else Polarity.AFFIRMED

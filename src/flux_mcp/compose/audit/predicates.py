@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flux_mcp.compose.audit import lexicon, lists
-from flux_mcp.compose.audit.tokens import Kind
-from flux_mcp.compose.audit.view import View
-from flux_mcp.compose.audit.wordlists import words
+from flux_mcp.compose.audit.inflection import words
+from flux_mcp.compose.audit.text import TokenKind, View
 
 ABSENT = words("""
     absent avoided banned deleted disallowed eliminated erased excluded forbidden gone invisible
@@ -50,7 +49,7 @@ _FOLLOWERS = words("""
     here in inside on or so throughout too while within
 """)
 _NONE = words("none no zero 0 nothing")
-_NONE_AFTER = frozenset({Kind.COLON, Kind.DASH, Kind.OPEN})
+_NONE_AFTER = frozenset({TokenKind.COLON, TokenKind.DASH, TokenKind.OPEN})
 _QUANTITIES = words("""
     all any bit both bunch couple crowd dozen each flock gathering group handful kind line lot
     lots mass mob number pair plenty queue row sort team throng type
@@ -152,7 +151,7 @@ def _said_alone(view: View, place: int) -> int | None:
     """Return the mark before a "none" that stands alone: "text: none", "People? None."."""
     if view.is_word(place + 1) or not place:
         return None
-    is_question = view.kind(place - 1) is Kind.STOP and view.key(place - 1) == "?"
+    is_question = view.kind(place - 1) is TokenKind.STOP and view.key(place - 1) == "?"
     is_verb = view.key(place) == "none" and view.key(place - 1) in lexicon.COPULAS
     said = is_question or is_verb or view.kind(place - 1) in _NONE_AFTER
     return place - 1 if said else None
@@ -175,14 +174,14 @@ def _subjects(view: View, verb: int) -> Iterator[range]:
     if start == verb:
         return
     yield range(start, _thing_end(view, start, verb))
-    joined = view.key(start - 1) in _JOINERS or view.kind(start - 1) is Kind.SLASH
+    joined = view.key(start - 1) in _JOINERS or view.kind(start - 1) is TokenKind.SLASH
     while joined and start > 1:
-        end = start - 1 if view.kind(start - 2) is not Kind.COMMA else start - 2
+        end = start - 1 if view.kind(start - 2) is not TokenKind.COMMA else start - 2
         start = _subject_start(view, end)
         if not lists.is_bare(view, lists.Item(start, end), known=True):
             return
         yield range(start, end)
-        joined = view.kind(start - 1) in (Kind.COMMA, Kind.SLASH)
+        joined = view.kind(start - 1) in (TokenKind.COMMA, TokenKind.SLASH)
 
 
 def _subject_start(view: View, end: int) -> int:

@@ -3,19 +3,84 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from itertools import chain
 
 from flux_mcp.compose.audit import lexicon, predicates
-from flux_mcp.compose.audit.cues import Sort
 from flux_mcp.compose.audit.ideas import idea_of
-from flux_mcp.compose.audit.quotations import quoted
-from flux_mcp.compose.audit.scopes import read_scopes
-from flux_mcp.compose.audit.tokens import Kind, Token, tokenize
-from flux_mcp.compose.audit.view import View
-from flux_mcp.compose.audit.walk import Scope
-from flux_mcp.compose.audit.wordlists import words
-from flux_mcp.compose.audit.wrapping import unwrap
+from flux_mcp.compose.audit.inflection import forms, words
+from flux_mcp.compose.audit.lexicon import Sort
+from flux_mcp.compose.audit.scopes import Scope, read_scopes
+from flux_mcp.compose.audit.text import Token, TokenKind, View, tokenize, unwrap
 from flux_mcp.compose.blocks import Block
+
+_WRITING = words("""
+    banner billboard brand call caption cover embroider engrave font graffiti handwriting heading
+    headline inscribe inscription label letter logo marquee message name phrase placard poster print
+    quote read say script sign slogan spell stencil subtitle tagline text title typeface typography
+    word wordmark write
+""")
+_BEFORE = 7
+_BEHIND = 4
+_LONGEST = 20
+
+
+def quoted(tokens: Sequence[Token]) -> list[bool]:
+    """Return for each token whether it stands in a quotation that is to be drawn as letters."""
+    found = [False] * len(tokens)
+    for opening, closing in _pairs(tokens):
+        is_short = closing - opening - 1 <= _LONGEST
+        if is_short and (_writing_before(tokens, opening) or _writing_behind(tokens, closing)):
+            found[opening : closing + 1] = [True] * (closing + 1 - opening)
+    return found
+
+
+@cache
+def _writing() -> frozenset[str]:
+    return frozenset().union(*(forms(word) for word in _WRITING))
+
+
+def _pairs(tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
+    opening: dict[str, int] = {}
+    for place, token in enumerate(tokens):
+        if token.kind is TokenKind.EDGE:
+            opening.clear()
+        elif token.kind is TokenKind.QUOTE:
+            if token.key in opening:
+                if _may_close(tokens, place):
+                    yield opening.pop(token.key), place
+            elif _may_open(tokens, place):
+                opening[token.key] = place
+
+
+def _may_open(tokens: Sequence[Token], place: int) -> bool:
+    """Return whether a mark may open; an apostrophe may not follow a word without a space."""
+    touches_word = place > 0 and tokens[place - 1].end == tokens[place].start
+    return tokens[place].key == '"' or not touches_word
+
+
+def _may_close(tokens: Sequence[Token], place: int) -> bool:
+    return tokens[place].key == '"' or tokens[place - 1].end == tokens[place].start
+
+
+def _writing_before(tokens: Sequence[Token], opening: int) -> bool:
+    for token in reversed(tokens[max(0, opening - _BEFORE) : opening]):
+        if token.kind in (TokenKind.STOP, TokenKind.EDGE):
+            return False
+        if token.kind is TokenKind.WORD and token.key in _writing():
+            return True
+    return False
+
+
+def _writing_behind(tokens: Sequence[Token], closing: int) -> bool:
+    behind = tokens[closing + 1 : closing + 1 + _BEHIND]
+    for token in behind:
+        if token.kind is not TokenKind.WORD:
+            return False
+        if token.key in _writing():
+            return True
+    return False
+
 
 _FREEING = words("free less")
 _NOT_FREEING_BEHIND = (
@@ -55,7 +120,7 @@ class Negation:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadPrompt:
     """The tokens of all blocks, and what is said of each."""
 
     tokens: tuple[Token, ...]
@@ -81,11 +146,11 @@ class Reading:
     def quotations(self) -> Iterator[int]:
         """Yield the first word of each quotation that is to be drawn as letters."""
         for place, polarity in enumerate(self.polarity):
-            if polarity is Polarity.QUOTED and self.tokens[place - 1].kind is Kind.QUOTE:
+            if polarity is Polarity.QUOTED and self.tokens[place - 1].kind is TokenKind.QUOTE:
                 yield place
 
 
-def read(blocks: Sequence[Block]) -> Reading:
+def read(blocks: Sequence[Block]) -> ReadPrompt:
     """Read blocks that stand one behind the other."""
     tokens = _tokens(blocks)
     skipped = quoted(tokens)
@@ -117,7 +182,7 @@ def read(blocks: Sequence[Block]) -> Reading:
         for one in wordings
     ]
     negations.extend(_lessened(tokens, negated))
-    return Reading(
+    return ReadPrompt(
         tuple(tokens),
         tuple(polarity),
         tuple(scopes.of),
@@ -168,7 +233,7 @@ def _tokens(blocks: Sequence[Block]) -> list[Token]:
     before: Block | None = None
     for block in blocks:
         if before is not None and block.start - before.end != 1:
-            found.append(Token("", Kind.EDGE, before.end, before.end))
+            found.append(Token("", TokenKind.EDGE, before.end, before.end))
         found.extend(unwrap(tokenize(block.text, block.start)))
         before = block
     return found
@@ -178,7 +243,7 @@ def _runs(tokens: Sequence[Token], places: Sequence[int]) -> Iterator[tuple[int,
     """Yield places in runs without a gap; two things are never in one run."""
     run: list[int] = []
     for place in places:
-        if run and (place != run[-1] + 1 or tokens[place].kind is not Kind.WORD):
+        if run and (place != run[-1] + 1 or tokens[place].kind is not TokenKind.WORD):
             yield tuple(run)
             run = []
         run.append(place)
@@ -189,7 +254,7 @@ def _runs(tokens: Sequence[Token], places: Sequence[int]) -> Iterator[tuple[int,
 def _freed(tokens: Sequence[Token]) -> Iterator[range]:
     """Yield what stands before "free": "people-free", "text- and logo-free", "text free"."""
     for place, token in enumerate(tokens):
-        if token.kind is not Kind.WORD or token.key not in _FREEING or not place:
+        if token.kind is not TokenKind.WORD or token.key not in _FREEING or not place:
             continue
         start = place - 1
         if token.glued:
@@ -206,14 +271,14 @@ def _hanging(tokens: Sequence[Token], compound: int) -> Iterator[range]:
     for place in range(compound - 1, max(-1, compound - _HANGING_REACH), -1):
         if tokens[place].hangs:
             yield range(place, place + 1)
-        elif tokens[place].kind is not Kind.COMMA and tokens[place].key not in ("and", "or"):
+        elif tokens[place].kind is not TokenKind.COMMA and tokens[place].key not in ("and", "or"):
             return
 
 
 def _is_apart(tokens: Sequence[Token], place: int) -> bool:
     """Return whether a "free" without a hyphen frees the word before it: "text free design"."""
     before, behind = tokens[place - 1], tokens[place + 1] if place + 1 < len(tokens) else None
-    if before.kind is not Kind.WORD or before.key in _NEVER_FREED:
+    if before.kind is not TokenKind.WORD or before.key in _NEVER_FREED:
         return False
     if any(one.key in _SETTING for one in tokens[max(0, place - _SETTING_REACH) : place]):
         return False

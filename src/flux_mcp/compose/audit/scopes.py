@@ -7,13 +7,216 @@ the smaller questions. Here: what words and cues do; `marks` has the punctuation
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from flux_mcp.compose.audit import lexicon, lists, reach
-from flux_mcp.compose.audit.cues import Sort
-from flux_mcp.compose.audit.marks import Marks
-from flux_mcp.compose.audit.view import View
-from flux_mcp.compose.audit.walk import Scope, Scopes, Walk
-from flux_mcp.compose.audit.wordlists import words
+from flux_mcp.compose.audit import lexicon, lists
+from flux_mcp.compose.audit import lists as reach
+from flux_mcp.compose.audit.inflection import words
+from flux_mcp.compose.audit.lexicon import Sort
+from flux_mcp.compose.audit.text import TokenKind, View
+
+
+@dataclass
+class Scope:
+    """A cue and the words it negates, as places in the tokens."""
+
+    cue: range
+    sort: Sort
+    narrow: bool = False
+    """Behind "is not": what it denies ends with the clause."""
+    header: bool = False
+    """A heading such as "Avoid:": everything in its list is negated."""
+    words: list[int] = field(default_factory=list)
+    in_place: bool = False
+    """Whether a place narrows it: "no people in the street"."""
+
+
+@dataclass
+class Scopes:
+    """For each token: the scope that negates it, and whether an exception takes it out."""
+
+    of: list[Scope | None]
+    excepted: list[bool]
+    all: list[Scope]
+
+
+class Walk:
+    """Which scope is open, and what was found so far."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.found = Scopes([None] * len(view), [False] * len(view), [])
+        self.scope: Scope | None = None
+        self.suspended = False
+        """In a place behind the negated words: only an "or" leads back."""
+        self.fresh = True
+        """At the first word of a clause or an item."""
+        self.excepting = False
+        """Behind an exception: what follows is there."""
+        self.clause = 0
+        """Where the clause began."""
+
+    def open(self, scope: Scope) -> None:
+        """Begin a scope."""
+        self.scope = scope
+        self.suspended = False
+        self.excepting = False
+        self.found.all.append(scope)
+
+    def end(self, place: int) -> None:
+        """End the scope, and begin a clause behind this place."""
+        self.scope = None
+        self.suspended = False
+        self.excepting = False
+        self.clause = place + 1
+
+    def suspend(self) -> None:
+        """Leave the negated words for a place that holds them."""
+        self.suspended = True
+        if self.scope is not None:
+            self.scope.in_place = True
+
+    def take(self, place: int) -> None:
+        """Negate the word at a place, or note that an exception takes it out."""
+        if self.scope is not None and not self.suspended:
+            self.found.of[place] = self.scope
+            self.scope.words.append(place)
+        else:
+            self.found.excepted[place] = self.excepting
+
+    @property
+    def in_heading(self) -> bool:
+        """Whether the list of a heading is open."""
+        return self.scope is not None and self.scope.header
+
+
+_OR_MARK = words("nor or")
+
+
+class Marks:
+    """Reads the marks of a walk; knows which brackets and lists of lines are open."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self._view = walk.view
+        self._outside: list[tuple[Scope | None, bool]] = []
+        """What was open where a bracket opened."""
+        self._listing = False
+        """In the lines below a heading."""
+        self._effects = {
+            TokenKind.COLON: self._colon,
+            TokenKind.OPEN: self._bracket,
+            TokenKind.CLOSE: self._close,
+            TokenKind.LINE: self._line,
+            TokenKind.DASH: self._dash,
+            TokenKind.STOP: self._stop,
+            TokenKind.EDGE: self._edge,
+            TokenKind.SLASH: self._slash,
+        }
+
+    def read(self, place: int) -> int:
+        """Read a mark; return the place to go on from."""
+        kind = self._view.kind(place)
+        if kind is TokenKind.COMMA:
+            return self._comma(place)
+        if kind in self._effects:
+            self._effects[kind](place)
+        self._walk.fresh = True
+        return place + 1
+
+    def _comma(self, place: int) -> int:
+        scope = self._walk.scope
+        self._walk.excepting = False
+        self._walk.fresh = True
+        if scope is None or scope.header:
+            self._walk.clause = place + 1
+        elif scope.cue.stop == place:
+            aside = reach.aside_end(self._view, place)
+            if aside is not None and scope.sort is not Sort.DETERMINER:
+                return aside + 1
+            self._walk.scope = None
+        elif self._goes_on(place, scope):
+            self._walk.suspended = False
+        else:
+            self._walk.end(place)
+        return place + 1
+
+    def _goes_on(self, place: int, scope: Scope) -> bool:
+        """Return whether the scope reaches over a comma or into a bracket."""
+        cue = self._view.cue_at(place + 1)
+        if scope.header or (cue is not None and cue[1] is Sort.EXAMPLE):
+            return True
+        hold = lists.Hold(
+            since=scope.cue.stop,
+            lists=scope.sort is Sort.VERB,
+            verbs=self._view.key(scope.cue.stop) in lexicon.COMMANDS,
+            known=self._view.key(scope.cue.stop) in lexicon.DETERMINERS,
+            only_or=scope.narrow,
+        )
+        return lists.comma_goes_on(self._view, place + 1, hold)
+
+    def _colon(self, place: int) -> None:
+        heading = reach.heading(self._view, self._walk.clause, place)
+        if heading:
+            self._walk.open(Scope(heading, Sort.VERB, header=True))
+            self._listing = self._view.kind(place + 1) is TokenKind.LINE
+        elif self._lists_contents(place):
+            return
+        elif not self._walk.in_heading and self._walk.scope is not None:
+            self._walk.end(place)
+
+    def _bracket(self, place: int) -> None:
+        scope = self._walk.scope
+        self._outside.append((scope, self._walk.suspended))
+        if scope is None or self._lists_contents(place) or self._goes_on(place, scope):
+            return
+        self._walk.end(place)
+
+    def _lists_contents(self, place: int) -> bool:
+        """Open a list of what is in things: "no distracting elements (people, text)"."""
+        scope = self._walk.scope
+        if scope is None or self._walk.suspended or not reach.is_container(self._view, place - 1):
+            return False
+        self._walk.open(Scope(scope.cue, scope.sort, header=True))
+        return True
+
+    def _close(self, _place: int) -> None:
+        if self._outside:
+            self._walk.scope, self._walk.suspended = self._outside.pop()
+
+    def _line(self, place: int) -> None:
+        view = self._view
+        is_entry = (
+            view.kind(place + 1) is TokenKind.BULLET or view.kind(place - 1) is TokenKind.COLON
+        )
+        is_blank = view.key(place).count("\n") > 1
+        if self._listing and is_entry and not is_blank:
+            last = self._walk.found.all[-1]
+            self._walk.scope = last if last.header else self._walk.scope
+            return
+        self._listing = False
+        self._walk.end(place)
+
+    def _dash(self, place: int) -> None:
+        if not self._walk.in_heading and self._view.key(place + 1) not in _OR_MARK:
+            self._walk.end(place)
+
+    def _stop(self, place: int) -> None:
+        if self._walk.in_heading and self._view.key(place) == ";":
+            return
+        self._walk.end(place)
+        self._listing = self._listing and self._view.kind(place + 1) is TokenKind.LINE
+
+    def _edge(self, place: int) -> None:
+        self._walk.end(place)
+        self._outside.clear()
+        self._listing = False
+
+    def _slash(self, place: int) -> None:
+        if self._walk.scope is not None and not lists.and_goes_on(self._view, place + 1, None):
+            self._walk.end(place)
+        self._walk.suspended = False
+
 
 _GOVERNS = frozenset({Sort.VERB, Sort.PREDICATE})
 _NAMES = frozenset({Sort.DETERMINER, Sort.LEXICAL})

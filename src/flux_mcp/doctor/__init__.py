@@ -1,0 +1,1 @@
+"""What `flux-mcp doctor` finds out about a machine and a data folder."""

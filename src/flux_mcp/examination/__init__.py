@@ -1,1 +1,0 @@
-"""The examination: what `flux-mcp doctor` finds out about a machine and a data folder."""

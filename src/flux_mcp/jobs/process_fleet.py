@@ -1,0 +1,410 @@
+"""The default fleet: one child process, started when needed, replaced when lost.
+
+Owns which process is the current one and who may use it. Knows nothing of queues, of pipes
+(child.py) or of what the worker imports.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextvars import Context
+from pathlib import Path
+from typing import IO, TypeVar
+
+from pydantic import ValidationError
+
+from flux_mcp.jobs.environments import worker_environment
+from flux_mcp.jobs.fleet import Assignment, Report, WorkerInfo, WorkerLost
+from flux_mcp.settings.settings import Settings
+from flux_mcp.worker_protocol.frames import BrokenFrameError, encode, read_frame
+from flux_mcp.worker_protocol.messages import (
+    FINAL_EVENTS,
+    CancelMessage,
+    Environment,
+    Event,
+    Memory,
+    PrefetchMessage,
+    Progress,
+    RunMessage,
+    Weights,
+    WorkerReady,
+    parse_event,
+    pipeline_key,
+)
+
+logger = logging.getLogger(__name__)
+
+S = TypeVar("S", asyncio.StreamReader, asyncio.StreamWriter)
+
+STREAM_LIMIT_BYTES = 8 * 1024 * 1024
+"""Buffered from the worker before it is made to wait (a 1 MP image is 3 MB); a frame may be
+larger."""
+MAX_LOG_BYTES = 2 * 1024 * 1024
+EXIT_PATIENCE_S = 5.0
+"""A worker whose stdin was closed ends at once; one that is stuck in a driver is ended."""
+
+
+class Child:
+    """One process and the task that reads its events. Once lost it is never used again."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        remember: Callable[[Environment | None], None],
+    ) -> None:
+        self._process = process
+        self._remember = remember
+        self._up = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._current: tuple[str, int] | None = None
+        self._events: asyncio.Queue[Report | None] | None = None
+        self._broken = ""
+        self.is_lost = False
+        self.loaded: tuple[str, ...] = ()
+        self.used: tuple[str, ...] = ()
+        self._pipeline = ""
+        self.waiting: tuple[str, ...] = ()
+        self.memory: Memory | None = None
+        # In a context of its own: it outlives the job that the process was started for.
+        self._reader = asyncio.create_task(
+            self._read(), name=f"worker {process.pid}", context=Context()
+        )
+
+    @classmethod
+    async def start(
+        cls,
+        settings: Settings,
+        command: Sequence[str],
+        remember: Callable[[Environment | None], None],
+    ) -> "Child":
+        """Start a worker; it takes commands at once and draws when its libraries are there."""
+        try:
+            with _open_log(settings.paths.worker_log) as log:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=log,
+                    env=worker_environment(settings),
+                    limit=STREAM_LIMIT_BYTES,
+                )
+        except OSError as error:
+            raise WorkerLost(f"The worker cannot be started: {error}.") from error
+        logger.info("worker started", extra={"pid": process.pid})
+        return cls(process, remember)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    async def ready(self) -> None:
+        """Wait until the worker has said that it is ready.
+
+        Raises:
+            WorkerLost: it died before.
+        """
+        await self._up.wait()
+        if self.is_lost:
+            raise self.lost()
+
+    async def is_idle_within(self, seconds: float) -> bool:
+        """Wait for a job whose consumer is gone to end."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def begin(self, assignment: Assignment) -> "asyncio.Queue[Report | None]":
+        """Take a job's events from here on; `None` comes when the worker is lost."""
+        self._current = (assignment.job_id, assignment.attempt)
+        self._pipeline = pipeline_key(assignment.plan)
+        self._mark_used()
+        self._idle.clear()
+        self._events = asyncio.Queue()
+        if self.is_lost:
+            self._events.put_nowait(None)
+        return self._events
+
+    def abandon(self, assignment: Assignment) -> None:
+        """Let nobody wait for the job any more: stop it if it still runs."""
+        self._events = None
+        if self._current == (assignment.job_id, assignment.attempt):
+            self.cancel(assignment.job_id)
+
+    async def send(self, message: RunMessage, blobs: Mapping[str, bytes]) -> None:
+        """Write a command and wait until the pipe has taken it.
+
+        Raises:
+            WorkerLost: nobody reads the pipe any more.
+        """
+        stdin = _pipe(self._process.stdin)
+        try:
+            # All pieces before the first await: a cancel must not come between them.
+            for piece in encode(message.model_dump(mode="json"), blobs):
+                stdin.write(piece)
+            await stdin.drain()
+        except (ConnectionError, RuntimeError) as error:
+            await self.end()
+            raise self.lost() from error
+
+    def cancel(self, job_id: str) -> None:
+        """Write a cancel; a pipe that nobody reads is noticed by the reader."""
+        self._write(CancelMessage(job_id=job_id))
+
+    def prefetch(self, weights: Weights | None) -> None:
+        """Write which weights to read ahead; nothing answers it."""
+        self._write(PrefetchMessage(weights=weights))
+
+    def _write(self, message: CancelMessage | PrefetchMessage) -> None:
+        stdin = _pipe(self._process.stdin)
+        if self.is_lost or stdin.is_closing():
+            return
+        for piece in encode(message.model_dump(mode="json")):
+            stdin.write(piece)
+
+    async def release(self) -> None:
+        """Close stdin, which ends an intact worker; end it if it does not."""
+        _pipe(self._process.stdin).close()
+        await asyncio.wait({self._reader}, timeout=EXIT_PATIENCE_S)
+        await self.end()
+
+    async def end(self) -> None:
+        """Kill the process and wait until it and its pipes are gone."""
+        self._kill()
+        await asyncio.wait({self._reader})
+
+    def lost(self) -> WorkerLost:
+        """Say how the worker ended."""
+        code = self._process.returncode
+        how = f"with exit code {code}"
+        if code is not None and code < 0:
+            how = f"by signal {_signal_name(-code)}"
+        return WorkerLost(f"The worker ended {how}.{self._broken}")
+
+    async def _read(self) -> None:
+        stdout = _pipe(self._process.stdout)
+        try:
+            while (frame := await read_frame(stdout)) is not None:
+                self._take(parse_event(frame.header), frame.blobs)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), EXIT_PATIENCE_S)
+        except (BrokenFrameError, ValidationError, ConnectionError) as error:
+            self._broken = f" Before that it broke its stream: {error}."
+        finally:
+            self._kill()
+            # Read to the end: asyncio closes a process's pipes only when they are empty.
+            with contextlib.suppress(ConnectionError):
+                while await stdout.read(STREAM_LIMIT_BYTES):
+                    pass
+            await self._process.wait()
+            _pipe(self._process.stdin).close()
+            self._end_everything()
+
+    def _take(self, event: Event, blobs: Mapping[str, bytes]) -> None:
+        if isinstance(event, WorkerReady):
+            self._remember(event.environment)
+            self.memory = event.memory
+            self._up.set()
+            return
+        if (event.job_id, event.attempt) != self._current:
+            return
+        if isinstance(event, Progress) and event.loaded is not None:
+            self.loaded = event.loaded
+        if isinstance(event, FINAL_EVENTS):
+            self.loaded, self.memory = event.loaded, event.memory
+            self._mark_used()
+            self.waiting = event.waiting
+            self._current = None
+            self._idle.set()
+        if self._events is not None:
+            self._events.put_nowait(Report(event, blobs))
+
+    def _mark_used(self) -> None:
+        """Put the current job's pipeline behind all others, once it is loaded."""
+        if self._pipeline in self.loaded:
+            others = (pipeline for pipeline in self.used if pipeline != self._pipeline)
+            self.used = (*others, self._pipeline)
+
+    def _end_everything(self) -> None:
+        self.is_lost = True
+        logger.info("worker ended", extra={"pid": self.pid, "reason": str(self.lost())})
+        self._up.set()
+        self._idle.set()
+        if self._events is not None:
+            self._events.put_nowait(None)
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+
+def _pipe(stream: S | None) -> S:
+    if stream is None:
+        raise ValueError("the worker was started without pipes")
+    return stream
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    """Open the worker's log for appending; a large one is put aside first, replacing the last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Windows does not move a file that another process writes to; the log then grows on.
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > MAX_LOG_BYTES:
+            path.replace(path.with_name(path.name + ".1"))
+    return path.open("ab")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+WORKER_ID = "worker-0"
+# -P: the folder the server was started in must not shadow torch or the standard library.
+WORKER_COMMAND = (sys.executable, "-P", "-m", "flux_mcp.pipelines.worker")
+
+
+class ProcessFleet:
+    """One worker, started when it is first needed. Implements `fleet.Fleet`."""
+
+    def __init__(self, settings: Settings, command: Sequence[str] = WORKER_COMMAND) -> None:
+        self._settings = settings
+        self._command = tuple(command)
+        self._child: Child | None = None
+        self._environment: Environment | None = None
+        self._starts = 0
+        self._starting = asyncio.Lock()
+        self._slot = asyncio.Lock()
+        self._is_closed = False
+
+    def workers(self) -> Sequence[WorkerInfo]:
+        """Return the one slot."""
+        child = self._live_child()
+        return (
+            WorkerInfo(
+                worker_id=WORKER_ID,
+                is_running=child is not None,
+                loaded=() if child is None else child.loaded,
+                waiting=() if child is None else child.waiting,
+                environment=self._environment,
+                pid=None if child is None else child.pid,
+                memory=None if child is None else child.memory,
+                starts=self._starts,
+                used=() if child is None else child.used,
+            ),
+        )
+
+    async def warm(self, worker_id: str) -> None:
+        """Start the worker and wait until it is ready.
+
+        Raises:
+            WorkerLost: it died while starting.
+        """
+        child = await self._started(worker_id)
+        await child.ready()
+
+    async def run(self, worker_id: str, assignment: Assignment) -> AsyncGenerator[Report, None]:
+        """Draw, yielding every event of this job and attempt; the last is a final one.
+
+        A consumer that stops early cancels the job; the next run waits until the worker has
+        stopped, or ends it.
+
+        Raises:
+            WorkerLost: the worker died before a final event.
+        """
+        async with self._slot:
+            child = await self._started(worker_id)
+            if not await child.is_idle_within(self._settings.cancel_grace_s):
+                await child.end()
+            if child.is_lost:
+                child = await self._started(worker_id)
+            events = child.begin(assignment)
+            try:
+                await child.send(
+                    RunMessage(
+                        job_id=assignment.job_id,
+                        attempt=assignment.attempt,
+                        plan=assignment.plan,
+                        preview_every_steps=self._settings.preview_every_steps,
+                        preview_interval_s=self._settings.preview_interval_s,
+                    ),
+                    assignment.inputs,
+                )
+                while True:
+                    report = await events.get()
+                    if report is None:
+                        raise child.lost()
+                    yield report
+                    if isinstance(report.event, FINAL_EVENTS):
+                        return
+            finally:
+                child.abandon(assignment)
+
+    async def cancel(self, worker_id: str, job_id: str) -> None:
+        """Ask for the job to stop at the next step; harmless for a job that is not running."""
+        _check(worker_id)
+        child = self._live_child()
+        if child is not None:
+            child.cancel(job_id)
+
+    async def prefetch(self, worker_id: str, weights: Weights | None) -> None:
+        """Have the worker read weights into its memory while it draws; `None` for no more."""
+        _check(worker_id)
+        child = self._live_child()
+        if child is not None:
+            child.prefetch(weights)
+
+    async def kill(self, worker_id: str) -> None:
+        """End the worker at once; a job running on it raises `WorkerLost`."""
+        _check(worker_id)
+        async with self._starting:
+            if self._child is not None:
+                await self._child.end()
+
+    async def release(self, worker_id: str) -> None:
+        """Let an idle worker exit. One that is drawing is left alone."""
+        _check(worker_id)
+        async with self._starting:
+            if self._child is not None and not self._slot.locked():
+                await self._child.release()
+
+    async def close(self) -> None:
+        """End the worker and wait until it is gone; a job running on it raises `WorkerLost`."""
+        self._is_closed = True
+        async with self._starting:
+            if self._child is not None:
+                await self._child.release()
+
+    def _live_child(self) -> Child | None:
+        return None if self._child is None or self._child.is_lost else self._child
+
+    async def _started(self, worker_id: str) -> Child:
+        _check(worker_id)
+        async with self._starting:
+            if self._is_closed:
+                raise WorkerLost("The fleet is closed.")
+            child = self._live_child()
+            if child is None:
+                if self._child is not None:
+                    await self._child.end()
+                child = self._child = await Child.start(
+                    self._settings, self._command, self._remember
+                )
+                self._starts += 1
+            return child
+
+    def _remember(self, environment: Environment | None) -> None:
+        self._environment = environment
+
+
+def _check(worker_id: str) -> None:
+    if worker_id != WORKER_ID:
+        raise ValueError(f"there is no worker '{worker_id}' in this fleet, only '{WORKER_ID}'")

@@ -1,0 +1,1 @@
+"""Weights from the hub: download, check, remove, and what is on disk."""

@@ -1,0 +1,337 @@
+"""The hub cache as a downloading process writes it: blobs, links to them, refs.
+
+The layout is huggingface_hub's ("Understand caching" in its documentation), so that its other
+programs find what was pulled, and we what they pulled. Owns the links and refs of a repository.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from filelock import FileLock, Timeout
+
+from flux_mcp.errors import DownloadRunningError, WeightsMissingError
+from flux_mcp.models.hub.selection import HubFile, licence_page, parts_named, rows_of
+from flux_mcp.models.registry import ModelSpec, Registry
+from flux_mcp.settings.installation import command_path, default_data_dir
+from flux_mcp.settings.paths import Paths
+from flux_mcp.settings.settings import Settings
+
+
+class RepositoryCache:
+    """One repository's folder in the hub cache."""
+
+    def __init__(self, hub: Path, repository: str) -> None:
+        self._hub = hub
+        self.folder = hub / cache_folder(repository)
+
+    def blob(self, key: str) -> Path:
+        """Return where the content with this key lies, or will."""
+        return self.folder / "blobs" / key
+
+    def snapshot(self, revision: str) -> Path:
+        """Return the folder of a commit."""
+        return self.folder / "snapshots" / revision
+
+    def has(self, file: HubFile, revision: str) -> bool:
+        """Whether the file is there in its size; its content is not looked at."""
+        places = (self.blob(file.key), self.snapshot(revision) / file.path)
+        return any(_size(place) == file.size_bytes for place in places)
+
+    def elsewhere(self, file: HubFile) -> Path | None:
+        """Return where another repository of this cache has the same content."""
+        for other in self._hub.glob(f"models--*/blobs/{file.key}"):
+            if _size(other) == file.size_bytes and other != self.blob(file.key):
+                return other
+        return None
+
+    def borrow(self, file: HubFile) -> bool:
+        """Take a blob from another repository of this cache, without using more of the disk.
+
+        FLUX.1 repositories hold the same text encoders and VAE: 10 GB of each. Both names then
+        stand for one file, and removing one leaves the other.
+        """
+        other = self.elsewhere(file)
+        if other is None:
+            return False
+        blob = self.blob(file.key)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(other, blob)
+        except OSError:  # a file system without hard links: it is downloaded
+            return False
+        return True
+
+    def link(self, files: Iterable[HubFile], revision: str) -> None:
+        """Give every blob its name in the snapshot.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        for file in files:
+            pointer, blob = self.snapshot(revision) / file.path, self.blob(file.key)
+            if _size(pointer) == file.size_bytes and not blob.is_file():
+                continue  # copied there, where links cannot be made
+            pointer.parent.mkdir(parents=True, exist_ok=True)
+            pointer.unlink(missing_ok=True)
+            try:
+                pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+            except OSError:  # Windows without developer mode
+                shutil.move(blob, pointer)
+
+    def point_main_at(self, revision: str) -> None:
+        """Record which commit `main` was: whoever names no revision takes this one."""
+        ref = self.folder / "refs" / "main"
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        aside = ref.with_suffix(".tmp")
+        aside.write_text(revision, encoding="utf-8")
+        aside.replace(ref)
+
+
+def cache_folder(repository: str) -> str:
+    """Return the folder of a repository in the hub cache."""
+    return f"models--{repository.replace('/', '--')}"
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+@contextmanager
+def hold_download_lock(paths: Paths) -> Iterator[None]:
+    """Hold the lock inside the block; the system frees it when the process dies.
+
+    Raises:
+        DownloadRunningError: another process holds it.
+    """
+    try:
+        with FileLock(paths.download_lock, timeout=0):
+            yield
+    except Timeout as error:
+        raise DownloadRunningError(
+            "Another process downloads or removes weights in this data folder.",
+            "Wait until it has finished: 'flux-mcp models list' shows it.",
+        ) from error
+
+
+State = Literal["installed", "partial", "missing"]
+"""Of weights on this disk: all of them, some, none; each less than the one before."""
+_SHARD = re.compile(r"-\d+-of-0*(?P<count>\d+)\.safetensors$")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One model's files: its folder, the folder of the parts it shares, its revision."""
+
+    folder: Path
+    parts_folder: Path
+    revision: str | None
+    """Commit of the hub repository; `None` for weights that come with the package."""
+    loras: tuple[Path, ...] = ()
+    """Of a LoRA's row: the files there are; more than one is refused when it is loaded."""
+
+
+def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
+    """Return where the weights of `spec` lie, or `None` when they are not all on this disk.
+
+    A download that was broken off does not count.
+    """
+    if spec.lora:
+        return _find_lora(spec, settings)
+    one_file = spec.file or spec.gguf
+    if one_file is not None and not one_file.is_file():
+        return None
+    if spec.folder is not None:
+        folder = settings.weights_dir / spec.folder
+        parts = settings.weights_dir / (spec.parts_folder or spec.folder)
+        snapshot = Snapshot(folder, parts, revision=None)
+    else:
+        found = _find_in_hub_cache(spec, settings)
+        if found is None:
+            return None
+        snapshot = found
+    folders = (snapshot.folder, snapshot.parts_folder)
+    return snapshot if _is_complete(snapshot.folder, folders, _own_files(spec)) else None
+
+
+def _find_lora(spec: ModelSpec, settings: Settings) -> Snapshot | None:
+    """Return where a LoRA lies: its own file, or the safetensors files of its repository."""
+    if spec.file is not None:
+        folder, revision, files = spec.file.parent, None, [spec.file]
+    else:
+        cached = settings.paths.hub / cache_folder(spec.repository or "")
+        revision = spec.revision or _main_revision(cached)
+        # Looked up and not joined: a revision may come from a plan that somebody else made.
+        found = {place.name: place for place in (cached / "snapshots").glob("*")}.get(revision)
+        if found is None:
+            return None
+        folder, files = found, sorted(found.glob("*.safetensors"))
+    there = tuple(file for file in files if file.is_file())
+    return Snapshot(folder, folder, revision, there) if there else None
+
+
+def _main_revision(cached: Path) -> str:
+    """Return the commit a repository's cache knows as `main`; empty if it knows none."""
+    try:
+        return (cached / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+LARGE_TEXT_ENCODERS = frozenset({"T5EncoderModel", "Qwen3ForCausalLM"})
+_TRANSFORMERS = frozenset({"FluxTransformer2DModel", "Flux2Transformer2DModel"})
+
+
+def _own_files(spec: ModelSpec) -> Mapping[str, Path]:
+    """Return the files that stand for a part's weights, by the part's class."""
+    transformer = spec.gguf or spec.file
+    files = dict.fromkeys(_TRANSFORMERS, transformer)
+    files |= dict.fromkeys(LARGE_TEXT_ENCODERS, spec.text_gguf)
+    return {name: path for name, path in files.items() if path is not None}
+
+
+def _is_complete(folder: Path, folders: Sequence[Path], own_files: Mapping[str, Path]) -> bool:
+    """Whether every part that `model_index.json` names is whole in one of the folders.
+
+    Of a part whose weights are in a file of their own, the folder need only describe it.
+    """
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    for part in parts_named(index):
+        places = [place / part for place in folders]
+        if (own := own_files.get(index[part][-1])) is not None:
+            described = any((place / "config.json").is_file() for place in places)
+            if not (described and own.is_file()):
+                return False
+        elif not any(_is_whole(place) for place in places):
+            return False
+    return True
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a part's folder has files, and all the weights they promise.
+
+    In the hub cache a file is a link to a blob that is only there once it is complete.
+    """
+    if not part.is_dir():
+        return False
+    files = {path.name for path in part.iterdir() if path.is_file()}
+    weights = {name for name in files if name.endswith(".safetensors")}
+    if not weights and "config.json" not in files:
+        return bool(files)  # a tokenizer, a scheduler, an image processor
+    shards = [found for name in weights if (found := _SHARD.search(name)) is not None]
+    promised = int(shards[0]["count"]) if shards else 1
+    return "config.json" in files and len(shards or weights) >= promised
+
+
+def _find_in_hub_cache(spec: ModelSpec, settings: Settings) -> Snapshot | None:
+    cache = settings.paths.hub
+    if spec.repository is None or not (cache / cache_folder(spec.repository)).is_dir():
+        return None
+    # Imported here: it takes a quarter of a second, which nobody pays who has no hub weights.
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
+
+    index = try_to_load_from_cache(
+        spec.repository,
+        "model_index.json",
+        cache_dir=cache,
+        revision=spec.revision,
+    )
+    if not isinstance(index, str):
+        return None
+    folder = Path(index).parent
+    return Snapshot(folder, folder, revision=folder.name)
+
+
+def state_of(spec: ModelSpec, settings: Settings) -> State:
+    """Return whether the own weights of `spec` are on this disk: all, some of them, or none."""
+    if find_snapshot(spec, settings) is not None:
+        return "installed"
+    repository = spec.repository
+    if repository is not None and any((settings.paths.hub / cache_folder(repository)).glob("*/*")):
+        return "partial"
+    return "missing"
+
+
+def state_of_model(model: str, registry: Registry, settings: Settings) -> State:
+    """Return the state of a model: that of its least complete row, its base counted with it.
+
+    Raises:
+        UnknownModelError: there is none with that id.
+    """
+    states = {_state_with_base(row, registry, settings) for row in rows_of(registry, model)}
+    return max(states, key=get_args(State).index)
+
+
+def _state_with_base(spec: ModelSpec, registry: Registry, settings: Settings) -> State:
+    """Return the state of a row; one whose base is missing cannot be drawn with."""
+    own = state_of(spec, settings)
+    if own != "installed" or spec.base is None:
+        return own
+    base = state_of(registry.find("text2img", spec.base), settings)
+    return "installed" if base == "installed" else "partial"
+
+
+def is_installed(spec: ModelSpec, registry: Registry, settings: Settings) -> bool:
+    """Whether `spec` can be drawn with: its own weights and its base's are on disk."""
+    if find_snapshot(spec, settings) is None:
+        return False
+    if spec.base is None:
+        return True
+    return find_snapshot(registry.find("text2img", spec.base), settings) is not None
+
+
+def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) -> Snapshot:
+    """Return where the weights of `spec` lie; its base's are on this disk as well.
+
+    Raises:
+        WeightsMissingError: some are not; the hint is the command that installs them.
+    """
+    if spec.base is not None:
+        require_snapshot(registry.find("text2img", spec.base), registry, settings)
+    snapshot = find_snapshot(spec, settings)
+    if snapshot is None:
+        raise WeightsMissingError(
+            f"The weights of {spec.id} ({spec.kind}) are not on this machine.",
+            install_hint(spec, settings),
+        )
+    return snapshot
+
+
+def install_hint(spec: ModelSpec, settings: Settings) -> str:
+    """Return what to do to have the weights of `spec` and of its base on this disk."""
+    if spec.repository is None and spec.file is not None:
+        return f"Put the file there: {spec.file}; or fix its row in {spec.origin}."
+    if spec.repository is None:
+        return "They come with the package: install it again, or restore them from git."
+    return f"Run: {install_command(spec, settings)}."
+
+
+def install_command(spec: ModelSpec, settings: Settings) -> str:
+    """Return the command that downloads a hub model and what it needs, and what comes before it."""
+    gate = (
+        f" (accept the licence at {licence_page(spec.repository)} first; it asks for a token)"
+        if spec.gated and spec.repository is not None
+        else ""
+    )
+    return f"{pull_command((spec.id,), settings)}{gate}"
+
+
+def pull_command(models: Sequence[str], settings: Settings) -> str:
+    """Return the command that downloads hub models and what they need, and nothing else."""
+    # A person's shell has not the environment a client starts its server with.
+    is_usual = settings.data_dir == default_data_dir()
+    place = "" if is_usual else f" --data-dir {shlex.quote(str(settings.data_dir))}"
+    return f"{command_path('flux-mcp')} models pull {' '.join(models)}{place}"

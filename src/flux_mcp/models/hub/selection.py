@@ -1,0 +1,178 @@
+"""What a pull takes from the hub: which repositories, which files of them, whether they fit. Pure.
+
+A repository of FLUX weights holds more than is drawn with: the transformer a second time as one
+file, images, sometimes pickles. Taken is what the parts of `model_index.json` need, and of that
+only kinds of files that cannot run code.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from flux_mcp.errors import (
+    InvalidRequestError,
+    StorageError,
+    UnknownModelError,
+    WeightsInvalidError,
+)
+from flux_mcp.models.registry import ModelSpec, Registry
+
+INDEX = "model_index.json"
+GIB = 1024**3
+_TEXT_FILES = frozenset({".json", ".txt", ".model", ".jinja"})
+"""Configurations, vocabularies, merges, SentencePiece models, chat templates."""
+_WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors")
+"""Names diffusers and transformers load by default; others are variants (fp16) or adapters."""
+_ALONE = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
+_SAFE_PATH = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a repository at one revision, as the hub describes it."""
+
+    path: str
+    size_bytes: int
+    key: str
+    """What the hub names its content by, and the cache its blob: the SHA-256 of a file in LFS (64
+    digits), git's SHA-1 of any other (40 digits)."""
+
+
+def parts_named(index: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the parts of a pipeline that its `model_index.json` names; `[null, null]` is none."""
+    return tuple(name for name, what in index.items() if isinstance(what, list) and any(what))
+
+
+def needed_files(
+    repository: str, index: Mapping[str, Any] | None, files: Iterable[HubFile]
+) -> tuple[HubFile, ...]:
+    """Return the files to draw with, in the order of their paths.
+
+    Args:
+        repository: Its name, for messages.
+        index: Its `model_index.json`; `None` for one that has none: a LoRA or a transformer alone,
+            whose safetensors files lie at the top.
+        files: What the hub lists.
+
+    Raises:
+        WeightsInvalidError: there is nothing, or for a part nothing, that may be opened.
+    """
+    listed = {file.path: file for file in files if _SAFE_PATH.fullmatch(file.path)}
+    if index is None:
+        alone = [file for path, file in sorted(listed.items()) if _ALONE.fullmatch(path)]
+        if not alone:
+            raise WeightsInvalidError(
+                f"{repository} has neither a {INDEX} nor a safetensors file at its top.",
+                "Choose another repository in models.toml.",
+            )
+        return tuple(alone)
+    parts = parts_named(index)
+    wanted = {path: file for path, file in listed.items() if _is_needed(path, parts)}
+    held = {PurePosixPath(path).parts[0] for path in wanted}
+    lacking = [part for part in parts if part not in held or _lacks_weights(part, listed, wanted)]
+    if not parts or lacking:
+        raise WeightsInvalidError(
+            f"{repository} has nothing to load for {', '.join(lacking) or 'any part'}: only "
+            "safetensors files are opened, never pickles.",
+            "Choose another model, or another revision of this one.",
+        )
+    return tuple(wanted[path] for path in sorted(wanted))
+
+
+def _is_needed(path: str, parts: Sequence[str]) -> bool:
+    if path == INDEX:
+        return True
+    place = PurePosixPath(path)
+    if len(place.parts) != 2 or place.parts[0] not in parts:  # noqa: PLR2004 - part/file
+        return False
+    return place.suffix in _TEXT_FILES or _WEIGHTS.fullmatch(place.name) is not None
+
+
+def _lacks_weights(part: str, listed: Mapping[str, HubFile], wanted: Mapping[str, HubFile]) -> bool:
+    """Whether a part is made of weights, by its files, and none of them may be opened."""
+    if f"{part}/config.json" not in listed:
+        return False  # a tokenizer, a scheduler, an image processor
+    return not any(path.startswith(f"{part}/") and path.endswith(".safetensors") for path in wanted)
+
+
+def check_disk(missing_bytes: int, free_bytes: int, reserve_bytes: int, place: str) -> None:
+    """Refuse a download that would leave less than `reserve_bytes` free.
+
+    Raises:
+        StorageError: it would.
+    """
+    short_bytes = missing_bytes + reserve_bytes - free_bytes
+    if short_bytes > 0 and missing_bytes > 0:
+        raise StorageError(
+            f"{missing_bytes / GIB:.1f} GiB are to be downloaded and {reserve_bytes / GIB:.1f} GiB "
+            f"are to stay free (disk_reserve_gib), but {place} has {free_bytes / GIB:.1f} GiB.",
+            f"Free {short_bytes / GIB:.1f} GiB, for example with 'flux-mcp models remove', or "
+            "choose another data folder with --data-dir.",
+        )
+
+
+def licence_page(repository: str) -> str:
+    """Return where a person reads and accepts the licence; also when a mirror has the files."""
+    return f"https://huggingface.co/{repository}"
+
+
+# --- which models ------------------------------------------------------------------------------
+
+
+def rows_of(registry: Registry, model: str) -> list[ModelSpec]:
+    """Return every row of a model, whatever the kind.
+
+    Raises:
+        UnknownModelError: there is none; the hint names those there are.
+    """
+    rows = [row for row in registry if row.id == model]
+    if not rows:
+        known = dict.fromkeys(row.id for row in registry)
+        raise UnknownModelError(
+            f"There is no model '{model[:60]}'.", f"Models: {', '.join(known)}."
+        )
+    return rows
+
+
+def comes_from(row: ModelSpec) -> str:
+    """Say where the weights of a row without a repository are: `comes with the package`, ...."""
+    return "comes with the package" if row.origin is None else "lies in your own files"
+
+
+def rows_to_pull(
+    registry: Registry, models: Sequence[str], is_here: Callable[[ModelSpec], bool]
+) -> tuple[ModelSpec, ...]:
+    """Return one row for each repository to pull: those of `models`, and bases that are missing.
+
+    Of a LoRA that is a file of the user's own, the base alone.
+
+    Raises:
+        UnknownModelError: a model is not in the registry.
+        InvalidRequestError: a model comes with the package, or lies in the user's own files.
+    """
+    wanted: dict[tuple[str, str | None], ModelSpec] = {}
+    for model in models:
+        for row in rows_of(registry, model):
+            base = None if row.base is None else registry.find("text2img", row.base)
+            lacks_base = base is not None and base.repository is not None and not is_here(base)
+            if row.repository is None and not (row.file is not None and lacks_base):
+                raise InvalidRequestError(
+                    f"{row.id} {comes_from(row)}: there is nothing to download.",
+                    "'flux-mcp models list' shows what can be pulled.",
+                )
+            for one in (base if lacks_base else None, row):
+                if one is not None and one.repository is not None:
+                    wanted.setdefault((one.repository, one.revision), one)
+    return tuple(wanted.values())
+
+
+def users_of(registry: Registry, repository: str) -> tuple[str, ...]:
+    """Return the ids of all models that draw with a repository, as their own or as their base."""
+    users: dict[str, None] = {}
+    for row in registry:
+        base = None if row.base is None else registry.find("text2img", row.base)
+        if repository in (row.repository, base and base.repository):
+            users[row.id] = None
+    return tuple(users)

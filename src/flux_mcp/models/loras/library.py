@@ -1,0 +1,364 @@
+"""The LoRAs there are: the files of `data/loras/`, what each is for, and what is wrong with any.
+
+`LoraLibrary` owns what was read; it looks at the folder whenever it is asked and reads again what
+changed. No torch, and of a file only its header, until somebody asks for the SHA-256 of the whole.
+"""
+
+import hashlib
+import json
+import re
+import threading
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from flux_mcp.errors import InvalidLoraError, LoraMismatchError, UnknownLoraError
+from flux_mcp.models.architectures import (
+    CONTROL,
+    Architecture,
+    Family,
+    from_config,
+    known_architectures,
+)
+from flux_mcp.models.hub.cache import require_snapshot
+from flux_mcp.models.loras.fit import control_config, fits, place
+from flux_mcp.models.loras.header import LoraHeader, read_header
+from flux_mcp.models.registry import ModelSpec, Registry
+from flux_mcp.settings.settings import Settings
+
+MAX_WEIGHT = 4.0
+"""Weights reach from -4 to 4: beyond, every LoRA draws noise."""
+_LONGEST = 200
+_MOST_TRIGGERS = 20
+# Source: ModelSpec 1.0 (github.com/Stability-AI/ModelSpec) and the keys that kohya's sd-scripts
+# write (train_util.py, `ss_*`).
+_TITLE_KEYS = ("modelspec.title", "ss_output_name")
+_TRIGGER_KEYS = ("modelspec.trigger_phrase", "ss_trigger_words")
+_LICENCE_KEYS = ("modelspec.license",)
+_BASE_KEYS = ("modelspec.architecture", "ss_base_model_version")
+_FLUX2_WORDS = ("flux-2", "flux2", "flux.2", "klein")
+_FLUX1_WORDS = ("flux-1", "flux1", "flux.1")
+
+
+class LoraAbout(BaseModel):
+    """`<name>.toml` beside `<name>.safetensors`; every key may be left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    title: str | None = Field(None, max_length=_LONGEST)
+    trigger_words: tuple[str, ...] = Field((), max_length=_MOST_TRIGGERS)
+    """Words a prompt needs for it to show."""
+    family: Family | None = None
+    """What it was trained for, where its layers fit several families."""
+    weight_range: tuple[float, float] | None = None
+    """Weights it looks right with."""
+    licence: str | None = Field(None, max_length=_LONGEST)
+    source: str | None = Field(None, max_length=_LONGEST)
+    """Where it came from."""
+
+    @field_validator("weight_range")
+    @classmethod
+    def _is_a_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not -MAX_WEIGHT <= value[0] <= value[1] <= MAX_WEIGHT:
+            raise ValueError(f"give two numbers in order, from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}")
+        return value
+
+
+def read_about(path: Path) -> LoraAbout:
+    """Read the TOML file beside a LoRA; no file says nothing.
+
+    Raises:
+        InvalidLoraError: it is there and wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return LoraAbout()
+    except (OSError, ValueError) as error:
+        raise InvalidLoraError(f"{path.name} cannot be read: {error}.", "Fix it.") from error
+    try:
+        return LoraAbout.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidLoraError(f"{path.name} is not TOML: {error}.", "Fix that line.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidLoraError(
+            f"{path.name}: {where}: {first['msg']}.",
+            f"Its keys are {', '.join(LoraAbout.model_fields)}.",
+        ) from error
+
+
+def with_metadata(about: LoraAbout, metadata: Mapping[str, str]) -> LoraAbout:
+    """Fill in what the trainer's metadata says and the TOML file does not."""
+    told = {
+        "title": _first(metadata, _TITLE_KEYS),
+        "licence": _first(metadata, _LICENCE_KEYS),
+        "family": _family(_first(metadata, _BASE_KEYS) or ""),
+    }
+    triggers = _first(metadata, _TRIGGER_KEYS)
+    filled: dict[str, object] = {
+        name: value
+        for name, value in told.items()
+        if value is not None and getattr(about, name) is None
+    }
+    if triggers and not about.trigger_words:
+        words = [word.strip() for word in triggers.split(",")]
+        filled["trigger_words"] = tuple(word for word in words if word)[:_MOST_TRIGGERS]
+    return about.model_copy(update=filled)
+
+
+def _first(metadata: Mapping[str, str], keys: tuple[str, ...]) -> str | None:
+    found = (" ".join(metadata.get(key, "").split()) for key in keys)
+    printable = ("".join(c for c in text if c.isprintable())[:_LONGEST] for text in found)
+    return next((text for text in printable if text and text != "None"), None)
+
+
+def _family(base: str) -> Family | None:
+    if any(word in base.lower() for word in _FLUX2_WORDS):
+        return "flux2"
+    return "flux1" if any(word in base.lower() for word in _FLUX1_WORDS) else None
+
+
+SUFFIX = ".safetensors"
+_PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """One file of the folder that can be drawn with."""
+
+    name: str
+    path: Path
+    size_bytes: int
+    header: LoraHeader
+    about: LoraAbout
+    families: tuple[Family, ...]
+    """Families with a transformer that it fits; usually one."""
+    hash_file: Callable[[Path], str] = field(repr=False, compare=False)
+
+    @property
+    def sha256(self) -> str:
+        """Of the whole file: what a plan pins. Reads it, the first time: a second for a gigabyte.
+
+        Raises:
+            InvalidLoraError: the file is gone.
+        """
+        return self.hash_file(self.path)
+
+
+@dataclass(frozen=True)
+class BadLora:
+    """One file that cannot be drawn with."""
+
+    name: str
+    path: Path
+    error: InvalidLoraError
+
+
+class LoraLibrary:
+    """Every LoRA of a folder.
+
+    Args:
+        folder: Where they lie; it need not exist.
+        architectures: The transformers whose families are told apart.
+    """
+
+    def __init__(self, folder: Path, architectures: Sequence[Architecture]) -> None:
+        self.folder = folder
+        self._architectures = tuple(architectures)
+        self._hashes: dict[tuple[Path, int, int, int], str] = {}
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Lora]:
+        """Every usable one, by name."""
+        return (one for one in self.listing() if isinstance(one, Lora))
+
+    def listing(self) -> tuple[Lora | BadLora, ...]:
+        """Return every file by name, also those that cannot be used."""
+        return tuple(self._read(path) for path in self._files())
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all files that may be LoRAs; reads none of them."""
+        return tuple(path.stem for path in self._files() if path.suffix == SUFFIX)
+
+    def find(self, name: str) -> Lora:
+        """Return one by its name.
+
+        Raises:
+            UnknownLoraError: there is none; the hint names the nearest and all others.
+            InvalidLoraError: its file is wrong; the hint says what to do.
+        """
+        paths = {path.stem: path for path in self._files() if path.suffix == SUFFIX}
+        if name not in paths:
+            close = get_close_matches(name.lower(), paths, n=1)
+            meant = f"Did you mean '{close[0]}'? " if close else ""
+            raise UnknownLoraError(
+                f"There is no LoRA '{name[:100]}'.",
+                f"{meant}LoRAs: {', '.join(list(paths)[:50])}."
+                if paths
+                else f"There is none: put .safetensors files into {self.folder}.",
+            )
+        found = self._read(paths[name])
+        if isinstance(found, BadLora):
+            raise InvalidLoraError(
+                f"The LoRA '{name}' cannot be used: {found.error.message}", found.error.hint
+            )
+        return found
+
+    def _files(self) -> list[Path]:
+        try:
+            entries = list(self.folder.iterdir())
+        except OSError:
+            return []
+        return sorted(
+            (path for path in entries if path.suffix in _PICKLES or path.suffix == SUFFIX),
+            key=lambda path: (path.stem, path.suffix),
+        )
+
+    def _read(self, path: Path) -> Lora | BadLora:
+        try:
+            return self._read_good(path)
+        except InvalidLoraError as error:
+            return BadLora(path.stem, path, error)
+        except OSError as error:
+            return BadLora(
+                path.stem,
+                path,
+                InvalidLoraError(f"It cannot be read: {error.strerror}.", "Look at its rights."),
+            )
+
+    def _read_good(self, path: Path) -> Lora:
+        check_file(path, self.folder)
+        header = read_header(path)
+        about = with_metadata(read_about(path.with_suffix(".toml")), header.metadata)
+        fitting = [one for one in self._architectures if fits(header, one)]
+        if header.is_control or (fitting and all(one.name == CONTROL for one in fitting)):
+            raise InvalidLoraError(
+                "It is a control LoRA: it turns a model that draws from words into one that "
+                "follows edges or depth.",
+                "Use flux_structural with a model made for that, or give it a row in models.toml "
+                "(docs/models/README.md, 'Your own models').",
+            )
+        if not fitting:
+            raise InvalidLoraError(
+                f"Its layers ({header.layers[0].name[:100]}, ...) fit no model known here.",
+                "Only LoRAs for FLUX.1, FLUX.2 and micro can be used.",
+            )
+        families = tuple(dict.fromkeys(one.family for one in fitting))
+        if about.family in families:
+            families = (about.family,)
+        return Lora(
+            name=path.stem,
+            path=path,
+            size_bytes=path.stat().st_size,
+            header=header,
+            about=about,
+            families=families,
+            hash_file=self._sha256,
+        )
+
+    def _sha256(self, path: Path) -> str:
+        try:
+            status = path.stat()
+            changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+            key = (path, status.st_size, changed_ns, status.st_ino)
+            with self._lock:
+                if key not in self._hashes:
+                    with path.open("rb") as stream:
+                        self._hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+                return self._hashes[key]
+        except OSError as error:
+            raise InvalidLoraError(
+                f"{path.name} cannot be read: {error.strerror}.", "Look whether it is still there."
+            ) from error
+
+
+def check_file(path: Path, folder: Path) -> None:
+    """Refuse what is never opened, by its name and place.
+
+    Raises:
+        InvalidLoraError: a pickle, a name that cannot be used, or a link to somewhere else.
+        OSError: it cannot be looked at.
+    """
+    if path.suffix != SUFFIX:
+        raise InvalidLoraError(
+            "It is a pickle, which can run code and is never loaded.", f"Get it as {SUFFIX}."
+        )
+    if not _NAME.fullmatch(path.stem):
+        raise InvalidLoraError(
+            "Its name cannot be used.",
+            "Rename the file: letters, digits, dots, - and _, at most 100.",
+        )
+    real = path.resolve(strict=True)
+    if not real.is_relative_to(folder.resolve()) or not real.is_file():
+        raise InvalidLoraError(
+            "It is not a file of this folder, but a link to somewhere else.", "Copy it here."
+        )
+
+
+def open_loras(settings: Settings, registry: Registry) -> LoraLibrary:
+    """Return the LoRAs of an installation."""
+    embedded = [
+        from_config(row.id, row.family, config)
+        for row in registry
+        if row.folder is not None
+        and (config := _read_config(settings.weights_dir / row.folder)) is not None
+    ]
+    known = (*known_architectures(), *(one for one in embedded if one is not None))
+    return LoraLibrary(settings.paths.loras, known)
+
+
+def architecture_of(spec: ModelSpec, registry: Registry, settings: Settings) -> Architecture | None:
+    """Return the layers of a model on this disk; `None` where its files do not say.
+
+    Raises:
+        WeightsMissingError: the model is not on this disk.
+    """
+    drawing = spec if spec.base is None else registry.find("text2img", spec.base)
+    config = _read_config(require_snapshot(drawing, registry, settings).folder)
+    if config is not None and spec.lora:
+        config = control_config(config, spec.in_channels)
+    return None if config is None else from_config(spec.id, spec.family, config)
+
+
+def _read_config(folder: Path) -> Mapping[str, object] | None:
+    try:
+        config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def require_fit(lora: Lora, spec: ModelSpec, architecture: Architecture | None) -> None:
+    """Refuse a LoRA that a model cannot be drawn with.
+
+    Args:
+        lora: The LoRA.
+        spec: The model's row.
+        architecture: Its layers; `None` leaves the check of sizes to the worker.
+
+    Raises:
+        LoraMismatchError: it is for another family, or does not fit layer by layer.
+    """
+    families = " or ".join(lora.families)
+    if spec.family not in lora.families:
+        raise LoraMismatchError(
+            f"The LoRA '{lora.name}' is made for {families}; {spec.id} is of the family "
+            f"{spec.family}.",
+            f"Leave it out, or choose a model of the family {families}.",
+        )
+    if architecture is None:
+        return
+    try:
+        place(lora.header, architecture)
+    except LoraMismatchError as error:
+        raise LoraMismatchError(
+            f"The LoRA '{lora.name}' does not fit {spec.id}: {error.message}",
+            "Leave it out, or choose the model it was trained for.",
+        ) from None

@@ -1,0 +1,108 @@
+"""Which model to download first for a GPU: what the planner finds for it. Pure.
+
+Every model counts as installed that the engine can load and the licences of `Choices` let through.
+Those free for any use come first, and among them those whose download asks for no account; then
+the order of qualities.toml.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from flux_mcp.errors import InvalidRequestError
+from flux_mcp.models.planning.candidates import (
+    Candidate,
+    Choices,
+    Machine,
+    Wanted,
+    candidates,
+    models_for,
+)
+from flux_mcp.models.registry import KINDS, Kind, ModelSpec, Quality
+
+_GPU = re.compile(r"(?P<size>\d+(\.\d+)?)\s*(g|gb|gib)?", re.IGNORECASE)
+_QUALITIES: tuple[Quality, ...] = ("standard", "low", "high")
+"""In which a model is tried: first as a call gets it that names none."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to download first, and what fits as well."""
+
+    best: Candidate
+    others: tuple[Candidate, ...]
+    """Each for the first kind it draws."""
+
+
+def gpu_gib(text: str) -> float:
+    """Read the size of a GPU's memory: `16GB`, `16 GiB`, `16`.
+
+    Makers write GB and mean GiB: a GPU of 16 GB has 16 GiB, less what the driver keeps.
+
+    Raises:
+        InvalidRequestError: it is not a size.
+    """
+    found = _GPU.fullmatch(text.strip())
+    if found is None or float(found["size"]) <= 0:
+        raise InvalidRequestError(
+            f"'{text[:40]}' is not the size of a GPU's memory.", "Write it as 16GB."
+        )
+    return float(found["size"])
+
+
+def usual(kind: Kind, quality: Quality) -> Wanted:
+    """Return the usual request: the model's own size, one reference where a kind reads any."""
+    return Wanted(kind, quality, references=0 if kind == "text2img" else 1)
+
+
+def recommend(
+    machine: Machine, choices: Choices, kinds: Sequence[Kind] = KINDS
+) -> Recommendation | None:
+    """Return what to download first for a machine; `None` where nothing fits.
+
+    Args:
+        machine: Its GPU.
+        choices: What there is to choose from; what is installed does not count.
+        kinds: The best is of the first of them for which anything fits.
+    """
+    fitting: dict[str, Candidate] = {}
+    for kind in kinds:
+        for row in to_recommend(kind, choices):
+            held = next((one for one in _ways(row, machine, choices) if one.refused is None), None)
+            if held is not None:
+                fitting.setdefault(row.id, held)
+    if not fitting:
+        return None
+    best, *others = fitting.values()
+    return Recommendation(best, tuple(others))
+
+
+def least_needed(choices: Choices, machine: Machine) -> Candidate | None:
+    """Return what takes the least of a GPU; `None` where no model may be chosen at all."""
+    every = (
+        one
+        for kind in KINDS
+        for row in to_recommend(kind, choices)
+        for one in _ways(row, machine, choices)
+    )
+    return min(every, key=lambda one: one.peak_gib, default=None)
+
+
+def to_recommend(kind: Kind, choices: Choices) -> list[ModelSpec]:
+    """Return the models that can be downloaded for a kind, the one to begin with in front."""
+    rows = models_for(usual(kind, "standard"), replace(choices, is_installed=lambda _: True))
+    return sorted(
+        (row for row in rows if row.repository is not None), key=lambda row: row.access_requirements
+    )
+
+
+def held_in_words(one: Candidate) -> str:
+    """Return how a candidate is held and what that takes: `int8, resident, 9.1 GiB at most`."""
+    holding = one.holding
+    return f"{holding.precision}, {holding.placement}, {one.peak_gib:.1f} GiB at most"
+
+
+def _ways(row: ModelSpec, machine: Machine, choices: Choices) -> Iterator[Candidate]:
+    for quality in _QUALITIES:
+        wanted = replace(usual(row.kind, quality), model=row.id)
+        yield from candidates(wanted, machine, choices)

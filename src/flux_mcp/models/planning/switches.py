@@ -1,0 +1,254 @@
+"""Which speed switches a plan gets, and whether a machine can draw with them.
+
+Pure, but for `target_device`, which asks what is installed.
+
+Settings are wishes for every model on a machine: where one cannot be kept the image is drawn
+without, and the caller is told. What a request asks is done or refused.
+"""
+
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+
+from packaging.version import Version
+
+from flux_mcp.errors import UnsupportedOptionError
+from flux_mcp.models.formats import DeviceKind, format_of
+from flux_mcp.models.parts import Placement, Precision
+from flux_mcp.models.registry import ModelSpec
+from flux_mcp.models.switches import (
+    ArithmeticRow,
+    CompileRow,
+    Option,
+    StepCache,
+    StepCacheRow,
+    Switches,
+    load_switches,
+)
+from flux_mcp.settings.types import AttentionBackend, AttentionSetting, CompileSetting
+
+WARM_UP_SHARE = 0.2
+"""Of the steps, computed whole before a cache may skip: they decide what the image shows.
+MagCache's own default, and diffusers' advice for TaylorSeer (10 of 50)."""
+LEAST_WARM_UP_STEPS = 3
+"""TaylorSeer's own default: differences need something to differ from."""
+KINDS_WITH_ONE_STATE = frozenset({"kontext"})
+"""Kinds whose pipeline runs true CFG without telling a cache which of the two passes it is in
+(diffusers 0.42.1): both would share what was kept."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What of a plan decides which switches it can have."""
+
+    spec: ModelSpec
+    precision: Precision
+    placement: Placement
+    steps: int
+    has_true_cfg: bool
+    """Whether each step runs the transformer twice, for and against."""
+
+
+@dataclass(frozen=True)
+class TargetDevice:
+    """Where it will be drawn."""
+
+    device: DeviceKind
+    compute: float | None = None
+    """Of a CUDA GPU; `None` counts as enough for everything, as in candidates.py."""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """Those that are installed, with their versions."""
+    commands: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class SwitchSettings:
+    """What the settings of a machine wish, and what a request asks."""
+
+    attention: AttentionSetting = "auto"
+    compile: CompileSetting = "auto"
+    channels_last: bool = False
+    step_cache: StepCache = "none"
+
+
+@dataclass(frozen=True)
+class ChosenSwitches:
+    """The switches a plan gets, and what its caller should know about them."""
+
+    switches: Switches
+    notices: tuple[str, ...] = ()
+
+
+def target_device(device: DeviceKind, compute: float | None) -> TargetDevice:
+    """Return a device together with what this Python has installed; imports none of it."""
+    rows = load_switches()
+    asked = {name for row in rows.attention.values() for name in row.packages}
+    packages = {}
+    for name in asked | set(rows.compile.cuda_packages):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    compilers = {name for names in rows.compile.compilers.values() for name in names}
+    found = frozenset(name for name in compilers if shutil.which(name))
+    return TargetDevice(device, compute, packages, found)
+
+
+# --- choosing -------------------------------------------------------------------------------------
+
+
+def choose_switches(
+    drawing: Drawing, site: TargetDevice, wanted_switches: SwitchSettings
+) -> ChosenSwitches:
+    """Return the switches to draw with.
+
+    A step cache takes the place of compilation: diffusers keeps most of what it does out of the
+    compiler, so a compiled block would fall into pieces (hooks/, 0.42.1).
+
+    Raises:
+        UnsupportedOptionError: the step cache that is asked for cannot be used; it says which can.
+    """
+    rows = load_switches()
+    notices: list[str] = []
+    reason = _step_cache_reason(wanted_switches.step_cache, drawing)
+    if reason is not None:
+        raise UnsupportedOptionError(
+            f"step_cache '{wanted_switches.step_cache}' cannot be used: {reason}.", _advice(drawing)
+        )
+    options: Mapping[str, Option] = {}
+    if wanted_switches.step_cache != "none":
+        options = _options(rows.step_cache[wanted_switches.step_cache], drawing.steps)
+        notices.append(
+            f"Drawn with step_cache '{wanted_switches.step_cache}': approximate, other pixels than without."
+        )
+    attention = "native" if wanted_switches.attention == "auto" else wanted_switches.attention
+    reason = _attention_reason(attention, drawing, site)
+    if reason is not None:
+        notices.append(_kept_off("attention", attention, reason))
+        attention = "native"
+    elif rows.attention[attention].pixels == "approximate":
+        notices.append(f"Attention is computed with {attention}: approximate pixels.")
+    reason = _compile_reason(drawing, site, wanted_switches.step_cache)
+    wanted = wanted_switches.compile == "on" or (
+        wanted_switches.compile == "auto"
+        and site.device in rows.compile.auto
+        # Of an unknown GPU nothing is hoped: compiling would slow down its first image.
+        and site.compute is not None
+    )
+    if wanted_switches.compile == "on" and reason is not None:
+        notices.append(_kept_off("compile", "on", reason))
+    channels_last = wanted_switches.channels_last
+    channels_reason = _arithmetic_reason(rows.channels_last, drawing, site)
+    if channels_last and channels_reason is not None:
+        notices.append(_kept_off("channels_last", "true", channels_reason))
+        channels_last = False
+    switches = Switches(
+        attention=attention,
+        compiled=wanted and reason is None,
+        channels_last=channels_last,
+        step_cache=wanted_switches.step_cache,
+        step_cache_options=options,
+    )
+    return ChosenSwitches(switches, tuple(notices))
+
+
+def why_not(switches: Switches, drawing: Drawing, site: TargetDevice) -> str | None:
+    """Return why a plan cannot be drawn with its switches; `None` where it can."""
+    rows = load_switches()
+    reasons = [
+        _attention_reason(switches.attention, drawing, site),
+        _compile_reason(drawing, site, switches.step_cache) if switches.compiled else None,
+        _arithmetic_reason(rows.channels_last, drawing, site) if switches.channels_last else None,
+        _step_cache_reason(switches.step_cache, drawing),
+    ]
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _kept_off(setting: str, value: str, reason: str) -> str:
+    return f"The setting {setting} = {value} is not used here: {reason}."
+
+
+def _options(row: StepCacheRow, steps: int) -> Mapping[str, Option]:
+    options = dict(row.options)
+    if row.steps_option is not None:
+        options[row.steps_option] = steps
+    if row.warm_up_option is not None:
+        options[row.warm_up_option] = max(LEAST_WARM_UP_STEPS, math.ceil(WARM_UP_SHARE * steps))
+    return options
+
+
+def _advice(drawing: Drawing) -> str:
+    able = [n for n in load_switches().step_cache if _step_cache_reason(n, drawing) is None]
+    if not able:
+        return "Leave step_cache out."
+    return f"Use {' or '.join(repr(name) for name in able)}, or leave step_cache out."
+
+
+# --- what speaks against one ----------------------------------------------------------------------
+
+
+def _arithmetic_reason(row: ArithmeticRow, drawing: Drawing, site: TargetDevice) -> str | None:
+    compute = format_of(drawing.precision).compute
+    if site.device not in row.computes:
+        return f"it needs {' or '.join(sorted(row.computes))}, this draws on {site.device}"
+    if compute not in row.computes[site.device]:
+        able = " or ".join(sorted(row.computes[site.device]))
+        return f"it works in {able}, {drawing.spec.id} in {compute}"
+    if site.device == "cuda" and site.compute is not None and site.compute < row.min_compute:
+        return f"it needs compute capability {row.min_compute}, this GPU has {site.compute}"
+    return None
+
+
+def _package_reason(packages: Mapping[str, str], site: TargetDevice) -> str | None:
+    for name, least in packages.items():
+        found = site.packages.get(name)
+        if found is None:
+            return f"the package {name}>={least} is not installed"
+        if Version(found) < Version(least):
+            return f"the package {name} is {found}, {least} is the least"
+    return None
+
+
+def _attention_reason(name: AttentionBackend, drawing: Drawing, site: TargetDevice) -> str | None:
+    row = load_switches().attention[name]
+    return _arithmetic_reason(row, drawing, site) or _package_reason(row.packages, site)
+
+
+def _compile_reason(drawing: Drawing, site: TargetDevice, step_cache: StepCache) -> str | None:
+    row = load_switches().compile
+    reason = _arithmetic_reason(row, drawing, site)
+    if reason is not None:
+        return reason
+    if step_cache != "none":
+        return "a step cache and compiled blocks do not go together"
+    if drawing.placement not in row.placements:
+        return f"weights that wait elsewhere ({drawing.placement}) are not compiled"
+    if drawing.precision not in row.precisions:
+        return f"weights held in {drawing.precision} are not compiled"
+    return _compiler_reason(row, site)
+
+
+def _compiler_reason(row: CompileRow, site: TargetDevice) -> str | None:
+    if site.device == "cuda" and (lacking := _package_reason(row.cuda_packages, site)):
+        return lacking
+    if not site.commands.intersection(row.compilers[site.device]):
+        return f"torch needs a compiler, {' or '.join(row.compilers[site.device])}"
+    return None
+
+
+def _step_cache_reason(name: StepCache, drawing: Drawing) -> str | None:
+    if name == "none":
+        return None
+    row, spec = load_switches().step_cache[name], drawing.spec
+    drawn_by = spec.base or spec.id
+    if spec.family not in row.families or (row.checkpoints and drawn_by not in row.checkpoints):
+        return f"not with {spec.id}: {row.why_families}"
+    if drawing.has_true_cfg and spec.kind in KINDS_WITH_ONE_STATE:
+        return f"not with a negative prompt for {spec.kind}: diffusers would mix the two passes"
+    if drawing.placement not in row.placements:
+        return f"not where the transformer's blocks stream ({drawing.placement})"
+    if drawing.steps < row.least_steps:
+        return f"{drawing.steps} steps are too few to skip any; it takes {row.least_steps} or more"
+    return None

@@ -1,0 +1,196 @@
+"""Quality and memory to a tier: which model draws a request, how it is held, what that takes. Pure.
+
+A tier is chosen from a list of candidates that is the same whatever the GPU: every model that may
+answer, in the order of qualities.toml, each in every way it can be held, best first. A candidate
+fits if its peak is within the GPU's free memory and what waits beside the GPU is within the
+machine's. The first that fits is taken. So a larger GPU or more memory never gives a worse tier,
+and nothing is refused that fits.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from flux_mcp.errors import TooLittleMemoryError
+from flux_mcp.models.formats import install_line, load_formats
+from flux_mcp.models.parts import load_parts
+from flux_mcp.models.planning.candidates import (
+    Candidate,
+    Choices,
+    Machine,
+    Wanted,
+    can_compute,
+    candidates,
+    is_meant_for,
+    models_for,
+)
+from flux_mcp.models.qualities import load_qualities
+from flux_mcp.models.registry import QUALITIES, ModelSpec
+
+_SMALLER_PX = (1024, 768, 512)
+
+
+@dataclass(frozen=True)
+class Tier:
+    """The answer: what draws, how it is held, what that takes, what the caller should know."""
+
+    chosen: Candidate
+    notices: tuple[str, ...]
+
+
+def choose_tier(wanted: Wanted, machine: Machine, choices: Choices) -> Tier | None:
+    """Return the best candidate that fits, or `None` where no real model may answer.
+
+    Raises:
+        TooLittleMemoryError: there are models, and none fits; the hint says what would.
+        UnknownModelError: the named model is not of this kind.
+    """
+    refused: list[Candidate] = []
+    for candidate in candidates(wanted, machine, choices):
+        if candidate.refused is None:
+            return Tier(candidate, _notices(candidate, refused, wanted))
+        refused.append(candidate)
+    if not refused:
+        return None
+    raise _too_little(refused, wanted, machine, choices)
+
+
+def choose_without_gpu(
+    wanted: Wanted, choices: Choices
+) -> tuple[ModelSpec, tuple[str, ...]] | None:
+    """Return the best real model and the notices about it, where no GPU's memory is known.
+
+    Raises:
+        UnknownModelError: the named model is not of this kind.
+    """
+    rows = models_for(wanted, choices)
+    if not rows:
+        return None
+    return rows[0], (*_about_quality(rows[0], rows[0], wanted), *_about_licence(rows[0], wanted))
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def _notices(chosen: Candidate, refused: Sequence[Candidate], wanted: Wanted) -> tuple[str, ...]:
+    """Say what is not as the quality word promises, and why.
+
+    Args:
+        chosen: What is taken.
+        refused: What was better and does not fit.
+        wanted: What was asked.
+    """
+    parts, meant = load_parts(), load_qualities().bits[wanted.quality]
+    spec, holding, best = chosen.spec, chosen.holding, (*refused, chosen)[0].spec
+    notices = list(_about_quality(spec, best, wanted))
+    if spec.id != best.id:
+        least = _least(one for one in refused if one.spec.id == best.id)
+        notices.append(f"{spec.id} draws instead of {best.id}: {least.refused}.")
+    if parts.precision[holding.precision].bits < meant:
+        finer = [
+            one
+            for one in refused
+            if one.spec.id == spec.id and parts.precision[one.holding.precision].bits >= meant
+        ]
+        because = f": {meant} bit {_least(finer).refused}" if finer else ""
+        bits = parts.precision[holding.precision].bits
+        notices.append(f"{spec.id} is held in {bits} bit{because}.")
+    placement = parts.placement[holding.placement]
+    if placement.streams:
+        notices.append(
+            f"{spec.id} does not fit on the GPU whole: {placement.about}. That takes longer."
+        )
+    if holding.tile_px is not None:
+        notices.append(f"The image is decoded in tiles of {holding.tile_px} px to save memory.")
+    return (*notices, *_about_licence(spec, wanted))
+
+
+def _about_quality(spec: ModelSpec, best: ModelSpec, wanted: Wanted) -> Iterator[str]:
+    if wanted.model is None and not is_meant_for(best, wanted.quality):
+        yield (
+            f"Quality '{wanted.quality}' has no installed model for {wanted.kind}; drew with "
+            f"{spec.id}."
+        )
+
+
+def _about_licence(spec: ModelSpec, wanted: Wanted) -> Iterator[str]:
+    if wanted.model is None and not spec.is_free:
+        yield (
+            f"{spec.id} may only be used as its licence says ({spec.licence}); the setting "
+            "'licences' decides which may be chosen."
+        )
+
+
+def _least(refused: Iterable[Candidate]) -> Candidate:
+    return min(refused, key=lambda candidate: candidate.peak_gib)
+
+
+def _too_little(
+    refused: Sequence[Candidate], wanted: Wanted, machine: Machine, choices: Choices
+) -> TooLittleMemoryError:
+    least = _least(refused)
+    what = wanted.model or f"{wanted.kind} in quality '{wanted.quality}'"
+    hints = [
+        hint
+        for hint in (
+            _smaller(wanted, machine, choices),
+            _fewer(wanted, machine, choices),
+            _other_quality(wanted, machine, choices),
+            _another_extra(wanted, machine, choices),
+        )
+        if hint
+    ]
+    return TooLittleMemoryError(
+        f"Nothing that is here draws {what} at this size: {least.spec.id}: {least.refused}.",
+        " ".join([*hints, _what_would_do(refused, machine)]),
+    )
+
+
+def _what_would_do(refused: Sequence[Candidate], machine: Machine) -> str:
+    """Say what the machine lacks: capability, the GPU's memory, or its own."""
+    able = [one for one in refused if can_compute(one.holding.precision, machine.gpu)]
+    if not able:
+        return "It takes a newer GPU: one that computes in bf16 (capability 8.0)."
+    on_gpu = [one for one in able if one.peak_gib <= machine.gpu.free_gib]
+    if not on_gpu:
+        return f"A GPU with {_least(able).peak_gib:.1f} GiB free would do."
+    return f"A machine with {min(one.ram_gib for one in on_gpu):.1f} GiB of memory would do."
+
+
+def _smaller(wanted: Wanted, machine: Machine, choices: Choices) -> str | None:
+    asked_px = (wanted.width_px or 1024) * (wanted.height_px or 1024)
+    for side in _SMALLER_PX:
+        smaller = replace(wanted, width_px=side, height_px=side)
+        if side**2 < asked_px and _fits(smaller, machine, choices):
+            return f"{side}x{side} would fit."
+    return None
+
+
+def _fewer(wanted: Wanted, machine: Machine, choices: Choices) -> str | None:
+    if wanted.batched and _fits(replace(wanted, batched=False), machine, choices):
+        return "Without 'batched' it would fit."
+    return None
+
+
+def _other_quality(wanted: Wanted, machine: Machine, choices: Choices) -> str | None:
+    for quality in reversed(QUALITIES[: QUALITIES.index(wanted.quality)]):
+        if _fits(replace(wanted, quality=quality), machine, choices):
+            return f"Quality '{quality}' would fit."
+    return None
+
+
+def _another_extra(wanted: Wanted, machine: Machine, choices: Choices) -> str | None:
+    engine, formats = choices.engine, load_formats()
+    for extra in formats.extra:
+        made = {
+            name
+            for name, row in formats.format.items()
+            if row.extra == extra and "cuda" in row.devices and not row.blocked
+        }
+        wider = replace(engine, precisions=engine.precisions | made)
+        if wider != engine and _fits(wanted, machine, replace(choices, engine=wider)):
+            return f"With the extra '{extra}' it would fit: {install_line(extra)}."
+    return None
+
+
+def _fits(wanted: Wanted, machine: Machine, choices: Choices) -> bool:
+    return any(one.refused is None for one in candidates(wanted, machine, choices))

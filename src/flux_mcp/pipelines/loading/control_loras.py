@@ -1,0 +1,211 @@
+"""A control LoRA merged onto its base: a transformer of its own made of the base's very numbers.
+
+The result is a copy of the tree of modules whose parameters are the base's own objects, but for the
+first layer, which is new and wider, and the norms and biases the file changes. The LoRA's layers
+are attached to the copy. So the base is never touched, and both stay loaded for the price of one
+and the LoRA. Owns nothing: residency.py keeps what is made here.
+
+diffusers 0.42.1 changes the base itself instead (`FluxLoraLoaderMixin.load_lora_weights`). What is
+drawn is the same, to a rounding where a file has biases; but of files in Black Forest Labs' names
+it turns around one matrix too many (`swap_scale_shift` of norm_out.linear's first; issue 13998).
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flux_mcp.errors import InternalError, UnsupportedOptionError
+from flux_mcp.models.formats import format_of
+from flux_mcp.models.hub.cache import Snapshot
+from flux_mcp.models.loras.fit import (
+    INPUT_LAYER,
+    ControlFile,
+    ControlFit,
+    check_control_file,
+    control_config,
+)
+from flux_mcp.models.registry import ModelSpec
+from flux_mcp.pipelines.loading.checkpoints import (
+    PendingTensors,
+    SafetensorsCheckpoint,
+    TensorReading,
+)
+from flux_mcp.pipelines.loading.part_files import PartFiles
+from flux_mcp.pipelines.loading.progress import ReadProgress
+from flux_mcp.pipelines.loras.layers import (
+    CONTROL_ADAPTER,
+    are_finite,
+    attach,
+    matrices_of,
+    rows_of,
+)
+
+
+@dataclass(frozen=True)
+class ControlLora:
+    """A control LoRA whose header fits its base; nothing of it is loaded."""
+
+    file: ControlFile
+
+    def merged_onto(self, base: Any, report: Callable[[str], None]) -> Any:
+        """Return the control transformer; the base stays as it is.
+
+        Args:
+            base: The base's transformer, with no hooks on it. LoRAs that jobs have put on it are
+                left out.
+            report: Told how much is read; may raise to stop.
+
+        Raises:
+            WeightsInvalidError: the file is damaged, or has numbers that are none.
+            InternalError: hooks are on the base.
+        """
+        report("loading control LoRA")
+        file, transformer = self.file, _copied(base)
+        progress = ReadProgress("loading control LoRA", report)
+        try:
+            with SafetensorsCheckpoint([file.path]) as checkpoint:
+                reading = TensorReading(
+                    CONTROL_ADAPTER, file.path.parent, checkpoint, str(base.device), progress
+                )
+                tensors = PendingTensors(reading.handles(checkpoint.entries))
+                matrices = matrices_of(file.fit.placed, tensors, base.dtype)
+                changed = dict(_changed(transformer, file.fit, tensors))
+        except Exception as error:
+            if progress.stopped is not None:
+                raise progress.stopped from None
+            if _is_file_error(error):
+                raise file.unusable(f"It cannot be read: {error}") from error
+            raise
+        self._require_finite({**matrices, **changed})
+        _widen(transformer, file.spec.in_channels)
+        for name, value in changed.items():
+            _replace(transformer, name, value)
+        attach(file.spec.id, CONTROL_ADAPTER, transformer, matrices)
+        return transformer.eval()
+
+    def _require_finite(self, tensors: Mapping[str, Any]) -> None:
+        if not are_finite(tensors.values()):
+            raise self.file.unusable("It has numbers that are none (NaN or infinite).")
+
+
+def open_control_lora(spec: ModelSpec, snapshot: Snapshot, base: PartFiles) -> ControlLora:
+    """Check a row's LoRA against its base by the headers of their files.
+
+    Args:
+        spec: The LoRA's row.
+        snapshot: Where it lies.
+        base: The transformer it is merged onto.
+
+    Raises:
+        WeightsInvalidError: there is more than one file, or it is no control LoRA for this base.
+        UnsupportedOptionError: the base is to be held in a format that takes no LoRAs.
+    """
+    if not format_of(spec.precision).takes_loras:
+        raise UnsupportedOptionError(
+            f"Weights held in {spec.precision} take no LoRAs, and {spec.id} is one.",
+            "Choose another precision, or a model that is no LoRA.",
+        )
+    return ControlLora(check_control_file(spec, snapshot, base.folder))
+
+
+def _is_file_error(error: Exception) -> bool:
+    from safetensors import SafetensorError
+
+    return isinstance(error, (OSError, SafetensorError))
+
+
+# --- the copy ------------------------------------------------------------------------------------
+
+
+def _copied(base: Any) -> Any:
+    """Return a copy of the modules of a transformer whose parameters and buffers are its own.
+
+    Raises:
+        InternalError: hooks are on it, which would go on moving the base's modules.
+    """
+    if any(map(_has_hooks, base.modules())):
+        raise InternalError("A transformer that hooks are on cannot be copied.")
+    shared = [*base.parameters(), *base.buffers(), base.config]
+    # copy.deepcopy takes what its memo has for copied already.
+    transformer = copy.deepcopy(base, {id(one): one for one in shared})
+    if getattr(transformer, "peft_config", None):
+        transformer.unload_lora()
+    return transformer
+
+
+def _has_hooks(module: Any) -> bool:
+    """Whether accelerate 1.15 or diffusers 0.42.1 moves a module about, or changes what it does."""
+    registry = getattr(module, "_diffusers_hook", None)
+    return hasattr(module, "_hf_hook") or bool(registry and registry.hooks)
+
+
+def _widen(transformer: Any, in_channels: int) -> None:
+    """Let the first layer take in more: what it took stays, what is new counts nothing yet."""
+    import torch
+
+    narrow = transformer.get_submodule(INPUT_LAYER)
+    weight = _plain_weight(narrow, transformer.dtype)
+    wide = torch.nn.Linear(
+        in_channels, narrow.out_features, bias=False, device=weight.device, dtype=weight.dtype
+    )
+    with torch.no_grad():
+        wide.weight.zero_()
+        wide.weight[:, : weight.shape[1]] = weight
+    wide.weight.requires_grad_(False)  # noqa: FBT003 - torch's own way
+    wide.bias = narrow.bias
+    transformer.set_submodule(INPUT_LAYER, wide)
+    told = control_config(transformer.config, in_channels)
+    transformer.register_to_config(
+        in_channels=told["in_channels"], out_channels=told["out_channels"]
+    )
+
+
+def _plain_weight(linear: Any, dtype: Any) -> Any:
+    """Return the weight of a layer unpacked: (outputs, inputs)."""
+    import torch
+
+    if type(linear.weight) is torch.nn.Parameter:
+        return linear.weight.detach().to(dtype)
+    # However it is packed, the layer itself says what it makes of each input alone. Exact: every
+    # sum has one term that is not 0.
+    bare = copy.copy(linear)
+    bare._parameters = {**linear._parameters, "bias": None}  # noqa: SLF001 - a view of the layer
+    units = torch.eye(linear.in_features, dtype=dtype, device=linear.weight.device)
+    with torch.no_grad():
+        return bare(units).T
+
+
+def _changed(
+    transformer: Any, fit: ControlFit, tensors: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """Yield what the norms and biases that the file changes become, by their names.
+
+    A layer's own bias takes in the LoRA's: PEFT 0.21 would keep it apart, but not for every way a
+    layer can be held (torchao).
+    """
+    import torch
+
+    dtype = transformer.dtype
+    for one in fit.placed:
+        if (tensor := fit.biases.get(one.layer.up)) is None:
+            continue
+        added = tensors[tensor].to(torch.float32) * one.layer.scale
+        for target, rows in rows_of(one, added):
+            bias = transformer.get_submodule(target).bias
+            whole = rows if bias is None else bias.detach().to(torch.float32) + rows
+            yield f"{target}.bias", whole.to(dtype)
+    for name, tensor in fit.norms.items():
+        yield name, tensors[tensor].to(dtype)
+
+
+def _replace(transformer: Any, name: str, value: Any) -> None:
+    """Give a module of the copy a parameter of its own."""
+    import torch
+
+    path, _, parameter = name.rpartition(".")
+    setattr(
+        transformer.get_submodule(path),
+        parameter,
+        torch.nn.Parameter(value.contiguous(), requires_grad=False),
+    )

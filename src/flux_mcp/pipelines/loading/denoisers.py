@@ -1,0 +1,149 @@
+"""A transformer of diffusers, from any file that holds one, in any precision.
+
+Names and shapes are checked against the model before a byte of the weights is read. Built on the
+functions that diffusers 0.42.1's own `from_single_file` consists of: that one cannot quantise while
+loading, and fills nothing in where a tensor is missing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flux_mcp.errors import WeightsInvalidError
+from flux_mcp.models.formats import Format
+from flux_mcp.pipelines.loading.checkpoints import PendingTensors, TensorEntry, TensorReading
+from flux_mcp.pipelines.loading.quantisers import cast_storage, compute_dtype, configuration
+from flux_mcp.pipelines.loading.slots import send, slot_of
+
+_WHOLE_CHECKPOINT = "model.diffusion_model."
+"""Before the transformer's names in files that hold VAE and text encoders as well."""
+_BFL_BLOCK = "double_blocks."
+"""In the names that Black Forest Labs' own files have; diffusers has others."""
+
+
+def load_denoiser(
+    model_class: Any, reading: TensorReading, row: Format, made_on: str | None = None
+) -> Any:
+    """Build a transformer and read its weights into it.
+
+    Args:
+        model_class: The class of diffusers.
+        reading: Its tensors, in diffusers' names or in Black Forest Labs'.
+        row: How it is to be held.
+        made_on: A device that quantises each block, which then goes to the reading's: for a GPU
+            that the whole has no room on.
+
+    Raises:
+        WeightsInvalidError: the tensors are not this model's.
+    """
+    import diffusers
+    from accelerate import init_empty_weights
+    from diffusers.models.model_loading_utils import load_model_dict_into_meta
+    from diffusers.quantizers.auto import DiffusersAutoQuantizer
+
+    with init_empty_weights():
+        model = model_class.from_config(
+            model_class.load_config(str(reading.config), local_files_only=True)
+        )
+    entries = _of_the_transformer(reading.checkpoint.entries)
+    stand_ins = _check(model_class, model, entries)
+    tensors = _renamed(model_class, model, PendingTensors(reading.handles(entries)))
+    dtype = compute_dtype(row.compute)
+    model.to(dtype)
+    # Before the weights are there: each is then stored as it will be, and never all in 16 bit.
+    cast_storage(model, row)
+    quantiser = None
+    if (chosen := configuration(diffusers, row)) is not None:
+        quantiser = DiffusersAutoQuantizer.from_config(chosen, pre_quantized=row.from_file_only)
+        quantiser.validate_environment()
+        quantiser.preprocess_model(
+            model=model, device_map=None, state_dict=stand_ins, keep_in_fp32_modules=[]
+        )
+    for group in [tensors] if made_on is None else _by_block(tensors):
+        load_model_dict_into_meta(
+            model,
+            group,
+            # Without one, a tensor takes the type of its place.
+            dtype=None if quantiser is None else dtype,
+            device_map={"": made_on or reading.device},
+            hf_quantizer=quantiser,
+        )
+        if made_on is not None:
+            send((slot_of(model, name) for name in group), reading.device)
+    if quantiser is not None:
+        quantiser.postprocess_model(model)
+        model.hf_quantizer = quantiser
+    return model.eval()
+
+
+def _by_block(tensors: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the tensors in groups: those of each block, and the others one by one; none read."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, tensor in dict.items(tensors):
+        block = ".".join(name.split(".")[:2])
+        groups.setdefault(block, PendingTensors())[name] = tensor
+    return list(groups.values())
+
+
+def _of_the_transformer(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """Return the transformer's tensors, where a file holds a whole pipeline."""
+    own = {
+        name.removeprefix(_WHOLE_CHECKPOINT): entry
+        for name, entry in entries.items()
+        if name.startswith(_WHOLE_CHECKPOINT)
+    }
+    return own or dict(entries)
+
+
+def _check(model_class: Any, model: Any, entries: Mapping[str, TensorEntry]) -> dict[str, Any]:
+    """Return tensors without content, in diffusers' names, if they are the model's.
+
+    Raises:
+        WeightsInvalidError: they are not.
+    """
+    told = {name: entry.stand_in() for name, entry in entries.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    try:
+        stand_ins = _renamed(model_class, model, told)
+        # Packed tensors know the shape they are unpacked to.
+        found = {n: tuple(getattr(t, "quant_shape", t.shape)) for n, t in stand_ins.items()}
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+        raise WeightsInvalidError(
+            f"transformer has other tensors than {model_class.__name__}: "
+            f"{type(error).__name__}: {error}.",
+            _OTHER_WEIGHTS,
+        ) from error
+    if missing := sorted(set(wanted) - set(found)):
+        raise WeightsInvalidError(
+            f"transformer lacks {len(missing)} tensors, such as {missing[0]}.", _OTHER_WEIGHTS
+        )
+    if unknown := sorted(set(found) - set(wanted)):
+        raise WeightsInvalidError(
+            f"transformer has {len(unknown)} tensors that {model_class.__name__} does not know, "
+            f"such as {unknown[0]}.",
+            _OTHER_WEIGHTS,
+        )
+    if other := [name for name in sorted(wanted) if found[name] != wanted[name]]:
+        name = other[0]
+        raise WeightsInvalidError(
+            f"transformer has {len(other)} tensors of another shape, such as {name}: "
+            f"{found[name]}, not {wanted[name]}.",
+            _OTHER_WEIGHTS,
+        )
+    return stand_ins
+
+
+_OTHER_WEIGHTS = (
+    "These are another model's weights, or packed in a way that diffusers does not read; "
+    "get a file of this model in safetensors or GGUF."
+)
+
+
+def _renamed(model_class: Any, model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Return the tensors in diffusers' names; in these a file's own q, k and v are apart."""
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
+    if not any(name.startswith(_BFL_BLOCK) for name in tensors):
+        return tensors
+    convert = SINGLE_FILE_LOADABLE_CLASSES[model_class.__name__]["checkpoint_mapping_fn"]
+    renamed: dict[str, Any] = convert(checkpoint=tensors, config=model.config)
+    return renamed

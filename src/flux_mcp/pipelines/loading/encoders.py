@@ -1,0 +1,150 @@
+"""A text encoder of transformers, from its folder or a GGUF file, in any precision.
+
+Knows which of llama.cpp's names stands for which of transformers', through the gguf package.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from flux_mcp.errors import WeightsInvalidError
+from flux_mcp.models.formats import Format
+from flux_mcp.pipelines.loading.checkpoints import TensorEntry, TensorReading
+from flux_mcp.pipelines.loading.quantisers import cast_storage, compute_dtype, configuration
+
+GGUF_ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {"T5EncoderModel": "T5ENCODER", "Qwen3ForCausalLM": "QWEN3"}
+)
+"""Class of transformers -> llama.cpp's architecture. Not Mistral's: llama.cpp reorders its rows."""
+
+
+def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
+    """Build an encoder and read its weights into it.
+
+    Args:
+        model_class: The class of transformers.
+        reading: Its tensors, in transformers' names or, in GGUF files, llama.cpp's.
+        row: How it is to be held.
+
+    Raises:
+        WeightsInvalidError: the tensors are not this encoder's.
+    """
+    if row.method == "gguf":
+        return _load_packed(model_class, reading, row)
+    import transformers
+
+    if row.method == "casting":
+        # transformers reads all of it in 16 bit first, for which a GPU may have no room.
+        reading = replace(reading, device="cpu")
+    options: dict[str, Any] = {}
+    if (chosen := configuration(transformers, row)) is not None:
+        options["quantization_config"] = chosen
+    model, info = model_class.from_pretrained(
+        None,
+        config=_config(model_class, reading),
+        state_dict=reading.handles(reading.checkpoint.entries),
+        dtype=compute_dtype(row.compute),
+        device_map={"": reading.device},
+        output_loading_info=True,
+        **options,
+    )
+    if missing := sorted(info["missing_keys"]):
+        # transformers fills what is missing with random numbers and goes on.
+        raise WeightsInvalidError(
+            f"{reading.part} lacks {len(missing)} tensors, such as {missing[0]}.", _OTHER_ENCODER
+        )
+    cast_storage(model, row)
+    return model
+
+
+def _config(model_class: Any, reading: TensorReading) -> Any:
+    return model_class.config_class.from_pretrained(str(reading.config), local_files_only=True)
+
+
+def _load_packed(model_class: Any, reading: TensorReading, row: Format) -> Any:
+    """Build an encoder whose matrices stay packed: each is unpacked while it works.
+
+    transformers' own GGUF loading unpacks all of them for good.
+    """
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        model = model_class(_config(model_class, reading))
+    model.tie_weights()
+    entries = _by_parameter(model_class, model, reading)
+    handles = reading.handles(entries)
+    for name, parameter in list(model.named_parameters()):
+        entry = entries[name]
+        if entry.shape != tuple(parameter.shape):
+            raise WeightsInvalidError(
+                f"{reading.part}: {entry.name} is {entry.shape}, not {tuple(parameter.shape)}.",
+                _OTHER_ENCODER,
+            )
+        _set_packed(model, name, handles[name][...], row)
+    model.tie_weights()
+    # Tables that were computed, not read.
+    for module in model.modules():
+        for buffer_name, buffer in module.named_buffers(recurse=False):
+            setattr(module, buffer_name, buffer.to(reading.device))
+    return model.eval()
+
+
+_OTHER_ENCODER = "It is another encoder's file; get the one that this model was trained with."
+
+
+def _by_parameter(model_class: Any, model: Any, reading: TensorReading) -> dict[str, TensorEntry]:
+    """Find the tensor of each parameter.
+
+    Raises:
+        WeightsInvalidError: one is missing.
+    """
+    import gguf
+
+    architecture = GGUF_ARCHITECTURES.get(model_class.__name__)
+    if architecture is None:
+        raise WeightsInvalidError(
+            f"{model_class.__name__} is not read from GGUF files.",
+            "Give its folder in safetensors, and a text precision that is made while loading.",
+        )
+    names = gguf.get_tensor_name_map(
+        getattr(gguf.MODEL_ARCH, architecture), model.config.num_hidden_layers
+    )
+    found, missing = {}, []
+    for name, _ in model.named_parameters():
+        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if theirs is None or theirs not in reading.checkpoint.entries:
+            missing.append(name)
+        else:
+            found[name] = reading.checkpoint.entries[theirs]
+    if missing:
+        raise WeightsInvalidError(
+            f"{reading.part} lacks {len(missing)} tensors, such as {missing[0]}.", _OTHER_ENCODER
+        )
+    return found
+
+
+def _set_packed(model: Any, name: str, tensor: Any, row: Format) -> None:
+    """Put a tensor in its place: matrices of linear layers as they are, others unpacked."""
+    import torch
+    from diffusers.quantizers.gguf.utils import (
+        GGUFLinear,
+        GGUFParameter,
+        dequantize_gguf_tensor,
+    )
+
+    dtype = compute_dtype(row.compute)
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    if isinstance(module, torch.nn.Linear) and isinstance(tensor, GGUFParameter):
+        packed = GGUFLinear(
+            module.in_features, module.out_features, bias=False, compute_dtype=dtype, device="meta"
+        )
+        # Bytes under the name of int8: T5 brings its input to the type of a weight, unless that is
+        # int8 (transformers 5.23, T5DenseGatedActDense).
+        packed.weight = GGUFParameter(tensor.view(torch.int8), quant_type=tensor.quant_type)
+        parent, _, child = path.rpartition(".")
+        setattr(model.get_submodule(parent), child, packed)
+        return
+    wide = dequantize_gguf_tensor(tensor).to(dtype)
+    setattr(module, leaf, torch.nn.Parameter(wide, requires_grad=False))

@@ -1,0 +1,117 @@
+"""The files of a part -> the part, loaded; and a pipeline made of loaded parts.
+
+Keeps nothing; residency.py decides what is loaded and for how long. How a file becomes a model is
+known in formats/.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flux_mcp.errors import WeightsInvalidError
+from flux_mcp.models.formats import Format, format_of
+from flux_mcp.models.parts import Precision
+from flux_mcp.pipelines.device import is_out_of_memory
+from flux_mcp.pipelines.loading.checkpoints import (
+    FetchedTensors,
+    TensorReading,
+    open_checkpoint,
+)
+from flux_mcp.pipelines.loading.denoisers import load_denoiser
+from flux_mcp.pipelines.loading.encoders import load_encoder
+from flux_mcp.pipelines.loading.fetching import make_room
+from flux_mcp.pipelines.loading.part_files import (
+    ALLOWED_CLASSES,
+    DOWNLOAD_AGAIN,
+    PartFiles,
+    first_line,
+    is_read_by_tensor,
+)
+from flux_mcp.pipelines.loading.progress import ReadProgress
+from flux_mcp.pipelines.loading.quantisers import compute_dtype
+
+
+def load_part(
+    part: PartFiles,
+    precision: Precision,
+    device: str = "cpu",
+    report: Callable[[str], None] = lambda _message: None,
+    made_on: str | None = None,
+    fetched: FetchedTensors | None = None,
+) -> Any:
+    """Load one part.
+
+    Args:
+        part: Its files.
+        precision: What it is to be held in.
+        device: Where the transformer and the large text encoder are put; others to the CPU.
+        report: Told how much is read, at most four times a second; may raise to stop.
+        made_on: Another device, that makes the transformer's weights, a block at a time.
+        fetched: What was read of its files before.
+
+    Raises:
+        WeightsInvalidError: the files are damaged, incomplete, or another model's.
+        MemoryError: (or torch's own) the machine has no memory left.
+    """
+    module, loader = ALLOWED_CLASSES[part.library, part.class_name]
+    part_class = getattr(importlib.import_module(module), part.class_name)
+    row = format_of(precision)
+    progress = ReadProgress(f"loading {part.name}", report)
+    try:
+        if is_read_by_tensor(part):
+            with open_checkpoint(part.files) as checkpoint:
+                fetched = FetchedTensors() if fetched is None else fetched
+                if device == "cpu":
+                    make_room(fetched, part.files)
+                reading = TensorReading(
+                    part.name, part.folder, checkpoint, device, progress, fetched
+                )
+                if loader == "denoiser":
+                    return load_denoiser(part_class, reading, row, made_on)
+                return load_encoder(part_class, reading, row)
+        return _load_whole(part_class, part, row)
+    except WeightsInvalidError:
+        raise
+    except Exception as error:
+        if progress.stopped is not None:
+            # transformers may have put what stopped it into an error of its own.
+            raise progress.stopped from None
+        if is_out_of_memory(error):
+            raise
+        raise WeightsInvalidError(
+            f"{part.name} cannot be loaded: {type(error).__name__}: {first_line(error)}",
+            DOWNLOAD_AGAIN,
+        ) from error
+
+
+def _load_whole(part_class: Any, part: PartFiles, row: Format) -> Any:
+    """Load a part as its library does: small ones, and those that are stored quantised."""
+    options: dict[str, Any] = {"local_files_only": True}
+    if part.loader == "plain":
+        return part_class.from_pretrained(str(part.folder), **options)
+    # Without dtype, diffusers loads fp32 and transformers what the checkpoint says; the first
+    # step then fails on mixed types.
+    options |= {"dtype": compute_dtype(row.compute), "use_safetensors": True}
+    model, info = part_class.from_pretrained(str(part.folder), output_loading_info=True, **options)
+    if info["missing_keys"]:
+        # transformers fills what is missing with random numbers and goes on.
+        missing = sorted(info["missing_keys"])
+        raise WeightsInvalidError(
+            f"{part.name} lacks {len(missing)} tensors, such as {missing[0]}.", DOWNLOAD_AGAIN
+        )
+    return model
+
+
+def make_pipeline(
+    class_name: str, parts: Mapping[str, Any], options: Mapping[str, bool] | None = None
+) -> Any:
+    """Put parts together with the plain constructor.
+
+    Never `from_pipe`: it recasts the shared parts in place and shares the scheduler
+    (diffusers 0.42.1).
+    """
+    import diffusers
+
+    pipeline = getattr(diffusers, class_name)(**parts, **(options or {}))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,153 @@
+"""What a row's pipeline consists of on disk, by content; and the pipeline made of loaded parts.
+
+Keeps nothing: residency.py decides what is loaded.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flux_mcp.models.hub.cache import Snapshot, require_snapshot
+from flux_mcp.models.registry import ModelSpec, Registry
+from flux_mcp.pipelines.loading.control_loras import ControlLora, open_control_lora
+from flux_mcp.pipelines.loading.fingerprints import Fingerprints
+from flux_mcp.pipelines.loading.loaders import load_part, make_pipeline
+from flux_mcp.pipelines.loading.part_files import (
+    PartFiles,
+    list_parts,
+    part_precision,
+    pipeline_options,
+)
+from flux_mcp.pipelines.loading.quantisers import require_classes
+from flux_mcp.settings.settings import Settings
+
+TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+"""What turns a prompt into embeddings; FLUX.2 has the first two."""
+
+Report = Callable[[str], None]
+"""Told what is being loaded ('loading transformer, 412 of 1,234 MB, 33 %'); may raise to stop the
+loading."""
+
+
+@dataclass(frozen=True)
+class PipelineFiles:
+    """The parts of one row, each with a key that says what it holds."""
+
+    spec: ModelSpec
+    drawing: ModelSpec
+    """The row that draws: itself, or the one it names as its base, held as it is."""
+    snapshot: Snapshot
+    """Of the row that draws."""
+    own: tuple[PartFiles, ...]
+    drawn_by: tuple[PartFiles, ...]
+    """Parts of the pipeline that denoises; the same as `own` without a base."""
+    lora: ControlLora | None = None
+    """What is merged onto the base's transformer, where the row is a LoRA."""
+    keys: Mapping[PartFiles, str] = field(default_factory=dict)
+    """Of each that can be shared; empty until its files were read."""
+
+    @property
+    def parts(self) -> tuple[PartFiles, ...]:
+        """All of them."""
+        return self.own if self.drawing is self.spec else (*self.own, *self.drawn_by)
+
+    @property
+    def pipeline(self) -> str:
+        """The class of the pipeline that denoises."""
+        return (self.drawing if self.lora is None else self.spec).pipeline
+
+    @property
+    def texts(self) -> dict[PartFiles, str]:
+        """What encodes prompts, in the order of `TEXT_PARTS`."""
+        named = {part.name: part for part in self.drawn_by if part.name in TEXT_PARTS}
+        return {named[name]: self.keys[named[name]] for name in TEXT_PARTS if name in named}
+
+    @property
+    def to_load(self) -> dict[PartFiles, str]:
+        """All but what encodes prompts: that may not be asked for."""
+        texts = self.texts
+        return {part: key for part, key in self.keys.items() if part not in texts}
+
+    def part(self, name: str) -> PartFiles:
+        """Return a part of the pipeline that denoises."""
+        return next(part for part in self.drawn_by if part.name == name)
+
+
+def find_files(
+    spec: ModelSpec,
+    registry: Registry,
+    settings: Settings,
+    fingerprints: Fingerprints,
+    report: Report,
+) -> PipelineFiles:
+    """Look at a row's files, and name each part by its class, content and precision.
+
+    Raises:
+        WeightsMissingError: they are not on this disk.
+        WeightsInvalidError: they are not what the row promises.
+        ExtraMissingError: a package that one needs is missing.
+    """
+    files = list_files(spec, registry, settings)
+    require_classes(part.class_name for part in (*files.own, *files.drawn_by))
+    return replace(files, keys=name_by_content(files.parts, spec, fingerprints, report))
+
+
+def list_files(spec: ModelSpec, registry: Registry, settings: Settings) -> PipelineFiles:
+    """Find a row's files; their weights are not read.
+
+    Raises:
+        WeightsMissingError: they are not on this disk.
+        WeightsInvalidError: they are not what the row promises.
+    """
+    snapshot = require_snapshot(spec, registry, settings)
+    own = () if spec.lora else list_parts(spec, snapshot)
+    merged_onto = snapshot if spec.lora else None
+    drawing, drawn_by = spec, own
+    if spec.base is not None:
+        base = registry.find("text2img", spec.base)
+        held = {"precision": spec.precision, "text_precision": spec.text_precision}
+        drawing = base.model_copy(update=held)
+        snapshot = require_snapshot(drawing, registry, settings)
+        drawn_by = list_parts(drawing, snapshot)
+    transformer = next(part for part in drawn_by if part.name == "transformer")
+    lora = None if merged_onto is None else open_control_lora(spec, merged_onto, transformer)
+    return PipelineFiles(spec, drawing, snapshot, own, drawn_by, lora)
+
+
+def name_by_content(
+    parts: Sequence[PartFiles], spec: ModelSpec, fingerprints: Fingerprints, report: Report
+) -> Mapping[PartFiles, str]:
+    """Name each shareable part; schedulers are not."""
+    report("checking weights")
+    keys = {}
+    for part in parts:
+        if part.name != "scheduler":
+            content = fingerprints.part(part.folder, part.file, report)
+            keys[part] = part_key(part, spec, content)
+    return keys
+
+
+def part_key(part: PartFiles, spec: ModelSpec, content: str) -> str:
+    """Name a part by its class, its precision and the fingerprint of its files."""
+    return f"{part.class_name}:{part_precision(part, spec)}:{content}"
+
+
+def assemble(
+    files: PipelineFiles, parts: Mapping[PartFiles, Any], transformer: Any
+) -> tuple[Any, Any | None]:
+    """Make the pipeline that denoises, without text encoders, and a prior if the row is one.
+
+    Args:
+        files: What it consists of.
+        parts: Every part of `files.to_load`, loaded.
+        transformer: What denoises: that of `parts`, or a LoRA merged onto it.
+    """
+    schedulers = [part for part in files.drawn_by if part.name == "scheduler"]
+    pipe_parts = {part.name: parts[part] for part in files.drawn_by if part in parts}
+    pipe_parts |= {part.name: load_part(part, files.spec.precision) for part in schedulers}
+    pipe_parts |= {part.name: None for part in files.texts}
+    pipe_parts["transformer"] = transformer
+    pipe = make_pipeline(files.pipeline, pipe_parts, pipeline_options(files.snapshot))
+    if files.drawing is files.spec or files.lora is not None:
+        return pipe, None
+    return pipe, make_pipeline(files.spec.pipeline, {p.name: parts[p] for p in files.own})

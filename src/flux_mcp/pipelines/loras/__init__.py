@@ -1,0 +1,1 @@
+"""LoRAs on loaded transformers."""

@@ -1,1 +1,0 @@
-"""Where weights are, on the card, in main memory or on disk; and how they get there."""

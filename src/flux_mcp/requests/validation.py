@@ -1,0 +1,224 @@
+"""What the fields of requests are made of, and how each is refused. Pure."""
+
+import json
+from difflib import get_close_matches
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from flux_mcp.errors import (
+    InvalidRequestError,
+    InvalidSizeError,
+    PromptTooLongError,
+    RequestError,
+)
+
+MAX_PROMPT_CHARACTERS = 2000
+MAX_COUNT = 8
+MAX_LORAS = 8
+MAX_WAIT_S = 230
+MAX_SEED = 2**53 - 1 - MAX_COUNT
+"""Seeds travel as JSON numbers, which clients in JavaScript hold exactly up to 2**53 - 1."""
+
+
+def parse_json_text(value: object) -> object:
+    """Accept a list or object sent as JSON text: some clients quote structured arguments."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+class MistakeError(ValueError):
+    """A complaint that knows what to do instead."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def _is_control(character: str) -> bool:
+    code = ord(character)
+    return (code < 0x20 and character not in "\t\n\r") or 0x7F <= code <= 0x9F  # noqa: PLR2004
+
+
+def printable(value: str) -> str:
+    """Refuse control characters: no encoder reads them, metadata and terminals break on them."""
+    if any(map(_is_control, value)):
+        raise MistakeError(
+            "contains control characters", "Remove them; line breaks and tabs may stay."
+        )
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise MistakeError(
+            "contains half a character (a lone surrogate)", "Send whole Unicode characters."
+        )
+    return value
+
+
+def not_blank(value: str) -> str:
+    """Refuse what has no words in it."""
+    if not value.strip():
+        raise MistakeError("is blank", "Say in words what the image shows.")
+    return value
+
+
+Real = Annotated[float, Field(allow_inf_nan=False)]
+Words = Annotated[str, AfterValidator(printable)]
+Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(printable)]
+ModelId = Annotated[str, Field(max_length=100), AfterValidator(printable)]
+Key = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
+Prompt = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS),
+    AfterValidator(printable),
+    AfterValidator(not_blank),
+]
+
+
+class Request(BaseModel):
+    """Base of every request: closed, and strict about truth values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, data: Any) -> Any:
+        """Refuse `steps: true`, which Python would take for 1."""
+        if isinstance(data, dict):
+            for name, value in data.items():
+                field = cls.model_fields.get(name)
+                if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                    raise MistakeError(f"{name} must not be true or false", field.description or "")
+        return data
+
+
+M = TypeVar("M", bound=BaseModel)
+Where = tuple[int | str, ...]
+
+_CODES: dict[tuple[str, str], type[RequestError]] = {
+    ("prompt", "string_too_long"): PromptTooLongError,
+    ("negative_prompt", "string_too_long"): PromptTooLongError,
+    ("prompt", "too_long"): PromptTooLongError,
+    ("negative_prompt", "too_long"): PromptTooLongError,
+    ("aspect_ratio", "literal_error"): InvalidSizeError,
+    ("width", "*"): InvalidSizeError,
+    ("height", "*"): InvalidSizeError,
+}
+_NAMES_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    # What diffusers and hosted APIs call our arguments: models that know those use them.
+    "num_inference_steps": ("steps",),
+    "sampling_steps": ("steps",),
+    "guidance_scale": ("guidance",),
+    "cfg_scale": ("guidance",),
+    "true_cfg_scale": ("negative_prompt",),
+    "num_images_per_prompt": ("count",),
+    "num_images": ("count",),
+    "batch_size": ("count",),
+    "n": ("count",),
+    "generator": ("seed",),
+    "size": ("width", "aspect_ratio"),
+    "resolution": ("width", "aspect_ratio"),
+    "image": ("images",),
+    "input_image": ("image", "images"),
+    "image_path": ("image", "images"),
+    "image_url": ("image", "images"),
+    "init_image": ("image", "images"),
+    "mask_image": ("mask",),
+    "control_type": ("structure",),
+    "text": ("query", "prompt"),
+    "timeout": ("wait_s",),
+    "id": ("job_id",),
+}
+
+
+def parse_request(model: type[M], arguments: dict[str, Any]) -> M:
+    """Validate raw arguments.
+
+    Raises:
+        RequestError: the first thing that is wrong, with what to do instead.
+    """
+    try:
+        return model.model_validate(arguments)
+    except ValidationError as error:
+        raise explain(error, model) from error
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> RequestError:
+    """Turn the first of pydantic's complaints into one of our errors."""
+    detail = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in detail["loc"]) or "arguments"
+    field = str(detail["loc"][0]) if detail["loc"] else ""
+    kind = _CODES.get((field, detail["type"])) or _CODES.get((field, "*")) or InvalidRequestError
+    if detail["type"] == "extra_forbidden":
+        return InvalidRequestError(
+            f"There is no argument '{where}'.", _nearest(detail["loc"], model)
+        )
+    if kind is PromptTooLongError:
+        message = f"{field} is longer than {MAX_PROMPT_CHARACTERS} characters"
+        return kind(f"{message}.", "Say it shorter; the text encoders cut long prompts anyway.")
+    message = _message(detail)
+    if where == "arguments":
+        return kind(f"{message[:1].upper()}{message[1:]}.", _hint(detail, model))
+    return kind(f"{where}: {message}.", _hint(detail, model))
+
+
+def _message(detail: Any) -> str:
+    if detail["type"] in ("model_type", "model_attributes_type"):
+        return "Input should be an object"
+    return str(detail["msg"]).removeprefix("Value error, ")
+
+
+def _hint(detail: Any, model: type[BaseModel]) -> str:
+    context = detail.get("ctx") or {}
+    mistake = context.get("error")
+    if isinstance(mistake, MistakeError):
+        return mistake.hint
+    if detail["type"] == "literal_error":
+        return f"Use {context['expected']}."
+    field = _field(detail["loc"], model)
+    about = (field.description if field is not None else None) or "Correct it and call again."
+    if detail["type"] == "missing":
+        return f"Give a value for it. {about}"
+    if detail["input"] is None and field is not None and not field.is_required():
+        return "Leave it out instead of null."
+    return about
+
+
+def _nearest(where: Where, model: type[BaseModel]) -> str:
+    owner = _owner(where, model)
+    known = list(owner.model_fields)
+    name = str(where[-1])
+    ours = [one for one in _NAMES_ELSEWHERE.get(name.lower(), ()) if one in known]
+    close = ours[:1] or get_close_matches(name.lower(), known, n=1)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Arguments: {', '.join(known)}."
+
+
+def _field(where: Where, model: type[BaseModel]) -> FieldInfo | None:
+    """Return the field a complaint is about: the innermost one that has a description."""
+    for length in range(len(where), 0, -1):
+        owner = _owner(where[:length], model)
+        field = owner.model_fields.get(str(where[length - 1]))
+        if field is not None and field.description:
+            return field
+    return None
+
+
+def _owner(where: Where, model: type[BaseModel]) -> type[BaseModel]:
+    """Return the model the last part of `where` belongs to, following nested models."""
+    for part in where[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is not None:
+            model = _model_in(field.annotation) or model
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(inner) for inner in get_args(annotation))
+    return next((inner for inner in found if inner is not None), None)

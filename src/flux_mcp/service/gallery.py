@@ -1,0 +1,70 @@
+"""GalleryReader: the use cases of finished images: find them, read their files.
+
+Owns nothing; rows are the gallery's, files the image files'.
+"""
+
+import asyncio
+from pathlib import Path
+
+from flux_mcp.gallery.search import SearchFilter
+from flux_mcp.gallery.store import ImageRecord
+from flux_mcp.principals import only
+from flux_mcp.requests.schemas import SearchRequest
+from flux_mcp.service.answers import SearchAnswer
+from flux_mcp.service.runtime import Runtime
+from flux_mcp.service.views import image_answer
+
+
+class GalleryReader:
+    """Search the gallery, look up an image, read it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def search(self, request: SearchRequest) -> SearchAnswer:
+        """Return a page of finished images, newest first.
+
+        Raises:
+            InvalidCursorError: the cursor is not one of ours, or belongs to another search.
+            InvalidRequestError: a date cannot be read.
+        """
+        await self._runtime.open()
+        wanted = SearchFilter(principal=only(), **request.model_dump(exclude={"preview"}))
+        page = await self._runtime.database.call(self._runtime.rooms.gallery.search, wanted)
+        return SearchAnswer(
+            images=tuple(image_answer(record, self._runtime.files) for record in page.images),
+            next_cursor=page.next_cursor,
+        )
+
+    async def find_image(self, image_id: str) -> ImageRecord:
+        """Return one gallery row.
+
+        Raises:
+            UnknownImageError: there is none with that id.
+        """
+        await self._runtime.open()
+        return await self._runtime.database.call(self._runtime.rooms.gallery.find, image_id, only())
+
+    async def image_path(self, image_id: str) -> Path:
+        """Return the PNG file of a gallery image."""
+        return self._runtime.files.path_of((await self.find_image(image_id)).file)
+
+    async def read_image(self, image_id: str) -> bytes:
+        """Return the PNG of a gallery image.
+
+        Raises:
+            UnknownImageError: there is none with that id.
+            StorageError: its file is gone.
+        """
+        record = await self.find_image(image_id)
+        return await asyncio.to_thread(self._runtime.files.read, record.file)
+
+    async def read_thumbnail(self, image_id: str) -> bytes:
+        """Return the WebP thumbnail of a gallery image.
+
+        Raises:
+            UnknownImageError: there is none with that id.
+            StorageError: its file is gone.
+        """
+        record = await self.find_image(image_id)
+        return await asyncio.to_thread(self._runtime.files.read, record.thumbnail)

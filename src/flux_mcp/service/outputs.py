@@ -1,0 +1,135 @@
+"""GallerySink: finished images of the executor -> files and gallery rows, and what they took.
+
+Owns no state.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from flux_mcp.gallery.files import ImageFiles
+from flux_mcp.gallery.provenance import ImageProvenance, to_metadata
+from flux_mcp.gallery.store import Gallery, ImageRecord, new_image_id
+from flux_mcp.jobs.job import utc_now
+from flux_mcp.jobs.measurements import Measurements
+from flux_mcp.jobs.saving import Drawn
+from flux_mcp.jobs.scheduler import TimedJob
+from flux_mcp.models.parts import load_parts
+from flux_mcp.models.planning.speed import Figure
+from flux_mcp.models.registry import Registry
+from flux_mcp.requests.plan import load_of_plan
+from flux_mcp.storage.database import DatabaseThread
+from flux_mcp.worker_protocol.messages import GeneratedImage, pipeline_key
+
+
+@dataclass(frozen=True)
+class GallerySink:
+    """Implements the queue's `ResultSink`."""
+
+    gallery: Gallery
+    files: ImageFiles
+    database: DatabaseThread
+    registry: Registry
+    measurements: Measurements
+
+    async def save(self, drawn: Drawn) -> None:
+        """Make every image durable: file first, then row.
+
+        An image an earlier attempt already saved is left as it is: it has the same pixels.
+
+        Raises:
+            StorageError: the disk or the database refused.
+        """
+        saved = {
+            record.index for record in await self.database.call(self.gallery.of_job, drawn.job.id)
+        }
+        for image, pixels in drawn.images:
+            if image.index in saved:
+                continue
+            provenance = self._provenance(drawn, image)
+            files = await asyncio.to_thread(
+                self.files.save,
+                provenance.id,
+                provenance.created_at,
+                pixels,
+                image.width,
+                image.height,
+                to_metadata(provenance),
+            )
+            record = ImageRecord(
+                **provenance.model_dump(),
+                principal=drawn.job.principal,
+                file=files.file,
+                thumbnail=files.thumbnail,
+                sha256=files.sha256,
+                pixels_sha256=files.pixels_sha256,
+                size_bytes=files.size_bytes,
+            )
+            await self.database.call(self.gallery.add, record)
+        # Steps that were skipped say nothing about those of the next job.
+        if not saved and drawn.job.plan.switches.step_cache == "none":
+            await self.database.call(
+                self.measurements.add,
+                drawn.environment.device_name,
+                figure_of(drawn, self.registry),
+                timed(drawn),
+            )
+
+    def _provenance(self, drawn: Drawn, image: GeneratedImage) -> ImageProvenance:
+        job, plan = drawn.job, drawn.job.plan
+        return ImageProvenance(
+            id=new_image_id(),
+            job_id=job.id,
+            index=image.index,
+            kind=plan.kind,
+            prompt=plan.texts[image.index],
+            composed=job.composed[image.index] if job.composed else None,
+            negative_prompt=plan.negative_prompt,
+            model=plan.model,
+            revision=plan.revision,
+            weights_sha256=drawn.done.weights_sha256,
+            precision=plan.precision,
+            loras=[lora.model_dump() for lora in plan.loras],
+            seed=image.seed,
+            plan=plan.model_dump(mode="json"),
+            width=image.width,
+            height=image.height,
+            parents=plan.parents,
+            session=job.session,
+            stage=job.stage,
+            licence=self.registry.find(plan.kind, plan.model).licence,
+            environment=drawn.environment.model_dump(mode="json"),
+            seconds=image.seconds,
+            created_at=utc_now(),
+        )
+
+    async def save_preview(self, job_id: str, preview: bytes) -> None:
+        """Replace the preview of a running job."""
+        await asyncio.to_thread(self.files.save_preview, job_id, preview)
+
+    async def drop_preview(self, job_id: str) -> None:
+        """Remove the preview of a job that no longer runs."""
+        await asyncio.to_thread(self.files.drop_preview, job_id)
+
+
+def timed(drawn: Drawn) -> TimedJob:
+    """Return what a finished job took, for the order of later ones."""
+    load_s = None if drawn.load is None else drawn.done.load_s
+    return TimedJob(pipeline_key(drawn.job.plan), drawn.done.draw_s, drawn.load, load_s)
+
+
+def figure_of(drawn: Drawn, registry: Registry) -> Figure:
+    """Return what a finished job took, for the plans of later ones.
+
+    Its peak counts only where nothing else was loaded beside it.
+    """
+    plan, done = drawn.job.plan, drawn.done
+    peak_gib = done.peak_gib if len(done.loaded) == 1 else None
+    return Figure(
+        model=plan.model,
+        kind=plan.kind,
+        precision=plan.precision,
+        placement=plan.placement,
+        megapixels=load_of_plan(plan, registry.find(plan.kind, plan.model)).token_megapixels,
+        seconds_per_step=done.draw_s / plan.total_steps,
+        peak_gib=None if peak_gib is None else peak_gib + load_parts().machine.context_gib,
+    )

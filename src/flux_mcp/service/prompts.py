@@ -1,0 +1,127 @@
+"""Wording: what the words of a request come to: its own, or those a pack composes. Owns no state.
+
+Knows packs and requests, and neither models nor images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flux_mcp.compose.audit import audit
+from flux_mcp.compose.blocks import Block
+from flux_mcp.compose.choices import Choice
+from flux_mcp.compose.composer import Composition, draft_from, require_allowed
+from flux_mcp.compose.packs import Defaults, Pack
+from flux_mcp.compose.problems import shorten
+from flux_mcp.requests.schemas import DrawRequest, LoraChoice, PackChoice, tool_of
+
+MAX_WARNINGS = 8
+"""Warnings of the audit among a job's notices; they are stored and told with every answer."""
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The prompts of a request, one for each image, and what they are made of."""
+
+    request: DrawRequest
+    """What was asked, with the pack's own defaults where the caller said nothing."""
+    texts: tuple[str, ...]
+    compositions: tuple[Composition, ...] = ()
+    """One for each image; empty where no pack was named."""
+    notices: tuple[str, ...] = ()
+
+    def reports(self) -> tuple[dict[str, Any], ...]:
+        """Return for each image where the parts of its prompt came from; empty without a pack."""
+        return tuple(one.report() for one in self.compositions)
+
+
+def plain(request: DrawRequest) -> Wording:
+    """Return the request's own words."""
+    return Wording(request, (request.prompt or "",) * request.count)
+
+
+def compose_request(request: DrawRequest, pack: Pack, seed: int, *, refuse: bool) -> Wording:
+    """Return what a pack makes of a request.
+
+    Args:
+        request: What was asked; it names this pack.
+        pack: The pack.
+        seed: Of the first image: decides what `*` takes. Image n is composed with seed + n - 1,
+            so drawn again alone it has the same words.
+        refuse: Whether what the audit refuses is an error; else the findings say so.
+
+    Raises:
+        RequestError: a choice the pack does not have, or a prompt too long or refused.
+    """
+    if request.pack is None:
+        return plain(request)
+    choice = choice_of(request.pack)
+    compositions = [draft_from(pack, choice, seed, index) for index in range(request.count)]
+    if refuse:
+        for composition in compositions:
+            require_allowed(composition)
+    notices = dict.fromkeys(notice for one in compositions for notice in one.notices)
+    notices |= dict.fromkeys(_warnings(compositions))
+    if any(one.audit.verdict == "refuse" for one in compositions):
+        notices["The audit refuses this prompt: without dry_run nothing would be queued."] = None
+    if pack.defaults.kind != request.kind:
+        notices[f"The pack '{pack.name}' is made for {tool_of(pack.defaults.kind)}."] = None
+    return Wording(
+        request=_with_defaults(request, pack.defaults),
+        texts=tuple(one.prompt for one in compositions),
+        compositions=tuple(compositions),
+        notices=tuple(notices),
+    )
+
+
+def choice_of(asked: PackChoice) -> Choice:
+    """Return the argument of a tool as the composer takes it."""
+    return Choice(asked.name, asked.subject, asked.variables, asked.extra or "")
+
+
+def judge_plain(text: str) -> Composition:
+    """Return a prompt without a pack as a composition of one block, judged by no pattern."""
+    block = Block("prompt", text, 0, "argument prompt")
+    return Composition(
+        pack="",
+        version="",
+        digest="",
+        prompt=text,
+        blocks=(block,),
+        fills=(),
+        chosen=(),
+        audit=audit([block], []),
+        defaults=Defaults("text2img"),
+        notices=(),
+    )
+
+
+def _warnings(compositions: Sequence[Composition]) -> Sequence[str]:
+    """Return what the audit warns of; all of it is in a dry run's answer."""
+    warnings = dict.fromkeys(
+        f"'{shorten(one.text)}' in {one.block}: {one.reason.rstrip('.')}."
+        for composition in compositions
+        for one in composition.audit.findings
+        if one.verdict == "warn"
+    )
+    shown, left_out = list(warnings)[:MAX_WARNINGS], len(warnings) - MAX_WARNINGS
+    return [*shown, f"The audit has {left_out} more warnings."] if left_out > 0 else shown
+
+
+def _with_defaults(request: DrawRequest, defaults: Defaults) -> DrawRequest:
+    """Fill in what the pack wants and the caller left open; only for the pack's own kind."""
+    if defaults.kind != request.kind:
+        return request
+    wanted: dict[str, Any] = {}
+    if request.model is None and defaults.model is not None:
+        wanted["model"] = defaults.model
+    if "quality" not in request.model_fields_set and defaults.quality is not None:
+        wanted["quality"] = defaults.quality
+    if request.loras is None and defaults.loras:
+        wanted["loras"] = [
+            LoraChoice(name=lora.name, weight=lora.weight) for lora in defaults.loras
+        ]
+    if request.width is None and request.aspect_ratio is None:
+        sizes = {name: getattr(defaults, name) for name in ("aspect_ratio", "width", "height")}
+        wanted |= {name: value for name, value in sizes.items() if value is not None}
+    return request.model_copy(update=wanted)

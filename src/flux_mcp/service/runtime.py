@@ -1,0 +1,249 @@
+"""Runtime: what a process keeps open on a data folder, and for how long.
+
+Composes database, queue, gallery, downloads and executor; each of those owns its own state, and
+this module owns only their lifetimes. One per process, whatever the transport; the use cases are
+service.py's.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from flux_mcp.errors import InternalError, StorageError
+from flux_mcp.gallery.files import ImageFiles
+from flux_mcp.gallery.store import Gallery
+from flux_mcp.gallery.store import migrate as migrate_gallery
+from flux_mcp.jobs.changes import Changes
+from flux_mcp.jobs.downloads import DownloadStore
+from flux_mcp.jobs.downloads import migrate as migrate_downloads
+from flux_mcp.jobs.estimates import JobTally, Outlook
+from flux_mcp.jobs.executor import ExecutorState, GpuExecutor
+from flux_mcp.jobs.fleet import Fleet, WorkerInfo
+from flux_mcp.jobs.measurements import Measurements
+from flux_mcp.jobs.measurements import migrate as migrate_measurements
+from flux_mcp.jobs.queue import JobQueue
+from flux_mcp.jobs.queue import migrate as migrate_jobs
+from flux_mcp.models.planning.candidates import Machine
+from flux_mcp.models.planning.machine import GpuReader, nvidia_tool
+from flux_mcp.models.planning.speed import Figure
+from flux_mcp.models.registry import Registry
+from flux_mcp.service.outputs import GallerySink
+from flux_mcp.service.views import Views
+from flux_mcp.settings.paths import ensure_dirs
+from flux_mcp.settings.settings import Settings
+from flux_mcp.storage.database import DatabaseThread
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+logger = logging.getLogger(__name__)
+
+SWEEP_AGE_S = 3600.0
+"""Files without a row are removed once they are this old: younger ones may be on their way."""
+
+
+class _Ends(Protocol):
+    """What can be followed: a job, a download."""
+
+    @property
+    def is_final(self) -> bool: ...
+
+
+T = TypeVar("T", bound=_Ends)
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """What there is once the database is open; each is used on its thread only."""
+
+    queue: JobQueue
+    gallery: Gallery
+    views: Views
+    downloads: DownloadStore
+    measurements: Measurements
+    tally: JobTally
+
+
+class Runtime:
+    """Opens and closes what the use cases work with.
+
+    Args:
+        settings: Read once by the caller.
+        registry: The models there are.
+        executes: Whether this process may run jobs; a process that only looks does not.
+        make_fleet: Makes the workers when this process leads.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        *,
+        executes: bool,
+        make_fleet: Callable[[Settings], Fleet],
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.files = ImageFiles(settings.paths)
+        self.database = DatabaseThread(settings.paths.database, _migrate)
+        self.changes = Changes(self.database.data_version)
+        self.executor: GpuExecutor | None = None
+        self.is_ending = False
+        """Whether the server ends: whoever waits is told how far it is, and no job is let go."""
+        self._executes = executes
+        self._make_fleet = make_fleet
+        self._gpus = GpuReader(settings.data_dir, nvidia_tool())
+        self._background: list[asyncio.Task[None]] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._rooms: Rooms | None = None
+
+    @property
+    def rooms(self) -> Rooms:
+        """What there is once it is open.
+
+        Raises:
+            InternalError: it is not.
+        """
+        if self._rooms is None:
+            raise InternalError("A use case ran before the service was open.")
+        return self._rooms
+
+    def open_in_background(self) -> None:
+        """Begin to open; the first use case waits for it. Lets a server answer before the disk."""
+        if self._opening is None:
+            # In a context of its own: what runs in the background acts for no caller.
+            self._opening = asyncio.create_task(
+                self._open(), name="flux-mcp-open", context=Context()
+            )
+
+    async def open(self) -> None:
+        """Open database and gallery and, if this process may, start the executor.
+
+        Raises:
+            StorageError: the data folder cannot be used.
+        """
+        self.open_in_background()
+        if self._opening is not None:
+            try:
+                await asyncio.shield(self._opening)
+            except StorageError:
+                # The next call tries again: a disk may come back.
+                self._opening = None
+                raise
+
+    async def _open(self) -> None:
+        await asyncio.to_thread(ensure_dirs, self.settings.paths)
+        database = await self.database.open()
+        queue = JobQueue(database, self.settings.queue_limit)
+        gallery = Gallery(database)
+        limit = self.settings.queue_limit
+        downloads, measurements = DownloadStore(database), Measurements(database)
+        views = Views(queue, Outlook(database), gallery, self.files, downloads, limit)
+        self._rooms = Rooms(queue, gallery, views, downloads, measurements, JobTally(database))
+        self._background.append(
+            asyncio.create_task(self.changes.watch_other_processes(), name="flux-mcp-changes")
+        )
+        if self._executes:
+            sink = GallerySink(gallery, self.files, self.database, self.registry, measurements)
+            self.executor = GpuExecutor(
+                self.settings,
+                queue,
+                self.database,
+                self.changes,
+                sink,
+                measurements,
+                lambda: self._make_fleet(self.settings),
+            )
+            self.executor.start()
+            self._background.append(asyncio.create_task(self._sweep(), name="flux-mcp-sweep"))
+
+    async def _sweep(self) -> None:
+        removed = 0
+        for month in await asyncio.to_thread(self.files.months):
+            known = await self.database.call(self.rooms.gallery.known_files, month)
+            removed += await asyncio.to_thread(self.files.sweep, month, known, SWEEP_AGE_S)
+        if removed:
+            logger.info("files that no gallery row names were removed", extra={"files": removed})
+
+    def begin_shutdown(self) -> None:
+        """Stop waiting because the server ends: whoever watches a job is told how far it is.
+
+        Jobs of calls that are cut off all the same are kept for later.
+        """
+        self.is_ending = True
+        self.changes.poke()
+
+    async def close(self) -> None:
+        """Stop running jobs (a running one goes back to the queue) and close the database."""
+        if self._opening is not None:
+            with suppress(Exception):
+                await self._opening
+        if self.executor is not None:
+            await self.executor.stop()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.database.close()
+
+    # --- following -----------------------------------------------------------------------------
+
+    async def follow(
+        self, find: Callable[[], Awaitable[T]], timeout_s: float, look_again_s: float = math.inf
+    ) -> AsyncIterator[T]:
+        """Yield what `find` finds now, and again after each change, until it is final.
+
+        Or until the time is up, or this process ends.
+
+        Args:
+            find: Looks it up; what it raises ends this.
+            timeout_s: How long.
+            look_again_s: Looks after so long even if nothing seems to have changed.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        seen: T | None = None
+        while True:
+            ticket = self.changes.ticket()
+            found = await find()
+            if found != seen:
+                seen = found
+                yield found
+            left_s = deadline - loop.time()
+            if found.is_final or left_s <= 0 or self.is_ending:
+                return
+            await self.changes.wait(ticket, min(left_s, look_again_s))
+
+    # --- the GPU ------------------------------------------------------------------------------
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Return the workers of this process; empty when another process leads."""
+        return self.executor.workers() if self.executor is not None else ()
+
+    def executor_state(self) -> ExecutorState:
+        """Return how the executor of this process stands."""
+        return ExecutorState() if self.executor is None else self.executor.state()
+
+    def find_machine(self) -> Machine | None:
+        """Return the GPU that will draw and the machine; `None` where no GPU is known."""
+        workers = self.workers()
+        environment = workers[0].environment if workers else None
+        draws_elsewhere = environment is not None and not environment.device.startswith("cuda")
+        if self.settings.device in ("cpu", "mps") or draws_elsewhere:
+            return None
+        return self._gpus.read(None if environment is None else environment.device_name)
+
+    async def learned(self, gpu: str) -> tuple[Figure, ...]:
+        """Return what finished jobs took on a GPU, newest first."""
+        return await self.database.call(self.rooms.measurements.of_device, gpu)
+
+
+def _migrate(database: "Database") -> None:
+    migrate_jobs(database)
+    migrate_downloads(database)
+    migrate_gallery(database)
+    migrate_measurements(database)

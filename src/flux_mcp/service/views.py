@@ -1,0 +1,214 @@
+"""Views: what callers are told of jobs, the queue and images, read from where those are kept.
+
+Owns nothing. `Views` runs on the database thread.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from flux_mcp.compose.audit import Finding
+from flux_mcp.compose.composer import Composition
+from flux_mcp.compose.problems import shorten
+from flux_mcp.compose.tokens import TokenCount
+from flux_mcp.gallery.files import ImageFiles
+from flux_mcp.gallery.store import Gallery, ImageRecord
+from flux_mcp.jobs.downloads import Download, DownloadStore
+from flux_mcp.jobs.estimates import Line, Outlook
+from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.queue import JobReader
+from flux_mcp.requests.schemas import DrawRequest
+from flux_mcp.service.answers import (
+    ComposedAnswer,
+    FindingAnswer,
+    ImageAnswer,
+    JobAnswer,
+    LoraAnswer,
+    PlanAnswer,
+    QueueAnswer,
+    QueuedJobAnswer,
+    TokensAnswer,
+    UsedLoraAnswer,
+)
+from flux_mcp.service.planner import Decision
+from flux_mcp.service.prompts import judge_plain
+
+MAX_LISTED = 200
+"""Lines of the queue in one answer: a result stays below a megabyte however long the queue is."""
+MAX_FINDINGS = 24
+"""Of the audit in one answer, shared by its prompts; for the same reason."""
+LONGEST_FINDING = 600
+"""Characters of each text of a finding; a regular expression may match a whole prompt."""
+_SEVERITY = ("refuse", "warn", "advice")
+
+
+def image_uri(image_id: str) -> str:
+    """Return the resource URI of a gallery image."""
+    return f"flux://images/{image_id}"
+
+
+def image_answer(record: ImageRecord, files: ImageFiles) -> ImageAnswer:
+    """Return what callers are told of an image."""
+    return ImageAnswer(
+        id=record.id,
+        uri=image_uri(record.id),
+        path=str(files.path_of(record.file)),
+        thumbnail_uri=f"{image_uri(record.id)}/thumbnail",
+        width=record.width,
+        height=record.height,
+        seed=record.seed,
+        model=record.model,
+        loras=tuple(UsedLoraAnswer.model_validate(one) for one in record.loras),
+        kind=record.kind,
+        prompt=record.prompt,
+        sha256=record.sha256,
+        pixels_sha256=record.pixels_sha256,
+        parents=record.parents,
+        job_id=record.job_id,
+        session=record.session,
+        rating=record.rating,
+        seconds=record.seconds,
+        licence=record.licence,
+        created_at=record.created_at,
+    )
+
+
+def download_answer(download: Download) -> JobAnswer:
+    """Return what a caller that asks for a job is told of a download."""
+    return JobAnswer(
+        job_id=download.id,
+        status=download.status,
+        phase=download.phase,
+        step=download.step,
+        total_steps=download.total_steps,
+        eta_s=None if download.eta_s is None else round(download.eta_s, 2),
+        model=", ".join(download.models),
+        message=download.message,
+        error=download.error,
+    )
+
+
+class Views:
+    """Reads queue and gallery, and says what callers are told."""
+
+    def __init__(
+        self,
+        jobs: JobReader,
+        outlook: Outlook,
+        gallery: Gallery,
+        files: ImageFiles,
+        downloads: DownloadStore,
+        limit: int,
+    ) -> None:
+        self._jobs = jobs
+        self._outlook = outlook
+        self._gallery = gallery
+        self._files = files
+        self._downloads = downloads
+        self._limit = limit
+
+    def job(self, job: Job) -> JobAnswer:
+        """Return what a caller is told of a job."""
+        images = self._gallery.of_job(job.id) if job.status == "completed" else ()
+        eta_s = self._outlook.end_s(job)
+        return JobAnswer(
+            job_id=job.id,
+            status=job.status,
+            phase=job.phase,
+            step=job.step,
+            total_steps=job.total_steps,
+            position=self._jobs.position(job),
+            eta_s=None if eta_s is None else round(eta_s, 2),
+            kind=job.kind,
+            model=job.model,
+            quality=job.plan.quality,
+            seed=job.plan.seeds[0],
+            prompt=job.plan.prompt,
+            pack=_pack_of(job.composed),
+            session=job.session,
+            notices=job.notices,
+            error=job.error,
+            images=tuple(image_answer(record, self._files) for record in images),
+        )
+
+    def queue(self, principal: str | None = None) -> QueueAnswer:
+        """Return who runs, who waits, how long; with a principal, the lines are its own only."""
+        return QueueAnswer(
+            depth=self._outlook.depth(),
+            limit=self._limit,
+            wait_s=self._outlook.start_s(),
+            jobs=tuple(_line(line) for line in self._outlook.lines(principal, MAX_LISTED)),
+            downloads=tuple(one.id for one in self._downloads.running() if principal is None),
+        )
+
+    def dry_run(self, request: DrawRequest, decision: Decision) -> JobAnswer:
+        """Return a plan nobody queued, with the estimates for it."""
+        plan = decision.plan
+        found = PlanAnswer(
+            composed=composed_answers(decision),
+            plan=plan.model_dump(mode="json"),
+            loras=tuple(LoraAnswer.of(lora).model_dump(mode="json") for lora in decision.loras),
+            draw_s=decision.expected_s if (known := self._outlook.draw_s(plan)) is None else known,
+            start_s=self._outlook.start_s(),
+        )
+        return JobAnswer(
+            total_steps=plan.total_steps,
+            kind=plan.kind,
+            model=plan.model,
+            quality=plan.quality,
+            seed=plan.seeds[0],
+            prompt=plan.prompt,
+            pack=_pack_of(decision.wording.reports()),
+            session=request.session,
+            notices=decision.notices,
+            dry_run=found,
+        )
+
+
+def composed_answers(decision: Decision) -> tuple[ComposedAnswer, ...]:
+    """Return each different prompt of a decision, with its audit and its tokens."""
+    different = {one.prompt: one for one in decision.wording.compositions}
+    if not different:
+        different = {text: judge_plain(text) for text in decision.plan.texts if text}
+    tokens = dict(zip(dict.fromkeys(decision.plan.texts), decision.tokens, strict=True))
+    most = MAX_FINDINGS // max(1, len(different))
+    return tuple(_composed(one, tokens[text], most) for text, one in different.items())
+
+
+def _composed(one: Composition, tokens: Sequence[TokenCount], most: int) -> ComposedAnswer:
+    found = one.audit.findings
+    kept = sorted(found, key=lambda finding: _SEVERITY.index(finding.verdict))[:most]
+    return ComposedAnswer(
+        prompt=one.prompt,
+        verdict=one.audit.verdict,
+        findings=tuple(_finding(finding) for finding in found if finding in kept),
+        more_findings=len(found) - len(kept),
+        report=one.report() if one.pack else {},
+        tokens=tuple(
+            TokensAnswer(
+                encoder=count.encoder,
+                tokens=count.tokens,
+                limit=count.limit,
+                exact=count.is_exact,
+                cut=count.cut,
+            )
+            for count in tokens
+        ),
+    )
+
+
+def _finding(finding: Finding) -> FindingAnswer:
+    return FindingAnswer(
+        **{
+            name: shorten(value, LONGEST_FINDING) if isinstance(value, str) else value
+            for name, value in asdict(finding).items()
+        }
+    )
+
+
+def _pack_of(reports: Sequence[Mapping[str, Any]]) -> str | None:
+    return f"{reports[0]['pack']} {reports[0]['version']}" if reports else None
+
+
+def _line(line: Line) -> QueuedJobAnswer:
+    return QueuedJobAnswer(**asdict(line))

@@ -1,0 +1,1 @@
+"""What can be set: settings, configuration files, folders, environment, installation."""

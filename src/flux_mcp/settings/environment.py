@@ -1,0 +1,51 @@
+"""Environment variables: the only reader of them, beside pydantic-settings below `Settings`.
+
+Owns nothing. What the settings are called as variables is in config.py; which variables a process
+that we start gets is in jobs/environments.py.
+"""
+
+import os
+from typing import TextIO
+
+
+def all_variables() -> dict[str, str]:
+    """Return every variable of this process, to look through or to hand on."""
+    return dict(os.environ)
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Whether to write colours: to a terminal, unless NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def has_width() -> bool:
+    """Whether COLUMNS says how wide what is printed may be."""
+    return "COLUMNS" in os.environ
+
+
+def traces_are_asked_for() -> bool:
+    """Whether OpenTelemetry's own variables ask for traces over OTLP.
+
+    An exporter that is named decides, else an endpoint does. The names are those of the
+    specification (opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables).
+    `console`, also named there, would write into the protocol; only `otlp` is known here.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporters = os.environ.get("OTEL_TRACES_EXPORTER")
+    if exporters:
+        return "otlp" in {name.strip() for name in exporters.split(",")}
+    return any(
+        os.environ.get(name)
+        for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    )
+
+
+def client_variable(name: str) -> str | None:
+    """Return an environment variable by which a client moves its file; None if unset or empty."""
+    return os.environ.get(name) or None
+
+
+def visible_gpus() -> str | None:
+    """Return which GPUs CUDA is told to use: CUDA_VISIBLE_DEVICES; None if it is not set."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,0 +1,60 @@
+"""Where this package is installed: in a checkout or not, and how its commands are called.
+
+Owns nothing: the disk is the state.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import platformdirs
+
+PACKAGE_DIR = Path(__file__).resolve().parents[1]
+
+
+def default_data_dir() -> Path:
+    """`data/` in a checkout, else the platform's folder for a user's data."""
+    checkout = _checkout()
+    if checkout is not None:
+        return checkout / "data"
+    return Path(platformdirs.user_data_dir("flux-mcp", appauthor=False))
+
+
+def default_packs_dir() -> Path:
+    """`packs/` in a checkout, else the copy inside the installed package."""
+    return (_checkout() or PACKAGE_DIR) / "packs"
+
+
+def _checkout() -> Path | None:
+    folder = PACKAGE_DIR.parents[1]
+    is_ours = (folder / "pyproject.toml").is_file() and (folder / "mcp.json").is_file()
+    return folder if is_ours else None
+
+
+def command_path(name: str) -> str:
+    """Return how a person calls a command that was installed with us.
+
+    By name where that works, as `.venv/bin/...` in a checkout's folder, else by its whole path.
+    """
+    beside = Path(sys.executable).with_name(name)
+    if shutil.which(name) or not beside.exists():
+        return name
+    in_checkout = len(beside.parents) > 2 and beside.parents[2] == Path.cwd()  # noqa: PLR2004
+    return str(beside.relative_to(Path.cwd())) if in_checkout else str(beside)
+
+
+def command_file(name: str) -> Path | None:
+    """Return the whole path of a command that was installed with us; None if there is none.
+
+    Not resolved: the link in a virtual environment is what stays when Python is upgraded.
+    """
+    suffix = ".exe" if sys.platform == "win32" else ""
+    beside = Path(sys.executable).with_name(f"{name}{suffix}")
+    found = str(beside) if beside.exists() else shutil.which(name)
+    return Path(found).absolute() if found else None
+
+
+def platform_name() -> str:
+    """Return the operating system and Python version, for provenance and `doctor`."""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return f"{sys.platform} python-{version}"

@@ -1,0 +1,1 @@
+"""The SQLite file and the one thread that uses it."""

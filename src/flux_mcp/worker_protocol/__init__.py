@@ -1,0 +1,1 @@
+"""What an executor and a worker process send each other: frames and messages."""

@@ -1,0 +1,75 @@
+"""Which formats a LoRA can be put on and taken off again: what the table says of it."""
+
+import pytest
+
+from flux_mcp.errors import UnsupportedOptionError
+from flux_mcp.models.formats import format_of, load_formats
+from flux_mcp.models.loras.library import open_loras
+from flux_mcp.pipelines import loras as putting_on
+from flux_mcp.pipelines.loras.adapters import Adapters
+from flux_mcp.requests.plan import PlanLora
+from tests.models.lora_files import put_striped
+
+pytestmark = pytest.mark.usefixtures("torch_here")
+
+MADE_ON_CPU = [
+    name
+    for name, row in load_formats().format.items()
+    if "cpu" in row.drawn_on and not row.from_file_only
+]
+
+
+@pytest.fixture
+def striped(settings, registry):
+    folder = settings.paths.loras
+    folder.mkdir(parents=True, exist_ok=True)
+    put_striped(folder, "striped")
+    sha256 = open_loras(settings, registry).find("striped").sha256
+    return PlanLora(name="striped", sha256=sha256, weight=1.0)
+
+
+@pytest.fixture
+def adapters(settings):
+    return Adapters(settings.paths.loras)
+
+
+@pytest.fixture
+def drawn(bench, task_for, recorder, adapters):
+    def draw(spec, *loras):
+        recorder.images.clear()
+        resident = bench.load(spec)
+        adapters.prepare(loras, resident, lambda _message: None)
+        with adapters.active(loras, resident):
+            return bench.draw(spec, task_for(spec), recorder).images[0].tobytes()
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    "precision", [*(name for name in MADE_ON_CPU if format_of(name).takes_loras), "q8_0", "q4_0"]
+)
+def test_a_lora_changes_the_image_and_leaves_nothing_behind(
+    drawn, micro, micro_gguf, striped, precision
+):
+    changes = {"precision": precision}
+    if format_of(precision).method == "gguf":
+        changes["gguf"] = micro_gguf(precision.upper())
+    spec = micro.model_copy(update=changes)
+    before = drawn(spec)
+    with_lora = drawn(spec, striped)
+    assert with_lora != before
+    assert drawn(spec) == before
+    assert drawn(spec, striped) == with_lora
+
+
+def test_fp8_storage_refuses_one(drawn, micro, striped):
+    with pytest.raises(UnsupportedOptionError, match="held in fp8 take no LoRAs"):
+        drawn(micro.model_copy(update={"precision": "fp8"}), striped)
+
+
+def test_fp8_storage_could_not_draw_with_one(drawn, micro, striped, monkeypatch):
+    """When this fails, formats.toml can say `takes_loras` for fp8."""
+    willing = format_of("fp8").model_copy(update={"takes_loras": True})
+    monkeypatch.setattr(putting_on, "format_of", lambda _precision: willing)
+    with pytest.raises((NotImplementedError, RuntimeError), match="Float8_e4m3fn"):
+        drawn(micro.model_copy(update={"precision": "fp8"}), striped)

@@ -1,0 +1,308 @@
+"""Which model answers a request on this machine, and what the caller is told about it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flux_mcp.compose.library import PackLibrary
+from flux_mcp.errors import (
+    TooLittleMemoryError,
+    UnknownModelError,
+    UnsupportedOptionError,
+    WeightsInvalidError,
+    WeightsMissingError,
+)
+from flux_mcp.models.planning.candidates import Gpu, Machine
+from flux_mcp.models.registry import Registry, Structure, load_registry
+from flux_mcp.requests.plan import as_asked
+from flux_mcp.requests.schemas import (
+    DrawRequest,
+    EditRequest,
+    GenerateRequest,
+    StructuralRequest,
+    VariationRequest,
+)
+from flux_mcp.service.inputs import Intake
+from flux_mcp.service.planner import Decision, Planner
+from flux_mcp.settings.settings import Settings
+from tests.models.control_lora_files import bfl
+from tests.models.hub import COMMIT, put_in_hub_cache
+from tests.models.lora_files import write
+
+pytestmark = pytest.mark.anyio
+
+REGISTRY = load_registry()
+IMAGE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAF0lEQVR4nGP8z0AaYC"
+    "JR/aiGUQ1DSAMAQC4BH2bjRnMAAAAASUVORK5CYII="
+)
+
+
+async def decide(
+    settings: Settings,
+    request: DrawRequest,
+    machine: Machine | None = None,
+    registry: Registry = REGISTRY,
+) -> Decision:
+    async def no_gallery(image_id: str) -> bytes:
+        raise AssertionError(image_id)
+
+    packs = PackLibrary(settings.packs_dir, settings.paths.packs)
+    intake = Intake(settings, no_gallery)
+    planner = Planner(settings, registry, intake, packs, lambda: machine)
+    return await planner.decide(request)
+
+
+def install(settings: Settings, kind: str, model: str) -> None:
+    repository = REGISTRY[kind][model].repository
+    assert repository is not None
+    put_in_hub_cache(settings, repository)
+
+
+async def test_micro_answers_when_nothing_real_is_here_and_says_what_to_install(
+    settings: Settings,
+) -> None:
+    decision = await decide(settings, GenerateRequest(prompt="a star"))
+    assert decision.plan.model == "micro"
+    (notice,) = decision.notices
+    assert "coloured shapes" in notice
+    assert "models pull flux2-klein-4b" in notice
+    assert "accept the licence" not in notice, "what is named first asks for no account"
+
+
+async def test_a_real_model_answers_as_soon_as_it_is_here(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    decision = await decide(settings, GenerateRequest(prompt="a star"))
+    assert (decision.plan.model, decision.plan.revision) == ("flux1-dev", COMMIT)
+    assert (decision.plan.width, decision.plan.steps, decision.plan.precision) == (1024, 28, "bf16")
+    (notice,) = decision.notices
+    assert "licence" in notice
+    assert (decision.plan.placement, decision.plan.text_precision) == ("resident", None)
+
+
+async def test_quality_chooses_among_the_models_that_are_here(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    install(settings, "text2img", "flux1-schnell")
+    chosen = {
+        quality: (await decide(settings, GenerateRequest(prompt="x", quality=quality))).plan
+        for quality in ("low", "standard", "high")
+    }
+    assert {quality: plan.model for quality, plan in chosen.items()} == {
+        "low": "flux1-schnell",
+        "standard": "flux1-dev",
+        "high": "flux1-dev",
+    }
+    assert chosen["high"].steps == 50
+
+
+async def test_a_quality_nothing_here_is_made_for_is_drawn_with_a_notice(
+    settings: Settings,
+) -> None:
+    install(settings, "text2img", "flux1-schnell")
+    decision = await decide(settings, GenerateRequest(prompt="x", quality="high"))
+    assert decision.plan.model == "flux1-schnell"
+    assert "Quality 'high'" in decision.notices[0]
+
+
+def gpu(free_gib: float) -> Machine:
+    return Machine(Gpu(total_gib=free_gib, free_gib=free_gib), ram_gib=64)
+
+
+async def test_a_known_gpu_decides_how_the_model_is_held(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    request = GenerateRequest(prompt="a star", quality="high")
+    whole = (await decide(settings, request, gpu(48))).plan
+    parts = (await decide(settings, request, gpu(24))).plan
+    assert (whole.precision, whole.text_precision, whole.placement) == ("bf16", "bf16", "resident")
+    assert parts.placement == "model_offload"
+    assert whole.vae_tile_px is None
+    expected_s = (await decide(settings, request, gpu(48))).expected_s
+    assert expected_s is not None
+    assert expected_s > 1
+    assert (await decide(settings, request)).expected_s is None
+
+
+async def test_a_model_that_does_not_fit_is_refused_before_it_is_queued(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    with pytest.raises(TooLittleMemoryError, match=r"flux1-dev: takes [\d.]+ GiB") as refused:
+        await decide(settings, GenerateRequest(prompt="a star"), gpu(4))
+    assert "GiB free would do" in refused.value.hint
+    micro = await decide(settings, GenerateRequest(prompt="a star", model="micro"), gpu(4))
+    assert (micro.plan.model, micro.plan.precision) == ("micro", "fp32")
+
+
+async def test_a_gpu_alone_does_not_keep_micro_from_answering(settings: Settings) -> None:
+    assert (await decide(settings, GenerateRequest(prompt="a star"), gpu(24))).plan.model == "micro"
+
+
+async def test_the_setting_licences_keeps_models_from_being_chosen(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    free = settings.model_copy(update={"licences": ("apache-2.0",)})
+    decision = await decide(free, GenerateRequest(prompt="a star"))
+    assert decision.plan.model == "micro"
+    assert "'licences'" in decision.notices[0]
+    named = await decide(free, GenerateRequest(prompt="a star", model="flux1-dev"))
+    assert named.plan.model == "flux1-dev"
+    install(settings, "text2img", "flux1-schnell")
+    assert (await decide(free, GenerateRequest(prompt="a star"))).plan.model == "flux1-schnell"
+
+
+async def test_a_model_this_version_cannot_load_is_refused_by_name(settings: Settings) -> None:
+    blocked = {"id": "packed", "repository": "me/packed", "precision": "svdq_int4"}
+    row = REGISTRY.find("control", "flux1-canny-dev").model_copy(update=blocked)
+    registry = Registry((*REGISTRY, row))
+    put_in_hub_cache(settings, "me/packed")
+    request = StructuralRequest(prompt="x", image=IMAGE)
+    assert (await decide(settings, request, registry=registry)).plan.model == "micro"
+    named = request.model_copy(update={"model": "packed"})
+    with pytest.raises(UnsupportedOptionError, match="cannot draw with it") as refused:
+        await decide(settings, named, registry=registry)
+    assert "flux1-canny-dev" in refused.value.hint
+
+
+def install_control_lora(settings: Settings, structure: str, in_channels: int) -> None:
+    """Put FLUX.1 dev here, as far as a plan looks, and a control LoRA for some of its layers."""
+    base = put_in_hub_cache(settings, "black-forest-labs/FLUX.1-dev")
+    config = {
+        "num_layers": 19,
+        "num_single_layers": 38,
+        "out_channels": 64,
+        "num_attention_heads": 24,
+        "attention_head_dim": 128,
+        "guidance_embeds": True,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 768,
+        "_class_name": "FluxTransformer2DModel",
+    }
+    described = base / "transformer" / "config.json"
+    described.unlink()
+    described.write_text(json.dumps(config), encoding="utf-8")
+    repository = f"black-forest-labs/FLUX.1-{structure.capitalize()}-dev-lora"
+    folder = put_in_hub_cache(settings, repository, ["lora.safetensors"])
+    (folder / "model_index.json").unlink()
+    (folder / "lora.safetensors").unlink()
+    some = {**config, "num_layers": 1, "num_single_layers": 1}
+    write(folder / "lora.safetensors", bfl(some, in_channels, rank=1))
+
+
+@pytest.mark.parametrize("structure", ["canny", "depth"])
+async def test_a_control_lora_answers_where_it_and_its_base_are_all_there_is(
+    settings: Settings, structure: Structure
+) -> None:
+    install_control_lora(settings, structure, 128)
+    request = StructuralRequest(prompt="x", control_image=IMAGE, structure=structure)
+    plan = (await decide(settings, request)).plan
+    assert (plan.model, plan.revision) == (f"flux1-{structure}-dev-lora", COMMIT)
+    install(settings, "control", f"flux1-{structure}-dev")
+    assert (await decide(settings, request)).plan.model == f"flux1-{structure}-dev"
+
+
+async def test_a_control_lora_of_another_width_is_refused_before_it_is_queued(
+    settings: Settings,
+) -> None:
+    install_control_lora(settings, "canny", 64)
+    with pytest.raises(WeightsInvalidError, match="'img_in' is 64 to 3072, that of flux1-dev 128"):
+        await decide(settings, StructuralRequest(prompt="x", image=IMAGE))
+
+
+async def test_klein_answers_where_it_is_installed_and_edits_with_several_images(
+    settings: Settings,
+) -> None:
+    install(settings, "text2img", "flux2-klein-4b")
+    drawn = await decide(settings, GenerateRequest(prompt="a star"))
+    assert drawn.plan.model == "flux2-klein-4b"
+    edited = await decide(settings, EditRequest(prompt="both", images=[IMAGE, IMAGE]))
+    assert edited.plan.model == "flux2-klein-4b"
+    assert [item.role for item in edited.plan.inputs] == ["reference", "reference"]
+
+
+async def test_a_gpu_that_16_bit_does_not_fit_gets_8_with_the_extra_for_it(
+    settings: Settings,
+) -> None:
+    install(settings, "text2img", "flux1-dev")
+    plan = (await decide(settings, GenerateRequest(prompt="a star"), gpu(16))).plan
+    assert (plan.precision, plan.text_precision) == ("int8", "int8")
+
+
+async def test_asking_for_micro_beside_real_weights_does_not_tell_to_install(
+    settings: Settings,
+) -> None:
+    install(settings, "text2img", "flux1-dev")
+    decision = await decide(settings, GenerateRequest(prompt="x", model="micro"))
+    (notice,) = decision.notices
+    assert "micro" in notice
+    assert "download" not in notice
+
+
+async def test_the_structure_decides_which_control_model_answers_and_is_recommended(
+    settings: Settings,
+) -> None:
+    install(settings, "control", "flux1-canny-dev")
+    canny = await decide(settings, StructuralRequest(prompt="x", image=IMAGE))
+    assert canny.plan.model == "flux1-canny-dev"
+    depth = StructuralRequest(prompt="x", control_image=IMAGE, structure="depth")
+    decision = await decide(settings, depth)
+    assert decision.plan.model == "micro"
+    assert "FLUX.1-Depth-dev" in decision.notices[0]
+    install(settings, "control", "flux1-depth-dev")
+    assert (await decide(settings, depth)).plan.model == "flux1-depth-dev"
+
+
+async def test_redux_needs_its_base_and_the_hint_names_both(settings: Settings) -> None:
+    request = VariationRequest(images=[IMAGE], model="flux1-redux-dev")
+    with pytest.raises(WeightsMissingError) as missing:
+        await decide(settings, request)
+    install(settings, "redux", "flux1-redux-dev")
+    with pytest.raises(WeightsMissingError, match=r"FLUX\.1-dev"):
+        await decide(settings, request)
+    install(settings, "text2img", "flux1-dev")
+    assert (await decide(settings, request)).plan.model == "flux1-redux-dev"
+    assert missing.value.code == "weights_missing"
+
+
+async def test_no_model_at_all_is_refused_with_the_command_that_installs_one(
+    settings: Settings, tmp_path: Path
+) -> None:
+    bare = settings.model_copy(update={"weights_dir": tmp_path / "none"})
+    with pytest.raises(WeightsMissingError, match="models pull"):
+        await decide(bare, GenerateRequest(prompt="x"))
+    with pytest.raises(UnknownModelError, match="Did you mean 'flux1-dev'"):
+        await decide(bare, GenerateRequest(prompt="x", model="flux1-dex"))
+
+
+async def test_deciding_writes_nothing(settings: Settings) -> None:
+    await decide(settings, EditRequest(prompt="x", images=[IMAGE]))
+    assert not settings.data_dir.exists()
+
+
+def test_a_request_is_kept_without_how_it_is_waited_for_and_without_bytes() -> None:
+    request = EditRequest(prompt="x", images=[IMAGE], wait_s=3, preview="none")
+    asked = as_asked(request)
+    assert asked["images"][0].startswith("data:sha256:")
+    assert not {"wait_s", "preview", "dry_run", "idempotency_key"} & set(asked)
+    patient = request.model_copy(update={"wait_s": 99, "idempotency_key": "k"})
+    assert as_asked(patient) == asked
+
+
+async def test_settings_and_gpu_decide_which_switches_a_plan_gets(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    request = GenerateRequest(prompt="a star", quality="high", step_cache="first_block")
+    where = Machine(Gpu(48, 48, "NVIDIA H200", 9.0), ram_gib=64)
+    draft = await decide(settings, request, where)
+    assert draft.plan.switches.step_cache == "first_block"
+    assert draft.plan.switches.step_cache_options == {"threshold": 0.08}
+    assert any("approximate" in notice for notice in draft.notices)
+
+    wishing = settings.model_copy(update={"attention": "sage", "channels_last": True})
+    final = await decide(wishing, GenerateRequest(prompt="a star", quality="high"), where)
+    assert final.plan.switches.channels_last
+    assert final.plan.switches.attention == "native"
+    assert any("sageattention>=2.1.1 is not installed" in notice for notice in final.notices)
+
+
+async def test_a_step_cache_is_refused_where_a_model_takes_few_steps(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-schnell")
+    request = GenerateRequest(prompt="a star", step_cache="first_block")
+    with pytest.raises(UnsupportedOptionError, match="4 steps are too few"):
+        await decide(settings, request)

@@ -1,0 +1,155 @@
+import asyncio
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flux_mcp.storage.database import DatabaseThread, immediate, open_database
+
+ADD = """
+import sys
+from pathlib import Path
+from flux_mcp.storage.database import immediate, open_database
+
+database = open_database(Path(sys.argv[1]))
+for _ in range(50):
+    with immediate(database):
+        (n,) = database.execute("SELECT n FROM counter").fetchone()
+        database.execute("UPDATE counter SET n = ?", [n + 1])
+"""
+
+
+def nothing(database) -> None:
+    database.execute("CREATE TABLE IF NOT EXISTS counter (n INTEGER CHECK (n < 1000))")
+
+
+def test_the_file_is_opened_with_a_write_ahead_log_and_patience(tmp_path: Path):
+    database = open_database(tmp_path / "a.sqlite")
+    assert database.journal_mode == "wal"
+    assert database.execute("PRAGMA synchronous").fetchone() == (1,)
+    assert database.execute("PRAGMA busy_timeout").fetchone()[0] >= 5000
+    database.close()
+
+
+def test_a_fresh_file_that_another_connection_writes_to_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "a.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE a (id INTEGER)")
+    other.execute("BEGIN IMMEDIATE")
+    refused = sqlite3.connect(path)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        refused.execute("PRAGMA journal_mode = wal")
+    refused.close()
+    opened: list[str] = []
+    waits = threading.Event()
+    monkeypatch.setattr(time, "sleep", lambda _: waits.set())
+    opening = threading.Thread(target=lambda: opened.append(mode_of(path)))
+    opening.start()
+    assert waits.wait(timeout=30)
+    assert opened == []
+    other.execute("COMMIT")
+    opening.join(timeout=30)
+    assert opened == ["wal"]
+    other.close()
+
+
+def mode_of(path: Path) -> str:
+    database = open_database(path)
+    try:
+        return database.journal_mode
+    finally:
+        database.close()
+
+
+def test_an_error_inside_a_transaction_undoes_it(tmp_path: Path):
+    database = open_database(tmp_path / "a.sqlite")
+    nothing(database)
+    with pytest.raises(sqlite3.IntegrityError), immediate(database):
+        database.executescript("INSERT INTO counter VALUES (1); INSERT INTO counter VALUES (1000);")
+    assert not database.conn.in_transaction
+    assert database.execute("SELECT count(*) FROM counter").fetchone() == (0,)
+    database.close()
+
+
+def test_a_commit_that_fails_leaves_no_transaction_open(tmp_path: Path):
+    database = open_database(tmp_path / "a.sqlite")
+    database.execute("PRAGMA foreign_keys = ON")
+    database.execute("CREATE TABLE a (id INTEGER PRIMARY KEY)")
+    database.execute("CREATE TABLE b (a REFERENCES a(id) DEFERRABLE INITIALLY DEFERRED)")
+    with pytest.raises(sqlite3.IntegrityError), immediate(database):
+        database.execute("INSERT INTO b VALUES (1)")
+    assert not database.conn.in_transaction
+    database.close()
+
+
+def test_read_then_write_of_several_processes_loses_nothing(tmp_path: Path):
+    path = tmp_path / "a.sqlite"
+    database = open_database(path)
+    nothing(database)
+    database.execute("INSERT INTO counter VALUES (0)")
+    processes = [subprocess.Popen([sys.executable, "-c", ADD, str(path)]) for _ in range(3)]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    assert database.execute("SELECT n FROM counter").fetchone() == (150,)
+    database.close()
+
+
+def test_every_function_runs_on_the_one_thread_of_the_connection(tmp_path: Path):
+    async def use() -> None:
+        thread = DatabaseThread(tmp_path / "a.sqlite", nothing)
+        database = await thread.open()
+        names = {await thread.call(lambda: threading.current_thread().name) for _ in range(3)}
+        assert len(names) == 1
+        assert threading.current_thread().name not in names
+        with pytest.raises(sqlite3.ProgrammingError, match="thread"):
+            database.execute("SELECT 1")
+        await thread.close()
+
+    asyncio.run(use())
+
+
+def test_a_cancelled_caller_leaves_its_write_whole(tmp_path: Path):
+    async def use() -> None:
+        thread = DatabaseThread(tmp_path / "a.sqlite", nothing)
+        database = await thread.open()
+        started, go = threading.Event(), threading.Event()
+
+        def write() -> None:
+            with immediate(database):
+                database.execute("INSERT INTO counter VALUES (1)")
+                started.set()
+                assert go.wait(timeout=30)
+                database.execute("INSERT INTO counter VALUES (2)")
+
+        caller = asyncio.create_task(thread.call(write))
+        await asyncio.to_thread(started.wait, 30)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        go.set()
+        rows = await thread.call(lambda: database.execute("SELECT n FROM counter").fetchall())
+        assert rows == [(1,), (2,)]
+        await thread.close()
+
+    asyncio.run(use())
+
+
+def test_the_data_version_changes_when_another_connection_writes_and_only_then(tmp_path: Path):
+    async def use() -> None:
+        thread = DatabaseThread(tmp_path / "a.sqlite", nothing)
+        mine = await thread.open()
+        before = await thread.data_version()
+        await thread.call(mine.execute, "INSERT INTO counter VALUES (1)")
+        assert await thread.data_version() == before
+        other = open_database(tmp_path / "a.sqlite")
+        other.execute("INSERT INTO counter VALUES (2)")
+        other.close()
+        assert await thread.data_version() != before
+        await thread.close()
+
+    asyncio.run(use())
