@@ -7,18 +7,21 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 _LISTENING = re.compile(r"address=(http://\S+)")
 END_TIMEOUT_S = 60
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
 def listening(
     arguments: Sequence[str], module: str = "flux_mcp", **environment: str
 ) -> Iterator[str]:
-    """Start a server, give its address, and end it; it must end in order."""
+    """Start a server, give its address, and end it; it must exit with status 0."""
     with subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
+        cwd=REPOSITORY,  # where `-m tests.conformance.server` is found
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -26,7 +29,7 @@ def listening(
     ) as process:
         log: list[str] = []
         address = _address(process, log)
-        # Read on: a full pipe would stop the server.
+        # Keep reading: a full pipe would block the server.
         reader = threading.Thread(target=log.extend, args=(process.stderr,))
         reader.start()
         try:

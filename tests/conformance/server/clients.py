@@ -1,7 +1,7 @@
-"""What clients of 2025-11-25 have asked of their connection: a log level, resources to watch.
+"""Log levels and resource subscriptions of clients of 2025-11-25.
 
-`Watchers` owns who watches which resource; a log level stays with its connection, in the scratch
-space the SDK gives it. Clients of 2026-07-28 say both in each request, and the SDK obeys.
+`Watchers` keeps the subscriptions; a log level is kept in the connection's own state dictionary,
+which the SDK provides. Clients of 2026-07-28 send both in each request, and the SDK handles them.
 """
 
 from collections.abc import Mapping
@@ -29,13 +29,13 @@ _LEVELS: tuple[LoggingLevel, ...] = get_args(LoggingLevel)
 async def set_level(
     ctx: ServerRequestContext[Any, Any], asked: SetLevelRequestParams
 ) -> EmptyResult:
-    """Remember from which level on a client wants the log (`logging/setLevel`)."""
+    """Set the lowest level of log messages a client receives (`logging/setLevel`)."""
     _notes(ctx.session)[_LEVEL] = asked.level
     return EmptyResult()
 
 
 async def log(ctx: Context[Any, Any], level: LoggingLevel, words: str) -> None:
-    """Send a line of the log, on the stream of the request, to a client that wants it."""
+    """Send a log message on the request's stream, if the client asked for its level."""
     least = _notes(ctx.session).get(_LEVEL, "debug")
     asked = ctx.request_context
     allowed = allowed_log_levels(asked.protocol_version, _plain(asked.meta))
@@ -50,12 +50,12 @@ def _plain(meta: Any) -> Mapping[str, Any] | None:
 
 
 def _notes(session: ServerSession) -> dict[str, Any]:
-    # The scratch space of a connection; ServerSession, one for each request, has no door to it.
-    return session._connection.state  # noqa: SLF001
+    # The SDK has no public access from ServerSession (one per request) to its connection's state.
+    return session._connection.state
 
 
 class Watchers:
-    """Tells subscribed clients that a resource has changed."""
+    """Notifies subscribed clients that a resource has changed."""
 
     def __init__(self) -> None:
         self._sessions: list[tuple[str, ServerSession]] = []
@@ -76,7 +76,7 @@ class Watchers:
         return EmptyResult()
 
     async def announce(self, uri: str) -> None:
-        """Tell everybody who watches this resource."""
+        """Notify every client that is subscribed to this resource."""
         for watched, session in list(self._sessions):
             if watched == uri:
                 await session.send_resource_updated(uri)

@@ -1,4 +1,4 @@
-"""Tools that talk with their client while they run: log, progress, questions, a closed stream.
+"""Tools that send messages while they run: log, progress, requests, a closed stream.
 
 Log and sampling are deprecated as of 2026-07-28 (SEP-2577); 2025-11-25 has them, so they are sent
 without the SDK's deprecated shorthands.

@@ -1,6 +1,6 @@
 """What fixtures ask a user: messages and the schemas of answers. Pure.
 
-Schemas stand here as they go over the wire, because the suite compares them with SEP-1034 (defaults
+Schemas are written here as they are sent, because the suite compares them with SEP-1034 (defaults
 of every primitive type) and SEP-1330 (the five ways to write a choice).
 """
 

@@ -15,6 +15,7 @@ from mcp.types import (
     TextContent,
     TextResourceContents,
 )
+from PIL import Image
 
 SAMPLE_RATE_HZ = 8000
 SOUND_FRAMES = 800
@@ -28,9 +29,6 @@ def text(words: str) -> TextContent:
 
 def image_bytes() -> bytes:
     """Return a PNG of one red pixel."""
-    # Here, not above: a client asks for it once, everybody waits for the start.
-    from PIL import Image  # noqa: PLC0415
-
     file = io.BytesIO()
     Image.new("RGB", (1, 1), "red").save(file, "PNG")
     return file.getvalue()

@@ -1,6 +1,6 @@
-"""MemoryTasks: calls that go on as tasks and may ask their client something. Owns those tasks.
+"""MemoryTasks: calls that continue as tasks and may ask their client something.
 
-They are kept in memory and end with the process: enough for fixtures, never for images.
+Tasks are kept in memory and end with the process: enough for fixtures, not for images.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ _current: ContextVar[_Record] = ContextVar("flux_mcp_memory_task")
 
 
 class MemoryTasks:
-    """Tasks in memory: each is a call that goes on after its request was answered.
+    """Tasks in memory: each is a call that continues after its request was answered.
 
     Args:
         supports: The tools that may become tasks.
@@ -84,7 +84,7 @@ class MemoryTasks:
         return self._supports.get(tool)
 
     async def begin(self, answer: Answer) -> Task | HandlerResult:
-        """Run the call apart from its request; return its answer, or a task when it takes long."""
+        """Run the call in a task of its own; return its answer, or the task if it takes long."""
 
         async def run() -> HandlerResult:
             _current.set(record)
