@@ -25,15 +25,14 @@ SHOWN_FOLDERS = {
 }  # fmt: skip
 PLATFORMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 LEFT_OUT = (
-    "**Left out.** Goose keeps its servers in YAML, which we cannot edit without laying the file "
-    "out again, and the sources differ on an entry's shape: `goose configure` adds one, of the type "
-    "command-line extension. For every client that is not here, [generic](generic.md)."
+    "**Not included.** Goose keeps its servers in YAML, which we cannot edit without losing the "
+    "file's layout, and the sources differ on the format of an entry: use `goose configure` to add "
+    "a command-line extension. For any other client, see [generic](generic.md)."
 )
 SECOND_HAND = (
-    "Where the file is, what stands in it, what the client shows and when it gives up is taken "
-    "from these sources. Of this page, the tests try that `flux-mcp connect` writes exactly this "
-    "entry, and that a client of the MCP SDK gets its tools from such an entry; the client itself "
-    "has not been tried."
+    "The file, its content, what the client shows and its time-out are taken from these sources. "
+    "Tests check that `flux-mcp connect` writes exactly this entry, and that a client of the MCP "
+    "SDK gets its tools from it; the client itself has not been tried."
 )
 
 
@@ -48,38 +47,39 @@ def clients_page() -> str:
         NOTE,
         "# Clients",
         (
-            "`flux-mcp connect` lists the MCP clients it knows, which of them seem to be here, and "
-            "which are connected. `flux-mcp connect cursor` shows the entry, the file and what "
-            "would change in it; `flux-mcp connect cursor --write` writes it, and "
-            "`flux-mcp connect cursor --remove` takes it out again."
+            "`flux-mcp connect` lists the MCP clients it knows, which of them seem to be "
+            "installed, and which are connected. `flux-mcp connect cursor` shows the entry, the "
+            "file and what would change in it; `flux-mcp connect cursor --write` writes it, and "
+            "`flux-mcp connect cursor --remove` removes it."
         ),
         (
-            "Before a file is changed, a copy is laid beside it, with the date in its name. Other "
-            "entries, their order, comments and layout stay. A file that cannot be read is left "
-            "as it is, and so is another entry of the same name, unless `--replace` is given."
+            "Before a file is changed, it is copied to a file with the date in its name, in the "
+            "same folder. Other entries, their order, comments and layout are kept. A file that "
+            "cannot be parsed is not changed, nor is another entry of the same name, unless "
+            "`--replace` is given."
         ),
         table("client", "file on Linux", "over HTTP", "limit for a call", rows=rows),
         LEFT_OUT,
         "## Time-outs",
-        f"{WAITING} So no client's time-out loses an image.",
+        f"{WAITING} An image is therefore never lost to a client's time-out.",
         "## Over HTTP",
         (
-            f"`--http` makes an entry for a server that runs already, at `{DEFAULT_URL}` or at "
-            f"`--url`. The token stays out of the file where the client can name a variable: set "
-            f"`{TOKEN_VARIABLE}` where the client is started. Elsewhere `--token-in-file` writes "
-            f"it: that of the variable, else the one in the server's own file. "
-            "[Network](../network.md) has what the server needs."
+            f"`--http` makes an entry for a running server, at `{DEFAULT_URL}` or at `--url`. The "
+            "token is not written into the file if the client supports environment variables: set "
+            f"`{TOKEN_VARIABLE}` for the client. Otherwise `--token-in-file` writes the token of "
+            "that variable, or else the one in the server's own file. "
+            "[Network](../network.md) says how to run the server."
         ),
         (
-            "Whether each client starts its own server or all call one, there is one queue and one "
-            "gallery for a data folder."
+            "Each client may start its own server, or all may call one: a data folder has one "
+            "queue and one gallery."
         ),
     ]
     return page(lines)
 
 
 def client_page(client: Client) -> str:
-    """Return how one client is connected."""
+    """Return the page of one client."""
     has_file = bool(client.scopes)
     write = f"flux-mcp connect {client.id}" + (" --write" if has_file else "")
     steps = [
@@ -90,7 +90,7 @@ def client_page(client: Client) -> str:
     blocks = [
         NOTE,
         f"# {client.title}",
-        "From nothing to an image, once flux-mcp is installed ([README](../../README.md)):",
+        "After installing flux-mcp ([README](../../README.md)):",
         "\n".join(steps),
         f"What you see: {client.see}",
     ]
@@ -99,7 +99,7 @@ def client_page(client: Client) -> str:
             "## The file",
             table("scope", "platform", "file", rows=_file_rows(client)),
             *([_moved(client)] if client.variable else []),
-            "`--scope` chooses, `--file` names another one.",
+            "`--scope` selects one; `--file` names another file.",
         ]
     blocks += [
         "## The entry",
@@ -109,9 +109,9 @@ def client_page(client: Client) -> str:
         "## Time-outs",
         f"The client's limit for a call: {client.timeout}.",
         WAITING,
-        "## When it does not work",
+        "## Troubleshooting",
         "\n".join(f"- {line}" for line in _troubles(client)),
-        "## Second-hand",
+        "## Sources",
         SECOND_HAND,
         "\n".join(f"- {source}" for source in client.sources),
     ]
@@ -120,14 +120,14 @@ def client_page(client: Client) -> str:
 
 def _troubles(client: Client) -> Iterator[str]:
     yield f"Logs: {client.logs}."
-    yield "`flux-mcp doctor` says what is installed and what draws."
+    yield "`flux-mcp doctor` reports what is installed and which model is used."
     if client.scopes:
         yield (
-            f"`flux-mcp connect {client.id}` says whether the entry is still the right one; after "
-            "flux-mcp was installed elsewhere it is not."
+            f"`flux-mcp connect {client.id}` says whether the entry is still right; after a "
+            "reinstallation in another folder it is not."
         )
-    yield "The path of the command must be whole: clients start it without a shell."
-    yield "What the worker wrote last is in `logs/worker.log` of the data folder."
+    yield "The path of the command must be absolute: clients start it without a shell."
+    yield "The worker process writes to `logs/worker.log` in the data folder."
     yield from client.notes
 
 
@@ -135,11 +135,11 @@ def _http_blocks(client: Client) -> list[str]:
     if client.http is None:
         return [f"Over HTTP: not possible. {client.no_http}."]
     if client.token is not None:
-        about = f"The client calls a server that runs (`flux-mcp connect {client.id} --http`):"
+        about = f"The client calls a running server (`flux-mcp connect {client.id} --http`):"
         return [about, _fenced(client, http_entry(client, DEFAULT_URL, None))]
     return [
         (
-            "The client calls a server that runs "
+            "The client calls a running server "
             f"(`flux-mcp connect {client.id} --http --token-in-file`). {client.no_token}."
         ),
         _fenced(client, http_entry(client, DEFAULT_URL, "...")),

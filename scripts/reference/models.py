@@ -1,4 +1,4 @@
-"""docs/models/README.md: what can be drawn with, and which model a quality takes on which GPU."""
+"""docs/models/README.md: the models, and which one a quality selects on which GPU."""
 
 import ast
 import inspect
@@ -27,17 +27,17 @@ SKIPPED_COLUMNS = {"origin"}
 
 
 def models_page() -> str:
-    """Return what can be drawn with, which model draws on which GPU, and how to add one."""
+    """Return the page: the models, which one is used on which GPU, and how to add one."""
     registry = load_registry()
     lines = [
         NOTE,
         "# Models",
         (
-            "What can be drawn with, which of it a `quality` takes on which GPU, and how to add "
-            "your own. The rows are in [models.toml](../../src/flux_mcp/models/models.toml), the "
-            "order of preference in [qualities.toml](../../src/flux_mcp/models/qualities.toml), "
-            "weights and speeds in [parts.toml](../../src/flux_mcp/models/parts.toml); each number "
-            "names its source there. [micro](micro.md) has a page of its own."
+            "The models, which of them a `quality` selects on which GPU, and how to add your own. "
+            "The rows are in [models.toml](../../src/flux_mcp/models/models.toml), the order of "
+            "preference in [qualities.toml](../../src/flux_mcp/models/qualities.toml), sizes and "
+            "speeds in [parts.toml](../../src/flux_mcp/models/parts.toml); each number has its "
+            "source there. [micro](micro.md) has a page of its own."
         ),
         table(
             "model",
@@ -46,48 +46,49 @@ def models_page() -> str:
             "licence",
             "disk, GiB",
             "GPU, GiB",
-            "drawn with today",
+            "usable",
             rows=(_model_row(row) for row in registry),
         ),
         (
-            "`gpu` is the most of the GPU's memory that is taken at the model's own size, in the "
-            "precision it is stored in, whole and with parts offloaded: counted and compared with "
-            "what others measured, not measured by us. Rows that are not drawn with today are "
-            "known to `flux-mcp models plan`; the server neither chooses nor accepts them yet: see "
-            "[engine.py](../../src/flux_mcp/models/planning/candidates.py)."
+            "The column `GPU` is the peak GPU memory at the model's own size, in the precision it "
+            "is stored in: with the whole model on the GPU / with parts offloaded. It is computed "
+            "and compared with published measurements, not measured by us. Rows that are not "
+            "usable are known to `flux-mcp models plan`; the server neither chooses nor accepts "
+            "them yet: see [candidates.py](../../src/flux_mcp/models/planning/candidates.py)."
         ),
         (
-            "`flux1-canny-dev-lora` and `flux1-depth-dev-lora` are merged onto `flux1-dev`: they use "
-            "its weights and add their own, 1.3 GiB, so one transformer draws from words and along "
-            "edges or depth, both loaded at once. `flux_structural` takes the full model of a "
-            "structure where it is installed, else the LoRA. `flux-mcp models pull "
-            "flux1-canny-dev-lora` gets `flux1-dev` too, if it is missing. They can be held in any "
-            "precision that takes LoRAs ([formats.md](formats.md)): "
+            "`flux1-canny-dev-lora` and `flux1-depth-dev-lora` are merged onto `flux1-dev`: they "
+            "use its weights and add 1.3 GiB of their own, so one transformer serves "
+            "`flux_generate` and `flux_structural`, both loaded at once. `flux_structural` uses "
+            "the full model of a structure if it is installed, else the LoRA. `flux-mcp models "
+            "pull flux1-canny-dev-lora` downloads `flux1-dev` too, if it is missing. Both can be "
+            "loaded in any precision that takes LoRAs ([formats.md](formats.md)): "
             "[decision 25](../decisions/0025-control-loras-share-their-base.md)."
         ),
         (
-            "FLUX.3 klein has no row. diffusers 0.42.1 has it as a modular pipeline, without "
-            "`callback_on_step_end`, but its denoising loop takes a block of ours beside its own "
-            "(`sub_blocks` of `Flux3DistilledDenoiseStep`, in a deep copy: pipelines of a process "
-            "share their blocks). Tried with a tiny one on a CPU: the block is called after each "
-            "step with its number and the latents, an error raised in it ends the call there, and "
-            "pixels are the same to the bit with it, without it, and after a call that was ended. "
-            "So steps can be reported and cancelled. What is missing:\n\n"
-            "* its folder has a `modular_model_index.json`; downloading, the check that all parts "
-            "are there and the worker's list of classes read `model_index.json`;\n"
-            "* prompts are meant to be written again by another model first (Qwen3.5, up to 3584 "
-            "tokens in one `generate` that reports nothing), then encoded to at most 8192 rows of "
-            "20,480 numbers: 336 MB in 16 bit, eighty times those of FLUX.1, for which the "
+            "**FLUX.3 klein** is not supported. diffusers 0.42.1 has it as a modular pipeline "
+            "without `callback_on_step_end`, but its denoising loop accepts an additional block "
+            "(`sub_blocks` of `Flux3DistilledDenoiseStep`, in a deep copy, because pipelines of a "
+            "process share their blocks). We tried this with a tiny model on a CPU: the block is "
+            "called after each step with its number and the latents, an error raised in it ends "
+            "the call, and the pixels are bit for bit the same with it, without it, and after a "
+            "call that was ended. Steps can therefore be reported and cancelled. What is "
+            "missing:\n\n"
+            "* its folder has a `modular_model_index.json`; downloading, the check for missing "
+            "parts and the worker's list of allowed classes read `model_index.json`;\n"
+            "* prompts are meant to be rewritten by another model first (Qwen3.5, up to 3584 "
+            "tokens in one `generate` without progress), then encoded to at most 8192 rows of "
+            "20,480 numbers: 336 MB in 16 bit, eighty times the size of FLUX.1's, for which the "
             "embedding cache is sized;\n"
-            "* modular pipelines have no `enable_model_cpu_offload`: placements but `resident` "
-            "would be ours to make;\n"
+            "* modular pipelines have no `enable_model_cpu_offload`: all placements but "
+            "`resident` would be our own code;\n"
             "* a cancel writes a traceback into the log for each level of blocks, unless that "
             "logger of diffusers is silenced;\n"
-            "* sizes of its encoders, measured peaks, and a licence class: nobody of us has seen "
-            "its files, and its licence is none of those a row can name."
+            "* the sizes of its encoders, measured peaks, and a licence class: we have not seen "
+            "its files, and a row cannot name its licence yet."
         ),
         "## Helpers",
-        ("Small models that work beside a pipeline, one for each role. Nothing uses them yet."),
+        "Small models that assist a pipeline, one for each role. They are not used yet.",
         table(
             "role",
             "model",
@@ -105,9 +106,9 @@ def models_page() -> str:
                 for one in registry.helpers.values()
             ),
         ),
-        "## Which model draws",
+        "## Which model is used",
         (
-            "A call that names no `model` gets one by its `quality`. The table shows `text2img` at "
+            "If a call names no `model`, its `quality` selects one. The table shows `text2img` at "
             "the model's own size, with every model installed and enough host memory; "
             "`flux-mcp models plan --quality high --vram 16 --ram 32` shows any other case, and "
             "with `--explain` what was considered."
@@ -120,17 +121,17 @@ def models_page() -> str:
             ),
         ),
         (
-            "1. The models of the quality are taken in the order below; then others that name the "
-            "quality in their row; then the rest, with a notice. Only those that are installed, "
-            "that this version can load, whose licence the setting `licences` allows, and that "
-            "take as many reference images as there are.\n"
+            "1. Candidates are the models of the quality in the order below; then others that name "
+            "the quality in their row; then the rest, with a notice. They must be installed, "
+            "supported by this version, allowed by the setting `licences`, and accept the number "
+            "of reference images.\n"
             "2. Each is tried in the precisions and placements of the quality, best first: more "
             "bits before fewer, the whole model on the GPU before parts of it.\n"
-            "3. The first that fits is taken: its peak within the free memory of the GPU (what "
-            "our own worker holds counts as free), what waits beside it within the machine's. So "
-            "more memory never gives a worse plan.\n"
-            "4. Fewer bits than the quality is meant for, another model, streaming, tiles and a "
-            "licence that is not free are said in notices. If nothing fits, the call is refused "
+            "3. The first that fits is used: its peak must fit in the free memory of the GPU (the "
+            "memory of our own worker counts as free), and offloaded parts in host memory. More "
+            "memory therefore never gives a worse plan.\n"
+            "4. A notice says if the plan has fewer bits than the quality intends, another model, "
+            "streaming, tiles, or a licence that is not free. If nothing fits, the call is refused "
             "with `too_little_memory` and with what would fit."
         ),
         table(
@@ -143,22 +144,22 @@ def models_page() -> str:
         ),
         table(
             "placement",
-            "what is where",
+            "where the weights are",
             rows=((f"`{name}`", load_parts().placement[name].about) for name in PLACEMENTS),
         ),
-        "What each means for the weights, and what a switch costs: [memory.md](memory.md).",
+        "Details, and the cost of a model swap: [memory.md](memory.md).",
         (
-            "The GPU is asked through `nvidia-smi`, at most every five seconds. Without it, or on "
-            "a CPU, no memory is known: the first installed model of the order is taken, and the "
-            "worker sees how far it comes. What finished jobs took, memory and seconds, is kept "
-            "in the data folder for each GPU, and the next plans use it instead of what is "
-            "computed; a peak is only ever learned upwards."
+            "GPU memory is read with `nvidia-smi`, at most every five seconds. Without it, or on a "
+            "CPU, the memory is unknown: the first installed model of the order is used, and "
+            "a job may run out of memory. The time and memory of finished jobs are stored in the "
+            "data folder for each GPU, and later plans use them instead of computed figures; a "
+            "stored peak can only grow."
         ),
         "## Your own models",
         (
-            "Write `models.toml` in the data folder, for everybody who draws with it, or in the "
-            "folder of your `config.toml`, for you; the data folder's wins. Each `[[model]]` needs "
-            "an `id`; `extends` takes every other column from a shipped model."
+            "Write a `models.toml` in the data folder, for everybody who uses it, or in the folder "
+            "of your `config.toml`, for you; the data folder's takes precedence. Each `[[model]]` "
+            "needs an `id`; `extends` copies every other column from a shipped model."
         ),
         (
             "```toml\n"
@@ -171,7 +172,7 @@ def models_page() -> str:
             'id = "my-fill"\n'
             'extends = "flux1-fill-dev"\n'
             'folder = "weights/my-fill"      # relative to this file\n\n'
-            "[[model]]                       # a transformer in one file; other parts as extended\n"
+            "[[model]]                       # a transformer in one file, the rest as in extends\n"
             'id = "my-gguf"\n'
             'extends = "flux1-dev"\n'
             'gguf = "weights/flux1-dev-Q4_K_S.gguf"   # or: file = "….safetensors"\n'
@@ -180,7 +181,7 @@ def models_page() -> str:
             'id = "my-scribbles"\n'
             'extends = "flux1-canny-dev-lora"\n'
             'file = "weights/scribbles-lora.safetensors"\n'
-            'base = "my-gguf"                # with a base that is quantised:\n'
+            'base = "my-gguf"                # if the base is quantised:\n'
             'precision = "q4_k"              # its precision\n\n'
             "[[model]]                       # the id of a shipped model: replaces it\n"
             'id = "flux1-schnell"\n'
@@ -191,10 +192,10 @@ def models_page() -> str:
         (
             "Weights are one of `repository`, `folder`, `file` and `gguf`; pickles are refused. "
             "A row with `lora = true`, or one that extends such a row, is a control LoRA: its "
-            "`repository` or `file` holds the LoRA, and everything else is that of its `base`. "
-            "Without `kind`, a row stands for every kind of the model it extends. A mistake is "
-            "told with its line by `flux-mcp doctor`; the whole file is out of use until it is "
-            "fixed, and the server runs on with the shipped models."
+            "`repository` or `file` holds the LoRA, and everything else comes from its `base`. "
+            "Without `kind`, a row stands for every kind of the model it extends. "
+            "`flux-mcp doctor` reports a mistake with its line; until it is fixed, the whole file "
+            "is ignored and the server uses the shipped models."
         ),
         table(
             "column",
