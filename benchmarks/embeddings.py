@@ -27,6 +27,7 @@ os.environ |= {
 
 from common import THREADS, Result, median_ratio, ms, scratch, start
 
+from flux_mcp.models.families import FLUX1
 from flux_mcp.models.registry import load_registry
 from flux_mcp.pipelines.device import Device, arithmetic, choose_device
 from flux_mcp.pipelines.loading.loaders import make_pipeline
@@ -120,7 +121,7 @@ def _three_ways(encoder: Any, device: Device, folder: Path, length: int, prompts
     cache = EmbeddingCache(arithmetic(device), ROOM_BYTES, files)
 
     def encoded(text: str) -> TextEmbeddings:
-        found = encode_text(encoder, text, length)
+        found = encode_text(encoder, FLUX1.embeddings, text, length)
         encoder.maybe_free_model_hooks()
         return found
 

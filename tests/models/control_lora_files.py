@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from flux_mcp.models.architectures import DOUBLE_NORMS, NAMES, SINGLE_NORMS, SWAPPED
+from flux_mcp.models.architectures import SWAPPED
+from flux_mcp.models.families import FAMILIES
 
 from .lora_files import Tensors
+
+NAMES = FAMILIES["flux1"].layer_names
 
 # Layers of black-forest-labs/flux, model.py and modules/layers.py: inputs and outputs, in widths of
 # the transformer. Its LoRA wrapper puts a pair of matrices on every one.
@@ -56,7 +59,7 @@ def in_diffusers_names(tensors: Tensors) -> Tensors:
         layer, mark, end = name.partition(".lora_")
         outer, _, rest = layer.partition(".")
         if outer not in {"double_blocks", "single_blocks"}:
-            (target,) = NAMES["flux1"].other[layer]
+            (target,) = NAMES.other[layer]
             turned = end != "A.weight" and target == SWAPPED
             value = np.concatenate(np.split(tensor, 2)[::-1]) if turned else tensor
             renamed[f"transformer.{target}{mark}{end}"] = value
@@ -65,11 +68,10 @@ def in_diffusers_names(tensors: Tensors) -> Tensors:
         is_double = outer == "double_blocks"
         block = f"transformer.{'' if is_double else 'single_'}transformer_blocks.{index}"
         if not mark:
-            norm = (DOUBLE_NORMS if is_double else SINGLE_NORMS)[inner]
+            norm = (NAMES.double_norms if is_double else NAMES.single_norms)[inner]
             renamed[f"{block}.{norm}"] = tensor
             continue
-        names = NAMES["flux1"]
-        targets = (names.double if is_double else names.single)[inner]
+        targets = (NAMES.double if is_double else NAMES.single)[inner]
         if end == "A.weight":
             pieces = [tensor] * len(targets)
         elif inner == "linear1":

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_mcp.jobs.environments import hub_environment
+from flux_mcp.jobs.downloads import hub_environment
 from flux_mcp.models.hub.messages import PullOrder, PullRequest
 from flux_mcp.settings.installation import PACKAGE_DIR
 from flux_mcp.settings.settings import Settings

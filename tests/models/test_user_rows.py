@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flux_mcp.errors import UnknownModelError
-from flux_mcp.jobs.environments import worker_environment
+from flux_mcp.jobs.process_fleet import worker_environment
 from flux_mcp.models.hub.cache import find_snapshot
 from flux_mcp.models.planning.candidates import load_support_with
 from flux_mcp.models.registry import load_registry

@@ -1,8 +1,9 @@
 """The registry: every model that can be drawn with, as rows read from models.toml.
 
 `Registry[kind]` decides everything a kind needs to know about a model; nothing else in the project
-branches on a model's name. The user's own rows are read by own_rows.py; which rows the engine can
-load today is said by engine.py; what rows weigh, by parts.py.
+branches on a model's name. What all models of a family have in common stands in families.py, the
+user's own rows in user_rows.py, what parts weigh in parts.py; which rows can be loaded here is
+decided by planning/support.py. At the end: what the licences of rows mean, from licences.toml.
 """
 
 import tomllib
@@ -24,53 +25,28 @@ from pydantic import (
 )
 
 from flux_mcp.errors import InternalError, UnknownModelError
-from flux_mcp.models.architectures import Family
+from flux_mcp.models.families import (
+    FAMILIES,
+    Family,
+    FamilySpec,
+    PipelineClass,
+)
+from flux_mcp.models.families import Kind as Kind  # noqa: PLC0414 - everybody has it from here
 from flux_mcp.models.memory import Holding, Load, Pieces, gpu_gib
 from flux_mcp.models.parts import Precision, load_parts
 from flux_mcp.settings.types import Licence
 
-HelperRole = Literal["depth", "segmentation", "upscaling", "embedding"]
-
-
-class HelperSpec(BaseModel):
-    """A small model that works beside a pipeline."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    role: HelperRole
-    title: str
-    repository: str
-    revision: str | None = None
-    model_class: str
-    """The class of transformers 5 that loads it."""
-    parameters_m: float
-    disk_gib: float
-    licence: Licence
-    source: str
-
-
-Kind = Literal["text2img", "kontext", "fill", "control", "redux"]
 Quality = Literal["low", "standard", "high"]
 Structure = Literal["canny", "depth"]
 WeightsForm = Literal["folder", "file", "gguf", "lora"]
 """`folder`: a whole pipeline; `file`, `gguf`: a transformer in one file, the other parts from a
 pipeline's folder; `lora`: a LoRA merged onto `base`."""
-PipelineClass = Literal[
-    "FluxPipeline",
-    "FluxKontextPipeline",
-    "FluxFillPipeline",
-    "FluxControlPipeline",
-    "FluxPriorReduxPipeline",
-    "Flux2Pipeline",
-    "Flux2KleinPipeline",
-]
-
 KINDS: tuple[Kind, ...] = ("text2img", "kontext", "fill", "control", "redux")
 QUALITIES: tuple[Quality, ...] = ("low", "standard", "high")
 FREE_LICENCES: frozenset[Licence] = frozenset({"apache-2.0", "mit"})
 """Those that allow any use of the images and of the weights."""
 MODELS_TOML = Path(__file__).with_name("models.toml")
+LICENCES_TOML = Path(__file__).with_name("licences.toml")
 
 
 class ModelSpec(BaseModel):
@@ -114,7 +90,7 @@ class ModelSpec(BaseModel):
     takes_guidance: bool
     """False for weights without a guidance embedding: they ignore the value."""
     takes_negative_prompt: bool
-    """Whether the pipeline class has `negative_prompt` and `true_cfg_scale`."""
+    """Whether a prompt can be steered away from, by true CFG."""
     size_multiple: int = 16
     """Width and height are multiples of this: VAE factor 8 times packing 2."""
     min_side_px: int = 256
@@ -123,16 +99,16 @@ class ModelSpec(BaseModel):
     max_pixels: int
     max_reference_images: int = 0
     max_sequence_length: int
-    """Text tokens of the second encoder; part of the image, so part of the plan."""
+    """Text tokens of the second encoder. They decide pixels, so a plan records them."""
     transformer: str
-    """What it weighs and costs: a row of parts.toml; so the next three."""
+    """What it weighs and costs: a row of parts.toml. The next three are such rows too."""
     text_encoders: tuple[str, ...]
     vae: str
     extras: tuple[str, ...] = ()
     precision: Precision
-    """How the transformer is held as it is stored; 16 bit can be made smaller while loading."""
+    """What the transformer is stored in; 16 bit can be made smaller while loading."""
     text_precision: Precision | None = None
-    """Of the large text encoder; `None` for what the transformer is worked with in."""
+    """Of the large text encoder; `None` for what the transformer computes in."""
     licence: Licence
     gated: bool = False
     disk_gib: float = Field(ge=0)
@@ -156,7 +132,22 @@ class ModelSpec(BaseModel):
             raise ValueError("control rows, and only those, name structures")
         if set(self.steps) != {"low", "standard", "high"}:
             raise ValueError("steps must give low, standard and high")
+        self._require_family()
         return self
+
+    def _require_family(self) -> None:
+        """Refuse what no model of the family has."""
+        family = self.family_spec
+        pipelines = family.pipelines.get(self.kind, ())
+        if not pipelines:
+            raise ValueError(f"{family.title} has {', '.join(family.pipelines)}, not {self.kind}")
+        if self.pipeline not in pipelines:
+            raise ValueError(
+                f"{family.title} draws {self.kind} with {' or '.join(pipelines)}, "
+                f"not {self.pipeline}"
+            )
+        if self.takes_negative_prompt and self.kind not in family.negative_prompt_kinds:
+            raise ValueError(f"{self.pipeline} takes no negative prompt")
 
     def _require_one_lora(self) -> None:
         if (self.repository is None) == (self.file is None) or self.folder or self.gguf:
@@ -176,6 +167,11 @@ class ModelSpec(BaseModel):
         for name in names:
             _require_part((info.field_name or "").removesuffix("s"), name)
         return names
+
+    @property
+    def family_spec(self) -> FamilySpec:
+        """What it has in common with all models of its family."""
+        return FAMILIES[self.family]
 
     @property
     def form(self) -> WeightsForm:
@@ -214,13 +210,36 @@ class ModelSpec(BaseModel):
 
     @property
     def access_requirements(self) -> tuple[bool, bool]:
-        """What stands before its use, for sorting: a licence that forbids some, an account."""
+        """What its use requires, for sorting: a licence that forbids some uses, an account."""
         return (not self.is_free, self.gated)
 
     @property
     def is_demonstration(self) -> bool:
-        """True for the embedded family: not what people hope for, and said so in every result."""
-        return self.family == "micro"
+        """Whether it only shows how the server works; every result says so."""
+        return self.family_spec.is_demonstration
+
+
+HelperRole = Literal["depth", "segmentation", "upscaling", "embedding"]
+"""What a helper gives: a depth map of an image, a mask from words, a larger image, and numbers that
+say how alike images and words are."""
+
+
+class HelperSpec(BaseModel):
+    """A small model that works beside a pipeline: one row for each role."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    role: HelperRole
+    title: str
+    repository: str
+    revision: str | None = None
+    model_class: str
+    """The class of transformers 5 that loads it."""
+    parameters_m: float
+    disk_gib: float
+    licence: Licence
+    source: str
 
 
 class Registry:
@@ -308,11 +327,11 @@ def _require_part(table: str, name: str) -> None:
         raise ValueError(f"there is no {table} '{name}'; there are {', '.join(known)}")
 
 
-LICENCES_TOML = Path(__file__).with_name("licences.toml")
+# --- licences ------------------------------------------------------------------------------------
 
 
 class LicenceRow(BaseModel):
-    """One class."""
+    """What one class of licences means, in a line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flux_mcp.models.architectures import Family
+from flux_mcp.models.families import Family
 from flux_mcp.models.formats import Compute, DeviceKind
 from flux_mcp.models.parts import Placement, Precision
 from flux_mcp.settings.types import AttentionBackend

@@ -26,8 +26,8 @@ from flux_mcp.pipelines.device import (
     memory_of,
     peak_gib,
 )
-from flux_mcp.pipelines.families.flux1 import Embeddings, Pixels, open_images
-from flux_mcp.pipelines.families.flux2 import adapter_for
+from flux_mcp.pipelines.families.adapter import Embeddings, Pixels, open_images
+from flux_mcp.pipelines.families.family import adapter_for
 from flux_mcp.pipelines.loaded import Resident
 from flux_mcp.pipelines.loading.fingerprints import Fingerprints
 from flux_mcp.pipelines.loras.adapters import Adapters

@@ -1,4 +1,4 @@
-"""A pipeline that is ready to draw; residency.py makes them, everybody who draws is given one."""
+"""A pipeline that is ready to draw, as `Residency` returns it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class Resident:
     weights_sha256: str
     """Fingerprint of the transformer's files."""
     text_parts: Mapping[PartFiles, str]
-    """What encodes prompts and the key of each, in the order of `TEXT_PARTS`; not always loaded."""
+    """What encodes prompts and the key of each, in the order of `text_parts`; not always loaded."""
     part_keys: frozenset[str]
     transformer_key: str
     vae_key: str
     placement: Placement
     rest: Callable[[], None]
-    """Takes off the GPU what is there only to work; to be called when a job ends."""
+    """Takes what is on the GPU only to work off it again; to be called when a job ends."""

@@ -180,7 +180,7 @@ class StepWatch:
         try:
             expected = _expected_latents(pipe, step_in_pass, self._latents, latents)
             plan = self._plan
-            small = self._colours.image(previews.unpack(pipe, expected, plan.width, plan.height))
+            small = self._colours.image(pipe, expected, plan.width, plan.height)
             webp, size = previews.encode_webp(small, plan.width, plan.height)
         except Exception:
             # A preview is a courtesy: without it the image is still drawn.

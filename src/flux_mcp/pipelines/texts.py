@@ -1,6 +1,7 @@
-"""A plan's texts and their embeddings: from the cache, or from the text encoders.
+"""The embeddings of prompts: encoded once, then kept in memory and on disk.
 
-Knows which texts a plan has and how FLUX encodes one. Keeps nothing: embeddings.py does.
+`PlanTexts` encodes what a plan needs and the cache does not have. `EmbeddingCache` keeps the last
+used in memory; `EmbeddingFiles` keeps more of them in a folder that several processes may share.
 """
 
 import hashlib
@@ -16,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flux_mcp.pipelines.families.family import family_of
 from flux_mcp.pipelines.loaded import Resident
 from flux_mcp.requests.plan import RenderPlan
 
 TextEmbeddings = Mapping[str, Any]
-"""Tensors by the names of the pipelines' arguments: `prompt_embeds` (1, tokens, channels) of the
-second encoder, `pooled_prompt_embeds` (1, channels) of the first."""
+"""Tensors by the names of the pipelines' arguments: `prompt_embeds` (1, tokens, channels), and in
+FLUX.1 `pooled_prompt_embeds` (1, channels) of the first encoder."""
 
 SLACK = 16
 """When the folder is full, a 16th of it is freed, and after each 16th that is written the folder is
@@ -35,8 +37,11 @@ _PART = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]+\.part")
 logger = logging.getLogger(__name__)
 
 
+# --- on disk -------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class _Entry:
+class _CachedFile:
     path: Path
     size: int
     used_ns: int
@@ -106,14 +111,14 @@ class EmbeddingFiles:
         self.touch(key)
 
     def touch(self, key: str) -> None:
-        """Note that an entry was used just now, if it is there."""
+        """Note that an entry was used now, if it is there."""
         if not self._limit:
             return
         now = time.time_ns()  # the kernel's own clock for files is too coarse to order them
         try:
             os.utime(self._path(key), ns=(now, now))
         except OSError:
-            # Removed meanwhile, or not ours to touch: it only counts as older than it is.
+            # Removed meanwhile, or another user's: it only counts as older than it is.
             logger.debug("cannot note the use of %s", key, exc_info=True)
 
     def _path(self, key: str) -> Path:
@@ -142,7 +147,7 @@ class EmbeddingFiles:
                 total -= entry.size
         return total
 
-    def _entries(self) -> Iterator[_Entry]:
+    def _entries(self) -> Iterator[_CachedFile]:
         """Find every entry, and remove what processes that died left half-written."""
         now = time.time()
         for path in self._folder.glob("??/*"):
@@ -151,7 +156,7 @@ class EmbeddingFiles:
             except FileNotFoundError:
                 continue
             if _ENTRY.fullmatch(path.name):
-                yield _Entry(path, status.st_size, status.st_mtime_ns)
+                yield _CachedFile(path, status.st_size, status.st_mtime_ns)
             elif _PART.fullmatch(path.name) and now - status.st_mtime > LEFTOVER_S:
                 _remove(path)
 
@@ -212,6 +217,8 @@ def _digest(key: str, tensors: TextEmbeddings) -> str:
     return total.hexdigest()
 
 
+# --- in memory -----------------------------------------------------------------------------------
+
 MB = 1_000_000
 
 
@@ -237,7 +244,7 @@ class EmbeddingCache:
     Args:
         arithmetic: What computes here: `device.arithmetic`. Part of every key.
         memory_bytes: The most that is kept in memory; 0 keeps nothing there.
-        files: The entries on disk; they may be shared with other processes.
+        files: The entries on disk.
     """
 
     def __init__(self, arithmetic: str, memory_bytes: int, files: EmbeddingFiles) -> None:
@@ -295,6 +302,9 @@ def size_bytes(embeddings: Mapping[str, Any]) -> int:
     return sum(tensor.nbytes for tensor in embeddings.values())
 
 
+# --- of a plan -----------------------------------------------------------------------------------
+
+
 class PlanTexts:
     """The embeddings of one plan's prompts, and of the one it steers away from.
 
@@ -314,6 +324,8 @@ class PlanTexts:
     ) -> None:
         negative = steered_from(plan, resident)
         encoders = tuple(resident.text_parts.values())
+        self._negative = negative
+        self._names = resident.spec.family_spec.embeddings
         self._length = plan.max_sequence_length
         self._cache = cache
         self._keys = {
@@ -325,8 +337,13 @@ class PlanTexts:
         self._missing = [text for text in self._keys if text not in self._known]
         self._encoder = load_encoder() if self._missing else None
 
-    def __getitem__(self, text: str) -> TextEmbeddings:
-        """Return what a text became, on the CPU; not to be changed."""
+    @property
+    def negative(self) -> str | None:
+        """The text that the plan is steered away from, if any."""
+        return self._negative
+
+    def __getitem__(self, text: str, /) -> TextEmbeddings:
+        """Return the embeddings of a text, on the CPU; not to be changed."""
         return self._known[text]
 
     def encode(self, check: Callable[[], None]) -> None:
@@ -338,18 +355,22 @@ class PlanTexts:
         while self._missing:
             check()
             text = self._missing[0]
-            self._known[text] = encode_text(self._encoder, text, self._length)
+            self._known[text] = encode_text(self._encoder, self._names, text, self._length)
             self._cache.put(self._keys[text], self._known[text])
             del self._missing[0]
 
 
-def encode_text(encoder: Any, text: str, max_sequence_length: int) -> TextEmbeddings:
+def encode_text(
+    encoder: Any, names: Sequence[str], text: str, max_sequence_length: int
+) -> TextEmbeddings:
     """Return the embeddings of one text, as they came but on the CPU.
 
     One text at a time: in a batch it would be rounded otherwise.
 
     Args:
         encoder: Of `Residency.text_encoder`.
+        names: What its `encode_prompt` returns before the ids of the tokens, by the pipeline's
+            arguments: `embeddings` of a family's record.
         text: Longer ones are cut off: at 77 tokens by the first encoder.
         max_sequence_length: Tokens the second encoder makes of it, padded or cut off.
     """
@@ -361,24 +382,16 @@ def encode_text(encoder: Any, text: str, max_sequence_length: int) -> TextEmbedd
             device=encoder._execution_device,  # noqa: SLF001 - where hooks put the encoders
             max_sequence_length=max_sequence_length,
         )
-    # Copies: what came may be a view into something larger. FLUX.2 has no pooled ones.
+    # Copies: what came may be a view into something larger.
     return {
         name: tensor.to("cpu", copy=True).contiguous()
-        for name, tensor in zip(_EMBEDDINGS, tensors, strict=False)
+        for name, tensor in zip(names, tensors, strict=True)
     }
 
 
-_EMBEDDINGS = ("prompt_embeds", "pooled_prompt_embeds")
-"""What `encode_prompt` returns, in its order; FLUX.2 the first only (diffusers 0.42.1)."""
-
-
 def steered_from(plan: RenderPlan, resident: Resident) -> str | None:
-    """Return the text a plan is drawn away from, if any.
+    """Return the text that a plan is drawn away from, if any: its negative prompt, or an empty one.
 
-    FLUX.2 klein's base models compare with the empty prompt where guidance is above 1; distilled
-    ones, and dev, take guidance as a number or not at all.
+    Which pipelines compare with an empty prompt is for the family to say.
     """
-    if plan.negative_prompt is not None:
-        return plan.negative_prompt
-    compares = not resident.pipe.config.get("is_distilled", True) and plan.guidance > 1
-    return "" if compares else None
+    return family_of(resident.spec).steered_from(plan, resident.pipe)

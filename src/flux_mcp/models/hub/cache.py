@@ -188,15 +188,14 @@ def _main_revision(cached: Path) -> str:
         return ""
 
 
-LARGE_TEXT_ENCODERS = frozenset({"T5EncoderModel", "Qwen3ForCausalLM"})
-_TRANSFORMERS = frozenset({"FluxTransformer2DModel", "Flux2Transformer2DModel"})
-
-
 def _own_files(spec: ModelSpec) -> Mapping[str, Path]:
     """Return the files that stand for a part's weights, by the part's class."""
-    transformer = spec.gguf or spec.file
-    files = dict.fromkeys(_TRANSFORMERS, transformer)
-    files |= dict.fromkeys(LARGE_TEXT_ENCODERS, spec.text_gguf)
+    files = {}
+    for (_, class_name), part in spec.family_spec.part_classes.items():
+        if part.loader == "denoiser":
+            files[class_name] = spec.gguf or spec.file
+        elif part.gguf is not None:
+            files[class_name] = spec.text_gguf
     return {name: path for name, path in files.items() if path is not None}
 
 

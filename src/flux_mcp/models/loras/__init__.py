@@ -1,1 +1,1 @@
-"""LoRA files: what their headers say, which models they fit, the library of a data folder. No torch."""
+"""LoRA files: their headers, which models they fit, the library of a data folder. No torch."""

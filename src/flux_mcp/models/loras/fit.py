@@ -1,4 +1,8 @@
-"""Whether a LoRA fits a transformer, and which layers each pair of matrices changes. Pure."""
+"""Whether a LoRA fits a transformer, and which layers each pair of matrices changes.
+
+First for any LoRA, which a job puts on and takes off again; then for a control LoRA, which makes a
+model that follows edges or depth of one that draws from words; then for the file of a registry row.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,15 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from flux_mcp.errors import InvalidLoraError, LoraMismatchError, WeightsInvalidError
-from flux_mcp.models.architectures import (
-    DOUBLE_NORMS,
-    SINGLE_NORMS,
-    Architecture,
-    Family,
-    block_counts,
-    from_config,
-    is_foreign,
-)
+from flux_mcp.models.architectures import Architecture, from_config, is_foreign
+from flux_mcp.models.families import Family
 from flux_mcp.models.hub.cache import Snapshot, require_snapshot
 from flux_mcp.models.loras.header import (
     LoraHeader,
@@ -26,6 +23,8 @@ from flux_mcp.models.loras.header import (
 )
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.settings.settings import Settings
+
+# --- any LoRA ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Placed:
     sizes: tuple[int, ...]
     """Rows of each target."""
     is_foreign: bool
-    """Named in Black Forest Labs' words, in which some rows have another order."""
+    """Whether it is named as Black Forest Labs' code does; some rows then have another order."""
 
 
 def place(header: LoraHeader, architecture: Architecture) -> tuple[Placed, ...]:
@@ -68,13 +67,15 @@ def place(header: LoraHeader, architecture: Architecture) -> tuple[Placed, ...]:
 
 
 def fits(header: LoraHeader, architecture: Architecture) -> bool:
-    """Whether every layer of a LoRA has its place in a transformer."""
+    """Whether a transformer has every layer of a LoRA, in its size."""
     try:
         place(header, architecture)
     except LoraMismatchError:
         return False
     return True
 
+
+# --- control LoRAs -------------------------------------------------------------------------------
 
 INPUT_LAYER = "x_embedder"
 """Takes in the noise and, widened, the control image beside it."""
@@ -95,8 +96,7 @@ class ControlFit:
 def control_config(config: Mapping[str, Any], in_channels: int) -> dict[str, Any]:
     """Return the `config.json` of a base's transformer once its first layer is widened.
 
-    What comes out stays as wide as it was, which diffusers takes from what goes in if it is not
-    said.
+    `out_channels` is written out: left out, diffusers would take it from the wider `in_channels`.
     """
     out_channels = config.get("out_channels") or config.get("in_channels", 64)
     return {**config, "in_channels": in_channels, "out_channels": out_channels}
@@ -105,7 +105,7 @@ def control_config(config: Mapping[str, Any], in_channels: int) -> dict[str, Any
 def fit_control(
     header: LoraHeader, name: str, family: Family, config: Mapping[str, Any], in_channels: int
 ) -> ControlFit:
-    """Return what of a control LoRA goes where in the transformer of its base.
+    """Return which layers, biases and norms of its base a control LoRA changes.
 
     Args:
         header: What the file holds.
@@ -152,7 +152,7 @@ def _biases(header: LoraHeader, placed: tuple[Placed, ...]) -> Iterator[tuple[st
 def _norms(
     header: LoraHeader, architecture: Architecture, channels: int
 ) -> Iterator[tuple[str, str]]:
-    known = dict(_norm_names(architecture))
+    known = dict(architecture.norms())
     for tensor, shape in header.others.items():
         name = known.get(without_prefix(tensor))
         if name is None:
@@ -166,19 +166,7 @@ def _norms(
         yield name, tensor
 
 
-def _norm_names(architecture: Architecture) -> Iterator[tuple[str, str]]:
-    """Yield the norms a file may name, in Black Forest Labs' words and in diffusers'."""
-    doubles, singles = block_counts(architecture)
-    for theirs, ours, count, names in (
-        ("double_blocks", "transformer_blocks", doubles, DOUBLE_NORMS),
-        ("single_blocks", "single_transformer_blocks", singles, SINGLE_NORMS),
-    ):
-        for index in range(count):
-            for their_name, our_name in names.items():
-                name = f"{ours}.{index}.{our_name}"
-                yield f"{theirs}.{index}.{their_name}", name
-                yield name, name
-
+# --- the file of a row ---------------------------------------------------------------------------
 
 _FIX_FILE = "Get the file again, or name another one in the row."
 
@@ -192,7 +180,7 @@ class ControlFile:
     fit: ControlFit
 
     def unusable(self, why: str) -> WeightsInvalidError:
-        """Return the error that says why it cannot be drawn with after all."""
+        """Return the error that says why it cannot be used after all."""
         return _unusable(self.spec, self.path, why, _FIX_FILE)
 
 

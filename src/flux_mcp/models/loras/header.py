@@ -1,4 +1,6 @@
-"""What a LoRA file says of itself: its header, and the alphas. No torch, no weights are read.
+"""The header of a LoRA file: its layers, their ranks and alphas, the trainer's metadata.
+
+No weights are read, but for the alphas, which are tensors of one number.
 
 A safetensors file begins with the length of a JSON object (8 bytes, little endian) and the object:
 for each tensor its type, shape and place (github.com/huggingface/safetensors, README).
@@ -21,6 +23,9 @@ ADAPTER_METADATA_KEY = "lora_adapter_metadata"
 TEXT_ENCODERS = ("text_encoder", "lora_te")
 """Names of their layers begin so."""
 FIX = "Get the LoRA again, or convert it to the layout of diffusers or kohya's sd-scripts."
+
+
+# --- alphas --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,12 @@ def _plain_name(pattern: str) -> str:
     return name
 
 
+# --- the header ----------------------------------------------------------------------------------
+
 MAX_HEADER_BYTES = 16_000_000
 """A LoRA of every layer of FLUX.2 dev has a header of 200 kB."""
 _PREFIXES = (
-    # Longest first. What stands before the names of the layers -> what the layout is called.
+    # Longest first. The prefix of the layers' names -> the name of the layout.
     ("model.diffusion_model.", "comfyui"),
     ("base_model.model.", "peft"),
     ("diffusion_model.", "comfyui"),
@@ -125,9 +132,9 @@ class LoraLayer:
     name: str
     """As the file has it, without its prefix."""
     down: str
-    """The tensor (rank, inputs)."""
+    """Name of the tensor (rank, inputs)."""
     up: str
-    """The tensor (outputs, rank)."""
+    """Name of the tensor (outputs, rank)."""
     rank: int
     inputs: int
     outputs: int
@@ -144,7 +151,7 @@ class LoraHeader:
     """What a LoRA file holds."""
 
     layout: str
-    """Whose names it uses: diffusers, kohya, comfyui, onetrainer, peft, bfl or xlabs."""
+    """Whose names its layers have: diffusers, kohya, comfyui, onetrainer, peft, bfl or xlabs."""
     layers: tuple[LoraLayer, ...]
     dtypes: tuple[str, ...]
     text_encoder_layers: int
@@ -163,6 +170,9 @@ class LoraHeader:
     def alphas(self) -> tuple[float, ...]:
         """Every alpha that occurs, smallest first."""
         return tuple(sorted({layer.alpha for layer in self.layers}))
+
+
+# --- reading it ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

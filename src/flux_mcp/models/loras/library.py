@@ -1,7 +1,7 @@
-"""The LoRAs there are: the files of `data/loras/`, what each is for, and what is wrong with any.
+"""The LoRAs of a data folder: the files of `data/loras/`, what each is for, what is wrong with it.
 
-`LoraLibrary` owns what was read; it looks at the folder whenever it is asked and reads again what
-changed. No torch, and of a file only its header, until somebody asks for the SHA-256 of the whole.
+`LoraLibrary` reads the folder at every call, and of a file only the header; the SHA-256 of a whole
+file is computed when it is first needed and kept for as long as the file does not change.
 """
 
 import hashlib
@@ -17,19 +17,15 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from flux_mcp.errors import InvalidLoraError, LoraMismatchError, UnknownLoraError
-from flux_mcp.models.architectures import (
-    CONTROL,
-    Architecture,
-    Family,
-    from_config,
-    known_architectures,
-)
+from flux_mcp.models.architectures import Architecture, from_config, known_architectures
+from flux_mcp.models.families import FAMILIES, FLUX1_CONTROL, Family
 from flux_mcp.models.hub.cache import require_snapshot
 from flux_mcp.models.loras.fit import control_config, fits, place
 from flux_mcp.models.loras.header import LoraHeader, read_header
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.settings.settings import Settings
 
+SUFFIX = ".safetensors"
 MAX_WEIGHT = 4.0
 """Weights reach from -4 to 4: beyond, every LoRA draws noise."""
 _LONGEST = 200
@@ -40,8 +36,12 @@ _TITLE_KEYS = ("modelspec.title", "ss_output_name")
 _TRIGGER_KEYS = ("modelspec.trigger_phrase", "ss_trigger_words")
 _LICENCE_KEYS = ("modelspec.license",)
 _BASE_KEYS = ("modelspec.architecture", "ss_base_model_version")
-_FLUX2_WORDS = ("flux-2", "flux2", "flux.2", "klein")
-_FLUX1_WORDS = ("flux-1", "flux1", "flux.1")
+
+_PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+# --- what a file says of itself ------------------------------------------------------------------
 
 
 class LoraAbout(BaseModel):
@@ -51,7 +51,7 @@ class LoraAbout(BaseModel):
 
     title: str | None = Field(None, max_length=_LONGEST)
     trigger_words: tuple[str, ...] = Field((), max_length=_MOST_TRIGGERS)
-    """Words a prompt needs for it to show."""
+    """Words that a prompt needs for the LoRA to show."""
     family: Family | None = None
     """What it was trained for, where its layers fit several families."""
     weight_range: tuple[float, float] | None = None
@@ -119,19 +119,18 @@ def _first(metadata: Mapping[str, str], keys: tuple[str, ...]) -> str | None:
 
 
 def _family(base: str) -> Family | None:
-    if any(word in base.lower() for word in _FLUX2_WORDS):
-        return "flux2"
-    return "flux1" if any(word in base.lower() for word in _FLUX1_WORDS) else None
+    # The newest first: 'FLUX.2 klein' names both what it is and what came before.
+    newest_first = reversed(FAMILIES.items())
+    words = base.lower()
+    return next((key for key, row in newest_first if any(w in words for w in row.base_words)), None)
 
 
-SUFFIX = ".safetensors"
-_PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# --- the files of the folder ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Lora:
-    """One file of the folder that can be drawn with."""
+    """One file of the folder that can be used."""
 
     name: str
     path: Path
@@ -144,7 +143,7 @@ class Lora:
 
     @property
     def sha256(self) -> str:
-        """Of the whole file: what a plan pins. Reads it, the first time: a second for a gigabyte.
+        """Of the whole file; a plan records it. The first call reads the file: 1 s for a GB.
 
         Raises:
             InvalidLoraError: the file is gone.
@@ -154,7 +153,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class BadLora:
-    """One file that cannot be drawn with."""
+    """One file that cannot be used, and why."""
 
     name: str
     path: Path
@@ -176,7 +175,7 @@ class LoraLibrary:
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[Lora]:
-        """Every usable one, by name."""
+        """Yield every usable one, by name."""
         return (one for one in self.listing() if isinstance(one, Lora))
 
     def listing(self) -> tuple[Lora | BadLora, ...]:
@@ -238,7 +237,7 @@ class LoraLibrary:
         header = read_header(path)
         about = with_metadata(read_about(path.with_suffix(".toml")), header.metadata)
         fitting = [one for one in self._architectures if fits(header, one)]
-        if header.is_control or (fitting and all(one.name == CONTROL for one in fitting)):
+        if header.is_control or (fitting and all(one.name == FLUX1_CONTROL for one in fitting)):
             raise InvalidLoraError(
                 "It is a control LoRA: it turns a model that draws from words into one that "
                 "follows edges or depth.",
@@ -248,7 +247,7 @@ class LoraLibrary:
         if not fitting:
             raise InvalidLoraError(
                 f"Its layers ({header.layers[0].name[:100]}, ...) fit no model known here.",
-                "Only LoRAs for FLUX.1, FLUX.2 and micro can be used.",
+                f"Only LoRAs for {_listed([one.title for one in FAMILIES.values()])} can be used.",
             )
         families = tuple(dict.fromkeys(one.family for one in fitting))
         if about.family in families:
@@ -280,11 +279,11 @@ class LoraLibrary:
 
 
 def check_file(path: Path, folder: Path) -> None:
-    """Refuse what is never opened, by its name and place.
+    """Refuse a file that is never opened, by its name and folder.
 
     Raises:
         InvalidLoraError: a pickle, a name that cannot be used, or a link to somewhere else.
-        OSError: it cannot be looked at.
+        OSError: its links cannot be resolved.
     """
     if path.suffix != SUFFIX:
         raise InvalidLoraError(
@@ -300,6 +299,13 @@ def check_file(path: Path, folder: Path) -> None:
         raise InvalidLoraError(
             "It is not a file of this folder, but a link to somewhere else.", "Copy it here."
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+# --- for an installation, and for a model --------------------------------------------------------
 
 
 def open_loras(settings: Settings, registry: Registry) -> LoraLibrary:
@@ -336,12 +342,12 @@ def _read_config(folder: Path) -> Mapping[str, object] | None:
 
 
 def require_fit(lora: Lora, spec: ModelSpec, architecture: Architecture | None) -> None:
-    """Refuse a LoRA that a model cannot be drawn with.
+    """Refuse a LoRA that a model cannot use.
 
     Args:
         lora: The LoRA.
         spec: The model's row.
-        architecture: Its layers; `None` leaves the check of sizes to the worker.
+        architecture: The model's layers; `None` leaves the check of sizes to the worker.
 
     Raises:
         LoraMismatchError: it is for another family, or does not fit layer by layer.

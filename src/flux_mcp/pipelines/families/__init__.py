@@ -1,1 +1,1 @@
-"""One module for each family of models: how its pipelines are called."""
+"""How the pipelines of each family of models are called; `family.py` finds a family's module."""

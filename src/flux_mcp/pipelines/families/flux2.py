@@ -1,17 +1,20 @@
-"""Adapters of FLUX.2: Flux2KleinPipeline and Flux2Pipeline draw and edit with one transformer.
+"""FLUX.2: the calls of Flux2KleinPipeline and Flux2Pipeline (diffusers 0.42.1), and their latents.
 
-Knows what diffusers 0.42.1 wants of references; prompts are encoded by texts.py.
+Both draw and edit with one transformer. Their VAE has a batch normalisation where FLUX.1's has a
+shift and a scale.
 """
 
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from flux_mcp.errors import InvalidImageError, InvalidRequestError, UnsupportedOptionError
-from flux_mcp.models.registry import Kind, ModelSpec
-from flux_mcp.pipelines.families.flux1 import ADAPTERS, Adapter, reference_size
+from flux_mcp.errors import InvalidImageError, InvalidRequestError
+from flux_mcp.pipelines.families.adapter import Adapter, reference_size
+from flux_mcp.pipelines.families.family import FamilyPipelines
+from flux_mcp.requests.plan import RenderPlan
 
 REFERENCE_MAX_PIXELS = 1024 * 1024
 REFERENCE_MIN_SIDE_PX = 64
@@ -51,25 +54,42 @@ def _as_reference(image: Image.Image) -> Image.Image:
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
 
 
-_BY_FAMILY: Mapping[str, Mapping[Kind, type[Adapter]]] = MappingProxyType(
-    {
-        "flux1": ADAPTERS,
-        "micro": ADAPTERS,
-        "flux2": MappingProxyType({"text2img": Flux2Text2Img, "kontext": Flux2Edit}),
-    }
-)
+def _steered_from(plan: RenderPlan, pipe: Any) -> str | None:
+    """Return the empty prompt for klein's base models where guidance is above 1.
 
-
-def adapter_for(spec: ModelSpec) -> type[Adapter]:
-    """Return what draws a row's kind with its family.
-
-    Raises:
-        UnsupportedOptionError: the family has no such kind.
+    They compare each step with it. Distilled models, and dev, take guidance as a number or not at
+    all.
     """
-    kinds = _BY_FAMILY[spec.family]
-    if spec.kind not in kinds:
-        raise UnsupportedOptionError(
-            f"{spec.id} cannot draw {spec.kind}: its family has {', '.join(kinds)}.",
-            "Choose another model for this.",
-        )
-    return kinds[spec.kind]
+    if plan.negative_prompt is not None:
+        return plan.negative_prompt
+    compares = not pipe.config.get("is_distilled", True) and plan.guidance > 1
+    return "" if compares else None
+
+
+def _encode_image(vae: Any, images: Any) -> Any:
+    return vae.encode(images).latent_dist.mode()
+
+
+def _unpack_latents(pipe: Any, latents: Any, width: int, height: int) -> NDArray[np.float32]:
+    """Undo the normalisation between VAE and transformer, as the pipelines do before decoding.
+
+    Tokens come row by row, each with the four latents of a square of 2x2.
+    """
+    import torch
+
+    vae, side = pipe.vae, 2 * pipe.vae_scale_factor
+    rows, columns = height // side, width // side
+    grid = latents[:1].float().cpu().reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
+    mean = vae.bn.running_mean.float().cpu().view(1, -1, 1, 1)
+    variance = vae.bn.running_var.float().cpu().view(1, -1, 1, 1)
+    grid = grid * torch.sqrt(variance + vae.config.batch_norm_eps) + mean
+    array: NDArray[np.float32] = pipe._unpatchify_latents(grid)[0].numpy()  # noqa: SLF001
+    return array
+
+
+FAMILY = FamilyPipelines(
+    adapters=MappingProxyType({"text2img": Flux2Text2Img, "kontext": Flux2Edit}),
+    steered_from=_steered_from,
+    encode_image=_encode_image,
+    unpack_latents=_unpack_latents,
+)

@@ -1,22 +1,16 @@
-"""A text encoder of transformers, from its folder or a GGUF file, in any precision.
+"""Loads a large text encoder of transformers, from its folder or a GGUF file, in any precision.
 
-Knows which of llama.cpp's names stands for which of transformers', through the gguf package.
+GGUF files name tensors as llama.cpp does; the gguf package translates the names.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 from flux_mcp.errors import WeightsInvalidError
+from flux_mcp.models.families import PART_CLASSES
 from flux_mcp.models.formats import Format
 from flux_mcp.pipelines.loading.checkpoints import TensorEntry, TensorReading
 from flux_mcp.pipelines.loading.quantisers import cast_storage, compute_dtype, configuration
-
-GGUF_ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {"T5EncoderModel": "T5ENCODER", "Qwen3ForCausalLM": "QWEN3"}
-)
-"""Class of transformers -> llama.cpp's architecture. Not Mistral's: llama.cpp reorders its rows."""
 
 
 def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
@@ -25,7 +19,7 @@ def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
     Args:
         model_class: The class of transformers.
         reading: Its tensors, in transformers' names or, in GGUF files, llama.cpp's.
-        row: How it is to be held.
+        row: The format of its weights.
 
     Raises:
         WeightsInvalidError: the tensors are not this encoder's.
@@ -101,14 +95,14 @@ def _by_parameter(model_class: Any, model: Any, reading: TensorReading) -> dict[
     """
     import gguf
 
-    architecture = GGUF_ARCHITECTURES.get(model_class.__name__)
-    if architecture is None:
+    known = PART_CLASSES.get(("transformers", model_class.__name__))
+    if known is None or known.gguf is None:
         raise WeightsInvalidError(
             f"{model_class.__name__} is not read from GGUF files.",
             "Give its folder in safetensors, and a text precision that is made while loading.",
         )
     names = gguf.get_tensor_name_map(
-        getattr(gguf.MODEL_ARCH, architecture), model.config.num_hidden_layers
+        getattr(gguf.MODEL_ARCH, known.gguf), model.config.num_hidden_layers
     )
     found, missing = {}, []
     for name, _ in model.named_parameters():

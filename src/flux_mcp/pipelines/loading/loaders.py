@@ -1,7 +1,6 @@
-"""The files of a part -> the part, loaded; and a pipeline made of loaded parts.
+"""Loads one part of a pipeline from its files, and makes a pipeline of loaded parts.
 
-Keeps nothing; residency.py decides what is loaded and for how long. How a file becomes a model is
-known in formats/.
+What is loaded, and for how long it is kept, is decided by memory/residency.py.
 """
 
 import importlib
@@ -21,7 +20,6 @@ from flux_mcp.pipelines.loading.denoisers import load_denoiser
 from flux_mcp.pipelines.loading.encoders import load_encoder
 from flux_mcp.pipelines.loading.fetching import make_room
 from flux_mcp.pipelines.loading.part_files import (
-    ALLOWED_CLASSES,
     DOWNLOAD_AGAIN,
     PartFiles,
     first_line,
@@ -43,18 +41,17 @@ def load_part(
 
     Args:
         part: Its files.
-        precision: What it is to be held in.
-        device: Where the transformer and the large text encoder are put; others to the CPU.
-        report: Told how much is read, at most four times a second; may raise to stop.
-        made_on: Another device, that makes the transformer's weights, a block at a time.
-        fetched: What was read of its files before.
+        precision: What its weights are to be loaded as.
+        device: Where the transformer and the large text encoder are put; other parts go to the CPU.
+        report: Called with how much is read, at most four times a second; may raise to stop.
+        made_on: Another device, which quantises the transformer's weights a block at a time.
+        fetched: Tensors of its files that were read ahead.
 
     Raises:
         WeightsInvalidError: the files are damaged, incomplete, or another model's.
         MemoryError: (or torch's own) the machine has no memory left.
     """
-    module, loader = ALLOWED_CLASSES[part.library, part.class_name]
-    part_class = getattr(importlib.import_module(module), part.class_name)
+    part_class = getattr(importlib.import_module(part.part_class.module), part.class_name)
     row = format_of(precision)
     progress = ReadProgress(f"loading {part.name}", report)
     try:
@@ -66,7 +63,7 @@ def load_part(
                 reading = TensorReading(
                     part.name, part.folder, checkpoint, device, progress, fetched
                 )
-                if loader == "denoiser":
+                if part.loader == "denoiser":
                     return load_denoiser(part_class, reading, row, made_on)
                 return load_encoder(part_class, reading, row)
         return _load_whole(part_class, part, row)

@@ -1,17 +1,16 @@
-"""A registry row and its snapshot on disk -> the files of its parts, checked before any is opened.
+"""From a registry row and its snapshot on disk to the files of its parts, checked by their headers.
 
-Owns the rules of what may be loaded: classes of an allow-list, safetensors and GGUF only, a named
-precision, the channels the row promises. Keeps nothing.
+What may be loaded: the classes of the row's family, safetensors and GGUF files, weights that can be
+loaded in the precision of the row, a transformer with the channels the row promises.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from flux_mcp.errors import WeightsInvalidError
+from flux_mcp.models.families import PART_CLASSES, PartClass, PartLoader
 from flux_mcp.models.formats import format_of, text_precision
 from flux_mcp.models.hub.cache import Snapshot
 from flux_mcp.models.parts import Precision
@@ -22,40 +21,6 @@ from flux_mcp.pipelines.loading.checkpoints import (
     check_folder,
     stored_method,
 )
-
-Loader = Literal["denoiser", "text", "model", "encoder", "plain"]
-"""`denoiser`: the transformer, in the precision of the plan; `text`: the large text encoder, in
-that of the plan's text; `model`, `encoder`: other weights of diffusers and of transformers, in what
-the transformer is worked with in; `plain`: no weights."""
-
-ALLOWED_CLASSES: Mapping[tuple[str, str], tuple[str, Loader]] = MappingProxyType(
-    {
-        ("diffusers", "AutoencoderKL"): ("diffusers", "model"),
-        ("diffusers", "AutoencoderKLFlux2"): ("diffusers", "model"),
-        ("diffusers", "Flux2Transformer2DModel"): ("diffusers", "denoiser"),
-        ("diffusers", "FluxTransformer2DModel"): ("diffusers", "denoiser"),
-        ("diffusers", "FlowMatchEulerDiscreteScheduler"): ("diffusers", "plain"),
-        ("flux", "ReduxImageEncoder"): ("diffusers.pipelines.flux.modeling_flux", "model"),
-        ("transformers", "CLIPTextModel"): ("transformers", "encoder"),
-        ("transformers", "CLIPTokenizer"): ("transformers", "plain"),
-        ("transformers", "CLIPTokenizerFast"): ("transformers", "plain"),
-        ("transformers", "Mistral3ForConditionalGeneration"): ("transformers", "text"),
-        ("transformers", "PixtralProcessor"): ("transformers", "plain"),
-        ("transformers", "Qwen2Tokenizer"): ("transformers", "plain"),
-        ("transformers", "Qwen2TokenizerFast"): ("transformers", "plain"),
-        ("transformers", "Qwen3ForCausalLM"): ("transformers", "text"),
-        ("transformers", "SiglipImageProcessor"): ("transformers", "plain"),
-        ("transformers", "SiglipVisionModel"): ("transformers", "encoder"),
-        ("transformers", "T5EncoderModel"): ("transformers", "text"),
-        ("transformers", "T5Tokenizer"): ("transformers", "plain"),
-        ("transformers", "T5TokenizerFast"): ("transformers", "plain"),
-    }
-)
-"""(library, class) of a model_index.json -> (module it is imported from, how it is loaded).
-
-Any other pair is refused before anything is imported: diffusers 0.42.1 imports the module a
-model_index.json names before it finds that the class is not one of its own.
-"""
 
 DOWNLOAD_AGAIN = "Remove the files and download them again; 'flux-mcp doctor' shows where they are."
 
@@ -69,14 +34,19 @@ class PartFiles:
     library: str
     class_name: str
     folder: Path
-    """What describes it; and its weights, but for those of `file`."""
+    """Describes it, and holds its weights where `file` does not."""
     file: Path | None = None
     """One safetensors or GGUF file with its weights."""
 
     @property
-    def loader(self) -> Loader:
+    def part_class(self) -> PartClass:
+        """Its class, as the family's record has it."""
+        return PART_CLASSES[self.library, self.class_name]
+
+    @property
+    def loader(self) -> PartLoader:
         """How it is loaded."""
-        return ALLOWED_CLASSES[self.library, self.class_name][1]
+        return self.part_class.loader
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -87,7 +57,7 @@ class PartFiles:
 
 
 def part_precision(part: PartFiles, spec: ModelSpec) -> Precision:
-    """Return what a part of a row is held in.
+    """Return the precision that a part of a row is loaded in.
 
     Only the transformer and the large text encoder are ever quantised: the rest is small, and
     images show it at once (huggingface.co/blog/diffusers-quantization keeps them in 16 bit too).
@@ -114,7 +84,7 @@ def list_parts(spec: ModelSpec, snapshot: Snapshot) -> tuple[PartFiles, ...]:
             DOWNLOAD_AGAIN,
         )
     parts = tuple(
-        _with_own_file(_find_part(name, entry, snapshot), spec)
+        _with_own_file(_find_part(name, entry, snapshot, spec), spec)
         for name, entry in index.items()
         if not name.startswith("_") and isinstance(entry, list) and entry != [None, None]
     )
@@ -127,14 +97,10 @@ def list_parts(spec: ModelSpec, snapshot: Snapshot) -> tuple[PartFiles, ...]:
     return parts
 
 
-def pipeline_options(snapshot: Snapshot) -> dict[str, bool]:
-    """Return what a pipeline is told besides its parts.
-
-    Only `is_distilled` of FLUX.2 klein: without it a distilled model is drawn with twice the work
-    and another guidance.
-    """
+def pipeline_options(spec: ModelSpec, snapshot: Snapshot) -> dict[str, bool]:
+    """Return what a pipeline is constructed with besides its parts."""
     index = _read_json(snapshot.folder / "model_index.json")
-    return {name: bool(index[name]) for name in ("is_distilled",) if name in index}
+    return {name: bool(index[name]) for name in spec.family_spec.pipeline_options if name in index}
 
 
 def _with_own_file(part: PartFiles, spec: ModelSpec) -> PartFiles:
@@ -143,15 +109,17 @@ def _with_own_file(part: PartFiles, spec: ModelSpec) -> PartFiles:
     return part if own is None else replace(part, file=own)
 
 
-_READ_TENSOR_BY_TENSOR: frozenset[Loader] = frozenset({"denoiser", "text"})
+_READ_TENSOR_BY_TENSOR: frozenset[PartLoader] = frozenset({"denoiser", "text"})
 
 
-def _find_part(name: str, entry: list[Any], snapshot: Snapshot) -> PartFiles:
+def _find_part(name: str, entry: list[Any], snapshot: Snapshot, spec: ModelSpec) -> PartFiles:
     library, class_name = (entry[0], entry[1]) if len(entry) == 2 else (None, None)  # noqa: PLR2004
-    if (library, class_name) not in ALLOWED_CLASSES:
+    family = spec.family_spec
+    if (library, class_name) not in family.part_classes:
         raise WeightsInvalidError(
             f"model_index.json names {library}.{class_name} for {name}, which is never loaded.",
-            "Only the classes of FLUX pipelines are; get the weights from their own repository.",
+            f"Only the classes of {family.title} pipelines are; get the weights from their own "
+            "repository.",
         )
     for folder in (snapshot.folder / name, snapshot.parts_folder / name):
         if folder.is_dir():
@@ -185,7 +153,7 @@ def _check_stored(part: PartFiles, precision: Precision) -> None:
 
 
 def is_read_by_tensor(part: PartFiles) -> bool:
-    """Whether we read its tensors and hand them over; else its library opens the files itself."""
+    """Whether its tensors are read here one by one; else its library opens the files itself."""
     if part.loader not in _READ_TENSOR_BY_TENSOR:
         return False
     return part.file is not None or not stored_method(_read_json(part.folder / "config.json"))

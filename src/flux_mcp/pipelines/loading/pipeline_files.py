@@ -1,6 +1,6 @@
-"""What a row's pipeline consists of on disk, by content; and the pipeline made of loaded parts.
+"""What a row's pipeline consists of on disk, each part named by its content; and how it is made.
 
-Keeps nothing: residency.py decides what is loaded.
+What is loaded is decided by memory/residency.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +21,9 @@ from flux_mcp.pipelines.loading.part_files import (
 from flux_mcp.pipelines.loading.quantisers import require_classes
 from flux_mcp.settings.settings import Settings
 
-TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-"""What turns a prompt into embeddings; FLUX.2 has the first two."""
-
 Report = Callable[[str], None]
-"""Told what is being loaded ('loading transformer, 412 of 1,234 MB, 33 %'); may raise to stop the
-loading."""
+"""Called with what is being loaded ('loading transformer, 412 of 1,234 MB, 33 %'); may raise to
+stop the loading."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class PipelineFiles:
 
     spec: ModelSpec
     drawing: ModelSpec
-    """The row that draws: itself, or the one it names as its base, held as it is."""
+    """The row that draws: itself, or its base, loaded in the precisions of this row."""
     snapshot: Snapshot
     """Of the row that draws."""
     own: tuple[PartFiles, ...]
@@ -58,13 +55,14 @@ class PipelineFiles:
 
     @property
     def texts(self) -> dict[PartFiles, str]:
-        """What encodes prompts, in the order of `TEXT_PARTS`."""
-        named = {part.name: part for part in self.drawn_by if part.name in TEXT_PARTS}
-        return {named[name]: self.keys[named[name]] for name in TEXT_PARTS if name in named}
+        """What encodes prompts, in the order of the family's `text_parts`."""
+        named = {part.name: part for part in self.drawn_by}
+        names = [name for name in self.spec.family_spec.text_parts if name in named]
+        return {named[name]: self.keys[named[name]] for name in names}
 
     @property
     def to_load(self) -> dict[PartFiles, str]:
-        """All but what encodes prompts: that may not be asked for."""
+        """All but what encodes prompts, which may not be needed."""
         texts = self.texts
         return {part: key for part, key in self.keys.items() if part not in texts}
 
@@ -105,8 +103,8 @@ def list_files(spec: ModelSpec, registry: Registry, settings: Settings) -> Pipel
     drawing, drawn_by = spec, own
     if spec.base is not None:
         base = registry.find("text2img", spec.base)
-        held = {"precision": spec.precision, "text_precision": spec.text_precision}
-        drawing = base.model_copy(update=held)
+        precisions = {"precision": spec.precision, "text_precision": spec.text_precision}
+        drawing = base.model_copy(update=precisions)
         snapshot = require_snapshot(drawing, registry, settings)
         drawn_by = list_parts(drawing, snapshot)
     transformer = next(part for part in drawn_by if part.name == "transformer")
@@ -135,7 +133,7 @@ def part_key(part: PartFiles, spec: ModelSpec, content: str) -> str:
 def assemble(
     files: PipelineFiles, parts: Mapping[PartFiles, Any], transformer: Any
 ) -> tuple[Any, Any | None]:
-    """Make the pipeline that denoises, without text encoders, and a prior if the row is one.
+    """Make the pipeline that denoises, without text encoders, and the prior of a redux row.
 
     Args:
         files: What it consists of.
@@ -147,7 +145,7 @@ def assemble(
     pipe_parts |= {part.name: load_part(part, files.spec.precision) for part in schedulers}
     pipe_parts |= {part.name: None for part in files.texts}
     pipe_parts["transformer"] = transformer
-    pipe = make_pipeline(files.pipeline, pipe_parts, pipeline_options(files.snapshot))
+    pipe = make_pipeline(files.pipeline, pipe_parts, pipeline_options(files.spec, files.snapshot))
     if files.drawing is files.spec or files.lora is not None:
         return pipe, None
     return pipe, make_pipeline(files.spec.pipeline, {p.name: parts[p] for p in files.own})

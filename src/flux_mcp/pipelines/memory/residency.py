@@ -226,7 +226,7 @@ class Residency:
     def colours(self, resident: Resident) -> LatentColours:
         """Return the preview colours of the pipeline's VAE, measured at the first call."""
         if resident.vae_key not in self._colours:
-            self._colours[resident.vae_key] = calibrate(resident.pipe)
+            self._colours[resident.vae_key] = calibrate(resident.spec, resident.pipe)
         return self._colours[resident.vae_key]
 
     def holds(self, key: str) -> bool:
