@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flux_mcp.compose.assemble import Block
 from flux_mcp.compose.audit import Audit, Finding, Forbidden
-from flux_mcp.compose.blocks import Block
 from flux_mcp.compose.library import PackChanges, PackLibrary, fingerprint_of
 from flux_mcp.compose.reader import read_pack
 from flux_mcp.errors import InvalidPackError, UnknownPackError

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from flux_mcp.compose.assemble import (
     MAX_CHARACTERS,
     Assembled,
+    Block,
     assemble,
     names_in,
     placeholders,
     tidy,
 )
 from flux_mcp.compose.audit import Audit, Finding, Forbidden
-from flux_mcp.compose.blocks import Block
 from flux_mcp.compose.choices import Example, covering, longest, one_by_one, parts_of, usual
 from flux_mcp.compose.files import PackFiles, Text
 from flux_mcp.compose.packs import Pack, Variable

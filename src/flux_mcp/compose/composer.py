@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flux_mcp.compose.assemble import MAX_CHARACTERS, assemble
+from flux_mcp.compose.assemble import MAX_CHARACTERS, Block, Fill, assemble
 from flux_mcp.compose.audit import Audit, Finding, audit
-from flux_mcp.compose.blocks import Block, Fill
 from flux_mcp.compose.choices import Choice, ChosenPart, choose, notices_about, parts_of
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.packs import Defaults, Pack

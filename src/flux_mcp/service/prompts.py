@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flux_mcp.compose.audit import audit
-from flux_mcp.compose.blocks import Block
+from flux_mcp.compose.assemble import Block
 from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import Composition, draft_from, require_allowed
 from flux_mcp.compose.packs import Defaults, Pack

@@ -2,6 +2,7 @@
 
 import pytest
 
+from flux_mcp.compose.assemble import Block
 from flux_mcp.compose.audit import (
     Audit,
     Finding,
@@ -10,8 +11,7 @@ from flux_mcp.compose.audit import (
     audit_text,
     check_forbidden,
 )
-from flux_mcp.compose.audit import mentions as patterns
-from flux_mcp.compose.blocks import Block
+from flux_mcp.compose.audit.mentions import compile_pattern
 from flux_mcp.errors import InvalidRequestError
 
 NAMES = ("fixed", "subject", "variable:mood", "extra")
@@ -249,7 +249,7 @@ def test_a_pattern_that_cannot_be_searched_for_is_refused(row: Forbidden, messag
 
 
 def test_no_regular_expression_no_library_for_them() -> None:
-    assert patterns.ready(Forbidden("people")).expression is None
+    assert compile_pattern(Forbidden("people")).expression is None
 
 
 def test_nothing_is_found_in_nothing() -> None:

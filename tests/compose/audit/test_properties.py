@@ -7,10 +7,10 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flux_mcp.compose.assemble import Block
 from flux_mcp.compose.audit import Audit, Forbidden, audit, audit_text
 from flux_mcp.compose.audit.inflection import forms
 from flux_mcp.compose.audit.text import fold, tokenize
-from flux_mcp.compose.blocks import Block
 
 ROWS = [Forbidden(word) for word in ("people", "text", "red car", "logo")]
 VOCABULARY = """

@@ -1,4 +1,4 @@
-"""What the audit is asked, and what it answers."""
+"""What the audit looks for, and what it finds."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,18 +17,18 @@ class Forbidden:
     kind: Literal["words", "regex"] = "words"
     severity: Severity = "refuse"
     reason: str = ""
-    """Why it is forbidden; told to whoever is refused."""
+    """Why it is forbidden; the caller who is refused reads it."""
     instead: str = ""
     """A positive wording of the pack's own; empty: the audit proposes one."""
     allowed_in: tuple[str, ...] = ()
-    """Phrases in which it may stand: "people mover"."""
+    """Phrases in which it is allowed: "people mover"."""
     related: bool = False
     """Whether words of the same idea count as well: for "people" also "crowd", "woman", "child"."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One place of a prompt and what is to be said about it. `prompt[start:end] == text`."""
+    """One place of a prompt, and what is wrong with it. `prompt[start:end] == text`."""
 
     verdict: Literal["advice", "warn", "refuse"]
     """What this finding alone asks for; advice never changes the verdict of an audit."""
@@ -44,14 +44,14 @@ class Finding:
     rewording: str
     """What to write instead; may be empty."""
     other_block: str | None = None
-    """For contradictions: where the other side, the negation, stands."""
+    """For contradictions: the block of the other side, the negation."""
     other_start: int | None = None
     other_end: int | None = None
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The verdict over a prompt: the severest of its findings, advice apart."""
+    """The verdict on a prompt: that of its severest finding, advice not counted."""
 
     verdict: Verdict
     findings: tuple[Finding, ...]

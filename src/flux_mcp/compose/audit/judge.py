@@ -1,32 +1,37 @@
-"""The audit: every finding, and the verdict. Pure but for the time limit of regular expressions."""
+"""The audit itself: from a prompt and what is forbidden to the findings and the verdict."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from flux_mcp.compose.audit import inflection as special_forms
-from flux_mcp.compose.audit import lexicon
+from flux_mcp.compose.assemble import Block
 from flux_mcp.compose.audit.findings import Audit, Finding, Forbidden, Verdict
 from flux_mcp.compose.audit.ideas import Idea, idea_of, words_of
-from flux_mcp.compose.audit.inflection import forms, words
-from flux_mcp.compose.audit.mentions import TIME_LIMIT_S, Mention, Pattern, mentions, ready
-from flux_mcp.compose.audit.reading import Negation, Polarity, ReadPrompt, read
+from flux_mcp.compose.audit.inflection import forms, is_adjective
+from flux_mcp.compose.audit.lexicon import lexicon
+from flux_mcp.compose.audit.mentions import (
+    TIME_LIMIT_S,
+    CompiledPattern,
+    Mention,
+    compile_pattern,
+    mentions,
+)
+from flux_mcp.compose.audit.reading import Negation, Polarity, PromptReading, read
+from flux_mcp.compose.audit.tables import words
 from flux_mcp.compose.audit.text import Token
-from flux_mcp.compose.blocks import Block
 
+_SEVEREST: tuple[Verdict, ...] = ("refuse", "warn", "pass")
 _MEANT_BY_CUE = {"nobody": "people", "one": "people"}
-_LEADING = lexicon.SHOWING | lexicon.NEUTRAL | words("used using showing including adding having")
 
 
 @dataclass(frozen=True)
-class Thing:
+class NegatedThing:
     """Something that is negated."""
 
     head: str
     """The word that names it."""
     modifiers: tuple[str, ...]
     """Words before the head that narrow it: "harsh" in "no harsh shadows"."""
-    places: tuple[int, ...]
-    """Of the modifiers and the head among the tokens."""
     leaves_others: bool
     """Whether it is said of others only: "no other people"."""
 
@@ -36,41 +41,11 @@ class Thing:
         return " ".join((*self.modifiers, self.head))
 
 
-def thing_of(reading: ReadPrompt, run: Sequence[int]) -> Thing | None:
-    """Return what a run of negated words is about; `None` if it names nothing."""
-    tokens = reading.tokens
-    leaves_others = any(tokens[place].key in lexicon.NARROWING for place in run)
-    kept = _without_doing(tokens, run)
-    while kept and tokens[kept[-1]].key in lexicon.NEUTRAL:
-        kept = kept[:-1]
-    while kept and tokens[kept[0]].key in _LEADING:
-        kept = kept[1:]
-    kept = [place for place in kept if tokens[place].key not in lexicon.NEUTRAL]
-    if not kept:
-        return None
-    *modifiers, head = (tokens[place].key for place in kept)
-    head = _MEANT_BY_CUE.get(head) or (head.removesuffix("less") if len(run) == 1 else head)
-    return Thing(head, tuple(modifiers), tuple(kept), leaves_others)
-
-
-def _without_doing(tokens: Sequence[Token], run: Sequence[int]) -> list[int]:
-    """Return the words before the first that says what the thing does: "people walking"."""
-    for count, place in enumerate(run):
-        word = tokens[place].key
-        if count and (lexicon.is_doing(word) or word in lexicon.AUXILIARIES):
-            return list(run[:count])
-    return list(run)
-
-
-Shown = tuple[int, bool]
-"""The token that shows a thing, and whether it surely means it."""
-
-
 @dataclass(frozen=True)
 class Contradiction:
     """A thing that is shown in one place and denied in another."""
 
-    thing: Thing
+    thing: NegatedThing
     negation: Negation
     place: int
     """The token that shows it."""
@@ -78,88 +53,9 @@ class Contradiction:
     """Whether the word surely means what is denied, and the denial is of all of it."""
 
 
-def contradictions(reading: ReadPrompt) -> Iterator[Contradiction]:
-    """Yield every word that shows what is denied elsewhere; each word once, the surest first."""
-    known: dict[str, tuple[Shown, ...]] = {}
-    excepted = _excepted(reading)
-    found: list[Contradiction] = []
-    for negation in reading.negations:
-        for run in negation.things:
-            thing = thing_of(reading, run)
-            if thing is None or thing.leaves_others or thing.head in special_forms.ADJECTIVES:
-                continue
-            if thing.name not in known:
-                known[thing.name] = tuple(_shown(reading, thing))
-            whole = not negation.in_place and not (negation.of_doing and not idea_of(thing.head))
-            found.extend(
-                Contradiction(thing, negation, place, is_sure and whole)
-                for place, is_sure in known[thing.name]
-                if reading.tokens[place].key not in excepted
-            )
-    told: set[int] = set()
-    for one in sorted(found, key=lambda one: not one.is_sure):
-        if one.place not in told:
-            told.add(one.place)
-            yield one
-
-
-def _excepted(reading: ReadPrompt) -> frozenset[str]:
-    """Return every form of what is named as an exception: "no people except a child"."""
-    named = {
-        token.key
-        for token, is_excepted in zip(reading.tokens, reading.excepted, strict=True)
-        if is_excepted
-    }
-    return frozenset().union(*(forms(word) for word in named))
-
-
-def _shown(reading: ReadPrompt, thing: Thing) -> Iterator[Shown]:
-    idea = idea_of(thing.head)
-    if idea is not None and not thing.modifiers:
-        yield from _idea_shown(reading, idea)
-        return
-    for word in forms(thing.head) & reading.places.keys():
-        for place in reading.places[word]:
-            if _is_shown(reading, place) and _is_same(reading, place, thing):
-                yield place, True
-
-
-def _idea_shown(reading: ReadPrompt, idea: Idea) -> Iterator[Shown]:
-    meant = words_of(idea)
-    for word in meant.keys() & reading.places.keys():
-        for place in reading.places[word]:
-            if _is_shown(reading, place):
-                yield place, meant[word]
-    if idea.quotations:
-        for place in reading.quotations():
-            yield place, True
-
-
-def _is_shown(reading: ReadPrompt, place: int) -> bool:
-    return reading.polarity[place] is Polarity.AFFIRMED and not reading.excepted[place]
-
-
-def _is_same(reading: ReadPrompt, place: int, thing: Thing) -> bool:
-    """Return whether the words before are those of the thing: "harsh" before "shadows"."""
-    first = place - len(thing.modifiers)
-    before = tuple(token.key for token in reading.tokens[max(0, first) : place])
-    return before == thing.modifiers
-
-
-_SEVEREST: tuple[Verdict, ...] = ("refuse", "warn", "pass")
-
-
-def audit(blocks: Sequence[Block], forbidden: Sequence[Forbidden]) -> Audit:
-    """Judge an assembled prompt.
-
-    Args:
-        blocks: Its parts, in the order in which they stand.
-        forbidden: What it must not mention; their order does not matter.
-
-    Raises:
-        InvalidRequestError: a pattern is empty, too long, or no valid regular expression.
-    """
-    patterns = [ready(one) for one in dict.fromkeys(forbidden)]
+def judge(blocks: Sequence[Block], forbidden: Sequence[Forbidden]) -> Audit:
+    """Judge an assembled prompt; arguments and errors are those of `audit`."""
+    patterns = [compile_pattern(one) for one in dict.fromkeys(forbidden)]
     judged = _Judge(read(blocks), blocks)
     findings = [
         *(finding for pattern in patterns for finding in judged.forbidden(pattern)),
@@ -173,28 +69,17 @@ def audit(blocks: Sequence[Block], forbidden: Sequence[Forbidden]) -> Audit:
     )
 
 
-def audit_text(text: str, forbidden: Sequence[Forbidden]) -> Audit:
-    """Judge a text that stands alone; raises as `audit`."""
-    return audit([Block("prompt", text, 0, "argument prompt")], forbidden)
-
-
-def check_forbidden(forbidden: Forbidden) -> None:
-    """Check a pattern without searching for it.
-
-    Raises:
-        InvalidRequestError: it is empty, too long, or no valid regular expression.
-    """
-    ready(forbidden)
+# --- findings -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Judge:
-    """A prompt that was read, and what is to be said about it."""
+    """Makes the findings about a prompt that was read."""
 
-    reading: ReadPrompt
+    reading: PromptReading
     blocks: Sequence[Block]
 
-    def forbidden(self, pattern: Pattern) -> Iterator[Finding]:
+    def forbidden(self, pattern: CompiledPattern) -> Iterator[Finding]:
         asked = pattern.forbidden
         try:
             found = list(mentions(self.reading, pattern, self.blocks))
@@ -236,7 +121,7 @@ class _Judge:
         )
 
     def contradictions(self) -> Iterator[Finding]:
-        for one in contradictions(self.reading):
+        for one in _contradictions(self.reading):
             finding = self._contradiction(one)
             if finding is not None:
                 yield finding
@@ -269,7 +154,7 @@ class _Judge:
                 yield finding
 
     def _negated_wording(self, negation: Negation) -> Finding | None:
-        things = [thing_of(self.reading, run) for run in negation.things]
+        things = [_thing_of(self.reading, run) for run in negation.things]
         named = [thing for thing in things if thing is not None]
         if not named:
             return None
@@ -304,3 +189,116 @@ def _rewording(word: str, name: str) -> str:
     if idea is None:
         return f"Say what is there instead of '{name}'."
     return f"Write what is there instead, for example: {idea.instead}."
+
+
+# --- contradictions -------------------------------------------------------------------------------
+
+
+Shown = tuple[int, bool]
+"""The token that shows a thing, and whether it surely means it."""
+
+
+def _contradictions(reading: PromptReading) -> Iterator[Contradiction]:
+    """Yield every word that shows what is denied elsewhere: each word once, the surest first."""
+    known: dict[str, tuple[Shown, ...]] = {}
+    excepted = _excepted(reading)
+    found: list[Contradiction] = []
+    for negation in reading.negations:
+        for run in negation.things:
+            thing = _thing_of(reading, run)
+            if thing is None or thing.leaves_others or is_adjective(thing.head):
+                continue
+            if thing.name not in known:
+                known[thing.name] = tuple(_shown(reading, thing))
+            whole = not negation.in_place and not (
+                negation.of_statement and not idea_of(thing.head)
+            )
+            found.extend(
+                Contradiction(thing, negation, place, is_sure and whole)
+                for place, is_sure in known[thing.name]
+                if reading.tokens[place].key not in excepted
+            )
+    seen: set[int] = set()
+    for one in sorted(found, key=lambda one: not one.is_sure):
+        if one.place not in seen:
+            seen.add(one.place)
+            yield one
+
+
+def _excepted(reading: PromptReading) -> frozenset[str]:
+    """Return every form of what is named as an exception: "no people except a child"."""
+    named = {
+        token.key
+        for token, is_excepted in zip(reading.tokens, reading.excepted, strict=True)
+        if is_excepted
+    }
+    return frozenset().union(*(forms(word) for word in named))
+
+
+def _shown(reading: PromptReading, thing: NegatedThing) -> Iterator[Shown]:
+    idea = idea_of(thing.head)
+    if idea is not None and not thing.modifiers:
+        yield from _idea_shown(reading, idea)
+        return
+    for word in forms(thing.head) & reading.places.keys():
+        for place in reading.places[word]:
+            if _is_shown(reading, place) and _is_same(reading, place, thing):
+                yield place, True
+
+
+def _idea_shown(reading: PromptReading, idea: Idea) -> Iterator[Shown]:
+    meant = words_of(idea)
+    for word in meant.keys() & reading.places.keys():
+        for place in reading.places[word]:
+            if _is_shown(reading, place):
+                yield place, meant[word]
+    if idea.letters:
+        for place in reading.quotations():
+            yield place, True
+
+
+def _is_shown(reading: PromptReading, place: int) -> bool:
+    return reading.polarity[place] is Polarity.AFFIRMED and not reading.excepted[place]
+
+
+def _is_same(reading: PromptReading, place: int, thing: NegatedThing) -> bool:
+    """Return whether the words before are those of the thing: "harsh" before "shadows"."""
+    first = place - len(thing.modifiers)
+    before = tuple(token.key for token in reading.tokens[max(0, first) : place])
+    return before == thing.modifiers
+
+
+# --- negated things -------------------------------------------------------------------------------
+
+
+def _thing_of(reading: PromptReading, run: Sequence[int]) -> NegatedThing | None:
+    """Return what a run of negated words is about; `None` if it names nothing."""
+    tokens = reading.tokens
+    leaves_others = any(tokens[place].key in lexicon().narrowing for place in run)
+    kept = _without_activity(tokens, run)
+    while kept and tokens[kept[-1]].key in lexicon().neutral:
+        kept = kept[:-1]
+    while kept and tokens[kept[0]].key in _leading():
+        kept = kept[1:]
+    kept = [place for place in kept if tokens[place].key not in lexicon().neutral]
+    if not kept:
+        return None
+    *modifiers, head = (tokens[place].key for place in kept)
+    head = _MEANT_BY_CUE.get(head) or (head.removesuffix("less") if len(run) == 1 else head)
+    return NegatedThing(head, tuple(modifiers), leaves_others)
+
+
+def _without_activity(tokens: Sequence[Token], run: Sequence[int]) -> list[int]:
+    """Return the words before the first activity: "people" of "people walking"."""
+    for count, place in enumerate(run):
+        word = tokens[place].key
+        if count and (lexicon().is_activity(word) or word in lexicon().auxiliaries):
+            return list(run[:count])
+    return list(run)
+
+
+@cache
+def _leading() -> frozenset[str]:
+    """Return the words before a thing that say nothing about it."""
+    known = lexicon()
+    return words("used using showing including adding having").union(known.showing, known.neutral)

@@ -1,4 +1,4 @@
-"""Where forbidden patterns stand in a prompt, and whether they are meant. Pure."""
+"""Forbidden patterns: made ready to search for, and found in a prompt with their polarity."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -6,42 +6,48 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from flux_mcp.compose.assemble import Block
 from flux_mcp.compose.audit.findings import Forbidden
 from flux_mcp.compose.audit.ideas import idea_of, words_of
 from flux_mcp.compose.audit.inflection import forms
-from flux_mcp.compose.audit.reading import Polarity, ReadPrompt
+from flux_mcp.compose.audit.reading import Polarity, PromptReading
 from flux_mcp.compose.audit.text import Token, TokenKind, fold, tokenize
-from flux_mcp.compose.blocks import Block
 from flux_mcp.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     import regex
 
 MAX_PATTERN_CHARACTERS = 500
-_LESS = "less"
+TIME_LIMIT_S = 0.1
+"""For one regular expression over one prompt; usual ones need a thousandth of it."""
+MAX_MENTIONS = 100
+"""Of one regular expression; more add nothing new."""
+_SHORTEST_TIMEOUT_S = 0.001
 
-Steps = tuple[frozenset[str], ...]
+# --- patterns -------------------------------------------------------------------------------------
+
+Phrase = tuple[frozenset[str], ...]
 """For each word of a phrase the forms it may have."""
 
 
 @dataclass(frozen=True)
-class Pattern:
-    """A forbidden pattern that can be searched for."""
+class CompiledPattern:
+    """A forbidden pattern, ready to search for."""
 
     forbidden: Forbidden
-    phrases: tuple[Steps, ...]
+    phrases: tuple[Phrase, ...]
     """Any of them counts; empty for a regular expression."""
     without: frozenset[str]
     """Words that mean its absence: "textless"."""
     expression: "regex.Pattern[str] | None"
-    allowed: tuple[Steps, ...]
-    quotations: bool
-    """Whether letters to be drawn count: related words of "text" were asked for."""
+    allowed: tuple[Phrase, ...]
+    letters: bool
+    """Whether letters that the image should show count: it asks for words related to "text"."""
 
 
 @lru_cache(maxsize=1024)
-def ready(forbidden: Forbidden) -> Pattern:
-    """Make a pattern ready, and check it.
+def compile_pattern(forbidden: Forbidden) -> CompiledPattern:
+    """Return a pattern ready to search for.
 
     Raises:
         InvalidRequestError: it is empty, too long, or no valid regular expression.
@@ -55,19 +61,21 @@ def ready(forbidden: Forbidden) -> Pattern:
             f"at most {MAX_PATTERN_CHARACTERS}.",
             "Split it into several patterns.",
         )
-    allowed = tuple(_steps(phrase) for phrase in forbidden.allowed_in)
+    allowed = tuple(_forms_by_word(phrase) for phrase in forbidden.allowed_in)
     if forbidden.kind == "regex":
-        return Pattern(forbidden, (), frozenset(), _expression(pattern), allowed, quotations=False)
-    steps = _steps(pattern)
+        return CompiledPattern(
+            forbidden, (), frozenset(), _expression(pattern), allowed, letters=False
+        )
+    phrase = _forms_by_word(pattern)
     idea = idea_of(_only_word(pattern)) if forbidden.related else None
     related = (frozenset(words_of(idea)),) if idea else None
-    return Pattern(
+    return CompiledPattern(
         forbidden,
-        (steps, related) if related else (steps,),
-        frozenset(form + _LESS for form in steps[0]) if len(steps) == 1 else frozenset(),
+        (phrase, related) if related else (phrase,),
+        frozenset(f"{form}less" for form in phrase[0]) if len(phrase) == 1 else frozenset(),
         None,
         allowed,
-        quotations=idea is not None and idea.quotations,
+        letters=idea is not None and idea.letters,
     )
 
 
@@ -76,7 +84,7 @@ def _only_word(pattern: str) -> str:
     return tokens[0].key if len(tokens) == 1 else ""
 
 
-def _steps(phrase: str) -> Steps:
+def _forms_by_word(phrase: str) -> Phrase:
     """Return the forms of each word of a phrase; marks stand for themselves.
 
     Raises:
@@ -102,7 +110,7 @@ def _expression(pattern: str) -> "regex.Pattern[str]":
     except regex.error as error:
         raise InvalidRequestError(
             f"The forbidden pattern '{pattern}' is no valid regular expression: {error}.",
-            "Mend it, or leave out kind to look for the words as they are.",
+            "Fix it, or leave out kind to search for the words as they are.",
         ) from error
     except (RecursionError, OverflowError, MemoryError) as error:
         raise InvalidRequestError(
@@ -110,29 +118,27 @@ def _expression(pattern: str) -> "regex.Pattern[str]":
         ) from error
 
 
-TIME_LIMIT_S = 0.1
-"""For one regular expression over one prompt; what usual ones need is a thousandth of it."""
-MAX_MENTIONS = 100
-"""Of one regular expression; more tell nothing new."""
-_SHORTEST_S = 0.001
+# --- mentions -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Mention:
-    """A forbidden pattern in a prompt."""
+    """A place of a prompt where a forbidden pattern is, and whether it is meant there."""
 
     start: int
     end: int
     polarity: Polarity
 
 
-def mentions(reading: ReadPrompt, pattern: Pattern, blocks: Sequence[Block]) -> Iterator[Mention]:
+def mentions(
+    reading: PromptReading, pattern: CompiledPattern, blocks: Sequence[Block]
+) -> Iterator[Mention]:
     """Yield every mention of a pattern, in no particular order.
 
     Raises:
         TimeoutError: a regular expression took longer than TIME_LIMIT_S.
     """
-    allowed = [_span(reading, *found) for found in occurrences(reading, pattern.allowed)]
+    allowed = [_span(reading, *found) for found in _occurrences(reading, pattern.allowed)]
     if pattern.expression is None:
         found = _words(reading, pattern)
     else:
@@ -142,56 +148,56 @@ def mentions(reading: ReadPrompt, pattern: Pattern, blocks: Sequence[Block]) -> 
             yield mention
 
 
-def occurrences(reading: ReadPrompt, phrases: Sequence[Steps]) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last token of each place where one of the phrases stands.
+def _occurrences(reading: PromptReading, phrases: Sequence[Phrase]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last token of each place where one of the phrases is, once.
 
-    A phrase may run over a line break. Places are told once.
+    A phrase may run over a line break.
     """
     known: set[tuple[int, int]] = set()
-    for steps in phrases:
-        for word in steps[0] & reading.places.keys():
+    for phrase in phrases:
+        for word in phrase[0] & reading.places.keys():
             for place in reading.places[word]:
-                last = _last(reading.tokens, place, steps)
+                last = _last(reading.tokens, place, phrase)
                 if last is not None and (place, last) not in known:
                     known.add((place, last))
                     yield place, last
 
 
-def _last(tokens: Sequence[Token], place: int, steps: Steps) -> int | None:
-    for step in steps[1:]:
+def _last(tokens: Sequence[Token], place: int, phrase: Phrase) -> int | None:
+    for forms_of_word in phrase[1:]:
         place += 1
         while place < len(tokens) and tokens[place].kind is TokenKind.LINE:
             place += 1
-        if place >= len(tokens) or tokens[place].key not in step:
+        if place >= len(tokens) or tokens[place].key not in forms_of_word:
             return None
     return place
 
 
-def _span(reading: ReadPrompt, first: int, last: int) -> tuple[int, int]:
+def _span(reading: PromptReading, first: int, last: int) -> tuple[int, int]:
     return reading.tokens[first].start, reading.tokens[last].end
 
 
-def _words(reading: ReadPrompt, pattern: Pattern) -> Iterator[Mention]:
-    for first, last in occurrences(reading, pattern.phrases):
+def _words(reading: PromptReading, pattern: CompiledPattern) -> Iterator[Mention]:
+    for first, last in _occurrences(reading, pattern.phrases):
         yield Mention(*_span(reading, first, last), reading.polarity_of(first, last))
     for word in pattern.without & reading.places.keys():
         for place in reading.places[word]:
             opposite = reading.polarity[place] is Polarity.NEGATED
             polarity = Polarity.AFFIRMED if opposite else Polarity.NEGATED
             yield Mention(*_span(reading, place, place), polarity)
-    if pattern.quotations:
+    if pattern.letters:
         for place in reading.quotations():
             yield Mention(*_span(reading, place, place), Polarity.AFFIRMED)
 
 
 def _matches(
-    reading: ReadPrompt, expression: "regex.Pattern[str]", blocks: Sequence[Block]
+    reading: PromptReading, expression: "regex.Pattern[str]", blocks: Sequence[Block]
 ) -> Iterator[Mention]:
     ends = time.monotonic() + TIME_LIMIT_S
     count = 0
     for block in blocks:
         folded = fold(block.text)
-        left = max(_SHORTEST_S, ends - time.monotonic())
+        left = max(_SHORTEST_TIMEOUT_S, ends - time.monotonic())
         for match in expression.finditer(folded.text, timeout=left):
             if match.end() > match.start() and count < MAX_MENTIONS:
                 count += 1
@@ -200,7 +206,7 @@ def _matches(
                 yield Mention(start, end, _polarity_between(reading, start, end))
 
 
-def _polarity_between(reading: ReadPrompt, start: int, end: int) -> Polarity:
+def _polarity_between(reading: PromptReading, start: int, end: int) -> Polarity:
     places = [
         place
         for place, token in enumerate(reading.tokens)

@@ -1,4 +1,8 @@
-"""A prompt as the audit understands it: its words, and which of them are negated. Pure."""
+"""A prompt as the audit understands it: its tokens, and what it says of each.
+
+A thing is affirmed, negated, or written in letters (quoted). Here the parts come together: scopes,
+denials behind the thing, compounds such as "people-free", and quotations.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,90 +10,19 @@ from enum import Enum
 from functools import cache
 from itertools import chain
 
-from flux_mcp.compose.audit import lexicon, predicates
+from flux_mcp.compose.assemble import Block
+from flux_mcp.compose.audit import predicates
 from flux_mcp.compose.audit.ideas import idea_of
-from flux_mcp.compose.audit.inflection import forms, words
-from flux_mcp.compose.audit.lexicon import Sort
+from flux_mcp.compose.audit.lexicon import CueKind, lexicon
 from flux_mcp.compose.audit.scopes import Scope, read_scopes
-from flux_mcp.compose.audit.text import Token, TokenKind, View, tokenize, unwrap
-from flux_mcp.compose.blocks import Block
+from flux_mcp.compose.audit.tables import words
+from flux_mcp.compose.audit.text import Token, TokenKind, TokenView, tokenize, unwrap
 
-_WRITING = words("""
-    banner billboard brand call caption cover embroider engrave font graffiti handwriting heading
-    headline inscribe inscription label letter logo marquee message name phrase placard poster print
-    quote read say script sign slogan spell stencil subtitle tagline text title typeface typography
-    word wordmark write
-""")
-_BEFORE = 7
-_BEHIND = 4
-_LONGEST = 20
-
-
-def quoted(tokens: Sequence[Token]) -> list[bool]:
-    """Return for each token whether it stands in a quotation that is to be drawn as letters."""
-    found = [False] * len(tokens)
-    for opening, closing in _pairs(tokens):
-        is_short = closing - opening - 1 <= _LONGEST
-        if is_short and (_writing_before(tokens, opening) or _writing_behind(tokens, closing)):
-            found[opening : closing + 1] = [True] * (closing + 1 - opening)
-    return found
-
-
-@cache
-def _writing() -> frozenset[str]:
-    return frozenset().union(*(forms(word) for word in _WRITING))
-
-
-def _pairs(tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
-    opening: dict[str, int] = {}
-    for place, token in enumerate(tokens):
-        if token.kind is TokenKind.EDGE:
-            opening.clear()
-        elif token.kind is TokenKind.QUOTE:
-            if token.key in opening:
-                if _may_close(tokens, place):
-                    yield opening.pop(token.key), place
-            elif _may_open(tokens, place):
-                opening[token.key] = place
-
-
-def _may_open(tokens: Sequence[Token], place: int) -> bool:
-    """Return whether a mark may open; an apostrophe may not follow a word without a space."""
-    touches_word = place > 0 and tokens[place - 1].end == tokens[place].start
-    return tokens[place].key == '"' or not touches_word
-
-
-def _may_close(tokens: Sequence[Token], place: int) -> bool:
-    return tokens[place].key == '"' or tokens[place - 1].end == tokens[place].start
-
-
-def _writing_before(tokens: Sequence[Token], opening: int) -> bool:
-    for token in reversed(tokens[max(0, opening - _BEFORE) : opening]):
-        if token.kind in (TokenKind.STOP, TokenKind.EDGE):
-            return False
-        if token.kind is TokenKind.WORD and token.key in _writing():
-            return True
-    return False
-
-
-def _writing_behind(tokens: Sequence[Token], closing: int) -> bool:
-    behind = tokens[closing + 1 : closing + 1 + _BEHIND]
-    for token in behind:
-        if token.kind is not TokenKind.WORD:
-            return False
-        if token.key in _writing():
-            return True
-    return False
-
-
+_LONGEST_QUOTATION = 20
+_WRITING_BEFORE = 7
+_WRITING_BEHIND = 4
+"""How many tokens around a quotation may have a word of writing."""
 _FREEING = words("free less")
-_NOT_FREEING_BEHIND = (
-    lexicon.PREPOSITIONS
-    | lexicon.AUXILIARIES
-    | lexicon.RELATIVES
-    | words("of to will range spirit")
-)
-_NEVER_FREED = lexicon.AUXILIARIES | words("a an and as feel for in of or the to very with")
 _SETTING = words("break breaking set sets setting")
 _HANGING_REACH = 7
 _SETTING_REACH = 4
@@ -101,7 +34,7 @@ class Polarity(Enum):
     AFFIRMED = "affirmed"
     NEGATED = "negated"
     QUOTED = "quoted"
-    """Letters to be drawn: neither."""
+    """Letters that the image should show: neither."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +48,12 @@ class Negation:
     """For each thing the places of its tokens."""
     in_place: bool
     """Whether it holds for one place only: "no people in the street"."""
-    of_doing: bool
+    of_statement: bool
     """Whether it is said with "not": "the sky is not blue" denies no other blue."""
 
 
 @dataclass(frozen=True)
-class ReadPrompt:
+class PromptReading:
     """The tokens of all blocks, and what is said of each."""
 
     tokens: tuple[Token, ...]
@@ -130,7 +63,7 @@ class ReadPrompt:
     """Named as an exception: "no people except a child"."""
     negations: tuple[Negation, ...]
     places: Mapping[str, Sequence[int]]
-    """Where each word stands among the tokens."""
+    """The places of each word among the tokens."""
 
     def polarity_of(self, first: int, last: int) -> Polarity:
         """Return what is said of the words from one place to another, both included.
@@ -144,26 +77,26 @@ class ReadPrompt:
         return self.polarity[last]
 
     def quotations(self) -> Iterator[int]:
-        """Yield the first word of each quotation that is to be drawn as letters."""
+        """Yield the first word of each quotation that the image should show as letters."""
         for place, polarity in enumerate(self.polarity):
             if polarity is Polarity.QUOTED and self.tokens[place - 1].kind is TokenKind.QUOTE:
                 yield place
 
 
-def read(blocks: Sequence[Block]) -> ReadPrompt:
-    """Read blocks that stand one behind the other."""
+def read(blocks: Sequence[Block]) -> PromptReading:
+    """Read the blocks of a prompt, in their order."""
     tokens = _tokens(blocks)
-    skipped = quoted(tokens)
-    view = View(tokens)
-    scopes = read_scopes(view, skipped)
-    denials = predicates.denials(view, skipped)
+    quoted = _quoted(tokens)
+    view = TokenView(tokens)
+    scopes = read_scopes(view, quoted)
+    denials = predicates.denials(view, quoted)
     freed = list(_freed(tokens))
     negated = [scope is not None for scope in scopes.of]
     subjects = [subject for denial in denials for subject in denial.subjects]
     for place in (place for found in (*subjects, *freed) for place in found):
         negated[place] = not negated[place]
     polarity = [Polarity.NEGATED if one else Polarity.AFFIRMED for one in negated]
-    for place, is_quoted in enumerate(skipped):
+    for place, is_quoted in enumerate(quoted):
         if is_quoted:
             polarity[place] = Polarity.QUOTED
     wordings = [
@@ -182,7 +115,7 @@ def read(blocks: Sequence[Block]) -> ReadPrompt:
         for one in wordings
     ]
     negations.extend(_lessened(tokens, negated))
-    return ReadPrompt(
+    return PromptReading(
         tuple(tokens),
         tuple(polarity),
         tuple(scopes.of),
@@ -203,12 +136,12 @@ class _Wording:
     narrow: bool = False
 
 
-def _of_scope(view: View, scope: Scope) -> _Wording:
+def _of_scope(view: TokenView, scope: Scope) -> _Wording:
     start = min(scope.cue.start, scope.words[0])
-    if scope.sort is Sort.PREDICATE and view.key(start - 1) in lexicon.AUXILIARIES:
+    if scope.kind is CueKind.PREDICATE and view.key(start - 1) in lexicon().auxiliaries:
         start -= 1
     stop = max(scope.cue.stop, scope.words[-1] + 1)
-    return _Wording(start, stop, scope.words, scope.in_place, scope.sort is Sort.PREDICATE)
+    return _Wording(start, stop, scope.words, scope.in_place, scope.kind is CueKind.PREDICATE)
 
 
 def _lessened(tokens: Sequence[Token], negated: Sequence[bool]) -> Iterator[Negation]:
@@ -217,7 +150,7 @@ def _lessened(tokens: Sequence[Token], negated: Sequence[bool]) -> Iterator[Nega
         if not token.key.endswith("less") or negated[place]:
             continue
         if idea_of(token.key.removesuffix("less")) is not None:
-            yield Negation(token.start, token.end, ((place,),), in_place=False, of_doing=False)
+            yield Negation(token.start, token.end, ((place,),), in_place=False, of_statement=False)
 
 
 def _places(tokens: Sequence[Token]) -> dict[str, list[int]]:
@@ -251,8 +184,66 @@ def _runs(tokens: Sequence[Token], places: Sequence[int]) -> Iterator[tuple[int,
         yield tuple(run)
 
 
+# --- quotations -----------------------------------------------------------------------------------
+
+
+def _quoted(tokens: Sequence[Token]) -> list[bool]:
+    """Return for each token whether it is in a quotation that the image should show as letters."""
+    found = [False] * len(tokens)
+    for opening, closing in _pairs(tokens):
+        is_short = closing - opening - 1 <= _LONGEST_QUOTATION
+        if is_short and (_writing_before(tokens, opening) or _writing_behind(tokens, closing)):
+            found[opening : closing + 1] = [True] * (closing + 1 - opening)
+    return found
+
+
+def _pairs(tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
+    opening: dict[str, int] = {}
+    for place, token in enumerate(tokens):
+        if token.kind is TokenKind.EDGE:
+            opening.clear()
+        elif token.kind is TokenKind.QUOTE:
+            if token.key in opening:
+                if _may_close(tokens, place):
+                    yield opening.pop(token.key), place
+            elif _may_open(tokens, place):
+                opening[token.key] = place
+
+
+def _may_open(tokens: Sequence[Token], place: int) -> bool:
+    """Return whether a mark may open; an apostrophe may not follow a word without a space."""
+    touches_word = place > 0 and tokens[place - 1].end == tokens[place].start
+    return tokens[place].key == '"' or not touches_word
+
+
+def _may_close(tokens: Sequence[Token], place: int) -> bool:
+    return tokens[place].key == '"' or tokens[place - 1].end == tokens[place].start
+
+
+def _writing_before(tokens: Sequence[Token], opening: int) -> bool:
+    for token in reversed(tokens[max(0, opening - _WRITING_BEFORE) : opening]):
+        if token.kind in (TokenKind.STOP, TokenKind.EDGE):
+            return False
+        if token.kind is TokenKind.WORD and token.key in lexicon().writing_forms:
+            return True
+    return False
+
+
+def _writing_behind(tokens: Sequence[Token], closing: int) -> bool:
+    behind = tokens[closing + 1 : closing + 1 + _WRITING_BEHIND]
+    for token in behind:
+        if token.kind is not TokenKind.WORD:
+            return False
+        if token.key in lexicon().writing_forms:
+            return True
+    return False
+
+
+# --- "people-free" --------------------------------------------------------------------------------
+
+
 def _freed(tokens: Sequence[Token]) -> Iterator[range]:
-    """Yield what stands before "free": "people-free", "text- and logo-free", "text free"."""
+    """Yield the words that a "free" negates: "people-free", "text- and logo-free", "text free"."""
     for place, token in enumerate(tokens):
         if token.kind is not TokenKind.WORD or token.key not in _FREEING or not place:
             continue
@@ -278,8 +269,23 @@ def _hanging(tokens: Sequence[Token], compound: int) -> Iterator[range]:
 def _is_apart(tokens: Sequence[Token], place: int) -> bool:
     """Return whether a "free" without a hyphen frees the word before it: "text free design"."""
     before, behind = tokens[place - 1], tokens[place + 1] if place + 1 < len(tokens) else None
-    if before.kind is not TokenKind.WORD or before.key in _NEVER_FREED:
+    if before.kind is not TokenKind.WORD or before.key in _never_freed():
         return False
     if any(one.key in _SETTING for one in tokens[max(0, place - _SETTING_REACH) : place]):
         return False
-    return behind is None or behind.glued or behind.key not in _NOT_FREEING_BEHIND
+    return behind is None or behind.glued or behind.key not in _not_freeing_behind()
+
+
+@cache
+def _never_freed() -> frozenset[str]:
+    """Return the words that a "free" behind them does not negate."""
+    return lexicon().auxiliaries | words("a an and as feel for in of or the to very with")
+
+
+@cache
+def _not_freeing_behind() -> frozenset[str]:
+    """Return the words that give a "free" before them another meaning."""
+    known = lexicon()
+    return words("of to will range spirit").union(
+        known.prepositions, known.auxiliaries, known.relatives
+    )

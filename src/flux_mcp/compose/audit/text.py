@@ -1,6 +1,7 @@
-"""Text as it is compared: one kind of space, quote and hyphen, no invisible characters. Pure.
+"""A prompt as the audit compares it: folded characters, then tokens, then a view of them by place.
 
-Spans are told in the text as it was written, so every folded character knows where it came from.
+Folding leaves one kind of space, quotation mark and hyphen, and no invisible characters. Spans are
+those of the text as it was written: each folded character has its place in the original.
 """
 
 import re
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 
-from flux_mcp.compose.audit import lexicon
-from flux_mcp.compose.audit.inflection import words
-from flux_mcp.compose.audit.lexicon import LONGEST, Sort, rows, table
+from flux_mcp.compose.audit.lexicon import CueKind, cue_phrases, cues, lexicon
+from flux_mcp.compose.audit.tables import words
+
+# --- folding --------------------------------------------------------------------------------------
 
 _PLAIN = {
     **dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc\u02b9\u2032\uff07\u00b4`", "'"),
@@ -32,7 +34,7 @@ _PLAIN = {
 
 @dataclass(frozen=True)
 class Folded:
-    """A folded text and where each of its characters stands in the original."""
+    """A folded text, and the place of each of its characters in the original."""
 
     text: str
     _starts: Sequence[int]
@@ -47,7 +49,7 @@ def fold(text: str) -> Folded:
     """Return the text as it is compared, in its own letter case.
 
     Full-width letters and ligatures become plain ones, accents go, a combining mark belongs to the
-    letter before it, and what cannot be seen (soft hyphens, zero-width characters) is left out.
+    letter before it, and invisible characters (soft hyphens, zero-width spaces) are left out.
     """
     if text.isascii():
         plain = text.replace("`", "'").replace("\r", " ")
@@ -59,7 +61,7 @@ def fold(text: str) -> Folded:
     for place, character in enumerate(text):
         plain = _plain(character)
         if not plain:
-            # What adds nothing belongs to the letter before it.
+            # A combining mark lengthens the letter before it.
             if ends and unicodedata.combining(character):
                 ends[-1] = place + 1
             continue
@@ -85,6 +87,9 @@ def _plain(character: str) -> str:
     return "".join(_PLAIN.get(one, one) for one in decomposed if not unicodedata.combining(one))
 
 
+# --- tokens ---------------------------------------------------------------------------------------
+
+
 class TokenKind(Enum):
     """What a token is to a sentence."""
 
@@ -104,7 +109,7 @@ class TokenKind(Enum):
     QUOTE = "quote"
     OTHER = "other"
     EDGE = "edge"
-    """The end of a block; nothing goes on behind it."""
+    """The end of a block; no sentence goes on behind it."""
 
 
 @dataclass(slots=True)
@@ -119,7 +124,7 @@ class Token:
     glued: bool = False
     """Whether a hyphen joins it to the word before it: "free" in "people-free"."""
     hangs: bool = False
-    """Whether a hyphen follows it and then no word: "text" in "text- and logo-free"."""
+    """Whether a hyphen without a word follows it: "text" in "text- and logo-free"."""
 
 
 _TOKEN = re.compile(
@@ -219,16 +224,14 @@ def _keys(kind: str, word: str) -> tuple[str, ...]:
     return (word,)
 
 
-_JOINING = words("and or nor plus with")
-_DETERMINERS = words("a additional an any extra more other single some such the")
-_FOLLOWING = words("and or nor of")
+# --- line breaks ----------------------------------------------------------------------------------
 
 
 def unwrap(tokens: Sequence[Token]) -> list[Token]:
-    """Return the tokens without the breaks inside of a sentence; other breaks end one.
+    """Return the tokens without the line breaks inside of a sentence; other breaks end one.
 
-    A break is inside where the line before leaves something open (a comma, "no", "the", "in") or
-    the next one carries on ("or people").
+    A break is inside of a sentence if the line before leaves something open (a comma, "no", "the",
+    "in") or the next one carries on ("or people").
     """
     return [
         token
@@ -245,32 +248,39 @@ def _is_inside(tokens: Sequence[Token], place: int) -> bool:
         return False
     if before.kind is TokenKind.COMMA:
         return True
-    leaves_open = before.kind is TokenKind.WORD and (before.hangs or before.key in _opening())
-    return leaves_open or (before.kind is TokenKind.WORD and behind.key in _FOLLOWING)
+    if before.kind is not TokenKind.WORD:
+        return False
+    leaves_open = before.hangs or before.key in _opening()
+    return leaves_open or behind.key in lexicon().line_beginnings
 
 
 @cache
 def _opening() -> frozenset[str]:
-    """Return the words that leave something open."""
-    sorts = (Sort.DETERMINER, Sort.LEXICAL, Sort.VERB, Sort.PREDICATE)
-    cues = frozenset(row.split()[-1] for sort in sorts for row in rows(sort))
-    known = _DETERMINERS | lexicon.PREPOSITIONS | lexicon.DEFINITE | lexicon.COPULAS
-    return cues | known | _JOINING
+    """Return the words that leave something open at the end of a line."""
+    kinds = (CueKind.DETERMINER, CueKind.LEXICAL, CueKind.VERB, CueKind.PREDICATE)
+    ends = {phrase.split()[-1] for kind in kinds for phrase in cue_phrases()[kind]}
+    known = lexicon()
+    return known.joining.union(
+        ends, known.line_determiners, known.prepositions, known.definite, known.copulas
+    )
 
 
-_PADDING = max(LONGEST, 8)
+# --- the view -------------------------------------------------------------------------------------
+
+_PADDING = 8
+"""How far beyond the ends the audit looks at most: more than a cue has words."""
 
 
-class View:
-    """The tokens of a prompt, by place; places beyond either end hold nothing."""
+class TokenView:
+    """The tokens of a prompt by place; places beyond either end have no token."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         self.tokens = tokens
-        # Place -1 is the last of the padding, so the front needs none of its own.
+        # Place -1 is the last of the padding: the front needs none of its own.
         self.keys = [token.key for token in tokens] + [""] * _PADDING
         self._kinds = [token.kind for token in tokens] + [TokenKind.EDGE] * _PADDING
         self._glued = [token.glued for token in tokens] + [False] * _PADDING
-        self._table = table()
+        self._cues = cues()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -291,16 +301,16 @@ class View:
         """Return whether a hyphen joins the word at a place to the one before it."""
         return self._glued[place]
 
-    def cue_at(self, place: int) -> tuple[int, Sort] | None:
-        """Return where the longest cue that begins here ends, and its sort."""
-        rows = self._table.get(self.keys[place])
-        if rows is None:
+    def cue_at(self, place: int) -> tuple[int, CueKind] | None:
+        """Return the place behind the longest cue that begins here, and its kind."""
+        beginning = self._cues.get(self.keys[place])
+        if beginning is None:
             return None
-        for phrase, sort in rows:
+        for phrase, kind in beginning:
             behind = place + len(phrase)
             if self.keys[place:behind] != phrase:
                 continue
             # "like-minded" is no cue, "no-people" is one.
-            if not self._glued[behind] or sort is Sort.DETERMINER or phrase == ["sans"]:
-                return behind, sort
+            if not self._glued[behind] or kind is CueKind.DETERMINER or phrase == ["sans"]:
+                return behind, kind
         return None
