@@ -2,10 +2,10 @@
 
     callers --> router, 127.0.0.1:8420/mcp --> flux-mcp, 127.0.0.1:8421/mcp
 
-Callers may speak either era of MCP (the handshake of 2025-11-25, or 2026-07-28 without one). Calls,
-results, errors and progress pass through as they are; a cancelled call is cancelled at flux-mcp.
-Needs only the packages that come with the MCP SDK for Python, 2.3 or newer. This module is what
-callers see; `upstream.py` is the way to flux-mcp; the README says how to run it.
+Callers may use either protocol revision (2025-11-25 with its handshake, or 2026-07-28 without).
+Calls, results, errors and progress are forwarded unchanged; a cancelled call is cancelled at
+flux-mcp. Needs only the MCP SDK for Python, 2.3 or newer, and its dependencies. This module is the
+server for callers; `upstream.py` is the connection to flux-mcp; the README says how to run it.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from upstream import Upstream, UpstreamError, Verbatim, command_transport, http_
 logger = logging.getLogger("router")
 
 OFFERED = ("flux_",)
-"""Tools whose names start so are offered; whatever else flux-mcp may list one day is not."""
+"""Prefixes of the tools that are offered; other tools flux-mcp may list later are not."""
 PASSED_ON: Mapping[str, type[types.RequestParams]] = {
     "resources/list": types.PaginatedRequestParams,
     "resources/templates/list": types.PaginatedRequestParams,
@@ -39,19 +39,19 @@ PASSED_ON: Mapping[str, type[types.RequestParams]] = {
     "prompts/get": types.GetPromptRequestParams,
     "completion/complete": types.CompleteRequestParams,
 }
-"""Requests that need nothing of the router, and what their parameters must look like."""
+"""Requests that are forwarded unchanged, and the models of their parameters."""
 
 INSTRUCTIONS = (
-    "Draws images with FLUX. When an answer has a job_id and no images yet, call flux_get_job "
+    "Generates images with FLUX. When an answer has a job_id and no images yet, call flux_get_job "
     "with it. Results link to the full image as flux://images/{id}, which can be read here. Tell "
     "the user the notices of an answer."
 )
 TOOLS_FRESH_S = 5.0
-"""A list of tools is handed out again for this long before flux-mcp is asked again."""
+"""How long a list of tools is reused before it is requested again."""
 LARGEST_REQUEST_BYTES = 96 * 1024 * 1024
-"""What flux-mcp takes by default (its setting `max_body_bytes`): calls can carry images."""
+"""The limit of flux-mcp by default (its setting `max_body_bytes`): calls can carry images."""
 END_TIMEOUT_S = 5
-"""How long answers may take to get out when the router is told to end."""
+"""How long answers may take to be sent after the router was told to end."""
 
 
 class Router:
@@ -81,7 +81,7 @@ class Router:
     async def list_tools(
         self, context: ServerRequestContext[Any], params: types.PaginatedRequestParams
     ) -> Verbatim:
-        """Return flux-mcp's tools, word for word."""
+        """Return flux-mcp's tools unchanged."""
         now = asyncio.get_running_loop().time()
         if params.cursor is None and self._tools is not None and now < self._tools_fresh_until:
             return self._tools
@@ -96,7 +96,7 @@ class Router:
     async def call_tool(
         self, context: ServerRequestContext[Any], params: types.CallToolRequestParams
     ) -> BaseModel:
-        """Call one of flux-mcp's tools; that it cannot be reached is for the model to read."""
+        """Call one of flux-mcp's tools; if it cannot be reached, return a tool error."""
         if not params.name.startswith(OFFERED):
             raise MCPError(types.INVALID_PARAMS, f"There is no tool '{params.name}' here.")
         try:
@@ -115,7 +115,7 @@ class Router:
             raise MCPError(types.INTERNAL_ERROR, str(error)) from error
 
     async def _send(self, context: ServerRequestContext[Any]) -> Verbatim:
-        """Send on what came in, with everything in it that is not about the caller's connection."""
+        """Forward a request, without the parts that belong to the caller's connection."""
         params = dict(context.params or {})
         meta = params.pop("_meta", None) or {}
         if kept := {name: value for name, value in meta.items() if not is_of_connection(name)}:
@@ -134,14 +134,14 @@ def is_of_connection(name: str) -> bool:
 
 
 class WebServer(uvicorn.Server):
-    """uvicorn, which first lets go of flux-mcp: waiting calls are answered instead of torn off."""
+    """uvicorn that first closes the connection to flux-mcp, so that waiting calls are answered."""
 
     def __init__(self, config: uvicorn.Config, upstream: Upstream) -> None:
         super().__init__(config)
         self._upstream = upstream
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End in order."""
+        """Shut down, after answering the waiting calls."""
         await self._upstream.close()
         await super().shutdown(sockets)
 
@@ -167,7 +167,7 @@ def token_in(file: Path) -> str | None:
 
 
 def http_url(text: str) -> str:
-    """Return a URL as it is.
+    """Return a URL unchanged.
 
     Raises:
         argparse.ArgumentTypeError: it is none.
@@ -214,7 +214,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     """Run the router."""
-    # Everything goes to stderr; other libraries only speak up when something is wrong.
+    # Everything goes to stderr; libraries log from warnings on.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logger.setLevel(logging.INFO)
     flags = parse()

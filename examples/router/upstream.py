@@ -1,6 +1,6 @@
 """The router's connection to flux-mcp: over HTTP, or to a command over its stdin and stdout.
 
-Begin with `Upstream`; the two transports above it are what it opens.
+Start reading at `Upstream`; the two transports above it are what it opens.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ logger = logging.getLogger("router.upstream")
 
 CONNECT_TIMEOUT_S = 5.0
 SILENCE_TIMEOUT_S = 60.0
-"""The SDK's servers send a sign of life every 15 s; four of them missing is a dead peer."""
+"""The SDK's servers send a ping every 15 s; four missing ones mean that the peer is gone."""
 BEFORE_SENDING = (
     httpx2.ConnectError,
     httpx2.ConnectTimeout,
@@ -32,20 +32,20 @@ BEFORE_SENDING = (
     UnicodeError,  # what is in it
 )
 UNSENT = "unsent"
-"""Marks a failure before flux-mcp had the request, so that it is safe to repeat."""
+"""Marks a failure before flux-mcp received the request: repeating it is safe."""
 MAX_REASON = 500
-"""Characters of an HTTP error's text that are handed on."""
+"""Characters of an HTTP error's text that are passed on."""
 
 Streams = tuple[Any, Any]
 Transport = Callable[[], AbstractAsyncContextManager[Streams]]
 
 
 class UpstreamError(Exception):
-    """flux-mcp gave no answer. The text says whether it may have had the request."""
+    """flux-mcp did not answer. The text says whether it may have received the request."""
 
 
 class Verbatim(BaseModel):
-    """A result with whatever is in it: nothing is parsed, so nothing can be lost."""
+    """A result with any fields: nothing is parsed, so nothing can be lost."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -53,8 +53,8 @@ class Verbatim(BaseModel):
 class PatientTransport(httpx2.AsyncHTTPTransport):
     """HTTP to flux-mcp, where a failure is the answer to the one request that met it.
 
-    By itself the SDK's client ends at the first refused connection, with every other call that is
-    under way, and of a 401 it tells nobody.
+    By default the SDK's client ends at the first refused connection, together with every other
+    running call, and does not report a 401.
 
     Args:
         token: Read for each request, so a token that changes needs no restart.
@@ -85,7 +85,7 @@ class PatientTransport(httpx2.AsyncHTTPTransport):
 
 
 def failed(reason: str, data: Any = None) -> httpx2.Response:
-    """Return the JSON-RPC error that the SDK gives to whoever waits for the answer."""
+    """Return the JSON-RPC error that the SDK delivers to the waiting call."""
     error = types.ErrorData(code=types.CONNECTION_CLOSED, message=reason, data=data)
     body = types.JSONRPCError(jsonrpc="2.0", id=None, error=error)
     return httpx2.Response(httpx2.codes.BAD_GATEWAY, json=body.model_dump(mode="json"))
@@ -113,7 +113,7 @@ async def command_transport(command: list[str]) -> AsyncIterator[Streams]:
     When the command exits, this ends with an error. By itself the SDK would keep a connection on
     which every call fails.
     """
-    # The SDK hands on a few variables only; flux-mcp's settings are among the others.
+    # The SDK passes on only a few variables, which do not include flux-mcp's settings.
     parameters = StdioServerParameters(command=command[0], args=command[1:], env=dict(os.environ))
     async with stdio_client(parameters) as (reads, writes), anyio.create_task_group() as tasks:
         sender, receiver = anyio.create_memory_object_stream[SessionMessage | Exception](0)
@@ -130,7 +130,7 @@ async def command_transport(command: list[str]) -> AsyncIterator[Streams]:
 
 
 class Upstream:
-    """The one connection to flux-mcp: opened by the first call, and again after it broke.
+    """The one connection to flux-mcp: opened by the first call, and again after it was lost.
 
     The SDK's client must be left by the task that entered it. Calls come and go in tasks of their
     own, so one more task holds the client for all of them.
@@ -150,7 +150,7 @@ class Upstream:
     async def send(
         self, method: str, params: dict[str, Any], progress: ProgressFnT | None = None
     ) -> Verbatim:
-        """Send a request and return its result as it came; cancelling this cancels the request.
+        """Send a request and return its result unchanged; cancelling this cancels the request.
 
         Raises:
             UpstreamError: flux-mcp cannot be reached, or its connection broke meanwhile.
@@ -172,7 +172,7 @@ class Upstream:
             ) from error
 
     async def close(self) -> None:
-        """Leave flux-mcp for good; calls that wait for it end with an UpstreamError."""
+        """Close the connection; waiting calls end with an UpstreamError."""
         self._ending.set()
         if self._holder is not None:
             await self._holder
@@ -190,18 +190,18 @@ class Upstream:
     async def _hold(
         self, opened: asyncio.Future[ClientSession], before: asyncio.Task[None] | None
     ) -> None:
-        """Keep a client open until `close`, or until its connection breaks."""
+        """Keep a client open until `close`, or until its connection is lost."""
         if before is not None:
-            await before  # a command that broke off may still be ending
+            await before  # a lost command may still be exiting
         try:
-            # One era, not a negotiated one: closing a request's stream always cancels it then.
+            # Fixed, not negotiated: in this revision, closing a request's stream cancels it.
             async with Client(self._transport(), mode=LATEST_MODERN_VERSION, cache=None) as client:
                 opened.set_result(client.session)
                 try:
                     await self._ending.wait()
                 finally:
                     self._forget(opened)  # at once: leaving the client may take seconds
-        except Exception as error:  # noqa: BLE001 - whatever it was, the next call opens again
+        except Exception as error:  # noqa: BLE001 - after any error the next call connects again
             self._forget(opened)
             logger.warning("lost flux-mcp (%s): %s", self._name, first_line_of(error))
             if not opened.done():
@@ -220,7 +220,7 @@ class Upstream:
 
 
 def first_line_of(error: BaseException) -> str:
-    """Say what happened, without the groups that task groups wrap around it."""
+    """Return the text of an error, without the exception groups around it."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flux_mcp.models.formats import load_formats
 
-FORMATS = "To hold weights in other formats"
+FORMATS = "Other formats of weights"
 FORMAT_EXTRAS = {"bitsandbytes", "flux2-dev", "gguf", "torchao"}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
