@@ -28,9 +28,10 @@ from mcp.types import (
 
 from flux_mcp.compose.guide import families, guide
 from flux_mcp.compose.library import PackChanges, PackLibrary
-from flux_mcp.server import prompts
+from flux_mcp.server import prompt_feed
 from flux_mcp.server.app import build_server
-from flux_mcp.server.prompts import GUIDE, MAX_COMPLETIONS, PromptFeed
+from flux_mcp.server.prompt_feed import PromptFeed
+from flux_mcp.server.prompts import GUIDE, MAX_COMPLETIONS
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.compose.packs_on_disk import MANIFEST, manifest, write_pack
@@ -151,7 +152,7 @@ async def test_a_pack_composes_and_says_which_call_draws_it(client: Client) -> N
         "pack": {
             "name": "pets",
             "subject": "dog",
-            "variables": {"light": "hard"},
+            "variables": ["light=hard"],
             "extra": "in the rain",
         }
     }
@@ -162,7 +163,7 @@ async def test_the_call_a_prompt_names_makes_the_prompt_it_shows(client: Client)
     answer = await client.call_tool("flux_generate", {**call_in(text), "dry_run": True})
     assert not answer.is_error
     assert answer.structured_content is not None
-    assert answer.structured_content["prompt"] in text
+    assert answer.structured_content["plan"]["prompt"] in text
 
 
 async def test_defaults_and_empty_arguments_are_left_to_the_pack(client: Client) -> None:
@@ -330,8 +331,12 @@ class Watched(PackLibrary):
     def refresh(self) -> PackChanges:
         self._looks.release()
         if self.fails:
-            raise RuntimeError("a bug of ours")
+            raise RuntimeError("unexpected")
         return super().refresh()
+
+    async def changed(self) -> str:
+        changes = await asyncio.to_thread(self.refresh)
+        return str(changes) if changes else ""
 
     async def looked_at(self, times: int) -> None:
         """Return once it was looked at so often from now on."""
@@ -344,11 +349,11 @@ class Watched(PackLibrary):
 async def test_nothing_is_announced_while_nothing_changes_and_a_bug_ends_nothing(
     settings: Settings, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompts, "LOOK_EVERY_S", 0)
+    monkeypatch.setattr(prompt_feed, "LOOK_EVERY_S", 0)
     packs, bus = Watched(settings.packs_dir, own), InMemorySubscriptionBus()
     events: list[object] = []
     bus.subscribe(events.append)
-    feed = PromptFeed(packs, bus)
+    feed = PromptFeed(packs.changed, bus)
     running = asyncio.create_task(feed.run())
     await packs.looked_at(5)
     assert events == []
@@ -453,7 +458,7 @@ async def test_a_pack_that_changes_on_disk_is_announced_and_used_without_a_resta
         assert "a black cat" in await text_of(client, "pets")
         dry = await client.call_tool("flux_generate", {"pack": "pets", "dry_run": True})
         assert dry.structured_content is not None
-        assert "a black cat" in dry.structured_content["prompt"]
+        assert "a black cat" in dry.structured_content["plan"]["prompt"]
 
         (own / "pets" / "pack.json").write_text(manifest(titel="Pets"), encoding="utf-8")
         await heard.next()

@@ -1,8 +1,9 @@
-"""Sends the spans of this process to a collector, where somebody asked for that.
+"""Tracing with OpenTelemetry: the exporter of this process, and the attributes of failed spans.
 
-OpenTelemetry keeps one tracer provider for each process, which this module installs; without it
-every span is a no-op, and neither the SDK nor an exporter is imported. The SDK reads the rest of
-its standard variables itself: headers, time-outs, certificates, sampler, batch size, resource.
+OpenTelemetry keeps one tracer provider for each process, which this module installs where settings
+or standard variables ask for one; without it every span is a no-op, and neither the SDK nor an
+exporter is imported. The SDK reads the rest of its standard variables itself: headers, time-outs,
+certificates, sampler, batch size, resource. The spans of jobs are in jobs/journal.py.
 """
 
 import logging
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
+from opentelemetry.trace import Span, StatusCode
 
 from flux_mcp import __version__
 from flux_mcp.errors import TracingUnavailableError
@@ -51,6 +53,30 @@ def stop_tracing() -> None:
     shutdown = getattr(trace.get_tracer_provider(), "shutdown", None)
     if shutdown is not None:
         shutdown()
+
+
+def mark_call(code: str, job_id: str | None) -> None:
+    """Set the outcome of a tool call on its span, the current one: the SDK began it.
+
+    Args:
+        code: `ok`, or the code of the error it was answered with.
+        job_id: The job it is about, if any.
+    """
+    span = trace.get_current_span()
+    if job_id is not None:
+        span.set_attribute("flux.job_id", job_id)
+    if code != "ok":
+        mark_failed(span, code)
+
+
+def mark_failed(span: Span, code: str) -> None:
+    """Set the error code a span failed with, and its status.
+
+    In the attribute of the semantic conventions and in one of ours: the SDK writes its own value
+    into the first for a tool call (mcp 2.3, server/_otel.py).
+    """
+    span.set_attributes({"error.type": code, "flux.error_code": code})
+    span.set_status(StatusCode.ERROR)
 
 
 def _install(endpoint: str | None) -> None:

@@ -1,86 +1,77 @@
-"""build_server: the MCP server of one process, over one service, for every transport."""
+"""FluxServer: the MCP server of one process, over one service, for every transport.
+
+It answers the handshake and the list of tools itself. Everything else is answered by `Handlers`,
+which is imported, and the service made, when the first request needs them: together they take
+longer to import than the SDK, and a client that has just started a server waits for it.
+"""
 
 import asyncio
-import logging
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp.server import MCPServer, NotificationOptions
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import Context
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
-from mcp.server.transport_security import TransportSecuritySettings
-from mcp.shared.exceptions import MCPError
 from mcp.types import (
-    INVALID_PARAMS,
     CallToolResult,
     CompleteRequestParams,
     CompleteResult,
-    Completion,
     GetPromptResult,
     InputRequiredResult,
     Prompt,
-    PromptReference,
     Resource,
     Tool,
 )
-from opentelemetry import trace
 
 from flux_mcp import __version__
-from flux_mcp.errors import FluxMcpError, InternalError
-from flux_mcp.jobs.journal import mark_failed
-from flux_mcp.observability.logs import log_fields
 from flux_mcp.principals import LOCAL, acting_as
-from flux_mcp.requests.validation import parse_request
-from flux_mcp.server.calls import ToolCalls
-from flux_mcp.server.job_tasks import JobTasks
-from flux_mcp.server.prompts import (
-    PromptFeed,
-    completed,
-    found_prompt,
-    listed_prompts,
-    matching,
+from flux_mcp.server.on_demand import OnDemand
+from flux_mcp.server.prompt_feed import PromptFeed
+from flux_mcp.server.published import (
+    INSTRUCTIONS,
+    ResourceKind,
+    add_resource_templates,
+    published_tools,
 )
-from flux_mcp.server.resources import LORA_URI, PACK_URI, add_resources, listed_resources
-from flux_mcp.server.results import error_result
-from flux_mcp.server.tasks import TaskBackend, Tasks, refuse_undeclared_listening
-from flux_mcp.server.tools import TOOLS, ToolRow, published_tools
-from flux_mcp.server.transports.sessions import MAX_SESSIONS, RETRY_MS, Sessions
-from flux_mcp.service.service import Service
+from flux_mcp.server.tasks import (
+    Answer,
+    Support,
+    Task,
+    TaskBackend,
+    Tasks,
+    refuse_undeclared_listening,
+)
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from flux_mcp.server.handlers import Handlers
+    from flux_mcp.service.service import Service
 
 FLUSH_S = 0.2
-"""From an answer to the wire: the SDK does not say when it has written."""
-INSTRUCTIONS = (
-    "Draws images with FLUX on this machine's own GPU; one job at a time, the rest "
-    "wait in a queue that survives restarts. flux_generate draws from words, flux_edit changes a "
-    "image by instruction, flux_fill draws inside a mask, flux_variation varies images, "
-    "flux_structural follows edges. Every image is kept with prompt, seed and model: use "
-    "flux_search_gallery to find it, and its id wherever a tool takes an image. When an answer has "
-    "a job_id and no images yet, call flux_get_job. A prompt pack keeps the style of many "
-    "images: name one in the argument pack instead of writing a prompt; flux://packs/{name} says "
-    "what it takes. Tell the user the notices of an answer."
-)
+"""From an answer to the pipe: the SDK does not say when it has written."""
 
 
 class FluxServer(MCPServer[Any]):
     """The SDK's server with our tool list and our reading of arguments.
 
     Args:
-        service: What it serves.
+        service: What it serves; its lifetime is the caller's, SSE would tie it to a client.
         task_backends: Of tools that are added to the eight.
     """
 
-    def __init__(self, service: Service, *, task_backends: Sequence[TaskBackend] = ()) -> None:
+    def __init__(
+        self, service: "Service | OnDemand[Service]", *, task_backends: Sequence[TaskBackend] = ()
+    ) -> None:
+        self._service = service if isinstance(service, OnDemand) else OnDemand.ready(service)
+        self._handlers = OnDemand(self._load_handlers)
+        self._published = published_tools()
         bus = InMemorySubscriptionBus()
-        self._feed = PromptFeed(service.packs, bus)
-        self._calls = ToolCalls(service)
+        self._feed = PromptFeed(self._changed_packs, bus)
+        drawing = _JobTasksOnDemand([tool.name for tool in self._published], self._handlers)
         super().__init__(
             name="flux-mcp",
             title="flux-mcp",
@@ -88,32 +79,83 @@ class FluxServer(MCPServer[Any]):
             version=__version__,
             subscriptions=bus,
             middleware=[_for_principal, refuse_undeclared_listening, self._feed],
-            extensions=[Tasks(JobTasks(service, self._calls), *task_backends)],
+            extensions=[Tasks(drawing, *task_backends)],
         )
-        self._service = service
-        self._rows = {row.name: row for row in TOOLS}
-        self._published = published_tools()
-        add_resources(self, service)
+        add_resource_templates(self, self._read_resource)
         self._lowlevel_server.add_request_handler(
             "completion/complete", CompleteRequestParams, self._complete
         )
-        # Every transport asks this for what it tells a client at the handshake.
+        # Every transport asks this for the capabilities of the handshake.
         self._lowlevel_server.create_initialization_options = partial(  # type: ignore[method-assign]
             self._lowlevel_server.create_initialization_options,
             NotificationOptions(prompts_changed=True),
         )
 
+    @property
+    def protocol_server(self) -> Server[Any]:
+        """The SDK's server below this one, for a transport to run."""
+        return self._lowlevel_server
+
+    # --- lifetime ------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Import and make everything that answers calls, instead of at the first of them."""
+        await self._handlers.get()
+
+    def load_in_background(self) -> None:
+        """Begin to do so; what goes wrong is logged, and the first call tries again."""
+        self._handlers.begin()
+
+    async def _load_handlers(self) -> "Handlers":
+        service = await self._service.get()
+        handlers = await asyncio.to_thread(_import_handlers)
+        return handlers(service)
+
+    async def announce_changes(self) -> None:
+        """Announce to clients when packs change on disk, until cancelled."""
+        await self._feed.run()
+
+    async def finish_calls(self, timeout_s: float) -> None:
+        """Have every open call answered, finished or not, because the server ends.
+
+        Args:
+            timeout_s: A call that is not answered by then is cut off; its job is kept all the same.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                handlers = await self._handlers.if_begun()
+                if handlers is not None:
+                    await handlers.finish_calls()
+        listening = self._lowlevel_server.get_request_handler("subscriptions/listen")
+        if listening is not None and isinstance(listening.handler, ListenHandler):
+            listening.handler.close()
+        await asyncio.sleep(FLUSH_S)
+
+    # --- requests ------------------------------------------------------------------------------
+
     async def list_tools(self) -> list[Tool]:
         """Return exactly the eight tools."""
         return self._published
 
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Answer a tool call; every mistake the caller can fix is a tool error it can read.
+
+        Raises:
+            MCPError: there is no such tool.
+        """
+        handlers = await self._handlers.get()
+        asked = context or Context(mcp_server=self)
+        return await handlers.call_tool(name, arguments, asked, _request_id(context))
+
     async def list_resources(self) -> list[Resource]:
         """Return packs, LoRAs and the newest images; flux_search_gallery finds older ones."""
-        return await listed_resources(self._service)
+        return await (await self._handlers.get()).resources.listed()
 
     async def list_prompts(self) -> list[Prompt]:
         """Return the guide and every pack that can be used, as the disk has them now."""
-        return await asyncio.to_thread(listed_prompts, self._service.packs)
+        return await (await self._handlers.get()).list_prompts()
 
     async def get_prompt(
         self,
@@ -126,116 +168,51 @@ class FluxServer(MCPServer[Any]):
         Raises:
             MCPError: there is no such prompt, or it cannot be composed so; the message says why.
         """
-        try:
-            return await asyncio.to_thread(found_prompt, self._service.packs, name, arguments or {})
-        except FluxMcpError as error:
-            raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
+        return await (await self._handlers.get()).get_prompt(name, arguments or {})
 
     async def _complete(self, _: Any, asked: CompleteRequestParams) -> CompleteResult:
-        """Complete what a user has begun to type: arguments of prompts, names of packs, LoRAs."""
-        packs, reference, argument = self._service.packs, asked.ref, asked.argument
-        found = Completion(values=[])
-        if isinstance(reference, PromptReference):
-            name, value = argument.name, argument.value
-            found = await asyncio.to_thread(completed, packs, reference.name, name, value)
-        elif argument.name == "name" and reference.uri in (PACK_URI, LORA_URI):
-            of_packs = reference.uri == PACK_URI
-            names = await asyncio.to_thread(
-                lambda: [one.name for one in packs] if of_packs else self._service.loras.names()
-            )
-            found = matching(names, argument.value)
-        return CompleteResult(completion=found)
+        return CompleteResult(completion=await (await self._handlers.get()).complete(asked))
 
-    def http_sessions(self, max_body_bytes: int) -> StreamableHTTPSessionManager:
-        """Return what serves streamable HTTP, both protocol eras; run it, then hand it requests."""
-        return Sessions(
-            self._lowlevel_server,
-            # The guard in front has checked Host and Origin, of every route in the same way.
-            security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-            max_request_body_size=max_body_bytes,
-            retry_interval=RETRY_MS,
-            max_sessions=MAX_SESSIONS,
-        )
+    async def _read_resource(self, kind: ResourceKind, key: str) -> str | bytes:
+        return await (await self._handlers.get()).resources.read(kind, key)
 
-    async def finish_calls(self, timeout_s: float) -> None:
-        """Have every open call answered, drawn or not, because the server ends.
-
-        Args:
-            timeout_s: A call that is not answered by then is cut off; its job is kept all the same.
-        """
-        self._service.begin_shutdown()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._calls.all_answered()
-        listening = self._lowlevel_server.get_request_handler("subscriptions/listen")
-        if listening is not None and isinstance(listening.handler, ListenHandler):
-            listening.handler.close()
-        await asyncio.sleep(FLUSH_S)
-
-    async def announce_changes(self) -> None:
-        """Tell clients when packs change on disk, until cancelled."""
-        await self._feed.run()
-
-    async def call_tool(
-        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
-    ) -> CallToolResult | InputRequiredResult:
-        """Answer a tool call; every mistake the caller can fix is a tool error it can read.
-
-        Raises:
-            MCPError: there is no such tool.
-        """
-        row = self._rows.get(name)
-        if row is None:
-            known = ", ".join(self._rows)
-            raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool '{name}'. Tools: {known}.")
-        asked = context or Context(mcp_server=self)
-        with log_fields(tool=name, request_id=_request_id(context)):
-            return await self._timed(row, arguments, asked)
-
-    async def _timed(
-        self, row: ToolRow, arguments: dict[str, Any], context: Context[Any, Any]
-    ) -> CallToolResult:
-        """Answer a call, and say in the log and in its span how that ended."""
-        started_s = time.perf_counter()
-        code, job_id = "cancelled", None
-        try:
-            result, code = await self._answered(row, arguments, context)
-            job_id = (result.structured_content or {}).get("job_id")
-            return result
-        finally:
-            seconds = time.perf_counter() - started_s
-            logger.info(
-                "tool call ended", extra={"code": code, "job_id": job_id, "seconds": seconds}
-            )
-            span = trace.get_current_span()
-            if job_id is not None:
-                span.set_attribute("flux.job_id", job_id)
-            if code != "ok":
-                mark_failed(span, code)
-
-    async def _answered(
-        self, row: ToolRow, arguments: dict[str, Any], context: Context[Any, Any]
-    ) -> tuple[CallToolResult, str]:
-        """Return the answer, and `ok` or the code of the error that it is."""
-        try:
-            request = parse_request(row.request, arguments)
-            result = await self._calls.answer(request, context)
-        except FluxMcpError as error:
-            return error_result(error), error.code
-        except Exception:
-            # The last place before the wire: what is not in our tree is a bug of ours.
-            logger.exception("a bug of ours")
-            bug = InternalError("Something broke inside flux-mcp.", "The server's log has details.")
-            return error_result(bug), bug.code
-        return result, _code_of(result)
+    async def _changed_packs(self) -> str:
+        return await (await self._handlers.get()).changed_packs()
 
 
-def _code_of(result: CallToolResult) -> str:
-    """Return `ok`, or the code of the failed job that a result tells of."""
-    if not result.is_error:
-        return "ok"
-    error = (result.structured_content or {}).get("error") or {}
-    return str(error.get("code", InternalError.code))
+def build_server(service: "Service | OnDemand[Service]") -> FluxServer:
+    """Return the product's own server."""
+    return FluxServer(service)
+
+
+def _import_handlers() -> "type[Handlers]":
+    from flux_mcp.server.handlers import Handlers
+
+    return Handlers
+
+
+class _JobTasksOnDemand:
+    """`JobTasks` before it is loaded: only calls of our tools become tasks, and those load it."""
+
+    def __init__(self, tools: Sequence[str], handlers: "OnDemand[Handlers]") -> None:
+        self._tools = frozenset(tools)
+        self._handlers = handlers
+
+    def support(self, tool: str) -> Support | None:
+        """Return `optional` for the eight tools; only a drawing call ever leaves a task behind."""
+        return "optional" if tool in self._tools else None
+
+    async def begin(self, answer: Answer) -> Task | HandlerResult:
+        return await (await self._handlers.get()).tasks.begin(answer)
+
+    async def find(self, task_id: str) -> Task:
+        return await (await self._handlers.get()).tasks.find(task_id)
+
+    async def update(self, task_id: str, responses: dict[str, Any]) -> None:
+        await (await self._handlers.get()).tasks.update(task_id, responses)
+
+    async def cancel(self, task_id: str) -> None:
+        await (await self._handlers.get()).tasks.cancel(task_id)
 
 
 def _request_id(context: Context[Any, Any] | None) -> str | None:
@@ -244,7 +221,7 @@ def _request_id(context: Context[Any, Any] | None) -> str | None:
         return None
     try:
         return str(context.request_id)
-    except ValueError:  # the SDK's word for a context without a request
+    except ValueError:  # what the SDK raises for a context without a request
         return None
 
 
@@ -255,8 +232,3 @@ async def _for_principal(ctx: ServerRequestContext[Any, Any], call_next: CallNex
     name = user.access_token.client_id if isinstance(user, AuthenticatedUser) else LOCAL
     with acting_as(name):
         return await call_next(ctx)
-
-
-def build_server(service: Service) -> FluxServer:
-    """Return the server. The service's lifetime is the caller's: SSE would tie it to a client."""
-    return FluxServer(service)

@@ -1,18 +1,9 @@
-"""MCP prompts: every pack as one, and one that teaches how FLUX wants to be asked.
+"""MCP prompts: one for each prompt pack, and a guide to prompting FLUX; completions for both."""
 
-Packs come and go on disk while the server runs; `PromptFeed` tells clients. It owns who listens.
-"""
-
-import asyncio
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
-from mcp.server.connection import Connection
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.subscriptions import PromptsListChanged, SubscriptionBus
 from mcp.types import (
     Completion,
     GetPromptResult,
@@ -25,7 +16,7 @@ from mcp.types import (
 from flux_mcp.compose.choices import ANY
 from flux_mcp.compose.composer import Composition, advise, draft_from
 from flux_mcp.compose.guide import families, guide
-from flux_mcp.compose.library import PackChanges, PackLibrary
+from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.packs import EXTRA, SUBJECT, Pack, Variable
 from flux_mcp.compose.problems import nearest, shorten
 from flux_mcp.errors import InvalidRequestError, UnknownPackError
@@ -33,19 +24,12 @@ from flux_mcp.requests.schemas import PackChoice, tool_of
 from flux_mcp.requests.validation import parse_request
 from flux_mcp.service.prompts import choice_of
 
-logger = logging.getLogger(__name__)
-
 GUIDE = "how-to-prompt-flux"
 FAMILY = "family"
 MAX_COMPLETIONS = 100
 """What the protocol allows in one answer."""
-LOOK_EVERY_S = 2.0
-"""How soon a changed pack is announced; a look costs a stat of each of its files."""
-TELLING_TIMEOUT_S = 5.0
-"""A client that has not taken an announcement by then is not reading; it is not told this time."""
 _LISTED_CHOICES = 12
 _LISTED_FINDINGS = 8
-_LISTENS = ("prompts/list", "subscriptions/listen")
 
 
 def listed_prompts(packs: PackLibrary) -> list[Prompt]:
@@ -135,10 +119,14 @@ def _refuse_unknown(name: str, given: Iterable[str], known: Sequence[str]) -> No
 
 
 def _asking(pack: Pack, asked: PackChoice, example: Composition) -> str:
-    """Say which tool to call, with what, and what prompt comes of it."""
-    drawn = [one.name for one in example.chosen if one.is_drawn]
+    """Return which tool to call, with what, and the prompt that results."""
+    drawn = [one.name for one in example.chosen if one.is_random]
     kind = pack.defaults.kind
-    arguments = json.dumps({"pack": asked.model_dump(exclude_unset=True)}, ensure_ascii=False)
+    choices = asked.model_dump(exclude_unset=True)
+    if asked.variables:
+        # The form that is published with the tools.
+        choices["variables"] = [f"{name}={choice}" for name, choice in asked.variables.items()]
+    arguments = json.dumps({"pack": choices}, ensure_ascii=False)
     given = arguments if kind == "text2img" else f"{arguments} and the image it starts from"
     lines = [
         f"Draw an image with the prompt pack '{pack.name}': call {tool_of(kind)} with {given}.",
@@ -192,71 +180,3 @@ def _values(packs: PackLibrary, name: str, argument: str) -> list[str]:
             if (pack.name, one.name) == (name, argument):
                 return [*one.choices, ANY] if one.choices else []
     return []
-
-
-class PromptFeed:
-    """Tells every client when packs have changed on disk.
-
-    Clients of today's protocol listen on the server's bus, older ones are told in their session.
-    """
-
-    def __init__(self, packs: PackLibrary, bus: SubscriptionBus) -> None:
-        self._packs = packs
-        self._bus = bus
-        self._connections: set[Connection] = set()
-        self._first_look: asyncio.Task[PackChanges] | None = None
-
-    async def __call__(
-        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
-    ) -> HandlerResult:
-        """Middleware: see who begins to listen, and remember clients of the older protocol."""
-        if ctx.method in _LISTENS:
-            await self._begin()
-        result = await call_next(ctx)
-        if ctx.method == "notifications/initialized":
-            # The SDK shows middleware no other way to the connection, nor to its end: what is sent
-            # to a client that is gone vanishes without an error.
-            self._remember(ctx.session._connection)  # noqa: SLF001
-        return result
-
-    def _remember(self, connection: Connection) -> None:
-        if connection not in self._connections:
-            self._connections.add(connection)
-            connection.exit_stack.callback(self._connections.discard, connection)
-
-    async def run(self) -> None:
-        """Look again and again, until cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            await self._begin()
-            changes = await self._look()
-            if changes:
-                logger.info("prompt packs changed", extra={"packs": str(changes)})
-                await self._announce()
-
-    async def _begin(self) -> None:
-        """Look for the first time: changes are counted from what a client may have seen.
-
-        Not before: the packs are some files, and a client that has just started the server waits.
-        """
-        if self._first_look is None:
-            self._first_look = asyncio.create_task(self._look())
-        await asyncio.shield(self._first_look)
-
-    async def _look(self) -> PackChanges:
-        try:
-            return await asyncio.to_thread(self._packs.refresh)
-        except Exception:
-            # A bug of ours about one pack must not end this for all of them.
-            logger.exception("looking at the prompt packs failed")
-            return PackChanges()
-
-    async def _announce(self) -> None:
-        await self._bus.publish(PromptsListChanged())
-        await asyncio.gather(*(_tell(connection) for connection in list(self._connections)))
-
-
-async def _tell(connection: Connection) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(TELLING_TIMEOUT_S):
-            await connection.send_prompt_list_changed()

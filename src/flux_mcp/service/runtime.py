@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.gallery.files import ImageFiles
@@ -21,7 +21,7 @@ from flux_mcp.gallery.store import migrate as migrate_gallery
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.downloads import DownloadStore
 from flux_mcp.jobs.downloads import migrate as migrate_downloads
-from flux_mcp.jobs.estimates import JobTally, Outlook
+from flux_mcp.jobs.estimates import Estimates
 from flux_mcp.jobs.executor import ExecutorState, GpuExecutor
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
 from flux_mcp.jobs.measurements import Measurements
@@ -38,13 +38,12 @@ from flux_mcp.settings.paths import ensure_dirs
 from flux_mcp.settings.settings import Settings
 from flux_mcp.storage.database import DatabaseThread
 
-if TYPE_CHECKING:
-    from sqlite_utils import Database
-
 logger = logging.getLogger(__name__)
 
 SWEEP_AGE_S = 3600.0
 """Files without a row are removed once they are this old: younger ones may be on their way."""
+
+_MIGRATIONS = (migrate_jobs, migrate_downloads, migrate_gallery, migrate_measurements)
 
 
 class _Ends(Protocol):
@@ -66,7 +65,6 @@ class Rooms:
     views: Views
     downloads: DownloadStore
     measurements: Measurements
-    tally: JobTally
 
 
 class Runtime:
@@ -90,7 +88,7 @@ class Runtime:
         self.settings = settings
         self.registry = registry
         self.files = ImageFiles(settings.paths)
-        self.database = DatabaseThread(settings.paths.database, _migrate)
+        self.database = DatabaseThread(settings.paths.database, *_MIGRATIONS)
         self.changes = Changes(self.database.data_version)
         self.executor: GpuExecutor | None = None
         self.is_ending = False
@@ -143,8 +141,8 @@ class Runtime:
         gallery = Gallery(database)
         limit = self.settings.queue_limit
         downloads, measurements = DownloadStore(database), Measurements(database)
-        views = Views(queue, Outlook(database), gallery, self.files, downloads, limit)
-        self._rooms = Rooms(queue, gallery, views, downloads, measurements, JobTally(database))
+        views = Views(queue, Estimates(queue), gallery, self.files, downloads, limit)
+        self._rooms = Rooms(queue, gallery, views, downloads, measurements)
         self._background.append(
             asyncio.create_task(self.changes.watch_other_processes(), name="flux-mcp-changes")
         )
@@ -240,10 +238,3 @@ class Runtime:
     async def learned(self, gpu: str) -> tuple[Figure, ...]:
         """Return what finished jobs took on a GPU, newest first."""
         return await self.database.call(self.rooms.measurements.of_device, gpu)
-
-
-def _migrate(database: "Database") -> None:
-    migrate_jobs(database)
-    migrate_downloads(database)
-    migrate_gallery(database)
-    migrate_measurements(database)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-from flux_mcp.server.app import FluxServer
+from flux_mcp.server.app import FluxServer, build_server
 from flux_mcp.server.transports.http import build_http_app
+from flux_mcp.server.transports.sessions import Sessions
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 
@@ -19,21 +19,18 @@ from .transports import HTTP, LEGACY_SSE, TOKENS, Server, connected
 FEW_SESSIONS = 20
 
 
-class Observed(FluxServer):
-    """Our server, with few sessions that are forgotten soon, and a way to look at them."""
+class Observed(Sessions):
+    """Sessions of our server: few, perhaps forgotten soon, and counted."""
 
-    sessions: StreamableHTTPSessionManager
-    idle_timeout_s = 1800.0
-
-    def http_sessions(self, max_body_bytes: int) -> StreamableHTTPSessionManager:
-        self.sessions = super().http_sessions(max_body_bytes)
-        self.sessions.max_sessions = FEW_SESSIONS
-        self.sessions.session_idle_timeout = self.idle_timeout_s
-        return self.sessions
+    def __init__(self, server: FluxServer, max_body_bytes: int, idle_timeout_s: float) -> None:
+        super().__init__(
+            server, max_body_bytes, max_sessions=FEW_SESSIONS, idle_timeout_s=idle_timeout_s
+        )
+        self.feed = server._feed
 
     @property
     def session_count(self) -> int:
-        return len(self.sessions._server_instances)
+        return len(self._server_instances)
 
 
 @asynccontextmanager
@@ -45,9 +42,9 @@ async def served(
         data_dir=tmp_path / "data", transport="http", sse=True, token=TOKENS["local"], **settings
     )
     service = Service(chosen, executes=False)
-    observed = Observed(service)
-    observed.idle_timeout_s = idle_timeout_s
-    app = build_http_app(service, observed)
+    mcp_server = build_server(service)
+    observed = Observed(mcp_server, chosen.max_body_bytes, idle_timeout_s)
+    app = build_http_app(service, mcp_server, sessions=observed)
     config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1)
     listener = uvicorn.Server(config)
     sockets = [config.bind_socket()]

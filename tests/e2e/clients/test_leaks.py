@@ -67,7 +67,7 @@ async def test_a_hundred_dropped_connections_leave_no_task_and_no_session(
         before = kept()
         await drop_many(server, ways)
         await returns_to(before, kept)
-        assert not observed._feed._connections
+        assert not observed.feed._connections
 
 
 async def test_a_hundred_dropped_connections_leave_no_file_and_no_thread_and_it_draws_on(
@@ -101,12 +101,12 @@ async def test_sessions_that_are_never_closed_are_bounded_and_forgotten_when_idl
             refused = await http.post(f"{server.url}/mcp", json=hello(), headers=ACCEPT)
             assert refused.status_code == 503
             assert refused.json()["error"]["message"] == "Too many open sessions"
-            assert len(observed._feed._connections) == FEW_SESSIONS
+            assert len(observed.feed._connections) == FEW_SESSIONS
             # Whoever has a session goes on.
             async with session.post(request("tools/list", 9)) as stream:
                 assert await anext(stream)
         await returns_to(before, kept)
         assert observed.session_count == 0
-        assert not observed._feed._connections
+        assert not observed.feed._connections
         async with opened(server):
             assert observed.session_count == 1

@@ -29,31 +29,17 @@ from flux_mcp.errors import AddressError, StorageError
 from flux_mcp.principals import LOCAL
 from flux_mcp.server.app import FluxServer, build_server
 from flux_mcp.server.transports.guard import Guard, RequestCounts, admission
+from flux_mcp.server.transports.sessions import Sessions
 from flux_mcp.server.transports.stdio import DRAIN_S, ENDING_SIGNALS, end_at_once_next_time
 from flux_mcp.server.transports.tokens import load_tokens, token_file
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 
+logger = logging.getLogger(__name__)
+
+MCP_PATH, SSE_PATH, MESSAGES_PATH = "/mcp", "/sse", "/messages/"
 HEALTH_PATH, METRICS_PATH = "/healthz", "/metrics"
-
-
-def operations_routes(service: Service) -> list[BaseRoute]:
-    """Return the routes; the guard stands in front of them as of every other."""
-
-    async def healthz(_: Request) -> Response:
-        answer = await service.operations.health()
-        return JSONResponse(answer.model_dump(), status_code=answer.http_status)
-
-    async def metrics(request: Request) -> Response:
-        # A name sees its own jobs only, and this counts everybody's.
-        if request.user.access_token.client_id != LOCAL:
-            raise HTTPException(403, "/metrics is for a token without a name.")
-        text, content_type = await service.operations.metrics()
-        return Response(text, headers={"content-type": content_type})
-
-    return [Route(HEALTH_PATH, endpoint=healthz), Route(METRICS_PATH, endpoint=metrics)]
-
-
+BACKLOG = 256
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread keeps the interpreter while another wants it; Python's own default is 5 ms."""
 FULL_COLLECTION_EVERY = 100
@@ -61,58 +47,28 @@ FULL_COLLECTION_EVERY = 100
 _M_ARENA_MAX = -8  # malloc.h of glibc
 
 
-def share_interpreter() -> None:
-    """Let the database's thread have the interpreter soon, however busy the event loop is.
-
-    SQLite gives the interpreter up and asks for it again for each row. With Python's default, a
-    search of 20 rows waited up to twenty times 5 ms beside a loop that was never idle: the "convoy
-    effect" of github.com/python/cpython/issues/52194.
-    """
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-
-
-def share_heap() -> None:
-    """Have all threads allocate from one heap; call it before there are threads.
-
-    glibc gives each thread a heap of its own, up to eight for each core (mallopt(3),
-    `M_ARENA_MAX`), and keeps in each what its thread needed most: decoded images. Elsewhere
-    nothing is done.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
-
-
-def settle() -> None:
-    """Make full collections short and rare; call it when all is imported.
-
-    The 200,000 objects of our modules and libraries stay for ever: they are left out from now on. A
-    full collection that looked at each of them stopped every client for a tenth of a second, every
-    few seconds. One of what remains, the connections of 200 clients, takes 50 ms; it found two
-    thousand objects, so it can come ten times less often. Younger ones are collected as before.
-    """
-    gc.collect()
-    gc.freeze()
-    youngest, middle, _ = gc.get_threshold()
-    gc.set_threshold(youngest, middle, FULL_COLLECTION_EVERY)
-
-
-logger = logging.getLogger(__name__)
-
-MCP_PATH, SSE_PATH, MESSAGES_PATH = "/mcp", "/sse", "/messages/"
-BACKLOG = 256
+# --- the application ---------------------------------------------------------------------------
 
 
 def build_http_app(
-    service: Service, server: FluxServer, tally: RequestCounts | None = None
+    service: Service,
+    server: FluxServer,
+    tally: RequestCounts | None = None,
+    sessions: Sessions | None = None,
 ) -> Guard:
     """Return the guarded application of a server.
+
+    Args:
+        service: Settings, health and metrics.
+        server: Answers the clients.
+        tally: Counts requests, instead of the service's own metrics.
+        sessions: Those of streamable HTTP, instead of new ones with the usual limits.
 
     Raises:
         TokenFileError: there is no usable file of tokens, and none can be made.
     """
     settings = service.settings
-    sessions = server.http_sessions(settings.max_body_bytes)
+    sessions = sessions or Sessions(server, settings.max_body_bytes)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -139,6 +95,26 @@ def build_http_app(
         settings.max_requests,
         tally or service.operations.traffic,
     )
+
+
+def operations_routes(service: Service) -> list[BaseRoute]:
+    """Return the routes; the guard stands in front of them as of every other."""
+
+    async def healthz(_: Request) -> Response:
+        answer = await service.operations.health()
+        return JSONResponse(answer.model_dump(), status_code=answer.http_status)
+
+    async def metrics(request: Request) -> Response:
+        # A name sees its own jobs only, and this counts everybody's.
+        if request.user.access_token.client_id != LOCAL:
+            raise HTTPException(403, "/metrics is for a token without a name.")
+        text, content_type = await service.operations.metrics()
+        return Response(text, headers={"content-type": content_type})
+
+    return [Route(HEALTH_PATH, endpoint=healthz), Route(METRICS_PATH, endpoint=metrics)]
+
+
+# --- serving -----------------------------------------------------------------------------------
 
 
 def serve_http(service: Service, server: FluxServer | None = None) -> None:
@@ -184,7 +160,7 @@ async def _serve(service: Service, server: FluxServer, app: Guard, listener: soc
         timeout_graceful_shutdown=DRAIN_S,
         ws="none",
     )
-    settling = asyncio.create_task(_settle(service), name="flux-mcp-settle")
+    settling = asyncio.create_task(_settle(service, server), name="flux-mcp-settle")
     try:
         await _Listener(config, server).serve(sockets=[listener])
     finally:
@@ -193,10 +169,11 @@ async def _serve(service: Service, server: FluxServer, app: Guard, listener: soc
         await service.close()
 
 
-async def _settle(service: Service) -> None:
-    """Open the service; with the database's libraries, all that stays is there."""
-    with suppress(StorageError):  # whoever calls first is told
+async def _settle(service: Service, server: FluxServer) -> None:
+    """Open the service and load what answers calls; then all that stays is there."""
+    with suppress(StorageError):  # whoever calls first gets it as the answer
         await service.open()
+    await server.load()
     settle()
 
 
@@ -253,3 +230,42 @@ def _listen(settings: Settings) -> socket.socket:
     # acknowledged.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+# --- the process -------------------------------------------------------------------------------
+
+
+def share_interpreter() -> None:
+    """Let the database's thread have the interpreter soon, however busy the event loop is.
+
+    SQLite gives the interpreter up and asks for it again for each row. With Python's default, a
+    search of 20 rows waited up to twenty times 5 ms beside a loop that was never idle: the "convoy
+    effect" of github.com/python/cpython/issues/52194.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def share_heap() -> None:
+    """Have all threads allocate from one heap; call it before there are threads.
+
+    glibc gives each thread a heap of its own, up to eight for each core (mallopt(3),
+    `M_ARENA_MAX`), and keeps in each what its thread needed most: decoded images. Elsewhere
+    nothing is done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+
+
+def settle() -> None:
+    """Make full collections short and rare; call it when all is imported.
+
+    The 200,000 objects of our modules and libraries stay for ever: they are left out from now on. A
+    full collection that looked at each of them stopped every client for a tenth of a second, every
+    few seconds. One of what remains, the connections of 200 clients, takes 50 ms; it found two
+    thousand objects, so it can come ten times less often. Younger ones are collected as before.
+    """
+    gc.collect()
+    gc.freeze()
+    youngest, middle, _ = gc.get_threshold()
+    gc.set_threshold(youngest, middle, FULL_COLLECTION_EVERY)

@@ -1,9 +1,8 @@
-"""What a client of the older protocol missed while its connection was gone, kept for a while.
+"""Sessions of streamable HTTP, and the events a client missed while its connection was gone.
 
 A client of 2025-11-25 whose connection broke in the middle of a call comes back with the id of the
-last event it has seen, and is sent what came after it. `RecentEvents` owns the events of one
-session. One for all sessions would mix them up: the SDK names streams by request ids, which each
-client counts from 1.
+last event it has seen, and is sent what came after it. Each session has its own `RecentEvents`: the
+SDK names streams by request ids, which each client counts from 1.
 """
 
 import asyncio
@@ -20,7 +19,11 @@ from mcp.server.streamable_http import (
     EventStore,
     StreamId,
 )
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.streamable_http_manager import (
+    DEFAULT_SESSION_IDLE_TIMEOUT,
+    StreamableHTTPSessionManager,
+)
+from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import (
     JSONRPCError,
     JSONRPCMessage,
@@ -29,11 +32,12 @@ from mcp.types import (
     jsonrpc_message_adapter,
 )
 
+from flux_mcp.server.app import FluxServer
+
 RETRY_MS = 1000
 """How soon a client may come back, as it is told."""
 MAX_SESSIONS = 500
-"""Clients of the older protocol at the same time; each is forgotten after half an hour of silence,
-the SDK's own limit."""
+"""Clients of the older protocol at the same time."""
 MAX_EVENTS = 256
 MAX_EVENT_BYTES = 2 * 1024 * 1024
 """Of one session: the largest answer, below 1 MiB, twice, and what belongs to it."""
@@ -145,7 +149,32 @@ class RecentEvents(EventStore):
 
 
 class Sessions(StreamableHTTPSessionManager):
-    """The SDK's sessions, each with events of its own."""
+    """The SDK's sessions of streamable HTTP, both protocol eras, each with events of its own.
+
+    Args:
+        server: What is served; run the sessions, then hand them requests.
+        max_body_bytes: Of one request.
+        max_sessions: Clients of the older protocol at the same time.
+        idle_timeout_s: A client of the older protocol is forgotten after so long a silence.
+    """
+
+    def __init__(
+        self,
+        server: FluxServer,
+        max_body_bytes: int,
+        *,
+        max_sessions: int = MAX_SESSIONS,
+        idle_timeout_s: float = DEFAULT_SESSION_IDLE_TIMEOUT,
+    ) -> None:
+        super().__init__(
+            server.protocol_server,
+            # The guard in front has checked Host and Origin, of every route in the same way.
+            security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+            max_request_body_size=max_body_bytes,
+            retry_interval=RETRY_MS,
+            max_sessions=max_sessions,
+            session_idle_timeout=idle_timeout_s,
+        )
 
     @property
     def event_store(self) -> EventStore | None:

@@ -1,23 +1,37 @@
 """stdio: one client on this process's stdin and stdout, and an orderly end whatever happens.
 
+The SDK, and what answers calls, are imported here, behind the guard of stdout: an import that
+prints would break the protocol. The first answers need only the SDK; the service is made shortly
+after them, or for the first call.
+
 The process leaves through `os._exit`: text that a library left in a buffer is then never flushed
-onto the wire, which the SDK has given back by that time (wire.py).
+onto the pipe of the protocol, which the SDK has given back by that time (stdout.py).
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from flux_mcp import __version__
-from flux_mcp.observability.tracing import stop_tracing
 from flux_mcp.server.transports.stdout import StdoutGuard
-from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from flux_mcp.service.service import Service
+
+logger = logging.getLogger(__name__)
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DRAIN_S = 5
 """How long answers that are under way may take when the server is told to end."""
+CLOSE_TIMEOUT_S = 30.0
+OPEN_AFTER_S = 1.0
+"""Long enough for a client's handshake and list of tools, on a slow machine too."""
 
 
 def end_at_once_next_time() -> None:
@@ -26,33 +40,55 @@ def end_at_once_next_time() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-logger = logging.getLogger(__name__)
+def default_service(settings: Settings) -> "Service":
+    """Return the product's own service; imports it."""
+    from flux_mcp.service.service import Service
 
-CLOSE_TIMEOUT_S = 30.0
-OPEN_AFTER_S = 1.0
-"""Long enough for a client's handshake and list of tools, on a slow machine too."""
-
-
-def serve_stdio(service: Service, guard: StdoutGuard) -> None:
-    """Serve until stdin closes or a signal comes; then close the service and leave the process."""
-    data_dir = str(service.settings.data_dir)
-    logger.info(
-        "serving", extra={"transport": "stdio", "data_dir": data_dir, "version": __version__}
-    )
-    asyncio.run(_serve_and_leave(service, guard))
+    return Service(settings)
 
 
-async def _serve_and_leave(service: Service, guard: StdoutGuard) -> None:
-    status = await _serve_stdio(service, guard)
+def serve_stdio(
+    settings: Settings,
+    guard: StdoutGuard,
+    make_service: "Callable[[Settings], Service]" = default_service,
+) -> None:
+    """Serve until stdin closes or a signal comes; then close the service and leave the process.
+
+    Args:
+        settings: Read once by the caller.
+        guard: Keeps everything but the protocol off stdout, since the process began.
+        make_service: Called in a thread, once, when a call needs it or the client has been quiet
+            for a moment.
+    """
+    extra = {"transport": "stdio", "data_dir": str(settings.data_dir), "version": __version__}
+    logger.info("serving", extra=extra)
+    # Nothing that is imported is garbage: looking for some takes a tenth of the start.
+    gc.disable()
+    asyncio.run(_serve_and_leave(settings, guard, make_service))
+
+
+async def _serve_and_leave(
+    settings: Settings, guard: StdoutGuard, make_service: "Callable[[Settings], Service]"
+) -> None:
+    status = await _serve_stdio(settings, guard, make_service)
+    from flux_mcp.observability.tracing import stop_tracing
+
     stop_tracing()
     sys.stderr.flush()
     # From here, not after the loop: it would first cancel the calls that are still open.
     os._exit(status)
 
 
-async def _serve_stdio(service: Service, guard: StdoutGuard) -> int:
-    # Imported here, behind the guard: an import that prints would break the protocol.
-    from flux_mcp.server.app import build_server  # noqa: PLC0415
+async def _serve_stdio(
+    settings: Settings, guard: StdoutGuard, make_service: "Callable[[Settings], Service]"
+) -> int:
+    from flux_mcp.server.app import build_server
+    from flux_mcp.server.on_demand import OnDemand
+
+    async def opening() -> "Service":
+        made = await asyncio.to_thread(make_service, settings)
+        made.open_in_background()
+        return made
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -67,11 +103,15 @@ async def _serve_stdio(service: Service, guard: StdoutGuard) -> int:
             loop.add_signal_handler(number, end)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(end))
-    # A client that has just started us is answered first; its first call opens at once.
-    loop.call_later(OPEN_AFTER_S, service.open_in_background)
+    service = OnDemand(opening)
     server = build_server(service)
+    # What stands now stays until the end; garbage is looked for in what comes after it.
+    gc.freeze()
+    gc.enable()
     guard.open()
     serving = asyncio.create_task(server.run_stdio_async(), name="flux-mcp-stdio")
+    # A client that has just started us is answered first; its first call loads at once.
+    loop.call_later(OPEN_AFTER_S, server.load_in_background)
     announcing = asyncio.create_task(server.announce_changes(), name="flux-mcp-announce")
     stopping = asyncio.create_task(stop.wait(), name="flux-mcp-stop")
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -86,8 +126,11 @@ async def _serve_stdio(service: Service, guard: StdoutGuard) -> int:
     elif trouble is not None:
         logger.info("the client is gone")
     try:
-        # The stdin reader cannot be interrupted, so a signal leaves it behind: the process ends.
-        await asyncio.wait_for(service.close(), CLOSE_TIMEOUT_S)
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            made = await service.if_begun()
+            if made is not None:
+                # The stdin reader cannot be interrupted: after a signal it is left behind.
+                await made.close()
     except Exception:
         logger.exception("the service did not close in order")
         return 1
