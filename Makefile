@@ -1,4 +1,5 @@
-# flux-mcp. The words: setup, demo, test, check, conformance, gpu-test, gpu-bench, bench, train-micro.
+# flux-mcp. The words: setup, demo, test, torture, check, conformance, gpu-test, gpu-bench, bench,
+# train-micro.
 # Each sets up first when that is needed.
 #
 #   make setup TORCH_INDEX=URL   take torch from another index: the one the PyTorch site names for
@@ -23,7 +24,7 @@ SUITE_READY := $(SUITE)/node_modules/.ready
 NODE_IS_NEW := node -e 'const [major, minor] = process.versions.node.split("."); \
   process.exit(+major > 22 || (+major === 22 && +minor >= 19) ? 0 : 1)' 2>/dev/null
 
-.PHONY: setup demo test check conformance gpu-test gpu-bench format bench train-micro lock clean
+.PHONY: setup demo test torture check conformance gpu-test gpu-bench format bench train-micro lock clean
 
 # With TORCH_INDEX on a finished setup: replace torch by the one from there.
 setup: $(READY)
@@ -37,7 +38,9 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "venv failed. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "Installing pinned dependencies into $(VENV) (torch is the large one) ..."
 	@$(if $(TORCH_INDEX),$(GET_TORCH))
-	@$(PIP) install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
+	@# --no-compile: Python compiles what is imported; compiling all of torch takes a minute.
+	@$(PIP) install --quiet --progress-bar off --no-compile \
+	  --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: $(READY)
@@ -47,6 +50,10 @@ demo: $(READY)
 # more than four: each brings workers with torch of its own.
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# The same promises in many more ways; takes long, so it is run before a release.
+torture: $(READY)
+	$(BIN)/python -m pytest -m torture --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
