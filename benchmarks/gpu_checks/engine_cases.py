@@ -11,7 +11,8 @@ import psutil
 from flux_mcp.errors import JobCancelledError, TooLittleMemoryError
 from flux_mcp.models.formats import has_extra
 from flux_mcp.models.parts import load_parts
-from flux_mcp.models.planning.candidates import Choices, Gpu, Machine, Wanted, this_load_support
+from flux_mcp.models.planning.candidates import Choices, Gpu, Machine, Wanted
+from flux_mcp.models.planning.machine import this_load_support
 from flux_mcp.models.planning.tiers import choose_tier
 from flux_mcp.models.registry import KINDS, Kind
 from flux_mcp.pipelines.device import GIB, describe
@@ -44,7 +45,7 @@ def _switch(studio: Studio, kinds: Sequence[Kind]) -> tuple[list[float], int]:
     for _ in range(studio.bench.scale.repetitions):
         for task in tasks.values():
             were_loaded += pipeline_key(task.plan) in studio.loaded
-            load_s.append(studio.draw(task).done.load_s)
+            load_s.append(studio.draw(task).figures.load_s)
     return load_s, were_loaded
 
 
@@ -94,8 +95,8 @@ def five_kinds(bench: Bench) -> None:
             "switch_s", statistics.median(load_s), "s", each_s=load_s, were_loaded=were_loaded
         )
         drawn = studio.draw(studio.task("text2img"))
-        if drawn.done.peak_gib is not None:
-            bench.figure("peak_gib", drawn.done.peak_gib, "GiB")
+        if drawn.figures.peak_gib is not None:
+            bench.figure("peak_gib", drawn.figures.peak_gib, "GiB")
 
 
 def small_gpu(bench: Bench, *, total_gib: float) -> None:
@@ -124,9 +125,9 @@ def small_gpu(bench: Bench, *, total_gib: float) -> None:
                 floor=image_floor_s(drawing, bench.scale, rates),
                 **held,
             )
-            if second.done.peak_gib is not None:
+            if second.figures.peak_gib is not None:
                 bench.figure(
-                    "peak_gib", second.done.peak_gib - ballast_gib, "GiB", room_gib=room_gib
+                    "peak_gib", second.figures.peak_gib - ballast_gib, "GiB", room_gib=room_gib
                 )
 
 
@@ -164,13 +165,13 @@ def _planned(studio: Studio, total_gib: float) -> Task:
         raise NotRunError(f"needs the extra '{FOUR_BIT}' for such a GPU: {error}") from error
     if tier is None:
         raise RuntimeError("the planner knows no model for this")
-    holding = tier.chosen.holding
+    loaded_as = tier.chosen.loaded_as
     return task.changed(
         quality=wanted.quality,
-        precision=holding.precision,
-        text_precision=holding.text_precision,
-        placement=holding.placement,
-        vae_tile_px=holding.tile_px,
+        precision=loaded_as.precision,
+        text_precision=loaded_as.text_precision,
+        placement=loaded_as.placement,
+        vae_tile_px=loaded_as.tile_px,
     )
 
 

@@ -1,6 +1,6 @@
-"""The worker's own engine in this process: plans for it, jobs, and what it reports.
+"""The worker's own engine in this process: tasks for it, and what it reports.
 
-`Engine.draw` is what a worker process runs for each job; here it is asked directly, so that a GPU
+`Engine.draw` is what a worker process runs for each job; here it is called directly, so that a GPU
 can be filled on purpose and its memory be read from the inside.
 """
 
@@ -13,16 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from flux_mcp.models.registry import Kind, Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.pipelines.device import GIB
-from flux_mcp.pipelines.engine import Engine
-from flux_mcp.pipelines.pipe import JobEvents, Pipe, WorkerJob
+from flux_mcp.pipelines.engine import DrawFigures, Engine
 from flux_mcp.requests.plan import InputRole, PlanInput, RenderPlan
 from flux_mcp.settings.settings import Settings
-from flux_mcp.worker_protocol.messages import Done, GeneratedImage, Progress, RunMessage
+from flux_mcp.worker_protocol.messages import Phase
 from gpu_checks.bench import Bench
 from gpu_checks.drawing_cases import PROMPT
 from gpu_checks.folders import ROWS, Folders
@@ -33,11 +34,11 @@ class Task:
     """A plan and its images."""
 
     plan: RenderPlan
-    blobs: Mapping[str, bytes]
+    inputs: Mapping[str, bytes]
 
     def changed(self, **changes: Any) -> "Task":
-        """Return the task with another plan."""
-        return Task(self.plan.model_copy(update=changes), self.blobs)
+        """Return the task with other values of its plan, validated like any plan."""
+        return Task(RenderPlan(**{**dict(self.plan), **changes}), self.inputs)
 
 
 def make_task(registry: Registry, kind: Kind, side_px: int, steps: int) -> Task:
@@ -70,51 +71,56 @@ def make_task(registry: Registry, kind: Kind, side_px: int, steps: int) -> Task:
 
 
 def _images(kind: Kind, side_px: int) -> list[tuple[InputRole, Image.Image]]:
-    picture = Image.linear_gradient("L").resize((side_px, side_px)).convert("RGB")
+    image = Image.linear_gradient("L").resize((side_px, side_px)).convert("RGB")
     quarter = side_px // 4
-    ImageDraw.Draw(picture).ellipse((quarter, quarter, 3 * quarter, 3 * quarter), "red")
+    ImageDraw.Draw(image).ellipse((quarter, quarter, 3 * quarter, 3 * quarter), "red")
     mask = Image.new("L", (side_px, side_px), 0)
     ImageDraw.Draw(mask).rectangle((quarter, quarter, 3 * quarter, 3 * quarter), 255)
     images: dict[Kind, list[tuple[InputRole, Image.Image]]] = {
         "text2img": [],
-        "kontext": [("reference", picture)],
-        "fill": [("image", picture), ("mask", mask)],
-        "control": [("image", picture)],
-        "redux": [("reference", picture)],
+        "kontext": [("reference", image)],
+        "fill": [("image", image), ("mask", mask)],
+        "control": [("image", image)],
+        "redux": [("reference", image)],
     }
     return images[kind]
 
 
-class Recorder(Pipe):
-    """Keeps what a job reports, with the time, instead of writing it."""
+@dataclass
+class Recorder:
+    """Keeps what an engine reports about one task, with the time of each step."""
 
-    def __init__(self, on_step: Callable[[int], None] = lambda _step: None) -> None:
-        super().__init__(io.BytesIO())
-        self.pixels: list[bytes] = []
-        self.steps: list[tuple[int, float]] = []
-        """Finished steps and when each was reported, in seconds of the monotonic clock."""
-        self._on_step = on_step
+    on_step: Callable[[int], None] = lambda _step: None
+    pixels: list[bytes] = field(default_factory=list)
+    """Of each image."""
+    steps: list[tuple[int, float]] = field(default_factory=list)
+    """Finished steps and when each was reported, in seconds of the monotonic clock."""
 
-    def send(self, message: Any, blobs: Mapping[str, bytes] | None = None) -> None:
-        """Keep an event."""
-        if isinstance(message, GeneratedImage) and blobs:
-            self.pixels.append(blobs["pixels"])
-        if isinstance(message, Progress) and message.phase == "denoising" and message.step:
-            self.steps.append((message.step, time.perf_counter()))
-            self._on_step(message.step)
+    def progress(self, phase: Phase, step: int, **_more: Any) -> None:
+        """Note a finished step."""
+        if phase == "denoising" and step:
+            self.steps.append((step, time.perf_counter()))
+            self.on_step(step)
+
+    def preview(self, index: int, step: int, webp: bytes, size: tuple[int, int]) -> None:
+        """Do nothing: no previews are asked for."""
+
+    def image(self, _index: int, _seed: int, _seconds: float, pixels: NDArray[np.uint8]) -> None:
+        """Keep an image."""
+        self.pixels.append(pixels.tobytes())
 
 
 @dataclass
 class Drawn:
-    """What came of a job."""
+    """What came of a task."""
 
-    done: Done
+    figures: DrawFigures
     recorder: Recorder
 
     @property
     def seconds(self) -> float:
         """Of loading and drawing."""
-        return self.done.load_s + self.done.draw_s
+        return self.figures.load_s + self.figures.draw_s
 
     @property
     def pixels(self) -> list[bytes]:
@@ -130,13 +136,15 @@ class Studio:
     settings: Settings
     engine: Engine = field(init=False)
     registry: Registry = field(init=False)
-    loaded: tuple[str, ...] = ()
-    """`kind/model` of what was loaded when the last job was done."""
-    _jobs: int = 0
 
     def __post_init__(self) -> None:
         self.engine = Engine(self.settings, self.bench.device)
         self.registry = open_registry(self.settings)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """`kind/model` of what is loaded."""
+        return self.engine.state["loaded"]
 
     def task(self, kind: Kind, *, steps: int | None = None) -> Task:
         """Return a plan of a kind at the scale's size."""
@@ -155,15 +163,10 @@ class Studio:
         Raises:
             FluxMcpError: as the engine does.
         """
-        self._jobs += 1
         recorder = Recorder(on_step)
-        message = RunMessage(
-            job_id=f"job-{self._jobs}", attempt=1, plan=task.plan, preview_every_steps=0
-        )
-        job = WorkerJob(message, task.blobs, cancelled or threading.Event())
-        done = self.engine.draw(job, JobEvents(message, recorder))
-        self.loaded = done.loaded
-        return Drawn(done, recorder)
+        stop = cancelled or threading.Event()
+        figures = self.engine.draw(task.plan, task.inputs, recorder, stop.is_set)
+        return Drawn(figures, recorder)
 
 
 @contextmanager

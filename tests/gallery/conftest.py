@@ -11,7 +11,7 @@ from sqlite_utils import Database
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.store import Gallery, ImageRecord, migrate, new_image_id
 from flux_mcp.models.registry import load_registry
-from flux_mcp.requests.plan import make_plan
+from flux_mcp.requests.plan import PlanParts, make_plan
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.settings.paths import Paths, ensure_dirs
 from flux_mcp.storage.database import open_database
@@ -52,7 +52,9 @@ def record() -> Callable[..., ImageRecord]:
         image_id = new_image_id()
         prompt = facts.get("prompt", "a red square")
         spec = load_registry().find("text2img", "micro")
-        drawn = make_plan(GenerateRequest(prompt="a", count=2), spec, revision=None, seed=7)
+        drawn = make_plan(
+            GenerateRequest(prompt="a", count=2), spec, PlanParts(revision=None, seed=7)
+        )
         # Requests refuse control characters; the gallery keeps whatever it is given.
         plan = {**drawn.model_dump(mode="json"), "prompt": prompt}
         values = {

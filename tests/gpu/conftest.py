@@ -14,8 +14,7 @@ import pytest
 from flux_mcp.models.registry import Registry, load_registry
 from flux_mcp.pipelines.device import Device
 from flux_mcp.settings.settings import Settings
-from tests.pipelines.conftest import Studio as WorkerStudio
-from tests.pipelines.conftest import Task, make_task
+from tests.pipelines.harness import Studio, Task, WorkerStudio, make_task
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 NO_GPU_EXIT = 2
@@ -124,20 +123,33 @@ def bench(device: Device, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def studio(bench: Any) -> Iterator[Any]:
-    """The worker's engine in this process, with tiny models in rows of FLUX.1."""
-    from gpu_checks.folders import open_folders
-    from gpu_checks.studio import opened
-
-    with opened(bench, open_folders(bench)) as studio:
-        yield studio
+def micro_studio(gpu_settings: Settings, device: Device) -> Iterator[Studio]:
+    """The worker's engine in this process, with micro."""
+    studio = Studio(gpu_settings, device=device)
+    yield studio
+    studio.engine.recover_memory()
 
 
 @pytest.fixture
-def micro_studio(bench: Any, gpu_settings: Settings) -> Iterator[Any]:
-    """The worker's engine in this process, with micro."""
-    from gpu_checks.studio import Studio
+def studio(bench: Any) -> Iterator[Studio]:
+    """The worker's engine in this process, with tiny models in rows of FLUX.1."""
+    from gpu_checks.folders import open_folders
+    from gpu_checks.studio import settings_for
 
-    studio = Studio(bench, gpu_settings)
+    from flux_mcp.models.user_rows import open_registry
+
+    settings = settings_for(bench, open_folders(bench))
+    studio = Studio(settings, open_registry(settings), device=bench.device)
     yield studio
     studio.engine.recover_memory()
+    bench.free()
+
+
+@pytest.fixture
+def tiny_task(bench: Any, studio: Studio) -> Task:
+    """A task for the tiny model of FLUX.1 that draws images from words."""
+    from gpu_checks.folders import ROWS
+
+    scale = bench.scale
+    size = {"width": scale.side_px, "height": scale.side_px, "steps": scale.dev_steps}
+    return make_task(studio.rows.find("text2img", ROWS["text2img"][0]), **size)

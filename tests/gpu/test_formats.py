@@ -18,7 +18,7 @@ altogether differ by 40 and more."""
 
 
 @pytest.fixture
-def can_hold(device):
+def can_load_as(device):
     def skip_unless(name):
         row = HELD[name]
         if device.kind not in row.devices:
@@ -38,9 +38,9 @@ def as_array(pixels):
 
 @pytest.mark.parametrize("name", HELD)
 def test_an_image_is_close_to_the_one_of_bf16_and_the_same_each_time(
-    micro_studio, task_of, can_hold, name
+    micro_studio, task_of, can_load_as, name
 ):
-    can_hold(name)
+    can_load_as(name)
     exact = as_array(micro_studio.draw(task_of("text2img")).pixels[0])
     task = task_of("text2img", precision=name)
     first = micro_studio.draw(task).pixels
@@ -51,18 +51,18 @@ def test_an_image_is_close_to_the_one_of_bf16_and_the_same_each_time(
 
 
 @pytest.mark.parametrize("name", [name for name, row in HELD.items() if row.for_text])
-def test_a_text_encoder_can_be_held_so(studio, can_hold, name):
-    can_hold(name)
-    usual = as_array(studio.draw(studio.task("text2img")).pixels[0])
-    task = studio.task("text2img").changed(text_precision=name)
+def test_a_text_encoder_can_be_held_so(studio, tiny_task, can_load_as, name):
+    can_load_as(name)
+    usual = as_array(studio.draw(tiny_task).pixels[0])
+    task = tiny_task.changed(text_precision=name)
     studio.engine.recover_memory()
     drawn = as_array(studio.draw(task).pixels[0])
     assert np.abs(drawn - usual).mean() < 40
 
 
 @pytest.mark.parametrize("name", [n for n, row in HELD.items() if n not in ("fp32", "fp16")])
-def test_it_takes_less_of_the_gpu(gpu, micro_studio, task_of, can_hold, name):
-    can_hold(name)
+def test_it_takes_less_of_the_gpu(gpu, micro_studio, task_of, can_load_as, name):
+    can_load_as(name)
 
     def held_bytes(task):
         micro_studio.engine.recover_memory()

@@ -9,7 +9,7 @@ from PIL import Image
 from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.registry import KINDS
 from flux_mcp.worker_protocol.messages import Cancelled, Done, Progress
-from tests.pipelines.conftest import Studio
+from tests.pipelines.harness import WorkerStudio
 
 pytestmark = pytest.mark.anyio
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -21,7 +21,7 @@ def as_array(pixels: bytes, width: int = 128, height: int = 128) -> np.ndarray:
 
 async def test_the_worker_draws_where_it_was_told_to(worker, task_of, device):
     await worker.draw(task_of("text2img"))
-    environment = worker.fleet.workers()[0].environment
+    environment = worker.fleet.worker().environment
     assert environment.device == device.name
 
 
@@ -48,7 +48,7 @@ async def test_another_process_draws_the_same_pixels(worker, task_of, gpu_settin
     here = [(await worker.draw(task_of(kind))).pixels for kind in KINDS]
     fleet = ProcessFleet(gpu_settings)
     try:
-        other = Studio(fleet)
+        other = WorkerStudio(fleet)
         there = [(await other.draw(task_of(kind))).pixels for kind in KINDS]
     finally:
         await fleet.close()
@@ -78,7 +78,7 @@ async def test_bf16_on_the_gpu_is_close_to_fp32(worker, task_of, kind):
 async def test_fill_keeps_every_pixel_outside_the_mask(worker, task_of):
     task = task_of("fill")
     original, hole = (
-        np.asarray(Image.open(io.BytesIO(task.blobs[item.sha256]))) for item in task.plan.inputs
+        np.asarray(Image.open(io.BytesIO(task.inputs[item.sha256]))) for item in task.plan.inputs
     )
     drawn = as_array((await worker.draw(task)).pixels[0])
     assert (drawn[hole == 0] == original[hole == 0]).all()

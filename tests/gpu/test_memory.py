@@ -6,7 +6,7 @@ from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.pipelines.device import GIB
 from flux_mcp.worker_protocol.messages import Done, Failed
 from tests.gpu.copies import copied_bytes, copied_in
-from tests.pipelines.conftest import Studio
+from tests.pipelines.harness import WorkerStudio
 
 TINY_TRANSFORMER_BYTES = 2 * 2_400_000
 """micro's, in bf16 (parts.toml)."""
@@ -29,39 +29,39 @@ def test_a_switch_between_kinds_that_are_loaded_copies_no_weights(micro_studio, 
     one, other = task_of("text2img", steps=1), task_of("kontext", steps=1)
     for task in (one, other, one):
         micro_studio.draw(task)
-    assert len(micro_studio.loaded) == 2
+    assert len(micro_studio.engine.state["loaded"]) == 2
     copied = copied_bytes(lambda: micro_studio.draw(other), tmp_path)
     assert copied < TINY_TRANSFORMER_BYTES / 4
 
 
-def test_a_load_copies_what_the_weights_weigh(card, micro_studio, task_of, tmp_path):
+def test_a_load_copies_what_the_weights_weigh(gpu, micro_studio, task_of, tmp_path):
     """The other side of the test above: the counter sees weights that are copied."""
     copied = copied_bytes(lambda: micro_studio.draw(task_of("text2img", steps=1)), tmp_path)
     assert copied >= TINY_TRANSFORMER_BYTES
 
 
-def test_an_engine_that_forgets_leaves_nothing_on_the_gpu(card, micro_studio, task_of):
+def test_an_engine_that_forgets_leaves_nothing_on_the_gpu(gpu, micro_studio, task_of):
     import torch
 
     for kind in ("text2img", "kontext", "fill", "control", "redux"):
         micro_studio.draw(task_of(kind))
     micro_studio.engine.recover_memory()
     # cuBLAS keeps its workspace for as long as the process lives.
-    assert torch.cuda.memory_allocated(card.name) < TINY_TRANSFORMER_BYTES + 64 * 2**20
+    assert torch.cuda.memory_allocated(gpu.name) < TINY_TRANSFORMER_BYTES + 64 * 2**20
 
 
 @pytest.mark.anyio
 async def test_a_job_that_runs_out_of_the_gpus_memory_fails_and_the_next_one_draws(
-    card, bench, gpu_settings, task_of
+    gpu, bench, gpu_settings, task_of
 ):
     from gpu_checks.studio import ballast
 
     fleet = ProcessFleet(gpu_settings)
-    worker = Studio(fleet)
+    worker = WorkerStudio(fleet)
     try:
         task = task_of("text2img")
         before = await worker.draw(task)
-        pid = fleet.workers()[0].pid
+        pid = fleet.worker().pid
         with ballast(bench, 0.25):
             failed = (await worker.draw(task.changed(width=8192, height=8192))).final
         after = await worker.draw(task)
@@ -71,13 +71,13 @@ async def test_a_job_that_runs_out_of_the_gpus_memory_fails_and_the_next_one_dra
         assert failed.loaded == ()
         assert isinstance(after.final, Done)
         assert after.pixels == before.pixels
-        assert fleet.workers()[0].pid == pid
+        assert fleet.worker().pid == pid
     finally:
         await fleet.close()
 
 
 @pytest.mark.anyio
-async def test_a_worker_that_ended_holds_nothing_of_the_gpu(card, bench, gpu_settings, task_of):
+async def test_a_worker_that_ended_holds_nothing_of_the_gpu(gpu, bench, gpu_settings, task_of):
     from gpu_checks.gpu import read_gpu
 
     def used_mib() -> float:
@@ -87,7 +87,7 @@ async def test_a_worker_that_ended_holds_nothing_of_the_gpu(card, bench, gpu_set
     before = used_mib()
     fleet = ProcessFleet(gpu_settings)
     try:
-        drawing = await Studio(fleet).draw(task_of("text2img"))
+        drawing = await WorkerStudio(fleet).draw(task_of("text2img"))
         assert drawing.final.memory.total_bytes > GIB
         assert used_mib() > before + CONTEXT_MIB
     finally:

@@ -4,7 +4,8 @@ import psutil
 import pytest
 
 from flux_mcp.models.parts import PLACEMENTS
-from flux_mcp.models.planning.candidates import Choices, Gpu, Machine, Wanted, this_load_support
+from flux_mcp.models.planning.candidates import Choices, Gpu, Machine, Wanted
+from flux_mcp.models.planning.machine import this_load_support
 from flux_mcp.models.planning.tiers import choose_tier
 from flux_mcp.models.registry import KINDS, QUALITIES
 from flux_mcp.pipelines.device import GIB, describe
@@ -23,24 +24,26 @@ def test_a_placement_draws_the_pixels_of_resident(micro_studio, task_of, placeme
 
 
 @pytest.mark.parametrize("placement", AWAY)
-def test_between_jobs_it_holds_less_of_the_gpu(gpu, studio, placement):
+def test_between_jobs_it_holds_less_of_the_gpu(gpu, studio, tiny_task, placement):
     def held_bytes(name):
         studio.engine.recover_memory()
-        studio.draw(studio.task("text2img").changed(placement=name))
+        studio.draw(tiny_task, placement=name)
         return studio.engine.memory.allocated_bytes
 
     assert held_bytes(placement) < held_bytes("resident")
 
 
-def test_a_tile_as_large_as_the_image_changes_nothing(studio):
-    task = studio.task("text2img")
+def test_a_tile_as_large_as_the_image_changes_nothing(studio, tiny_task):
+    task = tiny_task
     whole = studio.draw(task).pixels
     assert studio.draw(task.changed(vae_tile_px=1024)).pixels == whole
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("total_gib", [8, 12, 15, 24, 48, 141])
-def test_what_is_planned_for_a_gpu_of_any_size_draws(bench, device, studio, total_gib, quality):
+def test_what_is_planned_for_a_gpu_of_any_size_draws(
+    bench, device, studio, tiny_task, total_gib, quality
+):
     """The plans are those of full-size models, the models are tiny, the room is the GPU's."""
     from gpu_checks.studio import ballast
 
@@ -53,14 +56,14 @@ def test_what_is_planned_for_a_gpu_of_any_size_draws(bench, device, studio, tota
         name=describe(device).device_name if is_gpu else None,
         compute=device.compute_capability if is_gpu else None,
     )
-    task = studio.task("text2img")
+    task = tiny_task
     wanted = Wanted("text2img", quality, model=task.plan.model, width_px=256, height_px=256)
-    choices = Choices(studio.registry, lambda _row: True, this_load_support())
+    choices = Choices(studio.rows, lambda _row: True, this_load_support())
     try:
         tier = choose_tier(wanted, Machine(gpu, psutil.virtual_memory().total / GIB), choices)
     except TooLittleMemoryError:
         pytest.skip("nothing that is installed fits such a GPU")
-    held = tier.chosen.holding
+    held = tier.chosen.loaded_as
     plan = {
         "precision": held.precision,
         "text_precision": held.text_precision,

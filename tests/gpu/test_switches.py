@@ -1,58 +1,38 @@
 """Speed switches that need a CUDA GPU or its compiler; micro's transformer, in bf16."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
-from flux_mcp.models.planning.switches import (
-    Drawing,
-    SwitchSettings,
-    choose_switches,
-    target_device,
-    why_not,
-)
+from flux_mcp.models.planning.machine import target_device
+from flux_mcp.models.planning.switches import Drawing, SwitchSettings, choose_switches, why_not
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.switches import Switches
-from flux_mcp.settings.settings import PACKAGE_DIR, Settings
+from flux_mcp.settings.installation import PACKAGE_DIR
+from flux_mcp.settings.settings import Settings
+from tests.pipelines.harness import Studio, Task, make_task
 
 STEPS = 12
 ROW = load_registry().find("text2img", "micro").model_copy(update={"precision": "bf16"})
 DRAWING = Drawing(ROW, "bf16", "resident", STEPS, has_true_cfg=False)
 
 
+@dataclass
 class Easel:
-    """A pipeline on the GPU and the switch board of its worker."""
+    """An engine on the GPU, and a task that it draws with switches."""
 
-    def __init__(self, settings: Settings) -> None:
-        from flux_mcp.pipelines.device import Device
-        from flux_mcp.pipelines.memory.residency import Residency
-        from flux_mcp.pipelines.switches import SwitchBoard
-        from tests.pipelines.conftest import make_task
+    studio: Studio
+    task: Task
 
-        device = Device("cuda:0")
-        self.residency = Residency(load_registry(), settings, device)
-        self.board = SwitchBoard(device)
-        self.task = make_task(ROW, steps=STEPS, precision="bf16")
-        self.said: list[str] = []
+    @property
+    def compilations(self) -> list[str]:
+        return [line for line in self.studio.said if line.startswith("compiling")]
 
     def draw(self, switches: Switches, **changes: Any) -> np.ndarray:
-        from flux_mcp.pipelines.engine import draw
-        from flux_mcp.pipelines.steps import StepWatch
-        from flux_mcp.pipelines.texts import PlanTexts
-        from tests.pipelines.conftest import Recorder, no_cache
-
-        plan = self.task.changed(switches=switches, **changes).plan
-        resident = self.residency.pipeline(ROW, "resident", lambda _: None)
-        self.board.apply(plan, resident, self.said.append)
-        texts = PlanTexts(
-            plan, resident, no_cache(), lambda: self.residency.text_encoder(resident, print)
-        )
-        recorder = Recorder()
-        with self.board.active(plan, resident):
-            draw(plan, {}, resident, texts, StepWatch(plan, recorder, lambda: False), recorder)
-        return recorder.images[0].astype(int)
+        return self.studio.draw(self.task, switches=switches, **changes).images[0].astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +41,14 @@ def easel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Easel]:
 
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("needs a CUDA GPU of compute capability 8.0 or more")
-    data_dir = tmp_path_factory.mktemp("switches")
-    yield Easel(Settings(data_dir=data_dir, weights_dir=PACKAGE_DIR / "weights", device="cuda"))
+    from flux_mcp.pipelines.device import Device
+
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("switches"),
+        weights_dir=PACKAGE_DIR / "weights",
+        device="cuda",
+    )
+    yield Easel(Studio(settings, device=Device("cuda:0")), make_task(ROW, steps=STEPS))
     torch._dynamo.reset()
 
 
@@ -79,7 +65,7 @@ def test_compiled_blocks_draw_the_same_image_and_compile_once(easel: Easel) -> N
     assert choose_switches(DRAWING, site(), SwitchSettings()).switches.compiled
     exact = easel.draw(Switches())
     compiled = easel.draw(Switches(compiled=True))
-    assert len(easel.said) == 1
+    assert len(easel.compilations) == 1
     # bf16 rounds in another order; the image is the same to the eye.
     assert np.abs(compiled - exact).mean() < 2
     easel.draw(Switches(compiled=True), width=192, height=160)

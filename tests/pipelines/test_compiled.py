@@ -6,23 +6,20 @@ how often torch compiles, which does not depend on what it compiles to. tests/gp
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
 from flux_mcp.errors import InvalidLoraError
-from flux_mcp.models.registry import Registry, load_registry
+from flux_mcp.models.registry import load_registry
 from flux_mcp.models.switches import Switches
-from flux_mcp.pipelines.engine import draw
-from flux_mcp.pipelines.loras.adapters import Adapters
-from flux_mcp.pipelines.loras.layers import combined, slot_rank
-from flux_mcp.pipelines.steps import StepWatch
-from flux_mcp.pipelines.switches import SwitchBoard
+from flux_mcp.pipelines.loras.adapters import combined, slot_rank
 from flux_mcp.requests.plan import PlanLora
 from flux_mcp.settings.settings import Settings
 from tests.models.lora_files import Tensors, pair, write
+from tests.pipelines.harness import Studio, Task
 
 TEXT2IMG = load_registry().find("text2img", "micro")
 COMPILED = Switches(compiled=True)
@@ -31,54 +28,29 @@ SMALL, LARGE = {"width": 160, "height": 160}, {"width": 192, "height": 224}
 
 
 @dataclass
-class Bench:
-    """A micro pipeline that nothing else draws with."""
+class Compiled:
+    """An engine of its own: what is asked is what happens to one transformer over time."""
 
-    resident: Any
-    board: SwitchBoard
-    adapters: Adapters
-    texts_of: Any
-    recorder: Any
-    task: Any
-    graphs: list[Any] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    studio: Studio
+    task: Task
+    graphs: list[Any]
 
     @property
     def transformer(self) -> Any:
-        return self.resident.pipe.transformer
+        return self.studio.load(TEXT2IMG).pipe.transformer
+
+    @property
+    def said(self) -> list[str]:
+        return [line for line in self.studio.said if line.startswith("compiling")]
 
     def draw(self, *loras: PlanLora, switches: Switches = COMPILED, **changes: Any) -> np.ndarray:
-        task = self.task.changed(**{**SMALL, **changes}, loras=loras, switches=switches)
-        plan, compiled = task.plan, switches.compiled
-        self.recorder.images.clear()
-        self.board.apply(plan, self.resident, self.said.append)
-        self.adapters.prepare(loras, self.resident, self.said.append, compiled=compiled)
-        watch = StepWatch(plan, self.recorder, lambda: False)
-        with (
-            self.adapters.active(loras, self.resident, compiled=compiled),
-            self.board.active(plan, self.resident),
-        ):
-            texts = self.texts_of(plan, self.resident)
-            draw(plan, task.blobs, self.resident, texts, watch, self.recorder)
-        return self.recorder.images[0]
+        changes = {**SMALL, **changes, "loras": loras, "switches": switches}
+        return self.studio.draw(self.task, **changes).images[0]
 
 
 @pytest.fixture(scope="module")
-def own_residency(registry: Registry, settings: Settings, torch_here: None) -> Any:
-    from flux_mcp.pipelines.device import Device
-    from flux_mcp.pipelines.memory.residency import Residency
-
-    return Residency(registry, settings, Device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def compiled(own_residency: Any, task_for: Any, settings: Settings) -> Iterator[Any]:
-    """One bench for the module: what is asked is what happens to one transformer over time."""
+def compiled(task_for: Any, settings: Settings, torch_here: None) -> Iterator[Compiled]:
     import torch._dynamo
-
-    from flux_mcp.pipelines.device import Device
-    from flux_mcp.pipelines.texts import PlanTexts
-    from tests.pipelines.conftest import Recorder, no_cache
 
     graphs: list[Any] = []
 
@@ -87,22 +59,10 @@ def compiled(own_residency: Any, task_for: Any, settings: Settings) -> Iterator[
         forward: Callable[..., Any] = graph.forward
         return forward
 
-    def texts_of(plan: Any, resident: Any) -> Any:
-        load = lambda: own_residency.text_encoder(resident, lambda _: None)  # noqa: E731
-        return PlanTexts(plan, resident, no_cache(), load)
-
     # The compiler's trace: pytest would keep each of its many thousand lines.
     logging.getLogger("torch.__trace").setLevel(logging.WARNING)
     torch._dynamo.reset()
-    yield Bench(
-        own_residency.pipeline(TEXT2IMG, "resident", lambda _: None),
-        SwitchBoard(Device("cpu"), count),
-        Adapters(settings.paths.loras),
-        texts_of,
-        Recorder(),
-        task_for(TEXT2IMG, steps=2),
-        graphs,
-    )
+    yield Compiled(Studio(settings, compiler=count), task_for(TEXT2IMG, steps=2), graphs)
     torch._dynamo.reset()
 
 

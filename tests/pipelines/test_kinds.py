@@ -8,35 +8,22 @@ from PIL import Image
 
 from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError, WeightsInvalidError
 from flux_mcp.models.registry import KINDS
-from flux_mcp.pipelines.engine import _to_pixels, draw
-from flux_mcp.pipelines.families.flux1 import ADAPTERS, open_images, reference_size
-from flux_mcp.pipelines.steps import StepWatch
+from flux_mcp.pipelines.engine import _to_pixels
+from flux_mcp.pipelines.families.adapter import open_images, reference_size
+from flux_mcp.pipelines.families.flux1 import FAMILY
 
 SEED = 7
 
 
-def quietly(_message):
-    """Report to nobody."""
+@pytest.fixture
+def resident_of(studio, registry):
+    return lambda kind: studio.load(registry.find(kind, "micro"))
 
 
 @pytest.fixture
-def resident_of(residency, registry):
-    return lambda kind: residency.pipeline(registry.find(kind, "micro"), "resident", quietly)
-
-
-@pytest.fixture
-def drawn(resident_of, texts_of, recorder):
+def drawn(studio):
     """Draw a task in this process and return its images."""
-
-    def draw_here(task):
-        recorder.images.clear()
-        watch = StepWatch(task.plan, recorder, lambda: False)
-        resident = resident_of(task.plan.kind)
-        texts = texts_of(task.plan, resident)
-        draw(task.plan, task.blobs, resident, texts, watch, recorder)
-        return recorder.images
-
-    return draw_here
+    return lambda task: studio.draw(task).images
 
 
 @pytest.fixture
@@ -76,7 +63,7 @@ def stock(settings, registry, task_for):
 
 
 def inputs_of(task):
-    return [Image.open(io.BytesIO(task.blobs[item.sha256])).copy() for item in task.plan.inputs]
+    return [Image.open(io.BytesIO(task.inputs[item.sha256])).copy() for item in task.plan.inputs]
 
 
 def test_text2img_draws_what_the_stock_call_draws(drawn, stock, task_for, registry):
@@ -115,20 +102,18 @@ def test_control_draws_what_the_stock_call_draws(drawn, stock, task_for, registr
     assert (drawn(task)[0] == stock("control", control_image=image)).all()
 
 
-def test_redux_gives_the_stock_prior_for_one_image(
-    resident_of, residency, texts_of, task_for, registry
-):
+def test_redux_gives_the_stock_prior_for_one_image(studio, resident_of, task_for, registry):
     """Bit for bit, with one image of weight 1 and strength 1."""
     import diffusers
 
     # The stock prior always encodes 512 text tokens.
     task = task_for(registry.find("redux", "micro"), max_sequence_length=512)
     resident = resident_of("redux")
-    pictures = open_images(task.plan, task.blobs)
-    texts = texts_of(task.plan, resident)
+    pictures = open_images(task.plan, task.inputs)
+    texts = studio.texts(task.plan, resident)
     texts.encode(lambda: None)
-    adapter = ADAPTERS["redux"](task.plan, pictures, resident, texts)
-    encoder, prior = residency.text_encoder(resident, quietly), resident.prior
+    adapter = FAMILY.adapters["redux"](task.plan, pictures, resident, texts)
+    encoder, prior = studio.encoder(resident), resident.prior
     with_text = diffusers.FluxPriorReduxPipeline(
         image_encoder=prior.image_encoder,
         feature_extractor=prior.feature_extractor,
@@ -146,7 +131,7 @@ def test_redux_gives_the_stock_prior_for_one_image(
 
 
 def test_redux_mixes_images_by_their_share_and_scales_by_strength(
-    resident_of, texts_of, task_for, registry
+    studio, resident_of, task_for, registry
 ):
     spec = registry.find("redux", "micro")
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
@@ -157,12 +142,12 @@ def test_redux_mixes_images_by_their_share_and_scales_by_strength(
             item.model_copy(update={"weight": weight})
             for item, weight in zip(task.plan.inputs, weights, strict=True)
         )
-        plan = task.plan.model_copy(update={"inputs": weighted, "strength": strength})
+        plan = task.changed(inputs=weighted, strength=strength).plan
         resident = resident_of("redux")
-        pictures = open_images(plan, task.blobs)
-        texts = texts_of(plan, resident)
+        pictures = open_images(plan, task.inputs)
+        texts = studio.texts(plan, resident)
         texts.encode(lambda: None)
-        adapter = ADAPTERS["redux"](plan, pictures, resident, texts)
+        adapter = FAMILY.adapters["redux"](plan, pictures, resident, texts)
         return adapter.embeddings(plan.prompt)["prompt_embeds"][:, plan.max_sequence_length :]
 
     red, blue = tokens(pictures[:1], [1.0]), tokens(pictures[1:], [1.0])
@@ -267,7 +252,8 @@ def test_drawing_over_and_over_leaves_no_tensors_behind(drawn, task_for, registr
 
     import torch
 
-    tasks = [task_for(registry.find(kind, "micro")) for kind in KINDS]
+    small = {"width": 64, "height": 64, "steps": 1}
+    tasks = [task_for(registry.find(kind, "micro"), **small) for kind in KINDS]
 
     def alive_after_drawing():
         for task in tasks:
@@ -277,4 +263,4 @@ def test_drawing_over_and_over_leaves_no_tensors_behind(drawn, task_for, registr
 
     alive_after_drawing()
     alive = alive_after_drawing()
-    assert [alive_after_drawing() for _ in range(5)] == [alive] * 5
+    assert [alive_after_drawing() for _ in range(2)] == [alive] * 2

@@ -15,13 +15,12 @@ from flux_mcp.errors import (
     WeightsInvalidError,
 )
 from flux_mcp.models.registry import load_registry
-from flux_mcp.pipelines.engine import draw
-from flux_mcp.pipelines.loras.adapters import KEPT_ADAPTERS, Adapters
-from flux_mcp.pipelines.steps import StepWatch
+from flux_mcp.pipelines.loras.adapters import KEPT_ADAPTERS, LoraAdapters
 from flux_mcp.requests.plan import PlanLora
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import Cancelled, Done, Failed
 from tests.models.lora_files import Tensors, pair, write
+from tests.pipelines.harness import Studio, Task, make_task
 
 pytestmark = pytest.mark.anyio
 
@@ -40,13 +39,13 @@ def block(number: int = 0, **how: Any) -> Tensors:
 
 
 @every_kind
-async def test_it_changes_the_image_and_the_next_one_is_as_before(studio, task_for, put, spec):
+async def test_it_changes_the_image_and_the_next_one_is_as_before(worker, task_for, put, spec):
     task = task_for(spec)
-    before = await studio.draw(task)
+    before = await worker.draw(task)
     striped = task.changed(loras=(put("striped"),))
-    first = await studio.draw(striped)
-    after = await studio.draw(task)
-    again = await studio.draw(striped)
+    first = await worker.draw(striped)
+    after = await worker.draw(task)
+    again = await worker.draw(striped)
 
     assert isinstance(first.final, Done), first.final
     assert first.pixels != before.pixels
@@ -55,34 +54,34 @@ async def test_it_changes_the_image_and_the_next_one_is_as_before(studio, task_f
 
 
 @every_kind
-async def test_a_cancel_in_the_middle_leaves_nothing_behind(studio, task_for, put, spec):
+async def test_a_cancel_in_the_middle_leaves_nothing_behind(worker, task_for, put, spec):
     task = task_for(spec)
-    before = await studio.draw(task)
+    before = await worker.draw(task)
     long = task.changed(
         width=256, height=256, steps=64, seeds=(1, 2, 3, 4), loras=(put("striped"),)
     )
-    stopped = await studio.draw(long, cancel_after_step=2)
+    stopped = await worker.draw(long, cancel_after_step=2)
     assert isinstance(stopped.final, Cancelled)
-    assert (await studio.draw(task)).pixels == before.pixels
+    assert (await worker.draw(task)).pixels == before.pixels
 
 
-async def test_a_transformer_that_two_kinds_share_is_clean_for_the_other(studio, task_for, put):
+async def test_a_transformer_that_two_kinds_share_is_clean_for_the_other(worker, task_for, put):
     redux = task_for(REGISTRY.find("redux", "micro"))
     text2img = task_for(TEXT2IMG)
-    before = [(await studio.draw(task)).pixels for task in (redux, text2img)]
+    before = [(await worker.draw(task)).pixels for task in (redux, text2img)]
     striped = put("striped")
-    await studio.draw(text2img.changed(loras=(striped,)))
-    assert (await studio.draw(redux)).pixels == before[0]
-    await studio.draw(redux.changed(loras=(striped,)))
-    assert [(await studio.draw(task)).pixels for task in (redux, text2img)] == before
+    await worker.draw(text2img.changed(loras=(striped,)))
+    assert (await worker.draw(redux)).pixels == before[0]
+    await worker.draw(redux.changed(loras=(striped,)))
+    assert [(await worker.draw(task)).pixels for task in (redux, text2img)] == before
 
 
-async def test_several_count_each_with_its_weight(studio, task_for, put):
+async def test_several_count_each_with_its_weight(worker, task_for, put):
     task = task_for(TEXT2IMG)
     striped, other = put("striped"), put("other", block(), block(1))
 
     async def drawn(*loras: PlanLora) -> list[bytes]:
-        drawing = await studio.draw(task.changed(loras=loras))
+        drawing = await worker.draw(task.changed(loras=loras))
         assert isinstance(drawing.final, Done), drawing.final
         return drawing.pixels
 
@@ -103,19 +102,19 @@ async def test_several_count_each_with_its_weight(studio, task_for, put):
     assert await drawn(other, striped) == seen[4]
 
 
-async def test_a_file_that_changed_after_the_plan_fails_the_job(studio, task_for, put, settings):
+async def test_a_file_that_changed_after_the_plan_fails_the_job(worker, task_for, put, settings):
     task = task_for(TEXT2IMG)
-    before = await studio.draw(task)
+    before = await worker.draw(task)
     planned = put("changing", block())
     put("changing", block(1))
-    drawing = await studio.draw(task.changed(loras=(planned,)))
+    drawing = await worker.draw(task.changed(loras=(planned,)))
     assert isinstance(drawing.final, Failed)
     assert drawing.final.error.code == "weights_invalid"
     assert "'changing' was changed or removed" in drawing.final.error.message
     (settings.paths.loras / "changing.safetensors").unlink()
-    gone = await studio.draw(task.changed(loras=(planned,)))
+    gone = await worker.draw(task.changed(loras=(planned,)))
     assert gone.final.error.code == "weights_invalid"
-    assert (await studio.draw(task)).pixels == before.pixels
+    assert (await worker.draw(task)).pixels == before.pixels
 
 
 # --- in this process -----------------------------------------------------------------------------
@@ -123,26 +122,25 @@ async def test_a_file_that_changed_after_the_plan_fails_the_job(studio, task_for
 
 @dataclass
 class Easel:
-    """One micro pipeline of this process, with adapters of its own."""
+    """The shared engine's text2img pipeline, with adapters of its own."""
 
-    resident: Any
-    adapters: Adapters
-    task: Any
-    recorder: Any
-    texts_of: Any
+    studio: Studio
+    task: Task
+
+    @property
+    def resident(self) -> Any:
+        return self.studio.load(TEXT2IMG)
 
     @property
     def transformer(self) -> Any:
         return self.resident.pipe.transformer
 
+    @property
+    def adapters(self) -> LoraAdapters:
+        return self.studio.engine.adapters
+
     def draw(self, *loras: PlanLora) -> np.ndarray:
-        self.recorder.images.clear()
-        self.adapters.prepare(loras, self.resident, lambda _: None)
-        watch = StepWatch(self.task.plan, self.recorder, lambda: False)
-        with self.adapters.active(loras, self.resident):
-            plan, texts = self.task.plan, self.texts_of(self.task.plan, self.resident)
-            draw(plan, self.task.blobs, self.resident, texts, watch, self.recorder)
-        return self.recorder.images[0]
+        return self.studio.draw(self.task, loras=loras).images[0]
 
     def state(self) -> dict[str, Any]:
         """Return a copy of every number of the transformer."""
@@ -153,11 +151,12 @@ class Easel:
 
 
 @pytest.fixture
-def easel(residency: Any, task_for: Any, settings: Settings, recorder: Any, texts_of: Any) -> Any:
-    resident = residency.pipeline(TEXT2IMG, "resident", lambda _: None)
-    yield Easel(resident, Adapters(settings.paths.loras), task_for(TEXT2IMG), recorder, texts_of)
-    if getattr(resident.pipe.transformer, "peft_config", None):
-        resident.pipe.transformer.unload_lora()
+def easel(studio: Studio, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(studio.engine, "adapters", LoraAdapters(settings.paths.loras))
+    easel = Easel(studio, make_task(TEXT2IMG))
+    yield easel
+    if getattr(easel.transformer, "peft_config", None):
+        easel.transformer.unload_lora()
 
 
 def same_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -326,11 +325,11 @@ def test_kohyas_names_and_alpha_draw_the_same(easel, put):
     assert not np.array_equal(easel.draw(), drawn)
 
 
-def test_a_pipeline_that_is_loaded_again_carries_nothing(easel, put, residency):
+def test_a_pipeline_that_is_loaded_again_carries_nothing(easel, put):
     """What is known of a transformer goes with it."""
     easel.draw(put("striped"))
     assert easel.adapters.carried(easel.transformer)
-    other = residency.pipeline(FILL, "resident", lambda _: None)
+    other = easel.studio.load(FILL)
     assert easel.adapters.carried(other.pipe.transformer) == ()
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from flux_mcp.models.families import MICRO as MICRO_FAMILY
 from flux_mcp.models.registry import KINDS, load_registry
-from flux_mcp.pipelines.loading.part_files import ALLOWED_CLASSES
 from flux_mcp.settings.installation import PACKAGE_DIR
 
 pytestmark = pytest.mark.usefixtures("torch_here")
@@ -88,7 +88,7 @@ def test_every_index_names_stock_classes_only(spec):
     assert index.pop("_class_name") == spec.pipeline
     del index["_diffusers_version"]
     named = {tuple(entry) for entry in index.values()} - {(None, None)}
-    assert named <= set(ALLOWED_CLASSES)
+    assert named <= set(MICRO_FAMILY.part_classes)
 
 
 def test_the_text2img_folder_is_a_pipeline_as_it_is():

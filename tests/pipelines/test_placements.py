@@ -3,10 +3,6 @@
 The GPU is the CPU: what is on it are other bytes than those in host memory.
 """
 
-import io
-from functools import partial
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given
@@ -14,19 +10,11 @@ from hypothesis import settings as sampling
 from hypothesis import strategies as st
 
 from flux_mcp.errors import JobCancelledError
-from flux_mcp.models.loras.library import open_loras
 from flux_mcp.models.parts import PLACEMENTS
 from flux_mcp.models.registry import KINDS
-from flux_mcp.pipelines.device import Device
-from flux_mcp.pipelines.engine import Engine
 from flux_mcp.pipelines.memory.residency import room_for
-from flux_mcp.pipelines.pipe import JobEvents, Pipe, WorkerJob
-from flux_mcp.pipelines.texts import MB, EmbeddingCache, EmbeddingFiles
-from flux_mcp.requests.plan import PlanLora, load_of_plan
-from flux_mcp.worker_protocol.messages import RunMessage
-from tests.models.lora_files import put_striped
-
-from .desk import AMPLE_BYTES, Desk
+from flux_mcp.requests.plan import load_of_plan
+from tests.pipelines.harness import AMPLE_BYTES, Studio, make_task
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
@@ -37,113 +25,99 @@ away = pytest.mark.parametrize("placement", PLACEMENTS[1:])
 
 
 @pytest.fixture
-def desk(registry, settings):
-    return Desk(settings, tuple(registry))
+def on_gpu(settings):
+    return Studio(settings, gpu_bytes=AMPLE_BYTES)
 
 
 @pytest.fixture(scope="module")
-def without_gpu(registry, settings, torch_here):
+def without_gpu(studio, registry):
     """What is drawn where nothing moves, by kind."""
-    from .conftest import make_task
-
-    desk = Desk(settings, tuple(registry))
-    from flux_mcp.pipelines.memory.residency import Residency
-
-    desk.residency = Residency(registry, settings, Device("cpu"))
-    drawn = {}
-    for kind in KINDS:
-        spec = registry.find(kind, "micro")
-        drawn[kind] = desk.draw(spec, make_task(spec, **SMALL), "resident")
-    return drawn
+    return {kind: studio.pixels(make_task(registry.find(kind, "micro"), **SMALL)) for kind in KINDS}
 
 
 @every_placement
 @every_kind
 def test_every_kind_draws_the_same_pixels_in_every_placement(
-    desk, registry, task_for, without_gpu, kind, placement
+    on_gpu, registry, task_for, without_gpu, kind, placement
 ):
     spec = registry.find(kind, "micro")
     task = task_for(spec, **SMALL)
     for _ in range(2):
-        assert desk.draw(spec, task, placement) == without_gpu[kind]
-    assert desk.traffic[1] == 0
+        assert on_gpu.pixels(task, placement=placement) == without_gpu[kind]
+    assert on_gpu.traffic[1] == 0
 
 
 @away
-def test_after_a_job_nothing_is_on_the_gpu(desk, registry, task_for, placement):
+def test_after_a_job_nothing_is_on_the_gpu(on_gpu, registry, task_for, placement):
     spec = registry.find("redux", "micro")
-    desk.draw(spec, task_for(spec, **SMALL), placement)
-    assert desk.store.gpu_bytes == 0
-    assert desk.residency.loaded == ("redux/micro",)
+    on_gpu.pixels(task_for(spec, **SMALL), placement=placement)
+    assert on_gpu.store.gpu_bytes == 0
+    assert on_gpu.residency.loaded == ("redux/micro",)
 
 
-def test_one_part_at_a_time_is_on_the_gpu(desk, registry, task_for):
+def test_one_part_at_a_time_is_on_the_gpu(on_gpu, registry, task_for):
     spec = registry.find("redux", "micro")
-    desk.draw(spec, task_for(spec, **SMALL), "model_offload")
-    sizes = [part.nbytes for part in desk.store._parts.values()]
-    assert desk.most_gpu_bytes == max(sizes)
+    on_gpu.pixels(task_for(spec, **SMALL), placement="model_offload")
+    sizes = [part.nbytes for part in on_gpu.store._parts.values()]
+    assert on_gpu.most_gpu_bytes == max(sizes)
 
 
-def test_streamed_blocks_take_less_of_the_gpu_than_the_transformer(desk, registry, task_for):
+def test_streamed_blocks_take_less_of_the_gpu_than_the_transformer(on_gpu, registry, task_for):
     spec = registry.find("text2img", "micro")
-    desk.draw(spec, task_for(spec, **SMALL), "block_stream")
-    transformer = desk.store._parts[desk.load(spec, "block_stream").transformer_key]
-    assert desk.most_gpu_bytes == transformer.gpu_bytes_at(0.0) < 0.6 * transformer.nbytes
+    on_gpu.pixels(task_for(spec, **SMALL), placement="block_stream")
+    transformer = on_gpu.store._parts[on_gpu.load(spec, "block_stream").transformer_key]
+    assert on_gpu.most_gpu_bytes == transformer.gpu_bytes_at(0.0) < 0.6 * transformer.nbytes
 
 
 @every_placement
 def test_a_job_that_was_stopped_leaves_the_next_one_as_it_was(
-    desk, registry, task_for, without_gpu, placement
+    on_gpu, registry, task_for, without_gpu, placement
 ):
     spec = registry.find("fill", "micro")
     task = task_for(spec, **SMALL)
     with pytest.raises(JobCancelledError):
-        desk.draw(spec, task, placement, stop_after=1)
-    assert placement == "resident" or desk.store.gpu_bytes == 0
-    assert desk.draw(spec, task, placement) == without_gpu["fill"]
+        on_gpu.draw(task, placement=placement, stop_after=1)
+    assert placement == "resident" or on_gpu.store.gpu_bytes == 0
+    assert on_gpu.pixels(task, placement=placement) == without_gpu["fill"]
 
 
 # --- LoRAs ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def striped(settings, registry):
-    folder = settings.paths.loras
-    folder.mkdir(parents=True, exist_ok=True)
-    put_striped(folder, "striped")
-    sha256 = open_loras(settings, registry).find("striped").sha256
-    return PlanLora(name="striped", sha256=sha256, weight=1.0)
+def striped(put):
+    return put("striped")
 
 
 @every_placement
 def test_a_lora_draws_the_same_in_every_placement_and_leaves_nothing_behind(
-    desk, registry, settings, task_for, without_gpu, striped, placement
+    on_gpu, studio, registry, task_for, without_gpu, striped, placement
 ):
     spec = registry.find("text2img", "micro")
     task = task_for(spec, **SMALL)
-    expected = Desk(settings, tuple(registry)).draw(spec, task, "resident", striped)
+    expected = studio.pixels(task, loras=(striped,))
     assert expected != without_gpu["text2img"]
     for _ in range(2):
-        assert desk.draw(spec, task, placement, striped) == expected
-        assert desk.draw(spec, task, placement) == without_gpu["text2img"]
+        assert on_gpu.pixels(task, placement=placement, loras=(striped,)) == expected
+        assert on_gpu.pixels(task, placement=placement) == without_gpu["text2img"]
     other = PLACEMENTS[PLACEMENTS.index(placement) - 1]
-    assert desk.draw(spec, task, other, striped) == expected
-    assert desk.draw(spec, task, other) == without_gpu["text2img"]
+    assert on_gpu.pixels(task, placement=other, loras=(striped,)) == expected
+    assert on_gpu.pixels(task, placement=other) == without_gpu["text2img"]
 
 
 # --- what a switch costs --------------------------------------------------------------------------
 
 
-def nbytes_of(desk, key):
-    return desk.store._parts[key].nbytes
+def nbytes_of(on_gpu, key):
+    return on_gpu.store._parts[key].nbytes
 
 
-def test_a_switch_between_two_kinds_on_the_gpu_copies_nothing(desk, registry, task_for):
+def test_a_switch_between_two_kinds_on_the_gpu_copies_nothing(on_gpu, registry, task_for):
     specs = [registry.find(kind, "micro") for kind in ("text2img", "kontext", "fill")]
-    first = [desk.draw(spec, task_for(spec, **SMALL), "resident") for spec in specs]
-    before = desk.traffic
-    assert [desk.draw(spec, task_for(spec, **SMALL), "resident") for spec in specs] == first
-    assert desk.traffic == before == (0, 0)
+    first = [on_gpu.pixels(task_for(spec, **SMALL), placement="resident") for spec in specs]
+    before = on_gpu.traffic
+    assert [on_gpu.pixels(task_for(spec, **SMALL), placement="resident") for spec in specs] == first
+    assert on_gpu.traffic == before == (0, 0)
 
 
 def needed(spec, task, placement="resident"):
@@ -155,70 +129,68 @@ def test_a_switch_from_host_memory_copies_the_transformer_and_nothing_back(
 ):
     specs = [registry.find(kind, "micro") for kind in ("text2img", "fill")]
     tasks = [task_for(spec, **SMALL) for spec in specs]
-    desk = Desk(settings, tuple(registry))
-    residents = [desk.load(spec, "resident") for spec in specs]
+    on_gpu = Studio(settings, gpu_bytes=AMPLE_BYTES)
+    residents = [on_gpu.load(spec, "resident") for spec in specs]
     # Room for one of them beside the other's need, but not for both.
-    spare = nbytes_of(desk, residents[0].transformer_key) // 2
+    spare = nbytes_of(on_gpu, residents[0].transformer_key) // 2
     gpu_bytes = needed(specs[1], tasks[1]) + spare
-    desk = Desk(settings, tuple(registry), gpu_bytes)
-    first = desk.draw(specs[0], tasks[0].changed(width=64), "resident")
-    for spec, task in zip(specs, tasks, strict=True):
-        desk.draw(spec, task, "resident")
+    on_gpu = Studio(settings, gpu_bytes=gpu_bytes)
+    first = on_gpu.pixels(tasks[0].changed(width=64), placement="resident")
+    for task in tasks:
+        on_gpu.pixels(task, placement="resident")
     # Both have left the GPU once: their copies in host memory are made.
-    desk.draw(specs[0], tasks[0], "resident")
-    desk.draw(specs[1], tasks[1], "resident")
-    assert desk.residency.waiting == ("text2img/micro",)
-    assert desk.residency.loaded == ("fill/micro",)
-    before = desk.traffic
-    held = desk.store._parts
+    on_gpu.pixels(tasks[0], placement="resident")
+    on_gpu.pixels(tasks[1], placement="resident")
+    assert on_gpu.residency.waiting == ("text2img/micro",)
+    assert on_gpu.residency.loaded == ("fill/micro",)
+    before = on_gpu.traffic
+    held = on_gpu.store._parts
     on_gpu = {key for key, part in held.items() if part.is_on_gpu}
-    assert desk.draw(specs[0], tasks[0], "resident") == first
+    assert on_gpu.pixels(tasks[0], placement="resident") == first
     came = {key for key, part in held.items() if part.is_on_gpu} - on_gpu
     assert residents[0].transformer_key in came
-    assert desk.traffic == (before[0] + sum(held[key].nbytes for key in came), before[1])
+    assert on_gpu.traffic == (before[0] + sum(held[key].nbytes for key in came), before[1])
 
 
-def test_a_switch_from_host_memory_alone_copies_exactly_the_transformer(desk, registry):
+def test_a_switch_from_host_memory_alone_copies_exactly_the_transformer(on_gpu, registry):
     """Where nothing but the other transformer has left the GPU."""
     text2img, fill = (registry.find(kind, "micro") for kind in ("text2img", "fill"))
-    resident = desk.load(text2img, "resident")
-    desk.load(fill, "resident")
-    part = desk.store._parts[resident.transformer_key]
+    resident = on_gpu.load(text2img, "resident")
+    on_gpu.load(fill, "resident")
+    part = on_gpu.store._parts[resident.transformer_key]
     part.leave()
-    assert desk.traffic == (0, part.nbytes)  # made once
-    assert desk.residency.waiting == ("text2img/micro",)
+    assert on_gpu.traffic == (0, part.nbytes)  # made once
+    assert on_gpu.residency.waiting == ("text2img/micro",)
     for _ in range(2):
-        desk.load(text2img, "resident")
+        on_gpu.load(text2img, "resident")
         part.leave()
-    assert desk.traffic == (2 * part.nbytes, part.nbytes)
+    assert on_gpu.traffic == (2 * part.nbytes, part.nbytes)
 
 
-def test_parts_that_kinds_share_stay_one_wherever_they_are(desk, registry):
+def test_parts_that_kinds_share_stay_one_wherever_they_are(on_gpu, registry):
     text2img, fill = (registry.find(kind, "micro") for kind in ("text2img", "fill"))
-    one, other = desk.load(text2img, "resident"), desk.load(fill, "resident")
-    vae = desk.store._parts[one.vae_key]
+    one, other = on_gpu.load(text2img, "resident"), on_gpu.load(fill, "resident")
+    vae = on_gpu.store._parts[one.vae_key]
     for move in (vae.leave, vae.enter, vae.leave):
         move()
         pointers = [
             [p.data_ptr() for p in resident.pipe.vae.parameters()] for resident in (one, other)
         ]
         assert pointers[0] == pointers[1]
-    assert desk.traffic == (vae.nbytes, vae.nbytes)
+    assert on_gpu.traffic == (vae.nbytes, vae.nbytes)
 
 
-def test_a_cached_prompt_leaves_the_text_encoders_where_they_are(
-    registry, settings, task_for, tmp_path
-):
-    cache = EmbeddingCache("here", 8 * MB, EmbeddingFiles(Path(tmp_path), 0))
-    desk = Desk(settings, tuple(registry), cache=cache)
+def test_a_cached_prompt_leaves_the_text_encoders_where_they_are(registry, settings, task_for):
+    caching = {"embedding_cache_mb": 8, "embedding_cache_disk_mb": 0}
+    on_gpu = Studio(settings.model_copy(update=caching), gpu_bytes=AMPLE_BYTES, caches_texts=True)
     spec = registry.find("text2img", "micro")
     task = task_for(spec, **SMALL)
-    expected = desk.draw(spec, task, "model_offload")
-    before = desk.traffic
-    assert desk.draw(spec, task, "model_offload") == expected
-    resident = desk.load(spec, "model_offload")
-    moved = nbytes_of(desk, resident.transformer_key) + nbytes_of(desk, resident.vae_key)
-    assert desk.traffic == (before[0] + moved, before[1])
+    expected = on_gpu.pixels(task, placement="model_offload")
+    before = on_gpu.traffic
+    assert on_gpu.pixels(task, placement="model_offload") == expected
+    resident = on_gpu.load(spec, "model_offload")
+    moved = nbytes_of(on_gpu, resident.transformer_key) + nbytes_of(on_gpu, resident.vae_key)
+    assert on_gpu.traffic == (before[0] + moved, before[1])
 
 
 # --- too little room ------------------------------------------------------------------------------
@@ -229,11 +201,11 @@ def test_a_leaner_placement_is_taken_and_said_where_the_gpu_has_less_room(
 ):
     spec = registry.find("text2img", "micro")
     task = task_for(spec, **SMALL)
-    desk = Desk(settings, tuple(registry), needed(spec, task, "model_offload"))
-    assert desk.draw(spec, task, "resident") == without_gpu["text2img"]
-    said = [line for line in desk.said if "less room" in line]
+    on_gpu = Studio(settings, gpu_bytes=needed(spec, task, "model_offload"))
+    assert on_gpu.pixels(task, placement="resident") == without_gpu["text2img"]
+    said = [line for line in on_gpu.said if "less room" in line]
     assert said == ["the GPU has less room than was planned: model_offload instead of resident"]
-    assert desk.store.gpu_bytes == 0
+    assert on_gpu.store.gpu_bytes == 0
 
 
 def test_the_leanest_placement_is_tried_where_no_room_is_known_to_be_enough(
@@ -241,22 +213,25 @@ def test_the_leanest_placement_is_tried_where_no_room_is_known_to_be_enough(
 ):
     spec = registry.find("text2img", "micro")
     task = task_for(spec, **SMALL)
-    desk = Desk(settings, tuple(registry), 0)
-    assert desk.draw(spec, task, "resident") == without_gpu["text2img"]
-    assert any("block_stream instead of resident" in line for line in desk.said)
+    on_gpu = Studio(settings, gpu_bytes=0)
+    assert on_gpu.pixels(task, placement="resident") == without_gpu["text2img"]
+    assert any("block_stream instead of resident" in line for line in on_gpu.said)
 
 
 def test_host_memory_keeps_what_was_used_last_and_the_rest_is_read_again(
     registry, settings, task_for, without_gpu
 ):
     """With room for nothing but what draws: the others are back on the disk."""
-    desk = Desk(settings.model_copy(update={"host_memory_gib": 0.0}), tuple(registry))
+    limited = settings.model_copy(update={"host_memory_gib": 0.0})
+    on_gpu = Studio(limited, gpu_bytes=AMPLE_BYTES)
     for kind in ("text2img", "fill", "text2img"):
         spec = registry.find(kind, "micro")
-        assert desk.draw(spec, task_for(spec, **SMALL), "model_offload") == without_gpu[kind]
-        assert desk.residency.loaded == (f"{kind}/micro",)
-        assert desk.residency.waiting == ()
-    assert [line for line in desk.said if line == "loading transformer"] == [
+        assert (
+            on_gpu.pixels(task_for(spec, **SMALL), placement="model_offload") == without_gpu[kind]
+        )
+        assert on_gpu.residency.loaded == (f"{kind}/micro",)
+        assert on_gpu.residency.waiting == ()
+    assert [line for line in on_gpu.said if line == "loading transformer"] == [
         "loading transformer"
     ] * 3
 
@@ -282,58 +257,54 @@ def test_mixed_jobs_draw_the_same_and_keep_within_both_memories(
 ):
     micro = registry.find("text2img", "micro")
     rows = {p: micro.model_copy(update={"id": f"micro-{p}", "precision": p}) for p in ROWS}
-    task = task_for(micro, width=64, height=64, steps=1)
+    tasks = {name: task_for(row, width=64, height=64, steps=1) for name, row in rows.items()}
     limited = settings.model_copy(update={"host_memory_gib": host_mb / 1024})
-    gpu_bytes = int(share * needed(micro, task))
-    desk = Desk(limited, tuple(rows.values()), gpu_bytes)
-    plain = Desk(settings, tuple(rows.values()), AMPLE_BYTES)
+    gpu_bytes = int(share * needed(micro, task_for(micro, width=64, height=64, steps=1)))
+    on_gpu = Studio(limited, rows.values(), gpu_bytes=gpu_bytes)
+    plain = Studio(settings, rows.values())
     for name, placement, is_stopped in jobs:
-        spec = rows[name]
-        named = task.changed(model=spec.id)
+        spec, named = rows[name], tasks[name]
         if is_stopped:
             with pytest.raises(JobCancelledError):
-                desk.draw(spec, named, placement, stop_after=0)
-        desk.most_gpu_bytes = 0
-        assert desk.draw(spec, named, placement) == plain.draw(spec, named, "resident")
+                on_gpu.draw(named, placement=placement, stop_after=0)
+        on_gpu.most_gpu_bytes = 0
+        assert on_gpu.pixels(named, placement=placement) == plain.pixels(named)
         leanest = needed(spec, named, "block_stream")
-        assert desk.most_gpu_bytes <= max(gpu_bytes, leanest)
-        drawing = desk.store._drawing
-        kept = desk.store.host_bytes - desk.store.host_bytes_of(drawing)
-        assert kept == 0 or desk.store.host_bytes <= host_mb * 2**20
-        known = {*desk.residency.loaded, *desk.residency.waiting}
+        assert on_gpu.most_gpu_bytes <= max(gpu_bytes, leanest)
+        drawing = on_gpu.store._drawing
+        kept = on_gpu.store.host_bytes - on_gpu.store.host_bytes_of(drawing)
+        assert kept == 0 or on_gpu.store.host_bytes <= host_mb * 2**20
+        known = {*on_gpu.residency.loaded, *on_gpu.residency.waiting}
         assert f"text2img/{spec.id}" in known
-        assert all(part.is_on_gpu or part.in_host for part in desk.store._parts.values())
+        assert all(part.is_on_gpu or part.in_host for part in on_gpu.store._parts.values())
 
 
 # --- tiles ----------------------------------------------------------------------------------------
 
 
-def tiled(desk, registry, task_for, tile_px, **size):
-    spec = registry.find("text2img", "micro")
-    task = task_for(spec, **SMALL | size, vae_tile_px=tile_px)
-    pixels = desk.draw(spec, task, "resident")
-    shape = (task.plan.height, task.plan.width, 3)
-    return np.frombuffer(pixels, np.uint8).reshape(shape).astype(int)
+def tiled(studio, registry, tile_px, **size):
+    task = make_task(registry.find("text2img", "micro"), **SMALL | size, vae_tile_px=tile_px)
+    return studio.draw(task).images[0].astype(int)
 
 
-def test_an_image_no_larger_than_a_tile_is_decoded_as_without(desk, registry, task_for):
+def test_an_image_no_larger_than_a_tile_is_decoded_as_without(studio, registry):
     size = {"width": 128, "height": 64}
-    whole = tiled(desk, registry, task_for, None, **size)
-    assert (tiled(desk, registry, task_for, 128, **size) == whole).all()
+    whole = tiled(studio, registry, None, **size)
+    assert (tiled(studio, registry, 128, **size) == whole).all()
 
 
-def test_a_larger_image_is_decoded_in_tiles_that_are_blended(desk, registry, task_for):
+def test_a_larger_image_is_decoded_in_tiles_that_are_blended(studio, registry):
     size = {"width": 192, "height": 128}
-    whole = tiled(desk, registry, task_for, None, **size)
-    cut = tiled(desk, registry, task_for, 64, **size)
+    whole = tiled(studio, registry, None, **size)
+    cut = tiled(studio, registry, 64, **size)
     assert 0 < np.abs(cut - whole).mean() < 16
-    assert (tiled(desk, registry, task_for, None, **size) == whole).all()
+    assert (tiled(studio, registry, None, **size) == whole).all()
 
 
-def test_a_vae_that_failed_in_tiles_is_as_it_was(desk, registry):
+def test_a_vae_that_failed_in_tiles_is_as_it_was(studio, registry):
     from flux_mcp.pipelines import engine as tiles
 
-    vae = desk.load(registry.find("text2img", "micro"), "resident").pipe.vae
+    vae = studio.load(registry.find("text2img", "micro"), "resident").pipe.vae
     before = [vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size]
 
     def fail_in_tiles():
@@ -347,43 +318,22 @@ def test_a_vae_that_failed_in_tiles_is_as_it_was(desk, registry):
     assert [vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size] == before
 
 
-# --- the worker -----------------------------------------------------------------------------------
+# --- the engine ----------------------------------------------------------------------------------
 
 
-def test_the_worker_follows_the_placement_and_the_tiles_of_a_plan(
-    registry, settings, task_for, tmp_path
-):
-    """An engine as the worker has it, on a GPU that is the CPU."""
-    engine = Engine(settings.model_copy(update={"data_dir": tmp_path}), Device("cpu"))
-    desk = Desk(settings, tuple(registry))
-    engine._residency = desk.residency
+def test_the_engine_follows_the_placement_and_the_tiles_of_a_plan(on_gpu, registry, task_for):
+    size = {"width": 128, "height": 64, "steps": 2}
+    task = task_for(registry.find("text2img", "micro"), **size)
     pixels, moved = {}, {}
     ways = [("resident", None), ("block_stream", None), ("model_offload", None), ("resident", 64)]
     for placement, tile_px in ways:
-        task = task_for(
-            registry.find("text2img", "micro"),
-            width=128,
-            height=64,
-            steps=2,
-            placement=placement,
-            vae_tile_px=tile_px,
-        )
-        before = desk.traffic[0]
-        message = RunMessage(job_id="job", attempt=1, plan=task.plan, preview_every_steps=1)
-        job, wire = WorkerJob(message, task.blobs), Pipe(io.BytesIO())
-        events = JobEvents(message, wire)
-        drawn: list[np.ndarray] = []
-        events.image = partial(_keep, drawn)
-        done = engine.draw(job, events)
-        assert (done.loaded, done.waiting) == (("text2img/micro",), ())
-        pixels[placement, tile_px] = drawn[0].tobytes()
-        moved[placement, tile_px] = desk.traffic[0] - before
+        before = on_gpu.traffic[0]
+        pixels[placement, tile_px] = on_gpu.pixels(task, placement=placement, vae_tile_px=tile_px)
+        moved[placement, tile_px] = on_gpu.traffic[0] - before
+        state = on_gpu.engine.state
+        assert (state["loaded"], state["waiting"]) == (("text2img/micro",), ())
     assert moved["resident", None] == 0
     assert moved["block_stream", None] > moved["model_offload", None] > 0
     whole = pixels["resident", None]
     assert pixels["block_stream", None] == pixels["model_offload", None] == whole
     assert pixels["resident", 64] != whole
-
-
-def _keep(drawn, _index, _seed, _seconds, pixels):
-    drawn.append(pixels)

@@ -4,7 +4,6 @@ import os
 import threading
 import weakref
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +11,14 @@ import torch
 
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.pipelines.device import Device
-from flux_mcp.pipelines.engine import Engine
 from flux_mcp.pipelines.loading import progress
 from flux_mcp.pipelines.loading.checkpoints import FileIdentity
 from flux_mcp.pipelines.loading.fetching import RESERVE_BYTES
 from flux_mcp.pipelines.loading.fingerprints import Fingerprints
 from flux_mcp.pipelines.memory.prefetch import Fetcher, Prefetcher, spec_of
 from flux_mcp.pipelines.memory.residency import Residency
-from flux_mcp.pipelines.pipe import JobEvents, Pipe, WorkerJob
-from flux_mcp.worker_protocol.messages import RunMessage, Weights, weights_of
+from flux_mcp.worker_protocol.messages import Weights, weights_of
+from tests.pipelines.harness import Studio
 from tests.pipelines.rows import add_own_model, darker
 
 pytestmark = pytest.mark.usefixtures("torch_here")
@@ -271,9 +269,9 @@ def test_the_engine_leaves_nothing_when_a_job_has_loaded_or_memory_ran_out(
     settings, own_file, task_for
 ):
     prefetcher = Prefetcher()
-    engine = Engine(settings, Device("cpu"), prefetcher)
-    spec = engine._registry.find("text2img", "mine")
-    task = task_for(spec, steps=1)
+    registry = open_registry(settings)
+    studio = Studio(settings, registry, prefetcher=prefetcher)
+    task = task_for(registry.find("text2img", "mine"), steps=1)
     assert weights_of(task.plan) == MINE
     prefetcher.ask(MINE)
     prefetcher.wait_for(MINE, quietly)
@@ -281,17 +279,14 @@ def test_the_engine_leaves_nothing_when_a_job_has_loaded_or_memory_ran_out(
     assert held > 0
     # What was read is of no use any more: the job leaves it, and the engine lets it go.
     os.utime(own_file, ns=(1, 1))
-    message = RunMessage(job_id="one", attempt=1, plan=task.plan, preview_every_steps=0)
-    with Path(os.devnull).open("wb") as nowhere:
-        done = engine.draw(WorkerJob(message, task.blobs), JobEvents(message, Pipe(nowhere)))
-    assert done.prefetched_bytes == 0
+    assert studio.draw(task).figures.prefetched_bytes == 0
     prefetcher.wait_for(None, quietly)
     assert prefetcher.fetched.held_bytes == 0
     fill = weights_named("micro", kind="fill")
     prefetcher.ask(fill)
     prefetcher.wait_for(fill, quietly)
     assert prefetcher.fetched.held_bytes > 0
-    engine.recover_memory()
+    studio.engine.recover_memory()
     assert prefetcher.fetched.held_bytes == 0
 
 

@@ -7,104 +7,73 @@ import pytest
 from PIL import Image
 
 from flux_mcp.errors import JobCancelledError
-from flux_mcp.models.registry import KINDS
-from flux_mcp.pipelines.engine import draw
-from flux_mcp.pipelines.previews import LatentColours, calibrate, fit_colours, unpack
-from flux_mcp.pipelines.steps import StepClock, StepWatch
+from flux_mcp.pipelines.families.family import family_of
+from flux_mcp.pipelines.previews import LatentColours, calibrate, fit_colours
+from flux_mcp.pipelines.steps import StepClock
+from tests.pipelines.harness import Studio
 
 
-def quietly(_message):
-    """Report to nobody."""
+@pytest.fixture
+def task(task_for, registry):
+    return task_for(registry.find("text2img", "micro"), width=64, height=64, steps=4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", [1, 4, 6])
-def test_a_cancel_at_a_step_is_the_last_step(
-    residency, texts_of, registry, task_for, recorder, kind, step
-):
+def test_a_cancel_at_a_step_is_the_last_step(studio, task, step):
     """Whichever step it comes at: no further step, no decoding, and the pipeline is as new."""
-    spec = registry.find(kind, "micro")
-    resident = residency.pipeline(spec, "resident", quietly)
-    task = task_for(spec, seeds=(1, 2))
-    watch = StepWatch(task.plan, recorder, lambda: False)
-    draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
-    before, recorder.images, recorder.steps = recorder.images, [], []
-
-    watch = StepWatch(task.plan, recorder, lambda: step in recorder.steps)
+    task = task.changed(seeds=(1, 2))
+    before = studio.pixels(task)
     with pytest.raises(JobCancelledError):
-        draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
-    assert recorder.steps[-1] == max(recorder.steps) == step
+        studio.draw(task, cancelled=lambda recorder: step in recorder.steps)
+    stopped = studio.last
+    assert stopped.steps[-1] == max(stopped.steps) == step
     # Step 4 ends the first pass: its image was not handed over, nor anything of the second.
-    assert len(recorder.images) == (step - 1) // 4
-    assert recorder.phases[-1] == "denoising"
-
-    recorder.images = []
-    watch = StepWatch(task.plan, recorder, lambda: False)
-    draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
-    assert all((a == b).all() for a, b in zip(before, recorder.images, strict=True))
+    assert len(stopped.images) == (step - 1) // 4
+    assert stopped.phases[-1] == "denoising"
+    assert studio.pixels(task) == before
 
 
-def test_a_cancel_during_decoding_hands_over_no_image(
-    residency, texts_of, registry, task_for, recorder
-):
-    spec = registry.find("text2img", "micro")
-    task = task_for(spec)
-    watch = StepWatch(task.plan, recorder, lambda: "decoding" in recorder.phases)
-    resident = residency.pipeline(spec, "resident", quietly)
+def test_a_cancel_during_decoding_hands_over_no_image(studio, task):
     with pytest.raises(JobCancelledError):
-        draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
-    assert recorder.steps == [1, 2, 3, 4]
-    assert recorder.images == []
+        studio.draw(task, cancelled=lambda recorder: "decoding" in recorder.phases)
+    assert studio.last.steps == [1, 2, 3, 4]
+    assert studio.last.images == []
 
 
-def test_a_job_that_is_cancelled_already_is_not_encoded(
-    residency, texts_of, registry, task_for, recorder
+def test_a_cancel_while_loading_loads_no_more_and_the_next_job_is_drawn(
+    settings, torch_here, studio, task
 ):
-    spec = registry.find("text2img", "micro")
-    task = task_for(spec)
-    watch = StepWatch(task.plan, recorder, lambda: True)
-    resident = residency.pipeline(spec, "resident", quietly)
+    fresh = Studio(settings)
     with pytest.raises(JobCancelledError):
-        draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
-    assert recorder.phases == []
+        fresh.draw(task, cancelled=lambda recorder: "loading transformer" in recorder.messages)
+    assert fresh.last.phases == ["loading"] * len(fresh.last.phases)
+    assert fresh.engine.state["loaded"] == ()
+    assert fresh.pixels(task) == studio.pixels(task)
 
 
-def draw_with_previews(residency, texts_of, registry, task_for, recorder, every, colours=None):
-    spec = registry.find("text2img", "micro")
-    resident = residency.pipeline(spec, "resident", quietly)
-    task = task_for(spec, steps=6)
-    watch = StepWatch(
-        task.plan,
-        recorder,
-        lambda: False,
-        preview_every=every,
-        colours=colours or residency.colours(resident),
-    )
-    draw(task.plan, task.blobs, resident, texts_of(task.plan, resident), watch, recorder)
-    return resident
+def test_a_job_that_is_cancelled_already_is_neither_loaded_nor_encoded(studio, task):
+    with pytest.raises(JobCancelledError):
+        studio.draw(task, cancelled=lambda _recorder: True)
+    assert studio.last.phases == []
 
 
-@pytest.mark.parametrize(("every", "steps"), [(0, []), (1, [1, 2, 3, 4, 5, 6]), (4, [4]), (9, [])])
-def test_previews_come_as_often_as_asked(
-    residency, texts_of, registry, task_for, recorder, every, steps
-):
-    draw_with_previews(residency, texts_of, registry, task_for, recorder, every)
-    assert [step for _, step, _, _ in recorder.previews] == steps
+def test_previews_come_as_often_as_asked_and_do_not_change_the_image(studio, task):
+    task = task.changed(steps=6)
+    drawn = {every: studio.draw(task, preview_every=every) for every in (0, 1, 4, 9)}
+    shown = {every: [step for _, step, _, _ in one.previews] for every, one in drawn.items()}
+    assert shown == {0: [], 1: [1, 2, 3, 4, 5, 6], 4: [4], 9: []}
+    assert len({one.pixels[0] for one in drawn.values()}) == 1
 
 
-def test_previews_do_not_change_the_image(residency, texts_of, registry, task_for, recorder):
-    draw_with_previews(residency, texts_of, registry, task_for, recorder, 1)
-    draw_with_previews(residency, texts_of, registry, task_for, recorder, 0)
-    assert (recorder.images[0] == recorder.images[1]).all()
-
-
-def test_a_preview_that_fails_does_not_fail_the_image(
-    residency, texts_of, registry, task_for, recorder
-):
-    broken = LatentColours(np.zeros((3, 3)))
-    draw_with_previews(residency, texts_of, registry, task_for, recorder, 1, broken)
-    assert recorder.previews == []
-    assert len(recorder.images) == 1
+def test_a_preview_that_fails_does_not_fail_the_image(studio, task, caplog):
+    resident = studio.load(task.spec)
+    known = {resident.vae_key: LatentColours(np.zeros((3, 3)), family_of(task.spec).unpack_latents)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studio.residency, "_colours", known)
+        drawn = studio.draw(task, preview_every=1)
+    assert drawn.previews == []
+    assert drawn.pixels == studio.draw(task).pixels
+    assert caplog.text.count("making a preview failed") == 1
 
 
 def test_a_preview_shows_the_colours_of_the_image():
@@ -112,35 +81,37 @@ def test_a_preview_shows_the_colours_of_the_image():
     random = np.random.default_rng(1)
     latents, weights = random.normal(size=(16, 12, 20)), random.uniform(-0.02, 0.02, (16, 3))
     colours = np.moveaxis(latents, 0, -1) @ weights + 0.5
-    fitted = fit_colours(latents.reshape(16, -1).T, colours.reshape(-1, 3))
-    shown = np.asarray(fitted.image(latents)).astype(float)
+    fitted = fit_colours(
+        latents.reshape(16, -1).T, colours.reshape(-1, 3), lambda _pipe, whole, *_size: whole
+    )
+    shown = np.asarray(fitted.image(None, latents, 160, 96)).astype(float)
     assert shown.shape == (12, 20, 3)
     assert np.abs(shown - colours * 255).max() <= 0.5 + 1e-6
 
 
-def test_the_map_of_a_vae_has_a_row_for_each_latent_channel_and_a_constant(residency, registry):
-    pipe = residency.pipeline(registry.find("text2img", "micro"), "resident", quietly).pipe
-    weights = calibrate(pipe).weights
+def test_the_map_of_a_vae_has_a_row_for_each_latent_channel_and_a_constant(studio, task):
+    pipe = studio.load(task.spec).pipe
+    weights = calibrate(task.spec, pipe).weights
     assert weights.shape == (pipe.vae.config.latent_channels + 1, 3)
     assert np.isfinite(weights).all()
 
 
-def test_calibrating_does_not_touch_the_random_numbers_of_anybody(residency, registry):
+def test_calibrating_does_not_touch_the_random_numbers_of_anybody(studio, task):
     import torch
 
-    pipe = residency.pipeline(registry.find("text2img", "micro"), "resident", quietly).pipe
+    pipe = studio.load(task.spec).pipe
     state = torch.random.get_rng_state()
-    assert (calibrate(pipe).weights == calibrate(pipe).weights).all()
+    first, second = (calibrate(task.spec, pipe).weights for _ in range(2))
+    assert (first == second).all()
     assert torch.random.get_rng_state().equal(state)
 
 
-def test_the_last_preview_is_made_of_the_finished_latents(residency, texts_of, registry, task_for):
+def test_the_last_preview_is_made_of_the_finished_latents(studio, task):
     """The estimate along the last step's direction is exact at its end."""
     from flux_mcp.pipelines.steps import _expected_latents
 
-    spec = registry.find("text2img", "micro")
-    resident, plan = residency.pipeline(spec, "resident", quietly), task_for(spec).plan
-    pipe, texts = resident.pipe, texts_of(plan, resident)
+    resident, plan = studio.load(task.spec), task.plan
+    pipe, texts = resident.pipe, studio.texts(plan, resident)
     texts.encode(lambda: None)
     seen = []
 
@@ -152,7 +123,8 @@ def test_the_last_preview_is_made_of_the_finished_latents(residency, texts_of, r
     pipe(**texts[plan.prompt], **size, num_inference_steps=4, callback_on_step_end=keep)
     expected = _expected_latents(pipe, 3, seen[2], seen[3])
     assert expected.allclose(seen[3], atol=1e-5)
-    assert unpack(pipe, seen[3], 64, 32).shape == (8, 4, 8)
+    unpacked = family_of(task.spec).unpack_latents(pipe, seen[3], 64, 32)
+    assert unpacked.shape == (8, 4, 8)
 
 
 def test_a_long_image_gets_a_preview_of_at_most_256_pixels():

@@ -8,18 +8,14 @@ import pytest
 
 from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.jobs.process_fleet import ProcessFleet
+from flux_mcp.models.families import MICRO
 from flux_mcp.models.registry import KINDS, load_registry
 from flux_mcp.pipelines.device import Device, arithmetic
-from flux_mcp.pipelines.engine import draw
-from flux_mcp.pipelines.families.flux1 import ADAPTERS, open_images
-from flux_mcp.pipelines.loading.pipeline_files import TEXT_PARTS
-from flux_mcp.pipelines.memory.residency import Residency
-from flux_mcp.pipelines.steps import StepWatch
+from flux_mcp.pipelines.families.adapter import open_images
+from flux_mcp.pipelines.families.family import adapter_for
 from flux_mcp.pipelines.texts import MB, EmbeddingCache, EmbeddingFiles, PlanTexts
-from flux_mcp.pipelines.worker import Engine
 from flux_mcp.worker_protocol.messages import Done, Progress
-
-from .conftest import Recorder, Studio, no_cache
+from tests.pipelines.harness import Studio, WorkerStudio
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 NEGATIVE_KINDS = [
@@ -29,41 +25,32 @@ SMALL = {"width": 64, "height": 64, "steps": 1}
 
 
 class Room:
-    """Draws in this process with a residency and a cache, and says what was loaded for it."""
+    """Draws in this process with an engine and a cache, and says what was loaded for it."""
 
-    def __init__(self, registry, settings, cache, residency=None):
-        self.registry = registry
-        self.residency = residency or Residency(registry, settings, Device("cpu"))
-        self.cache = cache
-        self.said = []
+    def __init__(self, settings, cache=None):
+        self.studio = Studio(settings)
+        if cache is not None:
+            self.studio.engine.embeddings = cache
+        self.residency, self.cache = self.studio.residency, cache
 
-    def resident(self, plan):
-        spec = self.registry.find(plan.kind, plan.model)
-        spec = spec.model_copy(update={"precision": plan.precision})
-        return self.residency.pipeline(spec, "resident", self.said.append)
+    def resident(self, task):
+        spec = task.spec.model_copy(update={"precision": task.plan.precision})
+        return self.studio.load(spec)
 
     def draw(self, task):
-        self.said.clear()
-        resident, recorder = self.resident(task.plan), Recorder()
-        texts = PlanTexts(
-            task.plan,
-            resident,
-            self.cache,
-            lambda: self.residency.text_encoder(resident, self.said.append),
-        )
-        watch = StepWatch(task.plan, recorder, lambda: False)
-        draw(task.plan, task.blobs, resident, texts, watch, recorder)
-        return np.stack(recorder.images)
+        return np.stack(self.studio.draw(task).images)
 
     @property
     def loaded_encoders(self):
-        return [line for line in self.said if line in {f"loading {name}" for name in TEXT_PARTS}]
+        """What was loaded to encode, for the last task."""
+        encoders = {f"loading {name}" for name in MICRO.text_parts}
+        return [line for line in self.studio.last.messages if line in encoders]
 
 
 @pytest.fixture
-def room(registry, settings, torch_here):
+def room(settings, torch_here):
     """A room of its own: nothing is loaded yet."""
-    return lambda cache, **with_: Room(registry, settings, cache, **with_)
+    return lambda cache=None: Room(settings, cache)
 
 
 @pytest.fixture
@@ -107,19 +94,19 @@ def test_pixels_are_the_same_without_a_cache_from_memory_and_from_disk(
     task = task_for(
         spec, precision=precision, seeds=(1, 2, 3), prompt=texts[0], prompts=texts, **SMALL
     )
-    without = room(no_cache()).draw(task)
+    without = room().draw(task)
     assert len({image.tobytes() for image in without}) == 3
 
     filling = room(cache_of(folder))
     assert (filling.draw(task) == without).all()
-    assert filling.loaded_encoders == [f"loading {name}" for name in TEXT_PARTS]
+    assert filling.loaded_encoders == [f"loading {name}" for name in MICRO.text_parts]
     assert len(entries(folder)) == 2
     with encoders_that_must_not_run():
         assert (filling.draw(task) == without).all()  # from memory
         from_disk = room(cache_of(folder))
         assert (from_disk.draw(task) == without).all()
         batched = from_disk.draw(task.changed(batched=True))
-    assert (batched == room(no_cache()).draw(task.changed(batched=True))).all()
+    assert (batched == room().draw(task.changed(batched=True))).all()
 
 
 @pytest.mark.parametrize("kind", NEGATIVE_KINDS)
@@ -127,7 +114,7 @@ def test_a_negative_prompt_is_an_entry_of_its_own(room, folder, task_for, regist
     task = task_for(
         registry.find(kind, "micro"), negative_prompt="a star", true_cfg_scale=4.0, **SMALL
     )
-    without = room(no_cache()).draw(task)
+    without = room().draw(task)
     drawing = room(cache_of(folder))
     assert (drawing.draw(task) == without).all()
     assert len(entries(folder)) == 2
@@ -152,8 +139,8 @@ async def test_another_process_draws_the_same_from_disk_without_loading_a_text_e
     async def drawn_by_a_new_worker(**changes):
         fleet = ProcessFleet(settings.model_copy(update={"data_dir": tmp_path, **changes}))
         try:
-            studio = Studio(fleet)
-            return [await studio.draw(task) for task in tasks]
+            worker = WorkerStudio(fleet)
+            return [await worker.draw(task) for task in tasks]
         finally:
             await fleet.close()
 
@@ -173,7 +160,7 @@ async def test_another_process_draws_the_same_from_disk_without_loading_a_text_e
     assert pixels(first) == pixels(second) == pixels(without)
     assert "loading text_encoder_2" in told(first)
     assert "loading transformer" in told(second)
-    assert not told(second) & {f"loading {name}" for name in TEXT_PARTS}
+    assert not told(second) & {f"loading {name}" for name in MICRO.text_parts}
 
 
 # --- what is another entry -------------------------------------------------------------------
@@ -185,7 +172,7 @@ def test_another_length_of_text_is_another_entry(room, folder, task_for, registr
     drawing = room(cache_of(folder))
     images = [drawing.draw(each) for each in (task, shorter)]
     assert len(entries(folder)) == 2
-    assert (images[1] == room(no_cache()).draw(shorter)).all()
+    assert (images[1] == room().draw(shorter)).all()
     assert (images[0] != images[1]).any()
 
 
@@ -203,14 +190,14 @@ def change_a_weight(encoder_folder):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("part", TEXT_PARTS)
+@pytest.mark.parametrize("part", MICRO.text_parts)
 def test_another_byte_in_an_encoder_or_tokenizer_is_another_entry(
     room, settings, registry, tmp_path, folder, task_for, part
 ):
     task = task_for(registry.find("text2img", "micro"), **SMALL)
     room(cache_of(folder)).draw(task)
     theirs, micro = copy_of_micro(settings, tmp_path)
-    copied = Room(registry, theirs, cache_of(folder))
+    copied = Room(theirs, cache_of(folder))
     copied.draw(task)
     assert len(entries(folder)) == 1  # the same files elsewhere are the same encoders
 
@@ -220,10 +207,10 @@ def test_another_byte_in_an_encoder_or_tokenizer_is_another_entry(
         path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     else:
         change_a_weight(part_folder)
-    changed = Room(registry, theirs, cache_of(folder))
+    changed = Room(theirs, cache_of(folder))
     drawn = changed.draw(task)
     assert len(entries(folder)) == 2
-    assert (drawn == Room(registry, theirs, no_cache()).draw(task)).all()
+    assert (drawn == Room(theirs).draw(task)).all()
 
 
 def test_encoders_that_changed_since_the_pipeline_was_loaded_encode_nothing(
@@ -231,15 +218,15 @@ def test_encoders_that_changed_since_the_pipeline_was_loaded_encode_nothing(
 ):
     theirs, micro = copy_of_micro(settings, tmp_path)
     task = task_for(registry.find("text2img", "micro"), **SMALL)
-    drawing = Room(registry, theirs, cache_of(folder))
-    drawing.resident(task.plan)
+    drawing = Room(theirs, cache_of(folder))
+    drawing.resident(task)
     change_a_weight(micro / "text2img" / "text_encoder_2")
     with pytest.raises(WeightsInvalidError, match="have changed"):
         drawing.draw(task)
     assert entries(folder) == []
     # Asked again, the model is loaded again.
     drawn = drawing.draw(task)
-    assert (drawn == Room(registry, theirs, no_cache()).draw(task)).all()
+    assert (drawn == Room(theirs).draw(task)).all()
     assert len(entries(folder)) == 1
 
 
@@ -269,12 +256,12 @@ def test_with_every_prompt_cached_no_text_encoder_is_loaded_until_one_is_missing
     later = room(cache_of(folder))
     assert (later.draw(task) == known).all()
     assert later.loaded_encoders == []
-    resident = later.resident(task.plan)
-    assert all(getattr(resident.pipe, name) is None for name in TEXT_PARTS)
+    resident = later.resident(task)
+    assert all(getattr(resident.pipe, name) is None for name in MICRO.text_parts)
     assert not set(resident.text_parts.values()) & set(later.residency.store)
 
     other = later.draw(task.changed(prompt="a green star"))
-    assert later.loaded_encoders == [f"loading {name}" for name in TEXT_PARTS]
+    assert later.loaded_encoders == [f"loading {name}" for name in MICRO.text_parts]
     assert (other != known).any()
     assert (later.draw(task) == known).all()
 
@@ -307,9 +294,9 @@ def test_what_a_pipeline_does_to_its_embeddings_does_not_reach_the_cache(
     drawing = room(cache_of(folder))
     task = task_for(registry.find("text2img", "micro"), **SMALL)
     before = drawing.draw(task)
-    resident = drawing.resident(task.plan)
+    resident = drawing.resident(task)
     texts = PlanTexts(task.plan, resident, drawing.cache, lambda: None)
-    adapter = ADAPTERS["text2img"](task.plan, open_images(task.plan, {}), resident, texts)
+    adapter = adapter_for(resident.spec)(task.plan, open_images(task.plan, {}), resident, texts)
     for tensor in adapter.embeddings(task.plan.prompt).values():
         tensor.fill_(0)
     assert (drawing.draw(task) == before).all()
@@ -323,8 +310,8 @@ def test_a_cancelled_job_keeps_what_was_encoded_and_encodes_no_more(
     task = task_for(
         registry.find("text2img", "micro"), prompt=texts[0], prompts=texts, seeds=(1, 2, 3)
     )
-    resident = drawing.resident(task.plan)
-    encoder = drawing.residency.text_encoder(resident, drawing.said.append)
+    resident = drawing.resident(task)
+    encoder = drawing.studio.encoder(resident)
     pending = PlanTexts(task.plan, resident, drawing.cache, lambda: encoder)
     checks = []
 
@@ -346,13 +333,14 @@ def test_a_worker_short_of_memory_lets_go_of_what_it_holds_in_memory(
 ):
     import torch
 
-    engine = Engine(settings.model_copy(update={"data_dir": tmp_path}), Device("cpu"))
+    own = settings.model_copy(update={"data_dir": tmp_path})
+    engine = Studio(own, caches_texts=True).engine
     embeddings = {"prompt_embeds": torch.ones(1, 4), "pooled_prompt_embeds": torch.ones(1, 4)}
-    engine._embeddings.put("ab" * 32, embeddings)
-    assert engine._embeddings.memory_bytes > 0
+    engine.embeddings.put("ab" * 32, embeddings)
+    assert engine.embeddings.memory_bytes > 0
     engine.recover_memory()
-    assert engine._embeddings.memory_bytes == 0
-    assert engine._embeddings.get("ab" * 32) is not None  # from disk
+    assert engine.embeddings.memory_bytes == 0
+    assert engine.embeddings.get("ab" * 32) is not None  # from disk
 
 
 # --- when the disk refuses -------------------------------------------------------------------
@@ -365,5 +353,5 @@ def test_drawing_goes_on_when_the_cache_cannot_be_written(
     in_the_way.write_text("a file")
     task = task_for(registry.find("text2img", "micro"), **SMALL)
     drawn = room(cache_of(in_the_way / "embeddings")).draw(task)
-    assert (drawn == room(no_cache()).draw(task)).all()
+    assert (drawn == room().draw(task)).all()
     assert "drawing goes on" in caplog.text

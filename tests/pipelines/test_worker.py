@@ -1,4 +1,4 @@
-"""The worker process by itself: what reaches the wire, and when it ends."""
+"""The worker process by itself: what it writes, and when it ends."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.jobs.environments import worker_environment
+from flux_mcp.jobs.process_fleet import worker_environment
 from flux_mcp.worker_protocol.frames import encode, read_frame_blocking
 from flux_mcp.worker_protocol.messages import (
     Cancelled,
@@ -27,7 +27,7 @@ WORKER = [sys.executable, "-P", "-m", "flux_mcp.pipelines.worker"]
 
 
 @pytest.fixture
-def worker(settings):
+def process(settings):
     with subprocess.Popen(
         WORKER,
         stdin=subprocess.PIPE,
@@ -60,28 +60,28 @@ def drawn(process, job_id, plan):
     return events, pixels
 
 
-def test_it_ends_in_the_middle_of_a_step_when_stdin_closes(worker, task_for, registry):
+def test_it_ends_in_the_middle_of_a_step_when_stdin_closes(process, task_for, registry):
     task = task_for(
         registry.find("text2img", "micro"), width=256, height=256, steps=64, seeds=tuple(range(8))
     )
     stopped = task.changed(seeds=(1,))
     # Cancelled while it waits for the libraries: it must never start.
-    send(worker, RunMessage(job_id="stopped", attempt=1, plan=stopped.plan), task.blobs)
-    send(worker, CancelMessage(job_id="stopped"))
-    assert isinstance(receive(worker), WorkerReady)
-    assert isinstance(receive(worker), Cancelled)
+    send(process, RunMessage(job_id="stopped", attempt=1, plan=stopped.plan), task.inputs)
+    send(process, CancelMessage(job_id="stopped"))
+    assert isinstance(receive(process), WorkerReady)
+    assert isinstance(receive(process), Cancelled)
 
-    send(worker, RunMessage(job_id="long", attempt=1, plan=task.plan), task.blobs)
-    while (event := receive(worker)).type != "progress" or event.step < 2:
+    send(process, RunMessage(job_id="long", attempt=1, plan=task.plan), task.inputs)
+    while (event := receive(process)).type != "progress" or event.step < 2:
         assert event.job_id == "long"
-    worker.stdin.close()
-    assert worker.wait(60) == 0
+    process.stdin.close()
+    assert process.wait(60) == 0
 
     last = event
-    while (frame := read_frame_blocking(worker.stdout)) is not None:
+    while (frame := read_frame_blocking(process.stdout)) is not None:
         last = parse_event(frame.header)
     assert getattr(last, "step", 0) < task.plan.total_steps
-    worker.stdin = None  # closed above; Popen would close it again
+    process.stdin = None  # closed above; Popen would close it again
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def own_settings(settings, tmp_path):
 
 
 def test_weights_that_were_read_ahead_draw_the_same_image(own_settings, task_for, registry):
-    plan = task_for(registry.find("text2img", "micro"), steps=2).plan
-    other = plan.model_copy(update={"model": "mine"})
+    task = task_for(registry.find("text2img", "micro"), steps=2)
+    plan, other = task.plan, task.changed(model="mine").plan
     finals, images = [], []
     for is_told in (False, True):
         with subprocess.Popen(
@@ -156,7 +156,7 @@ def noisy_broken_torch(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_nothing_but_frames_reaches_the_wire_and_broken_libraries_fail_every_run(
+def test_nothing_but_frames_is_written_and_broken_libraries_fail_every_run(
     settings, task_for, registry, noisy_broken_torch
 ):
     plan = task_for(registry.find("text2img", "micro")).plan

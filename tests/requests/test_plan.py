@@ -1,9 +1,21 @@
+import ast
+import json
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from flux_mcp.errors import InvalidRequestError, InvalidSizeError, UnsupportedOptionError
 from flux_mcp.models.registry import load_registry
-from flux_mcp.requests.plan import PlanInput, RenderPlan, make_plan, plan_notices
+from flux_mcp.models.switches import Switches
+from flux_mcp.requests.plan import (
+    PlanInput,
+    PlanLora,
+    PlanParts,
+    RenderPlan,
+    make_plan,
+    plan_notices,
+)
 from flux_mcp.requests.schemas import (
     EditRequest,
     FillRequest,
@@ -11,7 +23,9 @@ from flux_mcp.requests.schemas import (
     StructuralRequest,
     VariationRequest,
 )
+from flux_mcp.settings.installation import PACKAGE_DIR
 
+DATA = Path(__file__).parents[1] / "data"
 REGISTRY = load_registry()
 DEV = REGISTRY.find("text2img", "flux1-dev")
 SCHNELL = REGISTRY.find("text2img", "flux1-schnell")
@@ -20,7 +34,7 @@ KONTEXT = REGISTRY.find("kontext", "flux1-kontext-dev")
 
 
 def plan(request, spec, inputs=()):
-    return make_plan(request, spec, revision="abc", seed=42, inputs=inputs)
+    return make_plan(request, spec, PlanParts(revision="abc", seed=42, inputs=tuple(inputs)))
 
 
 def image(role="reference", width=640, height=480, image_id=None):
@@ -142,7 +156,7 @@ def test_a_batch_says_that_its_pixels_differ(kind):
 
 def planned(texts, **arguments):
     request = GenerateRequest(pack="shapes", count=len(texts), **arguments)
-    return make_plan(request, DEV, revision="abc", seed=42, texts=texts)
+    return make_plan(request, DEV, PlanParts(revision="abc", seed=42, texts=tuple(texts)))
 
 
 def test_each_image_of_a_pack_has_its_own_prompt():
@@ -155,7 +169,7 @@ def test_each_image_of_a_pack_has_its_own_prompt():
 def test_one_prompt_for_all_images_is_stored_once():
     made = planned(["a cat", "a cat"])
     assert (made.prompt, made.prompts, made.texts) == ("a cat", (), ("a cat", "a cat"))
-    assert made == make_plan(GenerateRequest(prompt="a cat", count=2), DEV, revision="abc", seed=42)
+    assert made == plan(GenerateRequest(prompt="a cat", count=2), DEV)
 
 
 def test_a_plan_of_an_older_version_has_one_prompt_for_all():
@@ -168,3 +182,74 @@ def test_prompts_that_do_not_fit_the_seeds_are_no_plan(prompts):
     made = planned(["a cat", "a dog", "a bird"])
     with pytest.raises(ValidationError, match="one for each seed"):
         RenderPlan.model_validate({**made.model_dump(), "prompts": prompts})
+
+
+# --- parts that must fit each other --------------------------------------------------------------
+
+EDGES = REGISTRY.find("control", "flux1-canny-dev")
+SHA = "ab" * 32
+CACHE = Switches(step_cache="taylorseer")
+
+
+@pytest.mark.parametrize(
+    ("request_", "spec", "changes", "says"),
+    [
+        (GenerateRequest(prompt="a"), DEV, {"negative_prompt": "b"}, "come together"),
+        (GenerateRequest(prompt="a"), DEV, {"true_cfg_scale": 4.0}, "come together"),
+        (GenerateRequest(prompt="a"), DEV, {"inputs": [image()]}, "no input of the role reference"),
+        (EditRequest(prompt="a", images=["a"]), KONTEXT, {"inputs": [image("mask")]}, "role mask"),
+        (fill_request(), FILL, {"structure": "canny"}, "fill follows no structure"),
+        (GenerateRequest(prompt="a"), DEV, {"strength": 0.5}, "text2img has no strength"),
+        (GenerateRequest(prompt="a"), DEV, {"seeds": ()}, "seeds"),
+        (GenerateRequest(prompt="a"), DEV, {"steps": 0}, "steps"),
+        (GenerateRequest(prompt="a"), DEV, {"width": 0}, "width"),
+        (
+            GenerateRequest(prompt="a"),
+            DEV,
+            {"loras": [PlanLora(name="ink", sha256=SHA, weight=weight) for weight in (0, 1)]},
+            "named twice",
+        ),
+        (
+            GenerateRequest(prompt="a"),
+            DEV,
+            {"switches": Switches(step_cache="taylorseer", compiled=True)},
+            "do not go together",
+        ),
+        (
+            EditRequest(prompt="a", images=["a"]),
+            KONTEXT,
+            {"switches": CACHE, "negative_prompt": "b", "true_cfg_scale": 4.0},
+            "no step cache with a negative prompt for kontext",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_no_plan(request_, spec, changes, says):
+    made = plan(request_, spec)
+    with pytest.raises(ValidationError, match=says):
+        RenderPlan(**{**dict(made), **changes})
+
+
+def test_a_plan_is_complete_when_it_is_made():
+    lora = PlanLora(name="ink", sha256=SHA, weight=0.5)
+    parts = PlanParts(revision=None, seed=1, loras=(lora,), switches=CACHE)
+    made = make_plan(GenerateRequest(prompt="a"), DEV, parts)
+    assert (made.loras, made.switches) == ((lora,), CACHE)
+
+
+def test_no_code_of_the_package_changes_a_plan():
+    """`model_copy` skips validation: what is changed on a plan that way is never checked."""
+    changed = []
+    for path in PACKAGE_DIR.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in ("model_copy", "model_construct"):
+                owner = ast.unparse(node.value)
+                if "plan" in owner.lower():
+                    changed.append(f"{path.name}:{node.lineno}: {owner}.{node.attr}")
+    assert changed == []
+
+
+def test_plans_of_every_kind_that_were_stored_before_still_load():
+    stored = json.loads((DATA / "stored_plans.json").read_text(encoding="utf-8"))
+    assert {row["kind"] for row in stored} == {row.kind for row in REGISTRY}
+    for row in stored:
+        assert RenderPlan.model_validate(row).model_dump(mode="json").items() >= row.items()

@@ -1,7 +1,15 @@
 """Which model answers a request on this machine, and what the caller is told about it."""
 
+import asyncio
+import base64
 import json
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,22 +21,25 @@ from flux_mcp.errors import (
     WeightsInvalidError,
     WeightsMissingError,
 )
+from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.models.planning.candidates import Gpu, Machine
+from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.registry import Registry, Structure, load_registry
 from flux_mcp.requests.plan import as_asked
 from flux_mcp.requests.schemas import (
     DrawRequest,
     EditRequest,
+    FillRequest,
     GenerateRequest,
     StructuralRequest,
     VariationRequest,
 )
-from flux_mcp.service.inputs import Intake
-from flux_mcp.service.planner import Decision, Planner
+from flux_mcp.service.inputs import InputReader, gallery_ids
+from flux_mcp.service.planner import Decision, Planner, ReadStored, StoredFacts
 from flux_mcp.settings.settings import Settings
 from tests.models.control_lora_files import bfl
 from tests.models.hub import COMMIT, put_in_hub_cache
-from tests.models.lora_files import write
+from tests.models.lora_files import flux1, write
 
 pytestmark = pytest.mark.anyio
 
@@ -39,19 +50,24 @@ IMAGE = (
 )
 
 
+def planner_for(
+    settings: Settings,
+    machine: Machine | None = None,
+    registry: Registry = REGISTRY,
+    read_stored: ReadStored | None = None,
+) -> Planner:
+    packs = PackLibrary(settings.packs_dir, settings.paths.packs)
+    inputs = InputReader(settings, ImageFiles(settings.paths))
+    return Planner(settings, registry, inputs, packs, lambda: machine, read_stored)
+
+
 async def decide(
     settings: Settings,
     request: DrawRequest,
     machine: Machine | None = None,
     registry: Registry = REGISTRY,
 ) -> Decision:
-    async def no_gallery(image_id: str) -> bytes:
-        raise AssertionError(image_id)
-
-    packs = PackLibrary(settings.packs_dir, settings.paths.packs)
-    intake = Intake(settings, no_gallery)
-    planner = Planner(settings, registry, intake, packs, lambda: machine)
-    return await planner.decide(request)
+    return await planner_for(settings, machine, registry).decide(request)
 
 
 def install(settings: Settings, kind: str, model: str) -> None:
@@ -306,3 +322,129 @@ async def test_a_step_cache_is_refused_where_a_model_takes_few_steps(settings: S
     request = GenerateRequest(prompt="a star", step_cache="first_block")
     with pytest.raises(UnsupportedOptionError, match="4 steps are too few"):
         await decide(settings, request)
+
+
+# --- one visit to a thread, one look at the disk -------------------------------------------------
+
+
+class CountingExecutor(ThreadPoolExecutor):
+    """The event loop's own kind of executor, with a count of what it was given."""
+
+    visits = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        self.visits += 1
+        return super().submit(*args, **kwargs)
+
+
+class Looks:
+    """What this process opens and lists while it counts; Python has no way to stop an audit."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] | None = None
+        sys.addaudithook(self._note)
+
+    def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.seen is not None and event in ("open", "os.listdir", "os.scandir"):
+            self.seen.append(str(arguments[0]))
+
+    @contextmanager
+    def counted(self, folders: Sequence[Path]) -> Iterator[Counter[str]]:
+        """Count how often each file and folder below these is opened or listed."""
+        counts, self.seen = Counter[str](), []
+        try:
+            yield counts
+            counts.update(p for p in self.seen if any(Path(p).is_relative_to(f) for f in folders))
+        finally:
+            self.seen = None
+
+
+@pytest.fixture(scope="session")
+def looks() -> Looks:
+    return Looks()
+
+
+REQUESTS: dict[str, DrawRequest] = {
+    "plain": GenerateRequest(prompt="a star"),
+    "pack": GenerateRequest.model_validate({"pack": "micro-shapes", "count": 3}),
+    "LoRA": GenerateRequest.model_validate({"prompt": "a star", "loras": ["ink", "paint"]}),
+    "named": GenerateRequest(prompt="a star", model="flux1-dev", step_cache="first_block"),
+    "images": EditRequest(prompt="both", images=[IMAGE, IMAGE]),
+    "mask": FillRequest.model_validate(
+        {"prompt": "x", "image": IMAGE, "mask": {"image": IMAGE}, "invert": True}
+    ),
+    "control": StructuralRequest(prompt="x", image=IMAGE, model="flux1-canny-dev-lora"),
+    "variation": VariationRequest.model_validate({"images": [IMAGE]}),
+}
+
+
+@pytest.mark.parametrize("machine", [None, gpu(48)], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_a_decision_visits_a_thread_once_and_looks_at_each_file_once(
+    settings: Settings, looks: Looks, name: str, machine: Machine | None
+) -> None:
+    install_control_lora(settings, "canny", 128)
+    install(settings, "kontext", "flux2-klein-4b")
+    for number, lora in enumerate(("ink", "paint")):
+        layer = f"transformer.transformer_blocks.{number}.ff.net.2"
+        write(settings.paths.loras / f"{lora}.safetensors", flux1(layer))
+    planner, executor = planner_for(settings, machine), CountingExecutor()
+    asyncio.get_running_loop().set_default_executor(executor)
+    # Tokenizers, packs and the hashes of LoRAs are read by the first and kept.
+    first = await planner.decide(REQUESTS[name])
+    assert executor.visits == 1
+    folders = [settings.data_dir, settings.weights_dir, settings.packs_dir]
+    with looks.counted(folders) as counts:
+        second = await planner.decide(REQUESTS[name])
+    assert executor.visits == 2
+    assert (second.plan.model, second.notices) == (first.plan.model, first.notices)
+    assert counts, "nothing was counted"
+    assert {path: count for path, count in counts.items() if count > 1} == {}
+
+
+async def test_a_request_names_its_gallery_images_and_the_database_is_asked_once(
+    settings: Settings,
+) -> None:
+    asked: list[Sequence[str]] = []
+
+    async def read_stored(image_ids: Collection[str]) -> StoredFacts:
+        asked.append(tuple(image_ids))
+        return StoredFacts(images={one: f"images/{one}.png" for one in image_ids})
+
+    files, planner = ImageFiles(settings.paths), planner_for(settings, read_stored=read_stored)
+    png = base64.b64decode(IMAGE.partition(",")[2])
+    for one in ("img_a", "img_b"):
+        path = files.path_of(f"images/{one}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png)
+    images = ["img_a", "flux://images/img_b", {"image": "img_a", "weight": 2}, IMAGE]
+    request = VariationRequest.model_validate({"images": images})
+    decision = await planner.decide(request)
+    assert asked == [("img_a", "img_b")]
+    assert [item.image_id for item in decision.plan.inputs] == ["img_a", "img_b", "img_a", None]
+
+
+@pytest.mark.parametrize("reference", ["nonsense", "https://example.org/a.png", "data:,x", "/a"])
+def test_a_reference_that_names_no_gallery_image_is_left_for_later(reference: str) -> None:
+    assert gallery_ids(EditRequest(prompt="x", images=[reference])) == ()
+
+
+async def test_what_the_database_holds_decides_the_expected_seconds(settings: Settings) -> None:
+    install(settings, "text2img", "flux1-dev")
+    machine = Machine(Gpu(48, 48, "NVIDIA H200", 9.0), ram_gib=64)
+    request = GenerateRequest(prompt="a star", quality="high")
+    plan = (await decide(settings, request, machine)).plan
+
+    async def expected_s(gpu_name: str) -> float | None:
+        figure = Figure(plan.model, plan.kind, plan.precision, plan.placement, 1.05, 100.0, None)
+
+        async def read_stored(_ids: Collection[str]) -> StoredFacts:
+            return StoredFacts(figures={gpu_name: (figure,)})
+
+        planner = planner_for(settings, machine, read_stored=read_stored)
+        return (await planner.decide(request)).expected_s
+
+    learned, unknown = await expected_s("NVIDIA H200"), await expected_s("another")
+    assert learned is not None
+    assert unknown is not None
+    assert learned > 10 * unknown

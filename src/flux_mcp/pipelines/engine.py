@@ -1,22 +1,20 @@
-"""Draws jobs with what is loaded: everything a worker needs for one, put together.
+"""The worker's engine: draws a plan with what is loaded, and loads what is missing.
 
-Owns nothing itself: residency, embeddings, LoRAs, switches and what is read ahead have owners of
-their own.
+`Engine.draw` is what a worker runs for each job; tests and measurements call it directly. Below it
+stand the passes of one plan through its pipeline, and decoding in tiles.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_mcp.errors import (
-    JobCancelledError,
-    WeightsInvalidError,
-)
+from flux_mcp.errors import JobCancelledError, WeightsInvalidError
 from flux_mcp.models.registry import Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.pipelines.device import (
@@ -30,56 +28,184 @@ from flux_mcp.pipelines.families.adapter import Embeddings, Pixels, open_images
 from flux_mcp.pipelines.families.family import adapter_for
 from flux_mcp.pipelines.loaded import Resident
 from flux_mcp.pipelines.loading.fingerprints import Fingerprints
-from flux_mcp.pipelines.loras.adapters import Adapters
+from flux_mcp.pipelines.loras.adapters import LoraAdapters
 from flux_mcp.pipelines.memory.prefetch import Fetcher, Prefetcher, spec_of
 from flux_mcp.pipelines.memory.residency import Residency
-from flux_mcp.pipelines.pipe import JobEvents, WorkerJob
-from flux_mcp.pipelines.steps import Reports, StepWatch
-from flux_mcp.pipelines.switches import SwitchBoard, denoising
+from flux_mcp.pipelines.memory.store import DeviceMemory
+from flux_mcp.pipelines.steps import PreviewSettings, Reporter, StepWatch
+from flux_mcp.pipelines.switches import Backend, SwitchBoard, denoising
 from flux_mcp.pipelines.texts import MB, EmbeddingCache, EmbeddingFiles, PlanTexts
 from flux_mcp.requests.plan import RenderPlan, load_of_plan
 from flux_mcp.settings.settings import Settings
-from flux_mcp.worker_protocol.messages import (
-    Done,
-    Memory,
-    weights_of,
-)
-
-_STATE = ("use_tiling", "tile_sample_min_size", "tile_latent_min_size")
-"""Attributes of AutoencoderKL and AutoencoderKLFlux2 (diffusers 0.42.1); neither takes them as
-arguments. Tiles overlap by a quarter and are blended; an image no larger than one is not cut."""
+from flux_mcp.worker_protocol.messages import Memory, weights_of
 
 
-@contextmanager
-def tiled(vae: Any, tile_px: int | None) -> Iterator[None]:
-    """Let a VAE decode and encode in tiles; afterwards it is as it was.
+@dataclass(frozen=True)
+class DrawFigures:
+    """What a finished job took, as its `Done` event says it."""
+
+    load_s: float
+    """Seconds until everything was loaded."""
+    draw_s: float
+    """Seconds in the pipeline."""
+    peak_gib: float | None
+    """Most of the GPU's memory that was taken; `None` where it is not counted."""
+    weights_sha256: str
+    """Fingerprint of the transformer's files."""
+    prefetched_bytes: int
+    """Of the weights that were loaded, read before the job came."""
+
+
+class EngineState(TypedDict):
+    """What an engine has loaded, as final events say it."""
+
+    loaded: tuple[str, ...]
+    waiting: tuple[str, ...]
+    memory: Memory | None
+
+
+class Engine:
+    """Draws plans, one at a time, and keeps what it loaded for the next.
 
     Args:
-        vae: The model, which other pipelines share.
-        tile_px: Side of a tile in pixels of the image; `None` changes nothing.
+        settings: The folders, how much memory weights and embeddings may take.
+        device: Where to draw.
+        prefetcher: Reads weights ahead; left out, nothing is read ahead.
+        registry: What can be drawn with; left out, the package's rows and the user's own.
+        gpu: The memory of the GPU; left out, what the device has.
+        compiler: What `torch.compile` hands its graphs to.
     """
-    if tile_px is None:
-        yield
-        return
-    before = {name: getattr(vae, name) for name in _STATE}
-    pixels_per_latent = 2 ** (len(vae.config.block_out_channels) - 1)
-    vae.enable_tiling()
-    vae.tile_sample_min_size = tile_px
-    vae.tile_latent_min_size = tile_px // pixels_per_latent
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(vae, name, value)
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: Device,
+        prefetcher: Prefetcher | None = None,
+        *,
+        registry: Registry | None = None,
+        gpu: DeviceMemory | None = None,
+        compiler: Backend = "inductor",
+    ) -> None:
+        self.device = device
+        self._registry = open_registry(settings) if registry is None else registry
+        self._prefetcher = prefetcher or Prefetcher()
+        fetched = self._prefetcher.fetched
+        fingerprints = Fingerprints()
+        self.residency = Residency(
+            self._registry, settings, device, gpu, fingerprints=fingerprints, fetched=fetched
+        )
+        if prefetcher is not None:
+            prefetcher.start(
+                Fetcher(self._registry, settings, device, self.residency, fingerprints, fetched)
+            )
+        self.embeddings = EmbeddingCache(
+            arithmetic(device),
+            settings.embedding_cache_mb * MB,
+            EmbeddingFiles(settings.paths.embeddings, settings.embedding_cache_disk_mb * MB),
+        )
+        self.adapters = LoraAdapters(settings.paths.loras)
+        self.switches = SwitchBoard(device, compiler)
+
+    @property
+    def state(self) -> EngineState:
+        """What is loaded now."""
+        loaded, waiting = self.residency.loaded, self.residency.waiting
+        return EngineState(loaded=loaded, waiting=waiting, memory=self.memory)
+
+    @property
+    def memory(self) -> Memory | None:
+        """What is taken of the device's memory; `None` where it is not counted."""
+        return memory_of(self.device)
+
+    def draw(
+        self,
+        plan: RenderPlan,
+        inputs: Mapping[str, bytes],
+        reporter: Reporter,
+        is_cancelled: Callable[[], bool],
+        previews: PreviewSettings | None = None,
+    ) -> DrawFigures:
+        """Load what a plan needs, draw every image of it, and report each when it is decoded.
+
+        Args:
+            plan: What to draw.
+            inputs: The PNG of each input, by its SHA-256.
+            reporter: Receives progress, previews and images.
+            is_cancelled: Asked while loading, before each pass, at each step, after decoding.
+            previews: How often to report how an image stands; left out, never.
+
+        Raises:
+            JobCancelledError: it was cancelled; the engine can draw the next plan.
+            FluxMcpError: it cannot be drawn.
+        """
+        started = time.perf_counter()
+
+        def loading(message: str) -> None:
+            if is_cancelled():
+                raise JobCancelledError("The job was cancelled.")
+            reporter.progress("loading", 0, message=message)
+
+        begin_peak(self.device)
+        loading("")
+        fetched = self._prefetcher.fetched
+        taken_before = fetched.taken_bytes
+        resident = self._load(plan, reporter, loading)
+        load_encoder = partial(self.residency.text_encoder, resident, loading)
+        texts = PlanTexts(plan, resident, self.embeddings, load_encoder)
+        compiled = self.switches.apply(plan, resident, loading)
+        self.adapters.prepare(plan.loras, resident, loading, compiled=compiled)
+        colours = None if previews is None else self.residency.colours(resident)
+        loaded = time.perf_counter()
+        watch = StepWatch(plan, reporter, is_cancelled, previews, colours)
+        with (
+            self.adapters.active(plan.loras, resident, compiled=compiled),
+            self.switches.active(plan, resident),
+        ):
+            _draw_passes(plan, inputs, resident, texts, watch, reporter)
+        return DrawFigures(
+            load_s=loaded - started,
+            draw_s=time.perf_counter() - loaded,
+            peak_gib=peak_gib(self.device),
+            weights_sha256=resident.weights_sha256,
+            prefetched_bytes=fetched.taken_bytes - taken_before,
+        )
+
+    def recover_memory(self) -> None:
+        """Unload everything: what is left of the memory may be too little for any job."""
+        self._prefetcher.forget()
+        self.embeddings.forget()
+        self.residency.clear()
+
+    def _load(
+        self, plan: RenderPlan, reporter: Reporter, loading: Callable[[str], None]
+    ) -> Resident:
+        """Return the pipeline of a plan, and report what is loaded now if that has changed."""
+        weights, before = weights_of(plan), self.residency.loaded
+        spec = spec_of(self._registry, weights)
+        load = load_of_plan(plan, spec)
+        self._prefetcher.wait_for(weights, loading)
+        try:
+            resident = self.residency.pipeline(
+                spec, plan.placement, loading, load, plan.vae_tile_px
+            )
+        finally:
+            self._prefetcher.done_with(weights)
+        if self.residency.loaded != before:
+            # What was evicted must not count as loaded while this job is drawn.
+            reporter.progress("loading", 0, loaded=self.residency.loaded)
+        return resident
 
 
-def draw(
+# --- the passes of a plan ---------------------------------------------------------------------
+
+
+def _draw_passes(
     plan: RenderPlan,
-    blobs: Mapping[str, bytes],
+    inputs: Mapping[str, bytes],
     resident: Resident,
     texts: PlanTexts,
     watch: StepWatch,
-    reports: Reports,
+    reporter: Reporter,
 ) -> None:
     """Draw every image of a plan and report each when it is decoded.
 
@@ -92,7 +218,7 @@ def draw(
         WeightsInvalidError: the weights gave numbers that are no colours.
     """
     watch.encoding()
-    adapter = adapter_for(resident.spec)(plan, open_images(plan, blobs), resident, texts)
+    adapter = adapter_for(resident.spec)(plan, open_images(plan, inputs), resident, texts)
     try:
         texts.encode(watch.check)
         each = tuple(zip(plan.seeds, plan.texts, strict=True))
@@ -103,18 +229,18 @@ def draw(
         for text in plan.texts:
             embeddings_of(text)
         index = 0
-        for number, pictures in enumerate(passes):
+        for number, images in enumerate(passes):
             started = time.perf_counter()
             watch.start_pass(number)
-            seeds = [seed for seed, _ in pictures]
-            embeddings = _stacked([embeddings_of(text) for _, text in pictures])
+            seeds = [seed for seed, _ in images]
+            embeddings = _stacked([embeddings_of(text) for _, text in images])
             with tiled(resident.pipe.vae, plan.vae_tile_px):
                 colours = _run(resident.pipe, seeds, watch, arguments | embeddings)
             watch.end_pass()
             seconds = time.perf_counter() - started
             for seed, drawn in zip(seeds, _to_pixels(colours), strict=True):
                 pixels = adapter.finish(drawn)
-                reports.image(index, seed, seconds, pixels)
+                reporter.image(index, seed, seconds, pixels)
                 index += 1
     finally:
         # A raise skips diffusers' own cleanup: stateful caches would spoil the next image.
@@ -159,113 +285,31 @@ def _to_pixels(colours: NDArray[np.float32]) -> Pixels:
     return (colours * 255).round().astype(np.uint8)
 
 
-class LoadedJob(TypedDict):
-    """What an engine holds, as final events tell it."""
+# --- decoding in tiles ------------------------------------------------------------------------
 
-    loaded: tuple[str, ...]
-    waiting: tuple[str, ...]
-    memory: Memory | None
+_TILE_STATE = ("use_tiling", "tile_sample_min_size", "tile_latent_min_size")
+"""Attributes of AutoencoderKL and AutoencoderKLFlux2 (diffusers 0.42.1); neither takes them as
+arguments. Tiles overlap by a quarter and are blended; an image no larger than one is not cut."""
 
 
-class Engine:
-    """Draws jobs with what is loaded. Its loss of memory is its own to clean up."""
+@contextmanager
+def tiled(vae: Any, tile_px: int | None) -> Iterator[None]:
+    """Let a VAE decode and encode in tiles; afterwards it is as it was.
 
-    def __init__(
-        self, settings: Settings, device: Device, prefetcher: Prefetcher | None = None
-    ) -> None:
-        self.device = device
-        self._registry: Registry = open_registry(settings)
-        self._prefetcher = prefetcher or Prefetcher()
-        self._fetched = self._prefetcher.fetched
-        fingerprints = Fingerprints()
-        self._residency = Residency(
-            self._registry, settings, device, fingerprints=fingerprints, fetched=self._fetched
-        )
-        self._prefetcher.start(
-            Fetcher(self._registry, settings, device, self._residency, fingerprints, self._fetched)
-        )
-        self._embeddings = EmbeddingCache(
-            arithmetic(device),
-            settings.embedding_cache_mb * MB,
-            EmbeddingFiles(settings.paths.embeddings, settings.embedding_cache_disk_mb * MB),
-        )
-        self._adapters = Adapters(settings.paths.loras)
-        self._switches = SwitchBoard(device)
-
-    @property
-    def held(self) -> LoadedJob:
-        """What is loaded, as final events tell it."""
-        loaded, waiting = self._residency.loaded, self._residency.waiting
-        return LoadedJob(loaded=loaded, waiting=waiting, memory=self.memory)
-
-    @property
-    def memory(self) -> Memory | None:
-        """What is held of the device's memory."""
-        return memory_of(self.device)
-
-    def draw(self, job: WorkerJob, events: JobEvents) -> Done:
-        """Draw a job to its end.
-
-        Raises:
-            FluxMcpError: it cannot be drawn, or was cancelled.
-        """
-        plan = job.message.plan
-        started = time.perf_counter()
-
-        def loading(message: str) -> None:
-            if job.cancelled.is_set():
-                raise JobCancelledError("The job was cancelled.")
-            events.progress("loading", 0, message=message)
-
-        begin_peak(self.device)
-        loading("")
-        weights, before = weights_of(plan), self._residency.loaded
-        taken_bytes = self._fetched.taken_bytes
-        spec = spec_of(self._registry, weights)
-        load = load_of_plan(plan, spec)
-        self._prefetcher.wait_for(weights, loading)
-        try:
-            resident = self._residency.pipeline(
-                spec, plan.placement, loading, load, plan.vae_tile_px
-            )
-        finally:
-            self._prefetcher.done_with(weights)
-        if self._residency.loaded != before:
-            # What was evicted must not count as loaded while this job is drawn.
-            events.progress("loading", 0, loaded=self._residency.loaded)
-        load_encoder = partial(self._residency.text_encoder, resident, loading)
-        texts = PlanTexts(plan, resident, self._embeddings, load_encoder)
-        compiled = self._switches.apply(plan, resident, loading)
-        self._adapters.prepare(plan.loras, resident, loading, compiled=compiled)
-        colours = None
-        if job.message.preview_every_steps:
-            colours = self._residency.colours(resident)
-        loaded = time.perf_counter()
-        watch = StepWatch(
-            plan,
-            events,
-            job.cancelled.is_set,
-            preview_every=job.message.preview_every_steps,
-            preview_interval_s=job.message.preview_interval_s,
-            colours=colours,
-        )
-        with (
-            self._adapters.active(plan.loras, resident, compiled=compiled),
-            self._switches.active(plan, resident),
-        ):
-            draw(plan, job.blobs, resident, texts, watch, events)
-        return Done(
-            **events.stamp(),
-            load_s=loaded - started,
-            peak_gib=peak_gib(self.device),
-            draw_s=time.perf_counter() - loaded,
-            weights_sha256=resident.weights_sha256,
-            prefetched_bytes=self._fetched.taken_bytes - taken_bytes,
-            **self.held,
-        )
-
-    def recover_memory(self) -> None:
-        """Unload everything: what is left of the memory may be too little for any job."""
-        self._prefetcher.forget()
-        self._embeddings.forget()
-        self._residency.clear()
+    Args:
+        vae: The model, which other pipelines share.
+        tile_px: Side of a tile in pixels of the image; `None` changes nothing.
+    """
+    if tile_px is None:
+        yield
+        return
+    before = {name: getattr(vae, name) for name in _TILE_STATE}
+    pixels_per_latent = 2 ** (len(vae.config.block_out_channels) - 1)
+    vae.enable_tiling()
+    vae.tile_sample_min_size = tile_px
+    vae.tile_latent_min_size = tile_px // pixels_per_latent
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(vae, name, value)

@@ -1,7 +1,8 @@
-"""The worker's end of the wire: commands from stdin, events to what was stdout when it started.
+"""The worker's end of the pipe to its server: commands are read, events are written, as frames.
 
-Both are frames. Owns the streams and the thread that reads, which ends the process at once when
-stdin ends, so a killed server leaves no orphan. Knows not how a job is drawn.
+`CommandReader` reads stdin on a thread of its own, which ends the process when stdin ends: a server
+that is killed leaves no worker behind. `EventWriter` writes to what was stdout when the worker
+started, and `EventReporter` turns what the engine reports about one job into events.
 """
 
 import os
@@ -30,30 +31,30 @@ from flux_mcp.worker_protocol.messages import (
 )
 
 BROKEN_STREAM_EXIT = 3
-"""Exit code after a command that is not one of ours."""
+"""Exit code after bytes that are no valid command."""
 
 
 def claim_stdout() -> BinaryIO:
-    """Return the stream to the executor, and point everything else that is printed at stderr.
+    """Return stdout as a stream for events, and send all else that is printed to stderr.
 
     File descriptor 1 is moved as well: native libraries print without asking Python.
     """
-    wire = os.fdopen(os.dup(1), "wb")
+    stream = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     # Only now: what a start-up file printed goes to stderr as well.
     sys.stdout.flush()
     sys.stdout = sys.stderr
-    return wire
+    return stream
 
 
-class Pipe:
-    """Writes events; the main thread is its only user."""
+class EventWriter:
+    """Writes events; used by the main thread only."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
     def send(self, message: BaseModel, blobs: Mapping[str, bytes] | None = None) -> None:
-        """Write one event. A reader that is gone ends this process."""
+        """Write one event. If the server's end is closed, this process ends."""
         try:
             for piece in encode(message.model_dump(mode="json"), blobs):
                 self._stream.write(piece)
@@ -63,38 +64,38 @@ class Pipe:
 
 
 @dataclass(frozen=True)
-class WorkerJob:
-    """A run command with its images, and whether it was cancelled since."""
+class RunCommand:
+    """A job to run, with its images, and whether it was cancelled since."""
 
     message: RunMessage
-    blobs: Mapping[str, bytes]
+    inputs: Mapping[str, bytes]
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
-class Inbox:
-    """Commands from stdin: jobs in their order, and the flags that cancel them.
+class CommandReader:
+    """Reads commands: jobs in their order, and cancellations, which set the job's flag.
 
     Args:
-        stream: Where frames come from.
-        prefetch: Told at once which weights to read ahead; returns at once.
+        stream: The frames.
+        prefetch: Called with the weights to read ahead; must return at once.
     """
 
     def __init__(self, stream: BinaryIO, prefetch: Callable[[Weights | None], None]) -> None:
         self._stream = stream
         self._prefetch = prefetch
-        self._jobs: queue.SimpleQueue[WorkerJob] = queue.SimpleQueue()
-        self._unfinished: dict[str, WorkerJob] = {}
+        self._jobs: queue.SimpleQueue[RunCommand] = queue.SimpleQueue()
+        self._unfinished: dict[str, RunCommand] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Begin to read, on a thread of its own: a cancel must arrive while a job is drawn."""
-        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+        """Start to read, on a thread of its own: a cancel must arrive while a job is drawn."""
+        threading.Thread(target=self._read, name="commands", daemon=True).start()
 
-    def next_job(self) -> WorkerJob:
+    def next_job(self) -> RunCommand:
         """Wait for the next job."""
         return self._jobs.get()
 
-    def finish(self, job: WorkerJob) -> None:
+    def finish(self, job: RunCommand) -> None:
         """Forget a job: a cancel for it is of no effect from here on."""
         with self._lock:
             if self._unfinished.get(job.message.job_id) is job:
@@ -105,7 +106,7 @@ class Inbox:
             while (frame := read_frame_blocking(self._stream)) is not None:
                 command = parse_command(frame.header)
                 if isinstance(command, RunMessage):
-                    job = WorkerJob(command, frame.blobs)
+                    job = RunCommand(command, frame.blobs)
                     with self._lock:
                         self._unfinished[command.job_id] = job
                     self._jobs.put(job)
@@ -116,25 +117,25 @@ class Inbox:
                         job_to_stop.cancelled.set()
                 else:
                     self._prefetch(command.weights)
-        except BaseException:  # noqa: BLE001 - whatever it was, nobody can command us any more
+        except BaseException:  # noqa: BLE001 - whatever it was, no command can be read any more
             traceback.print_exc()
             os._exit(BROKEN_STREAM_EXIT)
         # Not sys.exit: the main thread may be inside a kernel, and nothing is left to be saved.
         os._exit(0)
 
 
-class _Stamp(TypedDict):
+class _EventStamp(TypedDict):
     job_id: str
     attempt: int
     seq: int
 
 
-class JobEvents:
-    """Numbers one job's events and writes them: the `Reports` of steps.py."""
+class EventReporter:
+    """Numbers one job's events and writes them: the `Reporter` of a job in the worker."""
 
-    def __init__(self, message: RunMessage, wire: Pipe) -> None:
+    def __init__(self, message: RunMessage, writer: EventWriter) -> None:
         self._message = message
-        self._wire = wire
+        self._writer = writer
         self._seq = 0
 
     def progress(
@@ -146,7 +147,7 @@ class JobEvents:
         message: str = "",
         loaded: tuple[str, ...] | None = None,
     ) -> None:
-        """Send how far the job is."""
+        """Write how far the job is."""
         event = Progress(
             **self.stamp(),
             phase=phase,
@@ -156,24 +157,26 @@ class JobEvents:
             message=message,
             loaded=loaded,
         )
-        self._wire.send(event)
+        self._writer.send(event)
 
     def preview(self, index: int, step: int, webp: bytes, size: tuple[int, int]) -> None:
-        """Send a small image of how it stands."""
+        """Write a small image of how it stands."""
         width, height = size
         event = Preview(**self.stamp(), index=index, step=step, width=width, height=height)
-        self._wire.send(event, {"preview": webp})
+        self._writer.send(event, {"preview": webp})
 
     def image(self, index: int, seed: int, seconds: float, pixels: NDArray[np.uint8]) -> None:
-        """Send a finished image."""
+        """Write a finished image."""
         height, width, _channels = pixels.shape
         event = GeneratedImage(
             **self.stamp(), index=index, seed=seed, width=width, height=height, seconds=seconds
         )
-        self._wire.send(event, {"pixels": pixels.tobytes()})
+        self._writer.send(event, {"pixels": pixels.tobytes()})
 
-    def stamp(self) -> _Stamp:
+    def stamp(self) -> _EventStamp:
         """Return the fields every event has, with the next sequence number."""
-        stamp = _Stamp(job_id=self._message.job_id, attempt=self._message.attempt, seq=self._seq)
+        stamp = _EventStamp(
+            job_id=self._message.job_id, attempt=self._message.attempt, seq=self._seq
+        )
         self._seq += 1
         return stamp

@@ -1,11 +1,12 @@
-"""The per-step callback: progress, time left, preview, cancellation.
+"""The per-step callback of a pipeline: progress, time left, previews, cancellation.
 
-Owns the counting of one job. Knows neither how images are drawn nor how events travel.
+`StepWatch` counts the steps of one job and reports them to a `Reporter`.
 """
 
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,13 +21,27 @@ from flux_mcp.worker_protocol.messages import Phase
 logger = logging.getLogger(__name__)
 
 
-class Reports(Protocol):
-    """Where the events of one job go."""
+class Reporter(Protocol):
+    """Receives the events of one job."""
 
     def progress(
-        self, phase: Phase, step: int, *, eta_s: float | None = None, message: str = ""
+        self,
+        phase: Phase,
+        step: int,
+        *,
+        eta_s: float | None = None,
+        message: str = "",
+        loaded: tuple[str, ...] | None = None,
     ) -> None:
-        """Say how far the job is; `step` counts finished steps of the whole job."""
+        """Say how far the job is.
+
+        Args:
+            phase: What is being done.
+            step: Finished steps of the whole job.
+            eta_s: Seconds left, where known.
+            message: What is being loaded.
+            loaded: `kind/model` of every loaded pipeline, where that has just changed.
+        """
         ...
 
     def preview(self, index: int, step: int, webp: bytes, size: tuple[int, int]) -> None:
@@ -34,12 +49,25 @@ class Reports(Protocol):
         ...
 
     def image(self, index: int, seed: int, seconds: float, pixels: NDArray[np.uint8]) -> None:
-        """Hand over a finished image, (height, width, 3)."""
+        """Hand over a finished image, (height, width, 3), and the seconds of its pass."""
         ...
 
 
+@dataclass(frozen=True)
+class PreviewSettings:
+    """How often previews are reported."""
+
+    every_steps: int
+    """One after each so many steps of a pass."""
+    interval_s: float = 0.0
+    """None sooner than this after the last one."""
+
+
 class StepClock:
-    """Seconds left, from the steps and decodings measured so far. Pure: times are handed in."""
+    """Estimates the seconds left from the steps and decodings measured so far.
+
+    Times are arguments: it reads no clock.
+    """
 
     def __init__(self, steps_per_pass: int, passes: int) -> None:
         self._steps_per_pass = steps_per_pass
@@ -85,28 +113,27 @@ class StepWatch:
     """Counts one job's steps; an instance is the pipeline's `callback_on_step_end`.
 
     Args:
+        plan: What is drawn.
+        reporter: Receives progress and previews.
         is_cancelled: Asked before each pass, at each step and after decoding.
-        preview_every: A preview after each so many steps of a pass; 0 sends none.
-        preview_interval_s: None sooner than this after the last one: nobody sees more.
-        colours: How previews are coloured; `None` sends none.
+        previews: How often to report a preview; `None` for never.
+        colours: How previews are coloured; `None` for no previews.
+        clock: Seconds; only differences count.
     """
 
     def __init__(
         self,
         plan: RenderPlan,
-        reports: Reports,
+        reporter: Reporter,
         is_cancelled: Callable[[], bool],
-        *,
-        preview_every: int = 0,
-        preview_interval_s: float = 0.0,
+        previews: PreviewSettings | None = None,
         colours: LatentColours | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._plan = plan
-        self._reports = reports
+        self._reporter = reporter
         self._is_cancelled = is_cancelled
-        self._preview_every = preview_every
-        self._preview_interval_s = preview_interval_s
+        self._previews = previews
         self._next_preview_s = float("-inf")
         self._colours = colours
         self._now = clock
@@ -127,7 +154,7 @@ class StepWatch:
     def encoding(self) -> None:
         """Say that prompts and images are being encoded."""
         self.check()
-        self._reports.progress("encoding", self._step)
+        self._reporter.progress("encoding", self._step)
 
     def start_pass(self, index: int) -> None:
         """Begin a pass; `index` counts from 0."""
@@ -137,7 +164,7 @@ class StepWatch:
         self._latents = None
         self._clock.start_pass(self._now())
         eta_s = self._clock.seconds_left(self._step)
-        self._reports.progress("denoising", self._step, eta_s=eta_s)
+        self._reporter.progress("denoising", self._step, eta_s=eta_s)
 
     def end_pass(self) -> None:
         """Note that a pass's images are decoded; the last chance to stop."""
@@ -157,19 +184,19 @@ class StepWatch:
         self._clock.end_step(self._now())
         self._step = self._pass * self._plan.steps + step_in_pass + 1
         eta_s = self._clock.seconds_left(self._step)
-        self._reports.progress("denoising", self._step, eta_s=eta_s)
+        self._reporter.progress("denoising", self._step, eta_s=eta_s)
         self.check()
         latents = tensors["latents"]
-        if self._wants_preview(step_in_pass):
+        if self._previews is not None and self._wants_preview(step_in_pass, self._previews):
             self._preview(pipe, step_in_pass, latents)
-            self._next_preview_s = self._now() + self._preview_interval_s
+            self._next_preview_s = self._now() + self._previews.interval_s
         self._latents = latents
         if step_in_pass + 1 == self._plan.steps:
-            self._reports.progress("decoding", self._step, eta_s=eta_s)
+            self._reporter.progress("decoding", self._step, eta_s=eta_s)
         return {}
 
-    def _wants_preview(self, step_in_pass: int) -> bool:
-        if not self._preview_every or (step_in_pass + 1) % self._preview_every:
+    def _wants_preview(self, step_in_pass: int, wanted: PreviewSettings) -> bool:
+        if (step_in_pass + 1) % wanted.every_steps:
             return False
         return self._now() >= self._next_preview_s
 
@@ -183,11 +210,11 @@ class StepWatch:
             small = self._colours.image(pipe, expected, plan.width, plan.height)
             webp, size = previews.encode_webp(small, plan.width, plan.height)
         except Exception:
-            # A preview is a courtesy: without it the image is still drawn.
-            logger.exception("the preview failed; none will follow for this job")
+            # Without a preview the image is still drawn.
+            logger.exception("making a preview failed; no more previews for this job")
             self._colours = None
             return
-        self._reports.preview(self._pass, self._step, webp, size)
+        self._reporter.preview(self._pass, self._step, webp, size)
 
 
 def _expected_latents(pipe: Any, step_in_pass: int, before: Any, after: Any) -> Any:

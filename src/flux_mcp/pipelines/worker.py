@@ -1,7 +1,7 @@
 """The worker process: `python -m flux_mcp.pipelines.worker`.
 
-Owns the engine (engine.py) and draws one job at a time on the main thread, commanded and heard over
-stdin and stdout (wire.py). Knows nothing of queues, galleries or MCP.
+Draws one job at a time on the main thread, with an engine (engine.py). Commands come through stdin
+and events leave through stdout (pipe.py).
 
 Importable without torch: the libraries are imported in `main`.
 """
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import asdict
 from typing import NoReturn
 
 from flux_mcp.errors import (
@@ -28,9 +29,16 @@ from flux_mcp.pipelines.device import (
     is_device_fault,
     is_out_of_memory,
 )
-from flux_mcp.pipelines.engine import Engine, LoadedJob
+from flux_mcp.pipelines.engine import Engine, EngineState
 from flux_mcp.pipelines.memory.prefetch import Prefetcher
-from flux_mcp.pipelines.pipe import Inbox, JobEvents, Pipe, WorkerJob, claim_stdout
+from flux_mcp.pipelines.pipe import (
+    CommandReader,
+    EventReporter,
+    EventWriter,
+    RunCommand,
+    claim_stdout,
+)
+from flux_mcp.pipelines.steps import PreviewSettings
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import (
     Cancelled,
@@ -44,16 +52,21 @@ DEVICE_FAULT_EXIT = 4
 """Exit code after a fault of the GPU: only a new process gets a working context."""
 
 
-def run_job(job: WorkerJob, engine: Engine | FluxMcpError, wire: Pipe, inbox: Inbox) -> None:
-    """Draw one job and send its events; the last is sent when this worker is free again."""
-    events = JobEvents(job.message, wire)
+def run_job(
+    command: RunCommand,
+    engine: Engine | FluxMcpError,
+    writer: EventWriter,
+    commands: CommandReader,
+) -> None:
+    """Draw one job and write its events; the last is written when this worker is free again."""
+    reporter = EventReporter(command.message, writer)
     final: Done | None = None
     error: FluxMcpError | None = None
     try:
         if isinstance(engine, FluxMcpError):
             error = engine
         else:
-            final = engine.draw(job, events)
+            final = _draw(command, engine, reporter)
     except FluxMcpError as deliberate:
         error = deliberate.with_traceback(None)
     except Exception as unexpected:  # noqa: BLE001 - a job must not end the worker
@@ -65,8 +78,24 @@ def run_job(job: WorkerJob, engine: Engine | FluxMcpError, wire: Pipe, inbox: In
     # Outside of the except blocks: their exception holds the tensors of every frame it passed.
     if isinstance(error, OutOfMemoryError) and isinstance(engine, Engine):
         engine.recover_memory()
-    inbox.finish(job)
-    wire.send(final or _ended(error, events, engine))
+    commands.finish(command)
+    writer.send(final or _ended(error, reporter, engine))
+
+
+def _draw(command: RunCommand, engine: Engine, reporter: EventReporter) -> Done:
+    """Draw a job to its end.
+
+    Raises:
+        FluxMcpError: it cannot be drawn, or was cancelled.
+    """
+    message = command.message
+    previews = None
+    if message.preview_every_steps:
+        previews = PreviewSettings(message.preview_every_steps, message.preview_interval_s)
+    figures = engine.draw(
+        message.plan, command.inputs, reporter, command.cancelled.is_set, previews
+    )
+    return Done(**reporter.stamp(), **asdict(figures), **engine.state)
 
 
 def _explain(error: Exception) -> FluxMcpError:
@@ -82,15 +111,15 @@ def _explain(error: Exception) -> FluxMcpError:
 
 
 def _ended(
-    error: FluxMcpError | None, events: JobEvents, engine: Engine | FluxMcpError
+    error: FluxMcpError | None, reporter: EventReporter, engine: Engine | FluxMcpError
 ) -> Failed | Cancelled:
-    nothing = LoadedJob(loaded=(), waiting=(), memory=None)
-    held = engine.held if isinstance(engine, Engine) else nothing
+    nothing = EngineState(loaded=(), waiting=(), memory=None)
+    state = engine.state if isinstance(engine, Engine) else nothing
     if isinstance(error, JobCancelledError):
-        return Cancelled(**events.stamp(), **held)
+        return Cancelled(**reporter.stamp(), **state)
     error = error or InternalError("The job ended without a result.")
     info = ErrorInfo(code=error.code, message=error.message, hint=error.hint)
-    return Failed(**events.stamp(), error=info, **held)
+    return Failed(**reporter.stamp(), error=info, **state)
 
 
 def start_engine(settings: Settings, prefetcher: Prefetcher) -> Engine | FluxMcpError:
@@ -113,25 +142,25 @@ def start_engine(settings: Settings, prefetcher: Prefetcher) -> Engine | FluxMcp
 
 def main() -> NoReturn:
     """Serve commands until stdin ends."""
-    wire = Pipe(claim_stdout())
+    writer = EventWriter(claim_stdout())
     faulthandler.enable()
     # Ctrl-C in a terminal reaches the whole process group; when to end is the server's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = Settings()
     logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr)
     prefetcher = Prefetcher()
-    inbox = Inbox(sys.stdin.buffer, prefetcher.ask)
-    inbox.start()
+    commands = CommandReader(sys.stdin.buffer, prefetcher.ask)
+    commands.start()
     engine = start_engine(settings, prefetcher)
     environment, memory = (
         (describe(engine.device), engine.memory) if isinstance(engine, Engine) else (None, None)
     )
-    wire.send(WorkerReady(pid=os.getpid(), environment=environment, memory=memory))
+    writer.send(WorkerReady(pid=os.getpid(), environment=environment, memory=memory))
     while True:
-        job = inbox.next_job()
-        run_job(job, engine, wire, inbox)
+        command = commands.next_job()
+        run_job(command, engine, writer, commands)
         # The name would keep the job's images until the next one comes.
-        del job
+        del command
 
 
 if __name__ == "__main__":

@@ -1,25 +1,22 @@
-"""Request + registry row -> RenderPlan, which has no gaps. Pure.
+"""`RenderPlan`: everything that decides an image, and how a request becomes one.
 
-Only plans are rendered and stored.
+A plan is made once, complete, and checked when it is made; plans are what is stored, sent to the
+worker and drawn. Everything here is pure: what must be looked up is an argument.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError
 from flux_mcp.models.loras.library import Lora
-from flux_mcp.models.memory import Holding, Load
+from flux_mcp.models.memory import Load, LoadedAs
 from flux_mcp.models.parts import Placement, Precision
-from flux_mcp.models.planning.candidates import Machine, Wanted, load_of
-from flux_mcp.models.planning.switches import (
-    Drawing,
-    SwitchSettings,
-    choose_switches,
-    target_device,
-)
+from flux_mcp.models.planning.candidates import Wanted, load_of
+from flux_mcp.models.planning.switches import KINDS_WITH_ONE_STATE, Drawing
 from flux_mcp.models.registry import Kind, ModelSpec, Quality, Structure
 from flux_mcp.models.switches import Switches
 from flux_mcp.requests.geometry import Size, check_size, size_for_image, size_for_ratio
@@ -30,13 +27,22 @@ from flux_mcp.requests.schemas import (
     StructuralRequest,
     VariationRequest,
 )
-from flux_mcp.settings.installation import platform_name
-from flux_mcp.settings.settings import Settings
 
 TRUE_CFG_SCALE = 4.0
 """Weight of the prompt against the negative prompt; the value of diffusers' own FLUX examples."""
 
 InputRole = Literal["image", "reference", "mask", "control"]
+INPUT_ROLES: Mapping[Kind, frozenset[InputRole]] = {
+    "text2img": frozenset(),
+    "kontext": frozenset({"reference"}),
+    "fill": frozenset({"image", "mask"}),
+    "control": frozenset({"image", "control"}),
+    "redux": frozenset({"reference"}),
+}
+"""The images each kind takes."""
+
+
+# --- the plan ------------------------------------------------------------------------------------
 
 
 class PlanInput(BaseModel):
@@ -56,7 +62,7 @@ class PlanInput(BaseModel):
 
 
 class PlanLora(BaseModel):
-    """A LoRA the plan is drawn with, pinned by what its file holds."""
+    """A LoRA the plan is drawn with, pinned by the SHA-256 of its file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -80,10 +86,10 @@ class RenderPlan(BaseModel):
     precision: Precision
     """Of the transformer."""
     text_precision: Precision | None = None
-    """Of the large text encoder; `None` for what the transformer is worked with in."""
+    """Of the large text encoder; `None` for what the transformer computes in."""
     placement: Placement = "resident"
     """Where weights wait while they do not work; decides time and memory, not pixels."""
-    vae_tile_px: int | None = None
+    vae_tile_px: int | None = Field(default=None, gt=0)
     """Side of the tiles the VAE decodes in; `None` for the whole image at once."""
     prompt: str
     """Of the first image; of all, unless `prompts` says otherwise."""
@@ -91,31 +97,51 @@ class RenderPlan(BaseModel):
     """One for each seed, where a pack varies them from image to image; else empty."""
     negative_prompt: str | None = None
     true_cfg_scale: float = 1.0
-    width: int
-    height: int
-    steps: int
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+    steps: int = Field(gt=0)
     guidance: float
     seeds: tuple[int, ...] = Field(min_length=1)
     batched: bool = False
     """All seeds in one pass (other pixels than one by one); else one pass for each seed."""
-    max_sequence_length: int
+    max_sequence_length: int = Field(gt=0)
     inputs: tuple[PlanInput, ...] = ()
     strength: float = 1.0
     """For redux: weight of the image tokens against the text tokens."""
     structure: Structure | None = None
     """For control: what `inputs` shows; an `image` has its structure taken first."""
     loras: tuple[PlanLora, ...] = ()
-    """In the order of their names: the pixels depend on the order, which is nobody's wish."""
+    """In the order of their names: the last bits of the pixels depend on the order."""
     switches: Switches = Field(default_factory=Switches)
-    """What makes it faster; plans of before there were any are drawn without, as they were."""
+    """Speed switches; plans that were stored before there were any are drawn without."""
 
     @model_validator(mode="after")
-    def _a_prompt_for_each_seed(self) -> "RenderPlan":
+    def _parts_fit_each_other(self) -> "RenderPlan":
         if self.prompts and (
             len(self.prompts) != len(self.seeds) or self.prompts[0] != self.prompt
         ):
             raise ValueError("prompts must hold one for each seed, beginning with prompt")
+        if (self.negative_prompt is None) != (self.true_cfg_scale == 1.0):
+            raise ValueError("a negative prompt and a true_cfg_scale above 1 come together")
+        strange = {item.role for item in self.inputs} - INPUT_ROLES[self.kind]
+        if strange:
+            raise ValueError(f"{self.kind} takes no input of the role {' or '.join(strange)}")
+        if self.structure is not None and self.kind != "control":
+            raise ValueError(f"{self.kind} follows no structure")
+        if self.strength != 1.0 and self.kind != "redux":
+            raise ValueError(f"{self.kind} has no strength")
+        if len({lora.name for lora in self.loras}) < len(self.loras):
+            raise ValueError("a LoRA is named twice")
+        self._switches_fit()
         return self
+
+    def _switches_fit(self) -> None:
+        if self.switches.step_cache == "none":
+            return
+        if self.switches.compiled:
+            raise ValueError("a step cache and compiled blocks do not go together")
+        if self.negative_prompt is not None and self.kind in KINDS_WITH_ONE_STATE:
+            raise ValueError(f"no step cache with a negative prompt for {self.kind}")
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -152,60 +178,122 @@ def load_of_plan(plan: RenderPlan, spec: ModelSpec) -> Load:
     return load_of(spec, wanted)
 
 
-def make_plan(
-    request: DrawRequest,
-    spec: ModelSpec,
-    *,
-    revision: str | None,
-    seed: int,
-    inputs: Sequence[PlanInput] = (),
-    texts: Sequence[str] = (),
-    holding: Holding | None = None,
-) -> RenderPlan:
-    """Fill every gap of a request, but for its LoRAs, which are read from the disk.
+def drawing_of(plan: RenderPlan, spec: ModelSpec) -> Drawing:
+    """Return the parts of a plan that decide which switches it can have."""
+    return Drawing(
+        spec=spec,
+        precision=plan.precision,
+        placement=plan.placement,
+        steps=plan.steps,
+        has_true_cfg=plan.negative_prompt is not None,
+    )
+
+
+# --- from a request ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PlanParts:
+    """What is decided about a request before its plan is made."""
+
+    revision: str | None
+    """Commit of the weights' repository, or `None` for those in the package."""
+    seed: int
+    """What to draw from when the request names no seed."""
+    texts: tuple[str, ...] = ()
+    """What a pack made the prompts of, one for each image; else the request's own."""
+    inputs: tuple[PlanInput, ...] = ()
+    """The request's images, in order."""
+    loaded_as: LoadedAs | None = None
+    """How the model is held; without a known GPU as it is stored, all on the device."""
+    loras: tuple[PlanLora, ...] = ()
+    """The request's LoRAs, as `plan_loras` returns them."""
+    switches: Switches = field(default_factory=Switches)
+    """Speed switches, chosen for what `planned_drawing` returns."""
+
+
+def make_plan(request: DrawRequest, spec: ModelSpec, parts: PlanParts) -> RenderPlan:
+    """Return the plan of a request.
 
     Args:
         request: What was asked.
         spec: The row to draw with.
-        revision: Commit of the weights' repository, or `None` for those in the package.
-        seed: What to draw from when the request names no seed.
-        inputs: The request's images, already stored, in order.
-        holding: How the model is held; without a known GPU as it is stored, all on the device.
-        texts: What a pack made the prompts of, one for each image; else the request's own.
+        parts: What else was decided.
 
     Raises:
         InvalidSizeError: the model cannot draw that size.
         UnsupportedOptionError: the model cannot do what an option asks.
         InvalidRequestError: more steps than the model takes.
     """
-    _refuse_what_the_model_cannot(request, spec, inputs)
-    size = _size(request, spec, inputs)
-    first_seed = seed if request.seed is None else request.seed
-    texts = texts or [request.prompt or ""]
+    _refuse_what_the_model_cannot(request, spec, parts.inputs)
+    size = _size(request, spec, parts.inputs)
+    first_seed = parts.seed if request.seed is None else request.seed
+    texts = parts.texts or (request.prompt or "",)
+    loaded_as = parts.loaded_as
+    drawing = planned_drawing(request, spec, loaded_as)
     return RenderPlan(
         kind=spec.kind,
         model=spec.id,
-        revision=revision,
+        revision=parts.revision,
         quality=request.quality,
-        precision=spec.precision if holding is None else holding.precision,
-        text_precision=spec.text_precision if holding is None else holding.text_precision,
-        placement="resident" if holding is None else holding.placement,
-        vae_tile_px=None if holding is None else holding.tile_px,
+        precision=drawing.precision,
+        text_precision=spec.text_precision if loaded_as is None else loaded_as.text_precision,
+        placement=drawing.placement,
+        vae_tile_px=None if loaded_as is None else loaded_as.tile_px,
         prompt=texts[0],
-        prompts=tuple(texts) if len(set(texts)) > 1 else (),
+        prompts=texts if len(set(texts)) > 1 else (),
         negative_prompt=request.negative_prompt,
-        true_cfg_scale=1.0 if request.negative_prompt is None else TRUE_CFG_SCALE,
+        true_cfg_scale=TRUE_CFG_SCALE if drawing.has_true_cfg else 1.0,
         width=size.width,
         height=size.height,
-        steps=spec.steps[request.quality] if request.steps is None else request.steps,
+        steps=drawing.steps,
         guidance=spec.default_guidance if request.guidance is None else request.guidance,
         seeds=tuple(first_seed + index for index in range(request.count)),
         batched=request.batched and request.count > 1,
         max_sequence_length=spec.max_sequence_length,
-        inputs=tuple(inputs),
+        inputs=parts.inputs,
         strength=request.strength if isinstance(request, VariationRequest) else 1.0,
-        structure=request.structure if isinstance(request, StructuralRequest) else None,
+        structure=structure_of(request),
+        loras=parts.loras,
+        switches=parts.switches,
     )
+
+
+def planned_drawing(request: DrawRequest, spec: ModelSpec, loaded_as: LoadedAs | None) -> Drawing:
+    """Return the parts of a request's plan that decide which switches it can have."""
+    return Drawing(
+        spec=spec,
+        precision=spec.precision if loaded_as is None else loaded_as.precision,
+        placement="resident" if loaded_as is None else loaded_as.placement,
+        steps=spec.steps[request.quality] if request.steps is None else request.steps,
+        has_true_cfg=request.negative_prompt is not None,
+    )
+
+
+def plan_loras(choices: Sequence[LoraChoice], found: Sequence[Lora]) -> tuple[PlanLora, ...]:
+    """Return the plan's LoRAs, by name.
+
+    Args:
+        choices: What the request names.
+        found: Their files, in the same order.
+
+    Raises:
+        InvalidRequestError: two names are one file.
+    """
+    planned = sorted(
+        (
+            PlanLora(name=lora.name, sha256=lora.sha256, weight=choice.weight)
+            for choice, lora in zip(choices, found, strict=True)
+        ),
+        key=lambda lora: lora.name,
+    )
+    for one in planned:
+        same = [lora.name for lora in planned if lora.sha256 == one.sha256]
+        if len(same) > 1:
+            raise InvalidRequestError(
+                f"loras: {' and '.join(same)} are the same file.", "Name it once."
+            )
+    return tuple(planned)
 
 
 def _refuse_what_the_model_cannot(
@@ -232,7 +320,7 @@ def _refuse_what_the_model_cannot(
             f"not {len(references)}.",
             "Leave some out, or combine them into one image first.",
         )
-    structure = getattr(request, "structure", None)
+    structure = structure_of(request)
     if structure is not None and structure not in spec.structures:
         raise UnsupportedOptionError(
             f"{spec.id} follows {', '.join(spec.structures)}, not {structure}.",
@@ -254,6 +342,9 @@ def _size(request: DrawRequest, spec: ModelSpec, inputs: Sequence[PlanInput]) ->
     if inputs and not isinstance(request, VariationRequest):
         return size_for_image(Size(inputs[0].width, inputs[0].height), spec)
     return size_for_ratio("1:1", spec)
+
+
+# --- what the caller should know -----------------------------------------------------------------
 
 
 def plan_notices(
@@ -283,32 +374,6 @@ def plan_notices(
     if plan.steps < spec.steps["low"]:
         notices.append(f"{plan.steps} steps are fewer than {spec.id} needs for a clean image.")
     return tuple(notices)
-
-
-def plan_loras(choices: Sequence[LoraChoice], found: Sequence[Lora]) -> tuple[PlanLora, ...]:
-    """Return the plan's LoRAs, by name.
-
-    Args:
-        choices: What the request names.
-        found: Their files, in the same order.
-
-    Raises:
-        InvalidRequestError: two names are one file.
-    """
-    planned = sorted(
-        (
-            PlanLora(name=lora.name, sha256=lora.sha256, weight=choice.weight)
-            for choice, lora in zip(choices, found, strict=True)
-        ),
-        key=lambda lora: lora.name,
-    )
-    for one in planned:
-        same = [lora.name for lora in planned if lora.sha256 == one.sha256]
-        if len(same) > 1:
-            raise InvalidRequestError(
-                f"loras: {' and '.join(same)} are the same file.", "Name it once."
-            )
-    return tuple(planned)
 
 
 def lora_notices(
@@ -347,47 +412,7 @@ def _says_one(texts: Sequence[str], words: Sequence[str]) -> bool:
     return all(any(word.casefold() in text.casefold() for word in words) for text in texts)
 
 
-def with_switches(
-    request: DrawRequest,
-    plan: RenderPlan,
-    spec: ModelSpec,
-    settings: Settings,
-    machine: Machine | None,
-) -> tuple[RenderPlan, tuple[str, ...]]:
-    """Return a plan with its switches, and what its caller should know about them.
-
-    Args:
-        request: What was asked.
-        plan: What will be drawn.
-        spec: The row that draws it.
-        settings: What the owner of the machine wishes.
-        machine: The GPU that draws; `None` where none is known.
-
-    Raises:
-        UnsupportedOptionError: the request's step cache cannot be used with this plan.
-    """
-    if machine is not None:
-        site = target_device("cuda", machine.gpu.compute)
-    else:
-        # Where torch will find Metal only the worker knows; what Metal can, a processor can.
-        may_be_metal = settings.device == "auto" and platform_name().startswith("darwin")
-        site = target_device("mps" if settings.device == "mps" or may_be_metal else "cpu", None)
-    wanted_switches = SwitchSettings(
-        settings.attention, settings.compile, settings.channels_last, request.step_cache
-    )
-    chosen = choose_switches(drawing_of(plan, spec), site, wanted_switches)
-    return plan.model_copy(update={"switches": chosen.switches}), chosen.notices
-
-
-def drawing_of(plan: RenderPlan, spec: ModelSpec) -> Drawing:
-    """Return what of a plan decides which switches it can have."""
-    return Drawing(
-        spec=spec,
-        precision=plan.precision,
-        placement=plan.placement,
-        steps=plan.steps,
-        has_true_cfg=plan.negative_prompt is not None,
-    )
+# --- parts of a request --------------------------------------------------------------------------
 
 
 _NOT_PART_OF_A_REQUEST = {"wait_s", "preview", "dry_run", "idempotency_key"}

@@ -1,14 +1,13 @@
-"""Intake: the images of a request, from whatever names them to checked files and plan inputs.
+"""The images of a request: from whatever names them to checked images and plan inputs."""
 
-Knows where images may come from and asks the gallery for its own. Writes nothing until `store`.
-"""
-
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from flux_mcp.errors import RequestError
+from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.images.decoding import InputImage, load_image, store_image
 from flux_mcp.images.masks import finish_mask, mask_from_box, mask_from_image
 from flux_mcp.images.references import (
@@ -39,105 +38,137 @@ class Incoming:
     plan_input: PlanInput
 
 
-class Intake:
-    """Resolves, checks and stores the images of requests.
+def gallery_ids(request: DrawRequest) -> tuple[str, ...]:
+    """Return the gallery images that a request names; reads nothing and refuses nothing."""
+    found = []
+    for reference in _references(request):
+        # A data: URI would be decoded here: megabytes of base64.
+        if not reference.lower().startswith("data:"):
+            with suppress(RequestError):
+                parsed = parse_reference(reference)
+                if isinstance(parsed, GalleryReference):
+                    found.append(parsed.image_id)
+    return tuple(dict.fromkeys(found))
+
+
+def _references(request: DrawRequest) -> Iterable[str]:
+    match request:
+        case EditRequest():
+            return request.images
+        case VariationRequest():
+            return [item.image for item in request.images]
+        case FillRequest():
+            return [request.image, *filter(None, [request.mask.image])]
+        case StructuralRequest():
+            return filter(None, [request.image, request.control_image])
+        case _:
+            return []
+
+
+class InputReader:
+    """Reads, checks and stores the images of requests. Every method blocks.
 
     Args:
         settings: Limits and folders.
-        read_image: Returns the PNG of a gallery image by id; raises `UnknownImageError`, or
-            `StorageError` when its file is gone.
+        files: The files of the gallery.
     """
 
-    def __init__(self, settings: Settings, read_image: Callable[[str], Awaitable[bytes]]) -> None:
+    def __init__(self, settings: Settings, files: ImageFiles) -> None:
         self._settings = settings
-        self._read_image = read_image
+        self._files = files
 
-    async def collect(self, request: DrawRequest) -> list[Incoming]:
+    def read(self, request: DrawRequest, gallery: Mapping[str, str]) -> tuple[Incoming, ...]:
         """Return every image of a request, decoded and checked, in the order plans list them.
+
+        Args:
+            request: What was asked.
+            gallery: The file of each image that `gallery_ids` returns, as its row names it.
 
         Raises:
             RequestError: a reference names nothing, or nothing usable.
+            StorageError: the file of a gallery image is gone.
         """
+        read = _RequestInputs(self._settings, self._files, gallery)
         match request:
             case EditRequest():
-                return [await self._incoming(image, "reference") for image in request.images]
+                return tuple(read.image(image, "reference") for image in request.images)
             case VariationRequest():
-                return [
-                    await self._incoming(item.image, "reference", item.weight)
-                    for item in request.images
-                ]
+                return tuple(
+                    read.image(item.image, "reference", item.weight) for item in request.images
+                )
             case FillRequest():
-                image = await self._incoming(request.image, "image")
-                return [image, await self._mask(request, image.image)]
+                image = read.image(request.image, "image")
+                return image, read.mask(request, image.image)
             case StructuralRequest(image=str(image)):
-                return [await self._incoming(image, "image")]
+                return (read.image(image, "image"),)
             case StructuralRequest(control_image=str(image)):
-                return [await self._incoming(image, "control")]
+                return (read.image(image, "control"),)
             case _:
-                return []
+                return ()
 
-    async def store(self, incoming: Iterable[Incoming]) -> None:
+    def store(self, incoming: Iterable[Incoming]) -> None:
         """Write the images into the uploads folder, under their hashes."""
-        uploads = self._settings.paths.uploads
         for item in incoming:
-            await asyncio.to_thread(store_image, uploads, item.image)
+            store_image(self._settings.paths.uploads, item.image)
 
-    async def _incoming(self, reference: str, role: InputRole, weight: float = 1.0) -> Incoming:
-        picture, image_id = await self._load(reference, "RGB")
-        return Incoming(picture, _plan_input(picture, role, weight, image_id))
 
-    async def _mask(self, request: FillRequest, image: InputImage) -> Incoming:
-        size = Size(image.width, image.height)
-        mask = await self._raw_mask(request.mask, size)
-        mask = await asyncio.to_thread(
-            finish_mask, mask, invert=request.invert, feather_px=request.feather_px
+@dataclass(frozen=True)
+class _RequestInputs:
+    """Reads the images of one request."""
+
+    settings: Settings
+    files: ImageFiles
+    gallery: Mapping[str, str]
+
+    def image(self, reference: str, role: InputRole, weight: float = 1.0) -> Incoming:
+        image, image_id = self._load(reference, "RGB")
+        return Incoming(image, _plan_input(image, role, weight, image_id))
+
+    def mask(self, request: FillRequest, image: InputImage) -> Incoming:
+        mask = finish_mask(
+            self._raw_mask(request.mask, Size(image.width, image.height)),
+            invert=request.invert,
+            feather_px=request.feather_px,
         )
         return Incoming(mask, _plan_input(mask, "mask"))
 
-    async def _raw_mask(self, mask: Mask, size: Size) -> InputImage:
+    def _raw_mask(self, mask: Mask, size: Size) -> InputImage:
         if mask.box is not None:
-            return await asyncio.to_thread(mask_from_box, mask.box, size)
-        picture, _ = await self._load(mask.image or "", "L")
-        return mask_from_image(picture, size)
+            return mask_from_box(mask.box, size)
+        image, _ = self._load(mask.image or "", "L")
+        return mask_from_image(image, size)
 
-    def _readable_dirs(self) -> tuple[Path, ...]:
-        # A name of its own comes from elsewhere: it has no business in this machine's folders.
-        return self._settings.readable_dirs if only() is None else ()
-
-    async def _load(
-        self, reference: str, mode: Literal["RGB", "L"]
-    ) -> tuple[InputImage, str | None]:
-        settings = self._settings
-        # In a thread: a data: URI holds megabytes of base64.
-        parsed = await asyncio.to_thread(parse_reference, reference)
-        image_id = None
+    def _load(self, reference: str, mode: Literal["RGB", "L"]) -> tuple[InputImage, str | None]:
+        settings, image_id = self.settings, None
+        parsed = parse_reference(reference)
         if isinstance(parsed, GalleryReference):
             image_id = parsed.image_id
-            data = await self._read_image(image_id)
+            data = self.files.read(self.gallery[image_id])
         elif isinstance(parsed, DataReference):
             data = parsed.data
         else:
-            data = await asyncio.to_thread(
-                read_path, parsed.path, self._readable_dirs(), settings.max_image_bytes
-            )
-        picture = await asyncio.to_thread(
-            load_image,
+            data = read_path(parsed.path, self._readable_dirs(), settings.max_image_bytes)
+        image = load_image(
             data,
             max_bytes=settings.max_image_bytes,
             max_pixels=settings.max_image_pixels,
             mode=mode,
         )
-        return picture, image_id
+        return image, image_id
+
+    def _readable_dirs(self) -> tuple[Path, ...]:
+        # A principal with a name connects from elsewhere: this machine's folders are not for it.
+        return self.settings.readable_dirs if only() is None else ()
 
 
 def _plan_input(
-    picture: InputImage, role: InputRole, weight: float = 1.0, image_id: str | None = None
+    image: InputImage, role: InputRole, weight: float = 1.0, image_id: str | None = None
 ) -> PlanInput:
     return PlanInput(
         role=role,
-        sha256=picture.sha256,
-        width=picture.width,
-        height=picture.height,
+        sha256=image.sha256,
+        width=image.width,
+        height=image.height,
         weight=weight,
         image_id=image_id,
     )

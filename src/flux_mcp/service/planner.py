@@ -1,51 +1,51 @@
-"""Planner: from a request to the plan that answers it, with what the caller should be told.
+"""From a request to everything that is decided about it: `Planner.decide` returns a `Decision`.
 
-Puts registry, weights on disk, intake and the pure rules of requests/ together. Owns no state.
+One visit to the database for what it holds, then one to a thread for all that blocks: there the
+disk and the GPU are looked at once (`Installed`), and the rest is decided from that.
 """
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.tokens import TokenCount, count_prompt, cut_warning
 from flux_mcp.errors import UnsupportedOptionError, WeightsMissingError
-from flux_mcp.models.hub.cache import Snapshot, install_command, is_installed, require_snapshot
-from flux_mcp.models.loras.fit import require_control_fit
-from flux_mcp.models.loras.library import Lora, architecture_of, open_loras, require_fit
-from flux_mcp.models.memory import Holding
-from flux_mcp.models.planning.candidates import (
-    Choices,
-    LoadSupport,
-    Machine,
-    real_models,
-    recommended,
-    this_load_support,
+from flux_mcp.models.hub.cache import Snapshot, find_snapshot, install_command, require_snapshot
+from flux_mcp.models.loras.fit import check_control_file
+from flux_mcp.models.loras.library import (
+    Lora,
+    LoraLibrary,
+    architecture_of,
+    open_loras,
+    require_fit,
 )
-from flux_mcp.models.planning.machine import within_setting
+from flux_mcp.models.memory import LoadedAs
+from flux_mcp.models.planning.candidates import Choices, Machine, real_models, recommended
+from flux_mcp.models.planning.machine import target_device, this_load_support, within_setting
 from flux_mcp.models.planning.speed import Figure
+from flux_mcp.models.planning.support import LoadSupport
+from flux_mcp.models.planning.switches import SwitchSettings, TargetDevice, choose_switches
 from flux_mcp.models.planning.tiers import choose_tier, choose_without_gpu
-from flux_mcp.models.registry import ModelSpec, Registry
+from flux_mcp.models.registry import Kind, ModelSpec, Registry
 from flux_mcp.requests.plan import (
+    PlanParts,
     RenderPlan,
     lora_notices,
     make_plan,
     plan_loras,
     plan_notices,
+    planned_drawing,
     structure_of,
     wanted_of,
-    with_switches,
 )
-from flux_mcp.requests.schemas import (
-    DrawRequest,
-)
-from flux_mcp.service.inputs import Incoming, Intake
+from flux_mcp.requests.schemas import DrawRequest
+from flux_mcp.service.inputs import Incoming, InputReader, gallery_ids
 from flux_mcp.service.prompts import Wording, compose_request, plain
+from flux_mcp.settings.installation import platform_name
 from flux_mcp.settings.settings import Settings
-
-Learned = Callable[[str], Awaitable[Sequence[Figure]]]
-"""Returns what finished jobs took on a GPU, by its name, newest first."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,18 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    """The row to draw with, where it lies, how it is held, what is said about it."""
+class StoredFacts:
+    """What the database holds for one decision."""
 
-    spec: ModelSpec
-    snapshot: Snapshot
-    notices: tuple[str, ...]
-    holding: Holding | None = None
-    """`None` where no GPU's memory is known, and for the demonstration; so the next one."""
-    expected_s: float | None = None
+    figures: Mapping[str, Sequence[Figure]] = field(default_factory=dict)
+    """What finished jobs took, newest first, by the name of the GPU."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """The file of each gallery image that the request names, by the image's id."""
+
+
+ReadStored = Callable[[Collection[str]], Awaitable[StoredFacts]]
+"""Returns the facts for a request that names these gallery images, in one visit to the database;
+raises `UnknownImageError` if there is no such image."""
 
 
 class Planner:
@@ -83,29 +86,36 @@ class Planner:
     Args:
         settings: Which licences may be chosen, and where weights lie.
         registry: What can be drawn with.
-        intake: Takes in the images of a request.
+        inputs: Reads the images of a request.
         packs: The prompt packs.
         find_machine: Returns the GPU and the machine, `None` where no GPU is known; may block.
-        learned: What finished jobs took; nothing if left out.
+        read_stored: Reads what the database holds; left out, nothing is known.
     """
 
     def __init__(
         self,
         settings: Settings,
         registry: Registry,
-        intake: Intake,
+        inputs: InputReader,
         packs: PackLibrary,
         find_machine: Callable[[], Machine | None] = lambda: None,
-        learned: Learned | None = None,
+        read_stored: ReadStored | None = None,
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self._intake = intake
+        self._inputs = inputs
         self._packs = packs
         self._find_machine = find_machine
-        self._learned = learned
-        self._engine: LoadSupport = this_load_support()
-        self.loras = open_loras(settings, registry)
+        self._read_stored = read_stored
+
+    @cached_property
+    def loras(self) -> LoraLibrary:
+        """The LoRAs of this data folder."""
+        return open_loras(self._settings, self._registry)
+
+    @cached_property
+    def _support(self) -> LoadSupport:
+        return this_load_support()
 
     async def decide(self, request: DrawRequest, *, refuse: bool = True) -> Decision:
         """Compose the prompt, choose the model, read the images, fill every gap; write nothing.
@@ -120,40 +130,48 @@ class Planner:
             WeightsInvalidError: the model is a LoRA, and does not fit its base.
             TooLittleMemoryError: those that are do not fit.
         """
-        # Before the words are: what a pack leaves to chance is the seed's to decide.
+        stored = StoredFacts()
+        if self._read_stored is not None:
+            stored = await self._read_stored(gallery_ids(request))
+        return await asyncio.to_thread(self._decide, request, stored, refuse=refuse)
+
+    def _decide(self, request: DrawRequest, stored: StoredFacts, *, refuse: bool) -> Decision:
+        # Before the words are composed: the seed decides what a pack leaves to chance.
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
-        wording = await asyncio.to_thread(self._word, request, seed, refuse=refuse)
+        wording = self._word(request, seed, refuse=refuse)
         request = wording.request
-        loras = await asyncio.to_thread(self._find_loras, request)
-        found = await asyncio.to_thread(self._find_machine)
-        machine = within_setting(found, self._settings.host_memory_gib)
-        figures: Sequence[Figure] = ()
-        if machine is not None and machine.gpu.name and self._learned is not None:
-            figures = await self._learned(machine.gpu.name)
-        hint = await asyncio.to_thread(self._how_to_install, request)
-        chosen = await asyncio.to_thread(self._choose, request, machine, figures, hint, loras)
-        spec, snapshot = chosen.spec, chosen.snapshot
-        await asyncio.to_thread(self._require_fit, loras, spec)
-        planned = await asyncio.to_thread(plan_loras, request.loras or (), loras)
-        incoming = await self._intake.collect(request)
-        plan = make_plan(
-            request,
-            spec,
-            revision=snapshot.revision,
+        installed = self._look(request, stored)
+        loras = self.loras.find_all([choice.name for choice in request.loras or ()])
+        chosen = _choose(request, installed, loras)
+        spec = chosen.spec
+        _require_fit(spec, installed, loras)
+        planned_loras = plan_loras(request.loras or (), loras)
+        incoming = self._inputs.read(request, stored.images)
+        switches = choose_switches(
+            planned_drawing(request, spec, chosen.loaded_as),
+            installed.target,
+            _switch_settings(self._settings, request),
+        )
+        parts = PlanParts(
+            revision=chosen.snapshot.revision,
             seed=seed,
-            inputs=[item.plan_input for item in incoming],
             texts=wording.texts,
-            holding=chosen.holding,
-        ).model_copy(update={"loras": planned})
-        switching = (request, plan, spec, self._settings, machine)
-        plan, about_speed = await asyncio.to_thread(with_switches, *switching)
-        tokens = await asyncio.to_thread(self._count, plan, spec, snapshot)
-        cut = dict.fromkeys(filter(None, map(cut_warning, tokens)))
-        about_plan = plan_notices(request, plan, spec, hint and f"For real images run: {hint}.")
-        advice = lora_notices(request.loras or (), loras, plan.texts)
-        notices = (*chosen.notices, *wording.notices, *about_plan, *about_speed, *cut, *advice)
-        images = tuple(incoming)
-        return Decision(plan, notices, images, wording, tokens, chosen.expected_s, loras)
+            inputs=tuple(item.plan_input for item in incoming),
+            loaded_as=chosen.loaded_as,
+            loras=planned_loras,
+            switches=switches.switches,
+        )
+        plan = make_plan(request, spec, parts)
+        tokens = _count(plan, spec, installed)
+        notices = (
+            *chosen.notices,
+            *wording.notices,
+            *plan_notices(request, plan, spec, _real_images_hint(request, installed)),
+            *switches.notices,
+            *dict.fromkeys(filter(None, map(cut_warning, tokens))),
+            *lora_notices(request.loras or (), loras, plan.texts),
+        )
+        return Decision(plan, notices, incoming, wording, tokens, chosen.expected_s, loras)
 
     def _word(self, request: DrawRequest, seed: int, *, refuse: bool) -> Wording:
         if request.pack is None:
@@ -161,129 +179,216 @@ class Planner:
         pack = self._packs.find(request.pack.name)
         return compose_request(request, pack, seed, refuse=refuse)
 
-    def _count(
-        self, plan: RenderPlan, spec: ModelSpec, snapshot: Snapshot
-    ) -> tuple[tuple[TokenCount, ...], ...]:
-        """Count the tokens of each different prompt with the model's own tokenizers."""
-        if spec.base is not None:
-            base = self._registry.find("text2img", spec.base)
-            snapshot = require_snapshot(base, self._registry, self._settings)
-        return tuple(
-            count_prompt(text, snapshot.parts_folder, plan.max_sequence_length)
-            for text in dict.fromkeys(plan.texts)
+    def _look(self, request: DrawRequest, stored: StoredFacts) -> "Installed":
+        """Look at the disk and the GPU, once for a decision."""
+        settings, registry = self._settings, self._registry
+        rows = {(row.kind, row.id): row for row in registry[request.kind].values()}
+        bases = {row.base for row in rows.values()} - {None}
+        rows |= {("text2img", base): registry.find("text2img", base) for base in bases if base}
+        found = {key: find_snapshot(row, settings) for key, row in rows.items()}
+        machine = within_setting(self._find_machine(), settings.host_memory_gib)
+        gpu = None if machine is None else machine.gpu.name
+        return Installed(
+            registry=registry,
+            settings=settings,
+            support=self._support,
+            snapshots={key: one for key, one in found.items() if one is not None},
+            machine=machine,
+            target=_target(settings, machine),
+            figures=stored.figures.get(gpu, ()) if gpu else (),
         )
 
-    def _is_installed(self, spec: ModelSpec) -> bool:
-        return is_installed(spec, self._registry, self._settings)
 
-    def _find_loras(self, request: DrawRequest) -> tuple[Lora, ...]:
-        return tuple(self.loras.find(choice.name) for choice in request.loras or ())
+# --- what there is -------------------------------------------------------------------------------
 
-    def _require_fit(self, loras: tuple[Lora, ...], spec: ModelSpec) -> None:
-        require_control_fit(spec, self._registry, self._settings)
-        layers = architecture_of(spec, self._registry, self._settings) if loras else None
-        for lora in loras:
-            require_fit(lora, spec, layers)
 
-    def _how_to_install(self, request: DrawRequest) -> str | None:
-        """Return how to get a real model for a request; `None` where one is on this disk."""
-        structure = structure_of(request)
-        real = real_models(self._registry, request.kind, structure)
-        if any(self._engine.can_load(row) and self._is_installed(row) for row in real):
-            return None
-        best = recommended(self._registry, request.kind, self._engine, structure)
-        return install_command(best, self._settings)
+@dataclass(frozen=True)
+class Installed:
+    """What one decision chooses from, as it was found once at its beginning."""
 
-    def _choose(
-        self,
-        request: DrawRequest,
-        machine: Machine | None,
-        figures: Sequence[Figure],
-        how_to_install: str | None,
-        loras: tuple[Lora, ...],
-    ) -> _Chosen:
-        if request.model is not None:
-            named = self._registry.find(request.kind, request.model)
-            self._refuse_what_cannot_be_loaded(named)
-            snapshot = require_snapshot(named, self._registry, self._settings)
-            if named.is_demonstration:
-                return _Chosen(named, snapshot, ())
+    registry: Registry
+    settings: Settings
+    support: LoadSupport
+    snapshots: Mapping[tuple[Kind, str], Snapshot]
+    """Where the weights lie, for every row of the request's kind and their bases on this disk."""
+    machine: Machine | None
+    """`None` where no GPU is known."""
+    target: TargetDevice
+    figures: Sequence[Figure]
+    """What finished jobs took on this GPU, newest first."""
 
-        def fitting(spec: ModelSpec) -> bool:
-            return self._is_installed(spec) and all(spec.family in lora.families for lora in loras)
+    def has(self, spec: ModelSpec) -> bool:
+        """Whether a row can be drawn with: its own weights and its base's are on this disk."""
+        base = spec.base is None or ("text2img", spec.base) in self.snapshots
+        return base and (spec.kind, spec.id) in self.snapshots
 
-        # A model the LoRAs were made for, or else any, which is refused with its name.
-        for usable in (fitting, self._is_installed) if loras else (self._is_installed,):
-            found = self._best(request, machine, figures, usable)
-            if found is None:
-                is_kept_out = how_to_install is None and not loras
-                found = self._demonstration(request, usable, is_kept_out=is_kept_out)
-            if found is not None:
-                return found
-        raise WeightsMissingError(
-            f"No model for {request.kind} is on this machine.",
-            f"Run: {how_to_install}."
-            if how_to_install
-            else "Name one: the setting 'licences' leaves out those that are here.",
-        )
+    def require(self, spec: ModelSpec) -> Snapshot:
+        """Return where the weights of a row lie; its base's are on this disk as well.
 
-    def _best(
-        self,
-        request: DrawRequest,
-        machine: Machine | None,
-        figures: Sequence[Figure],
-        usable: Callable[[ModelSpec], bool],
-    ) -> _Chosen | None:
-        """Return the best real model for a request; `None` where none is usable."""
-        licences = self._settings.licences
-        choices = Choices(
-            registry=self._registry,
-            is_installed=usable,
-            engine=self._engine,
-            licences=None if licences is None else frozenset(licences),
-            figures=figures,
-        )
-        wanted = wanted_of(request)
-        if machine is None:
-            found = choose_without_gpu(wanted, choices)
-            return found and self._chosen(found[0], found[1])
-        tier = choose_tier(wanted, machine, choices)
-        if tier is None:
-            return None
-        held = tier.chosen
-        return self._chosen(held.spec, tier.notices, held.holding, held.seconds)
+        Raises:
+            WeightsMissingError: some are not; the hint is the command that installs them.
+        """
+        if not self.has(spec):
+            return require_snapshot(spec, self.registry, self.settings)
+        return self.snapshots[spec.kind, spec.id]
 
-    def _chosen(
-        self,
-        spec: ModelSpec,
-        notices: tuple[str, ...],
-        holding: Holding | None = None,
-        seconds: float | None = None,
-    ) -> _Chosen:
-        snapshot = require_snapshot(spec, self._registry, self._settings)
-        return _Chosen(spec, snapshot, notices, holding, seconds)
+    def base_of(self, spec: ModelSpec) -> Snapshot:
+        """Return where the weights of a row's base lie; of one without a base, its own."""
+        if spec.base is None:
+            return self.require(spec)
+        return self.require(self.registry.find("text2img", spec.base))
 
-    def _refuse_what_cannot_be_loaded(self, spec: ModelSpec) -> None:
-        if not self._engine.can_load(spec):
-            able = [
-                row.id for row in self._registry[spec.kind].values() if self._engine.can_load(row)
-            ]
-            raise UnsupportedOptionError(
-                f"{spec.id} is known, but this version cannot draw with it for {spec.kind} yet.",
-                f"Models that can be used for {spec.kind}: {', '.join(able)}.",
-            )
 
-    def _demonstration(
-        self, request: DrawRequest, usable: Callable[[ModelSpec], bool], *, is_kept_out: bool
-    ) -> _Chosen | None:
-        """Return micro, where no real model may answer; `None` if it is not usable either."""
-        structure = structure_of(request)
-        for spec in self._registry[request.kind].values():
-            follows = structure is None or structure in spec.structures
-            if spec.is_demonstration and follows and usable(spec):
-                notice = (
-                    f"The models for {request.kind} that are here have licences the setting "
-                    "'licences' leaves out; name one to use it."
-                )
-                return self._chosen(spec, (notice,) if is_kept_out else ())
+def _target(settings: Settings, machine: Machine | None) -> TargetDevice:
+    if machine is not None:
+        return target_device("cuda", machine.gpu.compute)
+    # Where torch will find Metal only the worker knows; what Metal can, a processor can.
+    may_be_metal = settings.device == "auto" and platform_name().startswith("darwin")
+    return target_device("mps" if settings.device == "mps" or may_be_metal else "cpu", None)
+
+
+def _switch_settings(settings: Settings, request: DrawRequest) -> SwitchSettings:
+    return SwitchSettings(
+        settings.attention, settings.compile, settings.channels_last, request.step_cache
+    )
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _ChosenModel:
+    """The row to draw with, where its weights lie, how it is held, what is said about it."""
+
+    spec: ModelSpec
+    snapshot: Snapshot
+    notices: tuple[str, ...] = ()
+    loaded_as: LoadedAs | None = None
+    """`None` where no GPU's memory is known, and for the demonstration; so `expected_s`."""
+    expected_s: float | None = None
+
+
+def _choose(request: DrawRequest, installed: Installed, loras: Sequence[Lora]) -> _ChosenModel:
+    if request.model is not None:
+        named = installed.registry.find(request.kind, request.model)
+        _refuse_what_cannot_be_loaded(named, installed)
+        snapshot = installed.require(named)
+        if named.is_demonstration:
+            return _ChosenModel(named, snapshot)
+
+    def fitting(spec: ModelSpec) -> bool:
+        return installed.has(spec) and all(spec.family in lora.families for lora in loras)
+
+    how_to_install = _how_to_install(request, installed)
+    # A model the LoRAs were made for, or else any, which is refused with its name.
+    for usable in (fitting, installed.has) if loras else (installed.has,):
+        found = _best(request, installed, usable)
+        if found is None:
+            is_kept_out = how_to_install is None and not loras
+            found = _demonstration(request, installed, usable, is_kept_out=is_kept_out)
+        if found is not None:
+            return found
+    raise WeightsMissingError(
+        f"No model for {request.kind} is on this machine.",
+        f"Run: {how_to_install}."
+        if how_to_install
+        else "Name one: the setting 'licences' leaves out those that are here.",
+    )
+
+
+def _best(
+    request: DrawRequest, installed: Installed, usable: Callable[[ModelSpec], bool]
+) -> _ChosenModel | None:
+    """Return the best real model for a request; `None` where none is usable."""
+    licences = installed.settings.licences
+    choices = Choices(
+        registry=installed.registry,
+        is_installed=usable,
+        support=installed.support,
+        licences=None if licences is None else frozenset(licences),
+        figures=installed.figures,
+    )
+    wanted = wanted_of(request)
+    if installed.machine is None:
+        found = choose_without_gpu(wanted, choices)
+        return found and _ChosenModel(found[0], installed.require(found[0]), found[1])
+    tier = choose_tier(wanted, installed.machine, choices)
+    if tier is None:
         return None
+    best = tier.chosen
+    snapshot = installed.require(best.spec)
+    return _ChosenModel(best.spec, snapshot, tier.notices, best.loaded_as, best.seconds)
+
+
+def _demonstration(
+    request: DrawRequest,
+    installed: Installed,
+    usable: Callable[[ModelSpec], bool],
+    *,
+    is_kept_out: bool,
+) -> _ChosenModel | None:
+    """Return micro, where no real model may answer; `None` if it is not usable either."""
+    structure = structure_of(request)
+    for spec in installed.registry[request.kind].values():
+        follows = structure is None or structure in spec.structures
+        if spec.is_demonstration and follows and usable(spec):
+            notice = (
+                f"The models for {request.kind} that are here have licences the setting "
+                "'licences' leaves out; name one to use it."
+            )
+            return _ChosenModel(spec, installed.require(spec), (notice,) if is_kept_out else ())
+    return None
+
+
+def _refuse_what_cannot_be_loaded(spec: ModelSpec, installed: Installed) -> None:
+    if installed.support.can_load(spec):
+        return
+    rows = installed.registry[spec.kind].values()
+    able = [row.id for row in rows if installed.support.can_load(row)]
+    raise UnsupportedOptionError(
+        f"{spec.id} is known, but this version cannot draw with it for {spec.kind} yet.",
+        f"Models that can be used for {spec.kind}: {', '.join(able)}.",
+    )
+
+
+def _how_to_install(request: DrawRequest, installed: Installed) -> str | None:
+    """Return how to get a real model for a request; `None` where one is on this disk."""
+    structure = structure_of(request)
+    real = real_models(installed.registry, request.kind, structure)
+    if any(installed.support.can_load(row) and installed.has(row) for row in real):
+        return None
+    best = recommended(installed.registry, request.kind, installed.support, structure)
+    return install_command(best, installed.settings)
+
+
+def _real_images_hint(request: DrawRequest, installed: Installed) -> str | None:
+    how = _how_to_install(request, installed)
+    return how and f"For real images run: {how}."
+
+
+# --- what must be read of the chosen model -------------------------------------------------------
+
+
+def _require_fit(spec: ModelSpec, installed: Installed, loras: Sequence[Lora]) -> None:
+    """Refuse a control LoRA that does not fit its base, and LoRAs that do not fit the model.
+
+    Raises:
+        WeightsInvalidError: the model is a LoRA, and does not fit its base.
+        LoraMismatchError: one of the request's does not fit.
+    """
+    base = installed.base_of(spec)
+    if spec.lora:
+        check_control_file(spec, installed.require(spec), base.folder / "transformer")
+    layers = architecture_of(spec, base.folder) if loras else None
+    for lora in loras:
+        require_fit(lora, spec, layers)
+
+
+def _count(
+    plan: RenderPlan, spec: ModelSpec, installed: Installed
+) -> tuple[tuple[TokenCount, ...], ...]:
+    """Count the tokens of each different prompt with the model's own tokenizers."""
+    folder = installed.base_of(spec).parts_folder
+    return tuple(
+        count_prompt(text, folder, plan.max_sequence_length) for text in dict.fromkeys(plan.texts)
+    )

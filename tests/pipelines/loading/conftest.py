@@ -1,8 +1,7 @@
-"""Rows, files of every format made from micro, and pipelines in this process."""
+"""Rows, and files of every format made from micro."""
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.settings.settings import Settings
 from tests.models.control_lora_files import bfl
 from tests.models.lora_files import write
-from tests.pipelines.conftest import no_cache
+from tests.pipelines.harness import Studio
 from tests.pipelines.loading.gguf_files import write_gguf
 from tests.pipelines.loading.tiny_flux2 import build_dev, build_klein
 
@@ -94,48 +93,7 @@ def edges(
     return row_for(write(folder / "edges.safetensors", bfl(config, CHANNELS)))
 
 
-@dataclass
-class Bench:
-    """Pipelines in this process, for rows that no registry of the package has."""
-
-    settings: Settings
-    rows: tuple[ModelSpec, ...] = ()
-    said: list[str] = field(default_factory=list)
-    residency: Any = None
-
-    def __post_init__(self) -> None:
-        from flux_mcp.pipelines.device import Device
-        from flux_mcp.pipelines.memory.residency import Residency
-
-        self.residency = Residency(Registry(self.rows), self.settings, Device("cpu"))
-
-    def load(self, spec: ModelSpec) -> Any:
-        return self.residency.pipeline(spec, "resident", self.said.append)
-
-    def encoder(self, resident: Any) -> Any:
-        """Return the pipeline that encodes a resident's prompts."""
-        return self.residency.text_encoder(resident, self.said.append)
-
-    def draw(self, spec: ModelSpec, task: Any, recorder: Any, **watching: Any) -> Any:
-        """Draw a task with a row; returns the recorder."""
-        from flux_mcp.pipelines.engine import draw
-        from flux_mcp.pipelines.steps import StepWatch
-        from flux_mcp.pipelines.texts import PlanTexts
-
-        stop_after = watching.pop("stop_after", None)
-        resident = self.load(spec)
-        texts = PlanTexts(task.plan, resident, no_cache(), lambda: self.encoder(resident))
-        watch = StepWatch(
-            task.plan,
-            recorder,
-            lambda: stop_after is not None and len(recorder.steps) >= stop_after,
-            colours=self.residency.colours(resident) if watching else None,
-            **watching,
-        )
-        draw(task.plan, task.blobs, resident, texts, watch, recorder)
-        return recorder
-
-
 @pytest.fixture
-def bench(settings: Settings, registry: Registry, torch_here: None) -> Bench:
-    return Bench(settings, tuple(registry))
+def fresh(settings: Settings, torch_here: None) -> Studio:
+    """An engine in this process that has loaded nothing yet."""
+    return Studio(settings)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from flux_mcp.models.switches import Switches
-from flux_mcp.pipelines.switches import SwitchBoard
-from tests.pipelines.conftest import make_task
-from tests.pipelines.desk import Desk
+from flux_mcp.pipelines.memory.residency import room_for
+from flux_mcp.requests.plan import load_of_plan
+from tests.pipelines.harness import AMPLE_BYTES, Studio, make_task
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
@@ -39,19 +39,18 @@ def compiler(graphs):
 
 
 @pytest.fixture
-def desk(settings, registry, compiler):
-    from flux_mcp.pipelines.device import Device
+def on_gpu(settings, compiler):
+    return Studio(settings, gpu_bytes=AMPLE_BYTES, compiler=compiler)
 
-    board = SwitchBoard(Device("cpu"), compiler)
-    desk = Desk(settings, tuple(registry), board=board)
 
-    def draw(spec, *loras, switches=COMPILED, placement="resident"):
-        """Draw as a worker does; return each byte of the image as a number."""
-        task = make_task(spec, **SMALL, switches=switches)
-        return np.frombuffer(desk.draw(spec, task, placement, *loras, planned="resident"), np.uint8)
+@pytest.fixture
+def drawn(on_gpu):
+    def draw(spec, *loras, switches=COMPILED):
+        """Return each byte of the image as a number."""
+        task = make_task(spec, **SMALL, switches=switches, loras=loras)
+        return np.frombuffer(on_gpu.pixels(task), np.uint8)
 
-    desk.draw_with = draw
-    return desk
+    return draw
 
 
 @pytest.fixture
@@ -59,35 +58,39 @@ def striped(put):
     return put("striped")
 
 
-def test_a_control_lora_stays_on_under_the_slot_of_another(desk, edges, striped):
-    bare = desk.draw_with(edges, switches=Switches())
-    with_lora = desk.draw_with(edges, striped, switches=Switches())
-    assert np.array_equal(desk.draw_with(edges), bare)
+def test_a_control_lora_stays_on_under_the_slot_of_another(drawn, edges, striped):
+    bare = drawn(edges, switches=Switches())
+    with_lora = drawn(edges, striped, switches=Switches())
+    assert np.array_equal(drawn(edges), bare)
     # Its weight is multiplied in, and it is filled up with zeros: sums round otherwise.
-    compiled = desk.draw_with(edges, striped)
+    compiled = drawn(edges, striped)
     assert np.abs(compiled.astype(int) - with_lora).max() <= 1
     assert np.abs(compiled.astype(int) - bare).max() > 1
-    assert np.array_equal(desk.draw_with(edges), bare)
+    assert np.array_equal(drawn(edges), bare)
 
 
-def test_a_base_and_what_is_laid_over_it_are_compiled_each_for_itself(desk, micro, edges):
-    bare = {spec.id: desk.draw_with(spec, switches=Switches()) for spec in (micro, edges)}
+def test_a_base_and_what_is_laid_over_it_are_compiled_each_for_itself(on_gpu, drawn, micro, edges):
+    bare = {spec.id: drawn(spec, switches=Switches()) for spec in (micro, edges)}
     for spec in (micro, edges, micro, edges):
-        assert np.array_equal(desk.draw_with(spec), bare[spec.id])
-    told = [line for line in desk.said if line.startswith("compiling")]
+        assert np.array_equal(drawn(spec), bare[spec.id])
+    told = [line for line in on_gpu.said if line.startswith("compiling")]
     assert len(told) == 2
 
 
-def test_blocks_that_stream_are_not_compiled_whatever_the_plan_hoped(desk, micro, graphs):
-    bare = desk.draw_with(micro, switches=Switches())
-    assert np.array_equal(desk.draw_with(micro, placement="block_stream"), bare)
+@pytest.mark.parametrize("placement", ["block_stream", "group_offload"])
+def test_blocks_that_stream_are_not_compiled_whatever_the_plan_hoped(
+    on_gpu, drawn, micro, graphs, placement
+):
+    """The plan hoped for a GPU with room for all of it; this one has less."""
+    bare = drawn(micro, switches=Switches())
+    plan = make_task(micro, **SMALL).plan
+    on_gpu.limit_gpu(room_for(micro, load_of_plan(plan, micro), None).gpu_bytes(placement))
+    assert np.array_equal(drawn(micro), bare)
+    assert f"the GPU has less room than was planned: {placement} instead of resident" in on_gpu.said
     assert not graphs
-    assert np.array_equal(desk.draw_with(micro), bare)
-    once = len(graphs)
-    assert once > 0
-    assert np.array_equal(desk.draw_with(micro, placement="group_offload"), bare)
-    assert np.array_equal(desk.draw_with(micro), bare)
-    assert len(graphs) == once
+    on_gpu.limit_gpu(AMPLE_BYTES)
+    assert np.array_equal(drawn(micro), bare)
+    assert graphs
 
 
 class TestCompilerThatFails:
@@ -101,23 +104,23 @@ class TestCompilerThatFails:
 
         return fail
 
-    def test_it_draws_all_the_same_and_the_log_says_why(self, desk, micro, graphs, caplog):
-        bare = desk.draw_with(micro, switches=Switches())
+    def test_it_draws_all_the_same_and_the_log_says_why(self, drawn, micro, graphs, caplog):
+        bare = drawn(micro, switches=Switches())
         assert not graphs
         with caplog.at_level(logging.WARNING, "torch._dynamo"):
-            assert np.array_equal(desk.draw_with(micro), bare)
+            assert np.array_equal(drawn(micro), bare)
         assert graphs
         assert "Python.h" in caplog.text
 
 
-def test_weights_that_leave_the_gpu_and_come_back_compile_nothing(desk, micro, graphs):
-    first = desk.draw_with(micro)
+def test_weights_that_leave_the_gpu_and_come_back_compile_nothing(on_gpu, drawn, micro, graphs):
+    first = drawn(micro)
     once = len(graphs)
     assert once > 0
-    key = desk.load(micro, "resident").transformer_key
-    desk.store.make_room(2**60, ())
-    assert not desk.store.is_on_gpu(key)
-    before = desk.traffic[0]
-    assert np.array_equal(desk.draw_with(micro), first)
-    assert desk.traffic[0] > before
+    key = on_gpu.load(micro, "resident").transformer_key
+    on_gpu.store.make_room(2**60, ())
+    assert not on_gpu.store.is_on_gpu(key)
+    before = on_gpu.traffic[0]
+    assert np.array_equal(drawn(micro), first)
+    assert on_gpu.traffic[0] > before
     assert len(graphs) == once

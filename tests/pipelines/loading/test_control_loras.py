@@ -19,42 +19,43 @@ from flux_mcp.errors import (
 )
 from flux_mcp.models.hub.cache import Snapshot
 from flux_mcp.models.registry import ModelSpec, Registry
-from flux_mcp.pipelines.loading.control_loras import open_control_lora
-from flux_mcp.pipelines.loras.adapters import KEPT_ADAPTERS, Adapters
+from flux_mcp.pipelines.loading.pipeline_files import open_control_lora
+from flux_mcp.pipelines.loras.adapters import KEPT_ADAPTERS
 from flux_mcp.pipelines.loras.layers import CONTROL_ADAPTER
 from flux_mcp.requests.plan import PlanLora
-from flux_mcp.settings.settings import Settings
 from tests.models.control_lora_files import bfl, in_diffusers_names
 from tests.models.lora_files import STRIPED, Tensors, pair, write
-from tests.pipelines.conftest import Recorder, make_task
-from tests.pipelines.conftest import image as picture
-from tests.pipelines.loading.conftest import CHANNELS, Bench
+from tests.pipelines.harness import Studio, make_task
+from tests.pipelines.harness import image as picture
+from tests.pipelines.loading.conftest import CHANNELS
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
 NARROW = 32
 
 
-def drawn(bench: Bench, spec: ModelSpec, image: Image.Image | None = None) -> np.ndarray:
+def drawn(
+    studio: Studio, spec: ModelSpec, image: Image.Image | None = None, *loras: PlanLora
+) -> np.ndarray:
     inputs = None if image is None else [("control", image)]
-    return bench.draw(spec, make_task(spec, inputs), Recorder()).images[0]
+    return studio.draw(make_task(spec, inputs, loras=loras)).images[0]
 
 
 # --- what it draws -------------------------------------------------------------------------------
 
 
-def stock(bench: Bench, spec: ModelSpec, path: Path) -> Any:
+def stock(fresh: Studio, spec: ModelSpec, path: Path) -> Any:
     """Load a base of its own and put the file onto it as diffusers does."""
     import diffusers
 
-    resident = bench.load(spec)
-    apart = Bench(bench.settings, bench.rows)
-    base = apart.load(apart.residency._registry.find("text2img", "micro"))
+    resident = fresh.load(spec)
+    apart = Studio(fresh.settings)
+    base = apart.load(apart.rows.find("text2img", "micro"))
     parts = resident.pipe.components | {"transformer": base.pipe.transformer}
     pipe = diffusers.FluxControlPipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="control")
-    bench.residency._pipelines[f"control/{spec.id}"] = replace(resident, pipe=pipe)
+    fresh.residency._pipelines[f"control/{spec.id}"] = replace(resident, pipe=pipe)
     return pipe
 
 
@@ -63,64 +64,64 @@ def stock(bench: Bench, spec: ModelSpec, path: Path) -> Any:
     [(False, False, 0), (True, False, 0), (True, True, 1)],
 )
 def test_it_draws_what_the_stock_call_of_diffusers_draws(
-    bench, config, row_for, tmp_path, has_norms, has_biases, most_levels
+    fresh, config, row_for, tmp_path, has_norms, has_biases, most_levels
 ):
     """To the bit; where biases are added up beforehand, to a rounding."""
     tensors = bfl(config, CHANNELS, has_norms=has_norms, has_biases=has_biases)
     spec = row_for(write(tmp_path / "one.safetensors", in_diffusers_names(tensors)))
-    ours = drawn(bench, spec)
-    stock(bench, spec, spec.file)
-    theirs = drawn(bench, spec)
+    ours = drawn(fresh, spec)
+    stock(fresh, spec, spec.file)
+    theirs = drawn(fresh, spec)
     assert np.abs(ours.astype(int) - theirs).max() <= most_levels
     assert ours.std() > 10
 
 
-def test_each_part_of_the_file_counts(bench, config, row_for, tmp_path):
+def test_each_part_of_the_file_counts(fresh, config, row_for, tmp_path):
     """Otherwise the comparison with diffusers would show nothing."""
     whole = bfl(config, CHANNELS)
     ends = {"all": "", "biases": ".bias", "norms": ".scale"}
     images = []
     for name, end in ends.items():
         kept = {key: one for key, one in whole.items() if not (end and key.endswith(end))}
-        images.append(drawn(bench, row_for(write(tmp_path / f"{name}.safetensors", kept))))
+        images.append(drawn(fresh, row_for(write(tmp_path / f"{name}.safetensors", kept))))
     assert not any(np.array_equal(images[0], other) for other in images[1:])
 
 
-def test_both_ways_to_name_its_layers_draw_the_same(bench, edges, row_for, tmp_path):
+def test_both_ways_to_name_its_layers_draw_the_same(fresh, edges, row_for, tmp_path):
     from safetensors.numpy import load_file
 
     renamed = write(tmp_path / "renamed.safetensors", in_diffusers_names(load_file(edges.file)))
-    assert np.array_equal(drawn(bench, row_for(renamed)), drawn(bench, edges))
+    assert np.array_equal(drawn(fresh, row_for(renamed)), drawn(fresh, edges))
 
 
-def test_what_is_drawn_follows_the_control_image(bench, edges):
+def test_what_is_drawn_follows_the_control_image(fresh, edges):
     one, other = picture(), picture().rotate(90)
-    assert not np.array_equal(drawn(bench, edges, one), drawn(bench, edges, other))
+    assert not np.array_equal(drawn(fresh, edges, one), drawn(fresh, edges, other))
 
 
 # --- the base ------------------------------------------------------------------------------------
 
 
-def test_the_base_draws_as_before_while_both_are_loaded(bench, micro, edges):
-    before = drawn(bench, micro)
-    followed = drawn(bench, edges)
+def test_the_base_draws_as_before_while_both_are_loaded(fresh, micro, edges):
+    before = drawn(fresh, micro)
+    followed = drawn(fresh, edges)
     for _ in range(2):
-        assert np.array_equal(drawn(bench, micro), before)
-        assert np.array_equal(drawn(bench, edges), followed)
-    assert bench.residency.loaded == ("text2img/micro", "control/edges")
+        assert np.array_equal(drawn(fresh, micro), before)
+        assert np.array_equal(drawn(fresh, edges), followed)
+    assert fresh.residency.loaded == ("text2img/micro", "control/edges")
 
 
-def test_it_draws_the_same_whichever_was_loaded_first(bench, settings, micro, edges):
-    alone = drawn(bench, edges)
-    other = Bench(settings, bench.rows)
+def test_it_draws_the_same_whichever_was_loaded_first(fresh, settings, micro, edges):
+    alone = drawn(fresh, edges)
+    other = Studio(settings)
     drawn(other, micro)
     assert np.array_equal(drawn(other, edges), alone)
 
 
-def test_all_other_weights_are_the_bases_own(bench, micro, edges):
-    base = bench.load(micro).pipe.transformer
+def test_all_other_weights_are_the_bases_own(fresh, micro, edges):
+    base = fresh.load(micro).pipe.transformer
     before = {name: value.clone() for name, value in base.state_dict().items()}
-    over = bench.load(edges).pipe.transformer
+    over = fresh.load(edges).pipe.transformer
     own = {name.replace(".base_layer", ""): one for name, one in over.named_parameters()}
     changed = {
         name
@@ -139,43 +140,37 @@ def test_all_other_weights_are_the_bases_own(bench, micro, edges):
     assert all(np.array_equal(value, before[name]) for name, value in base.state_dict().items())
 
 
-def test_two_of_them_share_one_base(bench, edges, config, row_for, tmp_path):
+def test_two_of_them_share_one_base(fresh, edges, config, row_for, tmp_path):
     other = row_for(write(tmp_path / "depth.safetensors", bfl(config, CHANNELS, rank=3)))
-    one, two = (bench.load(row).pipe.transformer for row in (edges, other))
+    one, two = (fresh.load(row).pipe.transformer for row in (edges, other))
     name = "transformer_blocks.0.attn.to_q.base_layer.weight"
     assert one.get_parameter(name).data_ptr() == two.get_parameter(name).data_ptr()
-    loads = [line for line in bench.said if line == "loading transformer"]
+    loads = [line for line in fresh.said if line == "loading transformer"]
     assert loads == ["loading transformer"]
 
 
-def test_its_fingerprint_is_of_the_base_and_of_the_file(bench, micro, edges, row_for, tmp_path):
+def test_its_fingerprint_is_of_the_base_and_of_the_file(fresh, micro, edges, row_for, tmp_path):
     same = tmp_path / "same.safetensors"
     same.write_bytes(edges.file.read_bytes())
     other = write(tmp_path / "other.safetensors", {})
     other.write_bytes(edges.file.read_bytes()[:-4] + b"\0\0\0\0")
     found = [
-        bench.load(row).weights_sha256 for row in (micro, edges, row_for(same), row_for(other))
+        fresh.load(row).weights_sha256 for row in (micro, edges, row_for(same), row_for(other))
     ]
     assert found[1] == found[2]
     assert len(set(found)) == 3
 
 
-def test_a_base_that_is_being_offloaded_is_not_copied(bench, micro, edges):
+def test_a_base_that_is_being_offloaded_is_not_copied(fresh, micro, edges):
     from accelerate.hooks import ModelHook, add_hook_to_module
 
-    base = bench.load(micro).pipe.transformer
+    base = fresh.load(micro).pipe.transformer
     add_hook_to_module(base.transformer_blocks[0], ModelHook())
     with pytest.raises(InternalError, match="hooks"):
-        bench.load(edges)
+        fresh.load(edges)
 
 
 # --- LoRAs of a plan on top ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def adapters(settings: Settings) -> Adapters:
-    settings.paths.loras.mkdir(parents=True, exist_ok=True)
-    return Adapters(settings.paths.loras)
 
 
 def block(number: int = 0, **how: Any) -> Tensors:
@@ -183,14 +178,8 @@ def block(number: int = 0, **how: Any) -> Tensors:
 
 
 @pytest.fixture
-def with_loras(bench: Bench, adapters: Adapters) -> Callable[..., np.ndarray]:
-    def draw(spec: ModelSpec, *loras: PlanLora) -> np.ndarray:
-        resident = bench.load(spec)
-        adapters.prepare(loras, resident, lambda _message: None)
-        with adapters.active(loras, resident):
-            return drawn(bench, spec)
-
-    return draw
+def with_loras(fresh: Studio) -> Callable[..., np.ndarray]:
+    return lambda spec, *loras: drawn(fresh, spec, None, *loras)
 
 
 def test_a_lora_on_top_leaves_nothing_behind(with_loras, put, micro, edges):
@@ -204,55 +193,55 @@ def test_a_lora_on_top_leaves_nothing_behind(with_loras, put, micro, edges):
 
 
 def test_a_lora_on_top_draws_what_diffusers_draws(
-    bench, with_loras, put, config, row_for, tmp_path
+    fresh, with_loras, put, config, row_for, tmp_path
 ):
     tensors = bfl(config, CHANNELS, has_biases=False)
     spec = row_for(write(tmp_path / "one.safetensors", in_diffusers_names(tensors)))
     ours = with_loras(spec, put("striped", weight=0.7))
-    pipe = stock(bench, spec, spec.file)
+    pipe = stock(fresh, spec, spec.file)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
         pipe.load_lora_weights(str(STRIPED), adapter_name="striped")
     pipe.set_adapters(["control", "striped"], [1.0, 0.7])
-    assert np.array_equal(drawn(bench, spec), ours)
+    assert np.array_equal(drawn(fresh, spec), ours)
 
 
-def test_a_base_with_loras_on_it_is_copied_without_them(bench, with_loras, put, micro, edges):
-    alone = drawn(Bench(bench.settings, bench.rows), edges)
+def test_a_base_with_loras_on_it_is_copied_without_them(fresh, with_loras, put, micro, edges):
+    alone = drawn(Studio(fresh.settings), edges)
     striped = put("striped")
     with_lora = with_loras(micro, striped)
     assert np.array_equal(with_loras(edges), alone)
-    assert set(bench.load(edges).pipe.transformer.peft_config) == {CONTROL_ADAPTER}
+    assert set(fresh.load(edges).pipe.transformer.peft_config) == {CONTROL_ADAPTER}
     assert np.array_equal(with_loras(micro, striped), with_lora)
 
 
-def test_only_the_newest_loras_stay_on_it_and_the_control_lora_does(with_loras, put, bench, edges):
+def test_only_the_newest_loras_stay_on_it_and_the_control_lora_does(with_loras, put, fresh, edges):
     plain = with_loras(edges)
     many = [put(f"one{n}", block(n % 2, rank=n + 1)) for n in range(KEPT_ADAPTERS + 2)]
     images = [with_loras(edges, lora) for lora in many]
-    carried = set(bench.load(edges).pipe.transformer.peft_config)
+    carried = set(fresh.load(edges).pipe.transformer.peft_config)
     assert carried == {CONTROL_ADAPTER, *(lora.sha256 for lora in many[-KEPT_ADAPTERS:])}
     assert np.array_equal(with_loras(edges), plain)
     assert np.array_equal(with_loras(edges, many[0]), images[0])
 
 
-def test_a_lora_that_fails_takes_nothing_else_with_it(with_loras, put, bench, adapters, edges):
+def test_a_lora_that_fails_takes_nothing_else_with_it(with_loras, put, fresh, edges):
     plain, good = with_loras(edges), put("good", block())
     with_good = with_loras(edges, good)
     # Micro's own first layer: half as wide as this one.
     narrow = put("narrow", pair("transformer.x_embedder", NARROW, 128), block())
     with pytest.raises(LoraMismatchError, match="x_embedder"):
         with_loras(edges, good, narrow)
-    transformer = bench.load(edges).pipe.transformer
+    transformer = fresh.load(edges).pipe.transformer
     assert set(transformer.peft_config) == {CONTROL_ADAPTER}
-    assert adapters.carried(transformer) == ()
+    assert fresh.engine.adapters.carried(transformer) == ()
     assert np.array_equal(with_loras(edges), plain)
     assert np.array_equal(with_loras(edges, good), with_good)
 
 
-def test_a_lora_that_is_attached_in_part_is_taken_off(with_loras, put, bench, edges, monkeypatch):
+def test_a_lora_that_is_attached_in_part_is_taken_off(with_loras, put, fresh, edges, monkeypatch):
     plain = with_loras(edges)
-    transformer = bench.load(edges).pipe.transformer
+    transformer = fresh.load(edges).pipe.transformer
     load = transformer.load_lora_adapter
 
     def lose_one(matrices: dict[str, Any], **options: Any) -> None:
@@ -268,44 +257,47 @@ def test_a_lora_that_is_attached_in_part_is_taken_off(with_loras, put, bench, ed
 # --- stopped -------------------------------------------------------------------------------------
 
 
-def test_a_cancel_in_the_middle_leaves_nothing_behind(bench, micro, edges):
-    before, followed = drawn(bench, micro), drawn(bench, edges)
+def test_a_cancel_in_the_middle_leaves_nothing_behind(fresh, micro, edges):
+    before, followed = drawn(fresh, micro), drawn(fresh, edges)
     with pytest.raises(JobCancelledError):
-        bench.draw(edges, make_task(edges), Recorder(), stop_after=2)
-    assert np.array_equal(drawn(bench, edges), followed)
-    assert np.array_equal(drawn(bench, micro), before)
+        fresh.draw(make_task(edges), stop_after=2)
+    assert np.array_equal(drawn(fresh, edges), followed)
+    assert np.array_equal(drawn(fresh, micro), before)
 
 
 @pytest.mark.parametrize("at", ["loading control LoRA", "loading control LoRA, "])
-def test_loading_that_is_stopped_leaves_the_base_as_it_was(bench, micro, edges, at):
-    before = drawn(bench, micro)
+def test_loading_that_is_stopped_leaves_the_base_as_it_was(fresh, micro, edges, at):
+    before = drawn(fresh, micro)
 
     def stop(message: str) -> None:
         if message == at or (at.endswith(" ") and message.startswith(at)):
             raise JobCancelledError("stop")
 
     with pytest.raises(JobCancelledError):
-        bench.residency.pipeline(edges, "resident", stop)
-    assert bench.residency.loaded == ("text2img/micro",)
-    assert np.array_equal(drawn(bench, micro), before)
-    assert drawn(bench, edges).std() > 0
+        fresh.residency.pipeline(edges, "resident", stop)
+    assert fresh.residency.loaded == ("text2img/micro",)
+    assert np.array_equal(drawn(fresh, micro), before)
+    assert drawn(fresh, edges).std() > 0
 
 
 # --- how the base is held ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8", "q8_0", "q4_0"])
-def test_it_is_laid_over_a_base_held_otherwise(bench, micro, edges, micro_gguf, precision):
+def test_it_is_laid_over_a_base_held_otherwise(fresh, micro, edges, micro_gguf, precision):
     held = {"precision": precision}
     own = {"gguf": micro_gguf(precision.upper())} if precision.startswith("q") else {}
-    rows = (*(row for row in bench.rows if row != micro), micro.model_copy(update=own | held))
-    bench = Bench(bench.settings, rows)
+    rows = (
+        *(row for row in fresh.rows if row.id != micro.id or row.kind != micro.kind),
+        micro.model_copy(update=own | held),
+    )
+    fresh = Studio(fresh.settings, rows)
     base, over = rows[-1], edges.model_copy(update=held)
-    before = drawn(bench, base)
-    one = drawn(bench, over, picture())
-    assert not np.array_equal(drawn(bench, over, picture().rotate(90)), one)
-    assert np.array_equal(drawn(bench, base), before)
-    transformers = [bench.load(row).pipe.transformer for row in (base, over)]
+    before = drawn(fresh, base)
+    one = drawn(fresh, over, picture())
+    assert not np.array_equal(drawn(fresh, over, picture().rotate(90)), one)
+    assert np.array_equal(drawn(fresh, base), before)
+    transformers = [fresh.load(row).pipe.transformer for row in (base, over)]
     first, second = (t.transformer_blocks[1].attn.to_q for t in transformers)
     assert second.base_layer.weight is first.weight
     x_embedder = transformers[0].x_embedder
@@ -318,9 +310,9 @@ def test_it_is_laid_over_a_base_held_otherwise(bench, micro, edges, micro_gguf, 
     assert not widened[:, NARROW:].any()
 
 
-def test_a_format_that_takes_no_loras_takes_none_of_these(bench, edges):
+def test_a_format_that_takes_no_loras_takes_none_of_these(fresh, edges):
     with pytest.raises(UnsupportedOptionError, match="held in fp8 take no LoRAs, and edges is one"):
-        bench.load(edges.model_copy(update={"precision": "fp8"}))
+        fresh.load(edges.model_copy(update={"precision": "fp8"}))
 
 
 # --- wrong files ---------------------------------------------------------------------------------
@@ -351,29 +343,29 @@ NAMES = ("style", "narrow", "larger", "deeper", "bias", "norm", "more", "words",
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_that_does_not_fit_is_refused(bench, micro, config, row_for, tmp_path, name):
+def test_a_file_that_does_not_fit_is_refused(fresh, micro, config, row_for, tmp_path, name):
     tensors, says = wrong(config)[name]
     spec = row_for(write(tmp_path / f"{name}.safetensors", tensors))
     with pytest.raises(WeightsInvalidError) as refused:
-        bench.load(spec)
+        fresh.load(spec)
     assert says in refused.value.message
     assert f"{name}.safetensors cannot be merged onto micro to draw with {name}:" in str(
         refused.value
     )
     assert refused.value.hint
     # Its numbers are looked at once it is read; all else is known before anything is.
-    assert any(line.startswith("loading") for line in bench.said) == (name == "nan")
-    assert bench.residency.loaded == ()
-    assert not list(bench.residency.store)
+    assert any(line.startswith("loading") for line in fresh.said) == (name == "nan")
+    assert fresh.residency.loaded == ()
+    assert not list(fresh.residency.store)
 
 
 @pytest.mark.parametrize("keep_bytes", [4, 400, -8])
-def test_a_file_that_is_cut_off_is_refused(bench, edges, row_for, tmp_path, keep_bytes):
+def test_a_file_that_is_cut_off_is_refused(fresh, edges, row_for, tmp_path, keep_bytes):
     file = tmp_path / "cut.safetensors"
     file.write_bytes(edges.file.read_bytes()[:keep_bytes])
     with pytest.raises(WeightsInvalidError, match="cut off"):
-        bench.load(row_for(file))
-    assert bench.said == []
+        fresh.load(row_for(file))
+    assert fresh.said == []
 
 
 def test_of_several_files_none_is_guessed_at(settings, edges, micro):

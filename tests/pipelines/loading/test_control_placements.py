@@ -2,13 +2,11 @@
 
 import gc
 
-import numpy as np
 import pytest
 
 from flux_mcp.errors import JobCancelledError
 from flux_mcp.models.parts import PLACEMENTS
-from tests.pipelines.conftest import make_task
-from tests.pipelines.desk import Desk
+from tests.pipelines.harness import AMPLE_BYTES, Studio, make_task
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
@@ -17,47 +15,44 @@ every_placement = pytest.mark.parametrize("placement", PLACEMENTS)
 
 
 @pytest.fixture
-def desk(settings, registry):
-    return Desk(settings, tuple(registry))
+def on_gpu(settings):
+    return Studio(settings, gpu_bytes=AMPLE_BYTES)
 
 
 @pytest.fixture
-def without_gpu(bench, micro, edges):
+def without_gpu(fresh, micro, edges):
     """What both draw where nothing moves."""
-    from tests.pipelines.conftest import Recorder
-
-    return {
-        spec.id: bench.draw(spec, make_task(spec, **SMALL), Recorder()).images[0].tobytes()
-        for spec in (micro, edges)
-    }
+    return {spec.id: fresh.pixels(make_task(spec, **SMALL)) for spec in (micro, edges)}
 
 
 @every_placement
-def test_both_draw_the_same_wherever_their_weights_wait(desk, without_gpu, micro, edges, placement):
+def test_both_draw_the_same_wherever_their_weights_wait(
+    on_gpu, without_gpu, micro, edges, placement
+):
     for spec in (edges, micro, edges, micro):
-        drawn = desk.draw(spec, make_task(spec, **SMALL), placement)
+        drawn = on_gpu.pixels(make_task(spec, **SMALL), placement=placement)
         assert drawn == without_gpu[spec.id]
-    assert desk.traffic[1] == 0
+    assert on_gpu.traffic[1] == 0
 
 
 @pytest.mark.parametrize("first", PLACEMENTS)
-def test_their_placements_may_differ(desk, without_gpu, micro, edges, first):
+def test_their_placements_may_differ(on_gpu, without_gpu, micro, edges, first):
     for placement in (first, *PLACEMENTS, first):
         for spec in (micro, edges):
-            drawn = desk.draw(spec, make_task(spec, **SMALL), placement)
+            drawn = on_gpu.pixels(make_task(spec, **SMALL), placement=placement)
             assert drawn == without_gpu[spec.id]
 
 
-def test_they_share_what_is_on_the_gpu(desk, micro, edges):
-    base = desk.load(micro, "resident").pipe.transformer
-    over = desk.load(edges, "resident").pipe.transformer
-    before = desk.traffic
-    desk.load(micro, "resident")
-    desk.load(edges, "resident")
-    assert desk.traffic == before
+def test_they_share_what_is_on_the_gpu(on_gpu, micro, edges):
+    base = on_gpu.load(micro, "resident").pipe.transformer
+    over = on_gpu.load(edges, "resident").pipe.transformer
+    before = on_gpu.traffic
+    on_gpu.load(micro, "resident")
+    on_gpu.load(edges, "resident")
+    assert on_gpu.traffic == before
     layer = "transformer_blocks.0.attn.to_q"
     pairs = [(base.get_submodule(layer).weight, over.get_submodule(f"{layer}.base_layer").weight)]
-    desk.load(edges, "model_offload").rest()
+    on_gpu.load(edges, "model_offload").rest()
     pairs.append(
         (base.get_submodule(layer).weight, over.get_submodule(f"{layer}.base_layer").weight)
     )
@@ -65,30 +60,34 @@ def test_they_share_what_is_on_the_gpu(desk, micro, edges):
     assert pairs[0][0].data_ptr() != pairs[1][0].data_ptr()
 
 
-def test_one_that_is_dropped_leaves_its_base_alone(desk, without_gpu, micro, edges):
-    desk.draw(edges, make_task(edges, **SMALL), "group_offload")
-    key = desk.load(edges, "group_offload").transformer_key
-    desk.load(micro, "group_offload")
-    part = desk.store._parts[key]
+def test_one_that_is_dropped_leaves_its_base_alone(on_gpu, without_gpu, micro, edges):
+    on_gpu.pixels(make_task(edges, **SMALL), placement="group_offload")
+    key = on_gpu.load(edges, "group_offload").transformer_key
+    on_gpu.load(micro, "group_offload")
+    part = on_gpu.store._parts[key]
     slots = len(part._own)
-    desk.residency._drop(["control/edges"])
+    on_gpu.residency._drop(["control/edges"])
     gc.collect()
     assert len(part._own) < slots
     assert all(len(modules) == 1 for modules, _ in part._blocks)
-    assert desk.draw(micro, make_task(micro, **SMALL), "group_offload") == without_gpu["micro"]
-    assert desk.draw(edges, make_task(edges, **SMALL), "group_offload") == without_gpu["edges"]
+    assert (
+        on_gpu.pixels(make_task(micro, **SMALL), placement="group_offload") == without_gpu["micro"]
+    )
+    assert (
+        on_gpu.pixels(make_task(edges, **SMALL), placement="group_offload") == without_gpu["edges"]
+    )
 
 
 @every_placement
 def test_a_cancel_and_a_lora_on_top_leave_both_as_they_were(
-    desk, without_gpu, put, micro, edges, placement
+    on_gpu, without_gpu, put, micro, edges, placement
 ):
     striped = put("striped")
     with pytest.raises(JobCancelledError):
-        desk.draw(edges, make_task(edges, **SMALL), placement, stop_after=1)
-    with_lora = desk.draw(edges, make_task(edges, **SMALL), placement, striped)
+        on_gpu.draw(make_task(edges, **SMALL), placement=placement, stop_after=1)
+    with_lora = on_gpu.pixels(make_task(edges, **SMALL), placement=placement, loras=(striped,))
     assert with_lora != without_gpu["edges"]
-    assert desk.draw(micro, make_task(micro, **SMALL), placement) == without_gpu["micro"]
-    assert desk.draw(edges, make_task(edges, **SMALL), placement) == without_gpu["edges"]
-    again = desk.draw(edges, make_task(edges, **SMALL), placement, striped)
-    assert np.array_equal(np.frombuffer(again, np.uint8), np.frombuffer(with_lora, np.uint8))
+    assert on_gpu.pixels(make_task(micro, **SMALL), placement=placement) == without_gpu["micro"]
+    assert on_gpu.pixels(make_task(edges, **SMALL), placement=placement) == without_gpu["edges"]
+    again = on_gpu.pixels(make_task(edges, **SMALL), placement=placement, loras=(striped,))
+    assert again == with_lora

@@ -42,12 +42,10 @@ def row(micro, micro_gguf):
 
 
 @pytest.fixture
-def drawn(bench, row, task_for, recorder, images):
+def drawn(fresh, row, task_for, images):
     def draw(precision, *, again=False):
         if precision not in images or again:
-            recorder.images.clear()
-            spec = row(precision)
-            images[precision] = bench.draw(spec, task_for(spec), recorder).images[0].astype(int)
+            images[precision] = fresh.draw(task_for(row(precision))).images[0].astype(int)
         return images[precision]
 
     return draw
@@ -64,9 +62,9 @@ def test_an_image_is_close_to_the_one_of_bf16_and_the_same_each_time(drawn, prec
 @pytest.mark.parametrize(
     ("precision", "of_bf16"), [("fp8", 0.7), ("int8", 0.6), ("fp8wo", 0.6), ("q4_0", 0.4)]
 )
-def test_it_takes_less_memory(bench, row, precision, of_bf16):
+def test_it_takes_less_memory(fresh, row, precision, of_bf16):
     def held_bytes(name):
-        slots = slots_of(bench.load(row(name)).pipe.transformer)
+        slots = slots_of(fresh.load(row(name)).pipe.transformer)
         return sum(nbytes_of(slot.tensor) for slot in slots)
 
     assert held_bytes(precision) < of_bf16 * held_bytes("bf16")
@@ -98,7 +96,7 @@ def wide_rows(micro_folder, tmp_path):
 
 @pytest.mark.parametrize("block_type", SCALES)
 def test_k_blocks_are_unpacked_as_gguf_itself_does_and_drawn_with(
-    bench, micro, tmp_path, wide_rows, block_type, task_for, recorder
+    fresh, micro, tmp_path, wide_rows, block_type, task_for
 ):
     from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
 
@@ -108,12 +106,12 @@ def test_k_blocks_are_unpacked_as_gguf_itself_does_and_drawn_with(
     assert len(unpacked) > 20
     changes = {"gguf": path, "precision": block_type.lower(), "folder": str(folder)}
     spec = micro.model_copy(update=changes)
-    transformer = bench.load(spec).pipe.transformer
+    transformer = fresh.load(spec).pipe.transformer
     for name, expected in unpacked.items():
         ours = dequantize_gguf_tensor(transformer.get_parameter(name)).float().numpy()
         # diffusers multiplies in 16 bit.
         assert np.allclose(ours, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max()), name
-    drawn = bench.draw(spec, task_for(spec, steps=1), recorder).images[0]
+    drawn = fresh.draw(task_for(spec, steps=1)).images[0]
     assert drawn.std() > 5
 
 
@@ -276,15 +274,15 @@ def test_loading_can_be_stopped_between_two_tensors(row, snapshot, precision, mo
     assert not said[-1].endswith("100 %")
 
 
-def test_a_pipeline_whose_loading_was_stopped_leaves_nothing_behind(bench, micro):
+def test_a_pipeline_whose_loading_was_stopped_leaves_nothing_behind(fresh, micro):
     def stop(message):
         if message.startswith("loading transformer,"):
             raise JobCancelledError("The job was cancelled.")
 
     with pytest.raises(JobCancelledError):
-        bench.residency.pipeline(micro, "resident", stop)
-    assert len(bench.residency.store) == 0
-    assert bench.load(micro).pipe.transformer is not None
+        fresh.residency.pipeline(micro, "resident", stop)
+    assert len(fresh.residency.store) == 0
+    assert fresh.load(micro).pipe.transformer is not None
 
 
 def bfl_names_of_flux1(state):
@@ -397,9 +395,9 @@ def test_a_file_of_black_forest_labs_is_read_into_the_same_tensors(tmp_path):
     assert said[-1].endswith(" MB, 100 %")
 
 
-def test_the_fingerprint_of_a_file_is_of_what_it_holds(bench, row, micro, micro_gguf, tmp_path):
+def test_the_fingerprint_of_a_file_is_of_what_it_holds(fresh, row, micro, micro_gguf, tmp_path):
     copy = shutil.copy(micro_gguf("Q8_0"), tmp_path / "another-name.gguf")
-    first = bench.load(row("q8_0"))
-    again = bench.load(row("q8_0").model_copy(update={"gguf": copy}))
+    first = fresh.load(row("q8_0"))
+    again = fresh.load(row("q8_0").model_copy(update={"gguf": copy}))
     assert again.weights_sha256 == first.weights_sha256
-    assert again.weights_sha256 != bench.load(micro).weights_sha256
+    assert again.weights_sha256 != fresh.load(micro).weights_sha256

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from flux_mcp.errors import JobCancelledError, WeightsInvalidError
-from flux_mcp.models.hub.cache import LARGE_TEXT_ENCODERS, Snapshot
-from flux_mcp.pipelines.loading.encoders import GGUF_ARCHITECTURES
+from flux_mcp.models.families import PART_CLASSES
+from flux_mcp.models.hub.cache import Snapshot
 from flux_mcp.pipelines.loading.loaders import load_part
-from flux_mcp.pipelines.loading.part_files import ALLOWED_CLASSES, PartFiles
+from flux_mcp.pipelines.loading.part_files import PartFiles
 from tests.pipelines.loading.conftest import tensors_of
 from tests.pipelines.loading.gguf_files import write_gguf
 from tests.pipelines.loading.tiny_flux2 import klein_row
@@ -18,16 +18,18 @@ from tests.pipelines.loading.tiny_flux2 import klein_row
 pytestmark = pytest.mark.usefixtures("torch_here")
 
 
-def test_what_a_file_may_stand_for_is_what_can_be_read_from_one():
-    texts = {name for (_, name), (_, loader) in ALLOWED_CLASSES.items() if loader == "text"}
-    assert set(GGUF_ARCHITECTURES) == LARGE_TEXT_ENCODERS < texts
+def test_only_large_text_encoders_are_read_from_gguf_files():
+    texts = {name for name, part in PART_CLASSES.items() if part.loader == "text"}
+    packed = {name for name, part in PART_CLASSES.items() if part.gguf is not None}
+    assert packed < texts
+    assert all(hasattr(gguf.MODEL_ARCH, PART_CLASSES[name].gguf) for name in packed)
 
 
 def encoder_gguf(path, folder, class_name, block_type):
     """Write the weights of a folder as llama.cpp's converter names them."""
     layers = json.loads((folder / "config.json").read_text())
     blocks = layers.get("num_hidden_layers") or layers["num_layers"]
-    architecture = getattr(gguf.MODEL_ARCH, GGUF_ARCHITECTURES[class_name])
+    architecture = getattr(gguf.MODEL_ARCH, PART_CLASSES["transformers", class_name].gguf)
     names = gguf.get_tensor_name_map(architecture, blocks)
     tensors = {
         names.get_name(name, try_suffixes=(".weight",)): values
@@ -154,12 +156,11 @@ def test_another_encoders_gguf_file_is_refused(t5, qwen3, tmp_path):
 
 
 def test_an_image_is_drawn_with_an_encoder_of_another_precision(
-    bench, micro, task_for, recorder, t5, tmp_path
+    fresh, micro, task_for, t5, tmp_path
 ):
     def drawn(**changes):
-        recorder.images.clear()
         spec = micro.model_copy(update={"precision": "bf16", **changes})
-        return bench.draw(spec, task_for(spec), recorder).images[0].astype(int)
+        return fresh.draw(task_for(spec)).images[0].astype(int)
 
     path = encoder_gguf(tmp_path / "t5.gguf", t5.folder, t5.class_name, "Q8_0")
     exact = drawn()
@@ -181,11 +182,11 @@ def test_loading_an_encoder_can_be_stopped(t5, precision):
         load_part(t5, precision, report=stop)
 
 
-def test_a_text_precision_is_part_of_what_is_loaded(bench, klein_dir):
+def test_a_text_precision_is_part_of_what_is_loaded(fresh, klein_dir):
     row = klein_row("text2img", klein_dir / "klein", precision="bf16")
     snapshot = Snapshot(klein_dir / "klein", klein_dir / "klein", revision=None)
     assert snapshot.folder.is_dir()
-    plain = bench.load(row)
-    small = bench.load(row.model_copy(update={"id": "small", "text_precision": "int8"}))
-    assert bench.encoder(plain).text_encoder is not bench.encoder(small).text_encoder
+    plain = fresh.load(row)
+    small = fresh.load(row.model_copy(update={"id": "small", "text_precision": "int8"}))
+    assert fresh.encoder(plain).text_encoder is not fresh.encoder(small).text_encoder
     assert plain.pipe.transformer is small.pipe.transformer

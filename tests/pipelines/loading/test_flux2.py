@@ -14,12 +14,11 @@ from flux_mcp.errors import (
     WeightsInvalidError,
 )
 from flux_mcp.models.hub.cache import Snapshot
-from flux_mcp.pipelines import previews
-from flux_mcp.pipelines.families.flux2 import adapter_for
+from flux_mcp.pipelines.families.family import adapter_for, family_of
 from flux_mcp.pipelines.loading.loaders import load_part
 from flux_mcp.pipelines.loading.part_files import list_parts
 from flux_mcp.pipelines.texts import encode_text, steered_from
-from tests.pipelines.conftest import image as picture
+from tests.pipelines.harness import image as picture
 from tests.pipelines.loading.tiny_flux2 import klein_row
 
 pytestmark = pytest.mark.usefixtures("torch_here")
@@ -53,14 +52,8 @@ def task(spec, task_for):
 
 
 @pytest.fixture
-def drawn(bench, spec, recorder):
-    def draw(task, **watching):
-        recorder.images.clear()
-        recorder.steps.clear()
-        recorder.previews.clear()
-        return bench.draw(spec, task, recorder, **watching)
-
-    return draw
+def drawn(fresh):
+    return fresh.draw
 
 
 def test_it_renders_the_size_of_the_plan_and_reports_each_step(drawn, task):
@@ -71,17 +64,12 @@ def test_it_renders_the_size_of_the_plan_and_reports_each_step(drawn, task):
     assert (result.images[0] != result.images[1]).any()
 
 
-def test_it_stops_within_a_step_and_draws_the_same_pixels_afterwards(drawn, task):
-    before = drawn(task).images[0]
+def test_it_stops_within_a_step_and_draws_the_same_pixels_afterwards(fresh, task):
+    before = fresh.pixels(task)
     with pytest.raises(JobCancelledError):
-        drawn(task, stop_after=2, preview_every=0)
-    assert drawn(task).images[0].tobytes() == before.tobytes()
-
-
-def test_a_stopped_pass_reported_no_step_more(bench, spec, task, recorder):
-    with pytest.raises(JobCancelledError):
-        bench.draw(spec, task, recorder, stop_after=2, preview_every=0)
-    assert recorder.steps == [1, 2]
+        fresh.draw(task, stop_after=2)
+    assert fresh.last.steps == [1, 2]
+    assert fresh.pixels(task) == before
 
 
 def test_the_same_seed_gives_the_same_pixels_alone_or_as_one_of_several(drawn, task):
@@ -112,16 +100,17 @@ def test_its_previews_are_small_images(drawn, task):
             assert preview.size == size == (96, 160)
 
 
-def test_a_preview_shows_the_latents_that_will_be_decoded(bench, spec, task):
+def test_a_preview_shows_the_latents_that_will_be_decoded(fresh, spec, task):
     """Unpacked and freed of the batch statistics exactly as the pipeline does it."""
     import torch
 
-    resident, plan = bench.load(spec), task.plan
+    resident, plan = fresh.load(spec), task.plan
     pipe = resident.pipe
-    encoded = encode_text(bench.encoder(resident), plan.prompt, plan.max_sequence_length)
+    names = spec.family_spec.embeddings
+    encoded = encode_text(fresh.encoder(resident), names, plan.prompt, plan.max_sequence_length)
     if (away := steered_from(plan, resident)) is not None:
-        encoder = bench.encoder(resident)
-        negative = encode_text(encoder, away, plan.max_sequence_length)
+        encoder = fresh.encoder(resident)
+        negative = encode_text(encoder, names, away, plan.max_sequence_length)
         encoded |= {f"negative_{name}": tensor for name, tensor in negative.items()}
     packed = []
 
@@ -140,13 +129,13 @@ def test_a_preview_shows_the_latents_that_will_be_decoded(bench, spec, task):
         output_type="np",
         callback_on_step_end=keep,
     ).images
-    shown = previews.unpack(pipe, packed[-1], plan.width, plan.height)
+    shown = family_of(spec).unpack_latents(pipe, packed[-1], plan.width, plan.height)
     assert shown.shape == (32, 20, 12)
     with torch.no_grad():
         decoded = pipe.vae.decode(torch.from_numpy(shown)[None]).sample[0]
     ours = (decoded.permute(1, 2, 0).numpy() / 2 + 0.5).clip(0, 1)
     assert np.allclose(ours, expected[0], atol=1e-4)
-    colours = bench.residency.colours(bench.load(spec))
+    colours = fresh.residency.colours(fresh.load(spec))
     assert colours.weights.shape == (33, 3)
 
 
@@ -164,7 +153,7 @@ def test_it_draws_what_the_stock_call_draws(drawn, spec, task):
         for tensor in (*part.parameters(), *part.buffers()):
             tensor.data = tensor.data.clone()
     plan = task.plan
-    inputs = [Image.open(io.BytesIO(task.blobs[item.sha256])) for item in plan.inputs]
+    inputs = [Image.open(io.BytesIO(task.inputs[item.sha256])) for item in plan.inputs]
     # 200x100 is no multiple of 16: the stock pipeline would cut it, ours scales it.
     images = [inputs[0], inputs[1].resize((192, 96), Image.Resampling.LANCZOS)] if inputs else None
     expected = pipe(
@@ -183,38 +172,34 @@ def test_it_draws_what_the_stock_call_draws(drawn, spec, task):
 
 def edit(klein_dir, task_for, inputs):
     spec = klein_row("kontext", klein_dir / "klein")
-    return spec, task_for(spec, inputs=[("reference", image) for image in inputs])
+    return task_for(spec, inputs=[("reference", image) for image in inputs])
 
 
-def test_every_reference_changes_the_image_and_so_does_their_order(
-    bench, klein_dir, task_for, recorder
-):
+def test_every_reference_changes_the_image_and_so_does_their_order(fresh, klein_dir, task_for):
     one, other = picture(), Image.new("RGB", (128, 96), "red")
-    pictures = []
-    for inputs in ([one], [one, other], [other, one]):
-        recorder.images.clear()
-        pictures.append(bench.draw(*edit(klein_dir, task_for, inputs), recorder).images[0])
-    assert len({p.tobytes() for p in pictures}) == 3
+    drawn = {
+        fresh.pixels(edit(klein_dir, task_for, inputs))
+        for inputs in ([one], [one, other], [other, one])
+    }
+    assert len(drawn) == 3
 
 
 @pytest.mark.parametrize("size", [(40, 40), (1000, 100), (64, 1040)])
-def test_a_reference_that_is_too_small_or_too_narrow_is_refused(
-    bench, klein_dir, task_for, recorder, size
-):
+def test_a_reference_that_is_too_small_or_too_narrow_is_refused(fresh, klein_dir, task_for, size):
     with pytest.raises(InvalidImageError, match=f"{size[0]}x{size[1]} is too small or too narrow"):
-        bench.draw(*edit(klein_dir, task_for, [Image.new("RGB", size)]), recorder)
+        fresh.draw(edit(klein_dir, task_for, [Image.new("RGB", size)]))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (512, 64), (2000, 1500)])
-def test_a_reference_of_any_other_size_is_taken(bench, klein_dir, task_for, recorder, size):
-    spec, task = edit(klein_dir, task_for, [Image.new("RGB", size, "blue")])
-    result = bench.draw(spec, task.changed(steps=1), recorder)
+def test_a_reference_of_any_other_size_is_taken(fresh, klein_dir, task_for, size):
+    task = edit(klein_dir, task_for, [Image.new("RGB", size, "blue")])
+    result = fresh.draw(task, steps=1)
     assert result.images[0].shape == (128, 128, 3)
 
 
-def test_an_edit_without_a_reference_is_refused(bench, klein_dir, task_for, recorder):
+def test_an_edit_without_a_reference_is_refused(fresh, klein_dir, task_for):
     with pytest.raises(InvalidRequestError, match="needs a reference"):
-        bench.draw(*edit(klein_dir, task_for, []), recorder)
+        fresh.draw(edit(klein_dir, task_for, []))
 
 
 def test_a_kind_that_the_family_has_not_is_refused(klein_dir):
@@ -228,16 +213,16 @@ def test_a_kind_that_the_family_has_not_is_refused(klein_dir):
     [("klein", 4.0, False), ("base", 4.0, True), ("base", 1.0, False), ("dev", 4.0, False)],
 )
 def test_only_the_base_model_with_guidance_compares_with_the_empty_prompt(
-    bench, klein_dir, task_for, weights, guidance, compares
+    fresh, klein_dir, task_for, weights, guidance, compares
 ):
     row = klein_row("text2img", klein_dir / weights, **WEIGHTS[weights])
     plan = task_for(row, guidance=guidance).plan
-    assert (steered_from(plan, bench.load(row)) == "") is compares
+    assert (steered_from(plan, fresh.load(row)) == "") is compares
 
 
-def test_whether_a_pipeline_is_distilled_comes_from_its_own_file(bench, klein_dir):
-    assert bench.load(klein_row("text2img", klein_dir / "klein")).pipe.config.is_distilled is True
-    base = bench.load(klein_row("text2img", klein_dir / "base", **BASE)).pipe
+def test_whether_a_pipeline_is_distilled_comes_from_its_own_file(fresh, klein_dir):
+    assert fresh.load(klein_row("text2img", klein_dir / "klein")).pipe.config.is_distilled is True
+    base = fresh.load(klein_row("text2img", klein_dir / "base", **BASE)).pipe
     assert base.config.is_distilled is False
 
 

@@ -4,11 +4,7 @@ import pytest
 
 from flux_mcp.errors import UnsupportedOptionError
 from flux_mcp.models.formats import format_of, load_formats
-from flux_mcp.models.loras.library import open_loras
 from flux_mcp.pipelines import loras as putting_on
-from flux_mcp.pipelines.loras.adapters import Adapters
-from flux_mcp.requests.plan import PlanLora
-from tests.models.lora_files import put_striped
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
@@ -20,29 +16,13 @@ MADE_ON_CPU = [
 
 
 @pytest.fixture
-def striped(settings, registry):
-    folder = settings.paths.loras
-    folder.mkdir(parents=True, exist_ok=True)
-    put_striped(folder, "striped")
-    sha256 = open_loras(settings, registry).find("striped").sha256
-    return PlanLora(name="striped", sha256=sha256, weight=1.0)
+def striped(put):
+    return put("striped")
 
 
 @pytest.fixture
-def adapters(settings):
-    return Adapters(settings.paths.loras)
-
-
-@pytest.fixture
-def drawn(bench, task_for, recorder, adapters):
-    def draw(spec, *loras):
-        recorder.images.clear()
-        resident = bench.load(spec)
-        adapters.prepare(loras, resident, lambda _message: None)
-        with adapters.active(loras, resident):
-            return bench.draw(spec, task_for(spec), recorder).images[0].tobytes()
-
-    return draw
+def drawn(fresh, task_for):
+    return lambda spec, *loras: fresh.pixels(task_for(spec, loras=loras))
 
 
 @pytest.mark.parametrize(

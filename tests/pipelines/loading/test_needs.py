@@ -102,9 +102,9 @@ def test_a_package_that_is_too_old_is_refused_with_both_versions(monkeypatch):
     assert not formats.has_extra("gguf")
 
 
-def test_nothing_is_loaded_or_evicted_before_the_refusal(bench, micro):
-    bench.load(micro)
+def test_nothing_is_loaded_or_evicted_before_the_refusal(fresh, micro):
+    fresh.load(micro)
     with pytest.raises(FormatUnsupportedError):
-        bench.load(micro.model_copy(update={"precision": "nf4", "id": "micro"}))
-    assert not any("nf4" in line for line in bench.said)
-    assert len([line for line in bench.said if line == "checking weights"]) == 1
+        fresh.load(micro.model_copy(update={"precision": "nf4", "id": "micro"}))
+    assert not any("nf4" in line for line in fresh.said)
+    assert len([line for line in fresh.said if line == "checking weights"]) == 1

@@ -5,14 +5,10 @@ import pytest
 from flux_mcp.errors import JobCancelledError
 from flux_mcp.models.formats import format_of, load_formats
 from flux_mcp.models.hub.cache import require_snapshot
-from flux_mcp.models.loras.library import open_loras
 from flux_mcp.models.parts import PLACEMENTS
 from flux_mcp.pipelines.loading.loaders import load_part
 from flux_mcp.pipelines.loading.part_files import list_parts
-from flux_mcp.requests.plan import PlanLora
-from tests.models.lora_files import put_striped
-from tests.pipelines.conftest import image
-from tests.pipelines.desk import Desk
+from tests.pipelines.harness import AMPLE_BYTES, Studio, image
 from tests.pipelines.loading.tiny_flux2 import klein_row
 
 pytestmark = pytest.mark.usefixtures("torch_here")
@@ -30,14 +26,14 @@ FORMATS = [
 
 
 @pytest.fixture
-def desk(settings, registry):
-    return Desk(settings, tuple(registry))
+def on_gpu(settings):
+    return Studio(settings, gpu_bytes=AMPLE_BYTES)
 
 
 @pytest.fixture
-def without_gpu(bench, recorder):
+def without_gpu(fresh):
     """Draws where nothing moves."""
-    return lambda spec, task: bench.draw(spec, task, recorder).images[0].tobytes()
+    return fresh.pixels
 
 
 @pytest.fixture
@@ -54,30 +50,26 @@ def row_in(micro, micro_gguf):
 
 
 @pytest.fixture
-def striped(settings, registry):
-    folder = settings.paths.loras
-    folder.mkdir(parents=True, exist_ok=True)
-    put_striped(folder, "striped")
-    sha256 = open_loras(settings, registry).find("striped").sha256
-    return PlanLora(name="striped", sha256=sha256, weight=1.0)
+def striped(put):
+    return put("striped")
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_that_streams_draws_the_same_in_every_placement(
-    desk, without_gpu, task_for, row_in, striped, name
+    on_gpu, without_gpu, task_for, row_in, striped, name
 ):
     spec = row_in(name)
     assert format_of(name).streams
     task = task_for(spec, **SMALL)
-    expected = without_gpu(spec, task)
+    expected = without_gpu(task)
     loras = [striped] if format_of(name).takes_loras else []
-    changed = desk.draw(spec, task, "resident", *loras)
+    changed = on_gpu.pixels(task, placement="resident", loras=loras)
     for placement in (*PLACEMENTS, "model_offload"):
-        assert desk.draw(spec, task, placement) == expected, placement
-        assert desk.draw(spec, task, placement, *loras) == changed, placement
+        assert on_gpu.pixels(task, placement) == expected, placement
+        assert on_gpu.draw(spec, task, placement=placement, loras=loras) == changed, placement
     with pytest.raises(JobCancelledError):
-        desk.draw(spec, task, "block_stream", stop_after=1)
-    assert desk.draw(spec, task, "block_stream") == expected
+        on_gpu.draw(task, placement="block_stream", stop_after=1)
+    assert on_gpu.pixels(task, placement="block_stream") == expected
 
 
 @pytest.mark.parametrize("name", ["int8", "bf16", "fp8", "q8_0"])
@@ -98,8 +90,8 @@ def test_a_transformer_made_block_by_block_is_the_one_made_at_once(
 
 
 def test_a_format_that_cannot_stream_is_not_planned_to(micro):
-    from flux_mcp.models.memory import Holding
-    from flux_mcp.models.planning.candidates import full_load_support
+    from flux_mcp.models.memory import LoadedAs
+    from flux_mcp.models.planning.support import full_load_support
     from flux_mcp.pipelines.memory.residency import leaner
 
     engine = full_load_support()
@@ -107,7 +99,7 @@ def test_a_format_that_cannot_stream_is_not_planned_to(micro):
         can = [
             placement
             for placement in PLACEMENTS
-            if engine.can_hold(micro, Holding(name, "bf16", placement))
+            if engine.can_load_as(micro, LoadedAs(name, "bf16", placement))
         ]
         streams = format_of(name).streams
         assert can == list(PLACEMENTS if streams else PLACEMENTS[:2])
@@ -118,7 +110,7 @@ def test_a_format_that_cannot_stream_is_not_planned_to(micro):
 @pytest.mark.parametrize("kind", ["text2img", "kontext"])
 @pytest.mark.parametrize("weights", ["klein", "dev"])
 def test_flux2_draws_the_same_in_every_placement(
-    desk, without_gpu, task_for, klein_dir, kind, weights
+    on_gpu, without_gpu, task_for, klein_dir, kind, weights
 ):
     changes = {}
     if weights == "dev":
@@ -126,13 +118,14 @@ def test_flux2_draws_the_same_in_every_placement(
     spec = klein_row(kind, klein_dir / weights, **changes)
     inputs = [("reference", image())] if kind == "kontext" else []
     task = task_for(spec, inputs=inputs, **SMALL)
-    expected = without_gpu(spec, task)
+    expected = without_gpu(task)
     for placement in PLACEMENTS:
-        assert desk.draw(spec, task, placement) == expected, placement
+        assert on_gpu.pixels(task, placement=placement) == expected, placement
         with pytest.raises(JobCancelledError):
-            desk.draw(spec, task, placement, stop_after=1)
-        assert desk.draw(spec, task, placement) == expected, placement
+            on_gpu.draw(task, placement=placement, stop_after=1)
+        assert on_gpu.pixels(task, placement=placement) == expected, placement
     tiled = [
-        desk.draw(spec, task.changed(vae_tile_px=tile_px), "resident") for tile_px in (512, 32)
+        on_gpu.pixels(task.changed(vae_tile_px=tile_px), placement="resident")
+        for tile_px in (512, 32)
     ]
     assert (tiled[0] == expected, tiled[1] == expected) == (True, False)

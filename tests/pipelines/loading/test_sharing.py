@@ -24,10 +24,10 @@ def storages(module):
     return found
 
 
-def everything(bench, row):
+def everything(fresh, row):
     """Everything a row is drawn with; text encoders come when a prompt must be encoded."""
-    resident = bench.load(row)
-    encoder = bench.encoder(resident).components
+    resident = fresh.load(row)
+    encoder = fresh.encoder(resident).components
     drawn_by = resident.pipe.components
     return SimpleNamespace(**{name: drawn_by[name] or encoder[name] for name in drawn_by})
 
@@ -35,15 +35,15 @@ def everything(bench, row):
 SHARED = ("vae", "text_encoder", "text_encoder_2")
 
 
-def test_five_kinds_are_four_transformers_and_one_of_everything_else(bench, registry):
-    pipes = [everything(bench, registry.find(kind, "micro")) for kind in KINDS]
+def test_five_kinds_are_four_transformers_and_one_of_everything_else(fresh, registry):
+    pipes = [everything(fresh, registry.find(kind, "micro")) for kind in KINDS]
     for name in SHARED:
         assert len({frozenset(storages(getattr(pipe, name))) for pipe in pipes}) == 1, name
         assert len({id(getattr(pipe, name)) for pipe in pipes}) == 1, name
     for name in ("tokenizer", "tokenizer_2"):
         assert len({id(getattr(pipe, name)) for pipe in pipes}) == 1, name
     assert len({frozenset(storages(pipe.transformer)) for pipe in pipes}) == 4
-    loads = [line for line in bench.said if line.startswith("loading") and "," not in line]
+    loads = [line for line in fresh.said if line.startswith("loading") and "," not in line]
     assert sorted(loads) == sorted(
         ["loading transformer"] * 4
         + [f"loading {name}" for name in (*SHARED, "tokenizer", "tokenizer_2")]
@@ -51,7 +51,7 @@ def test_five_kinds_are_four_transformers_and_one_of_everything_else(bench, regi
     )
 
 
-def test_precisions_of_a_transformer_share_everything_else(bench, registry, micro, micro_gguf):
+def test_precisions_of_a_transformer_share_everything_else(fresh, registry, micro, micro_gguf):
     def held(kind, **changes):
         # Under names of their own, so that none takes another's place.
         row = registry.find(kind, "micro")
@@ -70,7 +70,7 @@ def test_precisions_of_a_transformer_share_everything_else(bench, registry, micr
         held("fill", precision="bf16"),
         held("kontext", precision="int8"),
     ]
-    pipes = [everything(bench, row) for row in rows]
+    pipes = [everything(fresh, row) for row in rows]
     for name in SHARED:
         assert len({frozenset(storages(getattr(pipe, name))) for pipe in pipes}) == 1, name
     transformers = [storages(pipe.transformer) for pipe in pipes]
@@ -78,21 +78,21 @@ def test_precisions_of_a_transformer_share_everything_else(bench, registry, micr
     assert sum(map(len, transformers)) == len(set.union(*transformers))
 
 
-def test_text_precisions_share_the_transformer(bench, micro):
+def test_text_precisions_share_the_transformer(fresh, micro):
     rows = [
         micro.model_copy(
             update={"id": f"micro-{text}", "precision": "bf16", "text_precision": text}
         )
         for text in ("bf16", "int8", "fp8")
     ]
-    pipes = [everything(bench, row) for row in rows]
+    pipes = [everything(fresh, row) for row in rows]
     assert len({frozenset(storages(pipe.transformer)) for pipe in pipes}) == 1
     assert len({frozenset(storages(pipe.text_encoder)) for pipe in pipes}) == 1  # CLIP is small
     assert len({id(pipe.text_encoder_2) for pipe in pipes}) == 3
 
 
-def test_flux2_draws_and_edits_with_one_transformer(bench, klein_dir):
-    pipes = [everything(bench, klein_row(k, klein_dir / "klein")) for k in ("text2img", "kontext")]
+def test_flux2_draws_and_edits_with_one_transformer(fresh, klein_dir):
+    pipes = [everything(fresh, klein_row(k, klein_dir / "klein")) for k in ("text2img", "kontext")]
     for name in ("vae", "text_encoder", "transformer"):
         assert len({frozenset(storages(getattr(pipe, name))) for pipe in pipes}) == 1, name
     assert pipes[0].tokenizer is pipes[1].tokenizer

@@ -7,9 +7,9 @@ from flux_mcp.worker_protocol.messages import Done, Progress
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_tells_how_much_is_loaded_and_names_the_same_weights(studio, task_for, micro):
-    plain = await studio.draw(task_for(micro, precision="bf16"))
-    drawing = await studio.draw(task_for(micro, precision="fp8", text_precision="bf16"))
+async def test_it_tells_how_much_is_loaded_and_names_the_same_weights(worker, task_for, micro):
+    plain = await worker.draw(task_for(micro, precision="bf16"))
+    drawing = await worker.draw(task_for(micro, precision="fp8", text_precision="bf16"))
     assert isinstance(drawing.final, Done), drawing.final
     told = [event.message for event in drawing.of(Progress) if event.phase == "loading"]
     assert "loading transformer, 5 of 5 MB, 100 %" in told
@@ -18,9 +18,9 @@ async def test_it_tells_how_much_is_loaded_and_names_the_same_weights(studio, ta
     assert drawing.pixels != plain.pixels
 
 
-async def test_the_text_encoder_has_a_precision_of_its_own(studio, task_for, micro):
-    plain = await studio.draw(task_for(micro, precision="bf16"))
-    drawing = await studio.draw(task_for(micro, precision="bf16", text_precision="fp8"))
+async def test_the_text_encoder_has_a_precision_of_its_own(worker, task_for, micro):
+    plain = await worker.draw(task_for(micro, precision="bf16"))
+    drawing = await worker.draw(task_for(micro, precision="bf16", text_precision="fp8"))
     told = [event.message for event in drawing.of(Progress) if event.phase == "loading"]
     assert any(line.startswith("loading text_encoder_2,") for line in told)
     assert not any(line.startswith("loading transformer") for line in told)
@@ -29,11 +29,11 @@ async def test_the_text_encoder_has_a_precision_of_its_own(studio, task_for, mic
 
 @pytest.mark.parametrize("precision", ["nf4", "fp8dq", "svdq_nvfp4"])
 async def test_what_the_device_cannot_hold_fails_the_job_and_not_the_worker(
-    studio, task_for, micro, precision
+    worker, task_for, micro, precision
 ):
-    before = await studio.draw(task_for(micro))
-    refused = await studio.draw(task_for(micro, precision=precision))
+    before = await worker.draw(task_for(micro))
+    refused = await worker.draw(task_for(micro, precision=precision))
     assert refused.final.error.code == "format_unsupported"
     assert "Use one of: " in refused.final.error.hint
     assert refused.final.loaded == before.final.loaded
-    assert (await studio.draw(task_for(micro))).pixels == before.pixels
+    assert (await worker.draw(task_for(micro))).pixels == before.pixels
