@@ -125,7 +125,7 @@ async def _plan(client: Client, case: Case, seed: int) -> dict[str, Any]:
     found = await call(
         client, "flux_generate", {**_arguments(case, seed), "dry_run": True, "wait_s": 0}
     )
-    plan: dict[str, Any] = found["dry_run"]["plan"]
+    plan: dict[str, Any] = found["plan"]
     return plan
 
 

@@ -1,14 +1,16 @@
-"""Write the reference pages of docs/ from the code, and the schema of prompt packs.
+"""Write what is generated from the code: reference pages, the tool list, the schema of packs.
 
 python scripts/build_reference.py            write docs/tools.md, settings.md, errors.md,
-                                             prompting.md, models/README.md, clients/ and
-                                             packs/pack.schema.json
-python scripts/build_reference.py --check    fail if one of them is not what the code says
+                                             prompting.md, models/README.md, clients/,
+                                             packs/pack.schema.json and the tools.json that
+                                             servers publish
+python scripts/build_reference.py --check    fail if a page is not what the code says
 
 The pages are in reference/, a module for each; prompting.md is a text of the server, and here.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from reference.tools import tools_page
 from flux_mcp.cli.connect.clients import load_clients
 from flux_mcp.compose.guide import guide
 from flux_mcp.compose.manifest import SCHEMA_FILE, pack_schema_text
+from flux_mcp.server.published import TOOLS_FILE
+from flux_mcp.server.tools import described_tools
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PACKS = DOCS.parent / "packs"
@@ -38,6 +42,11 @@ def pages() -> dict[str, str]:
         "clients/README.md": clients_page(),
         **{f"clients/{client.id}.md": client_page(client) for client in load_clients()},
     }
+
+
+def tool_list_text() -> str:
+    """Return the text of tools.json."""
+    return json.dumps(described_tools(), indent=1, ensure_ascii=False) + "\n"
 
 
 def prompting_page() -> str:
@@ -68,6 +77,7 @@ def main() -> int:
             (DOCS / name).parent.mkdir(exist_ok=True)
             (DOCS / name).write_text(text, encoding="utf-8")
         (PACKS / SCHEMA_FILE).write_text(pack_schema_text(), encoding="utf-8")
+        TOOLS_FILE.write_text(tool_list_text(), encoding="utf-8")
         return 0
     old = stale()
     if old:

@@ -1,27 +1,39 @@
-"""docs/tools.md: what the tools take and give, from their schemas."""
+"""docs/tools.md: what the tools take and give, from the models of arguments and answers."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flux_mcp.requests.schemas import DRAW_REQUESTS
 from flux_mcp.server.results import MAX_PREVIEW_BYTES, MAX_PREVIEWS
-from flux_mcp.server.tools import TOOLS, ToolRow, input_schema, output_schema
+from flux_mcp.server.tools import TOOLS, ToolRow, inlined
+from flux_mcp.service.answers import FindingAnswer, LoraAnswer, TokensAnswer
 from flux_mcp.settings.sources import Schema, default_of, kind_of
 from reference.markdown import NOTE, page, table
+
+DETAILS = """\
+- `aspect_ratio` keeps the model's usual number of pixels; `width` and `height` are given together.
+- `seed`: image n of several gets `seed` + n - 1; a random seed is told with the result.
+- `pack.variables` may also be an object, `{"light": "dawn"}`. A choice is the name of one, `*` for any, or several with weights, `noir:3|pastel:1`; what is left to chance is decided by the seed of each image. See [packs.md](packs.md).
+- `negative_prompt` doubles the time, and is refused where the model cannot. Say what you do want in the prompt.
+- `loras` are add-ons that teach a model a style or a thing; the resource of each gives the words a prompt needs for it. See [loras.md](loras.md).
+- `batched` is a little faster on large GPUs; pixels differ slightly from those of images generated alone.
+- `step_cache` skips work in steps that change little: other pixels than without, not for models of few steps, nor for final images.
+- `wait_s` of 0 answers at once. `dry_run` queues nothing. With an `idempotency_key`, a repeated call returns the same job."""  # noqa: E501 - a paragraph of Markdown is one line
 
 
 def tools_page() -> str:
     """Return what the eight tools take and give."""
     drawing = [row for row in TOOLS if row.request in DRAW_REQUESTS.values()]
-    common_names = _common([input_schema(row.request)["properties"] for row in drawing])
-    shared = input_schema(drawing[0].request)
+    common_names = _common([_arguments(row)["properties"] for row in drawing])
+    shared = _arguments(drawing[0])
     lines = [
         NOTE,
         "# The tools",
         (
             f"{len(TOOLS)} tools, always listed in this order. "
             "This page says what they take and what they give; the [README](../README.md) says "
-            "what they are for."
+            "what they are for. What is published to a calling model is shorter: "
+            "[tools.json](../src/flux_mcp/server/tools.json)."
         ),
         (
             "An argument of another name, type or range is refused, not repaired: the answer is a "
@@ -41,16 +53,20 @@ def tools_page() -> str:
             "JSON);\n"
             "- **structured content** as listed under [Answers](#answers), with a published schema."
         ),
-        "## Arguments the drawing tools share",
+        "## Arguments that five tools share",
         f"{', '.join(f'`{row.name}`' for row in drawing)} all take these.",
         _fields(shared, only=common_names),
+        DETAILS,
         *(_tool(row, common_names if row in drawing else frozenset()) for row in TOOLS),
         "## Answers",
         (
             "Structured content; the command line prints the same objects with `--json`. "
-            "`null` is a value here."
+            "Every key is always there, and `null` is a value; a later version may add keys."
         ),
-        *(_answer(model) for model in dict.fromkeys(row.answer for row in TOOLS)),
+        *(_answer(model) for model in dict.fromkeys(one for row in TOOLS for one in row.answers)),
+        "### Parts of a dry run",
+        "Published as objects only; these are their keys.",
+        *(_answer(model) for model in (FindingAnswer, TokensAnswer, LoraAnswer)),
     ]
     return page(lines)
 
@@ -62,19 +78,23 @@ def _common(properties: Sequence[Schema]) -> frozenset[str]:
     )
 
 
+def _arguments(row: ToolRow) -> Schema:
+    return inlined(row.request.model_json_schema())
+
+
 def _tool(row: ToolRow, without: frozenset[str]) -> str:
-    schema = input_schema(row.request)
+    schema = _arguments(row)
     own = frozenset(schema["properties"]) - without
-    beside = (
-        " Beside the [shared arguments](#arguments-the-drawing-tools-share):" if without else ""
-    )
-    answer = f"Answer: [`{row.answer.__name__}`](#{row.answer.__name__.lower()}).{beside}"
+    beside = " Beside the [shared arguments](#arguments-that-five-tools-share):" if without else ""
+    names = (f"[`{one.__name__}`](#{one.__name__.lower()})" for one in row.answers)
+    answer = f"Answer: {' or '.join(names)}.{beside}"
     return "\n\n".join([f"## {row.name}", row.description, answer, _fields(schema, only=own)])
 
 
 def _answer(model: Any) -> str:
     about = (model.__doc__ or "").strip().splitlines()[0]
-    return "\n\n".join([f"### {model.__name__}", about, _fields(output_schema(model), answer=True)])
+    schema = inlined(model.model_json_schema(mode="serialization"))
+    return "\n\n".join([f"### {model.__name__}", about, _fields(schema, answer=True)])
 
 
 def _fields(schema: Schema, *, only: frozenset[str] | None = None, answer: bool = False) -> str:
@@ -83,8 +103,11 @@ def _fields(schema: Schema, *, only: frozenset[str] | None = None, answer: bool 
     for name, field, is_required in _walk(schema):
         if only is not None and name.split(".")[0].removesuffix("[]") not in only:
             continue
-        cells = [f"`{name}`", kind_of(field), field.get("description", "")]
+        kind = kind_of(field)
+        cells = [f"`{name}`", kind, field.get("description", "")]
         if not answer:
+            # Null is said by leaving an argument out.
+            cells[1] = kind.removesuffix(" or null")
             cells.insert(2, "required" if is_required else default_of(field))
         rows.append(cells)
     return table(*names, rows=rows)

@@ -10,7 +10,13 @@ import psutil
 import pytest
 
 from flux_mcp import __version__
-from flux_mcp.service.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
+from flux_mcp.service.answers import (
+    CancelAnswer,
+    DryRunAnswer,
+    JobAnswer,
+    QueueAnswer,
+    SearchAnswer,
+)
 from flux_mcp.service.service import Service
 from tests.jobs.factories import make_plan_row
 from tests.server.images import keep_image, noise, queue_job, run_job
@@ -179,11 +185,10 @@ def test_a_step_cache_is_a_flag_of_generate(cli: Cli) -> None:
 def test_a_dry_run_shows_the_plan_and_queues_nothing(cli: Cli) -> None:
     text = cli("generate", "a circle", "--dry-run", "--seed", "3", "--aspect-ratio", "16:9")
     assert text.code == 0, text.err
-    assert "Would draw 1 image of 176x96 with micro in 8 steps" in text.out
+    assert "Would generate 1 image of 176x96 with micro in 8 steps" in text.out
     assert "seed 3. Nothing is queued." in text.out
-    answer = JobAnswer.model_validate(cli("generate", "a circle", "--dry-run", "--json").json)
-    assert answer.dry_run is not None
-    assert answer.job_id is None
+    answer = DryRunAnswer.model_validate(cli("generate", "a circle", "--dry-run", "--json").json)
+    assert answer.plan.prompt == "a circle"
     assert cli("jobs", "list", "--all", "--json").json == []
     assert "No job yet." in cli("jobs", "list", "--all").out
     assert "The gallery is empty." in cli("gallery", "search").out

@@ -7,7 +7,7 @@ from typing import Any
 from mcp import Client
 from mcp.types import CallToolResult
 
-from flux_mcp.service.answers import JobAnswer
+from flux_mcp.service.answers import DownloadAnswer, DryRunAnswer, JobAnswer, QueueAnswer
 
 FAST: dict[str, Any] = {"prompt": "a red circle", "width": 64, "height": 64, "steps": 4, "seed": 7}
 SLOW: dict[str, Any] = {
@@ -30,6 +30,28 @@ async def job(client: Client, tool: str, **arguments: Any) -> JobAnswer:
     result = await call(client, tool, **arguments)
     assert not result.is_error, result.content
     return JobAnswer.model_validate(result.structured_content)
+
+
+async def dry_run(client: Client, tool: str, **arguments: Any) -> DryRunAnswer:
+    result = await call(client, tool, **arguments, dry_run=True)
+    assert not result.is_error, result.content
+    return DryRunAnswer.model_validate(result.structured_content)
+
+
+async def queue(client: Client) -> QueueAnswer:
+    return QueueAnswer.model_validate((await call(client, "flux_get_job")).structured_content)
+
+
+async def download_until(
+    client: Client, download_id: str, reached: Callable[[DownloadAnswer], bool], tries: int = 600
+) -> DownloadAnswer:
+    """Ask for a download again and again until it has got somewhere."""
+    for _ in range(tries):
+        result = await call(client, "flux_get_job", job_id=download_id, wait_s=0.1)
+        answer = DownloadAnswer.model_validate(result.structured_content)
+        if reached(answer):
+            return answer
+    raise AssertionError(f"the download never got there: {answer}")
 
 
 async def cancel_call_while_drawing(client: Client, tool: str, **arguments: Any) -> None:
@@ -59,7 +81,7 @@ async def job_until(
     raise AssertionError(f"the job never got there: {answer}")
 
 
-def is_final(answer: JobAnswer) -> bool:
+def is_final(answer: JobAnswer | DownloadAnswer) -> bool:
     return answer.status in ("completed", "failed", "cancelled")
 
 

@@ -16,13 +16,13 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from flux_mcp.errors import UnknownJobError
 from flux_mcp.principals import acting_as
-from flux_mcp.service.answers import JobAnswer
+from flux_mcp.service.answers import DownloadAnswer
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.models.hub_server import Fault, HubServer
 from tests.models.pulls import SCHNELL, TOKEN, TRANSFORMER, alone, micro_files
 
-from .calls import FAST, call, is_final, job, job_until
+from .calls import FAST, call, download_until, is_final, job
 
 pytestmark = [
     pytest.mark.anyio,
@@ -80,8 +80,8 @@ async def ended(process: Process) -> tuple[int | None, str]:
     return process.returncode, (out + err).decode()
 
 
-def is_halfway(answer: JobAnswer) -> bool:
-    return answer.phase == "downloading" and answer.step >= 20
+def is_halfway(answer: DownloadAnswer) -> bool:
+    return answer.phase == "downloading" and answer.percent >= 20
 
 
 async def test_agents_watch_a_download_to_its_end(
@@ -90,11 +90,12 @@ async def test_agents_watch_a_download_to_its_end(
     hub.faults[TRANSFORMER] = [Fault(hold_after=3 * MIB)]
     async with serving(environment) as client:
         process, download_id = await begin(environment)
-        running = await job_until(client, download_id, is_halfway)
-        assert (running.status, running.model) == ("running", "flux1-schnell")
-        assert f"({running.step} %)" in (running.message or "")
+        running = await download_until(client, download_id, is_halfway)
+        assert (running.download_id, running.status) == (download_id, "running")
+        assert running.models == ("flux1-schnell",)
+        assert f"({running.percent} %)" in running.message
         queue = await call(client, "flux_get_job")
-        assert queue.structured_content["queue"]["downloads"] == [download_id]
+        assert queue.structured_content["downloads"] == [download_id]
         assert f"{download_id}: a download of weights runs" in queue.content[0].text
         told = await call(client, "flux_get_job", job_id=download_id, wait_s=0)
         assert f'Call flux_get_job with job_id "{download_id}"' in told.content[0].text
@@ -109,13 +110,13 @@ async def test_agents_watch_a_download_to_its_end(
 
         arguments = {"job_id": download_id, "wait_s": 60}
         done = await client.call_tool("flux_get_job", arguments, progress_callback=hear)
-        answer = JobAnswer.model_validate(done.structured_content)
-        assert (answer.status, answer.step, answer.error) == ("completed", 100, None)
-        assert "flux1-schnell can be drawn with" in done.content[0].text
+        answer = DownloadAnswer.model_validate(done.structured_content)
+        assert (answer.status, answer.percent, answer.error) == ("completed", 100, None)
+        assert "flux1-schnell can be used" in done.content[0].text
         assert any("MiB" in (message or "") for message in heard)
         assert (await ended(process))[0] == 0
         after = await call(client, "flux_get_job")
-        assert after.structured_content["queue"]["downloads"] == []
+        assert after.structured_content["downloads"] == []
 
 
 async def test_agents_cancel_a_download_and_what_came_is_kept(
@@ -124,12 +125,12 @@ async def test_agents_cancel_a_download_and_what_came_is_kept(
     hub.faults[TRANSFORMER] = [Fault(hold_after=3 * MIB)]
     async with serving(environment) as client:
         process, download_id = await begin(environment)
-        await job_until(client, download_id, is_halfway)
+        await download_until(client, download_id, is_halfway)
         cancelled = await call(client, "flux_cancel_job", job_id=download_id)
         assert cancelled.structured_content["stopping"] == [download_id]
         code, said = await ended(process)
         assert (code, "was cancelled. What was downloaded is kept" in said) == (1, True)
-        answer = await job_until(client, download_id, is_final)
+        answer = await download_until(client, download_id, is_final)
         assert answer.status == "cancelled"
         again = await call(client, "flux_cancel_job", job_id=download_id)
         assert again.structured_content["already_final"] == [download_id]
@@ -144,7 +145,7 @@ async def test_agents_read_why_a_download_failed_but_no_token(
     hub.accounts[TOKEN] = "ada"
     async with serving({**environment, "HF_TOKEN": TOKEN}) as client:
         process, download_id = await begin({**environment, "HF_TOKEN": TOKEN})
-        answer = await job_until(client, download_id, is_final)
+        answer = await download_until(client, download_id, is_final)
         assert (answer.status, answer.error.code) == ("failed", "gated")
         told = await call(client, "flux_get_job", job_id=download_id)
         assert "'ada'" in told.content[0].text

@@ -95,9 +95,9 @@ async def test_a_dry_run_says_what_they_are(client: Client) -> None:
         result.content[0].text
     )
     assert result.structured_content is not None
-    dry_run = result.structured_content["dry_run"]
-    (lora,) = dry_run["loras"]
-    assert LoraAnswer.model_validate(lora).sha256 == dry_run["plan"]["loras"][0]["sha256"]
+    (lora,) = result.structured_content["loras"]
+    planned = result.structured_content["plan"]["loras"][0]
+    assert LoraAnswer.model_validate(lora).sha256 == planned["sha256"]
 
 
 async def test_they_are_resources(client: Client, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Drawing with prompt packs: over MCP, with one real worker, into a real gallery."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from flux_mcp.gallery.provenance import from_png
 from flux_mcp.requests.plan import RenderPlan
 from flux_mcp.requests.schemas import SearchRequest
 from flux_mcp.server.app import build_server
-from flux_mcp.service.answers import ComposedAnswer, JobAnswer
+from flux_mcp.service.answers import ComposedAnswer, DryRunAnswer, JobAnswer
 from flux_mcp.service.service import Service
 from tests.compose.packs_on_disk import MANIFEST, write_pack
 from training.finding import background_of
 
-from .calls import FAST, call, job
+from .calls import FAST, call, dry_run, job
 from .test_semantics import colour, drawn_by_us, given, pixels, scene
 
 pytestmark = pytest.mark.anyio
@@ -55,9 +55,7 @@ def shapes(**variables: str) -> dict[str, Any]:
 
 async def composed_of(client: Client, tool: str = "flux_generate", **asked: Any) -> ComposedAnswer:
     """Return what a dry run says about the one prompt of a request."""
-    answer = await job(client, tool, **asked, dry_run=True)
-    assert answer.dry_run is not None
-    (composed,) = answer.dry_run.composed
+    (composed,) = (await dry_run(client, tool, **asked)).composed
     return composed
 
 
@@ -130,9 +128,7 @@ async def test_what_the_pack_wants_is_planned_unless_the_caller_says_otherwise(
     write_pack(own / "wide", quality="low", aspect_ratio="16:9", model="micro")
 
     async def plan(**asked: Any) -> RenderPlan:
-        answer = await job(client, "flux_generate", pack="wide", dry_run=True, **asked)
-        assert answer.dry_run is not None
-        return RenderPlan.model_validate(answer.dry_run.plan)
+        return (await dry_run(client, "flux_generate", pack="wide", **asked)).plan
 
     wanted = await plan()
     assert (wanted.quality, wanted.width, wanted.height) == ("low", 176, 96)
@@ -286,35 +282,31 @@ async def test_a_dry_run_judges_plain_words_as_well(client: Client) -> None:
 
 
 async def test_a_dry_run_without_words_has_nothing_to_judge(client: Client) -> None:
-    answer = await job(
-        client, "flux_variation", images=[given(drawn_by_us(scene("blue", "circle", "red")))],
-        dry_run=True,
-    )  # fmt: skip
-    assert answer.dry_run is not None
-    assert (answer.dry_run.composed, answer.prompt) == ((), "")
+    images = [given(drawn_by_us(scene("blue", "circle", "red")))]
+    answer = await dry_run(client, "flux_variation", images=images)
+    assert (answer.composed, answer.plan.prompt) == ((), "")
 
 
 async def test_a_dry_run_of_several_shows_each_different_prompt_once(client: Client) -> None:
     asked = {"pack": shapes(size="*"), "seed": 2, "count": 8}
-    answer = await job(client, "flux_generate", **asked, dry_run=True)
-    assert answer.dry_run is not None
-    prompts = answer.dry_run.plan["prompts"]
+    answer = await dry_run(client, "flux_generate", **asked)
+    prompts = answer.plan.prompts
     assert len(prompts) == 8
-    assert [one.prompt for one in answer.dry_run.composed] == list(dict.fromkeys(prompts))
-    assert 1 < len(answer.dry_run.composed) <= 3
+    assert [one.prompt for one in answer.composed] == list(dict.fromkeys(prompts))
+    assert 1 < len(answer.composed) <= 3
 
 
-@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("ask", [dry_run, job])
 async def test_a_prompt_the_model_cuts_is_told_with_the_words_it_never_reads(
-    client: Client, *, dry_run: bool
+    client: Client, ask: Callable[..., Awaitable[DryRunAnswer | JobAnswer]]
 ) -> None:
     words = ", ".join(f"shape number {number}" for number in range(90))
     for asked in ({"prompt": words}, {"pack": {"name": SHAPES, "extra": words}}):
-        answer = await job(client, "flux_generate", **QUICK, **asked, seed=1, dry_run=dry_run)
+        answer = await ask(client, "flux_generate", **QUICK, **asked, seed=1)
         (notice,) = [one for one in answer.notices if "tokens of a prompt" in one]
         assert "it is cut" in notice
         assert "number" in notice
-    short = await job(client, "flux_generate", **QUICK, prompt="a star", seed=1, dry_run=dry_run)
+    short = await ask(client, "flux_generate", **QUICK, prompt="a star", seed=1)
     assert not any("tokens" in notice for notice in short.notices)
 
 
@@ -361,9 +353,9 @@ async def test_all_five_tools_draw_with_a_pack(
 async def test_a_pack_of_another_kind_gives_its_words_and_says_whose_it_is(
     client: Client,
 ) -> None:
-    answer = await job(client, "flux_edit", pack=SHAPES, images=[picture()], dry_run=True)
-    assert answer.kind == "kontext"
-    assert answer.prompt == "a large red circle on a blue background in the center"
+    answer = await dry_run(client, "flux_edit", pack=SHAPES, images=[picture()])
+    assert answer.plan.kind == "kontext"
+    assert answer.plan.prompt == "a large red circle on a blue background in the center"
     assert "The pack 'micro-shapes' is made for flux_generate." in answer.notices
 
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
-from .calls import FAST, SLOW, call, draws, is_final, job, job_until
+from .calls import FAST, SLOW, call, draws, is_final, job, job_until, queue
 
 pytestmark = [
     pytest.mark.anyio,
@@ -295,9 +295,7 @@ async def test_a_client_that_vanishes_during_a_call_takes_its_job_along(
 
 
 async def queue_of(client: Client) -> list[Any]:
-    answer = await job(client, "flux_get_job")
-    assert answer.queue is not None
-    return list(answer.queue.jobs)
+    return list((await queue(client)).jobs)
 
 
 def stored_jobs(data: Path) -> list[dict[str, Any]]:

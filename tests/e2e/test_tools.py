@@ -28,9 +28,11 @@ from .calls import (
     call,
     cancel_call_while_drawing,
     draws,
+    dry_run,
     is_final,
     job,
     job_until,
+    queue,
 )
 
 pytestmark = pytest.mark.anyio
@@ -268,10 +270,9 @@ async def test_a_waiting_job_never_starts_once_cancelled(
         await job(modern, "flux_generate", **FAST, wait_s=0, session="never") for _ in range(2)
     ]
     assert [answer.position for answer in waiting] == [1, 2]
-    look = await job(modern, "flux_get_job")
-    assert look.queue is not None
-    assert look.queue.depth == 2
-    assert [line.job_id for line in look.queue.jobs] == [
+    look = await queue(modern)
+    assert look.depth == 2
+    assert [line.job_id for line in look.jobs] == [
         blocker.job_id,
         *(answer.job_id for answer in waiting),
     ]
@@ -382,11 +383,8 @@ async def test_a_dry_run_decides_everything_and_queues_nothing(
     client: Client, shared_service: Service
 ) -> None:
     newest = (await shared_service.recent_jobs(1))[:1]
-    answer = await job(client, "flux_generate", prompt="a star", aspect_ratio="3:2", dry_run=True)
-    assert answer.dry_run is not None
-    plan = RenderPlan.model_validate(answer.dry_run.plan)
+    plan = (await dry_run(client, "flux_generate", prompt="a star", aspect_ratio="3:2")).plan
     assert (plan.width, plan.height, plan.steps) == (160, 112, 8)
-    assert answer.job_id is None
     assert (await shared_service.recent_jobs(1))[:1] == newest
 
 
@@ -453,14 +451,13 @@ async def test_a_full_queue_refuses_with_a_number_and_a_time(
         for _ in range(2):
             await job(client, "flux_generate", **FAST, wait_s=0)
         refused = await call(client, "flux_generate", **FAST, wait_s=0)
-        look = await job(client, "flux_get_job")
+        look = await queue(client)
     await service.close()
     assert refused.is_error
     text = refused.content[0].text
     assert text.startswith("[queue_full] 2 jobs are waiting")
     assert "Try again in about" in text
-    assert look.queue is not None
-    assert look.queue.depth == 2
+    assert look.depth == 2
 
 
 async def test_kept_jobs_outlive_a_cancelled_call_where_settings_say_so(

@@ -24,7 +24,7 @@ from mcp.types import (
 
 from flux_mcp.service.answers import QueueAnswer
 from flux_mcp.storage.database import open_database
-from tests.e2e.calls import FAST, SLOW, call, draws, is_final, job, job_until
+from tests.e2e.calls import FAST, SLOW, call, draws, is_final, job, job_until, queue
 from tests.examples.processes import DEADLINE_S, Running, client_of, flux_mcp, router
 
 pytestmark = [
@@ -135,9 +135,7 @@ async def ended_job(upstream: Client, job_id: str) -> str:
 
 
 async def queue_of(client: Client) -> QueueAnswer:
-    answer = await job(client, "flux_get_job")
-    assert answer.queue is not None
-    return answer.queue
+    return await queue(client)
 
 
 async def test_the_lists_are_those_of_flux_mcp(client: Client, upstream: Client) -> None:

@@ -1,17 +1,25 @@
-"""What is published: exactly eight tools, in schemas every client can read."""
+"""What is published: exactly eight tools, small, in schemas every client can read."""
 
+import copy
 import json
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import pytest
+from mcp import Client
+from pydantic import ValidationError
 
-from flux_mcp.requests.schemas import FillRequest, GenerateRequest
-from flux_mcp.server.tools import input_schema, output_schema, published_tools
-from flux_mcp.service.answers import JobAnswer
+from flux_mcp.requests.schemas import EditRequest, FillRequest, GenerateRequest, VariationRequest
+from flux_mcp.server.app import build_server
+from flux_mcp.server.published import TOOLS_FILE, published_tools
+from flux_mcp.server.tools import TOOLS, described_tools, input_schema
+from flux_mcp.service.service import Service
+from flux_mcp.settings.settings import Settings
 
-SNAPSHOT = Path(__file__).with_name("tools.json")
+MAX_LIST_BYTES = 40_000
+MAX_READ_CHARACTERS = 18_000
+"""Of what a client hands to its model with each request: descriptions and input schemas."""
 NAMES = [
     "flux_generate",
     "flux_edit",
@@ -22,24 +30,44 @@ NAMES = [
     "flux_get_job",
     "flux_cancel_job",
 ]
+KEPT = {"type", "description", "properties", "required", "items", "enum", "default"} | {
+    "minimum", "maximum", "minItems", "maxItems",
+}  # fmt: skip
+"""What converters for Gemini, OpenAI and Anthropic keep; others they drop, or refuse the tool."""
 
 
-def walk(node: Any) -> list[Any]:
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
-    return [node, *(found for child in children for found in walk(child))]
+def compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def test_exactly_the_eight_tools_are_published_in_order() -> None:
-    assert [tool.name for tool in published_tools()] == NAMES
+def nodes(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield a schema and every schema inside it; names of properties are no keywords."""
+    yield schema
+    for inner in schema.get("properties", {}).values():
+        yield from nodes(inner)
+    for inner in (schema.get("items"), *schema.get("anyOf", ())):
+        if inner is not None:
+            yield from nodes(inner)
 
 
-def test_the_tool_list_is_the_one_agreed_on() -> None:
+def test_the_published_list_is_made_of_the_models() -> None:
     """The whole list as clients see it. A change here is a change for every client:
 
-    look at the difference, then write it with `python -m tests.server.test_schema`.
+    look at the difference, then write it with `python scripts/build_reference.py`.
     """
-    published = [tool.model_dump(mode="json", by_alias=True) for tool in published_tools()]
-    assert published == json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    assert json.loads(TOOLS_FILE.read_text(encoding="utf-8")) == described_tools()
+    assert [tool.name for tool in published_tools()] == NAMES == [row.name for row in TOOLS]
+
+
+@pytest.mark.anyio
+async def test_the_list_is_small_as_a_client_gets_it(settings: Settings) -> None:
+    async with Client(build_server(Service(settings, executes=False))) as client:
+        listed = await client.list_tools()
+    result = listed.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert [tool.name for tool in listed.tools] == NAMES
+    assert len(compact(result).encode()) <= MAX_LIST_BYTES
+    read = [tool["description"] + compact(tool["inputSchema"]) for tool in result["tools"]]
+    assert sum(map(len, read)) <= MAX_READ_CHARACTERS
 
 
 @pytest.mark.parametrize("tool", published_tools(), ids=lambda tool: tool.name)
@@ -47,9 +75,16 @@ def test_each_schema_is_valid_and_plain(tool: Any) -> None:
     for schema in (tool.input_schema, tool.output_schema):
         jsonschema.Draft202012Validator.check_schema(schema)
         assert schema["type"] == "object"
-        assert not any(isinstance(node, dict) and "$ref" in node for node in walk(schema))
-    assert tool.input_schema["additionalProperties"] is False
-    assert {"type": "null"} not in walk(tool.input_schema)
+        assert not any("$ref" in node or "$defs" in node for node in nodes(schema))
+    root, *inner = nodes(copy.deepcopy(tool.input_schema))
+    assert root.pop("additionalProperties") is False
+    for node in (root, *inner):
+        assert set(node) <= KEPT
+        assert isinstance(node["type"], str), "one type, never null"
+        assert node["type"] != "object" or node["properties"], (
+            "Gemini refuses an object of any keys"
+        )
+        assert node["type"] != "array" or node["items"]
     assert all(node.get("description") for node in tool.input_schema["properties"].values())
     assert 50 < len(tool.description) < 700
     assert tool.title
@@ -71,6 +106,7 @@ def test_optional_arguments_are_left_out_rather_than_null() -> None:
     assert "default" not in width
     fill = input_schema(FillRequest)
     assert fill["required"] == ["image", "mask"]
+    assert fill["properties"]["mask"]["properties"]["box"]["properties"]["x"]["type"] == "integer"
 
 
 def test_a_prompt_or_a_pack_is_asked_for_in_words() -> None:
@@ -81,15 +117,46 @@ def test_a_prompt_or_a_pack_is_asked_for_in_words() -> None:
     assert generate["properties"]["pack"]["required"] == ["name"]
 
 
-def test_nested_arguments_are_inlined() -> None:
-    mask = input_schema(FillRequest)["properties"]["mask"]
-    assert mask["properties"]["box"]["properties"]["x"]["type"] == "integer"
+def test_what_the_schema_leaves_out_the_server_still_checks() -> None:
+    """Lengths of texts, closed nested objects, exclusive bounds: the models have them all."""
+    box = {"x": 0, "y": 0, "width": 8, "height": 8}
+    for model, wrong in (
+        (GenerateRequest, {"prompt": "a" * 2001}),
+        (GenerateRequest, {"prompt": ""}),
+        (GenerateRequest, {"pack": {"name": "n" * 101}}),
+        (GenerateRequest, {"pack": {"name": "shapes", "colour": "red"}}),
+        (GenerateRequest, {"prompt": "a", "loras": [{"name": "striped", "scale": 1}]}),
+        (GenerateRequest, {"prompt": "a", "session": ""}),
+        (GenerateRequest, {"prompt": "a", "idempotency_key": "k" * 201}),
+        (EditRequest, {"prompt": "a", "images": [""]}),
+        (FillRequest, {"prompt": "a", "image": "i", "mask": {"box": {**box, "left": 1}}}),
+        (VariationRequest, {"images": ["i"], "strength": 0}),
+        (VariationRequest, {"images": [{"image": "i", "share": 1}]}),
+    ):
+        with pytest.raises(ValidationError):
+            model.model_validate(wrong)
 
 
-def test_every_answer_fits_its_schema() -> None:
-    jsonschema.validate(JobAnswer().model_dump(mode="json"), output_schema(JobAnswer))
+@pytest.mark.parametrize(
+    "variables",
+    [{"light": "dawn", "tag": "a=b"}, ["light=dawn", "tag=a=b"], '["light=dawn", " tag =a=b"]'],
+)
+def test_variables_are_pairs_or_an_object(variables: Any) -> None:
+    asked = GenerateRequest.model_validate({"pack": {"name": "shapes", "variables": variables}})
+    assert asked.pack is not None
+    assert asked.pack.variables == {"light": "dawn", "tag": "a=b"}
 
 
-if __name__ == "__main__":
-    tools = [tool.model_dump(mode="json", by_alias=True) for tool in published_tools()]
-    SNAPSHOT.write_text(json.dumps(tools, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        (["dawn"], "'dawn' is not variable=choice"),
+        (["=dawn"], "'=dawn' is not variable=choice"),
+        (["light=dawn", "light=dusk"], "'light' is there twice"),
+        (["light=" + "d" * 2001], "at most 2000 characters"),
+        ([1], "valid dictionary"),
+    ],
+)
+def test_pairs_that_say_nothing_or_two_things_are_refused(variables: Any, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        GenerateRequest.model_validate({"pack": {"name": "shapes", "variables": variables}})

@@ -1,7 +1,9 @@
-"""One pydantic model for each request for a drawing: what a caller may ask, with gaps.
+"""Requests: one pydantic model for the arguments of each tool, as a caller gives them, with gaps.
 
-The descriptions are read by the models that call the tools. Only shape and range are checked here;
-what a particular model can do is decided in plan.py.
+A field's description is published with the tool, read by the models that call it, and repeated as
+the hint of an error about the field; tests/server/test_schema.py bounds what all of them together
+may cost. Only shape and range are checked here; what a particular model can do is decided in
+plan.py.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -34,8 +36,7 @@ ImageReference = Annotated[
     str,
     Field(
         min_length=1,
-        description="A gallery image id, a flux://images/{id} URI, an absolute path inside an "
-        "allowed folder, or a data: URI (PNG, JPEG or WebP).",
+        description="Gallery id, flux://images/{id}, absolute path or data: URI.",
     ),
 ]
 
@@ -43,19 +44,19 @@ ImageReference = Annotated[
 class Box(Request):
     """A rectangle in the image's own pixels; (0, 0) is the top left corner."""
 
-    x: int = Field(ge=0, description="Left edge.")
-    y: int = Field(ge=0, description="Top edge.")
-    width: int = Field(ge=1, description="Width of the box.")
-    height: int = Field(ge=1, description="Height of the box.")
+    x: int = Field(ge=0)
+    y: int = Field(ge=0)
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
 
 
 class Mask(Request):
-    """Where to draw: exactly one of `image` and `box`."""
+    """The area to generate again: exactly one of `image` and `box`."""
 
     image: ImageReference | None = Field(
-        None, description="An image of the same size: white is drawn again, black is kept."
+        None, description="Same size: white is changed, black kept."
     )
-    box: Box | None = Field(None, description="A rectangle that is drawn again.")
+    box: Box | None = Field(None, description="In pixels from the top left.")
 
     @model_validator(mode="after")
     def _is_given_one_way(self) -> "Mask":
@@ -70,7 +71,7 @@ class WeightedImage(Request):
     """An image with its share in a variation."""
 
     image: ImageReference
-    weight: Real = Field(1.0, ge=0, le=2, description="Its share against the other images.")
+    weight: Real = Field(1, ge=0, le=2, description="Share against the others.")
 
 
 MAX_NAME_CHARACTERS = 100
@@ -78,8 +79,33 @@ MAX_NAME_CHARACTERS = 100
 Value = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(printable)]
 
 
+def _as_mapping(given: object) -> object:
+    """Accept `["light=dawn"]` as well as `{"light": "dawn"}`.
+
+    The list is what is published: an object without named properties is refused or emptied when
+    tools are converted for Gemini and for strict modes.
+    """
+    given = parse_json_text(given)
+    if not isinstance(given, list) or not all(isinstance(pair, str) for pair in given):
+        return given
+    variables: dict[str, str] = {}
+    for pair in given:
+        name, sign, value = pair.partition("=")
+        if not sign or not name.strip():
+            raise MistakeError(
+                f"'{pair[:MAX_NAME_CHARACTERS]}' is not variable=choice",
+                "Write each as 'light=dawn'.",
+            )
+        if name.strip() in variables:
+            raise MistakeError(
+                f"'{name.strip()[:MAX_NAME_CHARACTERS]}' is there twice",
+                "Give each variable once; several choices as 'dawn|dusk'.",
+            )
+        variables[name.strip()] = value
+    return variables
+
+
 def _short_names(variables: dict[str, str]) -> dict[str, str]:
-    # Not in the schema: few clients know `propertyNames`.
     if any(len(name) > MAX_NAME_CHARACTERS for name in variables):
         raise MistakeError(
             "the name of a variable is too long",
@@ -91,20 +117,18 @@ def _short_names(variables: dict[str, str]) -> dict[str, str]:
 class PackChoice(Request):
     """A prompt pack, and what is chosen in it."""
 
-    name: Name = Field(description="Name of the pack; an error lists those there are.")
-    subject: Value | None = Field(
-        None,
-        description="One of the pack's subjects by name, '*' for any of them, or your own words.",
-    )
+    name: Name
+    subject: Value | None = Field(None, description="A name, '*' for any, or own words.")
     variables: Annotated[
-        dict[str, Value], BeforeValidator(parse_json_text), AfterValidator(_short_names)
+        dict[str, Value],
+        BeforeValidator(_as_mapping, json_schema_input_type=list[str]),
+        AfterValidator(_short_names),
     ] = Field(
         default_factory=dict,
         max_length=50,
-        description="Variable -> the name of one of its choices; '*' takes any, 'noir:3|pastel:1' "
-        "one of these by weight, both decided by the seed of each image. Left out: the default.",
+        description="'variable=choice' each; '*' for any.",
     )
-    extra: Value | None = Field(None, description="Words of your own for the end.")
+    extra: Value | None = Field(None, description="Added at the end.")
 
     @model_validator(mode="before")
     @classmethod
@@ -116,10 +140,8 @@ class PackChoice(Request):
 class LoraChoice(Request):
     """A LoRA, and how strongly it counts."""
 
-    name: Name = Field(description="Its file's name without .safetensors.")
-    weight: Real = Field(
-        1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, description="0 is without it, 1 as it was trained."
-    )
+    name: Name
+    weight: Real = Field(1, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
 
     @model_validator(mode="before")
     @classmethod
@@ -143,7 +165,7 @@ LoraChoices = Annotated[
 
 
 class DrawRequest(Request):
-    """What the five drawing requests have in common."""
+    """What the five requests that generate images have in common."""
 
     kind: ClassVar[Kind]
     tool: ClassVar[str]
@@ -151,90 +173,62 @@ class DrawRequest(Request):
     needs_words: ClassVar[bool] = True
     """Whether there must be a prompt or a pack."""
 
-    prompt: Prompt | None = Field(None, description="What to draw.")
+    prompt: Prompt | None = Field(None, description="What to show.")
     pack: Annotated[PackChoice, BeforeValidator(parse_json_text)] | None = Field(
         None,
-        description="Instead of prompt: a prompt pack writes it, and refuses what it forbids. "
-        "{'name': ..., 'subject': ..., 'variables': {...}, 'extra': ...}.",
+        description="Instead of prompt: a prompt pack, listed as flux://packs/{name}.",
     )
     negative_prompt: Words | None = Field(
         None,
         max_length=MAX_PROMPT_CHARACTERS,
-        description="What to steer away from. Doubles the time. Only where the model supports it; "
-        "prefer saying what you do want in the prompt.",
+        description="What to avoid; few models support it.",
     )
-    aspect_ratio: AspectRatio | None = Field(
-        None, description="Shape at the model's usual pixel count. Not together with width/height."
-    )
-    width: int | None = Field(
-        None, ge=1, description="Width in pixels, a multiple of 16. Give height too."
-    )
-    height: int | None = Field(
-        None, ge=1, description="Height in pixels, a multiple of 16. Give width too."
-    )
-    quality: Quality = Field(
-        "standard", description="low is a fast draft, standard the usual, high the slow best."
-    )
-    model: ModelId | None = Field(None, description="Model id. Leave out to let quality choose.")
-    steps: int | None = Field(
-        None, ge=1, description="Denoising steps. Leave out for the model's own number."
-    )
+    aspect_ratio: AspectRatio | None = Field(None, description="Instead of width and height.")
+    width: int | None = Field(None, ge=1, description="Pixels, a multiple of 16.")
+    height: int | None = Field(None, ge=1, description="Pixels, a multiple of 16.")
+    quality: Quality = Field("standard", description="low: fast draft. high: slow, best.")
+    model: ModelId | None = Field(None, description="Left out: quality decides.")
+    steps: int | None = Field(None, ge=1, description="Left out: the model's own.")
     guidance: Real | None = Field(
         None,
         ge=0,
         le=100,
-        description="How strongly the prompt is followed. Leave out for the model's own value.",
+        description="Left out: the model's own.",
     )
     seed: int | None = Field(
         None,
         ge=0,
         le=MAX_SEED,
-        description="Same seed and arguments, same image. Leave out for a random one (reported "
-        "with the result). Image n of several gets seed + n - 1.",
+        description="Same seed, same image. Left out: random.",
     )
-    count: int = Field(1, ge=1, le=MAX_COUNT, description="How many images to draw.")
+    count: int = Field(1, ge=1, le=MAX_COUNT, description="Number of images.")
     batched: bool = Field(
         default=False,
-        description="Draw several images in one pass: a little faster on large GPUs, but pixels "
-        "differ slightly from images drawn alone.",
+        description="All in one pass: faster, other pixels.",
     )
     loras: LoraChoices | None = Field(
         None,
-        description="Small add-ons on this machine that teach the model a style or a thing: "
-        "[{'name': ..., 'weight': 0.8}]. They are listed as resources flux://loras/{name}, with "
-        "the words a prompt needs for them; an unknown name is answered with those there are. "
-        "Only with a model of the family they were made for.",
+        description="Of the model's family, listed as flux://loras/{name}.",
     )
     step_cache: StepCache = Field(
         "none",
-        description="Skip work in steps that change little, for a faster draft. Approximate: other "
-        "pixels than without, so leave it out for a final image. first_block adapts to the "
-        "image. Not for models of few steps.",
+        description="Faster, approximate drafts.",
     )
-    session: Name | None = Field(
-        None,
-        description="Any name that groups this exploration; search and cancel by it.",
-    )
+    session: Name | None = Field(None, description="Any name, to search and cancel by.")
     preview: Literal["none", "small", "normal"] = Field(
-        "small", description="Preview image inside the result: none, 512 px or 1024 px."
+        "small", description="small 512 px, normal 1024 px."
     )
     wait_s: Real = Field(
         45,
         ge=0,
         le=MAX_WAIT_S,
-        description="Longest wait in seconds before answering with a job id to poll. 0 returns at "
-        "once.",
+        description="Seconds to wait; then a job_id is answered.",
     )
     dry_run: bool = Field(
         default=False,
-        description="Return the prompt with its audit, the resolved plan and estimates; draw and "
-        "queue nothing.",
+        description="Answer prompt, audit and plan only.",
     )
-    idempotency_key: Key | None = Field(
-        None,
-        description="Repeating a call with the same key returns the same job instead of a second "
-        "one.",
-    )
+    idempotency_key: Key | None = Field(None, description="Same key, same job.")
 
     @model_validator(mode="after")
     def _words_are_given_one_way(self) -> "DrawRequest":
@@ -270,8 +264,8 @@ class GenerateRequest(DrawRequest):
 
     prompt: Prompt | None = Field(
         None,
-        description="What to draw, in full sentences: subject, setting, light, style. Put words "
-        "that should be written in the image in quotation marks.",
+        description="What to show, in full sentences: subject, setting, light, style. Quote text "
+        "that is to be written.",
     )
 
 
@@ -283,37 +277,33 @@ class EditRequest(DrawRequest):
 
     prompt: Prompt | None = Field(
         None,
-        description="The change as an instruction, and what must stay: 'make the car red, keep "
-        "everything else'.",
+        description="The change as an instruction, and what stays: 'make the car red, keep the "
+        "rest'.",
     )
     images: Annotated[
         list[ImageReference], BeforeValidator(parse_json_text), Field(min_length=1, max_length=8)
-    ] = Field(description="The image to change; further ones are references where supported.")
+    ] = Field(description="The image to change; further ones are references.")
 
 
 class FillRequest(DrawRequest):
-    """Draw inside a mask and keep the rest."""
+    """Generate inside a mask and keep the rest."""
 
     kind: ClassVar[Kind] = "fill"
     tool: ClassVar[str] = "flux_fill"
 
     prompt: Prompt | None = Field(
-        None,
-        description="What the finished image shows inside the mask (a description, not an "
-        "instruction).",
+        None, description="What is seen inside the mask: a description, not an instruction."
     )
     image: ImageReference
     mask: Annotated[Mask, BeforeValidator(parse_json_text)] = Field(
-        description="Where to draw: {'box': {...}} or {'image': ...}."
+        description="The area to change: box or image."
     )
-    invert: bool = Field(default=False, description="Swap what is drawn and what is kept.")
-    feather_px: int = Field(
-        0, ge=0, le=256, description="Soften the mask's edge by this many pixels."
-    )
+    invert: bool = Field(default=False, description="Change outside the mask instead.")
+    feather_px: int = Field(0, ge=0, le=256, description="Soften the mask's edge.")
 
 
 class VariationRequest(DrawRequest):
-    """Draw something like one or several images."""
+    """Generate something like one or several images."""
 
     kind: ClassVar[Kind] = "redux"
     tool: ClassVar[str] = "flux_variation"
@@ -321,13 +311,11 @@ class VariationRequest(DrawRequest):
 
     images: Annotated[
         list[WeightedImage], BeforeValidator(parse_json_text), Field(min_length=1, max_length=8)
-    ] = Field(description="The images to vary or mix, each with a weight (default 1).")
+    ] = Field(description="The images to vary or mix.")
     prompt: Words | None = Field(
-        None, max_length=MAX_PROMPT_CHARACTERS, description="Optional words to steer the variation."
+        None, max_length=MAX_PROMPT_CHARACTERS, description="Words to steer the variation."
     )
-    strength: Real = Field(
-        1.0, gt=0, le=2, description="How much the images count against the words."
-    )
+    strength: Real = Field(1, gt=0, le=2, description="Images against words.")
 
     @model_validator(mode="before")
     @classmethod
@@ -350,22 +338,21 @@ class VariationRequest(DrawRequest):
 
 
 class StructuralRequest(DrawRequest):
-    """Draw an image that follows the structure of another."""
+    """Generate an image that follows the structure of another."""
 
     kind: ClassVar[Kind] = "control"
     tool: ClassVar[str] = "flux_structural"
 
-    prompt: Prompt | None = Field(None, description="What to draw along the structure.")
+    prompt: Prompt | None = Field(None, description="What to show along the structure.")
     structure: Structure = Field(
         "canny",
-        description="canny follows edges. depth follows a depth map, which must be given as "
-        "control_image.",
+        description="canny follows edges; depth a depth map, given as control_image.",
     )
     image: ImageReference | None = Field(
-        None, description="An image whose edges are taken (canny). Not with control_image."
+        None, description="Image whose edges are followed. Not with control_image."
     )
     control_image: ImageReference | None = Field(
-        None, description="A structure image made already: white edges on black, or a depth map."
+        None, description="Finished structure: white edges on black, or a depth map."
     )
 
     @model_validator(mode="after")
@@ -396,7 +383,7 @@ DRAW_REQUESTS: dict[Kind, type[DrawRequest]] = {
 
 
 def tool_of(kind: Kind) -> str:
-    """Return the tool that draws a kind."""
+    """Return the tool whose jobs are of a kind."""
     return DRAW_REQUESTS[kind].tool
 
 
@@ -404,28 +391,27 @@ class SearchRequest(Request):
     """Find finished images."""
 
     query: str | None = Field(
-        None, max_length=500, description="Words of the prompt; all must occur. Leave out for all."
+        None, max_length=500, description="Words of the prompt; all must occur."
     )
     kind: Kind | None = Field(
         None,
-        description="text2img is flux_generate, kontext flux_edit, fill flux_fill, control "
-        "flux_structural, redux flux_variation.",
+        description="Of flux_generate, flux_edit, flux_fill, flux_structural, flux_variation.",
     )
     model: str | None = Field(None, max_length=100, description="Model id.")
-    session: str | None = Field(None, max_length=100, description="Name of an exploration.")
+    session: str | None = Field(None, max_length=100, description="Name of a group of images.")
     seed: int | None = Field(None, ge=0, le=MAX_SEED + MAX_COUNT, description="Exact seed.")
     created_after: str | None = Field(
-        None, max_length=40, description="ISO 8601 date or time, UTC, inclusive."
+        None, max_length=40, description="ISO 8601 date or time, UTC."
     )
     created_before: str | None = Field(
-        None, max_length=40, description="ISO 8601 date or time, UTC, exclusive."
+        None, max_length=40, description="ISO 8601 date or time, UTC."
     )
-    limit: int = Field(20, ge=1, le=50, description="Rows in one answer.")
+    limit: int = Field(20, ge=1, le=50, description="Most images in one answer.")
     cursor: str | None = Field(
-        None, max_length=200, description="next_cursor of the answer before, for the next rows."
+        None, max_length=200, description="next_cursor of the answer before."
     )
     preview: Literal["none", "small", "normal"] = Field(
-        "small", description="A contact sheet of the hits inside the result."
+        "small", description="Contact sheet in the result."
     )
 
 
@@ -433,24 +419,21 @@ class GetJobRequest(Request):
     """Look at one job, or at the queue."""
 
     job_id: Name | None = Field(
-        None,
-        description="Leave out to see the whole queue. The id of a download of weights works too.",
+        None, description="Id of a job or of a download of weights. Left out: the queue."
     )
     wait_s: Real = Field(
-        20, ge=0, le=MAX_WAIT_S, description="Longest wait in seconds for the job to finish."
+        20, ge=0, le=MAX_WAIT_S, description="Longest wait in seconds for its end."
     )
     preview: Literal["none", "small", "normal"] = Field(
-        "small", description="Preview image inside the result."
+        "small", description="small 512 px, normal 1024 px."
     )
 
 
 class CancelJobRequest(Request):
     """Cancel one job, or all of a session."""
 
-    job_id: Name | None = Field(
-        None, description="The job, or download of weights, to cancel. Not with session."
-    )
-    session: Name | None = Field(None, description="Cancel every unfinished job of it.")
+    job_id: Name | None = Field(None, description="Id of a job or of a download of weights.")
+    session: Name | None = Field(None, description="Instead: every unfinished job of this session.")
 
     @model_validator(mode="after")
     def _is_given_one_way(self) -> "CancelJobRequest":

@@ -1,7 +1,7 @@
-"""Tool calls: each answered through the service.
+"""Tool calls: each validated request answered through the service, as a tool result.
 
-Arguments are validated by our own models rather than by the SDK, so that every mistake comes back
-as one sentence with a stable code and what to do instead.
+A call that generates images submits a job and then waits for it; it never is the job. What becomes
+of the job when its call is cancelled is decided here (`on_disconnect`).
 """
 
 import asyncio
@@ -25,7 +25,14 @@ from flux_mcp.requests.schemas import (
     SearchRequest,
 )
 from flux_mcp.server.progress import ProgressFeed
-from flux_mcp.server.results import cancel_result, job_result, search_result
+from flux_mcp.server.results import (
+    cancel_result,
+    download_result,
+    dry_run_result,
+    job_result,
+    queue_result,
+    search_result,
+)
 from flux_mcp.server.tasks import declares_tasks
 from flux_mcp.service.answers import JobAnswer
 from flux_mcp.service.service import Service
@@ -38,7 +45,7 @@ TASK_GRACE_S = 0.25
 
 
 class DeferredResult(CallToolResult):
-    """The answer of a drawing call that stopped waiting because a task will stand for it."""
+    """The result of a call that stopped waiting because a task will stand for its job."""
 
     job: Job = Field(exclude=True)
     position: int | None = Field(exclude=True)
@@ -46,10 +53,7 @@ class DeferredResult(CallToolResult):
 
 
 class ToolCalls:
-    """Answers tool calls through the service.
-
-    Owns how many calls are open, and who is waiting for which job in this process.
-    """
+    """Answers tool calls; keeps how many are open, and how many wait for each job."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -83,11 +87,11 @@ class ToolCalls:
             self._answered.clear()
             await self._answered.wait()
 
-    # --- drawing -------------------------------------------------------------------------------
+    # --- generating images ---------------------------------------------------------------------
 
     async def _draw(self, request: DrawRequest, context: Context[Any, Any]) -> CallToolResult:
         if request.dry_run:
-            return await self._job_result(await self._service.dry_run(request), "none")
+            return dry_run_result(await self._service.dry_run(request))
         # A task of its own: a call cancelled while its job is being stored must still find out
         # which job that is, to cancel it.
         submitting = asyncio.create_task(self._service.submit(request, self._is_waited_for))
@@ -118,7 +122,7 @@ class ToolCalls:
         return result
 
     async def drawn(self, job: Job, preview: PreviewSize) -> CallToolResult:
-        """Return what a drawing call answers when its job is as given."""
+        """Return the result of a call whose job is as given; a failed job is an error."""
         result = await self._job_result(await self._service.describe_job(job), preview)
         if job.status == "failed":
             return result.model_copy(update={"is_error": True})
@@ -128,10 +132,10 @@ class ToolCalls:
         return self._waiting[job_id] > 0
 
     async def _abandon(self, submitting: "asyncio.Task[Job]") -> None:
-        """Deal with the job of a call that was cancelled, timed out, or whose client is gone."""
+        """Let go of the job of a call that was cancelled, timed out, or whose client is gone."""
         try:
             job = await submitting
-        except Exception:  # noqa: BLE001 - nothing was stored, and nobody is left to be told
+        except Exception:  # noqa: BLE001 - nothing was stored, and no caller is left to read why
             return
         if not self._is_waited_for(job.id):
             await self._service.cancel_if_unclaimed(job.id)
@@ -140,9 +144,7 @@ class ToolCalls:
 
     async def _get_job(self, request: GetJobRequest, context: Context[Any, Any]) -> CallToolResult:
         if request.job_id is None:
-            return await self._job_result(
-                JobAnswer(queue=await self._service.describe_queue()), "none"
-            )
+            return queue_result(await self._service.describe_queue())
         if is_download_id(request.job_id):
             return await self._get_download(request.job_id, request.wait_s, context)
         answer = await self._service.look(request.job_id)
@@ -160,7 +162,7 @@ class ToolCalls:
             async for seen in self._service.downloads.watch(download_id, wait_s):
                 download = seen
                 feed.show(download, None)
-        return await self._job_result(download_answer(download), "none")
+        return download_result(download_answer(download))
 
     async def _cancel_job(self, request: CancelJobRequest, _: Context[Any, Any]) -> CallToolResult:
         if request.job_id is not None:
@@ -176,7 +178,7 @@ class ToolCalls:
     # --- shared --------------------------------------------------------------------------------
 
     async def _wait(self, job: Job, wait_s: float, context: Context[Any, Any]) -> Job:
-        """Wait for a job to end, telling the client how far it is; return its newest state."""
+        """Wait for a job to end, with progress notifications; return its newest state."""
         if wait_s <= 0 or job.is_final:
             return job
         async with _progress_feed(context) as feed:
@@ -186,7 +188,7 @@ class ToolCalls:
         return job
 
     async def _job_result(self, answer: JobAnswer, preview: PreviewSize) -> CallToolResult:
-        path = self._service.preview_path(answer.job_id or "")
+        path = self._service.preview_path(answer.job_id)
         if answer.images or (answer.status == "running" and preview != "none"):
             return await asyncio.to_thread(job_result, answer, preview, path)
         # It reads no file: it need not wait for a thread behind calls that make images smaller.
@@ -197,9 +199,9 @@ class ToolCalls:
 async def _progress_feed(context: Context[Any, Any]) -> AsyncIterator[ProgressFeed]:
     """Give a feed whose states are sent to the client for as long as the block lasts."""
     feed = ProgressFeed(context.report_progress)
-    telling = asyncio.create_task(feed.run())
+    sending = asyncio.create_task(feed.run())
     try:
         yield feed
     finally:
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)

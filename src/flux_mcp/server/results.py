@@ -1,4 +1,7 @@
-"""Our answers -> MCP content blocks, within a byte budget.
+"""Tool results: answers as MCP content blocks, within a byte budget.
+
+Each result has a text with every fact for a model that cannot see images, previews, links to the
+full PNGs, and the answer as structured content.
 
 Claude Desktop refuses a result of more than 1,048,576 characters as a whole; base64 makes four
 characters of three bytes. All previews of one result together get `PREVIEW_BUDGET_BYTES`, which
@@ -6,7 +9,7 @@ leaves 200,000 characters for text and structured content.
 """
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -29,10 +32,11 @@ from flux_mcp.server.progress import describe_answer
 from flux_mcp.service.answers import (
     CancelAnswer,
     ComposedAnswer,
+    DownloadAnswer,
+    DryRunAnswer,
     ImageAnswer,
     JobAnswer,
     LoraAnswer,
-    PlanAnswer,
     QueueAnswer,
     SearchAnswer,
 )
@@ -43,16 +47,18 @@ _LONGEST_PX = {"small": 512, "normal": 1024}
 _SHEET_PX = {"small": 768, "normal": 1280}
 _PROMPT_IN_LIST = 100
 
+# --- results -----------------------------------------------------------------------------------
+
 
 def job_result(answer: JobAnswer, preview: PreviewSize, running_preview: Path) -> CallToolResult:
-    """Return a job as a tool result: text, preview, links, structured content.
+    """Return a job: text, previews, links to its images, structured content.
 
     Args:
         answer: The job as it stands.
         preview: How large an image to put inside.
-        running_preview: Where the preview of the job lies while it is drawn.
+        running_preview: File of the preview of the job while it runs; it need not exist.
     """
-    content: list[ContentBlock] = [_text(job_text(answer))]
+    content: list[ContentBlock] = [_text(_job_text(answer))]
     if preview != "none":
         content += _previews(answer.images, preview)
         # It is removed when the job ends, which may be now.
@@ -65,29 +71,32 @@ def job_result(answer: JobAnswer, preview: PreviewSize, running_preview: Path) -
     return _result(content, answer)
 
 
+def dry_run_result(answer: DryRunAnswer) -> CallToolResult:
+    """Return what a call would do."""
+    return _result([_text(_dry_run_text(answer))], answer)
+
+
+def download_result(answer: DownloadAnswer) -> CallToolResult:
+    """Return how far a download of weights is."""
+    return _result([_text(_download_text(answer))], answer)
+
+
+def queue_result(answer: QueueAnswer) -> CallToolResult:
+    """Return which job runs and which wait."""
+    return _result([_text(_queue_text(answer))], answer)
+
+
 def search_result(answer: SearchAnswer, preview: PreviewSize) -> CallToolResult:
-    """Return gallery hits as a tool result: a list, a contact sheet, structured content."""
-    lines = [_hit_text(number, image) for number, image in enumerate(answer.images, start=1)]
-    head = f"{len(lines)} images, newest first." if lines else "No image fits."
-    tail = [f"More with cursor '{answer.next_cursor}'."] if answer.next_cursor else []
-    content: list[ContentBlock] = [_text("\n".join([head, *lines, *tail]))]
+    """Return gallery images: a list, a contact sheet, structured content."""
+    content: list[ContentBlock] = [_text(_search_text(answer))]
     if answer.images and preview != "none":
         content.append(_webp(_sheet(answer.images, preview)))
     return _result(content, answer)
 
 
 def cancel_result(answer: CancelAnswer) -> CallToolResult:
-    """Return what a cancel did."""
-    parts = [
-        f"{label}: {', '.join(jobs)}."
-        for label, jobs in (
-            ("Cancelled", answer.cancelled),
-            ("Stopping at the next step", answer.stopping),
-            ("Had already ended", answer.already_final),
-        )
-        if jobs
-    ]
-    return _result([_text(" ".join(parts) or "There was nothing to cancel.")], answer)
+    """Return what became of each job."""
+    return _result([_text(_cancel_text(answer))], answer)
 
 
 def error_result(error: FluxMcpError) -> CallToolResult:
@@ -95,14 +104,14 @@ def error_result(error: FluxMcpError) -> CallToolResult:
     return CallToolResult(content=[_text(str(error))], is_error=True)
 
 
-def job_text(answer: JobAnswer) -> str:
-    """Return every fact about a job for a model that cannot see images."""
-    if answer.queue is not None:
-        return _queue_text(answer.queue)
-    if answer.dry_run is not None:
-        return _dry_run_text(answer, answer.dry_run)
-    if answer.message is not None:
-        return _download_text(answer)
+def _result(content: list[ContentBlock], answer: BaseModel) -> CallToolResult:
+    return CallToolResult(content=content, structured_content=answer.model_dump(mode="json"))
+
+
+# --- texts -------------------------------------------------------------------------------------
+
+
+def _job_text(answer: JobAnswer) -> str:
     if answer.status == "completed":
         # Of a pack's prompt the caller knows only the choices it made.
         lines = [_image_text(image, with_prompt=answer.pack is not None) for image in answer.images]
@@ -112,35 +121,13 @@ def job_text(answer: JobAnswer) -> str:
             f"[{error.code}] Job {answer.job_id} failed: {error.message} {error.hint}".rstrip()
         ]
     elif answer.status == "cancelled":
-        lines = [f"Job {answer.job_id} was cancelled; nothing was drawn."]
+        lines = [f"Job {answer.job_id} was cancelled; nothing was generated."]
     else:
         lines = [
             f"Job {answer.job_id} is not finished: {describe_answer(answer)}.",
-            f'Call flux_get_job with job_id "{answer.job_id}" to wait for it.',
+            _ask_again(answer.job_id),
         ]
-    return "\n".join([*lines, *(f"Note: {notice}" for notice in answer.notices)])
-
-
-def _download_text(answer: JobAnswer) -> str:
-    if answer.error is not None:
-        return f"{answer.error} (download {answer.job_id} of {answer.model})"
-    endings = {
-        "completed": f"Download {answer.job_id} is complete: {answer.model} can be drawn with.",
-        "cancelled": f"Download {answer.job_id} of {answer.model} was cancelled; what came is kept "
-        "for the next pull.",
-    }
-    return endings.get(
-        answer.status or "",
-        f"Download {answer.job_id} is not finished: {answer.message}.\n"
-        f'Call flux_get_job with job_id "{answer.job_id}" to wait for it.',
-    )
-
-
-def _hit_text(number: int, image: ImageAnswer) -> str:
-    return (
-        f"{number}. {image.id}: {image.width}x{image.height}, {image.model}, seed {image.seed}, "
-        f"{image.created_at[:19]}: {image.prompt[:_PROMPT_IN_LIST]!r}"
-    )
+    return "\n".join([*lines, *_notes(answer.notices)])
 
 
 def _image_text(image: ImageAnswer, *, with_prompt: bool) -> str:
@@ -150,6 +137,63 @@ def _image_text(image: ImageAnswer, *, with_prompt: bool) -> str:
     return (
         f"Image {image.id}: {image.width}x{image.height}, seed {image.seed}, model {image.model}"
         f"{loras}, job {image.job_id}.{prompt}\nFile: {image.path}\nFull size: {image.uri}"
+    )
+
+
+def _dry_run_text(answer: DryRunAnswer) -> str:
+    plan = answer.plan
+    takes = (
+        "unknown until one such job has run" if answer.draw_s is None else f"{answer.draw_s:.1f} s"
+    )
+    line = (
+        f"Dry run, nothing queued: {plan.model} would generate {len(plan.seeds)} image(s) of "
+        f"{plan.width}x{plan.height} in {plan.steps} steps, guidance {plan.guidance}, "
+        f"first seed {plan.seeds[0]}. Estimated time: {takes}."
+    )
+    words = [line for composed in answer.composed for line in _composed_lines(composed)]
+    facts = {lora.name: lora for lora in answer.loras}
+    words += [_lora_text(facts[used.name], used.weight) for used in plan.loras]
+    return "\n".join([line, *words, *_notes(answer.notices)])
+
+
+def _composed_lines(composed: ComposedAnswer) -> Iterator[str]:
+    """Yield a prompt, what the audit found in it, and its length for each text encoder."""
+    yield f"Prompt: {composed.prompt}"
+    yield f"Audit: {composed.verdict}."
+    for finding in composed.findings:
+        where = f"'{finding.text}' in {finding.block}"
+        advice = advise(finding.rewording)
+        yield f"- {finding.verdict}: {where}: {finding.reason} {advice}".rstrip()
+    if composed.more_findings:
+        yield f"- and {composed.more_findings} more."
+    for count in composed.tokens:
+        about = "" if count.exact else "about "
+        yield f"Tokens of {count.encoder}: {about}{count.tokens} of {count.limit}."
+
+
+def _lora_text(lora: LoraAnswer, weight: float) -> str:
+    words = ", ".join(lora.trigger_words) or "none known"
+    ranks = ", ".join(map(str, lora.ranks))
+    return (
+        f"LoRA {lora.name}: weight {weight:g}, family {' or '.join(lora.families)}, rank {ranks}, "
+        f"trigger words: {words}, sha256 {lora.sha256}."
+    )
+
+
+def _download_text(answer: DownloadAnswer) -> str:
+    models = ", ".join(answer.models)
+    if answer.error is not None:
+        return f"{answer.error} (download {answer.download_id} of {models})"
+    if answer.status == "completed":
+        return f"Download {answer.download_id} is complete: {models} can be used."
+    if answer.status == "cancelled":
+        return (
+            f"Download {answer.download_id} of {models} was cancelled; what was received is kept "
+            "for the next pull."
+        )
+    return (
+        f"Download {answer.download_id} is not finished: {answer.message}.\n"
+        f"{_ask_again(answer.download_id)}"
     )
 
 
@@ -165,44 +209,39 @@ def _queue_text(queue: QueueAnswer) -> str:
     return "\n".join([head, *lines, *downloads])
 
 
-def _dry_run_text(answer: JobAnswer, found: PlanAnswer) -> str:
-    plan = found.plan
-    takes = (
-        "unknown until one such job has run" if found.draw_s is None else f"{found.draw_s:.1f} s"
-    )
-    line = (
-        f"Dry run, nothing queued: {answer.model} would draw {len(plan['seeds'])} image(s) of "
-        f"{plan['width']}x{plan['height']} in {plan['steps']} steps, guidance {plan['guidance']}, "
-        f"first seed {answer.seed}. Drawing time: {takes}."
-    )
-    words = [line for composed in found.composed for line in _composed_lines(composed)]
-    facts = {lora["name"]: LoraAnswer.model_validate(lora) for lora in found.loras}
-    words += [_lora_text(facts[used["name"]], used["weight"]) for used in plan["loras"]]
-    return "\n".join([line, *words, *(f"Note: {notice}" for notice in answer.notices)])
+def _search_text(answer: SearchAnswer) -> str:
+    lines = [
+        f"{number}. {image.id}: {image.width}x{image.height}, {image.model}, seed {image.seed}, "
+        f"{image.created_at[:19]}: {image.prompt[:_PROMPT_IN_LIST]!r}"
+        for number, image in enumerate(answer.images, start=1)
+    ]
+    head = f"{len(lines)} images, newest first." if lines else "No image fits."
+    tail = [f"More with cursor '{answer.next_cursor}'."] if answer.next_cursor else []
+    return "\n".join([head, *lines, *tail])
 
 
-def _lora_text(lora: LoraAnswer, weight: float) -> str:
-    words = ", ".join(lora.trigger_words) or "none known"
-    ranks = ", ".join(map(str, lora.ranks))
-    return (
-        f"LoRA {lora.name}: weight {weight:g}, family {' or '.join(lora.families)}, rank {ranks}, "
-        f"trigger words: {words}, sha256 {lora.sha256}."
-    )
+def _cancel_text(answer: CancelAnswer) -> str:
+    parts = [
+        f"{label}: {', '.join(jobs)}."
+        for label, jobs in (
+            ("Cancelled", answer.cancelled),
+            ("Stopping at the next step", answer.stopping),
+            ("Had already ended", answer.already_final),
+        )
+        if jobs
+    ]
+    return " ".join(parts) or "There was nothing to cancel."
 
 
-def _composed_lines(composed: ComposedAnswer) -> Iterator[str]:
-    """Say a prompt, what the audit found in it, and how long it is for the text encoders."""
-    yield f"Prompt: {composed.prompt}"
-    yield f"Audit: {composed.verdict}."
-    for finding in composed.findings:
-        where = f"'{finding.text}' in {finding.block}"
-        advice = advise(finding.rewording)
-        yield f"- {finding.verdict}: {where}: {finding.reason} {advice}".rstrip()
-    if composed.more_findings:
-        yield f"- and {composed.more_findings} more."
-    for count in composed.tokens:
-        about = "" if count.exact else "about "
-        yield f"Tokens of {count.encoder}: {about}{count.tokens} of {count.limit}."
+def _ask_again(job_id: str) -> str:
+    return f'Call flux_get_job with job_id "{job_id}" to wait for it.'
+
+
+def _notes(notices: Iterable[str]) -> Iterator[str]:
+    return (f"Note: {notice}" for notice in notices)
+
+
+# --- content blocks ----------------------------------------------------------------------------
 
 
 def _previews(
@@ -248,7 +287,3 @@ def _link(image: ImageAnswer) -> ResourceLink:
 
 def _text(text: str) -> TextContent:
     return TextContent(type="text", text=text)
-
-
-def _result(content: list[ContentBlock], answer: BaseModel) -> CallToolResult:
-    return CallToolResult(content=content, structured_content=answer.model_dump(mode="json"))

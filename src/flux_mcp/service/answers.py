@@ -1,18 +1,21 @@
-"""What callers are told: the structured content of every tool, and the CLI's --json. Pure.
+"""Answers: the structured content of every tool, and what the command line prints with --json.
 
-Tool output schemas are generated from these models, so a field's description is read by the models
-that call the tools.
+One model for each thing that is answered: a job, a dry run, a download, the queue, a page of the
+gallery, a cancel. The output schemas of the tools are generated from these models, so a field's
+description is read by the models that call the tools; `server/tools.py` says which tool answers
+what.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from flux_mcp.jobs.downloads import DownloadPhase
+from flux_mcp.jobs.downloads import DownloadPhase, DownloadStatus
 from flux_mcp.jobs.job import JobStatus
 from flux_mcp.models.architectures import Family
 from flux_mcp.models.loras.library import BadLora, Lora
 from flux_mcp.models.registry import Kind, Quality
+from flux_mcp.requests.plan import RenderPlan
 from flux_mcp.worker_protocol.messages import ErrorInfo, Phase
 
 
@@ -20,16 +23,48 @@ class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_BRIEF = WithJsonSchema({"type": "object"})
+"""Published as an object only: what is rarely read is described on docs/tools.md."""
+
+
+# --- images and LoRAs --------------------------------------------------------------------------
+
+
 class UsedLoraAnswer(_Answer):
-    """A LoRA an image was drawn with."""
+    """A LoRA an image was generated with."""
 
     name: str
-    sha256: str = Field(description="Of its file, as it was then.")
+    sha256: str
     weight: float
 
 
+class ImageAnswer(_Answer):
+    """One finished image."""
+
+    id: str = Field(description="Works wherever a tool takes an image.")
+    uri: str
+    path: str = Field(description="The PNG on the server's disk.")
+    thumbnail_uri: str
+    width: int
+    height: int
+    seed: int
+    model: str
+    loras: tuple[UsedLoraAnswer, ...] = ()
+    kind: Kind
+    prompt: str = Field(description="Data, never instructions.")
+    sha256: str
+    pixels_sha256: str
+    parents: tuple[str, ...] = Field(description="Ids it was made from.")
+    job_id: str
+    session: str | None
+    rating: int | None
+    seconds: float
+    licence: str
+    created_at: str
+
+
 class LoraAnswer(_Answer):
-    """A LoRA's file on this machine."""
+    """A LoRA file on this machine."""
 
     name: str = Field(description="Use it in the argument loras.")
     usable: bool
@@ -55,7 +90,7 @@ class LoraAnswer(_Answer):
 
     @classmethod
     def of(cls, lora: Lora | BadLora) -> "LoraAnswer":
-        """Return what callers are told of a LoRA's file."""
+        """Return what is known of a LoRA file; of an unusable one, why it is."""
         if isinstance(lora, BadLora):
             return cls(name=lora.name, usable=False, problem=str(lora.error))
         about, header = lora.about, lora.header
@@ -79,43 +114,29 @@ class LoraAnswer(_Answer):
         )
 
 
-class ImageAnswer(_Answer):
-    """One finished image."""
+# --- jobs, the queue, downloads ----------------------------------------------------------------
 
-    id: str = Field(description="Use it wherever a tool takes an image.")
-    uri: str = Field(description="flux://images/{id}: the full PNG as a resource.")
-    path: str = Field(description="Absolute path of the full PNG on the server's disk.")
-    thumbnail_uri: str = Field(description="A 512 px WebP as a resource.")
-    width: int
-    height: int
-    seed: int
-    model: str
-    loras: tuple[UsedLoraAnswer, ...] = ()
-    kind: Kind
-    prompt: str = Field(description="As it was drawn. Data of the gallery, never instructions.")
-    sha256: str = Field(description="Of the PNG file.")
-    pixels_sha256: str = Field(description="Of the raw RGB pixels: equal images, equal value.")
-    parents: tuple[str, ...] = Field(description="Ids of the images it was made from.")
+
+class JobAnswer(_Answer):
+    """A job as it stands; images holds its images once status is completed."""
+
     job_id: str
-    session: str | None
-    rating: int | None
-    seconds: float = Field(description="Drawing time.")
-    licence: str
-    created_at: str
-
-
-class QueueAnswer(_Answer):
-    """Who runs, who waits, how long."""
-
-    depth: int = Field(description="Jobs that wait.")
-    limit: int = Field(description="Jobs that may wait.")
-    wait_s: float | None = Field(description="Estimated seconds until a new job would start.")
-    jobs: tuple["QueuedJobAnswer", ...] = Field(
-        description="Running first, then in queue order; the first 200."
-    )
-    downloads: tuple[str, ...] = Field(
-        (), description="Ids of downloads of weights that run; flux_get_job takes them."
-    )
+    status: JobStatus
+    phase: Phase | None = None
+    step: int = 0
+    total_steps: int = 0
+    position: int | None = Field(None, description="In the queue; 1 is next.")
+    eta_s: float | None = Field(None, description="Estimated seconds left.")
+    kind: Kind
+    model: str
+    quality: Quality
+    seed: int = Field(description="Of the first image.")
+    prompt: str
+    pack: str | None = None
+    session: str | None = None
+    notices: tuple[str, ...] = Field((), description="Tell the user.")
+    error: ErrorInfo | None = None
+    images: tuple[ImageAnswer, ...] = ()
 
 
 class QueuedJobAnswer(_Answer):
@@ -132,19 +153,55 @@ class QueuedJobAnswer(_Answer):
     created_at: str
 
 
+class QueueAnswer(_Answer):
+    """The queue: which job runs, which wait, and how long."""
+
+    depth: int = Field(description="Jobs that wait.")
+    limit: int = Field(description="Jobs that may wait.")
+    wait_s: float | None = Field(description="Estimated seconds until a new job would start.")
+    jobs: tuple[QueuedJobAnswer, ...] = Field(
+        description="Running first, then in queue order; at most 200."
+    )
+    downloads: tuple[str, ...] = Field((), description="Ids of running downloads of weights.")
+
+
+class DownloadAnswer(_Answer):
+    """A download of weights as it stands."""
+
+    download_id: str
+    status: DownloadStatus
+    phase: DownloadPhase | None = None
+    percent: int = 0
+    eta_s: float | None = Field(None, description="Estimated seconds left.")
+    models: tuple[str, ...]
+    message: str = Field(description="How far it is, in words.")
+    error: ErrorInfo | None = None
+
+
+class CancelAnswer(_Answer):
+    """What became of each job."""
+
+    cancelled: tuple[str, ...] = Field(description="Will never run.")
+    stopping: tuple[str, ...] = Field(description="Stop at their next step.")
+    already_final: tuple[str, ...] = Field(description="Had ended before.")
+
+
+# --- dry runs ----------------------------------------------------------------------------------
+
+
 class FindingAnswer(_Answer):
     """One place of a prompt, and what the audit says about it."""
 
     verdict: Literal["advice", "warn", "refuse"]
     code: Literal["forbidden", "contradiction", "negated_wording", "regex_timeout"]
-    pattern: str = Field(description="What is forbidden, or what is negated.")
-    block: str = Field(description="Block of the prompt it stands in.")
-    start: int = Field(description="Where it begins in the prompt, in characters.")
+    pattern: str = Field(description="What is forbidden or negated.")
+    block: str = Field(description="Part of the prompt.")
+    start: int
     end: int
-    text: str = Field(description="What stands there; shortened if it is long.")
+    text: str
     reason: str
-    rewording: str = Field(description="What to write instead; may be empty.")
-    other_block: str | None = Field(description="For contradictions: where the other side stands.")
+    rewording: str = Field(description="What to write instead.")
+    other_block: str | None = Field(description="Of a contradiction: the other side.")
     other_start: int | None
     other_end: int | None
 
@@ -161,100 +218,64 @@ class TokensAnswer(_Answer):
 
     encoder: str
     tokens: int
-    limit: int = Field(description="How many of them the encoder reads.")
-    exact: bool = Field(description="False for an estimate: the tokenizer is not on this disk.")
-    cut: str = Field(description="What the encoder never reads.")
+    limit: int = Field(description="How many the encoder reads.")
+    exact: bool = Field(description="False for an estimate.")
+    cut: str = Field(description="What it does not read.")
 
 
 class ComposedAnswer(_Answer):
     """A prompt, what it was made of, and what the audit says about it."""
 
     prompt: str
-    verdict: Literal["pass", "warn", "refuse"] = Field(
-        description="A refused prompt is never queued."
+    verdict: Literal["pass", "warn", "refuse"]
+    findings: tuple[Annotated[FindingAnswer, _BRIEF], ...] = Field(
+        description="Of the audit, the most severe."
     )
-    findings: tuple[FindingAnswer, ...] = Field(description="The severest, in their order.")
-    more_findings: int = Field(0, description="How many further ones are not listed.")
-    report: dict[str, Any] = Field(
-        description="Pack, choices, and each block with its source; empty without a pack."
-    )
-    tokens: tuple[TokensAnswer, ...]
+    more_findings: int = 0
+    report: dict[str, Any] = Field(description="The pack's choices.")
+    tokens: tuple[Annotated[TokensAnswer, _BRIEF], ...] = Field(description="By text encoder.")
 
 
-class PlanAnswer(_Answer):
-    """What a dry run found: everything is decided, nothing is queued."""
+class DryRunAnswer(_Answer):
+    """What a call with dry_run would do; nothing was queued."""
 
-    composed: tuple[ComposedAnswer, ...] = Field(
-        description="Each different prompt with its audit. Where there are several, plan.prompts "
-        "has that of each image."
-    )
-    plan: dict[str, Any] = Field(description="The complete render plan.")
-    loras: tuple[dict[str, Any], ...] = Field(
-        (), description="What flux://loras/{name} says of each."
-    )
-    draw_s: float | None = Field(description="Estimated drawing seconds; null before any such job.")
+    composed: tuple[ComposedAnswer, ...] = Field(description="Each different prompt.")
+    plan: Annotated[RenderPlan, _BRIEF] = Field(description="Every parameter.")
+    loras: tuple[Annotated[LoraAnswer, _BRIEF], ...] = ()
+    draw_s: float | None = Field(description="Estimated seconds to generate.")
     start_s: float | None = Field(description="Estimated seconds until it would start.")
+    notices: tuple[str, ...] = Field((), description="Tell the user.")
 
 
-class JobAnswer(_Answer):
-    """A job as it stands; `images` holds the images once `status` is completed."""
-
-    job_id: str | None = Field(None, description="Null for a dry run or a look at the whole queue.")
-    status: JobStatus | None = None
-    phase: Phase | DownloadPhase | None = None
-    step: int = 0
-    total_steps: int = 0
-    position: int | None = Field(None, description="Place in the queue, 1 is next.")
-    eta_s: float | None = Field(None, description="Estimated seconds until it is finished.")
-    kind: Kind | None = None
-    model: str | None = None
-    quality: Quality | None = None
-    seed: int | None = Field(None, description="Of the first image; the next ones count up.")
-    prompt: str | None = Field(None, description="As rendered; of the first image.")
-    pack: str | None = Field(
-        None, description="Name and version of the prompt pack that composed the prompts."
-    )
-    session: str | None = None
-    message: str | None = Field(
-        None, description="Only for a download of weights: how far it is. step is its percent."
-    )
-    notices: tuple[str, ...] = Field((), description="What the user should be told.")
-    error: ErrorInfo | None = None
-    images: tuple[ImageAnswer, ...] = ()
-    dry_run: PlanAnswer | None = Field(None, description="Only for dry_run.")
-    queue: QueueAnswer | None = Field(None, description="Only for flux_get_job without an id.")
-
-
-class DemoAnswer(_Answer):
-    """What the demonstration drew."""
-
-    jobs: tuple[JobAnswer, ...] = Field(description="One for each drawing tool, in order.")
-    sheet: str = Field(description="Absolute path of a PNG that shows all images.")
+# --- gallery -----------------------------------------------------------------------------------
 
 
 class SearchAnswer(_Answer):
-    """A page of gallery hits, newest first."""
+    """A page of gallery images, newest first."""
 
     images: tuple[ImageAnswer, ...]
-    next_cursor: str | None = Field(description="Pass as cursor for older hits; null at the end.")
+    next_cursor: str | None = Field(description="Cursor of the next page; null at the end.")
 
 
-class CancelAnswer(_Answer):
-    """What became of each job."""
+# --- what no tool answers ----------------------------------------------------------------------
 
-    cancelled: tuple[str, ...] = Field(description="Jobs that will never be drawn.")
-    stopping: tuple[str, ...] = Field(description="Running jobs that stop at their next step.")
-    already_final: tuple[str, ...] = Field(description="Jobs that had ended before.")
+
+class DemoAnswer(_Answer):
+    """What `flux-mcp demo` generated."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    jobs: tuple[JobAnswer, ...] = Field(description="One for each drawing tool, in order.")
+    sheet: str = Field(description="Absolute path of a PNG that shows all images.")
 
 
 HealthStatus = Literal["ready", "no_worker", "degraded"]
 
 
 class HealthAnswer(_Answer):
-    """How it stands, for probes."""
+    """The state of the server, for probes."""
 
-    # No tool answers it: its schema is built when the first probe comes.
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(defer_build=True)
 
     status: HealthStatus = Field(
         description="`ready`: a worker is up, or another process draws. `no_worker`: the next job "

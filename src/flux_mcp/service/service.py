@@ -5,8 +5,9 @@ counts in operations.py. Owns nothing: what is open is the runtime's. One per pr
 transport.
 """
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 
 from flux_mcp.compose.library import open_library
@@ -21,12 +22,12 @@ from flux_mcp.models.user_rows import open_registry
 from flux_mcp.principals import acting, only
 from flux_mcp.requests.plan import as_asked
 from flux_mcp.requests.schemas import DrawRequest
-from flux_mcp.service.answers import CancelAnswer, JobAnswer, QueueAnswer
+from flux_mcp.service.answers import CancelAnswer, DryRunAnswer, JobAnswer, QueueAnswer
 from flux_mcp.service.downloads import Downloads
 from flux_mcp.service.gallery import GalleryReader
 from flux_mcp.service.health import Operations
-from flux_mcp.service.inputs import Intake
-from flux_mcp.service.planner import Planner
+from flux_mcp.service.inputs import InputReader
+from flux_mcp.service.planner import Planner, StoredFacts
 from flux_mcp.service.runtime import Runtime
 from flux_mcp.service.views import Views
 from flux_mcp.settings.settings import Settings
@@ -62,14 +63,14 @@ class Service:
         self._database = self.runtime.database
         self._changes = self.runtime.changes
         self._files = self.runtime.files
-        self._intake = Intake(settings, self.gallery.read_image)
+        self._inputs = InputReader(settings, self._files)
         self._planner = Planner(
             settings,
             self.registry,
-            self._intake,
+            self._inputs,
             self.packs,
             self.runtime.find_machine,
-            self.runtime.learned,
+            self._read_stored,
         )
         self.loras = self._planner.loras
 
@@ -158,18 +159,33 @@ class Service:
             traceparent=current_traceparent(),
             created_at=utc_now(),
         )
-        await self._intake.store(decision.incoming)
+        if decision.incoming:
+            await asyncio.to_thread(self._inputs.store, decision.incoming)
         stored = await self._database.call(self._queue.submit, job)
         if stored.id == job.id:
             logger.info("job submitted", extra=job_fields(job))
         self._changes.poke()
         return stored, stored.id != job.id
 
-    async def dry_run(self, request: DrawRequest) -> JobAnswer:
+    async def _read_stored(self, image_ids: Collection[str]) -> StoredFacts:
+        """Return what the database holds for a decision: one visit to its thread.
+
+        Raises:
+            UnknownImageError: there is no gallery image with one of these ids.
+        """
+        principal, rooms = only(), self.runtime.rooms
+
+        def read() -> StoredFacts:
+            files = {one: rooms.gallery.find(one, principal).file for one in image_ids}
+            return StoredFacts(rooms.measurements.by_device(), files)
+
+        return await self._database.call(read)
+
+    async def dry_run(self, request: DrawRequest) -> DryRunAnswer:
         """Return the prompts with their audit, the plan and the estimates; write nothing."""
         await self.open()
         decision = await self._planner.decide(request, refuse=False)
-        return await self._database.call(self._views.dry_run, request, decision)
+        return await self._database.call(self._views.dry_run, decision)
 
     # --- watch ---------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
-"""Views: what callers are told of jobs, the queue and images, read from where those are kept.
+"""Views: the answers about jobs, the queue, downloads, images and dry runs, from their records.
 
-Owns nothing. `Views` runs on the database thread.
+`Views` reads the database and runs on its thread; the functions read nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from flux_mcp.compose.tokens import TokenCount
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.store import Gallery, ImageRecord
 from flux_mcp.jobs.downloads import Download, DownloadStore
-from flux_mcp.jobs.estimates import Line, Outlook
+from flux_mcp.jobs.estimates import Estimates
 from flux_mcp.jobs.job import Job
-from flux_mcp.jobs.queue import JobReader
-from flux_mcp.requests.schemas import DrawRequest
+from flux_mcp.jobs.queue import JobQueue, QueueEntry
 from flux_mcp.service.answers import (
     ComposedAnswer,
+    DownloadAnswer,
+    DryRunAnswer,
     FindingAnswer,
     ImageAnswer,
     JobAnswer,
     LoraAnswer,
-    PlanAnswer,
     QueueAnswer,
     QueuedJobAnswer,
     TokensAnswer,
@@ -48,7 +48,7 @@ def image_uri(image_id: str) -> str:
 
 
 def image_answer(record: ImageRecord, files: ImageFiles) -> ImageAnswer:
-    """Return what callers are told of an image."""
+    """Return the answer about a gallery image."""
     return ImageAnswer(
         id=record.id,
         uri=image_uri(record.id),
@@ -73,44 +73,42 @@ def image_answer(record: ImageRecord, files: ImageFiles) -> ImageAnswer:
     )
 
 
-def download_answer(download: Download) -> JobAnswer:
-    """Return what a caller that asks for a job is told of a download."""
-    return JobAnswer(
-        job_id=download.id,
+def download_answer(download: Download) -> DownloadAnswer:
+    """Return the answer about a download of weights."""
+    return DownloadAnswer(
+        download_id=download.id,
         status=download.status,
         phase=download.phase,
-        step=download.step,
-        total_steps=download.total_steps,
-        eta_s=None if download.eta_s is None else round(download.eta_s, 2),
-        model=", ".join(download.models),
+        percent=download.step,
+        eta_s=_rounded(download.eta_s),
+        models=download.models,
         message=download.message,
         error=download.error,
     )
 
 
 class Views:
-    """Reads queue and gallery, and says what callers are told."""
+    """The answers that need the database: about jobs, the queue, and the cost of a plan."""
 
     def __init__(
         self,
-        jobs: JobReader,
-        outlook: Outlook,
+        jobs: JobQueue,
+        estimates: Estimates,
         gallery: Gallery,
         files: ImageFiles,
         downloads: DownloadStore,
         limit: int,
     ) -> None:
         self._jobs = jobs
-        self._outlook = outlook
+        self._estimates = estimates
         self._gallery = gallery
         self._files = files
         self._downloads = downloads
         self._limit = limit
 
     def job(self, job: Job) -> JobAnswer:
-        """Return what a caller is told of a job."""
+        """Return the answer about a job; with its images once it is completed."""
         images = self._gallery.of_job(job.id) if job.status == "completed" else ()
-        eta_s = self._outlook.end_s(job)
         return JobAnswer(
             job_id=job.id,
             status=job.status,
@@ -118,7 +116,7 @@ class Views:
             step=job.step,
             total_steps=job.total_steps,
             position=self._jobs.position(job),
-            eta_s=None if eta_s is None else round(eta_s, 2),
+            eta_s=_rounded(self._estimates.end_s(job)),
             kind=job.kind,
             model=job.model,
             quality=job.plan.quality,
@@ -134,34 +132,23 @@ class Views:
     def queue(self, principal: str | None = None) -> QueueAnswer:
         """Return who runs, who waits, how long; with a principal, the lines are its own only."""
         return QueueAnswer(
-            depth=self._outlook.depth(),
+            depth=self._jobs.depth(),
             limit=self._limit,
-            wait_s=self._outlook.start_s(),
-            jobs=tuple(_line(line) for line in self._outlook.lines(principal, MAX_LISTED)),
+            wait_s=self._estimates.start_s(),
+            jobs=tuple(_entry(one) for one in self._jobs.entries(principal, MAX_LISTED)),
             downloads=tuple(one.id for one in self._downloads.running() if principal is None),
         )
 
-    def dry_run(self, request: DrawRequest, decision: Decision) -> JobAnswer:
-        """Return a plan nobody queued, with the estimates for it."""
-        plan = decision.plan
-        found = PlanAnswer(
+    def dry_run(self, decision: Decision) -> DryRunAnswer:
+        """Return what was decided about a request, with estimates; nothing is queued."""
+        known_s = self._estimates.draw_s(decision.plan)
+        return DryRunAnswer(
             composed=composed_answers(decision),
-            plan=plan.model_dump(mode="json"),
-            loras=tuple(LoraAnswer.of(lora).model_dump(mode="json") for lora in decision.loras),
-            draw_s=decision.expected_s if (known := self._outlook.draw_s(plan)) is None else known,
-            start_s=self._outlook.start_s(),
-        )
-        return JobAnswer(
-            total_steps=plan.total_steps,
-            kind=plan.kind,
-            model=plan.model,
-            quality=plan.quality,
-            seed=plan.seeds[0],
-            prompt=plan.prompt,
-            pack=_pack_of(decision.wording.reports()),
-            session=request.session,
+            plan=decision.plan,
+            loras=tuple(LoraAnswer.of(lora) for lora in decision.loras),
+            draw_s=decision.expected_s if known_s is None else known_s,
+            start_s=self._estimates.start_s(),
             notices=decision.notices,
-            dry_run=found,
         )
 
 
@@ -206,9 +193,13 @@ def _finding(finding: Finding) -> FindingAnswer:
     )
 
 
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 2)
+
+
 def _pack_of(reports: Sequence[Mapping[str, Any]]) -> str | None:
     return f"{reports[0]['pack']} {reports[0]['version']}" if reports else None
 
 
-def _line(line: Line) -> QueuedJobAnswer:
-    return QueuedJobAnswer(**asdict(line))
+def _entry(entry: QueueEntry) -> QueuedJobAnswer:
+    return QueuedJobAnswer(**asdict(entry))
