@@ -1,4 +1,4 @@
-"""What the benchmarks share: real processes to talk to, medians, the GPU and the JSON line."""
+"""What the benchmarks share: real processes to talk to, medians, the printed table and the JSON line."""
 
 import argparse
 import asyncio
@@ -170,14 +170,14 @@ class Result:
     absolute: dict[str, Any] = field(default_factory=dict)
     """Beside it: this machine's own numbers, units in their names."""
     lines: list[tuple[str, str, str]] = field(default_factory=list)
-    """The GPU: what, how much, target."""
+    """Of the printed table: what, how much, target."""
 
     def line(self, what: str, how_much: str, target: str = "") -> None:
-        """Add a line to the GPU."""
+        """Add a line to the printed table."""
         self.lines.append((what, how_much, target))
 
     def publish(self, title: str) -> None:
-        """Print the GPU, then the whole result as one line of JSON."""
+        """Print the table, then the whole result as one line of JSON."""
         facts = run_facts()
         machine = facts["machine"]
         table = Table(title=title, title_justify="left", title_style="bold")

@@ -188,7 +188,7 @@ async def measure(asked: argparse.Namespace) -> Result:
 
 
 def _say(what: str) -> None:
-    """Tell who waits how far it is; stdout is for the GPU."""
+    """Tell who waits how far it is; stdout is for the table."""
     print(f"{what} ...", file=sys.stderr, flush=True)
 
 

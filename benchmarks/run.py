@@ -15,6 +15,7 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).resolve().parent
 NAMES = (
     "start",
+    "tool_list",
     "status",
     "cancel",
     "gallery",
