@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from flux_mcp.jobs.job import Job
-from flux_mcp.jobs.queue import JobReader
+from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.settings.paths import Paths
 from flux_mcp.storage.database import open_database
 
@@ -15,7 +15,7 @@ def read_jobs(data_dir: Path) -> dict[str, Job]:
     """Read the job rows as the server left them."""
     database = open_database(Paths(data_dir).database)
     try:
-        return {job.id: job for job in JobReader(database).recent(100_000)}
+        return {job.id: job for job in JobQueue(database, limit=0).recent(100_000)}
     finally:
         database.close()
 

@@ -22,9 +22,9 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error", "TQDM_DISA
 from common import THREADS, Result, median_ratio, ms, scratch, start_async
 
 from flux_mcp.jobs.fleet import Assignment
-from flux_mcp.jobs.process_fleet import WORKER_ID, ProcessFleet
+from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.user_rows import open_registry
-from flux_mcp.requests.plan import RenderPlan, make_plan
+from flux_mcp.requests.plan import PlanParts, RenderPlan, make_plan
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.settings.paths import ensure_dirs
 from flux_mcp.settings.settings import Settings
@@ -87,7 +87,8 @@ def _make_model(settings: Settings, name: str, seed: int) -> Path:
 
 def _plan(settings: Settings, name: str) -> RenderPlan:
     request = GenerateRequest(prompt="a red circle", width=64, height=64, steps=STEPS, model=name)
-    return make_plan(request, open_registry(settings).find("text2img", name), revision=None, seed=7)
+    spec = open_registry(settings).find("text2img", name)
+    return make_plan(request, spec, PlanParts(revision=None, seed=7))
 
 
 async def _turns(
@@ -123,11 +124,11 @@ async def _draw(
         RuntimeError: it was not drawn.
     """
     is_told, final = False, None
-    async for report in fleet.run(WORKER_ID, Assignment(job_id, 1, plan, {})):
+    async for report in fleet.run(Assignment(job_id, 1, plan, {})):
         final = report.event
         if isinstance(final, Progress) and final.phase == "denoising" and not is_told:
             is_told = True
-            await fleet.prefetch(WORKER_ID, None if ahead is None else weights_of(ahead))
+            await fleet.prefetch(None if ahead is None else weights_of(ahead))
     if not isinstance(final, Done):
         raise RuntimeError(f"it was not drawn: {final}")  # noqa: TRY004 - no one's argument
     return final

@@ -1,7 +1,7 @@
 """What is the order of jobs worth? Unit: swaps; ratio to the fewest that any order could reach.
 
 Method: recorded and made-up traces (traces/*.jsonl) are replayed on imagined GPUs by the server's
-own `choose_next`: first in first out (no passes), then with the passes that are the default. The
+own `choose_next`: first in first out (no overtaking), then with the default bound on it. The
 optimum knows all arrivals beforehand and obeys the same bound (scheduling_optimum.py); it is exact
 unless the table says ">=". A swap is a load of a pipeline, first loads too. Nothing is measured
 here, so every machine finds the same numbers.
@@ -19,10 +19,10 @@ from scheduling_optimum import optimum
 from scheduling_replay import Gpu, Replay, replay
 from scheduling_traces import TRACES, read_trace
 
-from flux_mcp.jobs.scheduler import DEAR_SWITCH_RATIO
+from flux_mcp.jobs.scheduler import EXPENSIVE_SWAP_RATIO
 from flux_mcp.settings.settings import Settings
 
-MAX_PASSES = int(Settings.model_fields["max_overtakes"].default)
+MAX_OVERTAKES = int(Settings.model_fields["max_overtakes"].default)
 
 FROM_MEMORY = "from memory"
 FROM_DISK = "from disk"
@@ -61,11 +61,11 @@ def compare(name: str, gpu: Gpu, report: Callable[[float], None]) -> Comparison:
     """Replay one trace on one GPU, and find the optimum."""
     trace = read_trace(TRACES / f"{name}.jsonl")
     fifo = replay(trace.jobs, gpu, max_overtakes=0)
-    ours = replay(trace.jobs, gpu, MAX_PASSES)
+    ours = replay(trace.jobs, gpu, MAX_OVERTAKES)
     known = min(ours, fifo, key=lambda found: found.swaps)
-    best = optimum(trace.jobs, gpu, MAX_PASSES, known, report)
+    best = optimum(trace.jobs, gpu, MAX_OVERTAKES, known, report)
     typical_s = median(job.draw_s for job in trace.jobs)
-    is_expensive = gpu.again_s > DEAR_SWITCH_RATIO * typical_s
+    is_expensive = gpu.again_s > EXPENSIVE_SWAP_RATIO * typical_s
     return Comparison(trace, gpu, fifo, ours, best, is_expensive)
 
 
@@ -94,7 +94,7 @@ def _show(bars: Progress, bar: TaskID, share: float) -> None:
 
 
 def _report(compared: Sequence[Comparison], quick: bool) -> Result:
-    result = Result("scheduling", quick, {"replays": len(compared), "max_overtakes": MAX_PASSES})
+    result = Result("scheduling", quick, {"replays": len(compared), "max_overtakes": MAX_OVERTAKES})
     for one in compared:
         name = f"{one.trace.name}, {one.gpu.resident} {one.gpu.name}"
         result.ratios[name] = ratio(one.ours.swaps, one.best.swaps)
@@ -104,9 +104,11 @@ def _report(compared: Sequence[Comparison], quick: bool) -> Result:
             "ours": _figures(one.ours),
         }
     groups = {
-        "one pipeline fits, swaps are expensive": [c for c in compared if _is(c, dear=True, fit=1)],
-        "two fit, swaps are expensive": [c for c in compared if _is(c, dear=True, fit=2)],
-        "swaps are cheap: nobody may pass": [c for c in compared if not c.is_expensive],
+        "one pipeline fits, swaps are expensive": [
+            c for c in compared if _is(c, expensive=True, fit=1)
+        ],
+        "two fit, swaps are expensive": [c for c in compared if _is(c, expensive=True, fit=2)],
+        "swaps are cheap: no job may overtake": [c for c in compared if not c.is_expensive],
     }
     for group, members in groups.items():
         ratios = [one.ratio for one in members]
@@ -118,14 +120,16 @@ def _report(compared: Sequence[Comparison], quick: bool) -> Result:
                 "C10: <= 1.1" if members[0].is_expensive else "",
             )
     late = [one for one in compared if max(one.ours.waits_s) > one.bound_s]
-    most = max(one.ours.most_passed for one in compared)
-    result.line("most often passed", str(most), f"{MAX_PASSES}")
-    result.line("longest wait above first in first out's + the passes", str(len(late)), "none")
+    most = max(one.ours.most_overtaken for one in compared)
+    result.line("most often overtaken", str(most), f"{MAX_OVERTAKES}")
+    result.line(
+        "longest wait above first in first out's + the overtaking jobs", str(len(late)), "none"
+    )
     return result
 
 
-def _is(one: Comparison, *, dear: bool, fit: int) -> bool:
-    return one.is_expensive == dear and one.gpu.resident == fit
+def _is(one: Comparison, *, expensive: bool, fit: int) -> bool:
+    return one.is_expensive == expensive and one.gpu.resident == fit
 
 
 def _figures(found: Replay) -> dict[str, float]:
@@ -134,7 +138,7 @@ def _figures(found: Replay) -> dict[str, float]:
         "swap_s": round(found.swap_s, 3),
         "mean_wait_s": round(mean(found.waits_s), 3),
         "longest_wait_s": round(max(found.waits_s), 3),
-        "most_passed": found.most_passed,
+        "most_overtaken": found.most_overtaken,
     }
 
 

@@ -23,7 +23,7 @@ class Comparison:
     ours: Replay
     best: Optimum
     is_expensive: bool
-    """Whether the rule may let jobs pass: elsewhere it is first in, first out on purpose."""
+    """Whether jobs may overtake: elsewhere the rule is first in, first out on purpose."""
 
     @property
     def ratio(self) -> float:
@@ -32,9 +32,9 @@ class Comparison:
 
     @property
     def bound_s(self) -> float:
-        """How long a job may wait by the rule: first in first out's longest, and the passes."""
+        """How long a job may wait by the rule: first in first out's longest, and overtaking jobs."""
         job_s = max(job.draw_s for job in self.trace.jobs) + max(self.gpu.first_s, self.gpu.again_s)
-        return max(self.fifo.waits_s) + job_s * self.ours.most_passed
+        return max(self.fifo.waits_s) + job_s * self.ours.most_overtaken
 
 
 def table(compared: Sequence[Comparison]) -> Table:
@@ -63,10 +63,10 @@ def lanes(one: Comparison, from_s: float, column_s: float, columns: int) -> str:
     lines = []
     for name, replay in (("first in, first out", one.fifo), ("ours", one.ours)):
         until_ms = 1000 * (from_s + columns * column_s)
-        done = sum(turn.end_ms <= until_ms for turn in replay.turns)
+        done = sum(turn.end_ms <= until_ms for turn in replay.drawn)
         lines.append(f"{name}: {done} jobs done after {until_ms / 1000:.0f} s")
         for pipeline in pipelines:
-            own = [turn for turn in replay.turns if one.trace.jobs[turn.job].pipeline == pipeline]
+            own = [turn for turn in replay.drawn if one.trace.jobs[turn.job].pipeline == pipeline]
             marks = []
             for column in range(columns):
                 at_ms = 1000 * (from_s + (column + 0.5) * column_s)

@@ -1,14 +1,14 @@
 """The fewest swaps that any order could have reached which knew all arrivals beforehand.
 
-"Any order" obeys what ours obeys: no job is passed by more than so many later ones, none starts
+"Any order" obeys what ours obeys: no job is overtaken by more than so many later ones, none starts
 before it arrived, the GPU never idles while a job waits, the longest unused pipeline makes room,
 and jobs of one pipeline keep their order among themselves. (With jobs of equal length within a
 pipeline, keeping that order costs no swap: of two of them that are the wrong way round, exchanging
-their places passes nobody more often, and leaves the clock as it is.)
+their places overtakes no job more often, and leaves the clock as it is.)
 
 Exact, by dynamic programming over how many jobs of each pipeline are done, what is loaded, and the
-clock. The bound makes it feasible: how often the oldest waiting job was passed follows from what is
-done, and nobody behind it was passed more often. Two passes:
+clock. The bound makes it feasible: how often the oldest waiting job was overtaken follows from what
+is done, and no job behind it was overtaken more often. Two searches:
 
 1. Without the clock, backwards: the fewest swaps from each state on, if all jobs had come at once.
    No order can need fewer, because leaving out the arrivals only adds orders.
@@ -27,7 +27,7 @@ from scheduling_traces import TraceJob
 from flux_mcp.jobs.scheduler import use
 
 MAX_STATES = 3_000_000
-"""Of the second pass; some hundred bytes and microseconds each."""
+"""Of the second search; some hundred bytes and microseconds each."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Optimum:
     order: tuple[int, ...] | None
     """One that reaches it; `None` where it is only a bound."""
     states: int
-    """Looked at in the second pass."""
+    """Looked at in the second search."""
 
 
 class _Done(NamedTuple):
@@ -66,10 +66,10 @@ def optimum(
 
     Args:
         jobs: In order of arrival.
-        GPU: Where they are drawn.
-        max_overtakes: How often each may be passed.
+        gpu: Where they are drawn.
+        max_overtakes: How often each may be overtaken.
         known: An order that obeys the same rules; the result is at most its swaps.
-        report: Told the share of the work that is done.
+        report: Called with the share of the work that is done.
     """
     search = _Search(jobs, gpu, max_overtakes)
     to_go = search.swaps_to_go()
@@ -129,10 +129,10 @@ class _Search:
         """Yield each job that may be next, the state after it, and whether it must be loaded."""
         heads = self._heads(done)
         oldest = min(job for job, _ in heads)
-        # All jobs before the oldest are done, so the others that are done came later: they passed.
-        passed = sum(done.counts) - oldest
+        # All jobs before the oldest are done, so the others that are done overtook it.
+        overtakes = sum(done.counts) - oldest
         for job, at in heads:
-            if job == oldest or passed < self._max_overtakes:
+            if job == oldest or overtakes < self._max_overtakes:
                 pipeline = self._pipelines[at]
                 counts = (*done.counts[:at], done.counts[at] + 1, *done.counts[at + 1 :])
                 after = _Done(counts, use(done.loaded, pipeline, self._gpu.resident))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from scheduling_traces import TraceJob
 
-from flux_mcp.jobs.scheduler import TimedJob, Waiting, choose_next, costs_of, load_level, use
+from flux_mcp.jobs.scheduler import TimedJob, WaitingJob, choose_next, costs_of, load_level, use
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Turn:
+class DrawnJob:
     """One job of a replay, in milliseconds from the first arrival."""
 
     job: int
@@ -42,32 +42,32 @@ class Turn:
 class Replay:
     """What became of a trace."""
 
-    turns: tuple[Turn, ...]
+    drawn: tuple[DrawnJob, ...]
     """In the order in which the jobs were drawn."""
 
     @property
     def swaps(self) -> int:
         """How often a pipeline was loaded, first loads included."""
-        return sum(turn.load_ms > 0 for turn in self.turns)
+        return sum(one.load_ms > 0 for one in self.drawn)
 
     @property
     def swap_s(self) -> float:
         """Seconds spent on loading."""
-        return sum(turn.load_ms for turn in self.turns) / 1000
+        return sum(one.load_ms for one in self.drawn) / 1000
 
     @property
     def waits_s(self) -> list[float]:
-        """From each job's arrival until its turn."""
-        return [(turn.start_ms - turn.arrival_ms) / 1000 for turn in self.turns]
+        """From each job's arrival until it starts."""
+        return [(one.start_ms - one.arrival_ms) / 1000 for one in self.drawn]
 
     @property
     def order(self) -> tuple[int, ...]:
         """The jobs as they were drawn, by their place in the order of arrival."""
-        return tuple(turn.job for turn in self.turns)
+        return tuple(one.job for one in self.drawn)
 
     @property
-    def most_passed(self) -> int:
-        """By how many later jobs the most passed one was passed."""
+    def most_overtaken(self) -> int:
+        """How many later jobs overtook the job that most did."""
         order = self.order
         return max(
             (sum(other > job for other in order[:place]) for place, job in enumerate(order)),
@@ -86,7 +86,7 @@ class Drawing:
         self._jobs = jobs
         self._gpu = gpu
 
-    def draw(self, number: int) -> Turn:
+    def draw(self, number: int) -> DrawnJob:
         """Draw a job; returns when it is done."""
         job = self._jobs[number]
         level = load_level(job.pipeline, self.loaded, self.used)
@@ -97,45 +97,45 @@ class Drawing:
         self.used.add(job.pipeline)
         load_s = None if level is None else load_ms / 1000
         self.timed.append(TimedJob(job.pipeline, job.draw_s, level, load_s))
-        return Turn(number, to_ms(job.arrival_s), start_ms, load_ms, self.clock_ms)
+        return DrawnJob(number, to_ms(job.arrival_s), start_ms, load_ms, self.clock_ms)
 
 
 def replay(jobs: Sequence[TraceJob], gpu: Gpu, max_overtakes: int) -> Replay:
-    """Draw a trace in the order that the server would; with no passes: first in, first out."""
+    """Draw a trace in the order that the server would; without overtaking: first in, first out."""
     drawing = Drawing(jobs, gpu)
-    passes = dict.fromkeys(range(len(jobs)), 0)
+    overtakes = dict.fromkeys(range(len(jobs)), 0)
     waiting: list[int] = []
-    turns: list[Turn] = []
+    drawn: list[DrawnJob] = []
     arrived = 0
-    while len(turns) < len(jobs):
+    while len(drawn) < len(jobs):
         if not waiting:
             drawing.clock_ms = max(drawing.clock_ms, to_ms(jobs[arrived].arrival_s))
         while arrived < len(jobs) and to_ms(jobs[arrived].arrival_s) <= drawing.clock_ms:
             waiting.append(arrived)
             arrived += 1
-        turn = choose_next(
-            [Waiting(str(number), jobs[number].pipeline, 0, passes[number]) for number in waiting],
+        chosen = choose_next(
+            [WaitingJob(str(one), jobs[one].pipeline, overtakes[one]) for one in waiting],
             drawing.loaded,
             lambda: costs_of(drawing.timed),
             max_overtakes,
         )
-        if turn is None:
-            raise RuntimeError("jobs wait, and none has its turn")
-        for passed in turn.passed:
-            passes[int(passed)] += 1
-        waiting.remove(int(turn.job_id))
-        turns.append(drawing.draw(int(turn.job_id)))
-    return Replay(tuple(turns))
+        if chosen is None:
+            raise RuntimeError("jobs wait, and none is chosen")
+        for overtaken in chosen.overtaken:
+            overtakes[int(overtaken)] += 1
+        waiting.remove(int(chosen.job_id))
+        drawn.append(drawing.draw(int(chosen.job_id)))
+    return Replay(tuple(drawn))
 
 
 def replay_order(jobs: Sequence[TraceJob], gpu: Gpu, order: Sequence[int]) -> Replay:
     """Draw a trace in a given order."""
     drawing = Drawing(jobs, gpu)
-    turns = []
+    drawn = []
     for number in order:
         drawing.clock_ms = max(drawing.clock_ms, to_ms(jobs[number].arrival_s))
-        turns.append(drawing.draw(number))
-    return Replay(tuple(turns))
+        drawn.append(drawing.draw(number))
+    return Replay(tuple(drawn))
 
 
 def to_ms(seconds: float) -> int:

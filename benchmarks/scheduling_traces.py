@@ -21,8 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flux_mcp.jobs.estimates import Ended, JobTally
-from flux_mcp.jobs.queue import migrate
+from flux_mcp.jobs.queue import EndedJob, JobQueue, migrate
 from flux_mcp.models.registry import load_registry
 from flux_mcp.settings.paths import Paths
 from flux_mcp.storage.database import open_database
@@ -77,7 +76,7 @@ def export(data_dir: Path) -> tuple[TraceJob, ...]:
     """Return the completed jobs of a data folder as a trace has them."""
     database = open_database(Paths(data_dir).database)
     migrate(database)
-    ended = JobTally(database).ended_since("")
+    ended = JobQueue(database, limit=0).ended_since("")
     database.close()
     completed = sorted((job for job in ended if job.status == "completed"), key=_arrival)
     shipped = {spec.id for spec in load_registry()}
@@ -94,7 +93,7 @@ def export(data_dir: Path) -> tuple[TraceJob, ...]:
     )
 
 
-def _arrival(job: Ended) -> tuple[float, int]:
+def _arrival(job: EndedJob) -> tuple[float, int]:
     """Return when a job came, in seconds, and its place among those of the same moment."""
     return datetime.fromisoformat(job.created_at).timestamp(), job.seq
 

@@ -16,7 +16,7 @@ from mcp import Client
 from mcp.client.stdio import stdio_client
 
 from flux_mcp.jobs.fleet import Assignment, Report
-from flux_mcp.jobs.process_fleet import WORKER_ID, ProcessFleet
+from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.worker_protocol.messages import Done, Failed, GeneratedImage
 from gpu_checks.bench import Bench
@@ -102,7 +102,7 @@ async def _measure_overhead(bench: Bench, folders: Folders, client: Client) -> N
     """
     asked = _arguments(bench, DEV, 0)
     planned = await call(client, "flux_generate", {**asked, "dry_run": True, "wait_s": 0})
-    switches = planned["dry_run"]["plan"].get("switches") or {}
+    switches = planned["plan"].get("switches") or {}
     compiled = bool(switches.get("compiled"))
     await draw(client, "flux_generate", asked)
     bench.say("loading the bare pipeline")
@@ -237,8 +237,8 @@ async def _run_out(bench: Bench, folders: Folders) -> None:
 
 
 async def _run(fleet: ProcessFleet, name: str, task: Task) -> Sequence[Report]:
-    assignment = Assignment(name, 1, task.plan, task.blobs)
-    return [report async for report in fleet.run(WORKER_ID, assignment)]
+    assignment = Assignment(name, 1, task.plan, task.inputs)
+    return [report async for report in fleet.run(assignment)]
 
 
 def _pixels(reports: Sequence[Report]) -> list[bytes]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from flux_mcp.jobs.environments import worker_environment
+from flux_mcp.jobs.process_fleet import worker_environment
 from flux_mcp.settings.settings import Settings
 from gpu_checks.results import Results, row_of
 

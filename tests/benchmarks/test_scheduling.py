@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scheduling import GPUS, MAX_PASSES, compare, scenarios
+from scheduling import GPUS, MAX_OVERTAKES, compare, scenarios
 from scheduling_optimum import optimum
 from scheduling_replay import Gpu, replay, replay_order
 from scheduling_traces import (
@@ -25,7 +25,7 @@ from scheduling_traces import (
 
 from flux_mcp.jobs.job import new_job_id
 from flux_mcp.jobs.queue import JobQueue, migrate
-from flux_mcp.jobs.scheduler import Turn
+from flux_mcp.jobs.scheduler import NextJob
 from flux_mcp.models.registry import load_registry
 from flux_mcp.settings.paths import Paths, ensure_dirs
 from flux_mcp.storage.database import open_database
@@ -51,8 +51,8 @@ def test_where_one_pipeline_fits_ours_is_close_to_the_optimum(name: str, gpu: Gp
     assert found.best.is_exact
     assert found.best.swaps <= found.ours.swaps <= GOAL * found.best.swaps
     assert found.ours.swaps < found.fifo.swaps
-    assert found.ours.most_passed <= MAX_PASSES
-    assert found.fifo.most_passed == 0
+    assert found.ours.most_overtaken <= MAX_OVERTAKES
+    assert found.fifo.most_overtaken == 0
     assert max(found.ours.waits_s) <= found.bound_s
 
 
@@ -71,10 +71,10 @@ def test_the_made_up_traces_are_what_their_seeds_make(pattern: str, gpu: str) ->
 
 def test_a_replay_is_the_same_each_time_and_draws_each_job_once_when_it_is_there() -> None:
     jobs = read_trace(TRACES / "bursts-h200.jsonl").jobs
-    first, second = (replay(jobs, MEMORY, MAX_PASSES) for _ in range(2))
+    first, second = (replay(jobs, MEMORY, MAX_OVERTAKES) for _ in range(2))
     assert first == second
     assert sorted(first.order) == list(range(len(jobs)))
-    assert all(turn.start_ms >= turn.arrival_ms for turn in first.turns)
+    assert all(one.start_ms >= one.arrival_ms for one in first.drawn)
     assert replay_order(jobs, MEMORY, first.order) == first
 
 
@@ -89,11 +89,11 @@ def test_a_replay_counts_loads_seconds_and_waits_as_one_does_by_hand() -> None:
     assert fifo.waits_s == [0.0, 9.0, 17.5]
     ours = replay(jobs, MEMORY, max_overtakes=1)
     assert (ours.order, ours.swaps, ours.swap_s) == ((0, 2, 1), 2, 16.0)
-    assert ours.most_passed == 1
+    assert ours.most_overtaken == 1
 
 
 def best_by_trying_all(jobs: list[TraceJob], gpu: Gpu, max_overtakes: int) -> int:
-    """Try every order; count swaps, passes and the clock in another way than the product does."""
+    """Try every order; count swaps and overtakes in another way than the product does."""
     best = len(jobs)
     for order in permutations(range(len(jobs))):
         if any(sum(o > j for o in order[:at]) > max_overtakes for at, j in enumerate(order)):
@@ -140,7 +140,7 @@ def test_the_optimum_is_what_trying_every_order_finds(
     assert found.order is not None
     reached = replay_order(jobs, gpu, found.order)
     assert reached.swaps == found.swaps
-    assert reached.most_passed <= max_overtakes
+    assert reached.most_overtaken <= max_overtakes
     assert found.swaps <= replay(jobs, gpu, max_overtakes).swaps
 
 
@@ -149,10 +149,10 @@ def test_a_search_that_grows_too_large_gives_a_lower_bound_and_says_so(
 ) -> None:
     jobs = read_trace(TRACES / "bursts-16gb.jsonl").jobs
     gpu = Gpu("from disk", resident=1, first_s=4.0, again_s=4.0)
-    known = replay(jobs, gpu, MAX_PASSES)
-    exact = optimum(jobs, gpu, MAX_PASSES, known)
+    known = replay(jobs, gpu, MAX_OVERTAKES)
+    exact = optimum(jobs, gpu, MAX_OVERTAKES, known)
     monkeypatch.setattr("scheduling_optimum.MAX_STATES", 500)
-    bound = optimum(jobs, gpu, MAX_PASSES, known)
+    bound = optimum(jobs, gpu, MAX_OVERTAKES, known)
     assert exact.is_exact
     assert not bound.is_exact
     assert bound.order is None
@@ -183,7 +183,7 @@ def drawn(tmp_path: Path) -> Path:
             created_at=f"2026-11-21T10:00:0{number}.500000+00:00",
         )
         queue.submit(job)
-        taken = queue.claim("me", lambda waiting: Turn(waiting[0].job_id))
+        taken = queue.claim("me", lambda waiting: NextJob(waiting[0].job_id))
         assert taken is not None
         if number < 2:
             queue.complete(taken, load_s=0.5, draw_s=1.25)

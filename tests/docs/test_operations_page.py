@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flux_mcp.jobs.estimates import Ended, Standing
+from flux_mcp.jobs.queue import EndedJob, UnfinishedJobs
 from flux_mcp.jobs.executor import ExecutorState
 from flux_mcp.jobs.fleet import WorkerInfo
 from flux_mcp.service.metrics import HttpTraffic, Metrics, Sources
@@ -28,8 +28,8 @@ def rows(heading: str) -> list[list[str]]:
     ]
 
 
-def ended(seq: int, status: str, code: str | None) -> Ended:
-    return Ended(seq, "text2img", "micro", status, code, 4, 0.1, 0.2, MOMENT, MOMENT, MOMENT)
+def ended(seq: int, status: str, code: str | None) -> EndedJob:
+    return EndedJob(seq, "text2img", "micro", status, code, 4, 0.1, 0.2, MOMENT, MOMENT, MOMENT)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def scraped() -> dict[str, Any]:
 
     async def jobs(_since: str) -> Any:
         done = (ended(1, "completed", None), ended(2, "failed", "storage"))
-        return done, (Standing("text2img", "queued", 1, MOMENT),)
+        return done, (UnfinishedJobs("text2img", "queued", 1, MOMENT),)
 
     state = ExecutorState(leads=True, workers=(worker,))
     text, _ = await Metrics(Sources(jobs, lambda: state, traffic, since="")).scrape()

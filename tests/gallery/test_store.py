@@ -44,6 +44,15 @@ def test_an_added_record_is_found_again_in_every_detail(gallery, record):
     assert gallery.find(added.id).render_plan().seeds == (7, 8)
 
 
+def test_a_column_that_a_newer_version_added_is_left_out(gallery, record, database):
+    added = gallery.add(record())
+    database.execute("ALTER TABLE images ADD COLUMN aesthetic REAL")
+    assert gallery.find(added.id) == added
+    assert gallery.search(SearchFilter()).images == (added,)
+    later = gallery.add(record(1))
+    assert gallery.find(later.id) == later
+
+
 def test_ids_are_unguessable_and_safe_in_a_path():
     ids = {new_image_id() for _ in range(100)}
     assert len(ids) == 100

@@ -78,13 +78,13 @@ class LateFleet(ProcessFleet):
         super().__init__(settings, command)
         self._is_cancelled = asyncio.Event()
 
-    async def cancel(self, worker_id: str, job_id: str) -> None:
-        await super().cancel(worker_id, job_id)
+    async def cancel(self, job_id: str) -> None:
+        await super().cancel(job_id)
         self._is_cancelled.set()
 
-    async def run(self, worker_id: str, assignment: Assignment) -> AsyncGenerator[Report, None]:
+    async def run(self, assignment: Assignment) -> AsyncGenerator[Report, None]:
         await self._is_cancelled.wait()
-        async for report in super().run(worker_id, assignment):
+        async for report in super().run(assignment):
             yield report
 
 

@@ -64,12 +64,12 @@ class WatchedFleet(ProcessFleet):
         super().__init__(settings, command)
         self._watch = watch
 
-    async def prefetch(self, worker_id: str, weights: Weights | None) -> None:
-        await super().prefetch(worker_id, weights)
+    async def prefetch(self, weights: Weights | None) -> None:
+        await super().prefetch(weights)
         self._watch.told.put_nowait(weights)
 
-    async def run(self, worker_id: str, assignment: Assignment) -> AsyncGenerator[Report, None]:
-        async for report in super().run(worker_id, assignment):
+    async def run(self, assignment: Assignment) -> AsyncGenerator[Report, None]:
+        async for report in super().run(assignment):
             self._watch.reports.append(report)
             yield report
 
@@ -77,8 +77,8 @@ class WatchedFleet(ProcessFleet):
 class BrokenFleet(WatchedFleet):
     """A fleet whose prefetch has a bug."""
 
-    async def prefetch(self, worker_id: str, weights: Weights | None) -> None:
-        await super().prefetch(worker_id, weights)
+    async def prefetch(self, weights: Weights | None) -> None:
+        await super().prefetch(weights)
         raise RuntimeError("a bug of the fleet")
 
 
@@ -183,7 +183,7 @@ async def test_a_fleet_that_cannot_do_it_still_draws(
         await service.cancel(jobs[0].id)
         assert (await reach(service, jobs[0], ended)).status == "cancelled"
         await reach(service, jobs[1], drawing)
-    assert "cannot be told of the next job: a bug of the fleet" in caplog.text
+    assert "weights of the next job cannot be prefetched: a bug of the fleet" in caplog.text
 
 
 async def test_a_fleet_that_cannot_do_it_may_be_idle(
@@ -194,7 +194,7 @@ async def test_a_fleet_that_cannot_do_it_may_be_idle(
             job = await service.submit(SHORT)
             assert (await reach(service, job, ended)).status == "failed"
             assert await watch.next_told() is None
-    assert "cannot be told of the next job: a bug of the fleet" in caplog.text
+    assert "weights of the next job cannot be prefetched: a bug of the fleet" in caplog.text
     assert "the executor failed" not in caplog.text
 
 

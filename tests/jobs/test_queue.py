@@ -13,7 +13,7 @@ from sqlite_utils import Database
 from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job
 from flux_mcp.jobs.queue import JobQueue, job_migrations
-from flux_mcp.jobs.scheduler import Turn, Waiting
+from flux_mcp.jobs.scheduler import NextJob, WaitingJob
 from flux_mcp.storage.database import immediate, open_database
 from flux_mcp.worker_protocol.messages import ErrorInfo, Progress
 
@@ -22,8 +22,8 @@ from .factories import make_job, make_plan_row
 LOST = ErrorInfo(code="worker_lost", message="gone", hint="try again")
 
 
-def first(waiting: Sequence[Waiting]) -> Turn | None:
-    return Turn(waiting[0].job_id) if waiting else None
+def first(waiting: Sequence[WaitingJob]) -> NextJob | None:
+    return NextJob(waiting[0].job_id) if waiting else None
 
 
 @pytest.fixture
@@ -137,11 +137,9 @@ def test_a_claim_takes_the_job_and_counts_the_attempt(queue: JobQueue) -> None:
     assert queue.claim("me", first) is None
 
 
-def test_jobs_are_claimed_first_in_first_out_within_a_priority(queue: JobQueue) -> None:
-    low, normal, high = make_job(priority=-1), make_job(), make_job(priority=1)
-    for job in (low, normal, high):
-        queue.submit(job)
-    assert [claim(queue).id for _ in range(3)] == [high.id, normal.id, low.id]
+def test_jobs_are_claimed_first_in_first_out(queue: JobQueue) -> None:
+    jobs = [queue.submit(make_job()) for _ in range(3)]
+    assert [claim(queue).id for _ in jobs] == [job.id for job in jobs]
 
 
 def test_no_job_is_claimed_twice_by_competing_processes(path: Path, database: Database) -> None:
@@ -152,10 +150,10 @@ def test_no_job_is_claimed_twice_by_competing_processes(path: Path, database: Da
         "from pathlib import Path\n"
         "from flux_mcp.storage.database import immediate, open_database\n"
         "from flux_mcp.jobs.queue import JobQueue\n"
-        "from flux_mcp.jobs.scheduler import Turn\n"
+        "from flux_mcp.jobs.scheduler import NextJob\n"
         "queue = JobQueue(open_database(Path(sys.argv[1])), 100)\n"
         "sys.stdin.readline()\n"
-        "while job := queue.claim('x', lambda w: Turn(w[0].job_id) if w else None):\n"
+        "while job := queue.claim('x', lambda w: NextJob(w[0].job_id) if w else None):\n"
         "    print(job.id)\n"
     )
     rivals = [
@@ -176,16 +174,16 @@ def test_no_job_is_claimed_twice_by_competing_processes(path: Path, database: Da
     assert {queue.find(job.id).attempt for job in jobs} == {1}
 
 
-def test_a_job_passed_by_another_is_counted(queue: JobQueue) -> None:
+def test_a_job_overtaken_by_another_is_counted(queue: JobQueue) -> None:
     patient, quick = queue.submit(make_job()), queue.submit(make_job())
-    assert queue.claim("me", lambda _: Turn(quick.id, (patient.id,))) is not None
-    assert queue.find(patient.id).passes == 1
+    assert queue.claim("me", lambda _: NextJob(quick.id, (patient.id,))) is not None
+    assert queue.find(patient.id).overtakes == 1
 
 
 def test_a_choice_that_was_taken_meanwhile_is_chosen_again(queue: JobQueue) -> None:
     one, two = queue.submit(make_job()), queue.submit(make_job())
     claim(queue, "other")
-    turns = iter([Turn(one.id), Turn(two.id)])
+    turns = iter([NextJob(one.id), NextJob(two.id)])
     job = queue.claim("me", lambda _: next(turns))
     assert job is not None
     assert job.id == two.id
@@ -357,9 +355,9 @@ def test_nobody_writes_between_the_look_at_the_queue_and_the_new_row(
     other.execute("PRAGMA busy_timeout = 0")
     with immediate(database):
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            other.execute("UPDATE jobs SET priority = 1")
+            other.execute("UPDATE jobs SET step = 1")
         queue.depth()
-    other.execute("UPDATE jobs SET priority = 1")
+    other.execute("UPDATE jobs SET step = 1")
     other.close()
 
 
@@ -382,6 +380,14 @@ def test_submitting_waits_for_another_writer(path: Path, queue: JobQueue) -> Non
     writer.join(30)
     other.close()
     assert queue.find(stored[0].id).status == "queued"
+
+
+def test_a_column_that_a_newer_version_added_is_left_out(
+    queue: JobQueue, database: Database
+) -> None:
+    job = queue.submit(make_job())
+    database.execute("ALTER TABLE jobs ADD COLUMN worker TEXT")
+    assert queue.find(job.id) == job
 
 
 def test_migrating_twice_changes_nothing(database: Database) -> None:

@@ -7,7 +7,7 @@ import pytest
 from flux_mcp.errors import UnknownModelError
 from flux_mcp.jobs.process_fleet import worker_environment
 from flux_mcp.models.hub.cache import find_snapshot
-from flux_mcp.models.planning.candidates import load_support_with
+from flux_mcp.models.planning.support import load_support_with
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.user_rows import open_registry, read_own_rows
 from flux_mcp.settings.settings import Settings

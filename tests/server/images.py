@@ -7,10 +7,11 @@ import numpy as np
 
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.provenance import ImageProvenance, to_metadata
-from flux_mcp.gallery.store import ImageRecord, new_image_id
+from flux_mcp.gallery.store import ImageRecord, new_image_id, record_of
 from flux_mcp.jobs.job import Job, utc_now
 from flux_mcp.jobs.queue import JobQueue
-from flux_mcp.jobs.scheduler import Turn
+from flux_mcp.jobs.scheduler import NextJob
+from flux_mcp.principals import LOCAL
 from flux_mcp.service.service import Service
 from flux_mcp.worker_protocol.messages import Progress
 from tests.jobs.factories import make_job
@@ -51,23 +52,15 @@ async def keep_image(
     files = ImageFiles(service.settings.paths).save(
         provenance.id, provenance.created_at, pixels, width, height, to_metadata(provenance)
     )
-    record = ImageRecord(
-        **provenance.model_dump(),
-        file=files.file,
-        thumbnail=files.thumbnail,
-        sha256=files.sha256,
-        pixels_sha256=files.pixels_sha256,
-        size_bytes=files.size_bytes,
-    )
     gallery = service.runtime.rooms.gallery
-    return await service._database.call(gallery.add, record)
+    return await service._database.call(gallery.add, record_of(provenance, files, LOCAL))
 
 
 async def run_job(service: Service, progress: Progress | None = None, **facts: Any) -> Job:
     """Store a job and claim it, as an executor does; `progress` moves it on."""
     job = await queue_job(service, **facts)
     queue: JobQueue = service._queue
-    claimed = await service._database.call(queue.claim, "an executor", lambda _: Turn(job.id, ()))
+    claimed = await service._database.call(queue.claim, "an executor", lambda _: NextJob(job.id))
     assert claimed is not None
     if progress is not None:
         await service._database.call(

@@ -109,7 +109,7 @@ async def test_a_worker_that_cannot_draw_degrades_until_one_can(
         assert (seen.status, seen.http_status) == ("degraded", 503)
         assert code in seen.reason
         service.runtime.executor._fleet._command = (sys.executable, str(BAD_WORKER), "good")
-        await service.runtime.executor._fleet.kill("worker-0")
+        await service.runtime.executor._fleet.kill()
         assert await ended(service) == "completed"
         assert (await service.operations.health()).status == "ready"
 

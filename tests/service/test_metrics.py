@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flux_mcp import __version__
-from flux_mcp.jobs.estimates import Ended
+from flux_mcp.jobs.queue import EndedJob
 from flux_mcp.jobs.executor import ExecutorState
 from flux_mcp.jobs.fleet import WorkerInfo
 from flux_mcp.jobs.job import Job, utc_now
@@ -164,7 +164,7 @@ async def test_the_worker_is_shown_while_it_is_up(open_service: Open) -> None:
         resident = value(up, "worker_resident_memory_bytes", **worker) or 0
         assert resident == pytest.approx(psutil.Process(pid).memory_info().rss, rel=0.5)
         assert not [name for name, _ in up if "gpu_memory" in name]
-        await service.runtime.executor._fleet.kill("worker-0")
+        await service.runtime.executor._fleet.kill()
         down = await scrape(service)
         assert value(down, "worker_up", **worker) == 0
         assert value(down, "worker_resident_memory_bytes", **worker) is None
@@ -201,15 +201,15 @@ def of(state: ExecutorState, traffic: HttpTraffic | None = None, ended: Any = ()
 START = "2026-01-01T00:00:00.000000+00:00"
 
 
-def ended_at(seq: int, seconds: float) -> Ended:
+def ended_at(seq: int, seconds: float) -> EndedJob:
     moment = datetime.fromisoformat(START) + timedelta(seconds=seconds)
     at = moment.isoformat(timespec="microseconds")
-    return Ended(seq, "text2img", "micro", "completed", None, 4, 0.0, 1.0, START, START, at)
+    return EndedJob(seq, "text2img", "micro", "completed", None, 4, 0.0, 1.0, START, START, at)
 
 
 async def test_a_job_whose_row_comes_late_is_counted_and_none_twice() -> None:
     """A process may stamp a job's end and commit it only after others committed theirs."""
-    table: list[Ended] = []
+    table: list[EndedJob] = []
     scraper = of(ExecutorState(), ended=table)
     counts = []
     late = OVERLAP.total_seconds() - 1

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from flux_mcp.errors import SettingsFileError
-from flux_mcp.jobs.environments import worker_environment
+from flux_mcp.jobs.process_fleet import worker_environment
 from flux_mcp.settings.files import ConfigFile, user_config_file
 from flux_mcp.settings.installation import PACKAGE_DIR
 from flux_mcp.settings.settings import WORKER_SETTINGS, Settings

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from flux_mcp.jobs.environments import hub_environment, worker_environment
+from flux_mcp.jobs.downloads import hub_environment
+from flux_mcp.jobs.process_fleet import worker_environment
 from flux_mcp.settings.installation import command_path, default_data_dir
 from flux_mcp.settings.settings import Settings
 

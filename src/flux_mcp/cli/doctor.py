@@ -1,25 +1,90 @@
 """`flux-mcp doctor`: examine the machine and the data folder, and print what was found."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from flux_mcp.cli.common import EXIT_ENGINE, opened, print_json
-from flux_mcp.cli.doctor_printing import print_examination
-from flux_mcp.cli.models import named_machine
+from flux_mcp.cli.common import (
+    EXIT_ENGINE,
+    AsJson,
+    ConfigPath,
+    DataDir,
+    console,
+    given_flags,
+    new_app,
+    opened,
+    plain,
+    print_json,
+    read_settings,
+    run,
+    set_up_logging,
+)
+from flux_mcp.cli.models_plan import named_machine
+from flux_mcp.cli.settings import print_example, print_settings
 from flux_mcp.doctor.examine import Known, examine
-from flux_mcp.doctor.facts import WorkerFact
+from flux_mcp.doctor.facts import Examination, Fit, GpuFact, KindFits, Model, WorkerFact
 from flux_mcp.doctor.machine import look
 from flux_mcp.errors import StorageError
 from flux_mcp.jobs.fleet import WorkerLost
 from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.planning.machine import GpuReader, nvidia_tool
 from flux_mcp.models.planning.speed import Figure
+from flux_mcp.models.registry import QUALITIES
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.paths import ensure_dirs
 from flux_mcp.settings.settings import Settings
 
+app = new_app()
+
 LOG_LINES = 15
+"""Lines of the worker's log that are shown where it cannot generate."""
+_INDENT = 10
+_WARN = "yellow"
+
+
+@app.command()
+def doctor(
+    *,
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Also start a worker and ask which device it uses.")
+    ] = False,
+    settings: Annotated[
+        bool,
+        typer.Option("--settings", help="Instead: every setting, its value, where it is set."),
+    ] = False,
+    example_config: Annotated[
+        bool,
+        typer.Option("--example-config", help="Instead: a config.toml to begin with."),
+    ] = False,
+    vram: Annotated[
+        float | None,
+        typer.Option(help="Plan for a GPU with this memory, GiB; else this machine's."),
+    ] = None,
+    ram: Annotated[
+        float | None, typer.Option(help="Plan with this RAM, GiB; else this machine's.")
+    ] = None,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show GPU, memory, what fits in each quality, what is here, and what to do next.
+
+    docs/doctor.md explains every line, and every key of --json.
+    """
+    set_up_logging("warning")
+    if example_config:
+        print_example()
+        return
+    if settings:
+        print_settings(given_flags(data_dir, config=config), as_json=as_json)
+        return
+    read = read_settings(data_dir, config=config)
+    run(_examine_and_print(read, DoctorFlags(worker, vram, ram), as_json=as_json))
 
 
 @dataclass(frozen=True)
@@ -31,7 +96,7 @@ class DoctorFlags:
     ram_gib: float | None = None
 
 
-async def examine_and_print(settings: Settings, asked: DoctorFlags, *, as_json: bool) -> None:
+async def _examine_and_print(settings: Settings, asked: DoctorFlags, *, as_json: bool) -> None:
     """Print the examination.
 
     Raises:
@@ -72,8 +137,8 @@ async def _worker(settings: Settings) -> WorkerFact:
     """Start a worker and return what it says it draws on."""
     fleet = ProcessFleet(settings)
     try:
-        await fleet.warm(fleet.workers()[0].worker_id)
-        environment = fleet.workers()[0].environment
+        await fleet.warm()
+        environment = fleet.worker().environment
         error = None if environment else "its libraries or its device cannot be used"
     except WorkerLost as lost:
         environment, error = None, str(lost)
@@ -87,3 +152,235 @@ def _log(settings: Settings) -> str:
     if not log.is_file():
         return ""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
+
+
+# --- printing ----------------------------------------------------------------------------------
+
+
+def print_examination(found: Examination) -> None:
+    """Print everything worth a person's look; `--json` has the rest."""
+    out = console()
+    title = f"flux-mcp {found.version} on Python {found.python}, {found.platform}"
+    out.print(title, style="bold")
+    for name, text in _about_gpus(found):
+        _wrap(out, f"{name:<{_INDENT}}", text)
+    for name, text in _facts(found):
+        _wrap(out, f"{name:<{_INDENT}}", text)
+    _print_worker(out, found)
+    _print_fits(out, found)
+    _print_models(out, found)
+    _print_extras(out, found)
+    notes = (*found.notices, *(note for gpu in found.gpus for note in gpu.notes))
+    for note in dict.fromkeys(notes):
+        _named(out, "Note", note, style=_WARN)
+    _print_steps(out, found)
+
+
+# --- facts -------------------------------------------------------------------------------------
+
+
+def _about_gpus(found: Examination) -> Iterator[tuple[str, str]]:
+    yield "Device", f"{found.device.kind}: {found.device.reason}"
+    for gpu in found.gpus:
+        yield "GpuFact", _gpu(gpu)
+        for used_gib, who in _holders(gpu):
+            held = "   ?" if used_gib is None else f"{used_gib:4.1f}"
+            yield f"{'':{_INDENT}}{held} GiB  ", who
+
+
+def _facts(found: Examination) -> Iterator[tuple[str, str]]:
+    cuda = f", CUDA {found.torch.cuda}" if found.torch.cuda else ""
+    yield "torch", f"{found.torch.version or 'MISSING'}, build: {found.torch.build}{cuda}"
+    yield (
+        "Packages",
+        ", ".join(
+            f"{name} {version or 'MISSING'}"
+            for name, version in found.packages.items()
+            if name != "torch"
+        ),
+    )
+    memory, disk = found.memory, found.disk
+    yield "Memory", f"{memory.available_gib} of {memory.total_gib} GiB available"
+    yield "Data", f"{disk.data_dir}, {disk.free_gib} of {disk.total_gib} GiB free"
+    if found.allowed_licences is not None:
+        allowed = ", ".join(found.allowed_licences) or "none"
+        yield "Licences", f"{allowed}: others draw only where a call names the model"
+
+
+def _gpu(gpu: GpuFact) -> str:
+    compute = "" if gpu.compute is None else f", compute {gpu.compute:g}"
+    memory = "memory not told"
+    if gpu.total_gib is not None and gpu.free_gib is not None:
+        memory = f"{gpu.free_gib:.1f} of {gpu.total_gib:.1f} GiB free"
+    return f"{gpu.name}, {memory}; driver {gpu.driver}{compute}"
+
+
+def _holders(gpu: GpuFact) -> Iterator[tuple[float | None, str]]:
+    """Yield what is held, and by whom."""
+    for one in gpu.programs:
+        who = f"{one.name or 'a program of unknown name'} ({one.pid})"
+        if one.is_ours:
+            who += ", the worker of this data folder: counts as free"
+        elif one.data_dir is not None:
+            who += f", a worker of flux-mcp for {one.data_dir}"
+        yield one.used_gib, who
+    if gpu.untold_gib:
+        yield gpu.untold_gib, "not told: the driver itself, the screen, other programs"
+
+
+def _print_worker(out: Console, found: Examination) -> None:
+    if found.worker is None:
+        return
+    if found.worker.environment is not None:
+        said = found.worker.environment.model_dump(mode="json", exclude_none=True)
+        _named(out, "Worker", ", ".join(f"{name} {value}" for name, value in said.items()))
+        return
+    _named(out, "Worker", f"cannot draw: {found.worker.error}", style="red")
+    for line in (found.worker.log or "").splitlines():
+        out.print(Text(f"{'':{_INDENT}}{plain(line)}", style="dim"))
+
+
+# --- what draws --------------------------------------------------------------------------------
+
+
+def _print_fits(out: Console, found: Examination) -> None:
+    fits = found.fits
+    unknown = "no GPU" if found.device.kind == "cpu" else "its memory is not known"
+    where = unknown if fits.vram_gib is None else f"{fits.vram_gib:.1f} GiB of a GPU free"
+    if fits.ram_gib is not None:
+        where += f", {fits.ram_gib:g} GiB of host memory"
+    now = [(row, row.now) for row in fits.rows if row.now is not None]
+    pulled = [(row, row.pulled) for row in fits.rows]
+    if now:
+        _heading(out, f"What draws now ({where})")
+        if all(fit.is_demonstration for _, fit in now):
+            text = "micro, a demonstration that needs no GPU: no other model can be used yet."
+            _wrap(out, "", text)
+        else:
+            _print_table(out, now)
+            for notice in dict.fromkeys(notice for _, fit in now for notice in fit.notices):
+                _wrap(out, "- ", notice)
+    if found.with_a_gpu:
+        _heading(out, "What a GPU would give (text2img, standard, every model pulled)")
+        sizes = [(f"{one.vram_gib:g} GiB", one.fit) for one in found.with_a_gpu]
+        out.print(_fit_table("gpu", sizes), soft_wrap=False)
+    elif [fit for _, fit in now] != [fit for _, fit in pulled]:
+        _heading(out, f"With every model pulled ({where})")
+        _print_table(out, pulled)
+
+
+def _print_table(out: Console, rows: Sequence[tuple[KindFits, Fit]]) -> None:
+    """Print one line for each kind and way to draw it, with the qualities that share it."""
+    merged: dict[tuple[object, ...], tuple[str, list[str], Fit]] = {}
+    for row, fit in rows:
+        way = (row.kind, fit.model, fit.precision, fit.placement, fit.vae_tile_px)
+        _, qualities, first = merged.setdefault(way, (row.kind, [], fit))
+        qualities.append(row.quality)
+        if (fit.seconds or 0) > (first.seconds or 0):
+            merged[way] = (row.kind, qualities, fit)
+    lines = [
+        (f"{kind:<8} {_qualities(qualities)}", fit) for kind, qualities, fit in merged.values()
+    ]
+    out.print(_fit_table("kind     quality", lines), soft_wrap=False)
+    for refusal in (fit.refusal for _, _, fit in merged.values() if fit.refusal):
+        _wrap(out, "- ", refusal)
+
+
+def _qualities(names: Sequence[str]) -> str:
+    return "all" if len(names) == len(QUALITIES) else ", ".join(names)
+
+
+def _fit_table(first: str, rows: Iterable[tuple[str, Fit]]) -> Table:
+    table = _table(first, "model", "held", "GiB", "time")
+    for name, fit in rows:
+        if fit.model is None:
+            table.add_row(name, Text("nothing fits", style=_WARN))
+            continue
+        tile = ", tiled" if fit.vae_tile_px else ""
+        held = f"{fit.precision} {fit.placement}{tile}" if fit.precision else "as the worker can"
+        peak = "" if fit.peak_gib is None else f"{fit.peak_gib:.1f}"
+        seconds = "" if fit.seconds is None else f"{fit.seconds:.0f} s"
+        held = "a demonstration" if fit.is_demonstration else held
+        table.add_row(name, fit.model, held, peak, seconds)
+    return table
+
+
+# --- what is here ------------------------------------------------------------------------------
+
+
+def _print_models(out: Console, found: Examination) -> None:
+    here = [model for model in found.models if model.state != "missing"]
+    if here:
+        _heading(out, "Models on this disk")
+        table = _table("model", "draws", "GiB", "held", "licence")
+        for model in here:
+            table.add_row(
+                model.id,
+                ", ".join(model.kinds),
+                f"{model.used_gib:.1f}",
+                model.precision,
+                model.licence,
+            )
+        out.print(table, soft_wrap=False)
+    for model in here:
+        if remark := _remark(model):
+            _wrap(out, "- ", f"{model.id}: {remark}", style=_WARN)
+    for licence in found.licences:
+        unasked = "" if licence.is_allowed else " The setting 'licences' keeps it for calls that "
+        unasked += "" if licence.is_allowed else "name the model."
+        _wrap(out, "- ", f"{licence.licence}: {licence.about}.{unasked}")
+
+
+def _remark(model: Model) -> str:
+    if model.state == "partial":
+        return "begun, not whole."
+    if model.missing_extras:
+        return f"lacks the extra {', '.join(model.missing_extras)}."
+    return "" if model.is_drawable else "this version cannot draw with it yet."
+
+
+def _print_extras(out: Console, found: Examination) -> None:
+    if not found.extras:
+        return
+    _heading(out, "Extras that are not installed: pip install 'flux-mcp-server[NAME]'")
+    table = _table("name", "gives")
+    for extra in found.extras:
+        table.add_row(extra.name, plain(extra.gives))
+    out.print(table, soft_wrap=False)
+
+
+def _print_steps(out: Console, found: Examination) -> None:
+    _heading(out, "Next")
+    for number, step in enumerate(found.next, start=1):
+        _wrap(out, f"{number:>2}. ", step.text)
+        if step.command is not None:
+            # One line, however long: it is to be copied.
+            out.print(f"    {step.command}", style="cyan")
+
+
+# --- lines -------------------------------------------------------------------------------------
+
+
+def _heading(out: Console, text: str) -> None:
+    out.print()
+    out.print(text, style="bold")
+
+
+def _named(out: Console, name: str, text: str, style: str = "") -> None:
+    _wrap(out, f"{name:<{_INDENT}}", text, style)
+
+
+def _wrap(out: Console, lead: str, text: str, style: str = "") -> None:
+    """Print a text below itself, at the width of the terminal, after what leads to it."""
+    lines = Text(plain(text), style=style).wrap(out, max(20, out.width - len(lead)))
+    for number, line in enumerate(lines):
+        line.rstrip()
+        out.print(Text.assemble((lead if number == 0 else " " * len(lead), "bold"), line))
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in names:
+        is_number = name in ("GiB", "time")
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number)
+    return table

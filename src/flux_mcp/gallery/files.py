@@ -1,8 +1,7 @@
-"""The image files: PNG and thumbnail written whole or not at all, found, swept.
+"""ImageFiles: the files below `images/` and `previews/`, written whole or not at all, and swept.
 
-Owns the bytes below `images/`, and below `previews/` those of running jobs. Knows no rows: the
-caller writes the row after the files, so a crash leaves a file without a row, never a row without a
-file. Knows not how an image is made small (previews.py).
+The caller writes an image's row (store.py) after its files: a crash may leave a file without a row,
+never a row without a file. How an image is made small is in previews.py.
 """
 
 import hashlib
@@ -27,7 +26,9 @@ from flux_mcp.settings.paths import Paths
 
 THUMBNAIL_PX = 512
 MAX_SWEPT = 256
-"""More images without a row than this are no crash but a lost database: they are left alone."""
+"""More files without a row than this mean a lost database rather than a crash: none is removed."""
+
+logger = logging.getLogger(__name__)
 
 _OURS = re.compile(r"img_[A-Za-z0-9_-]+\.(?:png|webp)")
 _JOB_ID = re.compile(r"job_[A-Za-z0-9_-]{1,64}")
@@ -171,8 +172,8 @@ class ImageFiles:
             ):
                 orphans.append(path)
         if len(orphans) > MAX_SWEPT:
-            logging.getLogger(__name__).warning(
-                "%d files below %s have no row in the gallery; left alone.",
+            logger.warning(
+                "%d files below %s have no row in the gallery and are not removed",
                 len(orphans),
                 self._images,
             )

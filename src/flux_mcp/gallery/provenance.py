@@ -1,10 +1,17 @@
-"""What is known of an image, and its forms inside the PNG: a JSON document, a line to read.
+"""ImageProvenance: the facts of an image as its PNG holds them, enough to draw it again.
 
-A file alone is enough to draw it again. Knows no table and no folder.
+A PNG of ours has two text chunks: `flux-mcp`, a JSON document, and `parameters`, the line that
+other tools read. The document is a format of its own: the gallery's row (store.py) is another
+model, and either may change without the other.
+
+The document names its version and the program that wrote it. A reader takes the keys it knows and
+leaves out the others: a file of a newer version can be read as far as this one understands it, and
+`newer_notice` says which version wrote it. A key that is missing or has a wrong type is an error.
 """
 
 import io
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,8 +27,13 @@ from flux_mcp.requests.plan import RenderPlan
 METADATA_KEY = "flux-mcp"
 PARAMETERS_KEY = "parameters"
 DOCUMENT_VERSION = 1
+"""Rises when the meaning of a key changes. A new key alone is no new version."""
 MAX_INTEGER = 2**63 - 1
 """Largest integer SQLite holds."""
+IMAGE_ID = r"^img_[A-Za-z0-9_-]{1,64}$"
+CREATED_AT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00$"
+
+logger = logging.getLogger(__name__)
 
 _UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -35,12 +47,18 @@ def _encodable(text: str) -> str:
 Text = Annotated[str, AfterValidator(_encodable)]
 
 
+# --- the document ------------------------------------------------------------------------------
+
+
 class ImageProvenance(BaseModel):
     """Every fact of one image that is known before its file is written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    id: str = Field(pattern=r"^img_[A-Za-z0-9_-]{1,64}$")
+    version: int = DOCUMENT_VERSION
+    software: str = f"flux-mcp {__version__}"
+    """The program that wrote the file."""
+    id: str = Field(pattern=IMAGE_ID)
     job_id: str
     index: int = Field(ge=0)
     """Which image of the job, from 0."""
@@ -69,8 +87,18 @@ class ImageProvenance(BaseModel):
     """Torch, diffusers, device and the like: what must be the same for the same pixels."""
     seconds: float
     """From the start of its pass to its pixels."""
-    created_at: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00$")
+    created_at: str = Field(pattern=CREATED_AT)
     """UTC, ISO 8601 with microseconds."""
+
+    @property
+    def newer_notice(self) -> str | None:
+        """What to tell of a file that a newer version wrote; `None` for all others."""
+        if self.version <= DOCUMENT_VERSION:
+            return None
+        return (
+            f"The metadata of {self.id} were written by {self.software} (version {self.version}); "
+            f"this is flux-mcp {__version__} (version {DOCUMENT_VERSION}) and may miss some facts."
+        )
 
     def render_plan(self) -> RenderPlan:
         """Return the plan to draw it again with.
@@ -78,30 +106,42 @@ class ImageProvenance(BaseModel):
         Raises:
             InvalidImageError: the plan is of another version of flux-mcp.
         """
-        try:
-            return RenderPlan.model_validate_json(json.dumps(self.plan))
-        except (ValidationError, ValueError) as error:
-            raise InvalidImageError(
-                f"The plan of {self.id} is not one this version can draw.",
-                "Use the version of flux-mcp that drew it.",
-            ) from error
+        return stored_plan(self.id, self.plan, self.software)
+
+
+def stored_plan(image_id: str, plan: Mapping[str, Any], software: str | None = None) -> RenderPlan:
+    """Return the plan of an image as it was stored, in its file or in its row.
+
+    Args:
+        image_id: The image's.
+        plan: As JSON.
+        software: What wrote it, if that is known.
+
+    Raises:
+        InvalidImageError: the plan is of another version of flux-mcp.
+    """
+    try:
+        return RenderPlan.model_validate_json(json.dumps(plan))
+    except (ValidationError, ValueError) as error:
+        drew = "the version of flux-mcp that drew it" if software is None else software
+        raise InvalidImageError(
+            f"The plan of {image_id} is not one this version can draw.", f"Use {drew}."
+        ) from error
+
+
+# --- writing -----------------------------------------------------------------------------------
 
 
 def to_metadata(provenance: ImageProvenance) -> dict[str, str]:
     """Return the text chunks of an image's PNG: `flux-mcp` as JSON, `parameters` as a line."""
-    document = {
-        "version": DOCUMENT_VERSION,
-        "software": f"flux-mcp {__version__}",
-        **provenance.model_dump(mode="json"),
-    }
     return {
-        METADATA_KEY: json.dumps(document, ensure_ascii=False),
+        METADATA_KEY: json.dumps(provenance.model_dump(mode="json"), ensure_ascii=False),
         PARAMETERS_KEY: _parameters(provenance),
     }
 
 
 def _parameters(provenance: ImageProvenance) -> str:
-    """Say the facts as other tools do: prompt, negative prompt, then one line of settings."""
+    """Return the facts as other tools write them: prompt, negative prompt, one line of settings."""
     plan = provenance.plan
     settings = {
         "Steps": plan.get("steps"),
@@ -121,28 +161,45 @@ def _parameters(provenance: ImageProvenance) -> str:
     return "\n".join(lines).replace("\0", " ")
 
 
+# --- reading -----------------------------------------------------------------------------------
+
+
 def from_png(source: Path | bytes) -> ImageProvenance:
-    """Return what a PNG of ours says of itself. Decodes no pixels.
+    """Return the metadata of a PNG of ours. Decodes no pixels.
+
+    Of a file that a newer version wrote, what is known here; a warning is logged, and
+    `newer_notice` says so too.
 
     Raises:
-        InvalidImageError: not a PNG, not ours, or of a newer version.
+        InvalidImageError: not a PNG, not ours, damaged, or so much newer that a fact which is known
+            here is missing or written otherwise.
     """
     document = _document(_text_chunks(source))
-    version = document.pop("version", None)
-    if version != DOCUMENT_VERSION:
+    version = document.get("version")
+    if type(version) is not int or version < 1:
         raise InvalidImageError(
-            f"The image's metadata has version {version!r}; this flux-mcp reads "
-            f"{DOCUMENT_VERSION}.",
-            "Update flux-mcp.",
+            f"The image's metadata has no version that can be read, but {str(version)[:40]!r}.",
+            "Use the file as flux-mcp wrote it.",
         )
-    document.pop("software", None)
+    known = {name: document[name] for name in ImageProvenance.model_fields if name in document}
     try:
-        return ImageProvenance.model_validate(document)
+        provenance = ImageProvenance.model_validate(known)
     except ValidationError as error:
+        fields = ", ".join(sorted({str(one["loc"][0]) for one in error.errors() if one["loc"]}))
+        if version > DOCUMENT_VERSION:
+            raise InvalidImageError(
+                f"The image's metadata has version {version} and was written by "
+                f"{str(document.get('software'))[:80]}; this flux-mcp reads version "
+                f"{DOCUMENT_VERSION} and cannot read: {fields}.",
+                "Update flux-mcp.",
+            ) from error
         raise InvalidImageError(
-            f"The image's metadata is damaged: {error.error_count()} fields are wrong.",
+            f"The image's metadata is damaged; wrong or missing: {fields}.",
             "Use the file as flux-mcp wrote it.",
         ) from error
+    if provenance.newer_notice is not None:
+        logger.warning("image metadata of a newer version: %s", provenance.newer_notice)
+    return provenance
 
 
 def _text_chunks(source: Path | bytes) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
-"""What a search asks for, as SQL: filters, words, times and the cursors between its pages.
+"""A search of the gallery as SQL: filters, words, times, and the cursors between its pages.
 
-Owns the order of the rows (`n`, made of their time) and the words that stand for columns in the
-full-text index. Pure: knows no database, and of a row only the names of its columns.
+Also what the rows need for it: their order (`n`, made of their time), and the words that stand for
+columns in the full-text index. Pure: store.py runs the statements.
 """
 
 import base64
@@ -86,7 +86,7 @@ class Statement:
         return sql, values
 
     def _match_with_facets(self, match: str) -> str:
-        # A common word in a rare session: the index intersects both, and reads no row in vain.
+        # A common word in a rare session: the index intersects both before a row is read.
         facets = [_facet(name, self.equal[name]) for name in _FACETS if name in self.equal]
         return " AND ".join([f"prompt : ({match})", *(f"facets : {facet}" for facet in facets)])
 

@@ -1,7 +1,10 @@
-"""The rows of the gallery: added once, found by id or job, searched newest first.
+"""Gallery: the `images` table. Rows are added once, found by id or job, searched newest first.
 
-Every method is synchronous and belongs on the one database thread. Knows no files: a row names them
-by their place below the data folder. Knows not how a search becomes SQL (search.py).
+`ImageRecord` is the row: a model of its own beside the metadata in the file (provenance.py);
+`record_of` makes an image's row from those. A row names its files by their place below the data
+folder (files.py); how a search becomes SQL is in search.py.
+
+Every method is synchronous and runs on the database thread.
 """
 
 import json
@@ -10,14 +13,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from flux_mcp.errors import (
     InternalError,
     InvalidRequestError,
     UnknownImageError,
 )
-from flux_mcp.gallery.provenance import ImageProvenance, Text
+from flux_mcp.gallery.files import SavedImage
+from flux_mcp.gallery.provenance import (
+    CREATED_AT,
+    IMAGE_ID,
+    MAX_INTEGER,
+    ImageProvenance,
+    Text,
+    stored_plan,
+)
 from flux_mcp.gallery.search import (
     PER_MICROSECOND,
     SearchFilter,
@@ -28,8 +39,10 @@ from flux_mcp.gallery.search import (
     read_cursor,
     statement_for,
 )
+from flux_mcp.models.registry import Kind
 from flux_mcp.principals import LOCAL
-from flux_mcp.storage.database import bring_up_to_date, immediate
+from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.storage.database import bring_up_to_date, immediate, is_from_before_squash
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -39,9 +52,45 @@ _JSON_COLUMNS = ("composed", "loras", "plan", "parents", "environment")
 _RELATIVE_PATH = r"^[A-Za-z0-9_-][A-Za-z0-9_./-]*$"
 
 
-class ImageRecord(ImageProvenance):
+# --- the row -----------------------------------------------------------------------------------
+
+
+class ImageRecord(BaseModel):
     """One row: a finished image, where its files are, and what the user thinks of it."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    id: str = Field(pattern=IMAGE_ID)
+    job_id: str
+    index: int = Field(ge=0)
+    """Which image of the job, from 0."""
+    kind: Kind
+    prompt: Text
+    composed: dict[str, Any] | None = None
+    """What a pack made the prompt of: pack, version, choices, and each block with its source."""
+    negative_prompt: Text | None = None
+    model: str
+    revision: str | None = None
+    weights_sha256: str
+    precision: str
+    loras: list[dict[str, Any]] = Field(default_factory=list)
+    """Name, SHA-256 and weight of each, as in the plan."""
+    seed: int = Field(ge=0, le=MAX_INTEGER)
+    plan: dict[str, Any]
+    """The job's `RenderPlan` as JSON; its `seeds` are those of every image of the job."""
+    width: int
+    height: int
+    parents: tuple[str, ...] = ()
+    """Gallery images it was drawn from."""
+    session: Text | None = None
+    stage: Text | None = None
+    licence: str
+    environment: dict[str, Any]
+    """Torch, diffusers, device and the like, as they were."""
+    seconds: float
+    """From the start of its pass to its pixels."""
+    created_at: str = Field(pattern=CREATED_AT)
+    """UTC, ISO 8601 with microseconds."""
     file: str = Field(pattern=_RELATIVE_PATH)
     """The PNG, as a posix path below the data folder; so is `thumbnail` (WebP)."""
     thumbnail: str = Field(pattern=_RELATIVE_PATH)
@@ -53,6 +102,176 @@ class ImageRecord(ImageProvenance):
     rating: int | None = Field(None, ge=1, le=5)
     principal: Text = LOCAL
     """Who asked for it. Not in the file: whoever is given the file need not know."""
+
+    def render_plan(self) -> RenderPlan:
+        """Return the plan to draw it again with.
+
+        Raises:
+            InvalidImageError: the plan is of another version of flux-mcp.
+        """
+        return stored_plan(self.id, self.plan)
+
+
+def record_of(provenance: ImageProvenance, saved: SavedImage, principal: str) -> ImageRecord:
+    """Return the row of an image that was just saved.
+
+    Args:
+        provenance: The facts its file holds.
+        saved: Where its files are.
+        principal: Who asked for it.
+    """
+    return ImageRecord(
+        id=provenance.id,
+        job_id=provenance.job_id,
+        index=provenance.index,
+        kind=provenance.kind,
+        prompt=provenance.prompt,
+        composed=provenance.composed,
+        negative_prompt=provenance.negative_prompt,
+        model=provenance.model,
+        revision=provenance.revision,
+        weights_sha256=provenance.weights_sha256,
+        precision=provenance.precision,
+        loras=provenance.loras,
+        seed=provenance.seed,
+        plan=provenance.plan,
+        width=provenance.width,
+        height=provenance.height,
+        parents=provenance.parents,
+        session=provenance.session,
+        stage=provenance.stage,
+        licence=provenance.licence,
+        environment=provenance.environment,
+        seconds=provenance.seconds,
+        created_at=provenance.created_at,
+        file=saved.file,
+        thumbnail=saved.thumbnail,
+        sha256=saved.sha256,
+        pixels_sha256=saved.pixels_sha256,
+        size_bytes=saved.size_bytes,
+        principal=principal,
+    )
+
+
+def _to_row(record: ImageRecord) -> dict[str, Any]:
+    row = record.model_dump(mode="json")
+    for name in _JSON_COLUMNS:
+        if row[name] is not None:
+            row[name] = json.dumps(row[name], ensure_ascii=False)
+    row["facets"] = facets_of(row)
+    return row
+
+
+def _to_record(row: dict[str, Any]) -> ImageRecord:
+    """Return the record of a row. Columns that a newer version added are left out."""
+    values = {
+        name: json.loads(value) if name in _JSON_COLUMNS and value is not None else value
+        for name, value in row.items()
+        if name in ImageRecord.model_fields
+    }
+    return ImageRecord.model_validate(values)
+
+
+# --- the tables --------------------------------------------------------------------------------
+
+
+def migrate(database: "Database") -> None:
+    """Bring the gallery's tables up to date; several processes may do so at the same time."""
+    bring_up_to_date(database, gallery_migrations())
+
+
+def gallery_migrations() -> "Migrations":
+    """Return the steps that make the gallery's tables; append, never change."""
+    from sqlite_utils.migrations import Migrations
+
+    steps = Migrations("gallery")
+
+    # Not `0001_images`: files from before the steps were squashed have that name recorded.
+    @steps(name="0001_gallery")
+    def _gallery(database: "Database") -> None:
+        if is_from_before_squash(database, "images", {"principal"}):
+            return
+        images = database.table("images")
+        images.create(
+            {
+                # The order of the gallery: microseconds of created_at since 1970, times 256, plus
+                # a counter. Newest first, pages and date ranges are all walks along this key.
+                "n": int,
+                "id": str,
+                "job_id": str,
+                "index": int,
+                "kind": str,
+                "prompt": str,
+                "composed": str,
+                "negative_prompt": str,
+                "model": str,
+                "revision": str,
+                "weights_sha256": str,
+                "precision": str,
+                "loras": str,
+                "seed": int,
+                "plan": str,
+                "width": int,
+                "height": int,
+                "file": str,
+                "thumbnail": str,
+                "sha256": str,
+                "pixels_sha256": str,
+                "size_bytes": int,
+                "parents": str,
+                "session": str,
+                "stage": str,
+                "rating": int,
+                "licence": str,
+                "environment": str,
+                "seconds": float,
+                "created_at": str,
+                # Kind, model and session as made-up words, for full-text search to intersect with.
+                "facets": str,
+                "principal": str,
+            },
+            pk="n",
+            not_null={
+                "id",
+                "job_id",
+                "index",
+                "kind",
+                "prompt",
+                "model",
+                "seed",
+                "plan",
+                "file",
+                "principal",
+            },
+            defaults={"principal": LOCAL},
+            strict=True,
+        )
+        images.create_index(["id"], index_name="images_id", unique=True)
+        images.create_index(["job_id", "index"], index_name="images_job", unique=True)
+        # Each ends, unseen, in `n`: rows of one value come out newest first without sorting.
+        images.create_index(["kind"], index_name="images_kind")
+        images.create_index(["model"], index_name="images_model")
+        images.create_index(["kind", "model"], index_name="images_kind_model")
+        images.create_index(["session"], index_name="images_session")
+        images.create_index(["seed"], index_name="images_seed")
+        images.create_index(["principal"], index_name="images_principal")
+        # Stemmed (cat finds cats): a prefix search, the other way to it, reads every longer word.
+        images.enable_fts(
+            ["prompt", "facets"],
+            create_triggers=True,
+            tokenize="porter unicode61 remove_diacritics 2",
+        )
+        # Signs the cursors of this gallery, so that one from elsewhere is known for what it is.
+        database.table("gallery_facts").create({"name": str, "value": str}, pk="name", strict=True)
+        database.execute(
+            "INSERT INTO gallery_facts (name, value) VALUES ('cursor_key', ?)",
+            [secrets.token_hex(32)],
+        )
+
+    return steps
+
+
+# --- the gallery -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -75,7 +294,7 @@ class Gallery:
         self._database = database
 
     def add(self, record: ImageRecord) -> ImageRecord:
-        """Keep a row, and return what is kept for its (job_id, index).
+        """Store a row, and return what is stored for its (job_id, index).
 
         A late duplicate changes nothing: the row that was first is returned.
 
@@ -176,110 +395,3 @@ class Gallery:
             "SELECT value FROM gallery_facts WHERE name = 'cursor_key'"
         ).fetchone()
         return bytes.fromhex(key)
-
-
-# --- records and rows --------------------------------------------------------------------------
-
-
-def _to_row(record: ImageRecord) -> dict[str, Any]:
-    row = record.model_dump(mode="json")
-    for name in _JSON_COLUMNS:
-        if row[name] is not None:
-            row[name] = json.dumps(row[name], ensure_ascii=False)
-    row["facets"] = facets_of(row)
-    return row
-
-
-def _to_record(row: dict[str, Any]) -> ImageRecord:
-    values = {
-        name: json.loads(value) if name in _JSON_COLUMNS and value is not None else value
-        for name, value in row.items()
-        if name in ImageRecord.model_fields
-    }
-    return ImageRecord.model_validate(values)
-
-
-def migrate(database: "Database") -> None:
-    """Bring the gallery's tables up to date; several processes may do so at the same time."""
-    bring_up_to_date(database, _steps())
-
-
-def _steps() -> "Migrations":
-    from sqlite_utils.migrations import Migrations
-
-    steps = Migrations("gallery")
-
-    @steps(name="0001_images")
-    def _images(database: "Database") -> None:
-        images = database.table("images")
-        images.create(
-            {
-                # The order of the gallery: microseconds of created_at since 1970, times 256, plus
-                # a counter. Newest first, pages and date ranges are all walks along this key.
-                "n": int,
-                "id": str,
-                "job_id": str,
-                "index": int,
-                "kind": str,
-                "prompt": str,
-                "composed": str,
-                "negative_prompt": str,
-                "model": str,
-                "revision": str,
-                "weights_sha256": str,
-                "precision": str,
-                "loras": str,
-                "seed": int,
-                "plan": str,
-                "width": int,
-                "height": int,
-                "file": str,
-                "thumbnail": str,
-                "sha256": str,
-                "pixels_sha256": str,
-                "size_bytes": int,
-                "parents": str,
-                "session": str,
-                "stage": str,
-                "rating": int,
-                "licence": str,
-                "environment": str,
-                "seconds": float,
-                "created_at": str,
-                # Kind, model and session as made-up words, for full-text search to intersect with.
-                "facets": str,
-            },
-            pk="n",
-            not_null={"id", "job_id", "index", "kind", "prompt", "model", "seed", "plan", "file"},
-            strict=True,
-        )
-        images.create_index(["id"], index_name="images_id", unique=True)
-        images.create_index(["job_id", "index"], index_name="images_job", unique=True)
-        # Each ends, unseen, in `n`: rows of one value come out newest first without sorting.
-        images.create_index(["kind"], index_name="images_kind")
-        images.create_index(["model"], index_name="images_model")
-        images.create_index(["kind", "model"], index_name="images_kind_model")
-        images.create_index(["session"], index_name="images_session")
-        images.create_index(["seed"], index_name="images_seed")
-        # Stemmed (cat finds cats): a prefix search, the other way to it, reads every longer word.
-        images.enable_fts(
-            ["prompt", "facets"],
-            create_triggers=True,
-            tokenize="porter unicode61 remove_diacritics 2",
-        )
-
-    @steps(name="0002_cursor_key")
-    def _cursor_key(database: "Database") -> None:
-        # Signs the cursors of this gallery, so that one from elsewhere is known for what it is.
-        database.table("gallery_facts").create({"name": str, "value": str}, pk="name", strict=True)
-        database.execute(
-            "INSERT INTO gallery_facts (name, value) VALUES ('cursor_key', ?)",
-            [secrets.token_hex(32)],
-        )
-
-    @steps(name="0003_principal")
-    def _principal(database: "Database") -> None:
-        database.execute("ALTER TABLE images ADD COLUMN principal TEXT NOT NULL DEFAULT 'local'")
-        database.table("images").create_index(["principal"], index_name="images_principal")
-
-    return steps

@@ -1,7 +1,6 @@
-"""One attempt of one job on one worker: its events to the queue, its cancel to the worker.
+"""One attempt of one job: the worker's events go to the queue, a cancel goes to the worker.
 
-Owns nothing that outlives the attempt. Whatever happens, the job leaves here in a state from which
-it goes on: being saved, cancelled, failed, or back in the queue.
+Whatever happens, the job is afterwards being saved, cancelled, failed, or back in the queue.
 """
 
 import asyncio
@@ -39,9 +38,9 @@ logger = logging.getLogger(__name__)
 LOOK_AGAIN_S = 5.0
 """How long a cancel of another process may stay unseen if a change were ever missed."""
 CANCEL_AGAIN_S = 0.5
-"""A cancel that overtakes its job on the way to the worker stops nothing: it is said again."""
+"""A cancel that reaches the worker before its job stops nothing: it is sent again."""
 MIN_REPORT_INTERVAL_S = 0.25
-"""Progress is stored at most four times a second: as often as any client is told of it."""
+"""Progress is stored at most four times a second: clients are notified no more often."""
 
 _INTERNAL = ErrorInfo(
     code="internal",
@@ -52,7 +51,7 @@ _INTERNAL = ErrorInfo(
 
 @dataclass(frozen=True)
 class AttemptRunner:
-    """Runs attempts. Holds what they all need."""
+    """Runs attempts, one after another."""
 
     settings: Settings
     queue: JobQueue
@@ -63,27 +62,27 @@ class AttemptRunner:
     journal: Journal
     look_ahead: LookAhead
 
-    async def run(self, fleet: Fleet, worker: str, job: Job) -> None:
-        """Run a claimed job on a worker; return when the worker is free again."""
+    async def run(self, fleet: Fleet, job: Job) -> None:
+        """Run a claimed job; return when the worker is free again."""
         with self.journal.about(job):
-            await self._run(fleet, worker, job)
+            await self._run(fleet, job)
 
-    async def _run(self, fleet: Fleet, worker: str, job: Job) -> None:
+    async def _run(self, fleet: Fleet, job: Job) -> None:
         self.journal.started(job)
-        canceller = asyncio.create_task(self._watch_for_cancel(fleet, worker, job))
+        canceller = asyncio.create_task(self._watch_for_cancel(fleet, job))
         is_drawn = False
         try:
             inputs = await asyncio.to_thread(_read_inputs, self.settings.paths.uploads, job)
             assignment = Assignment(job.id, job.attempt, job.plan, inputs)
-            is_drawn = await self._draw(fleet, worker, job, assignment)
+            is_drawn = await self._draw(fleet, job, assignment)
         except WorkerLost as error:
             status = await self.database.call(self.queue.lost, job, lost_for_good(str(error)))
             self.journal.lost(job, str(error), status)
         except FluxMcpError as error:
             await self._fail(job, error_info(error))
         except Exception:
-            logger.exception("a bug of ours")
-            await fleet.kill(worker)
+            logger.exception("unexpected error while running a job")
+            await fleet.kill()
             await self._fail(job, _INTERNAL)
         finally:
             canceller.cancel()
@@ -97,26 +96,26 @@ class AttemptRunner:
         await self.database.call(self.queue.fail, job, error)
         self.journal.failed(job, error)
 
-    async def _draw(self, fleet: Fleet, worker: str, job: Job, assignment: Assignment) -> bool:
-        """Pass on the events of a job to its end; True when its images are the saver's now."""
-        # Closed before the next job is claimed: the slot is the stream's until then.
-        info = fleet.workers()[0]
+    async def _draw(self, fleet: Fleet, job: Job, assignment: Assignment) -> bool:
+        """Handle the events of a job to its end; True when its images were handed to the saver."""
+        # Closed before the next job is claimed: the worker is taken until then.
+        info = fleet.worker()
         load = load_level(pipeline_key(job.plan), info.loaded, info.used)
         async with (
-            aclosing(fleet.run(worker, assignment)) as stream,
-            self.look_ahead.beside(fleet, worker, job) as is_drawing,
+            aclosing(fleet.run(assignment)) as stream,
+            self.look_ahead.beside(fleet, job) as is_drawing,
         ):
             images: list[tuple[GeneratedImage, bytes]] = []
-            reporter = _Reporter(self.database, self.queue, self.changes)
+            writer = _ProgressWriter(self.database, self.queue, self.changes)
             while True:
-                report = await self._next(fleet, worker, stream)
+                report = await self._next(fleet, stream)
                 self.saver.start_waiting()
                 match report.event:
                     case Progress() as progress:
                         if progress.phase == "denoising":
                             is_drawing.set()
                         self.journal.progress(progress)
-                        await reporter.report(progress)
+                        await writer.write(progress)
                     case Preview():
                         await self._show(job, report.blobs["preview"])
                     case GeneratedImage() as image:
@@ -136,15 +135,15 @@ class AttemptRunner:
         try:
             await self.sink.save_preview(job.id, preview)
         except FluxMcpError as error:
-            # A preview is a courtesy: without it the image is still drawn.
+            # The image is drawn without its previews too.
             logger.warning("the preview could not be saved", extra={"code": error.code})
 
-    async def _next(self, fleet: Fleet, worker: str, stream: AsyncIterator[Report]) -> Report:
+    async def _next(self, fleet: Fleet, stream: AsyncIterator[Report]) -> Report:
         try:
             async with asyncio.timeout(self.settings.stall_timeout_s):
                 return await anext(stream)
         except TimeoutError:
-            await fleet.kill(worker)
+            await fleet.kill()
             raise WorkerLost(
                 f"it reported nothing for {self.settings.stall_timeout_s:.0f} s"
             ) from None
@@ -159,8 +158,8 @@ class AttemptRunner:
         done: Done,
         load: LoadLevel | None,
     ) -> None:
-        """Hand the images to the saver: the next job need not wait for the disk."""
-        environment = fleet.workers()[0].environment
+        """Hand the images to the saver: the next job does not wait for the disk."""
+        environment = fleet.worker().environment
         if environment is None or len(images) != len(job.plan.seeds):
             raise WorkerLost("it reported a finished job without all of its images")
         saving = Progress(
@@ -175,8 +174,8 @@ class AttemptRunner:
         await self.database.call(self.queue.report, saving)
         await self.saver.put(Drawn(job, images, done, environment, load))
 
-    async def _watch_for_cancel(self, fleet: Fleet, worker: str, job: Job) -> None:
-        """Pass a cancel on to the worker; end the worker if it does not listen."""
+    async def _watch_for_cancel(self, fleet: Fleet, job: Job) -> None:
+        """Send a cancel to the worker; end the worker if it does not stop within the grace time."""
         while True:
             ticket = self.changes.ticket()
             if await self.database.call(self.queue.is_cancel_requested, job.id):
@@ -185,13 +184,13 @@ class AttemptRunner:
         with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.cancel_grace_s):
                 while True:
-                    await fleet.cancel(worker, job.id)
+                    await fleet.cancel(job.id)
                     await asyncio.sleep(CANCEL_AGAIN_S)
-        logger.warning("job did not stop when cancelled; its worker is ended")
-        await fleet.kill(worker)
+        logger.warning("job did not stop within the grace time; its worker is killed")
+        await fleet.kill()
 
 
-class _Reporter:
+class _ProgressWriter:
     """Stores progress: each change of phase at once, steps at most four times a second."""
 
     def __init__(self, database: DatabaseThread, queue: JobQueue, changes: Changes) -> None:
@@ -201,7 +200,7 @@ class _Reporter:
         self._last_s = float("-inf")
         self._phase: str | None = None
 
-    async def report(self, progress: Progress) -> None:
+    async def write(self, progress: Progress) -> None:
         now_s = time.monotonic()
         if progress.phase == self._phase and now_s - self._last_s < MIN_REPORT_INTERVAL_S:
             return

@@ -1,6 +1,6 @@
-"""Tells watchers that something about the jobs may have changed, here or in another process.
+"""Changes: wakes whoever waits for a change of the jobs, made here or in another process.
 
-Owns a counter. Our own writes `poke` it; those of other processes are seen through SQLite's
+Writes of this process `poke` it. Commits of other processes are seen through SQLite's
 `data_version`, read ten times a second while anybody waits.
 """
 

@@ -1,19 +1,25 @@
-"""DownloadStore: the downloads table, the only holder of its rows. Runs on the database thread."""
+"""Downloads of model files: their table, and the process that downloads.
+
+`DownloadStore` is the `downloads` table: every row, read and transition of it. `Downloader` starts
+the downloading process (models/hub/process.py), stores the progress it reports, and ends it when a
+caller asks for that. Only the command that asked for a download runs it; all other processes see
+it through the table.
+"""
 
 import asyncio
 import contextlib
 import json
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flux_mcp.errors import DownloadLostError, StorageError, UnknownJobError
 from flux_mcp.jobs.changes import Changes
-from flux_mcp.jobs.environments import hub_environment
 from flux_mcp.jobs.job import utc_now
 from flux_mcp.models.hub.messages import (
     Listed,
@@ -27,6 +33,8 @@ from flux_mcp.models.hub.messages import (
     parse_pull_event,
 )
 from flux_mcp.models.hub.selection import GIB
+from flux_mcp.settings.environment import all_variables
+from flux_mcp.settings.files import whole_path
 from flux_mcp.settings.settings import Settings
 from flux_mcp.storage.database import DatabaseThread, bring_up_to_date, immediate
 from flux_mcp.worker_protocol.messages import ErrorInfo
@@ -43,6 +51,15 @@ STALE_S = 60.0
 """A running download gives a sign of life twice a second; after so long without, it is lost."""
 _MIB, _GIB = 1024**2, 1024**3
 _MINUTE_S = 60
+
+# -P: the folder the command was started in must not shadow the hub's libraries.
+HUB_COMMAND = (sys.executable, "-P", "-m", "flux_mcp.models.hub.process")
+END_PATIENCE_S = 5.0
+"""The process ends at once when its stdin is closed; one that does not is killed."""
+_NOT_INHERITED = frozenset({"HF_DEBUG", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"})
+
+
+# --- a download --------------------------------------------------------------------------------
 
 
 class Download(BaseModel):
@@ -113,7 +130,7 @@ def as_seen(download: Download, now: str) -> Download:
 
 
 def lost() -> ErrorInfo:
-    """Return the error of a download whose process is gone without a word."""
+    """Return the error of a download whose process ended without saying how."""
     return ErrorInfo(
         code=DownloadLostError.code,
         message="The command that downloaded is gone.",
@@ -128,6 +145,9 @@ def _size(size_bytes: int) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds / _MINUTE_S:.0f} min" if seconds >= 2 * _MINUTE_S else f"{seconds:.0f} s"
+
+
+# --- the table ---------------------------------------------------------------------------------
 
 
 def migrate(database: "Database") -> None:
@@ -269,15 +289,15 @@ class DownloadStore:
 
 
 def _from_row(row: dict[str, Any]) -> Download:
-    row.pop("seq")
-    row["models"] = json.loads(row["models"])
-    row["error"] = None if row["error"] is None else json.loads(row["error"])
-    return Download.model_validate(row)
+    """Return the download of a row. Columns that a newer version added are left out."""
+    values = {name: value for name, value in row.items() if name in Download.model_fields}
+    values["models"] = json.loads(values["models"])
+    values["error"] = None if values["error"] is None else json.loads(values["error"])
+    return Download.model_validate(values)
 
 
-# -P: the folder the command was started in must not shadow the hub's libraries.
-HUB_COMMAND = (sys.executable, "-P", "-m", "flux_mcp.models.hub.process")
-END_PATIENCE_S = 5.0
+# --- the downloading process -------------------------------------------------------------------
+
 
 Show = Callable[[Download, PullEvent | None], None]
 
@@ -302,7 +322,10 @@ class Downloader:
 
         Args:
             orders: What to have on disk.
-            show: Is called with the record at its beginning and after each word of the process.
+            show: Called with the record at its beginning and after each event of the process.
+
+        Raises:
+            StorageError: the process cannot be started, or the database refused.
         """
         now = utc_now()
         models = tuple(dict.fromkeys(order.model for order in orders))
@@ -326,7 +349,7 @@ class Downloader:
             raise
 
     async def _follow(self, download_id: str, request: PullRequest, show: Show) -> None:
-        """Run the process until its last word, or until somebody asks it to stop."""
+        """Run the process until its last event, or until a caller asks it to stop."""
         process = await self._start()
         holds_lock = False
         try:
@@ -340,7 +363,7 @@ class Downloader:
                 try:
                     event = parse_pull_event(line)
                 except ValidationError:
-                    return  # not a word of ours: it is broken, and ended
+                    return  # not an event: the process is broken, and ended
                 download = await self._take(download_id, event)
                 if not holds_lock and not isinstance(event, PullFailed):
                     holds_lock = True
@@ -409,3 +432,36 @@ async def _end_process(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+def hub_environment(settings: Settings) -> dict[str, str]:
+    """Return the whole environment of the downloading process, the only one that goes online.
+
+    The hub's libraries keep everything below the data folder, but find the token where the user's
+    `hf auth login` put it; HF_ENDPOINT, proxies and HF_TOKEN are the caller's. Xet is off: its
+    transfers cannot be taken up again by another process, ours can. Source: huggingface_hub 2.4,
+    constants.py and file_download.py.
+    """
+    inherited = {
+        name: value
+        for name, value in all_variables().items()
+        if not name.upper().startswith("FLUX_MCP_") and name not in _NOT_INHERITED
+    }
+    return {
+        **inherited,
+        "HF_HOME": str(settings.paths.hf_cache),
+        "HF_TOKEN_PATH": str(_hub_token_file(all_variables())),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+
+
+def _hub_token_file(variables: Mapping[str, str]) -> Path:
+    """Return where `hf auth login` keeps the token (huggingface_hub 2.4, constants.py)."""
+    named = variables.get("HF_TOKEN_PATH")
+    if named:
+        return whole_path(Path(named))
+    caches = variables.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return whole_path(Path(variables.get("HF_HOME") or Path(caches) / "huggingface")) / "token"

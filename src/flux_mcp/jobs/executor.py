@@ -1,8 +1,8 @@
-"""GpuExecutor: the asyncio guard of the GPU. One consumer, one job, one server at a time.
+"""GpuExecutor: runs the queue's jobs on the GPU, one at a time, in one server process at a time.
 
-Owns the GPU lock and the fleet while it leads. Any number of server processes run one of these; the
-one that holds `data/gpu.lock` runs jobs, the others wait to take over. It knows the queue, the
-`Fleet` protocol and a `ResultSink`; it knows nothing of images, files or MCP.
+Every server process has one. The one that holds `data/gpu.lock` leads: it has the fleet and runs
+jobs; the others wait to take over. How a job is run is in attempt.py, how its images are saved in
+saving.py, which job is next in scheduler.py.
 """
 
 import asyncio
@@ -42,14 +42,14 @@ HEARTBEAT_S = 5.0
 
 @dataclass(frozen=True)
 class ExecutorState:
-    """How it stands with this process and the GPU; for health.py and metrics.py."""
+    """What this process does with the GPU; for health checks and metrics."""
 
     leads: bool = False
     """It holds the GPU lock."""
     other_leads: bool = False
     """Another process held the lock when this one last tried, at most `TAKE_OVER_S` ago."""
     is_dead: bool = False
-    """Its task has ended, or fails again and again: it will not draw."""
+    """Its task has ended or keeps failing: it will not draw."""
     trouble: str | None = None
     """The code of what went wrong with the last worker or job."""
     workers: tuple[WorkerInfo, ...] = ()
@@ -102,10 +102,10 @@ class GpuExecutor:
 
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Return the workers of this process; empty when it does not lead."""
-        return tuple(self._fleet.workers()) if self._fleet is not None else ()
+        return (self._fleet.worker(),) if self._fleet is not None else ()
 
     def state(self) -> ExecutorState:
-        """Return how it stands, without asking anybody."""
+        """Return how it stands, without a read of lock or database."""
         return ExecutorState(
             leads=self._fleet is not None,
             other_leads=self._other_leads,
@@ -115,11 +115,11 @@ class GpuExecutor:
         )
 
     def start(self) -> None:
-        """Begin to lead, or to wait for the lead."""
+        """Begin to lead, or to wait for the lock."""
         self._task = asyncio.create_task(self._run(), name="flux-mcp-executor")
 
     async def stop(self) -> None:
-        """Give the running job back to the queue, end the worker, let go of the lock."""
+        """Give the running job back to the queue, end the worker, release the lock."""
         self._stopping = True
         if self._task is not None:
             self._task.cancel()
@@ -138,7 +138,7 @@ class GpuExecutor:
                 await self._lead()
             except Exception:
                 self._has_failed = True
-                # The last line of defence of a background task: log it, let others lead, try again.
+                # Nobody awaits this task: log the error, release the lock, try again.
                 logger.exception("the executor failed; it starts again")
                 await asyncio.sleep(TAKE_OVER_S)
 
@@ -171,7 +171,7 @@ class GpuExecutor:
             await self._release_leadership(fleet)
 
     async def _release_leadership(self, fleet: Fleet) -> None:
-        """End the worker, save what is drawn, give back what is not, let go of the lock."""
+        """End the worker, save what is drawn, give back what is not, release the lock."""
         try:
             await fleet.close()
             await self._saver.finish()
@@ -186,19 +186,17 @@ class GpuExecutor:
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            with suppress(StorageError):  # whoever needs the database next says so
+            with suppress(StorageError):  # the next use of the database reports it
                 await self._database.call(self._queue.heartbeat, self._owner)
 
     async def _warm(self, fleet: Fleet) -> None:
-        for worker in fleet.workers():
-            try:
-                await fleet.warm(worker.worker_id)
-            except WorkerLost as error:
-                self._journal.worker_failed(str(error))
+        try:
+            await fleet.warm()
+        except WorkerLost as error:
+            self._journal.worker_failed(str(error))
 
     async def _consume(self, fleet: Fleet) -> None:
-        """Run jobs one after another; let the worker go when there was nothing to do for long."""
-        worker = fleet.workers()[0].worker_id
+        """Run jobs one after another; end the worker when it has been idle for long."""
         idle_since = time.monotonic()
         while True:
             ticket = self._changes.ticket()
@@ -206,15 +204,15 @@ class GpuExecutor:
             self._has_failed = False
             if job is not None:
                 self._changes.poke()
-                await self._attempts.run(fleet, worker, job)
+                await self._attempts.run(fleet, job)
                 idle_since = time.monotonic()
                 continue
             self._saver.start_waiting()
-            await self._look_ahead.nothing_waits(fleet, worker)
+            await self._look_ahead.nothing_waits(fleet)
             idle_left = idle_since + self._settings.idle_unload_s - time.monotonic()
-            if idle_left <= 0 and fleet.workers()[0].is_running:
-                logger.info("worker was idle and is let go")
-                await fleet.release(worker)
+            if idle_left <= 0 and fleet.worker().is_running:
+                logger.info("idle worker is released")
+                await fleet.release()
             wait_s = min(IDLE_WAIT_S, idle_left) if idle_left > 0 else IDLE_WAIT_S
             await self._changes.wait(ticket, wait_s)
 
@@ -223,8 +221,8 @@ class GpuExecutor:
 
     def _choose(self, fleet: Fleet) -> Choose:
         """Return how to choose the next job for a fleet as it is now."""
-        worker = fleet.workers()[0]
+        worker = fleet.worker()
         device = worker.environment.device_name if worker.environment else None
-        passes = self._settings.max_overtakes
+        most = self._settings.max_overtakes
         read_costs = partial(self._measurements.costs, device)
-        return lambda waiting: choose_next(waiting, worker.loaded_by_use, read_costs, passes)
+        return lambda waiting: choose_next(waiting, worker.loaded_by_use, read_costs, most)

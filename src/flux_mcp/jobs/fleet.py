@@ -1,10 +1,10 @@
-"""The seam between the queue and whatever draws: workers, run, cancel. Pure.
+"""Fleet: the protocol between the executor and whatever draws.
 
-The executor knows only `Fleet`. Today's is one child process (worker_process.py); several GPUs,
-hosts over ssh or a cluster engine fit behind the same protocol.
+The executor uses nothing else. The fleet of today is one child process (process_fleet.py) and draws
+one job at a time; several GPUs, hosts over ssh or a cluster engine belong behind this protocol.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from flux_mcp.requests.plan import RenderPlan
 from flux_mcp.worker_protocol.messages import Environment, JobEvent, Memory, Weights
 
 
-class WorkerLost(Exception):  # noqa: N818 - the blueprint's word; it is an event more than an error
+class WorkerLost(Exception):  # noqa: N818 - an event of a job more than an error
     """The worker of a running job is gone: it died, broke its stream, or was ended."""
 
 
@@ -37,20 +37,21 @@ class Report:
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """One slot that draws one job at a time."""
+    """How a worker stands. It draws one job at a time."""
 
     worker_id: str
+    """Names it in metrics."""
     is_running: bool
-    """Whether its process is up (a stopped slot starts on the next job)."""
+    """Whether its process is up (a stopped worker starts on the next job)."""
     loaded: tuple[str, ...] = ()
     """Pipelines that draw at once, as `kind/model`."""
     environment: Environment | None = None
     """Known once it has been up."""
     pid: int | None = None
     memory: Memory | None = None
-    """As it was at its last word; `None` on a CPU and while it is not up."""
+    """As its last event said; `None` on a CPU and while it is not up."""
     starts: int = 0
-    """How many processes this slot has started."""
+    """How many processes have been started for it."""
     waiting: tuple[str, ...] = ()
     """Pipelines whose weights wait in host memory, as `kind/model`."""
     used: tuple[str, ...] = ()
@@ -67,13 +68,13 @@ class WorkerInfo:
 
 
 class Fleet(Protocol):
-    """Workers. One job per worker; the slot is free before the final event is announced."""
+    """A worker that draws one job at a time; it is free before a final event is announced."""
 
-    def workers(self) -> Sequence[WorkerInfo]:
-        """Return every slot."""
+    def worker(self) -> WorkerInfo:
+        """Return how the worker stands, without asking it."""
         ...
 
-    async def warm(self, worker_id: str) -> None:
+    async def warm(self) -> None:
         """Start the worker without a job. Returns when it is ready.
 
         Raises:
@@ -81,7 +82,7 @@ class Fleet(Protocol):
         """
         ...
 
-    def run(self, worker_id: str, assignment: Assignment) -> AsyncGenerator[Report, None]:
+    def run(self, assignment: Assignment) -> AsyncGenerator[Report, None]:
         """Draw, yielding every event, the last of which is `Done`, `Failed` or `Cancelled`.
 
         Events of another job or attempt are dropped. The caller closes the generator; one closed
@@ -92,26 +93,26 @@ class Fleet(Protocol):
         """
         ...
 
-    async def cancel(self, worker_id: str, job_id: str) -> None:
+    async def cancel(self, job_id: str) -> None:
         """Ask for the job to stop at the next step; harmless for a job that is not running."""
         ...
 
-    async def prefetch(self, worker_id: str, weights: Weights | None) -> None:
-        """Have a worker read weights into its memory while it draws; `None` for no more of that.
+    async def prefetch(self, weights: Weights | None) -> None:
+        """Have the worker read weights into its memory while it draws; `None` for no more of that.
 
-        Advice: each call replaces the one before, a worker that is not running is not started for
+        A hint: each call replaces the one before, a worker that is not running is not started for
         it, and a fleet that cannot do it does nothing.
         """
         ...
 
-    async def kill(self, worker_id: str) -> None:
+    async def kill(self) -> None:
         """End the worker at once; a job running on it raises `WorkerLost`."""
         ...
 
-    async def release(self, worker_id: str) -> None:
-        """Let an idle worker exit, so that its memory is free. It starts again on the next job."""
+    async def release(self) -> None:
+        """Let an idle worker exit to free its memory. It starts again on the next job."""
         ...
 
     async def close(self) -> None:
-        """End every worker and wait until they are gone."""
+        """End the worker and wait until it is gone."""
         ...

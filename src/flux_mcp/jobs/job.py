@@ -44,8 +44,6 @@ class Job(BaseModel):
     message: str = ""
     eta_s: float | None = None
     """Seconds left while running, as the worker sees it."""
-    priority: int = 0
-    """Higher goes first."""
     principal: str = LOCAL
     """Who asked for it, and who alone may see it (principals.py)."""
     session: str | None = None
@@ -62,8 +60,8 @@ class Job(BaseModel):
     """The trace of the call that submitted it, as W3C Trace Context writes it."""
     attempt: int = 0
     """1 for the first run; a new number for each claim after a lost worker."""
-    passes: int = 0
-    """How often another job was let past this one."""
+    overtakes: int = 0
+    """How often a job that was submitted later has been started before this one."""
     owner: str | None = None
     """The server process that runs it."""
     heartbeat_at: str | None = None

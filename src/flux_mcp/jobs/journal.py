@@ -1,7 +1,9 @@
-"""What is told of jobs while they run: a log line and the spans for each move, in one place.
+"""Journal: the log line and the OpenTelemetry spans of each transition of a job.
 
-Owns the trouble this process last had with drawing (for health.py) and, through `JobTraces`, the
-open spans. Changes no job.
+Whoever moves a job calls the journal. Its log lines carry the job's id, kind, model, principal and
+trace; `JobTraces` holds the open spans of the jobs this process draws; `submit_span` and
+`current_traceparent` tie a job to the trace of the call that submitted it. The journal also keeps
+the last trouble of this process with drawing, for health checks. It changes no job.
 """
 
 import logging
@@ -13,16 +15,24 @@ from datetime import datetime
 from typing import Final
 
 from opentelemetry import trace
-from opentelemetry.trace import Span, StatusCode, Tracer
+from opentelemetry.trace import Span, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from flux_mcp import __version__
 from flux_mcp.errors import FluxMcpError
 from flux_mcp.jobs.job import FINAL, Job, JobStatus
 from flux_mcp.observability.logs import log_fields
+from flux_mcp.observability.tracing import mark_failed
 from flux_mcp.principals import LOCAL
 from flux_mcp.worker_protocol.messages import Done, ErrorInfo, Phase, Progress
 
+logger = logging.getLogger(__name__)
+
+TROUBLE_S = 600.0
+"""Trouble older than this is forgotten. A probe may keep jobs away from a server in trouble, which
+then could never show that it can draw again. As long as an idle worker stays."""
+_TROUBLES = frozenset({"worker_lost", "engine_unavailable", "weights_invalid", "internal"})
+"""Error codes that are about the machine; all others are about the one job."""
 _HEADER: Final = "traceparent"
 _SPAN_OF_PHASE: dict[Phase, str] = {
     "loading": "flux.load",
@@ -33,73 +43,120 @@ _SPAN_OF_PHASE: dict[Phase, str] = {
 }
 
 
-def _tracer() -> Tracer:
-    return trace.get_tracer("flux_mcp", __version__)
+# --- log lines ---------------------------------------------------------------------------------
 
 
-# --- submitting --------------------------------------------------------------------------------
-
-
-@contextmanager
-def submit_span() -> Iterator[Span]:
-    """Trace a submit; the job stored inside takes `current_traceparent` along."""
-    with _tracer().start_as_current_span(
-        "flux.submit", record_exception=False, set_status_on_exception=False
-    ) as span:
-        try:
-            yield span
-        except FluxMcpError as error:
-            # The code without the text: that may quote the request.
-            mark_failed(span, error.code)
-            raise
-
-
-def current_traceparent() -> str | None:
-    """Return where the current span belongs, as W3C Trace Context writes it; `None` without one.
-
-    A trace that a client began is handed on even where nothing is exported here.
-    """
-    carrier: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(carrier)
-    return carrier.get(_HEADER)
-
-
-def trace_id_of(job: Job) -> str | None:
-    """Return the trace a job belongs to, as log lines name it."""
-    # version-traceid-parentid-flags: www.w3.org/TR/trace-context/#traceparent-header
-    return None if job.traceparent is None else job.traceparent.split("-")[1]
-
-
-def job_attributes(job: Job) -> dict[str, str | int]:
-    """Return what spans say of a job."""
-    plan = job.plan
+def job_fields(job: Job) -> dict[str, str | int | None]:
+    """Return the fields that every log line about a job has."""
     return {
-        "flux.job_id": job.id,
-        "flux.kind": job.kind,
-        "flux.model": job.model,
-        "flux.precision": plan.precision,
-        "flux.width_px": plan.width,
-        "flux.height_px": plan.height,
-        "flux.steps": plan.steps,
-        "flux.count": len(plan.seeds),
+        "job_id": job.id,
+        "kind": job.kind,
+        "model": job.model,
+        "principal": None if job.principal == LOCAL else job.principal,
+        "trace_id": trace_id_of(job),
     }
 
 
-def mark_failed(span: Span, code: str) -> None:
-    """Say with which of our codes a span failed.
+class Journal:
+    """One method for each transition of a job in this process; the trouble it last had."""
 
-    In the field of the conventions, and in one of ours: the SDK puts a word of its own into that of
-    a tool call (mcp 2.3, server/_otel.py).
-    """
-    span.set_attributes({"error.type": code, "flux.error_code": code})
-    span.set_status(StatusCode.ERROR)
+    def __init__(self) -> None:
+        self._traces = JobTraces()
+        self._trouble: tuple[str, float] | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """The code of what went wrong with the last worker or job, `None` if nothing did."""
+        if self._trouble is None or time.monotonic() - self._trouble[1] > TROUBLE_S:
+            return None
+        return self._trouble[0]
+
+    @contextmanager
+    def about(self, job: Job) -> Iterator[None]:
+        """Put the job's fields on every log line of the block."""
+        with log_fields(**job_fields(job), attempt=job.attempt):
+            yield
+
+    def started(self, job: Job) -> None:
+        """Log that an attempt begins."""
+        self._traces.begin(job)
+        logger.info("job started", extra={"wait_s": _wait_s(job)})
+
+    def progress(self, event: Progress) -> None:
+        """Trace how far a job is; nothing is logged."""
+        self._traces.progress(event)
+
+    def drawn(self, job: Job, done: Done) -> None:
+        """Trace that the worker has drawn a job: trouble is over."""
+        self._trouble = None
+        self._traces.drawn(job.id, done.load_s, done.draw_s)
+
+    def saving(self, job: Job) -> None:
+        """Trace that a job's images are being saved."""
+        self._traces.saving(job.id)
+
+    def completed(self, job: Job, done: Done) -> None:
+        """Log that a job is completed."""
+        self._traces.end(job.id, "completed")
+        seconds = {"wait_s": _wait_s(job), "load_s": done.load_s, "draw_s": done.draw_s}
+        logger.info("job completed", extra={**seconds, "images": len(job.plan.seeds)})
+
+    def failed(self, job: Job, error: ErrorInfo) -> None:
+        """Log that a job failed: the code only, the message may quote the request."""
+        if error.code in _TROUBLES:
+            self._in_trouble(error.code)
+        self._traces.end(job.id, "failed", error.code)
+        logger.warning("job failed", extra={"code": error.code})
+
+    def cancelled(self, job: Job) -> None:
+        """Log that a running job stopped as asked."""
+        self._traces.end(job.id, "cancelled")
+        logger.info("job cancelled")
+
+    def lost(self, job: Job, why: str, status: JobStatus) -> None:
+        """Log that a job's worker is gone, and what became of the job."""
+        if status == "cancelled":
+            # It was killed because it did not stop in time: that is no trouble of the machine.
+            self.cancelled(job)
+            return
+        self._in_trouble("worker_lost")
+        self._traces.end(job.id, status, "worker_lost")
+        logger.warning("job lost its worker", extra={"reason": why, "status": status})
+
+    def worker_failed(self, why: str) -> None:
+        """Log that a worker died without a job, while starting."""
+        self._in_trouble("worker_lost")
+        logger.warning("the worker could not be started", extra={"reason": why})
+
+    def taken_back(self, job: Job) -> None:
+        """Log what became of a job that a server which is gone left running."""
+        with self.about(job):
+            logger.warning("job was left running and is taken back", extra={"status": job.status})
+
+    def given_back(self, moved: Mapping[str, JobStatus]) -> None:
+        """Log what became of the jobs this process ran when it stopped leading."""
+        for job_id, status in moved.items():
+            self._traces.end(job_id, status)
+            logger.info("job given back", extra={"job_id": job_id, "status": status})
+        self._traces.forget()
+
+    def _in_trouble(self, code: str) -> None:
+        self._trouble = (code, time.monotonic())
 
 
-# --- drawing -----------------------------------------------------------------------------------
+def _wait_s(job: Job) -> float | None:
+    """Return the seconds from the submit to the newest claim."""
+    if job.started_at is None:
+        return None
+    claimed, created = (datetime.fromisoformat(text) for text in (job.started_at, job.created_at))
+    return (claimed - created).total_seconds()
+
+
+# --- spans of a job ----------------------------------------------------------------------------
 
 
 @dataclass
-class _Open:
+class _OpenSpans:
     """The open spans of one job."""
 
     job: Span
@@ -111,10 +168,10 @@ class _Open:
 
 
 class JobTraces:
-    """The spans of the jobs that this process draws. Of no effect for jobs nobody traces."""
+    """The spans of the jobs that this process draws; none where nothing is exported."""
 
     def __init__(self) -> None:
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _OpenSpans] = {}
 
     def begin(self, job: Job) -> None:
         """Begin an attempt of a job that was just claimed."""
@@ -179,7 +236,7 @@ class JobTraces:
             spans.job.end()
         self._open.clear()
 
-    def _begin_job(self, job: Job) -> _Open | None:
+    def _begin_job(self, job: Job) -> _OpenSpans | None:
         context = None
         if job.traceparent is not None:
             context = TraceContextTextMapPropagator().extract({_HEADER: job.traceparent})
@@ -189,17 +246,17 @@ class JobTraces:
         )
         if not span.is_recording():
             return None
-        self._open[job.id] = _Open(span, job.plan.steps, created_ns)
+        self._open[job.id] = _OpenSpans(span, job.plan.steps, created_ns)
         return self._open[job.id]
 
-    def _step(self, spans: _Open, done: int) -> None:
+    def _step(self, spans: _OpenSpans, done: int) -> None:
         """Take `done` finished steps; a pass begins with an event of its own, before its first."""
         ends_pass = spans.phase_name == "denoising" and done % spans.steps_per_pass == 0
         self._turn(spans, None if ends_pass else "denoising")
         if not ends_pass and spans.phase is not None:
             spans.phase.set_attribute("flux.step", done + 1)
 
-    def _turn(self, spans: _Open, phase: Phase | None) -> None:
+    def _turn(self, spans: _OpenSpans, phase: Phase | None) -> None:
         """End the current phase's span and begin that of `phase`."""
         now_ns = time.time_ns()
         if spans.phase is not None:
@@ -211,116 +268,53 @@ class JobTraces:
             spans.phase = _tracer().start_span(name, inside, start_time=now_ns)
 
 
-logger = logging.getLogger(__name__)
-
-TROUBLE_S = 600.0
-"""Trouble older than this is no longer told: a probe that keeps jobs away from a server in trouble
-must not keep it from ever showing that it can draw again. As long as an idle worker stays."""
-_TROUBLES = frozenset({"worker_lost", "engine_unavailable", "weights_invalid", "internal"})
-"""Codes that say something of the machine; others are about the one job."""
+# --- the span of a submit, and what ties a job to it -------------------------------------------
 
 
-def job_fields(job: Job) -> dict[str, str | int | None]:
-    """Return the fields that every log line about a job has."""
+@contextmanager
+def submit_span() -> Iterator[Span]:
+    """Trace a submit; the job stored inside takes `current_traceparent` along."""
+    with _tracer().start_as_current_span(
+        "flux.submit", record_exception=False, set_status_on_exception=False
+    ) as span:
+        try:
+            yield span
+        except FluxMcpError as error:
+            # The code without the text: that may quote the request.
+            mark_failed(span, error.code)
+            raise
+
+
+def current_traceparent() -> str | None:
+    """Return the current span as a W3C `traceparent`; `None` without one.
+
+    A trace that a client began is handed on even where nothing is exported here.
+    """
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return carrier.get(_HEADER)
+
+
+def trace_id_of(job: Job) -> str | None:
+    """Return the trace a job belongs to, as log lines name it."""
+    # version-traceid-parentid-flags: www.w3.org/TR/trace-context/#traceparent-header
+    return None if job.traceparent is None else job.traceparent.split("-")[1]
+
+
+def job_attributes(job: Job) -> dict[str, str | int]:
+    """Return the attributes of a job's spans."""
+    plan = job.plan
     return {
-        "job_id": job.id,
-        "kind": job.kind,
-        "model": job.model,
-        "principal": None if job.principal == LOCAL else job.principal,
-        "trace_id": trace_id_of(job),
+        "flux.job_id": job.id,
+        "flux.kind": job.kind,
+        "flux.model": job.model,
+        "flux.precision": plan.precision,
+        "flux.width_px": plan.width,
+        "flux.height_px": plan.height,
+        "flux.steps": plan.steps,
+        "flux.count": len(plan.seeds),
     }
 
 
-class Journal:
-    """Told of every move of a job in this process, by whoever makes the move."""
-
-    def __init__(self) -> None:
-        self._traces = JobTraces()
-        self._trouble: tuple[str, float] | None = None
-
-    @property
-    def trouble(self) -> str | None:
-        """The code of what went wrong with the last worker or job, `None` if nothing did."""
-        if self._trouble is None or time.monotonic() - self._trouble[1] > TROUBLE_S:
-            return None
-        return self._trouble[0]
-
-    @contextmanager
-    def about(self, job: Job) -> Iterator[None]:
-        """Put the job's fields on every log line of the block."""
-        with log_fields(**job_fields(job), attempt=job.attempt):
-            yield
-
-    def started(self, job: Job) -> None:
-        """Tell that an attempt begins."""
-        self._traces.begin(job)
-        logger.info("job started", extra={"wait_s": _wait_s(job)})
-
-    def progress(self, event: Progress) -> None:
-        """Tell how far a job is; to the traces only."""
-        self._traces.progress(event)
-
-    def drawn(self, job: Job, done: Done) -> None:
-        """Tell that the worker has drawn a job: it works."""
-        self._trouble = None
-        self._traces.drawn(job.id, done.load_s, done.draw_s)
-
-    def saving(self, job: Job) -> None:
-        """Tell that a job's images are being saved."""
-        self._traces.saving(job.id)
-
-    def completed(self, job: Job, done: Done) -> None:
-        """Tell that a job is completed."""
-        self._traces.end(job.id, "completed")
-        seconds = {"wait_s": _wait_s(job), "load_s": done.load_s, "draw_s": done.draw_s}
-        logger.info("job completed", extra={**seconds, "images": len(job.plan.seeds)})
-
-    def failed(self, job: Job, error: ErrorInfo) -> None:
-        """Tell that a job failed; its text is the caller's and not told."""
-        if error.code in _TROUBLES:
-            self._in_trouble(error.code)
-        self._traces.end(job.id, "failed", error.code)
-        logger.warning("job failed", extra={"code": error.code})
-
-    def cancelled(self, job: Job) -> None:
-        """Tell that a running job stopped as asked."""
-        self._traces.end(job.id, "cancelled")
-        logger.info("job cancelled")
-
-    def lost(self, job: Job, why: str, status: JobStatus) -> None:
-        """Tell that a job's worker is gone, and what became of the job."""
-        if status == "cancelled":
-            # It was ended because it did not stop in time: that is slow, not broken.
-            self.cancelled(job)
-            return
-        self._in_trouble("worker_lost")
-        self._traces.end(job.id, status, "worker_lost")
-        logger.warning("job lost its worker", extra={"reason": why, "status": status})
-
-    def worker_failed(self, why: str) -> None:
-        """Tell that a worker died without a job, while starting."""
-        self._in_trouble("worker_lost")
-        logger.warning("the worker could not be started", extra={"reason": why})
-
-    def taken_back(self, job: Job) -> None:
-        """Tell what became of a job that a server which is gone left running."""
-        with self.about(job):
-            logger.warning("job was left running and is taken back", extra={"status": job.status})
-
-    def given_back(self, moved: Mapping[str, JobStatus]) -> None:
-        """Tell what became of the jobs this process ran when it stopped leading."""
-        for job_id, status in moved.items():
-            self._traces.end(job_id, status)
-            logger.info("job given back", extra={"job_id": job_id, "status": status})
-        self._traces.forget()
-
-    def _in_trouble(self, code: str) -> None:
-        self._trouble = (code, time.monotonic())
-
-
-def _wait_s(job: Job) -> float | None:
-    """Return the seconds from the submit to the newest claim."""
-    if job.started_at is None:
-        return None
-    claimed, created = (datetime.fromisoformat(text) for text in (job.started_at, job.created_at))
-    return (claimed - created).total_seconds()
+def _tracer() -> Tracer:
+    return trace.get_tracer("flux_mcp", __version__)

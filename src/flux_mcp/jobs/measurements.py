@@ -1,35 +1,38 @@
-"""What finished jobs took on this machine: figures that plans and the order of jobs learn from.
+"""Measurements: what finished jobs took on this machine, for plans and for the order of jobs.
 
-Owns the `measurements` table: `Measurements` alone reads and writes it, on the database's thread.
+The only module that reads and writes the `measurements` table; runs on the database thread.
 """
 
 from typing import TYPE_CHECKING
 
 from flux_mcp.jobs.scheduler import Costs, TimedJob, costs_of
 from flux_mcp.models.planning.speed import Figure
-from flux_mcp.storage.database import bring_up_to_date, immediate
+from flux_mcp.storage.database import bring_up_to_date, immediate, is_from_before_squash
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations
 
 KEPT = 20
-"""Newest figures of each way to hold a model, of jobs that loaded it and of others; older ones make
-room. Loads are rare: among the others they would be gone before the next."""
+"""Rows kept for each model, kind, precision and placement on a device: so many of jobs that loaded
+it and so many of others. Loads are rare: counted with the others they would soon be gone."""
 
 
 def migrate(database: "Database") -> None:
     """Bring the table up to date; several processes may do so at the same time."""
-    bring_up_to_date(database, _steps())
+    bring_up_to_date(database, measurement_migrations())
 
 
-def _steps() -> "Migrations":
+def measurement_migrations() -> "Migrations":
+    """Return the steps that make the measurements table; append, never change."""
     from sqlite_utils.migrations import Migrations
 
     steps = Migrations("measurements")
 
-    @steps()
-    def create_measurements(database: "Database") -> None:
+    @steps(name="0001_measurements")
+    def _measurements(database: "Database") -> None:
+        if is_from_before_squash(database, "measurements", {"draw_s", "load_level"}):
+            return
         database.execute(
             """
             CREATE TABLE measurements (
@@ -42,7 +45,9 @@ def _steps() -> "Migrations":
                 megapixels REAL NOT NULL,
                 seconds_per_step REAL NOT NULL,
                 load_s REAL,
-                peak_gib REAL
+                peak_gib REAL,
+                draw_s REAL,
+                load_level TEXT
             ) STRICT
             """
         )
@@ -52,12 +57,6 @@ def _steps() -> "Migrations":
             ON measurements (device, model, kind, precision, placement)
             """
         )
-
-    @steps()
-    def tell_loads_apart(database: "Database") -> None:
-        # Until now `load_s` was also kept for jobs that loaded nothing: those rows name no level.
-        database.execute("ALTER TABLE measurements ADD COLUMN draw_s REAL")
-        database.execute("ALTER TABLE measurements ADD COLUMN load_level TEXT")
 
     return steps
 
@@ -69,7 +68,7 @@ class Measurements:
         self._database = database
 
     def add(self, device: str, figure: Figure, timed: TimedJob) -> None:
-        """Keep a figure, and the newest of its kind beside it.
+        """Store a figure; the oldest beyond `KEPT` of the same way are removed.
 
         Args:
             device: The name of the GPU, as torch and the driver tell it.
@@ -119,12 +118,17 @@ class Measurements:
         ).fetchall()
         return tuple(Figure(*row) for row in rows)
 
+    def by_device(self) -> dict[str, tuple[Figure, ...]]:
+        """Return every figure of every GPU by the GPU's name, newest first."""
+        devices = self._database.execute("SELECT DISTINCT device FROM measurements").fetchall()
+        return {device: self.of_device(device) for (device,) in devices}
+
     def costs(self, device: str | None) -> Costs:
-        """Return what switches and jobs took on a GPU.
+        """Return what loads and jobs took on a GPU.
 
         Args:
             device: `None` before a worker has said what it draws on: then the GPU of the newest
-                figure, which is the same one in all but the machines whose GPU was changed.
+                figure. It is another one only where the GPU of the machine was changed.
         """
         rows = self._database.execute(
             """

@@ -1,12 +1,18 @@
-"""The default fleet: one child process, started when needed, replaced when lost.
+"""ProcessFleet: the worker as a child process, started when needed, replaced when lost.
 
-Owns which process is the current one and who may use it. Knows nothing of queues, of pipes
-(child.py) or of what the worker imports.
+`ProcessFleet` decides which process is the current one and who may use it. `WorkerProcess` is one
+such process: its pipes, the task that reads its events, and what it last said of itself.
+`worker_environment` is the environment a worker is started with.
+
+The protocol is frames over stdin and stdout (worker_protocol/). A worker ends when its stdin is
+closed: a server that is killed leaves no orphan.
 """
 
 import asyncio
 import contextlib
+import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -16,9 +22,9 @@ from typing import IO, TypeVar
 
 from pydantic import ValidationError
 
-from flux_mcp.jobs.environments import worker_environment
 from flux_mcp.jobs.fleet import Assignment, Report, WorkerInfo, WorkerLost
-from flux_mcp.settings.settings import Settings
+from flux_mcp.settings.environment import all_variables
+from flux_mcp.settings.settings import WORKER_SETTINGS, Settings
 from flux_mcp.worker_protocol.frames import BrokenFrameError, encode, read_frame
 from flux_mcp.worker_protocol.messages import (
     FINAL_EVENTS,
@@ -40,14 +46,152 @@ logger = logging.getLogger(__name__)
 S = TypeVar("S", asyncio.StreamReader, asyncio.StreamWriter)
 
 STREAM_LIMIT_BYTES = 8 * 1024 * 1024
-"""Buffered from the worker before it is made to wait (a 1 MP image is 3 MB); a frame may be
+"""Read ahead from the worker before it is made to wait (a 1 MP image is 3 MB); a frame may be
 larger."""
 MAX_LOG_BYTES = 2 * 1024 * 1024
 EXIT_PATIENCE_S = 5.0
 """A worker whose stdin was closed ends at once; one that is stuck in a driver is ended."""
+WORKER_ID = "worker-0"
+"""Names the one worker in metrics."""
+# -P: the folder the server was started in must not shadow torch or the standard library.
+WORKER_COMMAND = (sys.executable, "-P", "-m", "flux_mcp.pipelines.worker")
+TOKEN_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
+"""Only the downloading process gets them (downloads.py)."""
 
 
-class Child:
+# --- the fleet ---------------------------------------------------------------------------------
+
+
+class ProcessFleet:
+    """One worker, started when it is first needed. Implements `fleet.Fleet`."""
+
+    def __init__(self, settings: Settings, command: Sequence[str] = WORKER_COMMAND) -> None:
+        self._settings = settings
+        self._command = tuple(command)
+        self._process: WorkerProcess | None = None
+        self._environment: Environment | None = None
+        self._starts = 0
+        self._starting = asyncio.Lock()
+        self._slot = asyncio.Lock()
+        self._is_closed = False
+
+    def worker(self) -> WorkerInfo:
+        """Return how the worker stands, without asking it."""
+        process = self._live_process()
+        return WorkerInfo(
+            worker_id=WORKER_ID,
+            is_running=process is not None,
+            loaded=() if process is None else process.loaded,
+            waiting=() if process is None else process.waiting,
+            environment=self._environment,
+            pid=None if process is None else process.pid,
+            memory=None if process is None else process.memory,
+            starts=self._starts,
+            used=() if process is None else process.used,
+        )
+
+    async def warm(self) -> None:
+        """Start the worker and wait until it is ready.
+
+        Raises:
+            WorkerLost: it died while starting.
+        """
+        process = await self._started()
+        await process.ready()
+
+    async def run(self, assignment: Assignment) -> AsyncGenerator[Report, None]:
+        """Draw, yielding every event of this job and attempt; the last is a final one.
+
+        A consumer that stops early cancels the job; the next run waits until the worker has
+        stopped, or ends it.
+
+        Raises:
+            WorkerLost: the worker died before a final event.
+        """
+        async with self._slot:
+            process = await self._started()
+            if not await process.is_idle_within(self._settings.cancel_grace_s):
+                await process.end()
+            if process.is_lost:
+                process = await self._started()
+            events = process.begin(assignment)
+            try:
+                await process.send(
+                    RunMessage(
+                        job_id=assignment.job_id,
+                        attempt=assignment.attempt,
+                        plan=assignment.plan,
+                        preview_every_steps=self._settings.preview_every_steps,
+                        preview_interval_s=self._settings.preview_interval_s,
+                    ),
+                    assignment.inputs,
+                )
+                while True:
+                    report = await events.get()
+                    if report is None:
+                        raise process.lost()
+                    yield report
+                    if isinstance(report.event, FINAL_EVENTS):
+                        return
+            finally:
+                process.abandon(assignment)
+
+    async def cancel(self, job_id: str) -> None:
+        """Ask for the job to stop at the next step; harmless for a job that is not running."""
+        process = self._live_process()
+        if process is not None:
+            process.cancel(job_id)
+
+    async def prefetch(self, weights: Weights | None) -> None:
+        """Have the worker read weights into its memory while it draws; `None` for no more."""
+        process = self._live_process()
+        if process is not None:
+            process.prefetch(weights)
+
+    async def kill(self) -> None:
+        """End the worker at once; a job running on it raises `WorkerLost`."""
+        async with self._starting:
+            if self._process is not None:
+                await self._process.end()
+
+    async def release(self) -> None:
+        """Let an idle worker exit. One that is drawing is left alone."""
+        async with self._starting:
+            if self._process is not None and not self._slot.locked():
+                await self._process.release()
+
+    async def close(self) -> None:
+        """End the worker and wait until it is gone; a job running on it raises `WorkerLost`."""
+        self._is_closed = True
+        async with self._starting:
+            if self._process is not None:
+                await self._process.release()
+
+    def _live_process(self) -> "WorkerProcess | None":
+        return None if self._process is None or self._process.is_lost else self._process
+
+    async def _started(self) -> "WorkerProcess":
+        async with self._starting:
+            if self._is_closed:
+                raise WorkerLost("The fleet is closed.")
+            process = self._live_process()
+            if process is None:
+                if self._process is not None:
+                    await self._process.end()
+                process = self._process = await WorkerProcess.start(
+                    self._settings, self._command, self._remember
+                )
+                self._starts += 1
+            return process
+
+    def _remember(self, environment: Environment | None) -> None:
+        self._environment = environment
+
+
+# --- one process -------------------------------------------------------------------------------
+
+
+class WorkerProcess:
     """One process and the task that reads its events. Once lost it is never used again."""
 
     def __init__(
@@ -80,7 +224,7 @@ class Child:
         settings: Settings,
         command: Sequence[str],
         remember: Callable[[Environment | None], None],
-    ) -> "Child":
+    ) -> "WorkerProcess":
         """Start a worker; it takes commands at once and draws when its libraries are there."""
         try:
             with _open_log(settings.paths.worker_log) as log:
@@ -267,144 +411,52 @@ def _signal_name(number: int) -> str:
         return str(number)
 
 
-WORKER_ID = "worker-0"
-# -P: the folder the server was started in must not shadow torch or the standard library.
-WORKER_COMMAND = (sys.executable, "-P", "-m", "flux_mcp.pipelines.worker")
+# --- its environment ---------------------------------------------------------------------------
 
 
-class ProcessFleet:
-    """One worker, started when it is first needed. Implements `fleet.Fleet`."""
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """Return the whole environment of a worker process.
 
-    def __init__(self, settings: Settings, command: Sequence[str] = WORKER_COMMAND) -> None:
-        self._settings = settings
-        self._command = tuple(command)
-        self._child: Child | None = None
-        self._environment: Environment | None = None
-        self._starts = 0
-        self._starting = asyncio.Lock()
-        self._slot = asyncio.Lock()
-        self._is_closed = False
-
-    def workers(self) -> Sequence[WorkerInfo]:
-        """Return the one slot."""
-        child = self._live_child()
-        return (
-            WorkerInfo(
-                worker_id=WORKER_ID,
-                is_running=child is not None,
-                loaded=() if child is None else child.loaded,
-                waiting=() if child is None else child.waiting,
-                environment=self._environment,
-                pid=None if child is None else child.pid,
-                memory=None if child is None else child.memory,
-                starts=self._starts,
-                used=() if child is None else child.used,
-            ),
-        )
-
-    async def warm(self, worker_id: str) -> None:
-        """Start the worker and wait until it is ready.
-
-        Raises:
-            WorkerLost: it died while starting.
-        """
-        child = await self._started(worker_id)
-        await child.ready()
-
-    async def run(self, worker_id: str, assignment: Assignment) -> AsyncGenerator[Report, None]:
-        """Draw, yielding every event of this job and attempt; the last is a final one.
-
-        A consumer that stops early cancels the job; the next run waits until the worker has
-        stopped, or ends it.
-
-        Raises:
-            WorkerLost: the worker died before a final event.
-        """
-        async with self._slot:
-            child = await self._started(worker_id)
-            if not await child.is_idle_within(self._settings.cancel_grace_s):
-                await child.end()
-            if child.is_lost:
-                child = await self._started(worker_id)
-            events = child.begin(assignment)
-            try:
-                await child.send(
-                    RunMessage(
-                        job_id=assignment.job_id,
-                        attempt=assignment.attempt,
-                        plan=assignment.plan,
-                        preview_every_steps=self._settings.preview_every_steps,
-                        preview_interval_s=self._settings.preview_interval_s,
-                    ),
-                    assignment.inputs,
-                )
-                while True:
-                    report = await events.get()
-                    if report is None:
-                        raise child.lost()
-                    yield report
-                    if isinstance(report.event, FINAL_EVENTS):
-                        return
-            finally:
-                child.abandon(assignment)
-
-    async def cancel(self, worker_id: str, job_id: str) -> None:
-        """Ask for the job to stop at the next step; harmless for a job that is not running."""
-        _check(worker_id)
-        child = self._live_child()
-        if child is not None:
-            child.cancel(job_id)
-
-    async def prefetch(self, worker_id: str, weights: Weights | None) -> None:
-        """Have the worker read weights into its memory while it draws; `None` for no more."""
-        _check(worker_id)
-        child = self._live_child()
-        if child is not None:
-            child.prefetch(weights)
-
-    async def kill(self, worker_id: str) -> None:
-        """End the worker at once; a job running on it raises `WorkerLost`."""
-        _check(worker_id)
-        async with self._starting:
-            if self._child is not None:
-                await self._child.end()
-
-    async def release(self, worker_id: str) -> None:
-        """Let an idle worker exit. One that is drawing is left alone."""
-        _check(worker_id)
-        async with self._starting:
-            if self._child is not None and not self._slot.locked():
-                await self._child.release()
-
-    async def close(self) -> None:
-        """End the worker and wait until it is gone; a job running on it raises `WorkerLost`."""
-        self._is_closed = True
-        async with self._starting:
-            if self._child is not None:
-                await self._child.release()
-
-    def _live_child(self) -> Child | None:
-        return None if self._child is None or self._child.is_lost else self._child
-
-    async def _started(self, worker_id: str) -> Child:
-        _check(worker_id)
-        async with self._starting:
-            if self._is_closed:
-                raise WorkerLost("The fleet is closed.")
-            child = self._live_child()
-            if child is None:
-                if self._child is not None:
-                    await self._child.end()
-                child = self._child = await Child.start(
-                    self._settings, self._command, self._remember
-                )
-                self._starts += 1
-            return child
-
-    def _remember(self, environment: Environment | None) -> None:
-        self._environment = environment
+    It is made before any Hugging Face import there, because those libraries read their variables
+    when they are imported. The hub is offline and remote code is off, whatever the caller's shell
+    says; progress bars and warnings of the libraries stay out of the log. Source: diffusers 0.42.1,
+    huggingface_hub 2.4.
+    """
+    inherited = {
+        name: value
+        for name, value in all_variables().items()
+        # Unbuffered, a start-up file that prints would write into the frames before we can stop it.
+        if name != "PYTHONUNBUFFERED"
+        # The worker gets settings from this process alone: a second reading would miss flags and
+        # files, and would hand it secrets.
+        and not name.upper().startswith("FLUX_MCP_")
+        and name not in TOKEN_VARIABLES
+    }
+    return {
+        **inherited,
+        "HF_HOME": str(settings.paths.hf_cache),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "DIFFUSERS_DISABLE_REMOTE_CODE": "true",
+        "DIFFUSERS_TRUST_REMOTE_KERNELS": "false",
+        "DIFFUSERS_GGUF_CUDA_KERNELS": "false",
+        # Plans name what computes attention; without a name it must not be the shell that does.
+        "DIFFUSERS_ATTN_BACKEND": "native",
+        # What torch compiles is kept for the workers that follow (torch 2.13, _inductor).
+        "TORCHINDUCTOR_CACHE_DIR": str(settings.paths.compiled),
+        "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
+        "DIFFUSERS_VERBOSITY": "error",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+        **_settings_as_environment(settings),
+    }
 
 
-def _check(worker_id: str) -> None:
-    if worker_id != WORKER_ID:
-        raise ValueError(f"there is no worker '{worker_id}' in this fleet, only '{WORKER_ID}'")
+def _settings_as_environment(settings: Settings) -> Mapping[str, str]:
+    """Hand a worker the settings it reads, all of them and no other, and no file to read."""
+    chosen = settings.model_dump(mode="json", include=set(WORKER_SETTINGS), exclude_none=True)
+    as_text = {n: v if isinstance(v, str) else json.dumps(v) for n, v in chosen.items()}
+    variables = {f"FLUX_MCP_{name.upper()}": text for name, text in as_text.items()}
+    return {**variables, "FLUX_MCP_CONFIG": os.devnull}

@@ -1,24 +1,93 @@
-"""JobQueue: the jobs table, the only holder of queue state. Runs on the database thread.
+"""JobQueue: the jobs table. Every row, every read and every transition of a job is in this module.
 
-Every move of a job is one guarded statement: it changes the row only if the row is still in the
-state the move starts from, so a late event, a second server or a repeated call changes nothing.
+A job is in one of five statuses. The methods that move it are the only ones that do:
+
+    queued      `submit`; `claim` takes it; `request_cancel` ends it
+    running     `claim`; `report` and `heartbeat` update it; `complete`, `fail` and `cancelled` end
+                it; `lost`, `give_back` and `recover` put it back into the queue, or end it
+    completed   final: its images have rows in the gallery
+    failed      final: `error` says why
+    cancelled   final: a caller asked for it
+
+Each transition is one guarded statement: it changes the row only if the row is still in the status
+the transition starts from. A late event, a second server or a repeated call changes nothing.
+
+Everything here is synchronous and runs on the database thread.
 """
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, JobStatus, PreviewSize, utc_now
-from flux_mcp.jobs.scheduler import Turn, Waiting
-from flux_mcp.storage.database import bring_up_to_date, immediate
+from flux_mcp.jobs.scheduler import NextJob, WaitingJob
+from flux_mcp.models.registry import Kind
+from flux_mcp.storage.database import bring_up_to_date, immediate, is_from_before_squash
 from flux_mcp.worker_protocol.messages import ErrorInfo, Progress
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations
 
+HISTORY = 20
+"""Newest completed jobs that estimates are made of."""
+_DEFAULT_JOB_S = 30.0
+"""How long a job is said to take before any has ended."""
+
+_PIPELINE = "kind || '/' || model"
+_WORK = """(json_array_length(plan, '$.seeds') * json_extract(plan, '$.steps')
+    * json_extract(plan, '$.width') * json_extract(plan, '$.height') / 1e6)"""
+"""`estimates.work` of a stored plan: megapixel-steps."""
+
+# --- the table ---------------------------------------------------------------------------------
+
+_CREATE_JOBS = """
+CREATE TABLE jobs (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    model TEXT NOT NULL,
+    status TEXT NOT NULL,
+    phase TEXT,
+    step INTEGER NOT NULL,
+    total_steps INTEGER NOT NULL,
+    message TEXT NOT NULL,
+    eta_s REAL,
+    principal TEXT NOT NULL,
+    session TEXT,
+    stage TEXT,
+    parents TEXT NOT NULL,
+    request TEXT NOT NULL,
+    plan TEXT NOT NULL,
+    notices TEXT NOT NULL,
+    composed TEXT NOT NULL,
+    idempotency_key TEXT,
+    traceparent TEXT,
+    attempt INTEGER NOT NULL,
+    overtakes INTEGER NOT NULL,
+    owner TEXT,
+    heartbeat_at TEXT,
+    cancel_requested INTEGER NOT NULL,
+    id_given INTEGER NOT NULL,
+    preview TEXT NOT NULL,
+    error TEXT,
+    load_s REAL,
+    draw_s REAL,
+    created_at TEXT NOT NULL,
+    started_at TEXT,
+    finished_at TEXT,
+    UNIQUE (principal, idempotency_key)
+) STRICT
+"""
+_CREATE_INDEXES = (
+    "CREATE INDEX jobs_by_status ON jobs (status, seq)",
+    "CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL",
+    # What has ended since a moment, for metrics: rows that have not ended are not in it.
+    "CREATE INDEX jobs_by_end ON jobs (finished_at) WHERE finished_at IS NOT NULL",
+)
 _JSON_COLUMNS = ("parents", "request", "plan", "notices", "error", "composed")
 _BOOL_COLUMNS = ("cancel_requested", "id_given")
 
@@ -32,112 +101,33 @@ def job_migrations() -> "Migrations":
     """Return the steps that make the jobs table; append, never change."""
     from sqlite_utils.migrations import Migrations
 
-    migrations = Migrations("jobs")
+    steps = Migrations("jobs")
 
-    @migrations()
-    def create_jobs(database: "Database") -> None:
-        database.execute(
-            """
-            CREATE TABLE jobs (
-                seq INTEGER PRIMARY KEY AUTOINCREMENT,
-                id TEXT NOT NULL UNIQUE,
-                kind TEXT NOT NULL,
-                model TEXT NOT NULL,
-                status TEXT NOT NULL,
-                phase TEXT,
-                step INTEGER NOT NULL,
-                total_steps INTEGER NOT NULL,
-                message TEXT NOT NULL,
-                eta_s REAL,
-                priority INTEGER NOT NULL,
-                session TEXT,
-                stage TEXT,
-                parents TEXT NOT NULL,
-                request TEXT NOT NULL,
-                plan TEXT NOT NULL,
-                notices TEXT NOT NULL,
-                idempotency_key TEXT UNIQUE,
-                attempt INTEGER NOT NULL,
-                passes INTEGER NOT NULL,
-                owner TEXT,
-                heartbeat_at TEXT,
-                cancel_requested INTEGER NOT NULL,
-                id_given INTEGER NOT NULL,
-                error TEXT,
-                load_s REAL,
-                draw_s REAL,
-                created_at TEXT NOT NULL,
-                started_at TEXT,
-                finished_at TEXT
-            ) STRICT
-            """
-        )
-        database.execute("CREATE INDEX jobs_by_status ON jobs (status, priority DESC, seq)")
-        database.execute("CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL")
+    @steps(name="0001_jobs")
+    def _jobs(database: "Database") -> None:
+        if is_from_before_squash(database, "jobs", {"principal", "preview", "passes"}):
+            _rebuild(database)
+        else:
+            _create(database)
 
-    @migrations()
-    def keep_what_prompts_are_composed_of(database: "Database") -> None:
-        database.execute("ALTER TABLE jobs ADD COLUMN composed TEXT NOT NULL DEFAULT '[]'")
+    return steps
 
-    @migrations()
-    def bind_jobs_to_principals(database: "Database") -> None:
-        # SQLite cannot take a UNIQUE away: keys are unique for each principal from here on.
-        database.execute("ALTER TABLE jobs RENAME TO jobs_before")
-        database.execute(
-            """
-            CREATE TABLE jobs (
-                seq INTEGER PRIMARY KEY AUTOINCREMENT,
-                id TEXT NOT NULL UNIQUE,
-                kind TEXT NOT NULL,
-                model TEXT NOT NULL,
-                status TEXT NOT NULL,
-                phase TEXT,
-                step INTEGER NOT NULL,
-                total_steps INTEGER NOT NULL,
-                message TEXT NOT NULL,
-                eta_s REAL,
-                priority INTEGER NOT NULL,
-                principal TEXT NOT NULL DEFAULT 'local',
-                session TEXT,
-                stage TEXT,
-                parents TEXT NOT NULL,
-                request TEXT NOT NULL,
-                plan TEXT NOT NULL,
-                notices TEXT NOT NULL,
-                composed TEXT NOT NULL,
-                idempotency_key TEXT,
-                traceparent TEXT,
-                attempt INTEGER NOT NULL,
-                passes INTEGER NOT NULL,
-                owner TEXT,
-                heartbeat_at TEXT,
-                cancel_requested INTEGER NOT NULL,
-                id_given INTEGER NOT NULL,
-                error TEXT,
-                load_s REAL,
-                draw_s REAL,
-                created_at TEXT NOT NULL,
-                started_at TEXT,
-                finished_at TEXT,
-                UNIQUE (principal, idempotency_key)
-            ) STRICT
-            """
-        )
-        kept = ", ".join(database.table("jobs_before").columns_dict)
-        database.execute(f"INSERT INTO jobs ({kept}) SELECT {kept} FROM jobs_before")  # noqa: S608 - our own column names
-        database.execute("DROP TABLE jobs_before")
-        database.execute("CREATE INDEX jobs_by_status ON jobs (status, priority DESC, seq)")
-        database.execute("CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL")
-        # What has ended since a moment, for metrics: rows that have not ended are not in it.
-        database.execute(
-            "CREATE INDEX jobs_by_end ON jobs (finished_at) WHERE finished_at IS NOT NULL"
-        )
 
-    @migrations()
-    def keep_the_preview_a_caller_wants(database: "Database") -> None:
-        database.execute("ALTER TABLE jobs ADD COLUMN preview TEXT NOT NULL DEFAULT 'small'")
+def _create(database: "Database") -> None:
+    for statement in (_CREATE_JOBS, *_CREATE_INDEXES):
+        database.execute(statement)
 
-    return migrations
+
+def _rebuild(database: "Database") -> None:
+    """Copy a table of before the first release: `passes` became `overtakes`, `priority` went."""
+    database.execute("ALTER TABLE jobs RENAME TO jobs_before")
+    database.execute(_CREATE_JOBS)
+    before = set(database.table("jobs_before").columns_dict)
+    kept = ", ".join(name for name in database.table("jobs").columns_dict if name in before)
+    database.execute(f"INSERT INTO jobs ({kept}, overtakes) SELECT {kept}, passes FROM jobs_before")
+    database.execute("DROP TABLE jobs_before")
+    for statement in _CREATE_INDEXES:
+        database.execute(statement)
 
 
 def to_row(job: Job) -> dict[str, Any]:
@@ -151,26 +141,101 @@ def to_row(job: Job) -> dict[str, Any]:
 
 
 def from_row(row: dict[str, Any]) -> Job:
-    """Return the job of a row; its place in the table is the table's own business."""
-    row.pop("seq")
+    """Return the job of a row. Columns that a newer version added are left out."""
+    values = {name: value for name, value in row.items() if name in Job.model_fields}
     for name in _JSON_COLUMNS:
-        row[name] = None if row[name] is None else json.loads(row[name])
-    return Job.model_validate(row)
+        values[name] = None if values[name] is None else json.loads(values[name])
+    return Job.model_validate(values)
 
 
-_HISTORY = 20
-_DEFAULT_JOB_S = 30.0
+# --- what is read of jobs besides whole ones ---------------------------------------------------
 
 
-class JobReader:
-    """Look jobs up in SQLite.
+@dataclass(frozen=True)
+class QueueEntry:
+    """One unfinished job, as far as the queue's list shows it."""
+
+    job_id: str
+    status: JobStatus
+    kind: Kind
+    model: str
+    step: int
+    total_steps: int
+    position: int | None
+    """1 for the next; `None` while it runs."""
+    session: str | None
+    created_at: str
+
+
+@dataclass(frozen=True)
+class UnfinishedJobs:
+    """The unfinished jobs of one kind and status."""
+
+    kind: str
+    status: str
+    """`queued` or `running`."""
+    jobs: int
+    oldest_at: str
+    """When the oldest of them was submitted; ISO 8601, UTC."""
+
+
+@dataclass(frozen=True)
+class EndedJob:
+    """One job that is over."""
+
+    seq: int
+    """Its place in the table, which no other job ever has."""
+    kind: str
+    model: str
+    status: str
+    """`completed`, `failed` or `cancelled`."""
+    code: str | None
+    """Why it failed."""
+    total_steps: int
+    load_s: float | None
+    draw_s: float | None
+    created_at: str
+    started_at: str | None
+    finished_at: str
+
+
+@dataclass(frozen=True)
+class DrawnWork:
+    """What a completed job was, and the seconds the pipeline took for it."""
+
+    pipeline: str
+    """`kind/model`."""
+    work: float
+    """In megapixel-steps, as `estimates.work` counts."""
+    draw_s: float
+
+
+@dataclass(frozen=True)
+class RunningWork:
+    """What a running job is, and when it will be done."""
+
+    pipeline: str
+    work: float
+    eta_s: float | None
+    """Seconds left, as its worker sees it; `None` before it has said so."""
+
+
+# --- the queue ---------------------------------------------------------------------------------
+
+
+class JobQueue:
+    """Jobs in SQLite: submit, claim, move, and look up.
 
     Args:
         database: Open on the thread this object is used from.
+        limit: How many jobs may wait.
     """
 
-    def __init__(self, database: "Database") -> None:
+    def __init__(self, database: "Database", limit: int) -> None:
         self._database = database
+        self._limit = limit
+
+    # --- reads -----------------------------------------------------------------------------------
 
     def find_same(
         self, principal: str, idempotency_key: str | None, request: dict[str, Any]
@@ -230,8 +295,7 @@ class JobReader:
             self._value(
                 """
                 SELECT count(*) FROM jobs AS other, jobs AS this
-                WHERE this.id = ? AND other.status = 'queued' AND (other.priority > this.priority
-                    OR (other.priority = this.priority AND other.seq <= this.seq))
+                WHERE this.id = ? AND other.status = 'queued' AND other.seq <= this.seq
                 """,
                 (job.id,),
             )
@@ -250,13 +314,86 @@ class JobReader:
             WHERE finished_at IS NOT NULL AND status = 'completed'
             ORDER BY finished_at DESC LIMIT ?
             """,
-            (_HISTORY,),
+            (HISTORY,),
         ).fetchall()
         spans = [
             (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
             for start, end in rows
         ]
         return max(1.0, sum(spans) / len(spans)) if spans else _DEFAULT_JOB_S
+
+    def entries(self, principal: str | None, limit: int) -> list[QueueEntry]:
+        """Return running jobs, then waiting ones in queue order; with a principal, its own only."""
+        rows = self._database.execute(
+            """
+            SELECT id, status, kind, model, step, total_steps, place, session, created_at FROM (
+                SELECT *, NULL AS place FROM jobs WHERE status = 'running'
+                UNION ALL
+                SELECT *, row_number() OVER (ORDER BY seq) FROM jobs WHERE status = 'queued'
+            )
+            WHERE principal = ifnull(:principal, principal)
+            ORDER BY place NULLS FIRST, seq LIMIT :limit
+            """,
+            {"principal": principal, "limit": limit},
+        ).fetchall()
+        return [QueueEntry(*row) for row in rows]
+
+    def unfinished(self) -> tuple[UnfinishedJobs, ...]:
+        """Return how many jobs are unfinished, by kind and status."""
+        rows = self._database.execute(
+            """
+            SELECT kind, status, count(*), min(created_at) FROM jobs
+            WHERE status IN ('queued', 'running') GROUP BY kind, status
+            """
+        ).fetchall()
+        return tuple(UnfinishedJobs(*row) for row in rows)
+
+    def ended_since(self, moment: str) -> tuple[EndedJob, ...]:
+        """Return the jobs that ended at `moment` or later."""
+        rows = self._database.execute(
+            """
+            SELECT seq, kind, model, status, json_extract(error, '$.code'), total_steps, load_s,
+                draw_s, created_at, started_at, finished_at
+            FROM jobs WHERE finished_at IS NOT NULL AND finished_at >= ?
+            """,
+            (moment,),
+        ).fetchall()
+        return tuple(EndedJob(*row) for row in rows)
+
+    def drawn_work(self) -> list[DrawnWork]:
+        """Return what the completed jobs that ended last took, newest first."""
+        # By their end, which has an index: by `seq` SQLite would sort all jobs that ever completed.
+        rows = self._database.execute(
+            f"""
+            SELECT {_PIPELINE}, {_WORK}, draw_s FROM jobs INDEXED BY jobs_by_end
+            WHERE finished_at IS NOT NULL AND status = 'completed' AND draw_s IS NOT NULL
+            ORDER BY finished_at DESC LIMIT ?
+            """,
+            (HISTORY,),
+        ).fetchall()
+        return [DrawnWork(*row) for row in rows]
+
+    def running_work(self) -> list[RunningWork]:
+        """Return what runs."""
+        rows = self._database.execute(
+            f"SELECT {_PIPELINE}, {_WORK}, eta_s FROM jobs WHERE status = 'running'"
+        ).fetchall()
+        return [RunningWork(*row) for row in rows]
+
+    def waiting_work(self, up_to: Job | None = None) -> dict[str, float]:
+        """Return the megapixel-steps that wait, by pipeline.
+
+        Args:
+            up_to: Count this job and those before it only.
+        """
+        rows = self._database.execute(
+            f"""
+            SELECT {_PIPELINE}, sum({_WORK}) FROM jobs WHERE status = 'queued'
+                AND seq <= ifnull((SELECT seq FROM jobs WHERE id = ?), seq) GROUP BY 1
+            """,
+            (None if up_to is None else up_to.id,),
+        ).fetchall()
+        return dict(rows)
 
     def _one(self, where: str, values: Sequence[object] = ()) -> Job | None:
         jobs = self._many(where, values)
@@ -270,23 +407,7 @@ class JobReader:
     def _value(self, sql: str, values: Sequence[object] = ()) -> Any:
         return self._database.execute(sql, tuple(values)).fetchone()[0]
 
-
-_QUEUE_ORDER = "ORDER BY priority DESC, seq"
-
-
-class JobQueue(JobReader):
-    """Jobs in SQLite: submit, claim, move; and look up, as `JobReader`.
-
-    Args:
-        database: Open on the thread this object is used from.
-        limit: How many jobs may wait.
-    """
-
-    def __init__(self, database: "Database", limit: int) -> None:
-        super().__init__(database)
-        self._limit = limit
-
-    # --- callers -------------------------------------------------------------------------------
+    # --- transitions that callers ask for --------------------------------------------------------
 
     def submit(self, job: Job) -> Job:
         """Store a new job, or return the one its idempotency key already names.
@@ -363,17 +484,19 @@ class JobQueue(JobReader):
             {"id": job_id, "preview": preview},
         )
 
-    # --- the executor --------------------------------------------------------------------------
+    # --- transitions of the executor -------------------------------------------------------------
 
-    def claim(self, owner: str, choose: Callable[[Sequence[Waiting]], Turn | None]) -> Job | None:
+    def claim(
+        self, owner: str, choose: Callable[[Sequence[WaitingJob]], NextJob | None]
+    ) -> Job | None:
         """Take the job whose turn it is; `None` when nobody waits.
 
         The choice is advice; the claim itself is one statement that takes a job only while it is
         still queued, so two executors can never run one job.
         """
         while True:
-            turn = choose(self._waiting())
-            if turn is None:
+            chosen = choose(self._waiting())
+            if chosen is None:
                 return None
             now = utc_now()
             with immediate(self._database) as database:
@@ -383,27 +506,26 @@ class JobQueue(JobReader):
                         phase = NULL, message = '', eta_s = NULL, heartbeat_at = ?, started_at = ?
                     WHERE id = ? AND status = 'queued' RETURNING id
                     """,
-                    (owner, now, now, turn.job_id),
+                    (owner, now, now, chosen.job_id),
                 ).fetchall()
                 if taken:
                     database.conn.executemany(
-                        "UPDATE jobs SET passes = passes + 1 WHERE id = ?",
-                        [(job_id,) for job_id in turn.passed],
+                        "UPDATE jobs SET overtakes = overtakes + 1 WHERE id = ?",
+                        [(job_id,) for job_id in chosen.overtaken],
                     )
             if taken:
-                return self.find(turn.job_id)
+                return self.find(chosen.job_id)
 
-    def next_up(self, choose: Callable[[Sequence[Waiting]], Turn | None]) -> Job | None:
+    def next_up(self, choose: Callable[[Sequence[WaitingJob]], NextJob | None]) -> Job | None:
         """Return the job whose turn would be next, and leave it where it is."""
-        turn = choose(self._waiting())
-        return None if turn is None else self.find(turn.job_id)
+        chosen = choose(self._waiting())
+        return None if chosen is None else self.find(chosen.job_id)
 
-    def _waiting(self) -> list[Waiting]:
+    def _waiting(self) -> list[WaitingJob]:
         rows = self._database.execute(
-            "SELECT id, kind, model, priority, passes FROM jobs "
-            f"WHERE status = 'queued' {_QUEUE_ORDER}"
+            f"SELECT id, {_PIPELINE}, overtakes FROM jobs WHERE status = 'queued' ORDER BY seq"
         ).fetchall()
-        return [Waiting(row[0], f"{row[1]}/{row[2]}", row[3], row[4]) for row in rows]
+        return [WaitingJob(*row) for row in rows]
 
     def report(self, progress: Progress) -> None:
         """Store how far a running job is; also a sign of life. An older attempt's is dropped."""

@@ -1,6 +1,6 @@
-"""Finished images on their way to the gallery, while the GPU already draws the next job.
+"""Saver: saves the images of finished jobs while the GPU already draws the next one.
 
-Owns the tasks that save. Knows no files: those are the `ResultSink`'s.
+What saving means is the `ResultSink`'s: the service makes files and gallery rows of the images.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from flux_mcp.worker_protocol.messages import Done, Environment, ErrorInfo, Gene
 logger = logging.getLogger(__name__)
 
 MAX_UNSAVED_JOBS = 2
-"""Finished jobs whose images may still be on their way to disk while the next one is drawn."""
+"""Finished jobs whose images may still be unsaved while the next one is drawn."""
 
 _NOT_SAVED = ErrorInfo(
     code="storage",
@@ -104,7 +104,7 @@ class Saver:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _save(self, drawn: Drawn) -> None:
-        # Its own fields: this task may have been started while another job is on the GPU.
+        # Fields of its own: this task may have been started while another job is on the GPU.
         with self._journal.about(drawn.job):
             try:
                 await self._store(drawn)
@@ -121,7 +121,7 @@ class Saver:
         except FluxMcpError as error:
             await self._fail(job, error_info(error))
         except Exception:
-            logger.exception("the images could not be saved")
+            logger.exception("unexpected error while saving the images of a job")
             await self._fail(job, _NOT_SAVED)
         else:
             self._journal.completed(job, done)

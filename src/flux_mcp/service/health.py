@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from flux_mcp import __version__
 from flux_mcp.errors import StorageError
-from flux_mcp.jobs.estimates import Ended, Standing
 from flux_mcp.jobs.executor import ExecutorState
 from flux_mcp.jobs.job import utc_now
+from flux_mcp.jobs.queue import EndedJob, UnfinishedJobs
 from flux_mcp.service.answers import HealthAnswer, HealthStatus
 from flux_mcp.service.metrics import HttpTraffic
 from flux_mcp.service.runtime import Runtime
@@ -136,11 +136,13 @@ class Operations:
             )
         return await self._metrics.scrape()
 
-    async def _count_jobs(self, since: str) -> tuple[tuple[Ended, ...], tuple[Standing, ...]]:
+    async def _count_jobs(
+        self, since: str
+    ) -> tuple[tuple[EndedJob, ...], tuple[UnfinishedJobs, ...]]:
         await self._runtime.open()
-        tally = self._runtime.rooms.tally
+        queue = self._runtime.rooms.queue
         return await self._runtime.database.call(
-            lambda: (tally.ended_since(since), tally.standing())
+            lambda: (queue.ended_since(since), queue.unfinished())
         )
 
     async def _depth(self) -> int:

@@ -25,9 +25,9 @@ from prometheus_client.registry import Collector
 
 from flux_mcp import __version__
 from flux_mcp.errors import StorageError
-from flux_mcp.jobs.estimates import Ended, Standing
 from flux_mcp.jobs.executor import ExecutorState
 from flux_mcp.jobs.job import utc_now
+from flux_mcp.jobs.queue import EndedJob, UnfinishedJobs
 from flux_mcp.models.registry import KINDS
 from flux_mcp.storage.database import BUSY_TIMEOUT_MS
 
@@ -88,7 +88,7 @@ LOAD_BUCKETS_S = (0.1, 0.5, 1, 2, 5, 10, 20, 45, 60, 120, 240)
 class Sources:
     """Where the numbers come from."""
 
-    jobs: Callable[[str], Awaitable[tuple[Sequence[Ended], Sequence[Standing]]]]
+    jobs: Callable[[str], Awaitable[tuple[Sequence[EndedJob], Sequence[UnfinishedJobs]]]]
     """The jobs that ended at a moment or later, and those that have not ended."""
     state: Callable[[], ExecutorState]
     traffic: HttpTraffic
@@ -142,7 +142,7 @@ class _Seen:
         """Look for jobs that ended at this moment or later."""
         self._counted: frozenset[int] = frozenset()
 
-    def new(self, found: Sequence[Ended]) -> Iterator[Ended]:
+    def new(self, found: Sequence[EndedJob]) -> Iterator[EndedJob]:
         """Yield what was not counted yet of everything that ended since `look_from`."""
         before, self._counted = self._counted, frozenset(job.seq for job in found)
         if found:
@@ -199,7 +199,7 @@ class _JobCounters:
             registry=registry,
         )
 
-    def count(self, job: Ended) -> None:
+    def count(self, job: EndedJob) -> None:
         """Add one job."""
         self._ended.labels(job.kind, job.model, job.status).inc()
         if job.status == "failed":
@@ -220,7 +220,7 @@ class _Now(Collector):
     def __init__(self, state: Callable[[], ExecutorState], traffic: HttpTraffic) -> None:
         self._state = state
         self._traffic = traffic
-        self.standing: Sequence[Standing] | None = ()
+        self.standing: Sequence[UnfinishedJobs] | None = ()
         """Unfinished jobs; `None` while the database does not answer."""
         self.moment = ""
         """When that was."""

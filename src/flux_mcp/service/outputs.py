@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.provenance import ImageProvenance, to_metadata
-from flux_mcp.gallery.store import Gallery, ImageRecord, new_image_id
+from flux_mcp.gallery.store import Gallery, new_image_id, record_of
 from flux_mcp.jobs.job import utc_now
 from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.saving import Drawn
@@ -55,15 +55,7 @@ class GallerySink:
                 image.height,
                 to_metadata(provenance),
             )
-            record = ImageRecord(
-                **provenance.model_dump(),
-                principal=drawn.job.principal,
-                file=files.file,
-                thumbnail=files.thumbnail,
-                sha256=files.sha256,
-                pixels_sha256=files.pixels_sha256,
-                size_bytes=files.size_bytes,
-            )
+            record = record_of(provenance, files, drawn.job.principal)
             await self.database.call(self.gallery.add, record)
         # Steps that were skipped say nothing about those of the next job.
         if not saved and drawn.job.plan.switches.step_cache == "none":

@@ -1,7 +1,7 @@
 """Environment variables: the only reader of them, beside pydantic-settings below `Settings`.
 
 Owns nothing. What the settings are called as variables is in config.py; which variables a process
-that we start gets is in jobs/environments.py.
+that we start gets is in jobs/process_fleet.py and jobs/downloads.py.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Settings: everything that can be set, from flags, environment variables, configuration files.
 
 Owns nothing that changes: `Settings` is read once by the command line and handed on. What a file
-may hold is in settings_files.py, what a worker gets of it in jobs/environments.py.
+may hold is in settings_files.py, what a worker gets of it in jobs/process_fleet.py.
 """
 
 import os
@@ -160,7 +160,7 @@ class Settings(BaseSettings):
         1800.0, gt=0, description="A worker that reports nothing for this long is ended."
     )
     max_overtakes: int = Field(
-        4, ge=0, description="How often a later job may pass one, to load models less often."
+        4, ge=0, description="How many later jobs may overtake one, to load models less often."
     )
     preview_every_steps: int = Field(
         2, ge=0, description="A small preview after each so many steps; 0 draws none."

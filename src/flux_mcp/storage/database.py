@@ -1,13 +1,18 @@
-"""The SQLite file: how it is opened, and the one thread that uses the connection.
+"""The SQLite file: how it is opened and migrated, and the one thread that uses the connection.
 
-`DatabaseThread` owns the connection. Everything else hands it functions, so a slow query never
-stops the event loop and no connection is ever shared between threads.
+`DatabaseThread` owns the connection. Everything else hands it functions: a slow query never stops
+the event loop, and no connection is shared between threads.
+
+Which version a file has is recorded in it, in the table `_sqlite_migrations` of sqlite-utils: one
+row for each step that was applied. Every room that owns tables has its own set of steps, the first
+of which (`0001_...`) makes them. Files of before the first release have other, older names there;
+`is_from_before_squash` recognises their tables.
 """
 
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,20 +86,48 @@ def bring_up_to_date(database: "Database", steps: "Migrations") -> None:
     """Apply the steps that are missing; several processes may do so at the same time."""
     if not steps.pending(database):
         return
-    # One lock around the look and the leap: `apply` looks again, and finds nothing if another
-    # process was first. Its own transactions nest inside as savepoints.
+    # The lock is held while `apply` looks again: it finds nothing if another process was first.
+    # Its own transactions nest inside as savepoints.
     with immediate(database):
         steps.apply(database)
+
+
+def is_from_before_squash(database: "Database", table: str, expected: Collection[str]) -> bool:
+    """Whether a table stands already that the steps of before the first release made.
+
+    Those steps were squashed into the first one of today. A first step that finds its table there
+    keeps it, with its rows, instead of making a new one.
+
+    Args:
+        database: Open, inside the first step.
+        table: Name of a table that the first step makes.
+        expected: Columns that the last of the former steps had left in it.
+
+    Raises:
+        StorageError: the table stands, but not all of those steps had been applied to it.
+    """
+    found = database.table(table)
+    if not found.exists():
+        return False
+    missing = sorted(set(expected) - found.columns_dict.keys())
+    if missing:
+        raise StorageError(
+            f"The table {table} was made by a development version of flux-mcp that is too old to "
+            f"be read: it has no column {missing[0]}.",
+            "Open the data folder with the version that wrote it, or use another data folder.",
+        )
+    return True
 
 
 class DatabaseThread:
     """Runs functions on the one thread that may use the connection.
 
     Args:
-        prepare: Called once on the thread with the open database: migrations, for instance.
+        path: The file.
+        prepare: Called in order, once, on the thread with the open database: migrations.
     """
 
-    def __init__(self, path: Path, prepare: Callable[["Database"], None]) -> None:
+    def __init__(self, path: Path, *prepare: Callable[["Database"], None]) -> None:
         self._path = path
         self._prepare = prepare
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flux-mcp-database")
@@ -110,7 +143,8 @@ class DatabaseThread:
 
     def _open(self) -> "Database":
         self._database = open_database(self._path)
-        self._prepare(self._database)
+        for step in self._prepare:
+            step(self._database)
         return self._database
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

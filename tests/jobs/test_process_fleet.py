@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from flux_mcp.jobs.fleet import Assignment, WorkerLost
-from flux_mcp.jobs.process_fleet import MAX_LOG_BYTES, WORKER_ID, ProcessFleet
+from flux_mcp.jobs.process_fleet import MAX_LOG_BYTES, ProcessFleet
 from flux_mcp.requests.plan import RenderPlan
 from flux_mcp.worker_protocol.messages import Cancelled, Done, GeneratedImage, Progress
 
@@ -25,12 +25,12 @@ import os, sys, threading, time
 from flux_mcp.worker_protocol.frames import encode, read_frame_blocking
 from flux_mcp.worker_protocol.messages import *
 
-wire, stdin = sys.stdout.buffer, sys.stdin.buffer
+pipe, stdin = sys.stdout.buffer, sys.stdin.buffer
 print("the puppet starts", file=sys.stderr, flush=True)
 
 def send(message, blobs=None):
-    wire.write(b"".join(encode(message.model_dump(mode="json"), blobs)))
-    wire.flush()
+    pipe.write(b"".join(encode(message.model_dump(mode="json"), blobs)))
+    pipe.flush()
 
 def read():
     frame = read_frame_blocking(stdin)
@@ -40,7 +40,7 @@ def read():
 
 if "die" in sys.argv:
     os._exit(9)
-send(Ready(pid=os.getpid(), environment=Environment(
+send(WorkerReady(pid=os.getpid(), environment=Environment(
     torch="0", diffusers="0", transformers="0", device="cpu", device_name="puppet",
     threads=1, platform="test")))
 while True:
@@ -71,16 +71,16 @@ while True:
         case "exit":
             os._exit(7)
         case "garbage":
-            wire.write(b"Loading weights: 100%")
-            wire.flush()
+            pipe.write(b"Loading weights: 100%")
+            pipe.flush()
             threading.Event().wait()
         case "stranger":
-            wire.write(b"".join(encode({"type": "no such event"})))
-            wire.flush()
+            pipe.write(b"".join(encode({"type": "no such event"})))
+            pipe.flush()
             threading.Event().wait()
         case "half a frame":
-            wire.write(b"".join(encode(done.model_dump(mode="json"), {"pixels": b"x"}))[:-1])
-            wire.flush()
+            pipe.write(b"".join(encode(done.model_dump(mode="json"), {"pixels": b"x"}))[:-1])
+            pipe.flush()
             os._exit(0)
         case "stale":
             old = {"job_id": run.job_id, "attempt": run.attempt - 1}
@@ -89,8 +89,9 @@ while True:
             send(Done(**{**done.model_dump(), "job_id": "another"}))
         case "echo":
             for index, (name, data) in enumerate(inputs.items()):
-                send(Image(**stamp, seq=1, index=index, seed=0, width=1, height=1, seconds=0),
-                     {"pixels": data})
+                image = GeneratedImage(
+                    **stamp, seq=1, index=index, seed=0, width=1, height=1, seconds=0)
+                send(image, {"pixels": data})
     send(done)
 '''
 
@@ -129,28 +130,28 @@ def job(prompt, job_id="job", attempt=1, inputs=None):
 
 async def events_of(fleet, assignment):
     async with asyncio.timeout(60):  # a guard against a test that hangs, not a measurement
-        return [report.event async for report in fleet.run(WORKER_ID, assignment)]
+        return [report.event async for report in fleet.run(assignment)]
 
 
 async def test_what_is_loaded_is_known_while_a_job_runs_and_it_can_be_told_what_comes_next(fleet):
     assert (await events_of(fleet, job("draw")))[-1].loaded == ("text2img/puppet",)
-    stream = fleet.run(WORKER_ID, job("loads"))
+    stream = fleet.run(job("loads"))
     assert (await anext(stream)).event.step == 1
     assert (await anext(stream)).event.step == 2
-    assert fleet.workers()[0].loaded == ("text2img/other",)
-    await fleet.prefetch(WORKER_ID, None)
-    await fleet.cancel(WORKER_ID, "job")
+    assert fleet.worker().loaded == ("text2img/other",)
+    await fleet.prefetch(None)
+    await fleet.cancel("job")
     assert isinstance((await anext(stream)).event, Done)
     await stream.aclose()
 
 
 async def test_a_worker_that_is_not_running_is_not_started_to_read_ahead(fleet):
-    await fleet.prefetch(WORKER_ID, None)
-    assert fleet.workers()[0].starts == 0
+    await fleet.prefetch(None)
+    assert fleet.worker().starts == 0
     await events_of(fleet, job("draw"))
-    await fleet.kill(WORKER_ID)
-    await fleet.prefetch(WORKER_ID, None)
-    assert fleet.workers()[0].starts == 1
+    await fleet.kill()
+    await fleet.prefetch(None)
+    assert fleet.worker().starts == 1
 
 
 async def draws(fleet):
@@ -160,14 +161,14 @@ async def draws(fleet):
 
 
 async def test_nothing_runs_before_it_is_needed(fleet):
-    (worker,) = fleet.workers()
-    assert (worker.worker_id, worker.is_running, worker.pid) == (WORKER_ID, False, None)
+    worker = fleet.worker()
+    assert (worker.is_running, worker.pid) == (False, None)
 
 
 async def test_a_run_yields_its_events_and_ends_with_the_final_one(fleet):
     events = await events_of(fleet, job("draw"))
     assert [type(event) for event in events] == [Progress, Done]
-    (worker,) = fleet.workers()
+    worker = fleet.worker()
     assert worker.is_running
     assert worker.loaded == ("text2img/puppet",)
     assert worker.waiting == ("fill/puppet",)
@@ -176,14 +177,14 @@ async def test_a_run_yields_its_events_and_ends_with_the_final_one(fleet):
 
 async def test_one_process_draws_job_after_job(fleet):
     assert await draws(fleet)
-    pid = fleet.workers()[0].pid
+    pid = fleet.worker().pid
     assert await draws(fleet)
-    assert fleet.workers()[0].pid == pid
+    assert fleet.worker().pid == pid
 
 
 async def test_warm_starts_the_worker_and_says_when_it_is_ready(fleet):
-    await fleet.warm(WORKER_ID)
-    (worker,) = fleet.workers()
+    await fleet.warm()
+    worker = fleet.worker()
     assert worker.is_running
     assert worker.environment is not None
     assert psutil.pid_exists(worker.pid)
@@ -192,7 +193,7 @@ async def test_warm_starts_the_worker_and_says_when_it_is_ready(fleet):
 async def test_a_worker_that_dies_while_starting_is_lost(settings, command):
     fleet = ProcessFleet(settings, (*command, "die"))
     with pytest.raises(WorkerLost, match="exit code 9"):
-        await fleet.warm(WORKER_ID)
+        await fleet.warm()
     with pytest.raises(WorkerLost, match="exit code 9"):
         await events_of(fleet, job("draw"))
     await fleet.close()
@@ -201,26 +202,26 @@ async def test_a_worker_that_dies_while_starting_is_lost(settings, command):
 async def test_a_worker_that_cannot_be_started_is_lost(settings, tmp_path):
     fleet = ProcessFleet(settings, (str(tmp_path / "no such program"),))
     with pytest.raises(WorkerLost, match="cannot be started"):
-        await fleet.warm(WORKER_ID)
+        await fleet.warm()
     await fleet.close()
 
 
 async def test_cancel_stops_the_job_and_may_be_repeated(fleet):
     events = []
-    async for report in fleet.run(WORKER_ID, job("wait")):
+    async for report in fleet.run(job("wait")):
         events.append(report.event)
-        await fleet.cancel(WORKER_ID, "job")
-        await fleet.cancel(WORKER_ID, "job")
+        await fleet.cancel("job")
+        await fleet.cancel("job")
     assert isinstance(events[-1], Cancelled)
-    await fleet.cancel(WORKER_ID, "job")
+    await fleet.cancel("job")
     assert await draws(fleet)
 
 
 async def test_cancel_of_another_job_or_without_a_worker_does_nothing(fleet):
-    await fleet.cancel(WORKER_ID, "job")
-    assert not fleet.workers()[0].is_running
+    await fleet.cancel("job")
+    assert not fleet.worker().is_running
     assert await draws(fleet)
-    await fleet.cancel(WORKER_ID, "no such job")
+    await fleet.cancel("no such job")
     assert await draws(fleet)
 
 
@@ -236,18 +237,18 @@ async def test_cancel_of_another_job_or_without_a_worker_does_nothing(fleet):
 async def test_a_worker_that_ends_or_breaks_its_stream_is_lost_and_the_next_run_works(
     fleet, prompt, reason
 ):
-    events = fleet.run(WORKER_ID, job(prompt))
+    events = fleet.run(job(prompt))
     assert isinstance((await anext(events)).event, Progress)
     with pytest.raises(WorkerLost, match=reason):
         await anext(events)
-    assert not fleet.workers()[0].is_running
+    assert not fleet.worker().is_running
     assert await draws(fleet)
 
 
 async def test_a_worker_killed_from_outside_is_lost_and_the_next_run_works(fleet):
-    events = fleet.run(WORKER_ID, job("hang"))
+    events = fleet.run(job("hang"))
     await anext(events)
-    os.kill(fleet.workers()[0].pid, signal.SIGKILL)
+    os.kill(fleet.worker().pid, signal.SIGKILL)
     with pytest.raises(WorkerLost, match="SIGKILL"):
         await anext(events)
     assert await draws(fleet)
@@ -255,17 +256,17 @@ async def test_a_worker_killed_from_outside_is_lost_and_the_next_run_works(fleet
 
 async def test_an_idle_worker_killed_from_outside_is_replaced(fleet):
     assert await draws(fleet)
-    child = fleet._child
-    os.kill(child.pid, signal.SIGKILL)
-    await asyncio.wait({child._reader})
+    process = fleet._process
+    os.kill(process.pid, signal.SIGKILL)
+    await asyncio.wait({process._reader})
     assert await draws(fleet)
 
 
 async def test_kill_ends_a_worker_that_hangs(fleet):
-    events = fleet.run(WORKER_ID, job("hang"))
+    events = fleet.run(job("hang"))
     await anext(events)
-    pid = fleet.workers()[0].pid
-    await fleet.kill(WORKER_ID)
+    pid = fleet.worker().pid
+    await fleet.kill()
     assert not psutil.pid_exists(pid)
     with pytest.raises(WorkerLost):
         await anext(events)
@@ -278,19 +279,19 @@ async def test_events_of_another_job_or_attempt_are_dropped(fleet):
 
 
 async def test_a_consumer_that_stops_early_cancels_the_job(fleet):
-    events = fleet.run(WORKER_ID, job("wait"))
+    events = fleet.run(job("wait"))
     await anext(events)
     await events.aclose()
-    pid = fleet.workers()[0].pid
+    pid = fleet.worker().pid
     assert await draws(fleet)  # after the other has stopped, on the same worker
-    assert fleet.workers()[0].pid == pid
+    assert fleet.worker().pid == pid
 
 
 async def test_a_consumer_that_is_cancelled_cancels_the_job(fleet):
     first = asyncio.Event()
 
     async def consume():
-        async for _report in fleet.run(WORKER_ID, job("wait")):
+        async for _report in fleet.run(job("wait")):
             first.set()
 
     consumer = asyncio.create_task(consume())
@@ -298,20 +299,20 @@ async def test_a_consumer_that_is_cancelled_cancels_the_job(fleet):
     consumer.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await consumer
-    pid = fleet.workers()[0].pid
+    pid = fleet.worker().pid
     assert await draws(fleet)
-    assert fleet.workers()[0].pid == pid
+    assert fleet.worker().pid == pid
 
 
 async def test_an_abandoned_job_that_does_not_stop_loses_its_worker(settings, command):
     impatient = settings.model_copy(update={"cancel_grace_s": 0.05})
     fleet = ProcessFleet(impatient, command)
-    events = fleet.run(WORKER_ID, job("hang"))
+    events = fleet.run(job("hang"))
     await anext(events)
     await events.aclose()
-    pid = fleet.workers()[0].pid
+    pid = fleet.worker().pid
     assert await draws(fleet)
-    assert fleet.workers()[0].pid != pid
+    assert fleet.worker().pid != pid
     assert not psutil.pid_exists(pid)
     await fleet.close()
 
@@ -320,9 +321,9 @@ async def test_a_second_run_waits_for_the_first(fleet):
     order = []
 
     async def consume(prompt, job_id):
-        async for report in fleet.run(WORKER_ID, job(prompt, job_id)):
+        async for report in fleet.run(job(prompt, job_id)):
             order.append((job_id, type(report.event)))
-            await fleet.cancel(WORKER_ID, "first")
+            await fleet.cancel("first")
 
     await asyncio.gather(consume("wait", "first"), consume("draw", "second"))
     assert order == [
@@ -338,7 +339,7 @@ async def test_images_of_many_megabytes_go_there_and_back(fleet):
     inputs = {"a": os.urandom(40_000_000), "b": b"", "c": os.urandom(3)}
     back = [
         report.blobs["pixels"]
-        async for report in fleet.run(WORKER_ID, job("echo", inputs=inputs))
+        async for report in fleet.run(job("echo", inputs=inputs))
         if isinstance(report.event, GeneratedImage)
     ]
     assert back == list(inputs.values())
@@ -346,21 +347,21 @@ async def test_images_of_many_megabytes_go_there_and_back(fleet):
 
 async def test_release_lets_an_idle_worker_exit_and_it_starts_again(fleet):
     assert await draws(fleet)
-    pid = fleet.workers()[0].pid
-    await fleet.release(WORKER_ID)
-    (worker,) = fleet.workers()
+    pid = fleet.worker().pid
+    await fleet.release()
+    worker = fleet.worker()
     assert (worker.is_running, worker.loaded, worker.pid) == (False, (), None)
     assert worker.environment is not None  # known once it has been up
     assert not psutil.pid_exists(pid)
-    await fleet.release(WORKER_ID)
+    await fleet.release()
     assert await draws(fleet)
 
 
 async def test_release_leaves_a_worker_alone_that_is_drawing(fleet):
-    events = fleet.run(WORKER_ID, job("wait"))
+    events = fleet.run(job("wait"))
     await anext(events)
-    await fleet.release(WORKER_ID)
-    await fleet.cancel(WORKER_ID, "job")
+    await fleet.release()
+    await fleet.cancel("job")
     assert isinstance((await anext(events)).event, Cancelled)
     await events.aclose()
 
@@ -368,9 +369,9 @@ async def test_release_leaves_a_worker_alone_that_is_drawing(fleet):
 async def test_close_ends_a_worker_that_is_drawing_and_nothing_is_left(settings, command):
     tasks = asyncio.all_tasks()
     fleet = ProcessFleet(settings, command)
-    events = fleet.run(WORKER_ID, job("wait"))
+    events = fleet.run(job("wait"))
     await anext(events)
-    pid = fleet.workers()[0].pid
+    pid = fleet.worker().pid
     await fleet.close()
     assert not psutil.pid_exists(pid)
     with pytest.raises(WorkerLost):
@@ -381,14 +382,9 @@ async def test_close_ends_a_worker_that_is_drawing_and_nothing_is_left(settings,
     assert asyncio.all_tasks() == tasks
 
 
-async def test_another_worker_than_the_one_there_is_is_an_error(fleet):
-    with pytest.raises(ValueError, match="worker-1"):
-        await fleet.warm("worker-1")
-
-
 async def test_what_the_worker_prints_to_stderr_is_appended_to_its_log(fleet, settings):
     assert await draws(fleet)
-    await fleet.release(WORKER_ID)
+    await fleet.release()
     assert await draws(fleet)
     assert settings.paths.worker_log.read_text() == "the puppet starts\n" * 2
 

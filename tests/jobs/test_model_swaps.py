@@ -1,4 +1,4 @@
-"""What a real worker's switches take is kept, and outlives worker and server."""
+"""What a real worker's model swaps take is stored, and outlives worker and server."""
 
 import base64
 import io
@@ -58,8 +58,8 @@ async def test_a_loaded_pipeline_goes_on_and_what_loading_took_is_kept(settings:
     worker = service.workers()[0]
     await service.close()
 
-    # Nothing is known of loading redux, so the third job passed the second.
-    assert [job.passes for job in ended] == [0, 1, 0]
+    # Nothing is known of loading redux, so the third job overtook the second.
+    assert [job.overtakes for job in ended] == [0, 1, 0]
     assert worker.used == worker.loaded_by_use == ("text2img/micro", "redux/micro")
     rows, costs = kept(settings.paths.database)
     assert rows == [
