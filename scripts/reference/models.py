@@ -8,13 +8,8 @@ from typing import Any
 
 from flux_mcp.models.formats import load_formats
 from flux_mcp.models.parts import PLACEMENTS, load_parts
-from flux_mcp.models.planning.candidates import (
-    Gpu,
-    Machine,
-    Wanted,
-    as_if_installed,
-    load_support_with,
-)
+from flux_mcp.models.planning.candidates import Gpu, Machine, Wanted, as_if_installed
+from flux_mcp.models.planning.support import load_support_with
 from flux_mcp.models.planning.tiers import choose_tier
 from flux_mcp.models.qualities import load_qualities
 from flux_mcp.models.registry import KINDS, QUALITIES, ModelSpec, load_registry
@@ -227,8 +222,8 @@ def _tier_cell(gib: float, quality: Any) -> str:
     if tier is None:
         return "nothing"
     chosen, parts = tier.chosen, load_parts()
-    bits = parts.precision[chosen.holding.precision].bits
-    placement = chosen.holding.placement
+    bits = parts.precision[chosen.loaded_as.precision].bits
+    placement = chosen.loaded_as.placement
     return f"`{chosen.spec.id}`, {bits} bit, `{placement}`, {chosen.peak_gib:.0f} GiB"
 
 

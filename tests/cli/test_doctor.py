@@ -17,8 +17,8 @@ from flux_mcp import __version__
 from flux_mcp.cli.doctor_printing import print_examination
 from flux_mcp.doctor.facts import Examination
 from flux_mcp.jobs.scheduler import TimedJob
-from flux_mcp.models.planning.candidates import Choices, this_load_support
-from flux_mcp.models.planning.machine import GpuReader, nvidia_tool
+from flux_mcp.models.planning.candidates import Choices
+from flux_mcp.models.planning.machine import GpuReader, nvidia_tool, this_load_support
 from flux_mcp.models.planning.recommending import usual
 from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.planning.tiers import choose_tier
@@ -218,9 +218,9 @@ def test_with_a_gpu_what_fits_is_what_the_planner_says(gamer: Machine, printed: 
     assert machine is not None
     planned = choose_tier(usual("text2img", "standard"), machine, choices)
     assert planned is not None
-    holding = planned.chosen.holding
-    assert (now.precision, now.text_precision) == (holding.precision, holding.text_precision)
-    assert (now.placement, now.vae_tile_px) == (holding.placement, holding.tile_px)
+    loaded_as = planned.chosen.loaded_as
+    assert (now.precision, now.text_precision) == (loaded_as.precision, loaded_as.text_precision)
+    assert (now.placement, now.vae_tile_px) == (loaded_as.placement, loaded_as.tile_px)
     assert now.peak_gib == round(planned.chosen.peak_gib, 2)
     assert now.notices == planned.notices
     assert pulled.model == "flux1-dev"

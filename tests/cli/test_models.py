@@ -295,7 +295,7 @@ def test_a_gpu_gets_a_recommendation_that_says_why_and_what_fits_as_well(cli: Cl
     ended = cli("models", "pull", "--for", "80GB", "--yes")
     first, why, *others = ended.err.splitlines()
     assert first == "For 80 GiB: flux2-klein-4b (FLUX.2 klein 4B, apache-2.0)."
-    assert re.fullmatch(r"It would be held in bf16, resident, \d+\.\d GiB at most\.", why)
+    assert re.fullmatch(r"It would be loaded in bf16, resident, \d+\.\d GiB at most\.", why)
     assert "Fits as well: flux1-schnell (apache-2.0, gated), bf16, resident" in others[0]
     assert ended.code == 0, ended.err
     assert state(cli, "flux2-klein-4b") == "installed"

@@ -40,7 +40,7 @@ def test_a_plan_for_people_says_the_same_and_why(tmp_path: Path) -> None:
     assert "flux1-dev" in found.stdout
     assert "takes 36.7 GiB of the GPU, 16.0 are free" in found.stdout
     assert found.stdout.count("taken") == 1
-    assert "held in 8 bit" in found.stdout
+    assert "loaded in 8 bit" in found.stdout
 
 
 def test_what_does_not_fit_ends_with_its_code_in_both_forms(tmp_path: Path) -> None:

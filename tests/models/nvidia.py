@@ -22,7 +22,7 @@ assert sys.argv[2:] == ["--format=csv,noheader,nounits"], sys.argv
 if what == "compute-apps" and told["programs"] is None:
     print("Not Supported")
     sys.exit(told["programs_code"])
-for row in told["GPUs"] if what == "gpu" else told["programs"]:
+for row in told["gpus"] if what == "gpu" else told["programs"]:
     for field in fields.split(","):
         if field not in row:
             print(f'Field "{{field}}" is not a valid field to query.')

@@ -19,13 +19,8 @@ from flux_mcp.models.hub.selection import rows_to_pull
 from flux_mcp.models.loras.fit import control_config, fit_control
 from flux_mcp.models.loras.header import read_control_header, read_header
 from flux_mcp.models.loras.library import architecture_of, open_loras
-from flux_mcp.models.planning.candidates import (
-    Choices,
-    Wanted,
-    candidates,
-    full_load_support,
-    load_support_with,
-)
+from flux_mcp.models.planning.candidates import Choices, Wanted, candidates
+from flux_mcp.models.planning.support import full_load_support, load_support_with
 from flux_mcp.models.planning.tiers import choose_without_gpu
 from flux_mcp.models.registry import QUALITIES, ModelSpec, Registry, load_registry
 from flux_mcp.models.user_rows import open_registry, read_own_rows
@@ -198,7 +193,7 @@ def test_only_a_base_that_takes_loras_is_planned_for_it(precision, takes):
     wanted = Wanted("control", "standard", model=row.id)
     from flux_mcp.models.planning.candidates import Gpu, Machine
 
-    held = {one.holding.precision for one in candidates(wanted, Machine(Gpu(80, 80)), choices)}
+    held = {one.loaded_as.precision for one in candidates(wanted, Machine(Gpu(80, 80)), choices)}
     assert (precision in held) is takes
 
 

@@ -42,14 +42,14 @@ def test_each_of_two_gpus_has_its_own_programs(tmp_path: Path):
     assert (mine.pid, mine.name) == (os.getpid(), psutil.Process().name())
     assert (mine.used_gib, mine.data_dir) == (0.5, None)
     assert gone.name == "blender.exe", "the system does not know it; the driver does"
-    assert second.untold_gib == pytest.approx((4096 - 3000 - 96) / 1024)
+    assert second.other_gib == pytest.approx((4096 - 3000 - 96) / 1024)
 
 
 def test_what_the_driver_does_not_tell_stays_unknown(tmp_path: Path):
     shared = gpu(name="NVIDIA GB10", total_mib="[N/A]", free_mib="[N/A]", compute="[N/A]")
     hidden = program(2**22 + 1, "[N/A]", name="[Insufficient Permissions]")
     found = only(put_nvidia_smi(tmp_path, [shared], [hidden]))
-    assert (found.total_gib, found.free_gib, found.compute, found.untold_gib) == (None,) * 4
+    assert (found.total_gib, found.free_gib, found.compute, found.other_gib) == (None,) * 4
     (one,) = found.programs
     assert (one.name, one.used_gib) == (None, None)
 
@@ -63,7 +63,7 @@ def test_a_gpu_split_into_instances_says_so(tmp_path: Path):
 def test_under_wsl_a_gpu_is_told_without_programs(tmp_path: Path, code: int):
     found = only(put_nvidia_smi(tmp_path, [gpu()], None, programs_code=code))
     assert found.programs == ()
-    assert found.untold_gib == pytest.approx((24564 - 20000) / 1024)
+    assert found.other_gib == pytest.approx((24564 - 20000) / 1024)
 
 
 def test_why_no_gpu_is_known_is_told(tmp_path: Path):

@@ -43,4 +43,4 @@ def test_a_plan_keeps_what_waits_within_the_setting():
         chosen = choose_tier(wanted, within_setting(SMALL_GPU, setting_gib), choices).chosen
         assert chosen.ram_gib <= base_gib + setting_gib
     only_resident = choose_tier(wanted, within_setting(SMALL_GPU, 0.0), choices).chosen
-    assert only_resident.holding.placement == "resident"
+    assert only_resident.loaded_as.placement == "resident"

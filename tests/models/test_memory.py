@@ -3,8 +3,8 @@
 import pytest
 
 from flux_mcp.models.memory import (
-    Holding,
     Load,
+    LoadedAs,
     Pieces,
     gpu_gib,
     on_gpu_gib,
@@ -34,7 +34,7 @@ def test_the_operations_of_a_step_are_those_torch_counts(transformer, pixels, tf
 )
 def test_peaks_of_a_resident_pipeline_are_near_those_measured(precision, measured_gib):
     """By others: an H100 (bf16, int8) and a 4090 (nf4), 1024x1024; without the context."""
-    held = Holding(precision, precision, "resident")
+    held = LoadedAs(precision, precision, "resident")
     ours = gpu_gib(DEV, held, SQUARE) - load_parts().machine.context_gib
     assert ours == pytest.approx(measured_gib, rel=0.08)
 
@@ -47,13 +47,13 @@ def test_a_whole_transformer_weighs_what_was_counted():
 @pytest.mark.parametrize("spec", list(REGISTRY), ids=lambda spec: f"{spec.kind}-{spec.id}")
 def test_each_placement_needs_no_more_of_the_gpu_than_the_one_before(spec):
     load = Load(spec.default_pixels / 1e6, spec.max_reference_images, spec.references_are_tokens)
-    peaks = [gpu_gib(spec.pieces, Holding("bf16", "bf16", p), load) for p in PLACEMENTS]
+    peaks = [gpu_gib(spec.pieces, LoadedAs("bf16", "bf16", p), load) for p in PLACEMENTS]
     assert peaks == sorted(peaks, reverse=True)
 
 
 def test_what_is_not_on_the_gpu_waits_in_host_memory():
     base = load_parts().machine.base_ram_gib
-    held = {p: Holding("bf16", "bf16", p) for p in PLACEMENTS}
+    held = {p: LoadedAs("bf16", "bf16", p) for p in PLACEMENTS}
     assert ram_gib(DEV, held["resident"]) == base
     assert ram_gib(DEV, held["model_offload"]) == pytest.approx(base + 31.4, abs=0.1)
     # What stays on the GPU has a copy in host memory too: it leaves the GPU for nothing.
@@ -63,17 +63,17 @@ def test_what_is_not_on_the_gpu_waits_in_host_memory():
 
 def test_what_is_in_no_block_stays_on_the_gpu_where_blocks_stream():
     dev = Pieces("flux2-32b", (), "flux2")
-    held = Holding("bf16", "bf16", "block_stream")
+    held = LoadedAs("bf16", "bf16", "block_stream")
     row = load_parts().transformer["flux2-32b"]
     outside = row.outside_m * 1e6 * 2 / 2**30
     in_flight = 2 * row.largest_block_m * 1e6 * 2 / 2**30
     assert on_gpu_gib(dev, held) == pytest.approx(outside + in_flight)
-    whole = on_gpu_gib(dev, Holding("bf16", "bf16", "model_offload"))
+    whole = on_gpu_gib(dev, LoadedAs("bf16", "bf16", "model_offload"))
     assert streamed_gib(dev, held) == pytest.approx(whole - outside)
 
 
 def test_images_references_and_batches_take_working_memory():
-    held = Holding("int8", "int8", "model_offload")
+    held = LoadedAs("int8", "int8", "model_offload")
     alone = gpu_gib(DEV, held, SQUARE)
     assert gpu_gib(DEV, held, Load(SQUARE.megapixels, 1, references_are_tokens=True)) > alone
     assert gpu_gib(DEV, held, Load(SQUARE.megapixels, batch=4)) > alone
@@ -82,8 +82,8 @@ def test_images_references_and_batches_take_working_memory():
 
 def test_tiles_bound_what_decoding_takes():
     four = Load(4 * SQUARE.megapixels)
-    whole = gpu_gib(DEV, Holding("nf4", "nf4", "block_stream"), four)
-    tiled = gpu_gib(DEV, Holding("nf4", "nf4", "block_stream", tile_px=512), four)
+    whole = gpu_gib(DEV, LoadedAs("nf4", "nf4", "block_stream"), four)
+    tiled = gpu_gib(DEV, LoadedAs("nf4", "nf4", "block_stream", tile_px=512), four)
     assert whole > 19
     assert tiled < 6
 

@@ -10,7 +10,7 @@ from flux_mcp.errors import (
     UnknownModelError,
     WeightsInvalidError,
 )
-from flux_mcp.models.hub.process import WINDOW_S, Pace
+from flux_mcp.models.hub.process import SPEED_WINDOW_S, DownloadSpeed
 from flux_mcp.models.hub.selection import (
     GIB,
     HubFile,
@@ -188,14 +188,14 @@ def test_users_of_a_repository_are_its_models_and_those_that_stand_on_it():
     }
 
 
-# --- pace --------------------------------------------------------------------------------------
+# --- speed -------------------------------------------------------------------------------------
 
 
-def paced(*moments: tuple[float, int]) -> Pace:
-    pace = Pace()
+def after(*moments: tuple[float, int]) -> DownloadSpeed:
+    measured = DownloadSpeed()
     for moment in moments:
-        pace.see(*moment)
-    return pace
+        measured.see(*moment)
+    return measured
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def paced(*moments: tuple[float, int]) -> Pace:
         (((0, 0), (2, 100)), 50, 2),
         (((0, 100), (10, 100)), 0, None),
         # The first minute was slow, the last seconds were not.
-        (((0, 0), (60, 10), (60 + WINDOW_S, 10 + 50 * int(WINDOW_S))), 50, 2),
+        (((0, 0), (60, 10), (60 + SPEED_WINDOW_S, 10 + 50 * int(SPEED_WINDOW_S))), 50, 2),
         # A wrong file was deleted: what came before says nothing.
         (((0, 0), (5, 500), (6, 0), (8, 100)), 50, 2),
     ],
@@ -215,6 +215,6 @@ def paced(*moments: tuple[float, int]) -> Pace:
 def test_the_speed_is_that_of_the_last_seconds(
     moments: tuple[tuple[float, int], ...], speed: float | None, left: float | None
 ):
-    pace = paced(*moments)
-    assert pace.bytes_s == speed
-    assert pace.left_s(100) == left
+    measured = after(*moments)
+    assert measured.bytes_s == speed
+    assert measured.left_s(100) == left

@@ -9,22 +9,16 @@ from hypothesis import strategies as st
 
 from flux_mcp.errors import InvalidRequestError, TooLittleMemoryError
 from flux_mcp.models.formats import load_formats
-from flux_mcp.models.planning.candidates import (
-    Choices,
-    Gpu,
-    Machine,
-    as_if_installed,
-    full_load_support,
-    load_support_with,
-)
+from flux_mcp.models.planning.candidates import Choices, Gpu, Machine, as_if_installed
 from flux_mcp.models.planning.recommending import (
     gpu_gib,
-    held_in_words,
     least_needed,
+    loading_in_words,
     recommend,
     to_recommend,
     usual,
 )
+from flux_mcp.models.planning.support import full_load_support, load_support_with
 from flux_mcp.models.planning.tiers import choose_tier
 from flux_mcp.models.registry import KINDS, QUALITIES, Registry, load_registry
 
@@ -73,7 +67,7 @@ def test_what_is_no_size_is_refused(text: str):
 def test_what_is_recommended_fits_and_there_is_one_wherever_the_planner_finds_any(
     gib, engine, licences
 ):
-    choices = replace(ALL, engine=ENGINES[engine], licences=licences)
+    choices = replace(ALL, support=ENGINES[engine], licences=licences)
     machine = of_size(gib)
     found = recommend(machine, choices)
     assert (found is not None) == planner_finds_something(machine, choices)
@@ -86,7 +80,7 @@ def test_what_is_recommended_fits_and_there_is_one_wherever_the_planner_finds_an
         assert one.peak_gib <= gib
         assert not one.spec.is_demonstration
         assert one.spec.repository is not None
-        assert choices.engine.can_hold(one.spec, one.holding)
+        assert choices.support.can_load_as(one.spec, one.loaded_as)
         assert licences is None or one.spec.licence in licences
     ids = [one.spec.id for one in (found.best, *found.others)]
     assert len(set(ids)) == len(ids)
@@ -106,7 +100,9 @@ def test_free_and_without_an_account_comes_first_whatever_is_installed():
             replace(usual("text2img", "standard"), model="flux2-klein-4b"), of_size(gib), ALL
         )
         assert as_called is not None
-        assert found.best.holding == as_called.chosen.holding, "as a call without a quality has it"
+        assert found.best.loaded_as == as_called.chosen.loaded_as, (
+            "as a call without a quality has it"
+        )
     assert {"flux1-dev", "flux1-schnell"} <= {one.spec.id for one in found.others}
 
 
@@ -129,6 +125,6 @@ def test_a_row_without_a_repository_is_nothing_to_download():
 
 
 def test_how_it_is_held_is_told_in_words():
-    found = recommend(of_size(24), replace(ALL, engine=ENGINES["no extra"]))
+    found = recommend(of_size(24), replace(ALL, support=ENGINES["no extra"]))
     assert found is not None
-    assert re.fullmatch(r"bf16, resident, \d\d\.\d GiB at most", held_in_words(found.best))
+    assert re.fullmatch(r"bf16, resident, \d\d\.\d GiB at most", loading_in_words(found.best))

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from flux_mcp.errors import UnsupportedOptionError
 from flux_mcp.models.formats import DeviceKind, format_of, load_formats
 from flux_mcp.models.parts import PLACEMENTS
+from flux_mcp.models.planning.machine import target_device
 from flux_mcp.models.planning.switches import (
     KINDS_WITH_ONE_STATE,
     Drawing,
     SwitchSettings,
     TargetDevice,
     choose_switches,
-    target_device,
     why_not,
 )
 from flux_mcp.models.registry import load_registry
@@ -40,8 +40,8 @@ def drawing(model: str = "flux1-dev", kind: str = "text2img", **changes: object)
     return replace(drawn, **changes)
 
 
-def chosen(drawn: Drawing, site: TargetDevice = EVERYTHING, **wanted_switches: object) -> Switches:
-    return choose_switches(drawn, site, SwitchSettings(**wanted_switches)).switches
+def chosen(drawn: Drawing, target: TargetDevice = EVERYTHING, **asked: object) -> Switches:
+    return choose_switches(drawn, target, SwitchSettings(**asked)).switches
 
 
 drawings = st.builds(
@@ -52,7 +52,7 @@ drawings = st.builds(
     steps=st.integers(1, 64),
     has_true_cfg=st.booleans(),
 )
-sites = st.builds(
+targets = st.builds(
     TargetDevice,
     device=st.sampled_from(get_args(DeviceKind)),
     compute=st.none() | st.sampled_from([6.1, 7.5, 8.0, 8.6, 9.0, 12.0]),
@@ -61,7 +61,7 @@ sites = st.builds(
     ),
     commands=st.frozensets(st.sampled_from(["gcc", "g++", "clang"])),
 )
-wanted_switches = st.builds(
+settings_asked = st.builds(
     SwitchSettings,
     attention=st.sampled_from(get_args(AttentionSetting)),
     compile=st.sampled_from(get_args(CompileSetting)),
@@ -71,17 +71,17 @@ wanted_switches = st.builds(
 
 
 @settings(max_examples=400, deadline=None)
-@given(drawings, sites, wanted_switches)
+@given(drawings, targets, settings_asked)
 def test_no_switch_is_chosen_that_its_row_forbids(
-    drawn: Drawing, site: TargetDevice, wish: SwitchSettings
+    drawn: Drawing, target: TargetDevice, asked: SwitchSettings
 ) -> None:
     try:
-        used = choose_switches(drawn, site, wish).switches
+        used = choose_switches(drawn, target, asked).switches
     except UnsupportedOptionError as refused:
-        assert wish.step_cache != "none"
+        assert asked.step_cache != "none"
         offered = [name for name in ROWS.step_cache if repr(name) in refused.hint]
         for name in offered:
-            choose_switches(drawn, site, replace(wish, step_cache=name))
+            choose_switches(drawn, target, replace(asked, step_cache=name))
         return
     compute = format_of(drawn.precision).compute
     arithmetic = [ROWS.attention[used.attention]]
@@ -91,43 +91,45 @@ def test_no_switch_is_chosen_that_its_row_forbids(
     for row in arithmetic:
         if row is native:
             continue
-        assert compute in row.computes[site.device]
-        assert site.device != "cuda" or site.compute is None or site.compute >= row.min_compute
-    assert ROWS.attention[used.attention].packages.keys() <= site.packages.keys()
-    assert "0.0.1" not in {site.packages[n] for n in ROWS.attention[used.attention].packages}
+        assert compute in row.computes[target.device]
+        assert (
+            target.device != "cuda" or target.compute is None or target.compute >= row.min_compute
+        )
+    assert ROWS.attention[used.attention].packages.keys() <= target.packages.keys()
+    assert "0.0.1" not in {target.packages[n] for n in ROWS.attention[used.attention].packages}
     if used.compiled:
-        assert wish.compile != "off"
+        assert asked.compile != "off"
         assert drawn.placement == "resident"
         assert drawn.precision in ROWS.compile.precisions
         assert used.step_cache == "none"
-        assert site.commands
+        assert target.commands
     if used.step_cache != "none":
         cache = ROWS.step_cache[used.step_cache]
-        assert used.step_cache == wish.step_cache
+        assert used.step_cache == asked.step_cache
         assert drawn.spec.family in cache.families
         assert drawn.steps >= cache.least_steps
         assert drawn.placement in cache.placements
         assert not (drawn.has_true_cfg and drawn.spec.kind in KINDS_WITH_ONE_STATE)
-    assert why_not(used, drawn, site) is None
+    assert why_not(used, drawn, target) is None
 
 
 @settings(max_examples=200, deadline=None)
-@given(drawings, sites, wanted_switches)
-def test_what_a_setting_wishes_is_done_or_told(
-    drawn: Drawing, site: TargetDevice, wish: SwitchSettings
+@given(drawings, targets, settings_asked)
+def test_a_setting_is_used_or_a_notice_says_why_not(
+    drawn: Drawing, target: TargetDevice, asked: SwitchSettings
 ) -> None:
-    found = choose_switches(drawn, site, replace(wish, step_cache="none"))
+    found = choose_switches(drawn, target, replace(asked, step_cache="none"))
     used, said = found.switches, " ".join(found.notices)
-    assert wish.attention in (used.attention, "auto") or "attention =" in said
-    assert used.compiled or wish.compile != "on" or "compile = on" in said
-    assert used.channels_last or not wish.channels_last or "channels_last =" in said
+    assert asked.attention in (used.attention, "auto") or "attention =" in said
+    assert used.compiled or asked.compile != "on" or "compile = on" in said
+    assert used.channels_last or not asked.channels_last or "channels_last =" in said
     assert used.step_cache == "none"
 
 
 @settings(max_examples=200, deadline=None)
-@given(drawings, sites)
-def test_without_a_wish_nothing_approximate_is_used(drawn: Drawing, site: TargetDevice) -> None:
-    found = choose_switches(drawn, site, SwitchSettings())
+@given(drawings, targets)
+def test_by_default_nothing_approximate_is_used(drawn: Drawing, target: TargetDevice) -> None:
+    found = choose_switches(drawn, target, SwitchSettings())
     assert found.notices == ()
     assert found.switches in (Switches(), Switches(compiled=True))
 
@@ -153,8 +155,18 @@ def test_blocks_are_compiled_where_it_pays_and_nowhere_else() -> None:
     [
         ("first_block", drawing("flux1-schnell"), "4 steps are too few", "Leave step_cache out"),
         ("first_block", drawing("flux2-dev"), "FLUX.2's blocks return", "'taylorseer'"),
-        ("magcache", drawing("flux1-krea-dev"), "measured its ratios", "'first_block' or 'taylor"),
-        ("magcache", drawing("flux1-fill-dev", "fill"), "measured its ratios", "'first_block'"),
+        (
+            "magcache",
+            drawing("flux1-krea-dev"),
+            "ratios have not been measured",
+            "'first_block' or 'taylor",
+        ),
+        (
+            "magcache",
+            drawing("flux1-fill-dev", "fill"),
+            "ratios have not been measured",
+            "'first_block'",
+        ),
         (
             "taylorseer",
             drawing("flux1-kontext-dev", "kontext", has_true_cfg=True),
@@ -173,7 +185,7 @@ def test_a_step_cache_that_cannot_be_used_is_refused_with_what_can(
     assert instead in refused.value.hint
 
 
-def test_a_plan_keeps_the_numbers_its_cache_is_told() -> None:
+def test_a_plan_records_the_arguments_of_its_cache() -> None:
     short, usual = (
         chosen(drawing(steps=12), step_cache="taylorseer"),
         chosen(drawing(steps=50), step_cache="taylorseer"),
@@ -185,7 +197,7 @@ def test_a_plan_keeps_the_numbers_its_cache_is_told() -> None:
     assert Switches.model_validate_json(short.model_dump_json()) == short
 
 
-def test_old_packages_and_other_arithmetic_are_told() -> None:
+def test_notices_name_old_packages_and_other_arithmetic() -> None:
     old = replace(EVERYTHING, packages={**PACKAGES, "sageattention": "1.0.6"})
     found = choose_switches(drawing(), old, SwitchSettings(attention="sage"))
     assert found.switches.attention == "native"
@@ -194,14 +206,14 @@ def test_old_packages_and_other_arithmetic_are_told() -> None:
     assert "works in bf16 or fp16, micro in fp32" in micro.notices[0]
 
 
-def test_attention_that_changes_pixels_to_the_eye_is_told() -> None:
+def test_a_notice_names_attention_that_changes_pixels_to_the_eye() -> None:
     sage = choose_switches(drawing(), EVERYTHING, SwitchSettings(attention="sage"))
     assert sage.switches.attention == "sage"
     assert sage.notices == ("Attention is computed with sage: approximate pixels.",)
     assert choose_switches(drawing(), EVERYTHING, SwitchSettings(attention="flash")).notices == ()
 
 
-def test_a_site_knows_what_is_installed_and_nothing_else() -> None:
-    site = target_device("cpu", None)
-    assert set(site.packages) <= set(PACKAGES)
-    assert site.commands <= {"g++", "gcc", "clang"}
+def test_a_target_device_lists_what_is_installed_and_nothing_else() -> None:
+    target = target_device("cpu", None)
+    assert set(target.packages) <= set(PACKAGES)
+    assert target.commands <= {"g++", "gcc", "clang"}

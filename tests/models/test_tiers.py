@@ -17,11 +17,11 @@ from flux_mcp.models.planning.candidates import (
     Wanted,
     as_if_installed,
     candidates,
-    load_support_with,
     real_models,
     recommended,
 )
 from flux_mcp.models.planning.speed import Figure
+from flux_mcp.models.planning.support import load_support_with
 from flux_mcp.models.planning.tiers import Tier, choose_tier, choose_without_gpu
 from flux_mcp.models.registry import KINDS, QUALITIES, load_registry
 
@@ -73,8 +73,8 @@ def only(*ids: str) -> Choices:
 )
 def test_a_quality_on_a_gpu_is_drawn_as_the_table_says(quality, vram_gib, model, bits, placement):
     chosen = tier(Wanted("text2img", quality), machine(vram_gib)).chosen
-    found_bits = load_parts().precision[chosen.holding.precision].bits
-    assert (chosen.spec.id, found_bits, chosen.holding.placement) == (model, bits, placement)
+    found_bits = load_parts().precision[chosen.loaded_as.precision].bits
+    assert (chosen.spec.id, found_bits, chosen.loaded_as.placement) == (model, bits, placement)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -129,8 +129,8 @@ def place(wanted: Wanted, where: Machine) -> tuple[int, Candidate] | None:
         chosen = tier(wanted, where).chosen
     except TooLittleMemoryError:
         return None
-    ways = [(one.spec.id, one.holding) for one in candidates(wanted, where, ALL)]
-    return ways.index((chosen.spec.id, chosen.holding)), chosen
+    ways = [(one.spec.id, one.loaded_as) for one in candidates(wanted, where, ALL)]
+    return ways.index((chosen.spec.id, chosen.loaded_as)), chosen
 
 
 @settings(max_examples=150, deadline=None)
@@ -178,7 +178,7 @@ def test_the_order_of_placements_is_from_much_of_the_gpu_to_little():
     for quality in QUALITIES:
         ways = list(candidates(Wanted("text2img", quality, model="flux1-dev"), machine(24), ALL))
         for precision in ("int8", "nf4"):
-            used = [w.holding.placement for w in ways if w.holding.precision == precision]
+            used = [w.loaded_as.placement for w in ways if w.loaded_as.precision == precision]
             assert used == sorted(used, key=PLACEMENTS.index)
 
 
@@ -187,7 +187,7 @@ def test_the_order_of_placements_is_from_much_of_the_gpu_to_little():
 
 def test_fewer_bits_than_a_quality_is_meant_for_are_said_with_the_reason():
     notices = tier(Wanted("text2img", "high"), machine(16)).notices
-    assert any("held in 8 bit: 16 bit takes 17.4 GiB" in notice for notice in notices)
+    assert any("loaded in 8 bit: 16 bit takes 17.4 GiB" in notice for notice in notices)
     assert not any("bit" in n for n in tier(Wanted("text2img", "standard"), machine(16)).notices)
 
 
@@ -244,7 +244,7 @@ def test_an_error_says_what_would_fit(wanted, where, says):
 
 def test_a_lower_quality_is_named_where_it_would_fit():
     installed = only("flux1-dev", "flux1-schnell")
-    bare = replace(installed, registry=REGISTRY, engine=load_support_with(()))
+    bare = replace(installed, registry=REGISTRY, support=load_support_with(()))
     # Without quantisers the text encoder alone takes as much, whatever streams.
     with pytest.raises(TooLittleMemoryError, match=r"flux1-\w+: takes 9\.6 GiB"):
         choose_tier(Wanted("text2img", "high"), machine(8), bare)
@@ -252,7 +252,7 @@ def test_a_lower_quality_is_named_where_it_would_fit():
 
 def test_a_gpu_that_cannot_compute_a_precision_is_not_given_it():
     chosen = tier(Wanted("text2img", "high"), machine(48, compute=7.5)).chosen
-    assert chosen.holding.precision == "int8"
+    assert chosen.loaded_as.precision == "int8"
 
 
 def test_nothing_installed_is_no_tier_and_an_unknown_model_an_error():
@@ -269,7 +269,7 @@ def test_nothing_installed_is_no_tier_and_an_unknown_model_an_error():
     [(8, 64, "torchao"), (5.2, 64, "bitsandbytes"), (16, 24, "torchao"), (3, 64, None)],
 )
 def test_a_refusal_names_an_extra_that_would_do(vram, ram, named):
-    bare = replace(ALL, engine=load_support_with(()))
+    bare = replace(ALL, support=load_support_with(()))
     wanted, gpu = Wanted("text2img", "low", model="flux1-dev"), machine(vram, ram)
     with pytest.raises(TooLittleMemoryError) as refused:
         choose_tier(wanted, gpu, bare)
@@ -277,7 +277,7 @@ def test_a_refusal_names_an_extra_that_would_do(vram, ram, named):
     assert (told and told[1]) == named
     if told is not None:
         assert f"flux-mcp-server[{named}]" in refused.value.hint
-        widened = replace(bare, engine=load_support_with((named,)))
+        widened = replace(bare, support=load_support_with((named,)))
         assert choose_tier(wanted, gpu, widened) is not None
 
 
@@ -286,17 +286,17 @@ def test_a_refusal_names_an_extra_that_would_do(vram, ram, named):
     [((), {"bf16"}), (("torchao",), {"bf16", "int8"}), (("bitsandbytes",), {"bf16", "nf4"})],
 )
 def test_this_version_only_plans_what_it_can_load(extras, made):
-    here = replace(ALL, engine=load_support_with(extras))
+    here = replace(ALL, support=load_support_with(extras))
     planned = [
         one
         for kind in KINDS
         for quality in QUALITIES
         for one in candidates(Wanted(kind, quality, references=1), machine(24), here)
     ]
-    assert {one.holding.precision for one in planned} == made
-    assert {one.holding.text_precision for one in planned} == made
-    assert {one.holding.placement for one in planned} <= set(PLACEMENTS)
-    assert {one.holding.tile_px for one in planned} == {None, 512}
+    assert {one.loaded_as.precision for one in planned} == made
+    assert {one.loaded_as.text_precision for one in planned} == made
+    assert {one.loaded_as.placement for one in planned} <= set(PLACEMENTS)
+    assert {one.loaded_as.tile_px for one in planned} == {None, 512}
     assert {one.spec.form for one in planned} == {"folder", "lora"}
     # FLUX.2 dev's tokenizer needs an extra of its own.
     assert {one.spec.id for one in planned if one.spec.family == "flux2"} == {
@@ -319,8 +319,8 @@ def test_this_version_only_plans_what_it_can_load(extras, made):
     ],
 )
 def test_this_version_draws_flux1_on_small_gpus_as_well(extras, vram_gib, precision, placement):
-    here = replace(only("flux1-dev"), engine=load_support_with(extras))
-    held = tier(Wanted("text2img", "high"), machine(vram_gib), here).chosen.holding
+    here = replace(only("flux1-dev"), support=load_support_with(extras))
+    held = tier(Wanted("text2img", "high"), machine(vram_gib), here).chosen.loaded_as
     assert (held.precision, held.placement) == (precision, placement)
 
 
@@ -373,7 +373,7 @@ def test_measured_peaks_and_speeds_count_instead_of_computed_ones():
 def test_a_measured_peak_that_no_longer_fits_moves_the_plan():
     learned = replace(ALL, figures=(figure(peak_gib=16.5),))
     chosen = tier(Wanted("text2img", "standard"), machine(16), learned).chosen
-    assert chosen.holding.placement == "group_offload"
+    assert chosen.loaded_as.placement == "group_offload"
 
 
 def test_figures_of_another_way_or_below_what_is_computed_change_no_peak():

@@ -16,9 +16,8 @@ from flux_mcp.models.planning.candidates import (
     Wanted,
     as_if_installed,
     candidates,
-    this_load_support,
 )
-from flux_mcp.models.planning.machine import GpuReader, nvidia_tool
+from flux_mcp.models.planning.machine import GpuReader, nvidia_tool, this_load_support
 from flux_mcp.models.planning.tiers import Tier, choose_tier
 from flux_mcp.models.registry import KINDS, QUALITIES, Kind, Quality, Structure
 from flux_mcp.models.user_rows import open_registry
@@ -146,30 +145,30 @@ def print_plan(settings: Settings, asked: MachineFlags, *, explain: bool, as_jso
 
 
 def _as_json(candidate: Candidate) -> dict[str, Any]:
-    spec, holding = candidate.spec, candidate.holding
+    spec, loaded_as = candidate.spec, candidate.loaded_as
     return {
         "kind": spec.kind,
         "model": spec.id,
-        "precision": holding.precision,
-        "text_precision": holding.text_precision,
-        "placement": holding.placement,
-        "vae_tile_px": holding.tile_px,
+        "precision": loaded_as.precision,
+        "text_precision": loaded_as.text_precision,
+        "placement": loaded_as.placement,
+        "vae_tile_px": loaded_as.tile_px,
         "peak_gib": round(candidate.peak_gib, 2),
         "ram_gib": round(candidate.ram_gib, 2),
         "seconds": round(candidate.seconds, 1),
         "licence": spec.licence,
-        "drawable": this_load_support().can_hold(spec, holding),
+        "drawable": this_load_support().can_load_as(spec, loaded_as),
         "refused": candidate.refused,
     }
 
 
 def _print_tier(tier: Tier, machine: Machine) -> None:
     out, chosen = console(), tier.chosen
-    spec, holding = chosen.spec, chosen.holding
+    spec, loaded_as = chosen.spec, chosen.loaded_as
     facts = {
         "Model": f"{spec.title} ({spec.id}), {spec.licence}",
-        "Precision": f"{holding.precision}, text encoder {holding.text_precision}",
-        "Placement": f"{holding.placement}: {load_parts().placement[holding.placement].about}",
+        "Precision": f"{loaded_as.precision}, text encoder {loaded_as.text_precision}",
+        "Placement": f"{loaded_as.placement}: {load_parts().placement[loaded_as.placement].about}",
         "Gpu": f"{chosen.peak_gib:.1f} GiB at most, of {machine.gpu.free_gib:g}",
         "Memory": f"{chosen.ram_gib:.0f} GiB of the machine",
         "Time": f"about {chosen.seconds:.0f} s, estimated",
@@ -178,7 +177,7 @@ def _print_tier(tier: Tier, machine: Machine) -> None:
         out.print(f"{name:<10} {plain(value)}")
     for notice in tier.notices:
         out.print(f"Note: {plain(notice)}", style="yellow")
-    if not this_load_support().can_hold(spec, holding):
+    if not this_load_support().can_load_as(spec, loaded_as):
         out.print("Note: this version cannot load it so yet.", style="yellow")
 
 
@@ -196,7 +195,7 @@ def _print_considered(considered: list[Candidate]) -> None:
 
 
 def _line(one: Candidate) -> tuple[str, ...]:
-    held = one.holding
+    held = one.loaded_as
     tiles = "" if held.tile_px is None else f", tiles of {held.tile_px} px"
     return (
         one.spec.id,

@@ -32,8 +32,9 @@ from flux_mcp.models.hub.messages import (
     PullProgress,
 )
 from flux_mcp.models.hub.selection import GIB, rows_to_pull
-from flux_mcp.models.planning.candidates import Choices, Gpu, Machine, this_load_support
-from flux_mcp.models.planning.recommending import gpu_gib, held_in_words, least_needed, recommend
+from flux_mcp.models.planning.candidates import Choices, Gpu, Machine
+from flux_mcp.models.planning.machine import this_load_support
+from flux_mcp.models.planning.recommending import gpu_gib, least_needed, loading_in_words, recommend
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
@@ -115,10 +116,12 @@ def _recommended(gib: float, registry: Registry, settings: Settings) -> str:
     out, best = console(stderr=True), found.best
     what = f"{best.spec.id} ({best.spec.title}, {best.spec.licence})"
     out.print(f"For {gib:g} GiB: {what}.", style="bold")
-    out.print(f"It would be held in {held_in_words(best)}.")
+    out.print(f"It would be loaded in {loading_in_words(best)}.")
     for one in found.others:
         gate = ", gated" if one.spec.gated else ""
-        out.print(f"Fits as well: {one.spec.id} ({one.spec.licence}{gate}), {held_in_words(one)}.")
+        out.print(
+            f"Fits as well: {one.spec.id} ({one.spec.licence}{gate}), {loading_in_words(one)}."
+        )
     return best.spec.id
 
 

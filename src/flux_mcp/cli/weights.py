@@ -13,7 +13,7 @@ from rich.text import Text
 from flux_mcp.cli.common import EXIT_ENGINE, complain, console, plain, print_json
 from flux_mcp.errors import InvalidRequestError, WeightsMissingError
 from flux_mcp.models.hub.cache import find_snapshot, install_hint, state_of_model
-from flux_mcp.models.hub.manifest import Checkable, Wrong, checkable
+from flux_mcp.models.hub.manifest import Checkable, WrongFile, checkable
 from flux_mcp.models.hub.remove import Removal, disk_bytes, plan_removal, remove
 from flux_mcp.models.hub.selection import GIB, comes_from, licence_page, rows_of, users_of
 from flux_mcp.models.registry import Registry
@@ -113,7 +113,7 @@ def verify(settings: Settings, model: str | None, *, as_json: bool) -> None:
         typer.Exit: a file is wrong.
     """
     snapshots = _checkables(settings, model)
-    results: list[tuple[Checkable, list[Wrong]]] = []
+    results: list[tuple[Checkable, list[WrongFile]]] = []
     with _bytes_bar(sum(one.size_bytes for one in snapshots)) as bar:
         for one in snapshots:
             bar.show(one.repository)
@@ -148,7 +148,7 @@ def _checkables(settings: Settings, model: str | None) -> list[Checkable]:
     return snapshots
 
 
-def _checked_as_json(one: Checkable, wrong: list[Wrong]) -> dict[str, Any]:
+def _checked_as_json(one: Checkable, wrong: list[WrongFile]) -> dict[str, Any]:
     return {
         "repository": one.repository,
         "revision": one.revision,
@@ -160,7 +160,7 @@ def _checked_as_json(one: Checkable, wrong: list[Wrong]) -> dict[str, Any]:
     }
 
 
-def _print_checked(one: Checkable, wrong: list[Wrong]) -> None:
+def _print_checked(one: Checkable, wrong: list[WrongFile]) -> None:
     out = console()
     size = f"{one.size_bytes / GIB:.2f} GiB"
     if not wrong:

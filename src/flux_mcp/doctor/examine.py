@@ -13,7 +13,8 @@ from flux_mcp.doctor.facts import Examination, WorkerFact
 from flux_mcp.doctor.machine import PACKAGES, MachineFindings, disk_of, host_memory, version_of
 from flux_mcp.doctor.stock import Stock, common_gpus, fits_of
 from flux_mcp.models.hub.cache import is_installed, pull_command
-from flux_mcp.models.planning.candidates import Choices, Machine, this_load_support
+from flux_mcp.models.planning.candidates import Choices, Machine
+from flux_mcp.models.planning.machine import this_load_support
 from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.registry import Registry
 from flux_mcp.settings.settings import Settings
@@ -47,7 +48,7 @@ def examine(
     choices = Choices(
         registry=registry,
         is_installed=lambda spec: is_installed(spec, registry, settings),
-        engine=this_load_support(),
+        support=this_load_support(),
         licences=None if settings.licences is None else frozenset(settings.licences),
         figures=known.figures,
     )

@@ -311,7 +311,7 @@ def _gpu(gpu: DriverGpu, settings: Settings) -> GpuFact:
         free_gib=_rounded(gpu.free_gib),
         is_split=gpu.is_split,
         programs=programs,
-        untold_gib=_rounded(gpu.untold_gib),
+        untold_gib=_rounded(gpu.other_gib),
         notes=tuple(_notes(gpu)),
     )
 

@@ -18,10 +18,10 @@ from flux_mcp.models.planning.candidates import (
     Machine,
     Wanted,
     candidates,
-    load_support_with,
     real_models,
 )
-from flux_mcp.models.planning.recommending import held_in_words, recommend, to_recommend, usual
+from flux_mcp.models.planning.recommending import loading_in_words, recommend, to_recommend, usual
+from flux_mcp.models.planning.support import load_support_with
 from flux_mcp.models.planning.tiers import choose_tier, choose_without_gpu
 from flux_mcp.models.registry import KINDS, QUALITIES, Kind, ModelSpec, Registry, load_licences
 from flux_mcp.settings.settings import Settings
@@ -103,14 +103,14 @@ def fit_of(wanted: Wanted, machine: Machine | None, choices: Choices) -> Fit:
 
 
 def _held(chosen: Candidate, notices: tuple[str, ...]) -> Fit:
-    spec, holding = chosen.spec, chosen.holding
+    spec, loaded_as = chosen.spec, chosen.loaded_as
     return Fit(
         model=spec.id,
         is_demonstration=False,
-        precision=holding.precision,
-        text_precision=holding.text_precision,
-        placement=holding.placement,
-        vae_tile_px=holding.tile_px,
+        precision=loaded_as.precision,
+        text_precision=loaded_as.text_precision,
+        placement=loaded_as.placement,
+        vae_tile_px=loaded_as.tile_px,
         peak_gib=round(chosen.peak_gib, 2),
         ram_gib=round(chosen.ram_gib, 2),
         seconds=round(chosen.seconds, 1),
@@ -165,7 +165,7 @@ class Stock:
             is_allowed=self._is_allowed(first),
             gated=first.gated,
             licence_page=licence_page(first.repository) if first.repository else None,
-            is_drawable=all(self.choices.engine.can_load(row) for row in rows),
+            is_drawable=all(self.choices.support.can_load(row) for row in rows),
             missing_extras=tuple({name: None for row in rows for name in lacking_extras(row)}),
             folder=None if snapshot is None else str(snapshot.folder),
             command=pull_command((model,), self.settings) if self._can_be_pulled(model) else None,
@@ -201,7 +201,7 @@ class Stock:
     def _has(self, kind: Kind) -> bool:
         real = real_models(self.choices.registry, kind)
         return any(
-            self.choices.engine.can_load(row) and self.choices.is_installed(row) for row in real
+            self.choices.support.can_load(row) and self.choices.is_installed(row) for row in real
         )
 
     def _recommended(self, kind: Kind) -> tuple[ModelSpec, Candidate | None] | None:
@@ -225,7 +225,7 @@ class Stock:
             licence=spec.licence,
             licence_pages=tuple(licence_page(name) for name in gated if name is not None),
             disk_gib=round(sum(row.disk_gib for row in rows), 1),
-            why=None if held is None else held_in_words(held),
+            why=None if held is None else loading_in_words(held),
             command=pull_command((model,), self.settings),
         )
 
@@ -265,11 +265,14 @@ class Stock:
         has_any = any(self._has(kind) for kind in KINDS)
         now = self.choices if has_any else as_if_pulled(self.choices)
         before = _best_of_each(self.machine, now)
-        after = _best_of_each(self.machine, replace(now, engine=more))
+        after = _best_of_each(self.machine, replace(now, support=more))
         # What cannot be drawn at all without comes first.
         for way in sorted(after, key=lambda way: way in before):
             worse, better = before.get(way), after[way]
-            if worse is None or (worse.spec.id, worse.holding) != (better.spec.id, better.holding):
+            if worse is None or (worse.spec.id, worse.loaded_as) != (
+                better.spec.id,
+                better.loaded_as,
+            ):
                 instead = "nothing" if worse is None else _named(worse)
                 return f"{way}: {_named(better)}, instead of {instead}"
         return None
@@ -288,4 +291,4 @@ def _best_of_each(machine: Machine, choices: Choices) -> Mapping[str, Candidate]
 
 
 def _named(one: Candidate) -> str:
-    return f"{one.spec.id} in {held_in_words(one)}"
+    return f"{one.spec.id} in {loading_in_words(one)}"

@@ -1,8 +1,8 @@
-"""How weights can be held: one row for each precision, read from formats.toml. Pure data.
+"""Formats of weights: one row for each precision, read from formats.toml; and the extras they need.
 
-Owns what a precision needs (an extra of this package, a kind of device), how it is made, and what
-it costs in pixels; what it costs in memory stands in parts.toml. engine.py offers what is here and
-installed; pipelines/formats/ makes it.
+A row says what a precision needs (an extra of this package, a kind of device), how it is made, and
+what it does to pixels; what it costs in memory and time stands in parts.toml. planning/support.py
+says which can be used here; pipelines/loading/ makes them.
 """
 
 import tomllib
@@ -16,62 +16,63 @@ from packaging.version import Version
 from pydantic import BaseModel, ConfigDict
 
 from flux_mcp.errors import ExtraMissingError
+from flux_mcp.models.families import PipelineClass
 from flux_mcp.models.parts import Precision
-from flux_mcp.models.registry import ModelSpec, PipelineClass
+from flux_mcp.models.registry import ModelSpec
 
 Method = Literal["plain", "casting", "torchao", "bitsandbytes", "gguf", "nunchaku_lite"]
-"""`plain`: torch's own numbers; `casting`: stored small and widened for one layer at a time; the
-others are quantisers of diffusers and transformers, under the names they have there."""
+"""`plain`: torch's own number types; `casting`: stored in fewer bits and widened one layer at a
+time; the others are quantisers of diffusers and transformers, by their names there."""
 Compute = Literal["fp32", "bf16", "fp16"]
 DeviceKind = Literal["cpu", "cuda", "mps"]
 
 FORMATS_TOML = Path(__file__).with_name("formats.toml")
 
 
-class _Row(BaseModel):
+class _FormatsRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class ExtraRow(_Row):
+class ExtraRow(_FormatsRow):
     """An extra of this package."""
 
     gives: str
-    """What can be drawn with it, in words."""
+    """What it makes usable, in words."""
     packages: Mapping[str, str]
     """Distribution -> least version."""
     classes: tuple[str, ...] = ()
-    """Classes of transformers that cannot be used without."""
+    """Classes of transformers that need it."""
     pipelines: tuple[PipelineClass, ...] = ()
     """Pipelines that have such a class."""
 
 
-class Format(_Row):
-    """One way to hold weights."""
+class Format(_FormatsRow):
+    """One format of weights."""
 
     title: str
     method: Method
     recipe: str
-    """What the method is told: a dtype of torch, a configuration class of torchao, a number type of
+    """Option of the method: a dtype of torch, a configuration class of torchao, a number type of
     bitsandbytes, a block type of GGUF."""
     compute: Compute
-    """What is worked in. VAE and small encoders are loaded in it too."""
+    """What layers compute in. VAE and small encoders are loaded in it too."""
     pixels: str
-    """What it does to images, beside bf16."""
+    """How images differ from those in bf16."""
     extra: str | None = None
     devices: frozenset[DeviceKind] = frozenset({"cpu", "cuda", "mps"})
     from_file_only: bool = False
-    """Whether a file must hold the weights so; else they are made so while loading."""
+    """Whether the weights must be stored in it; else they are converted while loading."""
     for_text: bool = True
-    """Whether a text encoder can be held so as well."""
+    """Whether a text encoder can be loaded in it as well."""
     takes_loras: bool = True
-    """Whether LoRAs can be put on a transformer that is held so, and taken off again."""
+    """Whether LoRAs can be attached to a transformer in it, and detached again."""
     streams: bool = True
-    """Whether a transformer's blocks can come to the GPU one by one: whether plain copies of bytes
-    make the same weights there (pipelines/formats/leaves.py)."""
+    """Whether a transformer's blocks can be copied to the GPU one by one: whether copies of its
+    plain tensors make the same weights (pipelines/loading/slots.py)."""
     drawn_on: frozenset[DeviceKind] = frozenset()
-    """Where our tests draw with it; elsewhere it rests on the libraries' word."""
+    """Devices on which the tests draw with it; on others only the libraries say it works."""
     blocked: str = ""
-    """Why it is refused whatever the machine has."""
+    """Why it is refused on every machine."""
 
     @property
     def made_by_device(self) -> bool:
@@ -79,7 +80,7 @@ class Format(_Row):
         return self.method in {"torchao", "bitsandbytes"}
 
 
-class Formats(_Row):
+class Formats(_FormatsRow):
     """Everything in formats.toml."""
 
     extra: Mapping[str, ExtraRow]
@@ -98,10 +99,10 @@ def format_of(precision: Precision) -> Format:
 
 
 def text_precision(spec: ModelSpec) -> Precision:
-    """Return what the large text encoder of a row is held in.
+    """Return the precision of the large text encoder of a row.
 
-    Unless the row says so, what its transformer is worked with in: a quantised transformer says
-    nothing about the text encoder.
+    Unless the row says it, what its transformer computes in: a quantised transformer says nothing
+    about the text encoder.
     """
     return spec.text_precision or format_of(spec.precision).compute
 
@@ -116,7 +117,7 @@ def require_extra(extra: str, what: str) -> None:
 
     Args:
         extra: A row of formats.toml.
-        what: What cannot be used without, for the message.
+        what: What needs it, for the message.
 
     Raises:
         ExtraMissingError: one is missing or too old.
@@ -136,7 +137,7 @@ def require_extra(extra: str, what: str) -> None:
 
 
 def has_extra(extra: str | None) -> bool:
-    """Whether an extra is installed; none is."""
+    """Whether an extra is installed; true for `None`."""
     if extra is None:
         return True
     try:
@@ -147,7 +148,7 @@ def has_extra(extra: str | None) -> bool:
 
 
 def lacking_extras(spec: ModelSpec) -> tuple[str, ...]:
-    """Return the extras that a row cannot be drawn with without, and that are not installed."""
+    """Return the extras that a row needs and that are not installed."""
     formats = load_formats()
     needed = {
         formats.format[spec.precision].extra,

@@ -1,4 +1,4 @@
-"""How much memory a pipeline takes, of the GPU and of the machine. Pure.
+"""How much GPU memory and host memory a pipeline takes. Pure.
 
 The GPU, in GiB (M: megapixels of tokens in one pass, p: bytes of a parameter):
 
@@ -12,8 +12,8 @@ The GPU, in GiB (M: megapixels of tokens in one pass, p: bytes of a parameter):
   tile, if it decodes in tiles; encoding of references likewise, at one megapixel at most.
 
 A streaming placement keeps `share` of the transformer, or what is in no block if that is more, and
-two blocks: one that works, one that arrives. Host memory holds a copy of all that leaves the GPU:
-it then leaves for nothing. All numbers come from parts.toml.
+two blocks: one that works, one that arrives. Host memory has a copy of all weights that leave the
+GPU, so that leaving copies nothing. All numbers come from parts.toml.
 """
 
 from dataclasses import dataclass
@@ -59,8 +59,8 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Holding:
-    """How a model is held."""
+class LoadedAs:
+    """How a model is loaded."""
 
     precision: Precision
     """Of the transformer."""
@@ -72,7 +72,7 @@ class Holding:
 
 
 def weights_gib(parameters_m: float, precision: Precision) -> float:
-    """Return what so many million parameters take."""
+    """Return the GiB that so many million parameters take."""
     return parameters_m * 1e6 * load_parts().precision[precision].bytes_per_parameter / GIB
 
 
@@ -90,7 +90,7 @@ def vae_gib(pieces: Pieces) -> float:
 
 
 def extras_gib(pieces: Pieces) -> float:
-    """Return what a model carries besides; it stays in 16 bit."""
+    """Return what a prior or a LoRA takes; they stay in 16 bit."""
     extras = load_parts().extra
     return weights_gib(sum(extras[name].parameters_m for name in pieces.extras), "bf16")
 
@@ -100,60 +100,60 @@ def transformer_gib(pieces: Pieces, precision: Precision) -> float:
     return weights_gib(_transformer(pieces).parameters_m, precision)
 
 
-def on_gpu_gib(pieces: Pieces, holding: Holding) -> float:
+def on_gpu_gib(pieces: Pieces, loaded_as: LoadedAs) -> float:
     """Return what the transformer takes of the GPU while it denoises."""
-    row, placement = _transformer(pieces), load_parts().placement[holding.placement]
-    whole = weights_gib(row.parameters_m, holding.precision)
+    row, placement = _transformer(pieces), load_parts().placement[loaded_as.placement]
+    whole = weights_gib(row.parameters_m, loaded_as.precision)
     if not placement.streams:
         return whole
-    in_flight = weights_gib(STREAMED_BLOCKS * row.largest_block_m, holding.precision)
-    return min(whole, _kept_gib(pieces, holding) + in_flight)
+    in_flight = weights_gib(STREAMED_BLOCKS * row.largest_block_m, loaded_as.precision)
+    return min(whole, _kept_gib(pieces, loaded_as) + in_flight)
 
 
-def streamed_gib(pieces: Pieces, holding: Holding) -> float:
+def streamed_gib(pieces: Pieces, loaded_as: LoadedAs) -> float:
     """Return what comes over the bus at each step."""
-    if not load_parts().placement[holding.placement].streams:
+    if not load_parts().placement[loaded_as.placement].streams:
         return 0.0
-    return transformer_gib(pieces, holding.precision) - _kept_gib(pieces, holding)
+    return transformer_gib(pieces, loaded_as.precision) - _kept_gib(pieces, loaded_as)
 
 
-def _kept_gib(pieces: Pieces, holding: Holding) -> float:
+def _kept_gib(pieces: Pieces, loaded_as: LoadedAs) -> float:
     """Return what stays on the GPU where blocks stream: the share, and never less than the rest.
 
-    placing/parts.py chooses the blocks by the same rule.
+    pipelines/memory/parts.py chooses the blocks by the same rule.
     """
-    row, share = _transformer(pieces), load_parts().placement[holding.placement].share
+    row, share = _transformer(pieces), load_parts().placement[loaded_as.placement].share
     kept_m = max(share * row.parameters_m, row.outside_m)
-    return weights_gib(kept_m, holding.precision)
+    return weights_gib(kept_m, loaded_as.precision)
 
 
-def gpu_gib(pieces: Pieces, holding: Holding, load: Load) -> float:
+def gpu_gib(pieces: Pieces, loaded_as: LoadedAs, load: Load) -> float:
     """Return the most that is taken of the GPU's memory at any moment of a job."""
     parts = load_parts()
-    text, vae = text_gib(pieces, holding.text_precision), vae_gib(pieces)
-    transformer = on_gpu_gib(pieces, holding) + extras_gib(pieces)
+    text, vae = text_gib(pieces, loaded_as.text_precision), vae_gib(pieces)
+    transformer = on_gpu_gib(pieces, loaded_as) + extras_gib(pieces)
     denoising = _transformer(pieces).activation_gib_per_megapixel * load.token_megapixels
-    decoding = _decoding_gib(pieces, holding, load)
-    if parts.placement[holding.placement].at_once:
+    decoding = _decoding_gib(pieces, loaded_as, load)
+    if parts.placement[loaded_as.placement].at_once:
         peak = transformer + text + vae + max(denoising, decoding)
     else:
         peak = max(text, transformer + denoising, vae + decoding)
     return parts.machine.context_gib + peak
 
 
-def ram_gib(pieces: Pieces, holding: Holding) -> float:
-    """Return the host memory a machine should have: what waits beside the GPU, and the rest of it.
+def ram_gib(pieces: Pieces, loaded_as: LoadedAs) -> float:
+    """Return the host memory a machine should have: for weights that wait, and for everything else.
 
-    Weights that stay on the GPU are read through the file system's cache, which gives way.
+    Weights that stay on the GPU are read through the file system's cache, which counts as free.
     """
     parts = load_parts()
-    placement = parts.placement[holding.placement]
+    placement = parts.placement[loaded_as.placement]
     if placement.at_once:
         return parts.machine.base_ram_gib
     return (
         parts.machine.base_ram_gib
-        + transformer_gib(pieces, holding.precision)
-        + text_gib(pieces, holding.text_precision)
+        + transformer_gib(pieces, loaded_as.precision)
+        + text_gib(pieces, loaded_as.text_precision)
         + vae_gib(pieces)
         + extras_gib(pieces)
     )
@@ -163,11 +163,11 @@ def _transformer(pieces: Pieces) -> TransformerRow:
     return load_parts().transformer[pieces.transformer]
 
 
-def _decoding_gib(pieces: Pieces, holding: Holding, load: Load) -> float:
+def _decoding_gib(pieces: Pieces, loaded_as: LoadedAs, load: Load) -> float:
     vae = load_parts().vae[pieces.vae]
     at_once = load.megapixels * load.batch
     read = REFERENCE_MEGAPIXELS if load.references else 0.0
-    if holding.tile_px is not None:
-        tile = holding.tile_px**2 / 1e6
+    if loaded_as.tile_px is not None:
+        tile = loaded_as.tile_px**2 / 1e6
         at_once, read = min(at_once, tile), min(read, tile)
     return max(at_once * vae.decode_gib_per_megapixel, read * vae.encode_gib_per_megapixel)

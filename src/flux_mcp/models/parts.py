@@ -1,6 +1,6 @@
 """What the parts of a pipeline weigh and cost, as rows read from parts.toml. Pure data.
 
-Owns the numbers of memory.py and speed.py and the names of precisions and placements. Each row
+The numbers of memory.py and planning/speed.py, and the names of precisions and placements. Each row
 names its source.
 """
 
@@ -17,8 +17,8 @@ Precision = Literal[
     "q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "q3_k", "q2_k",
     "svdq_int4", "svdq_nvfp4",
 ]  # fmt: skip
-"""How weights are held, row by row in formats.toml; names that begin with `q` are block types of
-GGUF files."""
+"""Formats of weights, each a row of formats.toml; names that begin with `q` are block types of GGUF
+files."""
 Placement = Literal["resident", "model_offload", "group_offload", "block_stream"]
 """Where weights wait while they do not work; each needs less of the GPU than the one before."""
 
@@ -26,11 +26,11 @@ PLACEMENTS: tuple[Placement, ...] = ("resident", "model_offload", "group_offload
 PARTS_TOML = Path(__file__).with_name("parts.toml")
 
 
-class _Row(BaseModel):
+class _PartsRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class MachineRow(_Row):
+class MachineRow(_PartsRow):
     """What holds for every machine until something better is measured."""
 
     context_gib: float
@@ -41,11 +41,11 @@ class MachineRow(_Row):
     """Share of a GPU's rate that a step reaches."""
 
 
-class TransformerRow(_Row):
+class TransformerRow(_PartsRow):
     """A denoising transformer."""
 
     parameters_m: float
-    """Millions; so everywhere."""
+    """In millions, here and in the other rows."""
     blocks: int
     width: int
     """Channels of a token."""
@@ -60,7 +60,7 @@ class TransformerRow(_Row):
     source: str
 
 
-class TextEncoderRow(_Row):
+class TextEncoderRow(_PartsRow):
     """A text encoder."""
 
     parameters_m: float
@@ -69,7 +69,7 @@ class TextEncoderRow(_Row):
     source: str
 
 
-class VaeRow(_Row):
+class VaeRow(_PartsRow):
     """An autoencoder; it stays in 16 bit."""
 
     parameters_m: float
@@ -78,34 +78,34 @@ class VaeRow(_Row):
     source: str
 
 
-class ExtraPartRow(_Row):
-    """What a model carries besides; it stays in 16 bit."""
+class ExtraPartRow(_PartsRow):
+    """A prior or a LoRA that a model needs besides; it stays in 16 bit."""
 
     parameters_m: float
     source: str
 
 
-class PrecisionRow(_Row):
-    """One way to hold weights."""
+class PrecisionRow(_PartsRow):
+    """What a precision costs."""
 
     bits: int
     bytes_per_parameter: float
     slowdown: float
-    """Seconds of a step, beside 16 bit."""
+    """Seconds of a step, as a multiple of those in 16 bit."""
     made_from: tuple[Precision, ...]
-    """Stored precisions it is made of while loading."""
+    """Stored precisions that it can be made of while loading."""
     min_compute: float
     """Least compute capability of a CUDA GPU."""
     source: str
 
 
-class PlacementRow(_Row):
+class PlacementRow(_PartsRow):
     """One way to share a GPU's memory among parts."""
 
     share: float = Field(ge=0, le=1)
     """Of the transformer, kept on the GPU while it works."""
     at_once: bool
-    """Whether all parts are on the GPU together, else one at a time."""
+    """Whether all parts are on the GPU together; else one at a time."""
     streams: bool
     """Whether the rest of the transformer comes over the bus at each step."""
     transfer_gib_s: float
@@ -113,7 +113,7 @@ class PlacementRow(_Row):
     source: str
 
 
-class GpuRow(_Row):
+class GpuRow(_PartsRow):
     """A GPU and the rate to expect of it."""
 
     name: str
@@ -123,7 +123,7 @@ class GpuRow(_Row):
     source: str
 
 
-class Parts(_Row):
+class Parts(_PartsRow):
     """Everything in parts.toml."""
 
     machine: MachineRow
@@ -142,6 +142,6 @@ def load_parts() -> Parts:
     return Parts.model_validate(tomllib.loads(PARTS_TOML.read_text(encoding="utf-8")))
 
 
-def can_be_held(stored: Precision, wanted: Precision) -> bool:
-    """Whether weights stored in one precision can be drawn with in another."""
+def can_be_loaded_as(stored: Precision, wanted: Precision) -> bool:
+    """Whether weights stored in one precision can be loaded in another."""
     return wanted == stored or stored in load_parts().precision[wanted].made_from

@@ -1,6 +1,6 @@
-"""What a quality word asks for, as rows read from qualities.toml: models and ways to hold them.
+"""The order of preference of a quality, from qualities.toml: its models, and ways to load them.
 
-Owns the order of preference. Pure data; tiers.py walks it.
+Pure data; planning/candidates.py goes through it.
 """
 
 import tomllib
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from flux_mcp.errors import InternalError
-from flux_mcp.models.parts import Placement, Precision, can_be_held
+from flux_mcp.models.parts import Placement, Precision, can_be_loaded_as
 from flux_mcp.models.registry import KINDS, QUALITIES, Kind, Quality
 
 QUALITIES_TOML = Path(__file__).with_name("qualities.toml")
@@ -20,7 +20,7 @@ _STORED = "stored"
 
 @dataclass(frozen=True)
 class FallbackStep:
-    """One way to hold a model."""
+    """One way to load a model; a later one is tried where those before do not fit."""
 
     precision: Precision
     text_precision: Precision
@@ -28,11 +28,11 @@ class FallbackStep:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """A rung as the table has it."""
+class _TableStep:
+    """A fallback step as the table has it."""
 
     precision: Precision | None
-    """`None`: that of the files."""
+    """`None` for the one in which the files are stored."""
     text_precision: Precision
     placement: Placement
 
@@ -43,19 +43,19 @@ class Qualities:
 
     bits: Mapping[Quality, int]
     """The bits a quality is meant to be drawn with."""
-    steps: Mapping[Quality, tuple[_Step, ...]]
+    steps: Mapping[Quality, tuple[_TableStep, ...]]
     models: Mapping[Kind, Mapping[Quality, tuple[str, ...]]]
     """Ids, best first."""
 
     def fallbacks(self, quality: Quality, stored: Precision) -> Iterator[FallbackStep]:
-        """Yield the ways to hold a model whose weights are stored in a precision, best first."""
-        is_made = not can_be_held(stored, "nf4")  # files in fp8 or GGUF are as they are
+        """Yield the ways to load a model whose weights are stored in a precision, best first."""
+        is_fixed = not can_be_loaded_as(stored, "nf4")  # fp8 and GGUF files cannot be converted
         seen: set[FallbackStep] = set()
         for step in self.steps[quality]:
-            if (step.precision is None) != is_made:
+            if (step.precision is None) != is_fixed:
                 continue
             precision = step.precision or stored
-            if not can_be_held(stored, precision):
+            if not can_be_loaded_as(stored, precision):
                 continue
             fallback = FallbackStep(precision, step.text_precision, step.placement)
             if fallback not in seen:
@@ -68,16 +68,14 @@ def load_qualities() -> Qualities:
     """Return the table of qualities.toml, read at the first call.
 
     Raises:
-        InternalError: a line of it is not one of ours.
+        InternalError: a line of it names no way to load a model.
     """
     table = tomllib.loads(QUALITIES_TOML.read_text(encoding="utf-8"))
-    ladders = {
-        name: tuple(map(_read_step, fallbacks)) for name, fallbacks in table["ladders"].items()
-    }
+    groups = {name: tuple(map(_read_step, steps)) for name, steps in table["fallbacks"].items()}
     return Qualities(
         bits={quality: int(table["bits"][quality]) for quality in QUALITIES},
         steps={
-            quality: tuple(step for name in table["climb"][quality] for step in ladders[name])
+            quality: tuple(step for name in table["order"][quality] for step in groups[name])
             for quality in QUALITIES
         },
         models={
@@ -86,16 +84,16 @@ def load_qualities() -> Qualities:
     )
 
 
-def _read_step(text: str) -> _Step:
+def _read_step(text: str) -> _TableStep:
     """Read `int8/int8 model_offload`."""
-    held, _, placement = text.partition(" ")
-    precision, _, text_precision = held.partition("/")
+    precisions, _, placement = text.partition(" ")
+    precision, _, text_precision = precisions.partition("/")
     if (
         precision not in (*get_args(Precision), _STORED)
         or text_precision not in get_args(Precision)
         or placement not in get_args(Placement)
     ):
-        raise InternalError(f"{QUALITIES_TOML.name}: '{text}' is no way to hold a model.")
+        raise InternalError(f"{QUALITIES_TOML.name}: '{text}' is no way to load a model.")
     # Checked above; the type checker cannot see it.
-    held_in = None if precision == _STORED else precision
-    return _Step(held_in, text_precision, placement)  # type: ignore[arg-type]
+    of_transformer = None if precision == _STORED else precision
+    return _TableStep(of_transformer, text_precision, placement)  # type: ignore[arg-type]

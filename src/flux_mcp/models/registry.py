@@ -32,7 +32,7 @@ from flux_mcp.models.families import (
     PipelineClass,
 )
 from flux_mcp.models.families import Kind as Kind  # noqa: PLC0414 - everybody has it from here
-from flux_mcp.models.memory import Holding, Load, Pieces, gpu_gib
+from flux_mcp.models.memory import Load, LoadedAs, Pieces, gpu_gib
 from flux_mcp.models.parts import Precision, load_parts
 from flux_mcp.settings.types import Licence
 
@@ -196,8 +196,8 @@ class ModelSpec(BaseModel):
     def vram_gib(self) -> Mapping[Literal["resident", "offload"], float]:
         """GiB of a GPU's memory it takes at its default size, as its weights are stored."""
         load = Load(self.default_pixels / 1e6, 1 if self.max_reference_images else 0)
-        resident = Holding(self.precision, self.text_precision or "bf16", "resident")
-        offload = Holding(self.precision, self.text_precision or "bf16", "model_offload")
+        resident = LoadedAs(self.precision, self.text_precision or "bf16", "resident")
+        offload = LoadedAs(self.precision, self.text_precision or "bf16", "model_offload")
         return {
             "resident": gpu_gib(self.pieces, resident, load),
             "offload": gpu_gib(self.pieces, offload, load),

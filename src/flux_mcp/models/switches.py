@@ -1,8 +1,9 @@
 """Speed switches: what can make drawing faster, one row each, read from switches.toml. Pure data.
 
-Each row says what a switch does to pixels: `identical`; `rounding`, the last bits of a sum and so a
-grey level here and there; `approximate`, an image that differs to the eye. Which are used is
-decided by switching.py and recorded in a plan as `Switches`; pipelines/switches.py applies those.
+Each row says what a switch does to pixels: `identical`; `rounding`, the last bits of a sum, which
+is a grey level here and there; `approximate`, an image that differs to the eye. Which are used is
+decided by planning/switches.py and recorded in a plan as `Switches`; pipelines/switches.py applies
+those.
 """
 
 import tomllib
@@ -25,19 +26,19 @@ Option = bool | int | float
 SWITCHES_TOML = Path(__file__).with_name("switches.toml")
 
 
-class _Row(BaseModel):
+class _SwitchesRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     title: str
     source: str
 
 
-class ArithmeticRow(_Row):
-    """What works only with some numbers on some devices."""
+class ArithmeticRow(_SwitchesRow):
+    """A switch that works only with some number types on some devices."""
 
     pixels: Pixels
     computes: Mapping[DeviceKind, frozenset[Compute]]
-    """Device -> what it can be worked with in there; a device that is not named cannot."""
+    """By device, what layers may compute in there; it does not work on other devices."""
     min_compute: float = 0.0
     """Least compute capability of a CUDA GPU."""
 
@@ -48,46 +49,46 @@ class AttentionRow(ArithmeticRow):
     backend: str
     """diffusers' name for it."""
     packages: Mapping[str, str] = Field(default_factory=dict)
-    """Distribution -> least version, as diffusers asks for."""
+    """Distribution -> least version, as diffusers requires."""
 
 
 class CompileRow(ArithmeticRow):
     """Compilation of a transformer's repeated blocks."""
 
     auto: frozenset[DeviceKind]
-    """Where it is on unless the setting says otherwise."""
+    """Devices on which it is on unless the setting says otherwise."""
     placements: frozenset[Placement]
     precisions: frozenset[Precision]
-    """What weights may be held in."""
+    """Precisions of weights that can be compiled."""
     cuda_packages: Mapping[str, str]
     compilers: Mapping[DeviceKind, tuple[str, ...]]
-    """Commands, one of which torch calls."""
+    """Commands of which torch needs one."""
 
 
 class ChannelsLastRow(ArithmeticRow):
     """The memory layout of a VAE."""
 
 
-class StepCacheRow(_Row):
-    """A way to skip work in steps that change little. All of them are approximate."""
+class StepCacheRow(_SwitchesRow):
+    """A way to skip work in steps that change little. All are approximate."""
 
     config: str
     """Its configuration class in `diffusers.hooks`."""
     options: Mapping[str, Option]
-    """What the class is told; a plan keeps a copy."""
+    """Its arguments; a plan records them."""
     steps_option: str | None = None
-    """Its option for the number of steps."""
+    """Its argument for the number of steps."""
     warm_up_option: str | None = None
-    """Its option for the first step that may be skipped."""
+    """Its argument for the first step that may be skipped."""
     ratios: str | None = None
     """Numbers measured on a checkpoint: a name in `diffusers.hooks.mag_cache`."""
     families: frozenset[Family]
     why_families: str = ""
-    """Why other families and checkpoints cannot."""
+    """Why it does not work with other families and checkpoints."""
     checkpoints: frozenset[str] = frozenset()
     """Ids of the models whose transformer it is right for; empty for all."""
     least_steps: int
-    """Fewer steps change too much each."""
+    """With fewer steps each changes too much to be skipped."""
     placements: frozenset[Placement]
 
     @property
@@ -114,7 +115,7 @@ def load_switches() -> SwitchRows:
 
 
 class Switches(BaseModel):
-    """The part of a plan that decides how fast it is drawn; the defaults are without any switch."""
+    """The speed switches of a plan; the defaults are without any."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -122,7 +123,8 @@ class Switches(BaseModel):
     compiled: bool = False
     """Whether the transformer's blocks are compiled."""
     channels_last: bool = False
-    """Whether the VAE's weights lie with their channels last."""
+    """Whether the VAE's weights are stored with their channels last."""
     step_cache: StepCache = "none"
     step_cache_options: Mapping[str, Option] = Field(default_factory=dict)
-    """What the cache is told; a later version with other numbers draws an old plan as it was."""
+    """Arguments of the step cache. They are in the plan, so a later version with other numbers
+    draws an old plan as it was."""

@@ -5,8 +5,8 @@ taken from that model's row, or from each of its rows where no `kind` is given. 
 of `repository`, `folder`, `file` (safetensors) and `gguf`; paths are relative to the file. A row
 that is a LoRA (`lora = true`, or one that extends such a row) has it in `repository` or `file`.
 
-A row that has the id of a shipped one replaces it. A file with a mistake in it is out of use as a
-whole, and the server goes on without it: half of a file would draw with other models than it says.
+A row that has the id of a shipped one replaces it. A file with a mistake in it is not used at all,
+and the server goes on without it: half of a file would give other models than it says.
 """
 
 import tomllib
@@ -47,7 +47,7 @@ class RowProblem:
 
 @dataclass(frozen=True)
 class OwnRows:
-    """What one file holds: rows, or what is wrong with it."""
+    """What one file has: rows, or what is wrong with it."""
 
     path: Path
     rows: tuple[ModelSpec, ...] = ()
@@ -55,9 +55,9 @@ class OwnRows:
 
 
 def open_registry(settings: Settings) -> Registry:
-    """Return the shipped rows with the user's own merged onto them, and notices about those.
+    """Return the shipped rows with the user's own, and notices about those.
 
-    The data folder's file wins over the user's. Never fails because of either.
+    The data folder's file takes precedence over the user's. Neither makes this fail.
     """
     shipped = load_registry()
     files = [read_own_rows(path, shipped) for path in own_files(settings)]
@@ -74,12 +74,12 @@ def open_registry(settings: Settings) -> Registry:
 
 
 def own_files(settings: Settings) -> tuple[Path, ...]:
-    """Return where own models are looked for, the first wins."""
+    """Return the files of own models; the first takes precedence."""
     return (settings.paths.models, settings.models_file)
 
 
 def read_own_rows(path: Path, shipped: Registry) -> OwnRows:
-    """Read and check one file; one that is not there, or is no file, holds nothing."""
+    """Read and check one file; one that does not exist, or is no file, has no rows."""
     if not path.is_file():
         return OwnRows(path)
     try:
@@ -91,8 +91,8 @@ def read_own_rows(path: Path, shipped: Registry) -> OwnRows:
         return _broken(path, f"It is not TOML: {error}.", "Fix that line.")
     tables = document.pop("model", [])
     if document or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
-        return _broken(path, "It holds something else than [[model]] tables.", "Leave it out.")
-    reader = _Reader(path, text, shipped)
+        return _broken(path, "It has something else than [[model]] tables.", "Leave it out.")
+    reader = _RowReader(path, text, shipped)
     rows = tuple(row for number, table in enumerate(tables) for row in reader.read(number, table))
     rows_of = reader.check_together(rows)
     return OwnRows(path, () if reader.problems else rows_of, tuple(reader.problems))
@@ -115,8 +115,8 @@ def _merged_onto(
         yield from (row for row in rows if row.is_demonstration)
 
 
-class _Reader:
-    """Reads the tables of one file and collects what is wrong."""
+class _RowReader:
+    """Reads the tables of one file and collects what is wrong with them."""
 
     def __init__(self, path: Path, text: str, shipped: Registry) -> None:
         self.problems: list[RowProblem] = []
@@ -126,7 +126,7 @@ class _Reader:
             index
             for index, line in enumerate(self._lines)
             if line.strip().replace(" ", "").startswith("[[model]]")
-            # What comes before is whole TOML only if we are not inside a longer value.
+            # What comes before is valid TOML only where no longer value is open.
             and is_toml("\n".join(self._lines[:index]))
         ]
         self._shipped = shipped
@@ -142,18 +142,20 @@ class _Reader:
         return [row for row in rows if row is not None]
 
     def check_together(self, rows: Iterable[ModelSpec]) -> tuple[ModelSpec, ...]:
-        """Return the rows, once no two are for one model and kind and every base is there."""
+        """Return the rows; reports two for one model and kind, and bases that do not exist."""
         seen: dict[tuple[Kind, str], ModelSpec] = {}
         for row in rows:
             if (row.kind, row.id) in seen:
-                self._say(None, row.id, "id", f"It is there twice for {row.kind}.", "Rename one.")
+                self._report(
+                    None, row.id, "id", f"It is there twice for {row.kind}.", "Rename one."
+                )
             seen[row.kind, row.id] = row
         texts = {*self._shipped["text2img"], *(key for kind, key in seen if kind == "text2img")}
         for row in seen.values():
             if row.base is not None and row.base not in texts:
                 known = ", ".join(sorted(texts))
                 hint = f"Models that draw from words: {known}."
-                self._say(None, row.id, "base", f"There is no model '{row.base}'.", hint)
+                self._report(None, row.id, "base", f"There is no model '{row.base}'.", hint)
         return tuple(seen.values())
 
     def _check_weights(self, number: int, table: Mapping[str, Any]) -> None:
@@ -212,10 +214,10 @@ class _Reader:
                 self._at(number, table, "", f"It lacks {', '.join(missing)}.", hint)
             for problem in problems:
                 if problem["type"] != "missing":
-                    self._say_invalid(number, table, problem)
+                    self._report_invalid(number, table, problem)
             return None
 
-    def _say_invalid(self, number: int, table: Mapping[str, Any], problem: Any) -> None:
+    def _report_invalid(self, number: int, table: Mapping[str, Any], problem: Any) -> None:
         field = ".".join(str(part) for part in problem["loc"])
         top = str(problem["loc"][0]) if problem["loc"] else ""
         message = problem["msg"].removeprefix("Value error, ").rstrip(".")
@@ -238,15 +240,15 @@ class _Reader:
     ) -> None:
         name = table.get("id")
         row = name if isinstance(name, str) else f"model {number + 1}"
-        self._say(
+        self._report(
             self._line_of(number, field), row, field if shown is None else shown, message, hint
         )
 
-    def _say(self, line: int | None, row: str, field: str, message: str, hint: str) -> None:
+    def _report(self, line: int | None, row: str, field: str, message: str, hint: str) -> None:
         self.problems.append(RowProblem(self._path, line, row, field, message, hint))
 
     def _line_of(self, number: int, field: str) -> int | None:
-        """Return the line on which a field is set, else the line its table begins on; from 1 on."""
+        """Return the line, from 1 on, on which a field is set, else the one its table begins on."""
         if number >= len(self._headers):
             return None
         start = self._headers[number]
@@ -259,7 +261,7 @@ class _Reader:
 
 
 def _inherited(base: ModelSpec, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns a table takes over; other weights do not have the base's place."""
+    """Return the columns a table takes over; those that name weights only if it names none."""
     columns = base.model_dump(exclude={"origin"}, exclude_none=True)
     is_lora_file = "file" in table and table.get("lora", base.lora)
     if "repository" in table or "folder" in table or is_lora_file:

@@ -11,7 +11,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from flux_mcp.errors import UnsupportedOptionError
-from flux_mcp.models.planning.switches import target_device, why_not
+from flux_mcp.models.planning.machine import target_device
+from flux_mcp.models.planning.switches import why_not
 from flux_mcp.models.switches import Switches, load_switches
 from flux_mcp.pipelines.device import Device
 from flux_mcp.pipelines.loaded import Resident

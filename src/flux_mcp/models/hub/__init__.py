@@ -1,1 +1,1 @@
-"""Weights from the hub: download, check, remove, and what is on disk."""
+"""Weights from the Hugging Face hub: download, check, remove, and find on disk."""

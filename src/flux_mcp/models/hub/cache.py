@@ -1,7 +1,7 @@
-"""The hub cache as a downloading process writes it: blobs, links to them, refs.
+"""Weights in the hub cache: written, found, and what to say where they are missing.
 
-The layout is huggingface_hub's ("Understand caching" in its documentation), so that its other
-programs find what was pulled, and we what they pulled. Owns the links and refs of a repository.
+The layout is huggingface_hub's ("Understand caching" in its documentation): blobs, links to them,
+refs. Its other programs find what flux-mcp downloaded, and flux-mcp what they downloaded.
 """
 
 import json
@@ -24,16 +24,18 @@ from flux_mcp.settings.installation import command_path, default_data_dir
 from flux_mcp.settings.paths import Paths
 from flux_mcp.settings.settings import Settings
 
+# --- writing -------------------------------------------------------------------------------------
+
 
 class RepositoryCache:
-    """One repository's folder in the hub cache."""
+    """One repository's folder in the hub cache, for a downloading process."""
 
     def __init__(self, hub: Path, repository: str) -> None:
         self._hub = hub
         self.folder = hub / cache_folder(repository)
 
     def blob(self, key: str) -> Path:
-        """Return where the content with this key lies, or will."""
+        """Return the path of the content with this key, whether it exists or not."""
         return self.folder / "blobs" / key
 
     def snapshot(self, revision: str) -> Path:
@@ -41,22 +43,22 @@ class RepositoryCache:
         return self.folder / "snapshots" / revision
 
     def has(self, file: HubFile, revision: str) -> bool:
-        """Whether the file is there in its size; its content is not looked at."""
+        """Whether the file exists in its size; its content is not read."""
         places = (self.blob(file.key), self.snapshot(revision) / file.path)
         return any(_size(place) == file.size_bytes for place in places)
 
     def elsewhere(self, file: HubFile) -> Path | None:
-        """Return where another repository of this cache has the same content."""
+        """Return the blob of another repository of this cache with the same content."""
         for other in self._hub.glob(f"models--*/blobs/{file.key}"):
             if _size(other) == file.size_bytes and other != self.blob(file.key):
                 return other
         return None
 
     def borrow(self, file: HubFile) -> bool:
-        """Take a blob from another repository of this cache, without using more of the disk.
+        """Link a blob of another repository of this cache, which takes no disk space.
 
-        FLUX.1 repositories hold the same text encoders and VAE: 10 GB of each. Both names then
-        stand for one file, and removing one leaves the other.
+        FLUX.1 repositories have the same text encoders and VAE, 10 GB. Both names then stand for
+        one file, and removing one leaves the other.
         """
         other = self.elsewhere(file)
         if other is None:
@@ -65,7 +67,7 @@ class RepositoryCache:
         blob.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(other, blob)
-        except OSError:  # a file system without hard links: it is downloaded
+        except OSError:  # no hard links on this file system: it is downloaded
             return False
         return True
 
@@ -78,7 +80,7 @@ class RepositoryCache:
         for file in files:
             pointer, blob = self.snapshot(revision) / file.path, self.blob(file.key)
             if _size(pointer) == file.size_bytes and not blob.is_file():
-                continue  # copied there, where links cannot be made
+                continue  # a copy, where links cannot be made
             pointer.parent.mkdir(parents=True, exist_ok=True)
             pointer.unlink(missing_ok=True)
             try:
@@ -87,7 +89,7 @@ class RepositoryCache:
                 shutil.move(blob, pointer)
 
     def point_main_at(self, revision: str) -> None:
-        """Record which commit `main` was: whoever names no revision takes this one."""
+        """Record the commit of `main`, which is used where no revision is named."""
         ref = self.folder / "refs" / "main"
         ref.parent.mkdir(parents=True, exist_ok=True)
         aside = ref.with_suffix(".tmp")
@@ -124,8 +126,10 @@ def hold_download_lock(paths: Paths) -> Iterator[None]:
         ) from error
 
 
+# --- finding -------------------------------------------------------------------------------------
+
 State = Literal["installed", "partial", "missing"]
-"""Of weights on this disk: all of them, some, none; each less than the one before."""
+"""How many of a model's weights are on this disk: all, some, none; from most to least."""
 _SHARD = re.compile(r"-\d+-of-0*(?P<count>\d+)\.safetensors$")
 
 
@@ -138,13 +142,13 @@ class Snapshot:
     revision: str | None
     """Commit of the hub repository; `None` for weights that come with the package."""
     loras: tuple[Path, ...] = ()
-    """Of a LoRA's row: the files there are; more than one is refused when it is loaded."""
+    """Of a LoRA's row: its files; more than one is refused when it is loaded."""
 
 
 def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
-    """Return where the weights of `spec` lie, or `None` when they are not all on this disk.
+    """Return the folders of a row's weights, or `None` where they are not all on this disk.
 
-    A download that was broken off does not count.
+    An incomplete download does not count.
     """
     if spec.lora:
         return _find_lora(spec, settings)
@@ -165,13 +169,13 @@ def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
 
 
 def _find_lora(spec: ModelSpec, settings: Settings) -> Snapshot | None:
-    """Return where a LoRA lies: its own file, or the safetensors files of its repository."""
+    """Return the files of a LoRA: its own, or the safetensors files of its repository."""
     if spec.file is not None:
         folder, revision, files = spec.file.parent, None, [spec.file]
     else:
         cached = settings.paths.hub / cache_folder(spec.repository or "")
         revision = spec.revision or _main_revision(cached)
-        # Looked up and not joined: a revision may come from a plan that somebody else made.
+        # Looked up and not joined: a revision may come from a plan of another process.
         found = {place.name: place for place in (cached / "snapshots").glob("*")}.get(revision)
         if found is None:
             return None
@@ -181,7 +185,7 @@ def _find_lora(spec: ModelSpec, settings: Settings) -> Snapshot | None:
 
 
 def _main_revision(cached: Path) -> str:
-    """Return the commit a repository's cache knows as `main`; empty if it knows none."""
+    """Return the commit that a repository's cache has as `main`; empty if it has none."""
     try:
         return (cached / "refs" / "main").read_text(encoding="utf-8").strip()
     except OSError:
@@ -189,7 +193,7 @@ def _main_revision(cached: Path) -> str:
 
 
 def _own_files(spec: ModelSpec) -> Mapping[str, Path]:
-    """Return the files that stand for a part's weights, by the part's class."""
+    """Return the files that replace a part's weights, by the part's class."""
     files = {}
     for (_, class_name), part in spec.family_spec.part_classes.items():
         if part.loader == "denoiser":
@@ -200,9 +204,9 @@ def _own_files(spec: ModelSpec) -> Mapping[str, Path]:
 
 
 def _is_complete(folder: Path, folders: Sequence[Path], own_files: Mapping[str, Path]) -> bool:
-    """Whether every part that `model_index.json` names is whole in one of the folders.
+    """Whether every part that `model_index.json` names is complete in one of the folders.
 
-    Of a part whose weights are in a file of their own, the folder need only describe it.
+    For a part whose weights are in a file of their own, the folder needs only its config.json.
     """
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
@@ -239,7 +243,7 @@ def _find_in_hub_cache(spec: ModelSpec, settings: Settings) -> Snapshot | None:
     cache = settings.paths.hub
     if spec.repository is None or not (cache / cache_folder(spec.repository)).is_dir():
         return None
-    # Imported here: it takes a quarter of a second, which nobody pays who has no hub weights.
+    # Imported here: it takes a quarter of a second, which is not needed without hub weights.
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
 
     index = try_to_load_from_cache(
@@ -275,7 +279,7 @@ def state_of_model(model: str, registry: Registry, settings: Settings) -> State:
 
 
 def _state_with_base(spec: ModelSpec, registry: Registry, settings: Settings) -> State:
-    """Return the state of a row; one whose base is missing cannot be drawn with."""
+    """Return the state of a row; one whose base is missing counts as partial."""
     own = state_of(spec, settings)
     if own != "installed" or spec.base is None:
         return own
@@ -284,7 +288,7 @@ def _state_with_base(spec: ModelSpec, registry: Registry, settings: Settings) ->
 
 
 def is_installed(spec: ModelSpec, registry: Registry, settings: Settings) -> bool:
-    """Whether `spec` can be drawn with: its own weights and its base's are on disk."""
+    """Whether a row's weights and its base's are on this disk."""
     if find_snapshot(spec, settings) is None:
         return False
     if spec.base is None:
@@ -293,10 +297,10 @@ def is_installed(spec: ModelSpec, registry: Registry, settings: Settings) -> boo
 
 
 def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) -> Snapshot:
-    """Return where the weights of `spec` lie; its base's are on this disk as well.
+    """Return the folders of a row's weights, once its base's are on this disk as well.
 
     Raises:
-        WeightsMissingError: some are not; the hint is the command that installs them.
+        WeightsMissingError: some are missing; the hint is the command that installs them.
     """
     if spec.base is not None:
         require_snapshot(registry.find("text2img", spec.base), registry, settings)
@@ -309,8 +313,11 @@ def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) ->
     return snapshot
 
 
+# --- what to do where weights are missing --------------------------------------------------------
+
+
 def install_hint(spec: ModelSpec, settings: Settings) -> str:
-    """Return what to do to have the weights of `spec` and of its base on this disk."""
+    """Return what to do about missing weights of a row."""
     if spec.repository is None and spec.file is not None:
         return f"Put the file there: {spec.file}; or fix its row in {spec.origin}."
     if spec.repository is None:
@@ -319,7 +326,7 @@ def install_hint(spec: ModelSpec, settings: Settings) -> str:
 
 
 def install_command(spec: ModelSpec, settings: Settings) -> str:
-    """Return the command that downloads a hub model and what it needs, and what comes before it."""
+    """Return the command that downloads a row's model, and what must be done before."""
     gate = (
         f" (accept the licence at {licence_page(spec.repository)} first; it asks for a token)"
         if spec.gated and spec.repository is not None
@@ -329,8 +336,8 @@ def install_command(spec: ModelSpec, settings: Settings) -> str:
 
 
 def pull_command(models: Sequence[str], settings: Settings) -> str:
-    """Return the command that downloads hub models and what they need, and nothing else."""
-    # A person's shell has not the environment a client starts its server with.
+    """Return the command that downloads hub models and their bases, and nothing else."""
+    # A person's shell does not have the environment in which a client starts its server.
     is_usual = settings.data_dir == default_data_dir()
     place = "" if is_usual else f" --data-dir {shlex.quote(str(settings.data_dir))}"
     return f"{command_path('flux-mcp')} models pull {' '.join(models)}{place}"

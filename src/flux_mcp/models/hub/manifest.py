@@ -1,7 +1,7 @@
-"""Manifests: what was pulled, so that it can be checked later without the hub.
+"""Manifests: what was downloaded, and the check of files against it without the hub.
 
-One JSON file for each repository and revision: `hf-cache/flux-mcp/<org>--<name>@<commit>.json`.
-Owns these files, and how a file's content is named: as the hub and its cache do.
+One JSON file for each repository and revision: `hf-cache/flux-mcp/<org>--<name>@<commit>.json`. The
+content of a file is named as the hub and its cache name it (`content_key`).
 """
 
 import hashlib
@@ -30,11 +30,11 @@ class ManifestFile(BaseModel):
     path: str
     size_bytes: int
     key: str
-    """Its SHA-256 (64 digits), or git's SHA-1 of it (40 digits): what the hub knows it by."""
+    """Its SHA-256 (64 digits), or git's SHA-1 of it (40 digits): the hub's name for its content."""
 
 
 class DownloadManifest(BaseModel):
-    """What a repository held at one commit, of what is drawn with."""
+    """The files of a repository at one commit, as far as they are needed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,12 +47,12 @@ class DownloadManifest(BaseModel):
 
 
 def manifest_path(paths: Paths, repository: str, revision: str) -> Path:
-    """Return where the manifest of a revision lies, written or not."""
+    """Return the path of a revision's manifest, whether it exists or not."""
     return paths.manifests / f"{_flat(repository)}@{revision}.json"
 
 
 def write_manifest(paths: Paths, manifest: DownloadManifest) -> Path:
-    """Write a manifest: aside, then renamed."""
+    """Write a manifest under another name, then rename it; return its path."""
     path = manifest_path(paths, manifest.repository, manifest.revision)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".tmp")
@@ -82,12 +82,12 @@ def as_manifest_files(files: tuple[HubFile, ...]) -> tuple[ManifestFile, ...]:
 
 
 def content_key(path: Path, like: str, see: Callable[[int], None] = lambda _: None) -> str:
-    """Return the name of a file's content, of the kind that `like` is.
+    """Return the hash of a file's content, of the same kind as `like`.
 
     Args:
         path: The file.
         like: A key: 64 digits ask for the SHA-256, 40 for git's SHA-1 of a blob.
-        see: Is called with the number of bytes after each piece that was read.
+        see: Called with the number of bytes after each piece that was read.
 
     Raises:
         OSError: it cannot be read.
@@ -104,20 +104,17 @@ def content_key(path: Path, like: str, see: Callable[[int], None] = lambda _: No
     return digest.hexdigest()
 
 
-def link_target_name(path: Path) -> str:
-    """Return the name of the blob a file of the cache links to: its key, if it was not copied."""
-    return path.resolve().name
-
-
 def _flat(repository: str) -> str:
     return repository.replace("/", "--")
 
+
+# --- checking ------------------------------------------------------------------------------------
 
 _KEY_LENGTHS = (40, 64)
 
 
 @dataclass(frozen=True)
-class Wrong:
+class WrongFile:
     """One file that is not what it should be."""
 
     path: str
@@ -136,26 +133,27 @@ class Checkable:
 
     @property
     def size_bytes(self) -> int:
-        """What has to be read."""
+        """Of all files, which have to be read."""
         return sum(file.size_bytes for file in self.files)
 
-    def check(self, see: Callable[[int], None]) -> Iterator[Wrong]:
+    def check(self, see: Callable[[int], None]) -> Iterator[WrongFile]:
         """Read every file and yield those that are wrong.
 
         Args:
-            see: Is called with the number of bytes after each piece that was read.
+            see: Called with the number of bytes after each piece that was read.
         """
         for file in self.files:
             problem = _problem(self.folder / file.path, file, see)
             if problem is not None:
-                yield Wrong(file.path, problem)
+                yield WrongFile(file.path, problem)
 
 
 def checkable(spec: ModelSpec, settings: Settings) -> Checkable | None:
-    """Return what of `spec` can be checked; `None` if nothing of it was ever pulled.
+    """Return what of `spec` can be checked; `None` if nothing of it was ever downloaded.
 
-    With a manifest, that says what should be there. Without (another program downloaded it), what
-    is there is compared with the names the hub cache gave it: its blobs are named by their hashes.
+    The manifest says which files there should be. Without one, because another program downloaded
+    them, the files that exist are compared with the hashes that their blobs in the cache are named
+    by.
     """
     if spec.repository is None:
         return None
@@ -169,7 +167,7 @@ def checkable(spec: ModelSpec, settings: Settings) -> Checkable | None:
 
 
 def _revision(spec: ModelSpec, settings: Settings) -> str | None:
-    """Return the revision `spec` draws with; also where a file of it has gone since."""
+    """Return the revision of `spec` that is used; also where a file of it is missing now."""
     found = find_snapshot(spec, settings)
     if found is not None:
         return found.revision
@@ -184,7 +182,7 @@ def _revision(spec: ModelSpec, settings: Settings) -> str | None:
 
 def _as_cached(folder: Path, spec: ModelSpec) -> Iterator[ManifestFile]:
     for path in sorted(folder.rglob("*")):
-        key = link_target_name(path)
+        key = path.resolve().name  # of the blob it links to, if it was not copied
         if path.is_file() and len(key) in _KEY_LENGTHS and set(key) <= set("0123456789abcdef"):
             size_bytes = path.stat().st_size
             name = path.relative_to(folder).as_posix()

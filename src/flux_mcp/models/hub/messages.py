@@ -1,26 +1,26 @@
-"""What a command and the downloading process say to each other: one JSON document a line."""
+"""Messages between a command and the downloading process: one JSON document a line."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 
-class _Message(BaseModel):
+class _PullMessage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class PullOrder(_Message):
+class PullOrder(_PullMessage):
     """One repository to have on disk."""
 
     model: str
-    """Registry id; only for the words people read."""
+    """Registry id; only for messages."""
     repository: str
     revision: str | None
     """The commit to take; `None`: the newest there is, which is recorded."""
 
 
-class PullRequest(_Message):
-    """The one line the process reads. When its stdin closes after that, it ends at once."""
+class PullRequest(_PullMessage):
+    """The one line that the process reads. When its stdin closes after that, it ends at once."""
 
     orders: tuple[PullOrder, ...] = Field(min_length=1)
     reserve_bytes: int = Field(ge=0)
@@ -31,7 +31,7 @@ class PullRequest(_Message):
     """Pause before the second try; each further one waits twice as long, at most 30 s."""
 
 
-class Listed(_Message):
+class Listed(_PullMessage):
     """A repository's files are known."""
 
     type: Literal["listed"] = "listed"
@@ -42,16 +42,16 @@ class Listed(_Message):
     missing_bytes: int
 
 
-class FileProgress(_Message):
-    """One file on its way."""
+class FileProgress(_PullMessage):
+    """One file that is being received."""
 
     path: str
     done_bytes: int
     size_bytes: int
 
 
-class PullProgress(_Message):
-    """How far everything is. Sent twice a second, also while nothing moves: a sign of life."""
+class PullProgress(_PullMessage):
+    """How far everything is. Sent twice a second, also while nothing arrives."""
 
     type: Literal["progress"] = "progress"
     phase: Literal["listing", "downloading", "verifying"]
@@ -60,11 +60,11 @@ class PullProgress(_Message):
     speed_bytes_s: float | None
     eta_s: float | None
     files: tuple[FileProgress, ...]
-    """Those on their way now."""
+    """Those that are being received now."""
 
 
-class Pulled(_Message):
-    """A repository is whole on disk, and every file is what the hub says it is."""
+class Pulled(_PullMessage):
+    """A repository is complete on disk, and every file has the hash that the hub says."""
 
     type: Literal["pulled"] = "pulled"
     model: str
@@ -72,8 +72,8 @@ class Pulled(_Message):
     downloaded_bytes: int
 
 
-class PullFailed(_Message):
-    """The last word of a process that could not; what it downloaded is kept for the next try."""
+class PullFailed(_PullMessage):
+    """The last event of a process that failed; what it downloaded is kept for the next try."""
 
     type: Literal["failed"] = "failed"
     code: str
@@ -81,8 +81,8 @@ class PullFailed(_Message):
     hint: str
 
 
-class PullFinished(_Message):
-    """The last word of a process that could."""
+class PullFinished(_PullMessage):
+    """The last event of a process that succeeded."""
 
     type: Literal["finished"] = "finished"
 
@@ -96,7 +96,7 @@ def parse_pull_event(line: bytes | str) -> PullEvent:
     """Read one line of the process.
 
     Raises:
-        pydantic.ValidationError: it is none of ours.
+        pydantic.ValidationError: it is no event.
     """
     event: PullEvent = TypeAdapter(PullEvent).validate_json(line)
     return event

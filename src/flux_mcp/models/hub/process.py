@@ -1,10 +1,12 @@
-"""`python -m flux_mcp.models.hub.process DATA_DIR`: the downloading process, the only one that goes online.
+"""The downloading process: `python -m flux_mcp.models.hub.process DATA_DIR`.
 
-It reads one `PullRequest` from stdin and writes events to stdout, one JSON document a line. It ends
-at once when stdin is closed, so a command that is killed leaves nothing behind that downloads;
-whatever was received stays and is taken up again. A process of its own, because the hub's libraries
-read their settings when they are imported (`hub_environment`), and so that the token is nowhere
-else. Holds `download.lock` while it works.
+It reads one `PullRequest` from stdin, has the repositories on disk that it names, and writes events
+to stdout, one JSON document a line. It is the only process of flux-mcp that goes online, and a
+process of its own because the hub's libraries read their settings when they are imported
+(`hub_environment`), and so that the token is nowhere else. It holds `download.lock` while it works.
+
+It ends at once when stdin is closed, so that nothing goes on downloading after the command that
+started it was killed; what was received stays on disk and is continued by the next process.
 """
 
 import json
@@ -62,104 +64,26 @@ from flux_mcp.models.hub.transfer import (
 )
 from flux_mcp.settings.paths import Paths, ensure_dirs
 
-WINDOW_S = 20.0
-"""The speed is that of the last so many seconds: a line's speed changes."""
-_LEAST_S = 1.0
-
-
-class Pace:
-    """Speed over a sliding window. Owns the moments it was told of."""
-
-    def __init__(self) -> None:
-        self._moments: deque[tuple[float, int]] = deque()
-
-    def see(self, now_s: float, done_bytes: int) -> None:
-        """Take how many bytes there are at a moment; moments come in order."""
-        if self._moments and done_bytes < self._moments[-1][1]:
-            self._moments.clear()  # a wrong file was deleted
-        self._moments.append((now_s, done_bytes))
-        while self._moments[0][0] < now_s - WINDOW_S:
-            self._moments.popleft()
-
-    @property
-    def bytes_s(self) -> float | None:
-        """Bytes a second; `None` before there is enough to say."""
-        if not self._moments:
-            return None
-        (begin_s, begin), (end_s, end) = self._moments[0], self._moments[-1]
-        return None if end_s - begin_s < _LEAST_S else (end - begin) / (end_s - begin_s)
-
-    def left_s(self, left_bytes: int) -> float | None:
-        """Return the seconds `left_bytes` take at this speed; `None` if nothing comes."""
-        speed = self.bytes_s
-        return left_bytes / speed if speed else None
-
-
-MAX_TOLD = 8
-"""Files in one message."""
-
-
-class PullProgressCounter:
-    """Counts bytes. A file is known by its repository and its key."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._files: dict[tuple[str, str], HubFile] = {}
-        self._done: dict[tuple[str, str], int] = {}
-        self._checked: set[tuple[str, str]] = set()
-        self._pace = Pace()
-
-    def expect(self, repository: str, files: Iterable[HubFile]) -> None:
-        """Take which files are to be there in the end."""
-        with self._lock:
-            self._files.update({(repository, file.key): file for file in files})
-
-    def see(self, repository: str, file: HubFile, done_bytes: int) -> None:
-        """Take how many bytes of a file there are."""
-        with self._lock:
-            self._done[repository, file.key] = done_bytes
-
-    def checked(self, repository: str, file: HubFile) -> None:
-        """Take that a file is whole and right."""
-        with self._lock:
-            self._done[repository, file.key] = file.size_bytes
-            self._checked.add((repository, file.key))
-
-    def progress(self, now_s: float) -> PullProgress:
-        """Return how far everything is at a moment of a clock that never goes back."""
-        with self._lock:
-            done = sum(self._done.values())
-            total = sum(file.size_bytes for file in self._files.values())
-            told = [
-                FileProgress(path=file.path, done_bytes=self._done[key], size_bytes=file.size_bytes)
-                for key, file in self._files.items()
-                if key in self._done and key not in self._checked
-            ]
-        self._pace.see(now_s, done)
-        busy = total > done
-        return PullProgress(
-            phase="listing" if total == 0 else "downloading" if busy else "verifying",
-            done_bytes=done,
-            total_bytes=total,
-            speed_bytes_s=self._pace.bytes_s if busy else None,
-            eta_s=self._pace.left_s(total - done) if busy else None,
-            files=tuple(told[:MAX_TOLD]),
-        )
-
-
-TELL_EVERY_S = 0.5
+PROGRESS_EVERY_S = 0.5
 AT_ONCE = 3
-"""Files on their way at the same time: enough to fill most lines, few enough to be a good guest."""
+"""Files received at the same time: enough for most connections, and few for the hub."""
 LISTING_TIMEOUT_S = 30.0
+SPEED_WINDOW_S = 20.0
+"""The speed is that of the last so many seconds: a connection's speed changes."""
+MAX_REPORTED_FILES = 8
+"""In one message."""
+_LEAST_S = 1.0
 _COMMIT_DIGITS = 40
 _KEY_DIGITS = (40, 64)
 
 T = TypeVar("T")
-Say = Callable[[BaseModel], None]
+
+
+# --- one request ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _RepositoryPlan:
     """One repository whose files are known."""
 
     order: PullOrder
@@ -169,16 +93,24 @@ class _Plan:
 
 
 class Pull:
-    """Does one request."""
+    """Carries out one request.
 
-    def __init__(self, paths: Paths, request: PullRequest, say: Say) -> None:
+    Args:
+        paths: The data folder.
+        request: What to have on disk.
+        send: Called with each event.
+    """
+
+    def __init__(
+        self, paths: Paths, request: PullRequest, send: Callable[[BaseModel], None]
+    ) -> None:
         self._paths = paths
         self._request = request
-        self._say = say
+        self._send = send
         self._token = find_token()
         self._stop = threading.Event()
         self._patience = Patience(request.tries, request.backoff_s, self._stop)
-        self._tally = PullProgressCounter()
+        self._counter = PullProgressCounter()
         self._headers = build_hf_headers(
             token=self._token.secret if self._token else False,
             library_name="flux-mcp",
@@ -198,7 +130,7 @@ class Pull:
                 plans = [self._follow([pool.submit(self._list, order)])[0] for order in orders]
                 self._check_disk(plans)
                 for plan in plans:
-                    self._tally.expect(plan.order.repository, plan.files)
+                    self._counter.expect(plan.order.repository, plan.files)
                 for plan in plans:
                     # Files of equal content have one blob: each is received once.
                     blobs = {file.key: file for file in plan.files}.values()
@@ -208,11 +140,11 @@ class Pull:
                 self._stop.set()
 
     def _follow(self, futures: "list[Future[T]]") -> list[T]:
-        """Wait for all, telling how far everything is; the first error ends the others."""
+        """Wait for all and send progress meanwhile; the first error stops the others."""
         waiting: set[Future[T]] = set(futures)
         while waiting:
-            done, waiting = wait(waiting, TELL_EVERY_S, return_when=FIRST_EXCEPTION)
-            self._say(self._tally.progress(time.monotonic()))
+            done, waiting = wait(waiting, PROGRESS_EVERY_S, return_when=FIRST_EXCEPTION)
+            self._send(self._counter.progress(time.monotonic()))
             errors = [error for future in done if (error := future.exception()) is not None]
             if errors:
                 self._stop.set()
@@ -221,7 +153,7 @@ class Pull:
 
     # --- listing -------------------------------------------------------------------------------
 
-    def _list(self, order: PullOrder) -> _Plan:
+    def _list(self, order: PullOrder) -> _RepositoryPlan:
         with _explained(order.repository, self._token):
             api = HfApi(token=self._token.secret if self._token else False)
             info = self._patience.call(
@@ -244,19 +176,19 @@ class Pull:
             index = files.get(INDEX)
             named = None
             if index is not None:
-                plan = _Plan(order, revision, (), cache)
+                plan = _RepositoryPlan(order, revision, (), cache)
                 self._fetch(plan, index)
                 named = _read_index(plan, index)
             needed = needed_files(order.repository, named, files.values())
-        return _Plan(order, revision, needed, cache)
+        return _RepositoryPlan(order, revision, needed, cache)
 
-    def _check_disk(self, plans: list[_Plan]) -> None:
+    def _check_disk(self, plans: list[_RepositoryPlan]) -> None:
         missing_bytes = 0
         for plan in plans:
             blobs = {file.key: file for file in plan.files}.values()
             lacking = sum(_missing_bytes(plan, file) for file in blobs)
             missing_bytes += lacking
-            self._say(
+            self._send(
                 Listed(
                     model=plan.order.model,
                     revision=plan.revision,
@@ -271,12 +203,12 @@ class Pull:
 
     # --- files ---------------------------------------------------------------------------------
 
-    def _fetch(self, plan: _Plan, file: HubFile) -> int:
-        """Have a file on disk, whole and right; return the bytes that were received for it."""
+    def _fetch(self, plan: _RepositoryPlan, file: HubFile) -> int:
+        """Have a file on disk, complete and checked; return the bytes that were received for it."""
         repository, blob = plan.order.repository, plan.cache.blob(file.key)
 
         def see(done_bytes: int) -> None:
-            self._tally.see(repository, file, done_bytes)
+            self._counter.see(repository, file, done_bytes)
 
         if self._stop.is_set():
             raise StoppedError
@@ -286,26 +218,26 @@ class Pull:
                 received = Transfer(
                     file, self._url(plan, file), self._headers, blob, self._patience, see
                 ).run()
-        self._tally.checked(repository, file)
+        self._counter.checked(repository, file)
         return received
 
-    def _url(self, plan: _Plan, file: HubFile) -> str:
+    def _url(self, plan: _RepositoryPlan, file: HubFile) -> str:
         return hf_hub_url(plan.order.repository, file.path, revision=plan.revision)
 
-    def _is_here(self, plan: _Plan, file: HubFile) -> bool:
-        """Whether the file is on disk already and right; a wrong one is deleted."""
+    def _is_here(self, plan: _RepositoryPlan, file: HubFile) -> bool:
+        """Whether the file is on disk already, by its hash; a wrong one is deleted."""
         if not plan.cache.has(file, plan.revision) and not plan.cache.borrow(file):
             return False
         blob = plan.cache.blob(file.key)
         place = blob if blob.is_file() else plan.cache.snapshot(plan.revision) / file.path
-        self._tally.see(plan.order.repository, file, file.size_bytes)
+        self._counter.see(plan.order.repository, file, file.size_bytes)
         if content_key(place, file.key) == file.key:
             return True
         place.unlink()
         return False
 
-    def _finish(self, plan: _Plan, downloaded_bytes: int) -> None:
-        """Make the snapshot whole. In this order: what is named is there."""
+    def _finish(self, plan: _RepositoryPlan, downloaded_bytes: int) -> None:
+        """Complete the snapshot: first the files, then what refers to them."""
         plan.cache.link(plan.files, plan.revision)
         manifest = DownloadManifest(
             repository=plan.order.repository,
@@ -317,7 +249,7 @@ class Pull:
         write_manifest(self._paths, manifest)
         if plan.order.revision is None:
             plan.cache.point_main_at(plan.revision)
-        self._say(
+        self._send(
             Pulled(
                 model=plan.order.model, revision=plan.revision, downloaded_bytes=downloaded_bytes
             )
@@ -343,7 +275,7 @@ def _is_hex(text: str, *lengths: int) -> bool:
     return len(text) in lengths and set(text) <= set("0123456789abcdef")
 
 
-def _read_index(plan: _Plan, index: HubFile) -> dict[str, object]:
+def _read_index(plan: _RepositoryPlan, index: HubFile) -> dict[str, object]:
     blob = plan.cache.blob(index.key)
     place = blob if blob.is_file() else plan.cache.snapshot(plan.revision) / index.path
     try:
@@ -358,7 +290,7 @@ def _read_index(plan: _Plan, index: HubFile) -> dict[str, object]:
     return named
 
 
-def _missing_bytes(plan: _Plan, file: HubFile) -> int:
+def _missing_bytes(plan: _RepositoryPlan, file: HubFile) -> int:
     if plan.cache.has(file, plan.revision) or plan.cache.elsewhere(file) is not None:
         return 0
     partial = partial_of(plan.cache.blob(file.key))
@@ -366,13 +298,96 @@ def _missing_bytes(plan: _Plan, file: HubFile) -> int:
     return max(0, file.size_bytes - have)
 
 
-def main() -> int:
-    """Do what stdin asks; return the exit code."""
-    wire, sys.stdout = sys.stdout.buffer, sys.stderr
+# --- progress ------------------------------------------------------------------------------------
 
-    def say(event: BaseModel) -> None:
-        wire.write(event.model_dump_json().encode() + b"\n")
-        wire.flush()
+
+class PullProgressCounter:
+    """Counts the bytes of a request's files, by repository and key; for several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files: dict[tuple[str, str], HubFile] = {}
+        self._done: dict[tuple[str, str], int] = {}
+        self._checked: set[tuple[str, str]] = set()
+        self._speed = DownloadSpeed()
+
+    def expect(self, repository: str, files: Iterable[HubFile]) -> None:
+        """Add files that are to be on disk in the end."""
+        with self._lock:
+            self._files.update({(repository, file.key): file for file in files})
+
+    def see(self, repository: str, file: HubFile, done_bytes: int) -> None:
+        """Note how many bytes of a file there are."""
+        with self._lock:
+            self._done[repository, file.key] = done_bytes
+
+    def checked(self, repository: str, file: HubFile) -> None:
+        """Note that a file is complete and its hash is right."""
+        with self._lock:
+            self._done[repository, file.key] = file.size_bytes
+            self._checked.add((repository, file.key))
+
+    def progress(self, now_s: float) -> PullProgress:
+        """Return how far everything is, at a moment of a monotonic clock."""
+        with self._lock:
+            done = sum(self._done.values())
+            total = sum(file.size_bytes for file in self._files.values())
+            unfinished = [
+                FileProgress(path=file.path, done_bytes=self._done[key], size_bytes=file.size_bytes)
+                for key, file in self._files.items()
+                if key in self._done and key not in self._checked
+            ]
+        self._speed.see(now_s, done)
+        busy = total > done
+        return PullProgress(
+            phase="listing" if total == 0 else "downloading" if busy else "verifying",
+            done_bytes=done,
+            total_bytes=total,
+            speed_bytes_s=self._speed.bytes_s if busy else None,
+            eta_s=self._speed.left_s(total - done) if busy else None,
+            files=tuple(unfinished[:MAX_REPORTED_FILES]),
+        )
+
+
+class DownloadSpeed:
+    """Speed over a sliding window."""
+
+    def __init__(self) -> None:
+        self._moments: deque[tuple[float, int]] = deque()
+
+    def see(self, now_s: float, done_bytes: int) -> None:
+        """Note how many bytes there are at a moment; moments come in order."""
+        if self._moments and done_bytes < self._moments[-1][1]:
+            self._moments.clear()  # a wrong file was deleted
+        self._moments.append((now_s, done_bytes))
+        while self._moments[0][0] < now_s - SPEED_WINDOW_S:
+            self._moments.popleft()
+
+    @property
+    def bytes_s(self) -> float | None:
+        """Bytes a second; `None` in the first second."""
+        if not self._moments:
+            return None
+        (begin_s, begin), (end_s, end) = self._moments[0], self._moments[-1]
+        return None if end_s - begin_s < _LEAST_S else (end - begin) / (end_s - begin_s)
+
+    def left_s(self, left_bytes: int) -> float | None:
+        """Return the seconds `left_bytes` take at this speed; `None` if nothing comes."""
+        speed = self.bytes_s
+        return left_bytes / speed if speed else None
+
+
+# --- the process ---------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Carry out the request on stdin; return the exit code."""
+    # What a library prints must not get between the events.
+    events, sys.stdout = sys.stdout.buffer, sys.stderr
+
+    def send(event: BaseModel) -> None:
+        events.write(event.model_dump_json().encode() + b"\n")
+        events.flush()
 
     paths = Paths(Path(sys.argv[1]))
     request = PullRequest.model_validate_json(sys.stdin.readline())
@@ -380,9 +395,9 @@ def main() -> int:
     try:
         ensure_dirs(paths)
         with hold_download_lock(paths):
-            Pull(paths, request, say).run()
+            Pull(paths, request, send).run()
     except FluxMcpError as error:
-        say(PullFailed(code=error.code, message=error.message, hint=error.hint))
+        send(PullFailed(code=error.code, message=error.message, hint=error.hint))
         return 1
     except OSError as error:
         refused = StorageError(
@@ -390,15 +405,15 @@ def main() -> int:
             "Look at its free space and at the permissions of the data folder; what is downloaded "
             "is kept.",
         )
-        say(PullFailed(code=refused.code, message=refused.message, hint=refused.hint))
+        send(PullFailed(code=refused.code, message=refused.message, hint=refused.hint))
         return 1
-    say(PullFinished())
+    send(PullFinished())
     return 0
 
 
 def _end_with_stdin() -> None:
-    """End when whoever started us is gone. Bytes are written as they come: nothing is lost."""
-    # Not through the buffer: its lock is held while we read, and the interpreter wants it at exit.
+    """End when the process that started this one is gone. Received bytes are on disk already."""
+    # Not through the buffer: reading would hold its lock, which the interpreter needs at exit.
     while os.read(sys.stdin.fileno(), 4096):
         pass
     os._exit(130)

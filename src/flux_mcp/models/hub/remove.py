@@ -1,4 +1,4 @@
-"""Taking weights off the disk, and what must stay because other models draw with it."""
+"""Removing weights from the disk, but for what other models need."""
 
 import shutil
 from dataclasses import dataclass
@@ -17,26 +17,26 @@ _REMOVED = ".removed"
 
 @dataclass(frozen=True)
 class Kept:
-    """A repository that stays."""
+    """A repository that is kept."""
 
     repository: str
     users: tuple[str, ...]
-    """Ids of the models on disk that draw with it."""
+    """Ids of the models on disk that need it."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What removing a model takes away."""
+    """What removing a model deletes."""
 
     model: str
     repositories: tuple[str, ...]
     kept: tuple[Kept, ...]
     freed_bytes: int
-    """Files that another repository shares by a second name free nothing."""
+    """Files that another repository has too, by a hard link, free nothing."""
 
 
 def plan_removal(model: str, registry: Registry, settings: Settings) -> Removal:
-    """Return what `remove` would take away.
+    """Return what `remove` would delete.
 
     Raises:
         UnknownModelError: the model is not in the registry.
@@ -65,10 +65,10 @@ def plan_removal(model: str, registry: Registry, settings: Settings) -> Removal:
 
 
 def remove(model: str, registry: Registry, settings: Settings) -> Removal:
-    """Take a model off the disk; return what was taken.
+    """Delete a model's weights; return what was deleted.
 
     Raises:
-        DownloadRunningError: a download runs.
+        DownloadRunningError: a download is running.
         StorageError: the disk refused.
     """
     with hold_download_lock(settings.paths):
@@ -78,7 +78,7 @@ def remove(model: str, registry: Registry, settings: Settings) -> Removal:
                 shutil.rmtree(left)
             for repository in removal.repositories:
                 folder = settings.paths.hub / cache_folder(repository)
-                # First out of sight: a removal that is interrupted leaves no half a model.
+                # Renamed first: a removal that is interrupted leaves no incomplete model.
                 aside = folder.with_name(f"{folder.name}{_REMOVED}")
                 folder.rename(aside)
                 for manifest in manifests_of(settings.paths, repository):

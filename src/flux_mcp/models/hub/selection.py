@@ -1,8 +1,8 @@
-"""What a pull takes from the hub: which repositories, which files of them, whether they fit. Pure.
+"""What is downloaded: which repositories, which of their files, whether the disk has room. Pure.
 
-A repository of FLUX weights holds more than is drawn with: the transformer a second time as one
-file, images, sometimes pickles. Taken is what the parts of `model_index.json` need, and of that
-only kinds of files that cannot run code.
+A repository of FLUX weights has more than is needed: the transformer a second time as one file,
+images, sometimes pickles. Downloaded is what the parts of `model_index.json` need, and of that only
+kinds of files that cannot run code.
 """
 
 import re
@@ -36,8 +36,8 @@ class HubFile:
     path: str
     size_bytes: int
     key: str
-    """What the hub names its content by, and the cache its blob: the SHA-256 of a file in LFS (64
-    digits), git's SHA-1 of any other (40 digits)."""
+    """The hub's name for its content, and the cache's for its blob: the SHA-256 of a file in LFS
+    (64 digits), git's SHA-1 of any other (40 digits)."""
 
 
 def parts_named(index: Mapping[str, Any]) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def parts_named(index: Mapping[str, Any]) -> tuple[str, ...]:
 def needed_files(
     repository: str, index: Mapping[str, Any] | None, files: Iterable[HubFile]
 ) -> tuple[HubFile, ...]:
-    """Return the files to draw with, in the order of their paths.
+    """Return the files that are needed, in the order of their paths.
 
     Args:
         repository: Its name, for messages.
@@ -70,8 +70,8 @@ def needed_files(
         return tuple(alone)
     parts = parts_named(index)
     wanted = {path: file for path, file in listed.items() if _is_needed(path, parts)}
-    held = {PurePosixPath(path).parts[0] for path in wanted}
-    lacking = [part for part in parts if part not in held or _lacks_weights(part, listed, wanted)]
+    found = {PurePosixPath(path).parts[0] for path in wanted}
+    lacking = [part for part in parts if part not in found or _lacks_weights(part, listed, wanted)]
     if not parts or lacking:
         raise WeightsInvalidError(
             f"{repository} has nothing to load for {', '.join(lacking) or 'any part'}: only "
@@ -114,7 +114,7 @@ def check_disk(missing_bytes: int, free_bytes: int, reserve_bytes: int, place: s
 
 
 def licence_page(repository: str) -> str:
-    """Return where a person reads and accepts the licence; also when a mirror has the files."""
+    """Return the page on which a licence is accepted; the hub's own, also for a mirror's files."""
     return f"https://huggingface.co/{repository}"
 
 
@@ -122,7 +122,7 @@ def licence_page(repository: str) -> str:
 
 
 def rows_of(registry: Registry, model: str) -> list[ModelSpec]:
-    """Return every row of a model, whatever the kind.
+    """Return every row of a model, of any kind.
 
     Raises:
         UnknownModelError: there is none; the hint names those there are.
@@ -169,7 +169,7 @@ def rows_to_pull(
 
 
 def users_of(registry: Registry, repository: str) -> tuple[str, ...]:
-    """Return the ids of all models that draw with a repository, as their own or as their base."""
+    """Return the ids of all models that need a repository, as their own or as their base."""
     users: dict[str, None] = {}
     for row in registry:
         base = None if row.base is None else registry.find("text2img", row.base)

@@ -1,9 +1,9 @@
-"""One file from the hub to a blob of the cache: taken up where it broke off, and checked.
+"""Requests to the hub: the token, its errors, tries again, and one file received and checked.
 
-huggingface_hub 2.4 throws away what it has of a file when its process ends (file_download.py,
-`_download_to_tmp_and_move`); a shard of FLUX is 10 GB. So the bytes are received here, through its
-session, into `<key>.incomplete`, which the next process goes on with. One process downloads at a
-time (the lock in hub.py). Owns the incomplete file.
+huggingface_hub 2.4 deletes what it has of a file when its process ends (file_download.py,
+`_download_to_tmp_and_move`); a shard of FLUX is 10 GB. Therefore files are received here, through
+its session, into `<key>.incomplete`, which the next process continues. One process downloads at a
+time (`hold_download_lock`).
 """
 
 import logging
@@ -31,9 +31,12 @@ KEYRING_SERVICE, KEYRING_USER = "huggingface", "flux-mcp"
 logger = logging.getLogger(__name__)
 
 
+# --- the token -----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class HubToken:
-    """A token, and how its owner knows it."""
+    """A token, and where it was found, in words."""
 
     secret: str = field(repr=False)
     source: str
@@ -51,7 +54,7 @@ def find_token() -> HubToken | None:
 def _from_keyring() -> str | None:
     if find_spec("keyring") is None:
         return None
-    # An optional package, and none of its back ends is loaded for those who have another token.
+    # An optional package; its back ends are not loaded where another token was found.
     import keyring  # noqa: PLC0415
     from keyring.errors import KeyringError  # noqa: PLC0415
 
@@ -61,6 +64,8 @@ def _from_keyring() -> str | None:
         logger.warning("the keyring cannot be read: %s", type(error).__name__)
         return None
 
+
+# --- errors --------------------------------------------------------------------------------------
 
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
@@ -76,7 +81,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def retry_after_s(error: Exception) -> float:
-    """Return the seconds the hub asked to be left alone; 0 if it did not ask."""
+    """Return the seconds after which the hub asks to be called again; 0 if it does not."""
     if not isinstance(error, HfHubHTTPError):
         return 0.0
     asked = error.response.headers.get("Retry-After", "")
@@ -84,7 +89,7 @@ def retry_after_s(error: Exception) -> float:
 
 
 def explain(error: Exception, repository: str, token: HubToken | None) -> FluxMcpError:
-    """Return our error for one of the hub's, or of the line to it."""
+    """Return the error for callers that stands for one of the hub's, or of the network."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, GatedRepoError) or status in (_UNAUTHORIZED, _FORBIDDEN):
         return _gated(repository, token, status)
@@ -133,7 +138,7 @@ def _gated(repository: str, token: HubToken | None, status: int | None) -> Gated
 
 
 def _account_of(token: HubToken) -> str | None:
-    """Ask whose token it is; `None` if the hub does not say."""
+    """Ask the hub whose token it is; `None` if it does not say."""
     try:
         who = HfApi(token=token.secret).whoami()
     except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError):
@@ -141,6 +146,8 @@ def _account_of(token: HubToken) -> str | None:
     name = who.get("name")
     return name if isinstance(name, str) and name.isprintable() else None
 
+
+# --- receiving -----------------------------------------------------------------------------------
 
 T = TypeVar("T")
 
@@ -151,12 +158,12 @@ _PARTIAL, _RANGE_REFUSED = 206, 416
 
 
 class StoppedError(Exception):
-    """Another file failed; this one is left as it is."""
+    """Another file failed: this one stops here, and what was received stays."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How often and how slowly something is tried again."""
+    """How often something is tried again, and after how long."""
 
     tries: int
     backoff_s: float
@@ -166,7 +173,7 @@ class Patience:
         """Wait before the next try.
 
         Raises:
-            StoppedError: there will be none.
+            StoppedError: something else failed meanwhile.
         """
         own_s = min(MAX_PAUSE_S, self.backoff_s * 2 ** (failures - 1))
         asked_s = min(MAX_ASKED_PAUSE_S, retry_after_s(error))
@@ -178,8 +185,8 @@ class Patience:
 
         Raises:
             StoppedError: something else failed meanwhile.
-            HfHubHTTPError: the hub refused, or had trouble as often as is allowed.
-            httpx2.TransportError: the line had.
+            HfHubHTTPError: the hub refused, or failed as often as is allowed.
+            httpx2.TransportError: the connection failed as often as is allowed.
         """
         failures = 0
         while True:
@@ -201,7 +208,7 @@ class Transfer:
         headers: Of each request; the token is among them.
         blob: Where it goes once it is whole and right.
         patience: How often it is tried.
-        see_bytes: Is told how many bytes of the file there are, after each piece.
+        see_bytes: Called with how many bytes of the file there are, after each piece.
     """
 
     def __init__(
@@ -222,12 +229,12 @@ class Transfer:
         self._see_bytes = see_bytes
 
     def run(self) -> int:
-        """Receive what is missing, check the whole, put it in its place; return the bytes received.
+        """Receive what is missing, check the file, put it in its place; return the bytes received.
 
         Raises:
             WeightsInvalidError: what was sent is not the file; it is deleted.
-            httpx2.TransportError: it broke off too often.
-            HfHubHTTPError: the hub refused, or had trouble too often.
+            httpx2.TransportError: the connection broke off too often.
+            HfHubHTTPError: the hub refused, or failed too often.
             StoppedError: something else failed meanwhile.
             OSError: the disk refused.
         """
@@ -279,7 +286,7 @@ class Transfer:
         """Ask for the file from byte `have` on and write what comes.
 
         Returns:
-            What broke it off, if it may be tried again.
+            The error that broke it off, if it may be tried again.
 
         Raises:
             HfHubHTTPError: the hub refused.
@@ -316,5 +323,5 @@ class Transfer:
 
 
 def partial_of(blob: Path) -> Path:
-    """Return where a blob lies until it is whole."""
+    """Return the path of a blob until it is complete."""
     return blob.with_name(f"{blob.name}.incomplete")

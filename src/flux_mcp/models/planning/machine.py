@@ -1,8 +1,8 @@
-"""The GPU of this machine as plans need it: its free memory, and the machine's.
+"""What this machine offers to plans: its GPUs, its memory, what is installed. The impure part.
 
-`GpuReader` owns the driver's last answer and keeps it for some seconds: several calls in a row ask
-once. Where there is no `nvidia-smi`, it does not answer, or the GPU's memory is not its own, no
-GPU is known, and plans are made without.
+GPUs are known through the driver's tool, `nvidia-smi`. `GpuReader` keeps its last answer for some
+seconds, so several calls in a row start it once. Where it is missing or does not answer, or the
+GPU's memory is not its own, no GPU is known and plans are made without.
 """
 
 import shutil
@@ -12,11 +12,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
+from flux_mcp.models.formats import DeviceKind, has_extra, load_formats
 from flux_mcp.models.memory import GIB
 from flux_mcp.models.parts import load_parts
 from flux_mcp.models.planning.candidates import Gpu, Machine
+from flux_mcp.models.planning.support import LoadSupport, load_support_with
+from flux_mcp.models.planning.switches import TargetDevice
+from flux_mcp.models.switches import load_switches
+
+# --- the driver ----------------------------------------------------------------------------------
 
 TIMEOUT_S = 10.0
 """A driver that wakes a sleeping GPU takes seconds."""
@@ -44,35 +51,35 @@ class Program:
 
     pid: int
     name: str | None
-    """`None` where neither the system nor the driver tells it."""
+    """`None` where neither the system nor the driver knows it."""
     used_gib: float | None
-    """`None` where the driver does not tell it."""
+    """`None` where the driver does not know it."""
     data_dir: Path | None = None
     """The data folder it serves, if it is a worker of flux-mcp."""
 
 
 @dataclass(frozen=True)
 class DriverGpu:
-    """A GPU as the driver tells of it."""
+    """A GPU as the driver describes it."""
 
     uuid: str
     name: str
     driver: str
     compute: float | None
     total_gib: float | None
-    """`None`: the GPU shares the machine's memory; so the next one."""
+    """`None`, as `free_gib`, where the GPU shares the machine's memory."""
     free_gib: float | None
     is_split: bool
-    """Into instances (MIG), of which a process sees one: then its memory is not what is told."""
+    """Into instances (MIG): a process sees one of them, and the memory here is that of all."""
     programs: tuple[Program, ...] = ()
 
     @property
-    def untold_gib(self) -> float | None:
-        """What is taken by nobody we are told of: the driver itself, graphics, hidden programs."""
+    def other_gib(self) -> float | None:
+        """What is taken by no listed program: the driver itself, graphics, hidden programs."""
         if self.total_gib is None or self.free_gib is None:
             return None
-        told = sum(program.used_gib or 0.0 for program in self.programs)
-        return max(0.0, self.total_gib - self.free_gib - told)
+        listed = sum(program.used_gib or 0.0 for program in self.programs)
+        return max(0.0, self.total_gib - self.free_gib - listed)
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class DriverAnswer:
 
     gpus: tuple[DriverGpu, ...]
     problem: str | None = None
-    """Why the driver's tool did not tell; `None` where it did, and where there is no tool."""
+    """Why the driver's tool gave no answer; `None` where it did, and where there is no tool."""
 
 
 class _ToolError(Exception):
@@ -102,7 +109,7 @@ def ask_driver(tool: str | None, timeout_s: float = TIMEOUT_S) -> DriverAnswer:
         rows = _query(tool, "gpu", _GPU_FIELDS, timeout_s)
     except _ToolError as error:
         return DriverAnswer((), str(error))
-    # Not every driver tells of programs (WSL): GPUs are worth having without.
+    # Some drivers list no programs (WSL): the GPUs are used without.
     programs: list[list[str]] = []
     with suppress(_ToolError):
         programs = _query(tool, "compute-apps", _PROGRAM_FIELDS, timeout_s)
@@ -133,11 +140,11 @@ def _program(row: Sequence[str]) -> Program:
 
 
 def _about_process(pid: int) -> tuple[str | None, Path | None]:
-    """Return a process's name, and the data folder it serves if it is a worker of ours.
+    """Return a process's name, and the data folder it serves if it is a worker of flux-mcp.
 
-    `None` for what the system does not tell: it is another user's, of another container, or gone.
+    `None` for what the system does not say: it is another user's, of another container, or gone.
     """
-    import psutil
+    import psutil  # only where a GPU has programs
 
     name = None
     try:
@@ -155,7 +162,7 @@ def _query(tool: str, what: str, fields: Sequence[str], timeout_s: float) -> lis
     """Return the tool's rows; those without every field are left out.
 
     Raises:
-        _ToolError: it cannot be run, takes too long, or says no.
+        _ToolError: it cannot be run, takes too long, or fails.
     """
     command = [tool, f"--query-{what}={','.join(fields)}", "--format=csv,noheader,nounits"]
     answer = _run(command, timeout_s)
@@ -195,20 +202,23 @@ def _number(text: str) -> float | None:
         return None
 
 
+# --- GPU and memory as plans need them -----------------------------------------------------------
+
 KEEP_S = 5.0
+"""How long an answer of the driver is used again."""
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _KeptAnswer:
     answer: DriverAnswer
     at_s: float
 
 
 class GpuReader:
-    """Tells the memory of the GPU and of the machine.
+    """Reads the memory of the GPU and of the machine.
 
     Args:
-        data_dir: What our own workers hold counts as free: those that serve this data folder.
+        data_dir: What workers that serve this data folder take counts as free.
         tool: The driver's tool; `None` where there is none.
         clock: Seconds, for how long an answer is kept.
     """
@@ -223,14 +233,14 @@ class GpuReader:
         self._tool = tool
         self._clock = clock
         self._lock = threading.Lock()
-        self._kept: _Kept | None = None
+        self._kept: _KeptAnswer | None = None
 
     def ask(self) -> DriverAnswer:
-        """Return every GPU and who is on it; may take some seconds."""
+        """Return every GPU and the programs on it; may take some seconds."""
         with self._lock:
             now_s = self._clock()
             if self._kept is None or now_s - self._kept.at_s > KEEP_S:
-                self._kept = _Kept(ask_driver(self._tool), now_s)
+                self._kept = _KeptAnswer(ask_driver(self._tool), now_s)
             return self._kept.answer
 
     def read(self, name: str | None = None) -> Machine | None:
@@ -251,8 +261,8 @@ def as_planned(gpu: DriverGpu, data_dir: Path) -> Gpu | None:
     """Return a GPU as plans count with it; `None` where its memory is not known.
 
     Args:
-        GPU: As the driver tells of it.
-        data_dir: What workers that serve this data folder hold counts as free.
+        gpu: As the driver describes it.
+        data_dir: What workers that serve this data folder take counts as free.
     """
     if gpu.total_gib is None or gpu.free_gib is None or gpu.is_split:
         return None
@@ -262,11 +272,13 @@ def as_planned(gpu: DriverGpu, data_dir: Path) -> Gpu | None:
 
 
 def machine_memory_gib() -> float:
-    """Return the host memory of this machine."""
-    import psutil
+    """Return the host memory of this machine, in GiB."""
+    import psutil  # not needed to start
 
     return psutil.virtual_memory().total / GIB
 
+
+# --- host memory ---------------------------------------------------------------------------------
 
 SHARE = 0.5
 """Of the machine's memory, where nothing is set. guess: page-locked memory is taken from every
@@ -274,9 +286,9 @@ other program of the machine, and cannot be swapped out."""
 
 
 def host_budget_gib(setting_gib: float | None, total_gib: float) -> float:
-    """Return what may be taken for weights that a later job may want.
+    """Return how many GiB may keep weights for later jobs.
 
-    What the job that draws needs may be more: its plan was weighed against the whole machine.
+    The job that draws may take more: its plan was compared with the whole machine.
 
     Args:
         setting_gib: `host_memory_gib`.
@@ -286,12 +298,35 @@ def host_budget_gib(setting_gib: float | None, total_gib: float) -> float:
 
 
 def within_setting(machine: Machine | None, setting_gib: float | None) -> Machine | None:
-    """Return the machine as plans are to see it: with no more host memory than the setting allows.
+    """Return the machine with no more host memory than the setting `host_memory_gib` allows.
 
-    The memory that is taken before any weights comes on top, as plans count it.
+    What is taken before any weights comes on top, as plans count it.
     """
     if machine is None or setting_gib is None:
         return machine
     limit_gib = load_parts().machine.base_ram_gib + setting_gib
     known_gib = machine.ram_gib
     return replace(machine, ram_gib=limit_gib if known_gib is None else min(known_gib, limit_gib))
+
+
+# --- what is installed ---------------------------------------------------------------------------
+
+
+def this_load_support() -> LoadSupport:
+    """Return what can be loaded with the packages that are installed; imports none of them."""
+    return load_support_with(name for name in load_formats().extra if has_extra(name))
+
+
+def target_device(device: DeviceKind, compute: float | None) -> TargetDevice:
+    """Return a device together with what this Python has installed; imports none of it."""
+    rows = load_switches()
+    asked = {name for row in rows.attention.values() for name in row.packages}
+    packages = {}
+    for name in asked | set(rows.compile.cuda_packages):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    compilers = {name for names in rows.compile.compilers.values() for name in names}
+    found = frozenset(name for name in compilers if shutil.which(name))
+    return TargetDevice(device, compute, packages, found)

@@ -1,8 +1,8 @@
-"""Which model to download first for a GPU: what the planner finds for it. Pure.
+"""Which model to download first for a GPU. Pure.
 
-Every model counts as installed that the engine can load and the licences of `Choices` let through.
-Those free for any use come first, and among them those whose download asks for no account; then
-the order of qualities.toml.
+Every model counts as installed that can be loaded and whose licence `Choices` allows. Those free
+for any use come first, and among them those whose download needs no account; then the order of
+qualities.toml.
 """
 
 import re
@@ -22,16 +22,16 @@ from flux_mcp.models.registry import KINDS, Kind, ModelSpec, Quality
 
 _GPU = re.compile(r"(?P<size>\d+(\.\d+)?)\s*(g|gb|gib)?", re.IGNORECASE)
 _QUALITIES: tuple[Quality, ...] = ("standard", "low", "high")
-"""In which a model is tried: first as a call gets it that names none."""
+"""The order in which a model is tried: first the quality of a call that names none."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to download first, and what fits as well."""
+    """What to download first, and what else fits."""
 
     best: Candidate
     others: tuple[Candidate, ...]
-    """Each for the first kind it draws."""
+    """Each with the first kind it fits for."""
 
 
 def gpu_gib(text: str) -> float:
@@ -51,7 +51,7 @@ def gpu_gib(text: str) -> float:
 
 
 def usual(kind: Kind, quality: Quality) -> Wanted:
-    """Return the usual request: the model's own size, one reference where a kind reads any."""
+    """Return a usual request: the model's own size, one reference where a kind takes any."""
     return Wanted(kind, quality, references=0 if kind == "text2img" else 1)
 
 
@@ -63,18 +63,18 @@ def recommend(
     Args:
         machine: Its GPU.
         choices: What there is to choose from; what is installed does not count.
-        kinds: The best is of the first of them for which anything fits.
+        kinds: In order: the best is for the first of them for which anything fits.
     """
     fitting: dict[str, Candidate] = {}
     for kind in kinds:
         for row in to_recommend(kind, choices):
-            held = next((one for one in _ways(row, machine, choices) if one.refused is None), None)
-            if held is not None:
-                fitting.setdefault(row.id, held)
+            best = next((one for one in _ways(row, machine, choices) if one.refused is None), None)
+            if best is not None:
+                fitting.setdefault(row.id, best)
     if not fitting:
         return None
-    best, *others = fitting.values()
-    return Recommendation(best, tuple(others))
+    first, *others = fitting.values()
+    return Recommendation(first, tuple(others))
 
 
 def least_needed(choices: Choices, machine: Machine) -> Candidate | None:
@@ -89,17 +89,17 @@ def least_needed(choices: Choices, machine: Machine) -> Candidate | None:
 
 
 def to_recommend(kind: Kind, choices: Choices) -> list[ModelSpec]:
-    """Return the models that can be downloaded for a kind, the one to begin with in front."""
+    """Return the models that can be downloaded for a kind, the one to begin with first."""
     rows = models_for(usual(kind, "standard"), replace(choices, is_installed=lambda _: True))
     return sorted(
         (row for row in rows if row.repository is not None), key=lambda row: row.access_requirements
     )
 
 
-def held_in_words(one: Candidate) -> str:
-    """Return how a candidate is held and what that takes: `int8, resident, 9.1 GiB at most`."""
-    holding = one.holding
-    return f"{holding.precision}, {holding.placement}, {one.peak_gib:.1f} GiB at most"
+def loading_in_words(one: Candidate) -> str:
+    """Return how a candidate is loaded and what that takes: `int8, resident, 9.1 GiB at most`."""
+    loaded_as = one.loaded_as
+    return f"{loaded_as.precision}, {loaded_as.placement}, {one.peak_gib:.1f} GiB at most"
 
 
 def _ways(row: ModelSpec, machine: Machine, choices: Choices) -> Iterator[Candidate]:

@@ -1,4 +1,4 @@
-"""How long a job takes on a GPU it never ran on: FLOPs over the GPU's rate. Pure.
+"""How long a job takes: estimated from FLOPs and the GPU's rate, or learned from other jobs. Pure.
 
 For a transformer of n blocks, width h and m multiply-adds (in h^2) of a token in a block, and L
 tokens, image and text together:
@@ -7,7 +7,8 @@ tokens, image and text together:
 
 which agrees with torch's own counter to four digits for FLUX.1 and FLUX.2 (diffusers 0.42.1, meta
 device: 74.38 TFLOP for FLUX.1 dev at 1024x1024). A step that streams takes no less than its blocks
-take over the bus. Good to a factor of two; what a machine has measured counts instead (tiers.py).
+take over the bus. The estimate is good to a factor of two; where a machine has measured jobs of the
+same model, they count instead (candidates.py).
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from flux_mcp.models.memory import (
-    Holding,
     Load,
+    LoadedAs,
     Pieces,
     gpu_gib,
     streamed_gib,
@@ -32,6 +33,9 @@ ENCODE_AND_DECODE_S = 0.5
 """Text encoders and VAE beside the steps: 24 and 130 ms on an H100 (sglang #25517); guess."""
 
 
+# --- estimated -----------------------------------------------------------------------------------
+
+
 def step_flops(transformer: str, megapixels: float) -> float:
     """Return the floating-point operations of one step on so many megapixels of tokens."""
     row = load_parts().transformer[transformer]
@@ -42,7 +46,7 @@ def step_flops(transformer: str, megapixels: float) -> float:
 
 
 def find_gpu(name: str | None, memory_gib: float) -> GpuRow:
-    """Return the row of a GPU: by its driver's name, else the slowest one of its size."""
+    """Return the row of a GPU: by its name, else the slowest of the largest no larger than it."""
     rows = load_parts().gpu
     named = [row for row in rows if name and set(row.name.split()) <= set(name.split())]
     if named:
@@ -55,31 +59,34 @@ def find_gpu(name: str | None, memory_gib: float) -> GpuRow:
 
 
 def job_seconds(
-    pieces: Pieces, holding: Holding, load: Load, *, steps: int, passes: int, gpu: GpuRow
+    pieces: Pieces, loaded_as: LoadedAs, load: Load, *, steps: int, passes: int, gpu: GpuRow
 ) -> float:
     """Return the seconds a job takes with its weights in memory.
 
     Args:
         pieces: What the model is made of.
-        holding: How it is held.
+        loaded_as: How it is loaded.
         load: What one pass draws.
         steps: Denoising steps of a pass.
         passes: How often the pipeline runs.
-        GPU: Whose rate counts.
+        gpu: The row whose rate counts.
     """
     parts = load_parts()
     rate = gpu.tflops * 1e12 * parts.machine.efficiency
     compute_s = step_flops(pieces.transformer, load.token_megapixels) / rate
-    compute_s *= parts.precision[holding.precision].slowdown
-    placement = parts.placement[holding.placement]
-    step_s = max(compute_s, streamed_gib(pieces, holding) / placement.transfer_gib_s)
+    compute_s *= parts.precision[loaded_as.precision].slowdown
+    placement = parts.placement[loaded_as.placement]
+    step_s = max(compute_s, streamed_gib(pieces, loaded_as) / placement.transfer_gib_s)
     moved_gib = 0.0
     if not placement.at_once:
-        moved_gib += text_gib(pieces, holding.text_precision)
-        # What streams has come over with the steps.
-        moved_gib += 0.0 if placement.streams else transformer_gib(pieces, holding.precision)
+        moved_gib += text_gib(pieces, loaded_as.text_precision)
+        # What streams is copied during the steps.
+        moved_gib += 0.0 if placement.streams else transformer_gib(pieces, loaded_as.precision)
     moving_s = moved_gib / placement.transfer_gib_s
     return passes * (steps * step_s + ENCODE_AND_DECODE_S) + moving_s
+
+
+# --- learned from finished jobs ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -94,14 +101,14 @@ class Figure:
     """Token megapixels of a pass (memory.py)."""
     seconds_per_step: float
     peak_gib: float | None = None
-    """Most of the GPU's memory, the context too; `None` where nobody measured it."""
+    """Most of the GPU's memory, the context included; `None` where it was not measured."""
 
 
 def figures_of(
-    figures: Sequence[Figure], model: str, kind: Kind, holding: Holding
+    figures: Sequence[Figure], model: str, kind: Kind, loaded_as: LoadedAs
 ) -> tuple[Figure, ...]:
-    """Return the figures of a model that was held so."""
-    way = (model, kind, holding.precision, holding.placement)
+    """Return the figures of a model that was loaded in the same way."""
+    way = (model, kind, loaded_as.precision, loaded_as.placement)
     return tuple(f for f in figures if (f.model, f.kind, f.precision, f.placement) == way)
 
 
@@ -111,13 +118,13 @@ def learned_seconds(figures: Sequence[Figure], load: Load, steps: int) -> float 
     return median(rates) * load.token_megapixels * steps if rates else None
 
 
-def learned_offset_gib(figures: Sequence[Figure], pieces: Pieces, holding: Holding) -> float:
+def learned_offset_gib(figures: Sequence[Figure], pieces: Pieces, loaded_as: LoadedAs) -> float:
     """Return how far measured peaks lay above what is computed: the median, in GiB.
 
     Never below zero: a job that needed less than another may need more the next time.
     """
     offsets = [
-        f.peak_gib - gpu_gib(pieces, holding, Load(f.megapixels))
+        f.peak_gib - gpu_gib(pieces, loaded_as, Load(f.megapixels))
         for f in figures
         if f.peak_gib is not None
     ]

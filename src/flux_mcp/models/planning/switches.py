@@ -1,16 +1,12 @@
-"""Which speed switches a plan gets, and whether a machine can draw with them.
+"""Which speed switches a plan gets, and whether a machine can draw with them. Pure.
 
-Pure, but for `target_device`, which asks what is installed.
-
-Settings are wishes for every model on a machine: where one cannot be kept the image is drawn
-without, and the caller is told. What a request asks is done or refused.
+The settings hold for every model on a machine: where one cannot be used the image is drawn without
+it, and a notice says so. What a request asks for is done or refused.
 """
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 
 from packaging.version import Version
 
@@ -41,7 +37,7 @@ KINDS_WITH_ONE_STATE = frozenset({"kontext"})
 
 @dataclass(frozen=True)
 class Drawing:
-    """What of a plan decides which switches it can have."""
+    """The parts of a plan that decide which switches it can have."""
 
     spec: ModelSpec
     precision: Precision
@@ -53,19 +49,20 @@ class Drawing:
 
 @dataclass(frozen=True)
 class TargetDevice:
-    """Where it will be drawn."""
+    """The device that draws, and what is installed beside it."""
 
     device: DeviceKind
     compute: float | None = None
-    """Of a CUDA GPU; `None` counts as enough for everything, as in candidates.py."""
+    """Compute capability of a CUDA GPU; `None` counts as enough, as in candidates.py."""
     packages: Mapping[str, str] = field(default_factory=dict)
-    """Those that are installed, with their versions."""
+    """The installed ones, with their versions."""
     commands: frozenset[str] = frozenset()
+    """Compilers on the PATH."""
 
 
 @dataclass(frozen=True)
 class SwitchSettings:
-    """What the settings of a machine wish, and what a request asks."""
+    """The switches that the settings of a machine and a request ask for."""
 
     attention: AttentionSetting = "auto"
     compile: CompileSetting = "auto"
@@ -75,32 +72,17 @@ class SwitchSettings:
 
 @dataclass(frozen=True)
 class ChosenSwitches:
-    """The switches a plan gets, and what its caller should know about them."""
+    """The switches a plan gets, and notices about them for the caller."""
 
     switches: Switches
     notices: tuple[str, ...] = ()
-
-
-def target_device(device: DeviceKind, compute: float | None) -> TargetDevice:
-    """Return a device together with what this Python has installed; imports none of it."""
-    rows = load_switches()
-    asked = {name for row in rows.attention.values() for name in row.packages}
-    packages = {}
-    for name in asked | set(rows.compile.cuda_packages):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    compilers = {name for names in rows.compile.compilers.values() for name in names}
-    found = frozenset(name for name in compilers if shutil.which(name))
-    return TargetDevice(device, compute, packages, found)
 
 
 # --- choosing -------------------------------------------------------------------------------------
 
 
 def choose_switches(
-    drawing: Drawing, site: TargetDevice, wanted_switches: SwitchSettings
+    drawing: Drawing, target: TargetDevice, asked: SwitchSettings
 ) -> ChosenSwitches:
     """Return the switches to draw with.
 
@@ -112,35 +94,35 @@ def choose_switches(
     """
     rows = load_switches()
     notices: list[str] = []
-    reason = _step_cache_reason(wanted_switches.step_cache, drawing)
+    reason = _step_cache_reason(asked.step_cache, drawing)
     if reason is not None:
         raise UnsupportedOptionError(
-            f"step_cache '{wanted_switches.step_cache}' cannot be used: {reason}.", _advice(drawing)
+            f"step_cache '{asked.step_cache}' cannot be used: {reason}.", _advice(drawing)
         )
     options: Mapping[str, Option] = {}
-    if wanted_switches.step_cache != "none":
-        options = _options(rows.step_cache[wanted_switches.step_cache], drawing.steps)
+    if asked.step_cache != "none":
+        options = _options(rows.step_cache[asked.step_cache], drawing.steps)
         notices.append(
-            f"Drawn with step_cache '{wanted_switches.step_cache}': approximate, other pixels than without."
+            f"Drawn with step_cache '{asked.step_cache}': approximate, other pixels than without."
         )
-    attention = "native" if wanted_switches.attention == "auto" else wanted_switches.attention
-    reason = _attention_reason(attention, drawing, site)
+    attention = "native" if asked.attention == "auto" else asked.attention
+    reason = _attention_reason(attention, drawing, target)
     if reason is not None:
         notices.append(_kept_off("attention", attention, reason))
         attention = "native"
     elif rows.attention[attention].pixels == "approximate":
         notices.append(f"Attention is computed with {attention}: approximate pixels.")
-    reason = _compile_reason(drawing, site, wanted_switches.step_cache)
-    wanted = wanted_switches.compile == "on" or (
-        wanted_switches.compile == "auto"
-        and site.device in rows.compile.auto
-        # Of an unknown GPU nothing is hoped: compiling would slow down its first image.
-        and site.compute is not None
+    reason = _compile_reason(drawing, target, asked.step_cache)
+    wanted = asked.compile == "on" or (
+        asked.compile == "auto"
+        and target.device in rows.compile.auto
+        # Not on an unknown GPU: compiling might only slow down its first image.
+        and target.compute is not None
     )
-    if wanted_switches.compile == "on" and reason is not None:
+    if asked.compile == "on" and reason is not None:
         notices.append(_kept_off("compile", "on", reason))
-    channels_last = wanted_switches.channels_last
-    channels_reason = _arithmetic_reason(rows.channels_last, drawing, site)
+    channels_last = asked.channels_last
+    channels_reason = _arithmetic_reason(rows.channels_last, drawing, target)
     if channels_last and channels_reason is not None:
         notices.append(_kept_off("channels_last", "true", channels_reason))
         channels_last = False
@@ -148,19 +130,19 @@ def choose_switches(
         attention=attention,
         compiled=wanted and reason is None,
         channels_last=channels_last,
-        step_cache=wanted_switches.step_cache,
+        step_cache=asked.step_cache,
         step_cache_options=options,
     )
     return ChosenSwitches(switches, tuple(notices))
 
 
-def why_not(switches: Switches, drawing: Drawing, site: TargetDevice) -> str | None:
+def why_not(switches: Switches, drawing: Drawing, target: TargetDevice) -> str | None:
     """Return why a plan cannot be drawn with its switches; `None` where it can."""
     rows = load_switches()
     reasons = [
-        _attention_reason(switches.attention, drawing, site),
-        _compile_reason(drawing, site, switches.step_cache) if switches.compiled else None,
-        _arithmetic_reason(rows.channels_last, drawing, site) if switches.channels_last else None,
+        _attention_reason(switches.attention, drawing, target),
+        _compile_reason(drawing, target, switches.step_cache) if switches.compiled else None,
+        _arithmetic_reason(rows.channels_last, drawing, target) if switches.channels_last else None,
         _step_cache_reason(switches.step_cache, drawing),
     ]
     return next((reason for reason in reasons if reason is not None), None)
@@ -186,24 +168,24 @@ def _advice(drawing: Drawing) -> str:
     return f"Use {' or '.join(repr(name) for name in able)}, or leave step_cache out."
 
 
-# --- what speaks against one ----------------------------------------------------------------------
+# --- why one cannot be used ----------------------------------------------------------------------
 
 
-def _arithmetic_reason(row: ArithmeticRow, drawing: Drawing, site: TargetDevice) -> str | None:
+def _arithmetic_reason(row: ArithmeticRow, drawing: Drawing, target: TargetDevice) -> str | None:
     compute = format_of(drawing.precision).compute
-    if site.device not in row.computes:
-        return f"it needs {' or '.join(sorted(row.computes))}, this draws on {site.device}"
-    if compute not in row.computes[site.device]:
-        able = " or ".join(sorted(row.computes[site.device]))
+    if target.device not in row.computes:
+        return f"it needs {' or '.join(sorted(row.computes))}, this draws on {target.device}"
+    if compute not in row.computes[target.device]:
+        able = " or ".join(sorted(row.computes[target.device]))
         return f"it works in {able}, {drawing.spec.id} in {compute}"
-    if site.device == "cuda" and site.compute is not None and site.compute < row.min_compute:
-        return f"it needs compute capability {row.min_compute}, this GPU has {site.compute}"
+    if target.device == "cuda" and target.compute is not None and target.compute < row.min_compute:
+        return f"it needs compute capability {row.min_compute}, this GPU has {target.compute}"
     return None
 
 
-def _package_reason(packages: Mapping[str, str], site: TargetDevice) -> str | None:
+def _package_reason(packages: Mapping[str, str], target: TargetDevice) -> str | None:
     for name, least in packages.items():
-        found = site.packages.get(name)
+        found = target.packages.get(name)
         if found is None:
             return f"the package {name}>={least} is not installed"
         if Version(found) < Version(least):
@@ -211,30 +193,30 @@ def _package_reason(packages: Mapping[str, str], site: TargetDevice) -> str | No
     return None
 
 
-def _attention_reason(name: AttentionBackend, drawing: Drawing, site: TargetDevice) -> str | None:
+def _attention_reason(name: AttentionBackend, drawing: Drawing, target: TargetDevice) -> str | None:
     row = load_switches().attention[name]
-    return _arithmetic_reason(row, drawing, site) or _package_reason(row.packages, site)
+    return _arithmetic_reason(row, drawing, target) or _package_reason(row.packages, target)
 
 
-def _compile_reason(drawing: Drawing, site: TargetDevice, step_cache: StepCache) -> str | None:
+def _compile_reason(drawing: Drawing, target: TargetDevice, step_cache: StepCache) -> str | None:
     row = load_switches().compile
-    reason = _arithmetic_reason(row, drawing, site)
+    reason = _arithmetic_reason(row, drawing, target)
     if reason is not None:
         return reason
     if step_cache != "none":
         return "a step cache and compiled blocks do not go together"
     if drawing.placement not in row.placements:
-        return f"weights that wait elsewhere ({drawing.placement}) are not compiled"
+        return f"weights that move during a job ({drawing.placement}) are not compiled"
     if drawing.precision not in row.precisions:
-        return f"weights held in {drawing.precision} are not compiled"
-    return _compiler_reason(row, site)
+        return f"weights in {drawing.precision} are not compiled"
+    return _compiler_reason(row, target)
 
 
-def _compiler_reason(row: CompileRow, site: TargetDevice) -> str | None:
-    if site.device == "cuda" and (lacking := _package_reason(row.cuda_packages, site)):
+def _compiler_reason(row: CompileRow, target: TargetDevice) -> str | None:
+    if target.device == "cuda" and (lacking := _package_reason(row.cuda_packages, target)):
         return lacking
-    if not site.commands.intersection(row.compilers[site.device]):
-        return f"torch needs a compiler, {' or '.join(row.compilers[site.device])}"
+    if not target.commands.intersection(row.compilers[target.device]):
+        return f"torch needs a compiler, {' or '.join(row.compilers[target.device])}"
     return None
 
 

@@ -1,10 +1,10 @@
-"""Quality and memory to a tier: which model draws a request, how it is held, what that takes. Pure.
+"""From quality and memory to a tier: which model draws, how it is loaded, what that takes. Pure.
 
 A tier is chosen from a list of candidates that is the same whatever the GPU: every model that may
-answer, in the order of qualities.toml, each in every way it can be held, best first. A candidate
-fits if its peak is within the GPU's free memory and what waits beside the GPU is within the
-machine's. The first that fits is taken. So a larger GPU or more memory never gives a worse tier,
-and nothing is refused that fits.
+answer, in the order of qualities.toml, each in every way it can be loaded, best first. A candidate
+fits if its peak is within the GPU's free memory and what waits in host memory is within the
+machine's. The first that fits is taken. A larger GPU or more memory therefore never gives a worse
+tier, and nothing is refused that fits.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +31,7 @@ _SMALLER_PX = (1024, 768, 512)
 
 @dataclass(frozen=True)
 class Tier:
-    """The answer: what draws, how it is held, what that takes, what the caller should know."""
+    """The candidate that is taken, and notices for the caller."""
 
     chosen: Candidate
     notices: tuple[str, ...]
@@ -41,7 +41,7 @@ def choose_tier(wanted: Wanted, machine: Machine, choices: Choices) -> Tier | No
     """Return the best candidate that fits, or `None` where no real model may answer.
 
     Raises:
-        TooLittleMemoryError: there are models, and none fits; the hint says what would.
+        TooLittleMemoryError: there are models, and none fits; the hint says what would fit.
         UnknownModelError: the named model is not of this kind.
     """
     refused: list[Candidate] = []
@@ -68,39 +68,39 @@ def choose_without_gpu(
     return rows[0], (*_about_quality(rows[0], rows[0], wanted), *_about_licence(rows[0], wanted))
 
 
-# --- what is said ---------------------------------------------------------------------------------
+# --- notices -------------------------------------------------------------------------------------
 
 
 def _notices(chosen: Candidate, refused: Sequence[Candidate], wanted: Wanted) -> tuple[str, ...]:
-    """Say what is not as the quality word promises, and why.
+    """Return what is not as the quality promises, and why.
 
     Args:
         chosen: What is taken.
-        refused: What was better and does not fit.
-        wanted: What was asked.
+        refused: What is better and does not fit.
+        wanted: What was asked for.
     """
     parts, meant = load_parts(), load_qualities().bits[wanted.quality]
-    spec, holding, best = chosen.spec, chosen.holding, (*refused, chosen)[0].spec
+    spec, loaded_as, best = chosen.spec, chosen.loaded_as, (*refused, chosen)[0].spec
     notices = list(_about_quality(spec, best, wanted))
     if spec.id != best.id:
         least = _least(one for one in refused if one.spec.id == best.id)
         notices.append(f"{spec.id} draws instead of {best.id}: {least.refused}.")
-    if parts.precision[holding.precision].bits < meant:
+    if parts.precision[loaded_as.precision].bits < meant:
         finer = [
             one
             for one in refused
-            if one.spec.id == spec.id and parts.precision[one.holding.precision].bits >= meant
+            if one.spec.id == spec.id and parts.precision[one.loaded_as.precision].bits >= meant
         ]
         because = f": {meant} bit {_least(finer).refused}" if finer else ""
-        bits = parts.precision[holding.precision].bits
-        notices.append(f"{spec.id} is held in {bits} bit{because}.")
-    placement = parts.placement[holding.placement]
+        bits = parts.precision[loaded_as.precision].bits
+        notices.append(f"{spec.id} is loaded in {bits} bit{because}.")
+    placement = parts.placement[loaded_as.placement]
     if placement.streams:
         notices.append(
             f"{spec.id} does not fit on the GPU whole: {placement.about}. That takes longer."
         )
-    if holding.tile_px is not None:
-        notices.append(f"The image is decoded in tiles of {holding.tile_px} px to save memory.")
+    if loaded_as.tile_px is not None:
+        notices.append(f"The image is decoded in tiles of {loaded_as.tile_px} px to save memory.")
     return (*notices, *_about_licence(spec, wanted))
 
 
@@ -118,6 +118,9 @@ def _about_licence(spec: ModelSpec, wanted: Wanted) -> Iterator[str]:
             f"{spec.id} may only be used as its licence says ({spec.licence}); the setting "
             "'licences' decides which may be chosen."
         )
+
+
+# --- what to say where nothing fits --------------------------------------------------------------
 
 
 def _least(refused: Iterable[Candidate]) -> Candidate:
@@ -146,10 +149,10 @@ def _too_little(
 
 
 def _what_would_do(refused: Sequence[Candidate], machine: Machine) -> str:
-    """Say what the machine lacks: capability, the GPU's memory, or its own."""
-    able = [one for one in refused if can_compute(one.holding.precision, machine.gpu)]
+    """Return what the machine lacks: compute capability, GPU memory, or host memory."""
+    able = [one for one in refused if can_compute(one.loaded_as.precision, machine.gpu)]
     if not able:
-        return "It takes a newer GPU: one that computes in bf16 (capability 8.0)."
+        return "It takes a newer GPU: one that computes in bf16 (compute capability 8.0)."
     on_gpu = [one for one in able if one.peak_gib <= machine.gpu.free_gib]
     if not on_gpu:
         return f"A GPU with {_least(able).peak_gib:.1f} GiB free would do."
@@ -179,15 +182,15 @@ def _other_quality(wanted: Wanted, machine: Machine, choices: Choices) -> str | 
 
 
 def _another_extra(wanted: Wanted, machine: Machine, choices: Choices) -> str | None:
-    engine, formats = choices.engine, load_formats()
+    support, formats = choices.support, load_formats()
     for extra in formats.extra:
         made = {
             name
             for name, row in formats.format.items()
             if row.extra == extra and "cuda" in row.devices and not row.blocked
         }
-        wider = replace(engine, precisions=engine.precisions | made)
-        if wider != engine and _fits(wanted, machine, replace(choices, engine=wider)):
+        wider = replace(support, precisions=support.precisions | made)
+        if wider != support and _fits(wanted, machine, replace(choices, support=wider)):
             return f"With the extra '{extra}' it would fit: {install_line(extra)}."
     return None
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from flux_mcp.errors import UnsupportedOptionError
+from flux_mcp.models.formats import format_of
 from flux_mcp.models.hub.cache import Snapshot, require_snapshot
+from flux_mcp.models.loras.fit import ControlFile, check_control_file
 from flux_mcp.models.registry import ModelSpec, Registry
-from flux_mcp.pipelines.loading.control_loras import ControlLora, open_control_lora
 from flux_mcp.pipelines.loading.fingerprints import Fingerprints
 from flux_mcp.pipelines.loading.loaders import load_part, make_pipeline
 from flux_mcp.pipelines.loading.part_files import (
@@ -38,7 +40,7 @@ class PipelineFiles:
     own: tuple[PartFiles, ...]
     drawn_by: tuple[PartFiles, ...]
     """Parts of the pipeline that denoises; the same as `own` without a base."""
-    lora: ControlLora | None = None
+    lora: ControlFile | None = None
     """What is merged onto the base's transformer, where the row is a LoRA."""
     keys: Mapping[PartFiles, str] = field(default_factory=dict)
     """Of each that can be shared; empty until its files were read."""
@@ -110,6 +112,26 @@ def list_files(spec: ModelSpec, registry: Registry, settings: Settings) -> Pipel
     transformer = next(part for part in drawn_by if part.name == "transformer")
     lora = None if merged_onto is None else open_control_lora(spec, merged_onto, transformer)
     return PipelineFiles(spec, drawing, snapshot, own, drawn_by, lora)
+
+
+def open_control_lora(spec: ModelSpec, snapshot: Snapshot, base: PartFiles) -> ControlFile:
+    """Check the LoRA of a row against its base by the headers of their files.
+
+    Args:
+        spec: The LoRA's row.
+        snapshot: Where it lies.
+        base: The transformer it is merged onto.
+
+    Raises:
+        WeightsInvalidError: there is more than one file, or it is no control LoRA for this base.
+        UnsupportedOptionError: the format of the base's weights takes no LoRAs.
+    """
+    if not format_of(spec.precision).takes_loras:
+        raise UnsupportedOptionError(
+            f"Weights in {spec.precision} take no LoRAs, and {spec.id} is one.",
+            "Choose another precision, or a model that is no LoRA.",
+        )
+    return check_control_file(spec, snapshot, base.folder)
 
 
 def name_by_content(

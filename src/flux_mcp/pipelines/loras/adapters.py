@@ -1,12 +1,12 @@
-"""LoRAs on loaded transformers: attached, weighted, and off again without residue.
+"""LoRAs on loaded transformers: attached for a job, weighted, and off again without residue.
 
-`Adapters` owns which LoRAs each transformer carries; those of a compiled one are in the slots of
-lora_slots.py. Between jobs every one of them is switched
-off, so a transformer that several kinds share is the same for each of them: PEFT then calls the
-untouched base layer, and the pixels are those of a transformer that never saw a LoRA.
+Between jobs every LoRA is switched off: PEFT then calls the untouched base layer, and a transformer
+that several kinds share has the pixels of one that never had a LoRA. `LoraAdapters` keeps the last
+used attached. A compiled transformer is compiled again for every new shape of its adapters, so its
+LoRAs are written into slots of a few ranks (`LoraSlots`).
 
-The adapter that makes a control transformer of its base (control_loras.py) is not a plan's: it is
-always on, and stays when everything else is taken off.
+The adapter that makes a control transformer of its base (control.py) is not a plan's: it is always
+on, and stays when everything else is taken off.
 
 Never through `pipe.load_lora_weights` (diffusers 0.42.1): it widens base layers to fit a LoRA of
 another size and cannot undo it, loads nothing at all from names it does not know, and drops layers
@@ -15,17 +15,13 @@ outside of the blocks. Never fused either: unfusing is not exact.
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from flux_mcp.errors import (
-    InvalidLoraError,
-    UnsupportedOptionError,
-    WeightsInvalidError,
-)
+from flux_mcp.errors import InvalidLoraError, UnsupportedOptionError, WeightsInvalidError
 from flux_mcp.models.formats import format_of
 from flux_mcp.models.loras.fit import Placed, place
 from flux_mcp.models.loras.header import parse_header
@@ -33,8 +29,8 @@ from flux_mcp.models.loras.library import SUFFIX, check_file
 from flux_mcp.pipelines.loaded import Resident
 from flux_mcp.pipelines.loading.pipeline_files import Report
 from flux_mcp.pipelines.loras.layers import (
-    Contents,
-    Slots,
+    DOWN,
+    UP,
     architecture_of,
     are_finite,
     attach,
@@ -47,23 +43,32 @@ from flux_mcp.requests.plan import PlanLora
 KEPT_ADAPTERS = 4
 """Adapters that stay on a transformer for the jobs that follow. One of rank 16 on FLUX.1 in bf16
 takes 50 MiB for its attention, 165 MiB for all layers: 2 * 16 * (inputs + outputs) bytes each."""
+LEAST_RANK = 32
+"""Of a slot. Most LoRAs of FLUX have rank 16 or 32, and each further slot is compiled for again. On
+all layers this is 2 % of a block's arithmetic: 32 * (inputs + outputs) beside inputs * outputs,
+both 3072. Larger ranks are powers of two."""
+
+Contents = tuple[tuple[str, float], ...]
+"""SHA-256 and weight of each LoRA in a slot."""
+Weighted = tuple[float, Mapping[str, Any]]
+"""A LoRA's weight, and its matrices by the names PEFT gives them."""
 
 
-class Adapters:
-    """Puts a plan's LoRAs onto transformers.
+class LoraAdapters:
+    """Attaches a plan's LoRAs to transformers.
 
     Args:
-        folder: Where the files lie.
+        folder: The folder with the LoRA files.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._carried: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
         """SHA-256 of each adapter of a transformer, the longest unused first."""
-        self._slots = Slots()
+        self._slots = LoraSlots()
 
     def carried(self, transformer: Any) -> tuple[str, ...]:
-        """Return what a transformer carries, the longest unused first."""
+        """Return the SHA-256 of each LoRA attached to a transformer, the longest unused first."""
         return tuple(self._carried.get(transformer, ()))
 
     def prepare(
@@ -74,29 +79,29 @@ class Adapters:
         *,
         compiled: bool = False,
     ) -> None:
-        """Attach a plan's LoRAs, switched off, and let go of those that are not kept.
+        """Attach a plan's LoRAs, switched off, and delete those that are not kept.
 
         Args:
-            loras: What the plan names; those of weight 0 are as good as not there.
+            loras: What the plan names; those of weight 0 are left out.
             resident: The pipeline that will draw.
-            report: Told what is being loaded; may raise to stop.
+            report: Called with what is being loaded; may raise to stop.
             compiled: Whether the transformer draws in its compiled form.
 
         Raises:
             WeightsInvalidError: a file is not the one that was planned with.
-            InvalidLoraError: it holds numbers that are none.
+            InvalidLoraError: it has numbers that are NaN or infinite.
             LoraMismatchError: it does not fit this transformer.
-            UnsupportedOptionError: the transformer is held in a format that takes none.
+            UnsupportedOptionError: the format of the transformer's weights takes none.
         """
         wanted = _counting(loras)
         if compiled:
-            self._let_go(resident.pipe.transformer)
+            self._delete_carried(resident.pipe.transformer)
         if not wanted:
             return
         if not format_of(resident.spec.precision).takes_loras:
             raise UnsupportedOptionError(
-                f"Weights held in {resident.spec.precision} take no LoRAs.",
-                "Leave them out, or choose a model that is held otherwise.",
+                f"Weights in {resident.spec.precision} take no LoRAs.",
+                "Leave them out, or choose a model in another precision.",
             )
         transformer = resident.pipe.transformer
         try:
@@ -106,7 +111,7 @@ class Adapters:
                 self._carry(wanted, resident, report)
             _switch_off(transformer)
         except BaseException:
-            # Whatever was half done: the base layers go back where they were.
+            # Also what was attached in part: the base layers go back where they were.
             _strip(transformer, [lora.sha256 for lora in wanted])
             self._carried.pop(transformer, None)
             self._slots.forget(transformer)
@@ -125,7 +130,7 @@ class Adapters:
         try:
             if compiled:
                 # Not with `set_adapters`: the weights are in the matrices, its scale stays 1.
-                slot = self._slots.holding(transformer, _contents(wanted))
+                slot = self._slots.find(transformer, _contents(wanted))
                 transformer.set_adapter([*kept_adapters(transformer), slot])
                 transformer.enable_adapters()
             else:
@@ -149,18 +154,18 @@ class Adapters:
         _switch_on(transformer, wanted)
         too_many = max(0, len(carried) - max(KEPT_ADAPTERS, len(wanted)))
         for _ in range(too_many):
-            # None of the wanted: those are at the end, and active.
+            # Never one of the wanted: those are at the end, and active.
             transformer.delete_adapters(carried.pop(0))
 
-    def _let_go(self, transformer: Any) -> None:
-        """Delete what is not in slots: for a layer that has more, torch would compile again."""
+    def _delete_carried(self, transformer: Any) -> None:
+        """Delete what is not in a slot: torch would compile a layer with more adapters again."""
         for sha256 in self._carried.pop(transformer, ()):
             delete_adapter(transformer, sha256)
 
     def _fill_slot(self, wanted: Sequence[PlanLora], resident: Resident, report: Report) -> None:
-        """Write all of them into a slot, if none holds just these."""
+        """Write all of them into one slot, unless a slot has just these."""
         transformer, contents = resident.pipe.transformer, _contents(wanted)
-        if self._slots.holding(transformer, contents) is not None:
+        if self._slots.find(transformer, contents) is not None:
             return
         read = []
         for lora in wanted:
@@ -168,6 +173,9 @@ class Adapters:
             read.append((lora.weight, _read_matrices(lora, self._folder, resident)))
         names = "' and '".join(lora.name for lora in wanted)
         self._slots.write(names, transformer, contents, read)
+
+
+# --- switching on and off ------------------------------------------------------------------------
 
 
 def _contents(wanted: Sequence[PlanLora]) -> Contents:
@@ -188,7 +196,7 @@ def _switch_on(transformer: Any, wanted: Sequence[PlanLora]) -> None:
 
 
 def _switch_off(transformer: Any) -> None:
-    """Leave active what makes the transformer what it is, and nothing else."""
+    """Leave active what is part of the transformer, and nothing else."""
     if kept_adapters(transformer):
         _switch_on(transformer, ())
     else:
@@ -205,8 +213,11 @@ def _strip(transformer: Any, names: Sequence[str]) -> None:
         transformer.unload_lora()
 
 
+# --- reading files -------------------------------------------------------------------------------
+
+
 def _attach(lora: PlanLora, folder: Path, resident: Resident) -> None:
-    """Load one file onto the transformer, and see that all of it is there."""
+    """Attach the LoRA of one file."""
     transformer = resident.pipe.transformer
     matrices = _read_matrices(lora, folder, resident)
     attach(lora.name, lora.sha256, transformer, matrices)
@@ -251,7 +262,100 @@ def _matrices(lora: PlanLora, data: bytes, placed: Sequence[Placed], dtype: Any)
     matrices = matrices_of(placed, load(data), dtype)
     if not are_finite(matrices.values()):
         raise InvalidLoraError(
-            f"The LoRA '{lora.name}' has numbers that are none (NaN or infinite).",
+            f"The LoRA '{lora.name}' has numbers that are NaN or infinite.",
             "It was trained or saved wrongly: get it again.",
         )
     return matrices
+
+
+# --- slots of a compiled transformer -------------------------------------------------------------
+
+
+class LoraSlots:
+    """Writes LoRAs into the slots of compiled transformers.
+
+    A slot is an adapter of a fixed rank that holds the weighted sum of a plan's LoRAs.
+    """
+
+    def __init__(self) -> None:
+        self._held: WeakKeyDictionary[Any, dict[str, Contents]] = WeakKeyDictionary()
+
+    def find(self, transformer: Any, contents: Contents) -> str | None:
+        """Return the slot that holds just these, `None` if there is none."""
+        held = self._held.get(transformer, {})
+        return next((slot for slot, inside in held.items() if inside == contents), None)
+
+    def write(
+        self, names: str, transformer: Any, contents: Contents, loras: Sequence[Weighted]
+    ) -> None:
+        """Write LoRAs into the slot of their rank, in place of what was there.
+
+        Args:
+            names: What people call them; for messages.
+            transformer: A model of diffusers.
+            contents: The files and weights of these LoRAs.
+            loras: Their weights and matrices.
+
+        Raises:
+            InternalError: some of the matrices are missing afterwards.
+        """
+        held = self._held.setdefault(transformer, {})
+        rank = slot_rank(loras)
+        # Of one length: PEFT looks for one name inside of another.
+        slot = f"slot_{rank:05d}"
+        there = _matrices_of(transformer, slot)
+        matrices = combined(loras, rank)
+        is_new = not matrices.keys() <= there.keys()
+        for name, matrix in there.items():
+            if name not in matrices:
+                matrices[name] = matrix.new_zeros(matrix.shape)
+        held.pop(slot, None)
+        if is_new and there:
+            delete_adapter(transformer, slot)
+        attach(names, slot, transformer, matrices, in_place=not is_new)
+        held[slot] = contents
+
+    def forget(self, transformer: Any) -> None:
+        """Forget the slots of a transformer, which are gone."""
+        self._held.pop(transformer, None)
+
+
+def slot_rank(loras: Sequence[Weighted]) -> int:
+    """Return the rank of the slot that LoRAs fit into together."""
+    ranks: dict[str, int] = {}
+    for _, matrices in loras:
+        for name, matrix in matrices.items():
+            if name.endswith(DOWN):
+                ranks[name] = ranks.get(name, 0) + matrix.shape[0]
+    rank = LEAST_RANK
+    while rank < max(ranks.values()):
+        rank *= 2
+    return rank
+
+
+def combined(loras: Sequence[Weighted], rank: int) -> dict[str, Any]:
+    """Return the matrices of one LoRA that is the weighted sum of several, filled up with zeros."""
+    import torch
+    from torch.nn.functional import pad
+
+    layers = {n.removesuffix(DOWN) for _, m in loras for n in m if n.endswith(DOWN)}
+    matrices = {}
+    for layer in sorted(layers):
+        inside = [(weight, m) for weight, m in loras if f"{layer}{DOWN}" in m]
+        down = torch.cat([m[f"{layer}{DOWN}"] for _, m in inside])
+        ups = [m[f"{layer}{UP}"] for _, m in inside]
+        weighted = [w * up.to(torch.float32) for (w, _), up in zip(inside, ups, strict=True)]
+        up = torch.cat(weighted, dim=1).to(down.dtype)
+        missing = rank - down.shape[0]
+        matrices[f"{layer}{DOWN}"] = pad(down, (0, 0, 0, missing)).contiguous()
+        matrices[f"{layer}{UP}"] = pad(up, (0, missing)).contiguous()
+    return matrices
+
+
+def _matrices_of(transformer: Any, slot: str) -> dict[str, Any]:
+    end = f".{slot}.weight"
+    return {
+        name.replace(end, ".weight"): value
+        for name, value in transformer.named_parameters()
+        if name.endswith(end)
+    }

@@ -14,7 +14,7 @@ from typing import Any
 
 from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.models.formats import format_of, text_precision
-from flux_mcp.models.memory import Holding, Load, gpu_gib, ram_gib
+from flux_mcp.models.memory import LoadedAs, Load, gpu_gib, ram_gib
 from flux_mcp.models.parts import PLACEMENTS, Placement, Precision, load_parts
 from flux_mcp.models.planning.machine import host_budget_gib, machine_memory_gib
 from flux_mcp.models.registry import ModelSpec, Registry
@@ -32,6 +32,7 @@ from flux_mcp.pipelines.loading.pipeline_files import (
 )
 from flux_mcp.pipelines.loading.quantisers import require_formats
 from flux_mcp.pipelines.loading.slots import send, slots_of
+from flux_mcp.pipelines.loras.control import merged_onto
 from flux_mcp.pipelines.memory.store import (
     DeviceMemory,
     PartStore,
@@ -60,8 +61,8 @@ class Room:
         taken = ram_gib(self.spec.pieces, self._holding(placement))
         return int((taken - load_parts().machine.base_ram_gib) * GIB)
 
-    def _holding(self, placement: Placement) -> Holding:
-        return Holding(self.spec.precision, text_precision(self.spec), placement, self.tile_px)
+    def _holding(self, placement: Placement) -> LoadedAs:
+        return LoadedAs(self.spec.precision, text_precision(self.spec), placement, self.tile_px)
 
 
 def room_for(spec: ModelSpec, load: Load | None, tile_px: int | None) -> Room:
@@ -251,13 +252,13 @@ class Residency:
         }
         transformer = files.part("transformer")
         denoises, lora = parts[transformer], files.lora
-        merged_onto = None if lora is None else lora.file.path
+        merged_file = None if lora is None else lora.path
         drawn_with = self._fingerprints.part(
-            transformer.folder, transformer.file, report, merged_onto
+            transformer.folder, transformer.file, report, merged_file
         )
         if lora is not None:
             denoises = self.store.vary(
-                files.keys[transformer], lambda base: lora.merged_onto(base, report)
+                files.keys[transformer], lambda base: merged_onto(base, lora, report)
             )
         pipe, prior = assemble(files, parts, denoises)
         return Resident(

@@ -1,9 +1,9 @@
-"""A control LoRA merged onto its base: a transformer of its own made of the base's very numbers.
+"""A control LoRA merged onto its base: a transformer of its own that shares the base's weights.
 
 The result is a copy of the tree of modules whose parameters are the base's own objects, but for the
 first layer, which is new and wider, and the norms and biases the file changes. The LoRA's layers
-are attached to the copy. So the base is never touched, and both stay loaded for the price of one
-and the LoRA. Owns nothing: residency.py keeps what is made here.
+are attached to the copy. The base stays as it is, and both together take the memory of one
+transformer and the LoRA.
 
 diffusers 0.42.1 changes the base itself instead (`FluxLoraLoaderMixin.load_lora_weights`). What is
 drawn is the same, to a rounding where a file has biases; but of files in Black Forest Labs' names
@@ -12,26 +12,15 @@ it turns around one matrix too many (`swap_scale_shift` of norm_out.linear's fir
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from flux_mcp.errors import InternalError, UnsupportedOptionError
-from flux_mcp.models.formats import format_of
-from flux_mcp.models.hub.cache import Snapshot
-from flux_mcp.models.loras.fit import (
-    INPUT_LAYER,
-    ControlFile,
-    ControlFit,
-    check_control_file,
-    control_config,
-)
-from flux_mcp.models.registry import ModelSpec
+from flux_mcp.errors import InternalError
+from flux_mcp.models.loras.fit import INPUT_LAYER, ControlFile, ControlFit, control_config
 from flux_mcp.pipelines.loading.checkpoints import (
     PendingTensors,
     SafetensorsCheckpoint,
     TensorReading,
 )
-from flux_mcp.pipelines.loading.part_files import PartFiles
 from flux_mcp.pipelines.loading.progress import ReadProgress
 from flux_mcp.pipelines.loras.layers import (
     CONTROL_ADAPTER,
@@ -42,71 +31,43 @@ from flux_mcp.pipelines.loras.layers import (
 )
 
 
-@dataclass(frozen=True)
-class ControlLora:
-    """A control LoRA whose header fits its base; nothing of it is loaded."""
-
-    file: ControlFile
-
-    def merged_onto(self, base: Any, report: Callable[[str], None]) -> Any:
-        """Return the control transformer; the base stays as it is.
-
-        Args:
-            base: The base's transformer, with no hooks on it. LoRAs that jobs have put on it are
-                left out.
-            report: Told how much is read; may raise to stop.
-
-        Raises:
-            WeightsInvalidError: the file is damaged, or has numbers that are none.
-            InternalError: hooks are on the base.
-        """
-        report("loading control LoRA")
-        file, transformer = self.file, _copied(base)
-        progress = ReadProgress("loading control LoRA", report)
-        try:
-            with SafetensorsCheckpoint([file.path]) as checkpoint:
-                reading = TensorReading(
-                    CONTROL_ADAPTER, file.path.parent, checkpoint, str(base.device), progress
-                )
-                tensors = PendingTensors(reading.handles(checkpoint.entries))
-                matrices = matrices_of(file.fit.placed, tensors, base.dtype)
-                changed = dict(_changed(transformer, file.fit, tensors))
-        except Exception as error:
-            if progress.stopped is not None:
-                raise progress.stopped from None
-            if _is_file_error(error):
-                raise file.unusable(f"It cannot be read: {error}") from error
-            raise
-        self._require_finite({**matrices, **changed})
-        _widen(transformer, file.spec.in_channels)
-        for name, value in changed.items():
-            _replace(transformer, name, value)
-        attach(file.spec.id, CONTROL_ADAPTER, transformer, matrices)
-        return transformer.eval()
-
-    def _require_finite(self, tensors: Mapping[str, Any]) -> None:
-        if not are_finite(tensors.values()):
-            raise self.file.unusable("It has numbers that are none (NaN or infinite).")
-
-
-def open_control_lora(spec: ModelSpec, snapshot: Snapshot, base: PartFiles) -> ControlLora:
-    """Check a row's LoRA against its base by the headers of their files.
+def merged_onto(base: Any, file: ControlFile, report: Callable[[str], None]) -> Any:
+    """Return the control transformer of a file; the base stays as it is.
 
     Args:
-        spec: The LoRA's row.
-        snapshot: Where it lies.
-        base: The transformer it is merged onto.
+        base: The base's transformer, with no hooks on it. LoRAs that jobs have attached to it are
+            left out.
+        file: The control LoRA, whose header fits the base.
+        report: Called with how much is read; may raise to stop.
 
     Raises:
-        WeightsInvalidError: there is more than one file, or it is no control LoRA for this base.
-        UnsupportedOptionError: the base is to be held in a format that takes no LoRAs.
+        WeightsInvalidError: the file is damaged, or has numbers that are NaN or infinite.
+        InternalError: hooks are on the base.
     """
-    if not format_of(spec.precision).takes_loras:
-        raise UnsupportedOptionError(
-            f"Weights held in {spec.precision} take no LoRAs, and {spec.id} is one.",
-            "Choose another precision, or a model that is no LoRA.",
-        )
-    return ControlLora(check_control_file(spec, snapshot, base.folder))
+    report("loading control LoRA")
+    transformer = _copied(base)
+    progress = ReadProgress("loading control LoRA", report)
+    try:
+        with SafetensorsCheckpoint([file.path]) as checkpoint:
+            reading = TensorReading(
+                CONTROL_ADAPTER, file.path.parent, checkpoint, str(base.device), progress
+            )
+            tensors = PendingTensors(reading.handles(checkpoint.entries))
+            matrices = matrices_of(file.fit.placed, tensors, base.dtype)
+            changed = dict(_changed(transformer, file.fit, tensors))
+    except Exception as error:
+        if progress.stopped is not None:
+            raise progress.stopped from None
+        if _is_file_error(error):
+            raise file.unusable(f"It cannot be read: {error}") from error
+        raise
+    if not are_finite([*matrices.values(), *changed.values()]):
+        raise file.unusable("It has numbers that are NaN or infinite.")
+    _widen(transformer, file.spec.in_channels)
+    for name, value in changed.items():
+        _replace(transformer, name, value)
+    attach(file.spec.id, CONTROL_ADAPTER, transformer, matrices)
+    return transformer.eval()
 
 
 def _is_file_error(error: Exception) -> bool:
@@ -119,7 +80,7 @@ def _is_file_error(error: Exception) -> bool:
 
 
 def _copied(base: Any) -> Any:
-    """Return a copy of the modules of a transformer whose parameters and buffers are its own.
+    """Return a copy of a transformer's modules that shares its parameters and buffers.
 
     Raises:
         InternalError: hooks are on it, which would go on moving the base's modules.
@@ -141,7 +102,7 @@ def _has_hooks(module: Any) -> bool:
 
 
 def _widen(transformer: Any, in_channels: int) -> None:
-    """Let the first layer take in more: what it took stays, what is new counts nothing yet."""
+    """Widen the first layer: its weights for the new channels are 0."""
     import torch
 
     narrow = transformer.get_submodule(INPUT_LAYER)
@@ -167,7 +128,7 @@ def _plain_weight(linear: Any, dtype: Any) -> Any:
 
     if type(linear.weight) is torch.nn.Parameter:
         return linear.weight.detach().to(dtype)
-    # However it is packed, the layer itself says what it makes of each input alone. Exact: every
+    # However it is packed: the layer's outputs for each input alone are its weights. Exact: every
     # sum has one term that is not 0.
     bare = copy.copy(linear)
     bare._parameters = {**linear._parameters, "bias": None}  # noqa: SLF001 - a view of the layer
@@ -179,10 +140,10 @@ def _plain_weight(linear: Any, dtype: Any) -> Any:
 def _changed(
     transformer: Any, fit: ControlFit, tensors: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield what the norms and biases that the file changes become, by their names.
+    """Yield the new values of the norms and biases that the file changes, by their names.
 
-    A layer's own bias takes in the LoRA's: PEFT 0.21 would keep it apart, but not for every way a
-    layer can be held (torchao).
+    The LoRA's bias is added to the layer's own: PEFT 0.21 would keep it apart, but not in every
+    format of weights (not in torchao's).
     """
     import torch
 
