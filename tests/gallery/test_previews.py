@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flux_mcp.errors import InternalError, StorageError
-from flux_mcp.gallery.previews import contact_sheet, preview_webp
+from flux_mcp.gallery import previews
+from flux_mcp.gallery.previews import (
+    Sheets,
+    preview_webp,
+    small_preview_webp,
+    thumbnail_webp,
+)
 
 from .images import as_png, flat, noise
 
@@ -41,26 +47,84 @@ def test_a_damaged_source_is_a_storage_error(source):
         preview_webp(source, 100)
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 9, 100])
+@pytest.mark.parametrize("count", [1, 5, 100])
 def test_a_contact_sheet_shows_every_image_and_fits(tmp_path, count):
     paths = []
     for n in range(count):
         paths.append(tmp_path / f"{n}.png")
         paths[-1].write_bytes(as_png(noise(64, 48 + n)))
-    data = contact_sheet(paths, ["a label that is far too long for its little cell 🦊\nx"] * count)
+    labels = ["a label that is far too long for its little cell 🦊\nx"] * count
+    data = Sheets().sheet_jpeg(paths, labels)
     assert len(data) <= 300_000
-    assert Image.open(io.BytesIO(data)).format == "WEBP"
+    assert opened(data).format == "JPEG"
 
 
-def test_an_image_that_is_gone_leaves_an_empty_place(tmp_path):
+def test_an_image_that_is_gone_leaves_an_empty_place_until_it_is_back(tmp_path):
     (tmp_path / "a.png").write_bytes(as_png(Image.new("RGB", (320, 320), "white")))
-    data = contact_sheet([tmp_path / "gone.png", tmp_path / "a.png"], ["gone", "here"])
-    sheet = Image.open(io.BytesIO(data)).convert("RGB")
+    sheets, paths = Sheets(), [tmp_path / "gone.png", tmp_path / "a.png"]
+    sheet = opened(sheets.sheet_jpeg(paths, ["gone", "here"]))
     assert max(sheet.getpixel((100, 100))) < 70
     assert min(sheet.getpixel((sheet.width - 100, 300))) > 200
+    paths[0].write_bytes(paths[1].read_bytes())
+    assert min(opened(sheets.sheet_jpeg(paths, ["gone", "here"])).getpixel((100, 100))) > 200
 
 
 @pytest.mark.parametrize(("count", "labels"), [(0, 0), (2, 1)])
 def test_a_sheet_needs_a_label_for_each_image(tmp_path, count, labels):
     with pytest.raises(InternalError):
-        contact_sheet([tmp_path / "a.png"] * count, ["x"] * labels)
+        Sheets().sheet_jpeg([tmp_path / "a.png"] * count, ["x"] * labels)
+
+
+def thumbnails(folder, count, side=512):
+    paths = [folder / f"{n}.webp" for n in range(count)]
+    for n, path in enumerate(paths):
+        image = Image.new("RGB", (side, side), (255 * (n % 2), 255 - n, 0))
+        path.write_bytes(thumbnail_webp(image, side))
+    return paths
+
+
+def test_a_thumbnail_is_decoded_once_for_many_sheets_and_again_when_its_file_changes(tmp_path):
+    sheets, paths = Sheets(), thumbnails(tmp_path, 20)
+    labels = [path.stem for path in paths]
+    first = sheets.sheet_jpeg(paths, labels)
+    assert opened(first).width == pytest.approx(1280, rel=0.16)
+    tiles = dict(sheets._tiles)
+    assert sheets.sheet_jpeg(paths, labels) is first
+    assert sheets.sheet_jpeg(paths[1:], labels[1:]) != first
+    assert dict(sheets._tiles) == tiles, "no tile was made for it"
+
+    paths[0].write_bytes(thumbnail_webp(Image.new("RGB", (512, 512), "blue"), 512))
+    again = opened(sheets.sheet_jpeg(paths, labels))
+    red, green, blue = again.getpixel((100, 100))
+    assert blue > 200 > max(red, green)
+
+
+def test_what_is_kept_of_sheets_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(previews, "MAX_TILE_BYTES", 6 * 4 * 256 * 256)
+    monkeypatch.setattr(previews, "MAX_KEPT_SHEETS", 3)
+    sheets, paths = Sheets(), thumbnails(tmp_path, 20)
+    for n in range(5):
+        sheets.sheet_jpeg(paths, [f"{n}"] * 20)
+    assert len(sheets._sheets) == 3
+    assert len(sheets._tiles) == 6
+    assert sheets._tile_bytes == sum(
+        4 * tile.width * tile.height for tile in sheets._tiles.values()
+    )
+
+
+def test_a_small_preview_is_the_stored_thumbnail_where_it_fits(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(as_png(noise(600, 600)))
+    made = small_preview_webp(path, 512)
+    assert opened(made).size == (512, 512)
+    (tmp_path / "a.webp").write_bytes(thumbnail_webp(flat(600, 600), 512))
+    assert small_preview_webp(path, 512) == (tmp_path / "a.webp").read_bytes()
+    assert len(small_preview_webp(path, 512, max_bytes=2000)) <= 2000
+    path.unlink()
+    (tmp_path / "a.webp").unlink()
+    with pytest.raises(StorageError):
+        small_preview_webp(path, 512)
+
+
+def opened(data):
+    return Image.open(io.BytesIO(data))

@@ -21,6 +21,7 @@ from mcp.types import (
 from PIL import Image
 
 from flux_mcp.gallery.files import ImageFiles
+from flux_mcp.gallery.previews import Sheets
 from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.jobs.downloads import Download, new_download_id
 from flux_mcp.jobs.job import utc_now
@@ -169,11 +170,10 @@ def previews(result: CallToolResult) -> list[ImageContent]:
 
 
 def size_of(picture: ImageContent) -> tuple[int, int]:
-    assert picture.mime_type == "image/webp"
     data = base64.b64decode(picture.data)
     assert len(data) <= MAX_PREVIEW_BYTES
     with Image.open(io.BytesIO(data)) as opened:
-        assert opened.format == "WEBP"
+        assert picture.mime_type == f"image/{(opened.format or '').lower()}"
         opened.load()
         return opened.size
 
@@ -208,7 +208,7 @@ def test_a_finished_job_of_noise_stays_below_a_million_characters(
 ) -> None:
     words = WORST_PROMPTS[prompt]
     images = [image(number, noisy[1024, 1024], words) for number in range(count)]
-    result = job_result(completed(images, words), "normal", NOWHERE)
+    result = job_result(completed(images, words), "normal", NOWHERE, Sheets())
     check_size(result)
     check_schema("flux_generate", result)
     assert len(previews(result)) == (count if count <= MAX_PREVIEWS else 1)
@@ -216,7 +216,7 @@ def test_a_finished_job_of_noise_stays_below_a_million_characters(
 
 def test_the_largest_images_fit_as_well(noisy: dict[tuple[int, int], Path]) -> None:
     images = [image(number, noisy[4096, 1024], "noise") for number in range(MAX_PREVIEWS)]
-    result = job_result(completed(images, "noise"), "normal", NOWHERE)
+    result = job_result(completed(images, "noise"), "normal", NOWHERE, Sheets())
     check_size(result)
     assert all(max(size_of(picture)) <= 1024 for picture in previews(result))
 
@@ -226,7 +226,7 @@ def test_fifty_hits_stay_below_a_million_characters(
     noisy: dict[tuple[int, int], Path], prompt: str
 ) -> None:
     images = tuple(image(number, noisy[1024, 1024], prompt) for number in range(50))
-    result = search_result(SearchAnswer(images=images, next_cursor="c" * 28), "normal")
+    result = search_result(SearchAnswer(images=images, next_cursor="c" * 28), "normal", Sheets())
     check_size(result)
     check_schema("flux_search_gallery", result)
     assert len(previews(result)) == 1
@@ -347,7 +347,7 @@ def test_a_preview_is_as_large_as_asked(
     noisy: dict[tuple[int, int], Path], preview: Any, longest: int | None
 ) -> None:
     images = [image(0, noisy[4096, 1024], "noise")]
-    pictures = previews(job_result(completed(images, "noise"), preview, NOWHERE))
+    pictures = previews(job_result(completed(images, "noise"), preview, NOWHERE, Sheets()))
     # Noise may be shrunk further to fit; flat images are not.
     assert [max(size_of(picture)) <= (longest or 0) for picture in pictures] == [True] * len(
         pictures
@@ -358,7 +358,7 @@ def test_a_preview_is_as_large_as_asked(
 def test_a_flat_image_keeps_its_size(tmp_path: Path) -> None:
     Image.new("RGB", (1536, 768), "teal").save(tmp_path / "flat.png")
     result = job_result(
-        completed([image(0, tmp_path / "flat.png", "teal")], "teal"), "normal", NOWHERE
+        completed([image(0, tmp_path / "flat.png", "teal")], "teal"), "normal", NOWHERE, Sheets()
     )
     assert [size_of(picture) for picture in previews(result)] == [(1024, 512)]
 

@@ -21,10 +21,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from flux_mcp.errors import InternalError, StorageError
-from flux_mcp.gallery.previews import thumbnail_webp
+from flux_mcp.gallery.previews import THUMBNAIL_PX, thumbnail_webp
 from flux_mcp.settings.paths import Paths
 
-THUMBNAIL_PX = 512
 MAX_SWEPT = 256
 """More files without a row than this mean a lost database rather than a crash: none is removed."""
 

@@ -1,20 +1,214 @@
-"""Images made to be looked at: previews, thumbnails and contact sheets.
+"""Images made to be looked at: previews, thumbnails, contact sheets and strips.
 
-Owns nothing. Knows neither where the images of the gallery lie nor their rows, nor how a sheet is
-laid out (sheets.py).
+A preview is a WebP that fits into a number of bytes. A contact sheet is a JPEG: it is encoded in a
+fifth of the time, and shows small images only. `Sheets` keeps what sheets are made of.
 """
 
 import io
 import math
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
 from flux_mcp.errors import InternalError, StorageError
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+MAX_PREVIEW_BYTES = 300_000
+"""Blueprint section 6: three previews and their base64 stay below 1 MB."""
+THUMBNAIL_PX = 512
+"""Longest side of a stored thumbnail."""
+_QUALITIES = {"WEBP": (88, 70, 45, 25), "JPEG": (80, 60, 40, 20)}
+_Format = Literal["WEBP", "JPEG"]
+_HOPELESS = 4
+"""So many times too large at one quality, no lower one will do: the image has to shrink."""
+_THUMBNAIL_QUALITY = 80
+
+
+# --- previews and thumbnails -------------------------------------------------------------------
+
+
+def preview_webp(
+    source: Path | bytes, longest_px: int, max_bytes: int = MAX_PREVIEW_BYTES
+) -> bytes:
+    """Return an image of ours as a WebP with sides up to `longest_px` and at most `max_bytes`.
+
+    Quality gives way first, then size, until it fits. Never enlarged.
+
+    Raises:
+        StorageError: the image cannot be read.
+        InternalError: not even one pixel fits into `max_bytes`.
+    """
+    return _fitted(_shrunk(_open(source), longest_px), "WEBP", max_bytes)
+
+
+def thumbnail_webp(image: Image.Image, longest_px: int) -> bytes:
+    """Return a decoded image as a WebP with sides up to `longest_px`. Never enlarged."""
+    return _encoded(_shrunk(image, longest_px), "WEBP", _THUMBNAIL_QUALITY)
+
+
+def small_preview_webp(path: Path, longest_px: int, max_bytes: int = MAX_PREVIEW_BYTES) -> bytes:
+    """Return the stored thumbnail of a gallery image, as it is where it fits.
+
+    Args:
+        path: The PNG; its thumbnail stands beside it.
+        longest_px: Sides of what is made where there is no thumbnail, or it is too large.
+        max_bytes: Of what is returned.
+
+    Raises:
+        StorageError: neither can be read.
+    """
+    try:
+        thumbnail = path.with_suffix(".webp").read_bytes()
+    except OSError:
+        return preview_webp(path, longest_px, max_bytes)
+    return thumbnail if len(thumbnail) <= max_bytes else preview_webp(path, longest_px, max_bytes)
+
+
+# --- contact sheets ----------------------------------------------------------------------------
+
+_CELL_PX = (96, 320)
+"""Of a contact sheet: smaller shows nothing, larger is no sheet any more."""
+_NEAR = 0.16
+"""A cell may be so much larger or smaller than there is room for, as a share."""
+MAX_KEPT_SHEETS = 16
+MAX_TILE_BYTES = 16 * 1024 * 1024
+"""Of decoded tiles: 90 in the size that 20 images to a sheet have."""
+
+_File = tuple[Path, int, int]
+"""A file as it is: path, time of its last change in nanoseconds, size."""
+_Tile = tuple[_File, int]
+"""Which file, in cells of how many pixels."""
+
+
+class Sheets:
+    """Makes contact sheets, and keeps the newest ones and the tiles they are made of.
+
+    Clients look at the same images again and again, with some new ones before them: decoding is
+    most of the work. A file that changes, or is gone, is another file here. For any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sheets: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
+        self._tiles: OrderedDict[_Tile, Image.Image] = OrderedDict()
+        self._tile_bytes = 0
+
+    def sheet_jpeg(
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[str],
+        sheet_px: int = 1280,
+        max_bytes: int = MAX_PREVIEW_BYTES,
+    ) -> bytes:
+        """Return a JPEG grid of images, numbered from 1, each over its label, within `max_bytes`.
+
+        It is about `sheet_px` wide, wider where cells would be too small to see anything. An image
+        that cannot be read leaves an empty, numbered place.
+
+        Raises:
+            InternalError: no images, or not one label for each.
+        """
+        if not paths or len(paths) != len(labels):
+            raise InternalError(f"{len(paths)} images and {len(labels)} labels make no sheet.")
+        files = [_file(path) for path in paths]
+        key = (*files, *labels, sheet_px, max_bytes)
+        with self._lock:
+            sheet = self._sheets.get(key)
+            if sheet is not None:
+                self._sheets.move_to_end(key)
+                return sheet
+        columns = math.ceil(math.sqrt(len(paths)))
+        cell_px = _cell_px(sheet_px // columns - GAP_PX)
+        tiles = [None if file is None else self._tile(file, cell_px) for file in files]
+        cells = [
+            Cell(tile, str(number), label)
+            for number, (tile, label) in enumerate(zip(tiles, labels, strict=True), start=1)
+        ]
+        font_px = max(10, cell_px // 18)
+        drawn = draw_sheet(cells, columns=columns, cell_px=cell_px, font_px=font_px)
+        sheet = _fitted(drawn, "JPEG", max_bytes)
+        if None not in tiles:
+            self._keep(key, sheet)
+        return sheet
+
+    def _keep(self, key: tuple[object, ...], sheet: bytes) -> None:
+        with self._lock:
+            self._sheets[key] = sheet
+            while len(self._sheets) > MAX_KEPT_SHEETS:
+                self._sheets.popitem(last=False)
+
+    def _tile(self, file: _File, cell_px: int) -> Image.Image | None:
+        """Return an image that fits into a cell, `None` if it cannot be read."""
+        key = (file, cell_px)
+        with self._lock:
+            tile = self._tiles.get(key)
+            if tile is not None:
+                self._tiles.move_to_end(key)
+                return tile
+        try:
+            tile = _open(file[0])
+        except StorageError:
+            return None
+        # First by a whole number, then the rest of the way, if any.
+        tile.thumbnail((cell_px, cell_px), Image.Resampling.LANCZOS, reducing_gap=1.0)
+        with self._lock:
+            if key not in self._tiles:
+                self._tiles[key] = tile
+                self._tile_bytes += _decoded_bytes(tile)
+            while self._tile_bytes > MAX_TILE_BYTES:
+                _, oldest = self._tiles.popitem(last=False)
+                self._tile_bytes -= _decoded_bytes(oldest)
+        return tile
+
+
+def _cell_px(room_px: int) -> int:
+    """Return the side of a cell: what there is room for, or near it a fraction of a thumbnail.
+
+    A thumbnail shrunk by a whole number costs a sixth of one that is resampled.
+    """
+    low, high = _CELL_PX
+    wanted = max(low, min(high, room_px))
+    near = min((math.ceil(THUMBNAIL_PX / n) for n in (1, 2, 3, 4)), key=lambda px: abs(px - wanted))
+    return near if abs(near - wanted) <= _NEAR * wanted else wanted
+
+
+def _file(path: Path) -> _File | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return path, found.st_mtime_ns, found.st_size
+
+
+def _decoded_bytes(image: Image.Image) -> int:
+    return 4 * image.width * image.height  # Pillow keeps RGB in four bytes
+
+
+def strip_png(paths: Sequence[Path], captions: Sequence[tuple[str, str]], cell_px: int) -> bytes:
+    """Return a PNG of images side by side, each as large as its cell, over a head and its words.
+
+    Raises:
+        StorageError: an image cannot be read.
+    """
+    cells = [
+        Cell(_filling(_open(path), cell_px), head, words)
+        for path, (head, words) in zip(paths, captions, strict=True)
+    ]
+    sheet = draw_sheet(
+        cells, columns=len(cells), cell_px=cell_px, font_px=cell_px // 13, lines_of_words=2
+    )
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+# --- cells and their captions ------------------------------------------------------------------
 
 GAP_PX = 12
 _MARGIN_PX = 4
@@ -79,14 +273,14 @@ def draw_sheet(
 
 
 def _paste_centred(
-    sheet: Image.Image, picture: Image.Image | None, place: tuple[int, int, int]
+    sheet: Image.Image, image: Image.Image | None, place: tuple[int, int, int]
 ) -> None:
     left, top, cell_px = place
-    if picture is None:
+    if image is None:
         sheet.paste(_EMPTY, (left, top, left + cell_px, top + cell_px))
         return
-    across, down = (cell_px - picture.width) // 2, (cell_px - picture.height) // 2
-    sheet.paste(picture, (left + across, top + down))
+    across, down = (cell_px - image.width) // 2, (cell_px - image.height) // 2
+    sheet.paste(image, (left + across, top + down))
 
 
 def _wrapped(
@@ -116,102 +310,15 @@ def _cut(draw: ImageDraw.ImageDraw, text: str, font: Font, room_px: float) -> st
     return f"{text.rstrip()}..." if text else ""
 
 
-MAX_PREVIEW_BYTES = 300_000
-"""Blueprint section 6: three previews and their base64 stay below 1 MB."""
-
-_QUALITIES = (88, 70, 45, 25)
-_HOPELESS = 4
-"""So many times too large at one quality, no lower one will do: the image has to shrink."""
-_THUMBNAIL_QUALITY = 80
-
-_CELL_PX = (96, 320)
-"""Of a contact sheet: smaller shows nothing, larger is no sheet any more."""
-
-
-def preview_webp(
-    source: Path | bytes, longest_px: int, max_bytes: int = MAX_PREVIEW_BYTES
-) -> bytes:
-    """Return an image of ours as a WebP with sides up to `longest_px` and at most `max_bytes`.
-
-    Quality gives way first, then size, until it fits. Never enlarged.
-
-    Raises:
-        StorageError: the image cannot be read.
-        InternalError: not even a dot fits into `max_bytes`.
-    """
-    return _fitted(_shrunk(_open(source), longest_px), max_bytes)
-
-
-def thumbnail_webp(image: Image.Image, longest_px: int) -> bytes:
-    """Return a decoded image as a WebP with sides up to `longest_px`. Never enlarged."""
-    return _encode_webp(_shrunk(image, longest_px), _THUMBNAIL_QUALITY)
-
-
-def contact_sheet(
-    paths: Sequence[Path],
-    labels: Sequence[str],
-    max_bytes: int = MAX_PREVIEW_BYTES,
-    sheet_px: int = 1280,
-) -> bytes:
-    """Return a WebP grid of images, numbered from 1, each over its label, within `max_bytes`.
-
-    It is about `sheet_px` wide, wider where cells would be too small to see anything. An image
-    that cannot be read leaves an empty, numbered place.
-
-    Raises:
-        InternalError: no images, or not one label for each.
-    """
-    if not paths or len(paths) != len(labels):
-        raise InternalError(f"{len(paths)} images and {len(labels)} labels make no sheet.")
-    columns = math.ceil(math.sqrt(len(paths)))
-    low, high = _CELL_PX
-    cell_px = max(low, min(high, sheet_px // columns - GAP_PX))
-    cells = [
-        Cell(_shrunk_or_none(path, cell_px), str(number), label)
-        for number, (path, label) in enumerate(zip(paths, labels, strict=True), start=1)
-    ]
-    font_px = max(10, cell_px // 18)
-    sheet = draw_sheet(cells, columns=columns, cell_px=cell_px, font_px=font_px)
-    return _fitted(sheet, max_bytes)
-
-
-def strip_png(paths: Sequence[Path], captions: Sequence[tuple[str, str]], cell_px: int) -> bytes:
-    """Return a PNG of images side by side, each as large as its cell, over a head and its words.
-
-    Raises:
-        StorageError: an image cannot be read.
-    """
-    cells = [
-        Cell(_filling(_open(path), cell_px), head, words)
-        for path, (head, words) in zip(paths, captions, strict=True)
-    ]
-    sheet = draw_sheet(
-        cells, columns=len(cells), cell_px=cell_px, font_px=cell_px // 13, lines_of_words=2
-    )
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _shrunk_or_none(path: Path, longest_px: int) -> Image.Image | None:
-    try:
-        return _shrunk(_open(path), longest_px)
-    except StorageError:
-        return None
-
-
-def _filling(image: Image.Image, longest_px: int) -> Image.Image:
-    """Return an image whose longer side is `longest_px`, enlarged too."""
-    scale = longest_px / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.LANCZOS)
+# --- decoding, resizing, encoding --------------------------------------------------------------
 
 
 def _open(source: Path | bytes) -> Image.Image:
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=("PNG", "WEBP")) as image:
-            return image.convert("RGB")
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise StorageError(
             f"An image of the gallery cannot be read: {error}.", "Restore the file."
@@ -224,10 +331,17 @@ def _shrunk(image: Image.Image, longest_px: int) -> Image.Image:
     return small
 
 
-def _fitted(image: Image.Image, max_bytes: int) -> bytes:
+def _filling(image: Image.Image, longest_px: int) -> Image.Image:
+    """Return an image whose longer side is `longest_px`, enlarged too."""
+    scale = longest_px / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _fitted(image: Image.Image, file_format: _Format, max_bytes: int) -> bytes:
     while True:
-        for quality in _QUALITIES:
-            data = _encode_webp(image, quality)
+        for quality in _QUALITIES[file_format]:
+            data = _encoded(image, file_format, quality)
             if len(data) <= max_bytes:
                 return data
             if len(data) > _HOPELESS * max_bytes:
@@ -237,7 +351,7 @@ def _fitted(image: Image.Image, max_bytes: int) -> bytes:
         image = _shrunk(image, max(1, max(image.size) * 3 // 4))
 
 
-def _encode_webp(image: Image.Image, quality: int) -> bytes:
+def _encoded(image: Image.Image, file_format: _Format, quality: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=2)
+    image.save(buffer, file_format, quality=quality, method=2)  # the method is WebP's alone
     return buffer.getvalue()

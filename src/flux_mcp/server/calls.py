@@ -15,6 +15,7 @@ from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
+from flux_mcp.gallery.previews import Sheets
 from flux_mcp.jobs.downloads import is_download_id
 from flux_mcp.jobs.job import FINAL, Job, PreviewSize
 from flux_mcp.requests.schemas import (
@@ -58,6 +59,7 @@ class ToolCalls:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._waiting: Counter[str] = Counter()
+        self._sheets = Sheets()
         self._open = 0
         self._answered = asyncio.Event()
         self._handlers: dict[type[BaseModel], Handler] = {
@@ -172,8 +174,8 @@ class ToolCalls:
     async def _search(self, request: SearchRequest, _: Context[Any, Any]) -> CallToolResult:
         answer = await self._service.gallery.search(request)
         if request.preview == "none":
-            return search_result(answer, request.preview)
-        return await asyncio.to_thread(search_result, answer, request.preview)
+            return search_result(answer, request.preview, self._sheets)
+        return await asyncio.to_thread(search_result, answer, request.preview, self._sheets)
 
     # --- shared --------------------------------------------------------------------------------
 
@@ -190,9 +192,9 @@ class ToolCalls:
     async def _job_result(self, answer: JobAnswer, preview: PreviewSize) -> CallToolResult:
         path = self._service.preview_path(answer.job_id)
         if answer.images or (answer.status == "running" and preview != "none"):
-            return await asyncio.to_thread(job_result, answer, preview, path)
+            return await asyncio.to_thread(job_result, answer, preview, path, self._sheets)
         # It reads no file: it need not wait for a thread behind calls that make images smaller.
-        return job_result(answer, preview, path)
+        return job_result(answer, preview, path, self._sheets)
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from flux_mcp.compose.composer import advise
 from flux_mcp.errors import FluxMcpError, StorageError
-from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, contact_sheet, preview_webp
+from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, Sheets, preview_webp, small_preview_webp
 from flux_mcp.jobs.job import PreviewSize
 from flux_mcp.server.progress import describe_answer
 from flux_mcp.service.answers import (
@@ -50,21 +50,24 @@ _PROMPT_IN_LIST = 100
 # --- results -----------------------------------------------------------------------------------
 
 
-def job_result(answer: JobAnswer, preview: PreviewSize, running_preview: Path) -> CallToolResult:
+def job_result(
+    answer: JobAnswer, preview: PreviewSize, running_preview: Path, sheets: Sheets
+) -> CallToolResult:
     """Return a job: text, previews, links to its images, structured content.
 
     Args:
         answer: The job as it stands.
         preview: How large an image to put inside.
         running_preview: File of the preview of the job while it runs; it need not exist.
+        sheets: Makes the contact sheet of many images.
     """
     content: list[ContentBlock] = [_text(_job_text(answer))]
     if preview != "none":
-        content += _previews(answer.images, preview)
+        content += _previews(answer.images, preview, sheets)
         # It is removed when the job ends, which may be now.
         with suppress(FileNotFoundError):
             if answer.status == "running":
-                content.append(_webp(running_preview.read_bytes()))
+                content.append(_image(running_preview.read_bytes()))
     for image in answer.images:
         with suppress(FileNotFoundError):
             content.append(_link(image))
@@ -86,11 +89,11 @@ def queue_result(answer: QueueAnswer) -> CallToolResult:
     return _result([_text(_queue_text(answer))], answer)
 
 
-def search_result(answer: SearchAnswer, preview: PreviewSize) -> CallToolResult:
+def search_result(answer: SearchAnswer, preview: PreviewSize, sheets: Sheets) -> CallToolResult:
     """Return gallery images: a list, a contact sheet, structured content."""
     content: list[ContentBlock] = [_text(_search_text(answer))]
     if answer.images and preview != "none":
-        content.append(_webp(_sheet(answer.images, preview)))
+        content.append(_sheet(answer.images, preview, sheets))
     return _result(content, answer)
 
 
@@ -245,31 +248,34 @@ def _notes(notices: Iterable[str]) -> Iterator[str]:
 
 
 def _previews(
-    images: Sequence[ImageAnswer], preview: Literal["small", "normal"]
+    images: Sequence[ImageAnswer], preview: Literal["small", "normal"], sheets: Sheets
 ) -> list[ContentBlock]:
     if len(images) > MAX_PREVIEWS:
-        return [_webp(_sheet(images, preview))]
+        return [_sheet(images, preview, sheets)]
+    make = small_preview_webp if preview == "small" else preview_webp
     blocks: list[ContentBlock] = []
     for image in images:
         budget = min(MAX_PREVIEW_BYTES, PREVIEW_BUDGET_BYTES // len(images))
         # An image whose file is gone still has its facts.
         with suppress(StorageError):
-            webp = preview_webp(Path(image.path), _LONGEST_PX[preview], max_bytes=budget)
-            blocks.append(_webp(webp))
+            blocks.append(_image(make(Path(image.path), _LONGEST_PX[preview], budget)))
     return blocks
 
 
-def _sheet(images: Sequence[ImageAnswer], preview: Literal["small", "normal"]) -> bytes:
+def _sheet(
+    images: Sequence[ImageAnswer], preview: Literal["small", "normal"], sheets: Sheets
+) -> ImageContent:
     """Return a numbered contact sheet. Thumbnails are enough: a cell is smaller than one."""
     paths = [Path(image.path).with_suffix(".webp") for image in images]
-    return contact_sheet(paths, [image.id for image in images], sheet_px=_SHEET_PX[preview])
+    sheet = sheets.sheet_jpeg(paths, [image.id for image in images], _SHEET_PX[preview])
+    return _image(sheet, "image/jpeg")
 
 
-def _webp(data: bytes) -> ImageContent:
+def _image(data: bytes, mime_type: str = "image/webp") -> ImageContent:
     return ImageContent(
         type="image",
         data=base64.b64encode(data).decode(),
-        mime_type="image/webp",
+        mime_type=mime_type,
         annotations=Annotations(audience=["user", "assistant"], priority=0.9),
     )
 
