@@ -29,9 +29,8 @@ def test_parts_stand_in_order_and_say_where_they_came_from() -> None:
         assert assembled.prompt[block.start : block.end] == block.text
 
 
-@pytest.mark.parametrize(
-    ("left", "right", "between"),
-    [
+def test_blocks_are_joined_as_a_writer_would() -> None:
+    for left, right, between in (
         ("A photograph.", "A cat", " "),
         ("A photograph", "a cat", ", "),
         ("A photograph", "A cat", ". "),
@@ -43,14 +42,10 @@ def test_parts_stand_in_order_and_say_where_they_came_from() -> None:
         ("A photograph", '"OPEN" on a sign', ". "),
         ("A photograph", "85 mm lens", ". "),
         ("black -", "a cat", " "),
-    ],
-)
-def test_blocks_are_joined_as_a_writer_would(left: str, right: str, between: str) -> None:
-    assert separator(left, right) == between
-    prompt = assemble(
-        (PromptPart("fixed", left, "f"), PromptPart("subject", right, "s", "subject"))
-    ).prompt
-    assert prompt == left + between + right
+    ):
+        assert separator(left, right) == between
+        parts = (PromptPart("fixed", left, "f"), PromptPart("subject", right, "s", "subject"))
+        assert assemble(parts).prompt == left + between + right
 
 
 def test_a_placed_part_makes_no_block_of_its_own() -> None:
@@ -157,18 +152,13 @@ def test_whatever_the_texts_blocks_are_where_they_say_and_the_limit_holds(
     assert assemble(parts, max_characters=most) == assembled
 
 
-@pytest.mark.parametrize(
-    ("template", "value", "expected"),
-    [
+def test_a_sentence_given_for_a_place_inside_of_one_loses_its_full_stop() -> None:
+    for template, value, expected in (
         ("a photo of {subject}, lit", "A cat.", "a photo of A cat, lit"),
         ("Shown: {subject}. Lit.", " a cat. ", "Shown: a cat. Lit."),
         ("Shown: {subject}. Lit.", "a cat...", "Shown: a cat... Lit."),
         ("Shown: {subject} Lit.", "a cat.", "Shown: a cat. Lit."),
         ('a sign "{subject}"', "STOP.", 'a sign "STOP."'),
-    ],
-)
-def test_a_sentence_given_for_a_place_inside_of_one_loses_its_full_stop(
-    template: str, value: str, expected: str
-) -> None:
-    parts = (PromptPart("fixed", template, "f"), PromptPart("subject", value, "s", "subject"))
-    assert assemble(parts).prompt == expected
+    ):
+        parts = (PromptPart("fixed", template, "f"), PromptPart("subject", value, "s", "subject"))
+        assert assemble(parts).prompt == expected

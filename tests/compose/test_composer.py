@@ -1,4 +1,4 @@
-"""Composing: choices, defaults, draws, refusals, and the report for the gallery."""
+"""Composing: choices, defaults, random choices, refusals, and the report for the gallery."""
 
 import json
 from collections import Counter
@@ -10,7 +10,6 @@ import pytest
 from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import (
     Composition,
-    Limits,
     advise,
     compose,
     draft,
@@ -81,23 +80,23 @@ def test_own_words_may_have_a_bar_in_them(library: PackLibrary) -> None:
     assert '"NEWS | NOW"' in prompt(library, subject="sign", variables={"headline": "NEWS | NOW"})
 
 
-@pytest.mark.parametrize(
-    ("choice", "message", "hint"),
-    [
+def test_what_the_pack_does_not_have_is_refused_with_the_nearest(library: PackLibrary) -> None:
+    table: list[tuple[dict[str, Any], str, str]] = [
         ({"variables": {"ligth": "soft"}}, "has no variable 'ligth'", "Did you mean 'light'?"),
         ({"variables": {"light": "sfot"}}, "'sfot' is no choice of light", "Did you mean 'soft'?"),
         ({"variables": {"light": "soft|sfot"}}, "'sfot' in 'soft|sfot'", "Did you mean 'soft'?"),
-        ({"variables": {"headline": "*"}}, "'*' has nothing to draw for headline", "in words"),
+        (
+            {"variables": {"headline": "*"}},
+            "'*' picks one of the choices, and headline has none",
+            "as text",
+        ),
         ({"extra": "in {ligth}"}, "in place of {ligth}", "Did you mean {light}?"),
-    ],
-)
-def test_what_the_pack_does_not_have_is_refused_with_the_nearest(
-    library: PackLibrary, choice: dict[str, Any], message: str, hint: str
-) -> None:
-    with pytest.raises(InvalidRequestError) as caught:
-        prompt(library, **choice)
-    assert message in caught.value.message
-    assert hint in caught.value.hint
+    ]
+    for choice, message, hint in table:
+        with pytest.raises(InvalidRequestError) as caught:
+            prompt(library, **choice)
+        assert message in caught.value.message
+        assert hint in caught.value.hint
 
 
 def test_an_argument_without_a_default_must_be_given(tmp_path: Path) -> None:
@@ -136,9 +135,9 @@ def test_the_same_seed_gives_the_same_prompt_and_a_batch_varies(library: PackLib
     drawn = [prompt(library, 7, index, **choice) for index in range(12)]
     assert drawn == [prompt(library, 7, index, **choice) for index in range(12)]
     assert len(set(drawn)) > 4
-    counts = Counter(prompt(library, seed, subject="*") for seed in range(600))
+    counts = Counter(prompt(library, seed, subject="*") for seed in range(300))
     assert counts["A photograph in red tones. a chick. The light is soft."] == pytest.approx(
-        240, abs=50
+        120, abs=36
     )
 
 
@@ -211,8 +210,6 @@ def test_a_prompt_over_the_limit_is_refused(library: PackLibrary) -> None:
     with pytest.raises(PromptTooLongError, match="subject 22") as caught:
         prompt(library, extra="word " * 400)
     assert caught.value.hint == "Shorten extra (argument extra)."
-    with pytest.raises(PromptTooLongError, match="may have 50 at most"):
-        compose(library, Choice("pets"), 0, limits=Limits(max_characters=50))
 
 
 def refused(library: PackLibrary) -> Composition:

@@ -10,7 +10,7 @@ import pytest
 
 from flux_mcp.compose.assemble import Block
 from flux_mcp.compose.audit import Audit, Finding, Forbidden
-from flux_mcp.compose.library import PackChanges, PackLibrary, fingerprint_of
+from flux_mcp.compose.library import PackChanges, PackLibrary, _fingerprint_of
 from flux_mcp.compose.reader import read_pack
 from flux_mcp.errors import InvalidPackError, UnknownPackError
 
@@ -61,20 +61,20 @@ def test_an_unknown_pack_is_refused_with_the_nearest(library: PackLibrary) -> No
     assert caught.value.code == "unknown_pack"
 
 
-def test_a_bad_pack_is_out_of_use_and_the_others_are_not(library: PackLibrary, user: Path) -> None:
+def test_a_bad_pack_is_disabled_and_the_others_are_not(library: PackLibrary, user: Path) -> None:
     write_pack(user / "broken", {"fixed_block.txt": None, "subjects/cat.txt": b"\xff"})
     assert [pack.name for pack in library] == ["pins", "shots"]
     with pytest.raises(InvalidPackError) as caught:
         library.find("broken")
     assert str(caught.value) == (
         "[invalid_pack] The pack 'broken' cannot be used: broken/fixed_block.txt: "
-        "The file is missing. 1 more. Write into it what every prompt of the pack says."
+        "The file is missing. 1 more. Write the text of every prompt of the pack into it."
     )
     assert len(caught.value.problems) == 2
     assert [reading.name for reading in library.readings()] == ["broken", "pins", "shots"]
 
 
-def test_a_bad_own_pack_does_not_let_the_shipped_one_draw_in_its_place(
+def test_a_bad_own_pack_is_not_replaced_by_the_shipped_one(
     library: PackLibrary, user: Path
 ) -> None:
     write_pack(user / "pins", {"pack.json": "{"})
@@ -82,7 +82,7 @@ def test_a_bad_own_pack_does_not_let_the_shipped_one_draw_in_its_place(
         library.find("pins")
 
 
-def test_every_change_is_told_once(library: PackLibrary, user: Path) -> None:
+def test_every_change_is_reported_once(library: PackLibrary, user: Path) -> None:
     assert library.refresh() == PackChanges(added=("pins", "shots"))
     assert not library.refresh()
     write_pack(user / "mine")
@@ -107,14 +107,14 @@ def change_in_place(path: Path) -> None:
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
 
 
-@pytest.mark.parametrize("name", ["pack.json", "fixed_block.txt", "subjects/cat.txt"])
 def test_a_change_that_keeps_size_and_time_is_seen(
-    library: PackLibrary, shipped: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    library: PackLibrary, shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flux_mcp.compose.library._SETTLED_NS", 0)
-    before = library.find("pins").digest
-    change_in_place(shipped / "pins" / name)
-    assert library.find("pins").digest != before
+    for name in ("pack.json", "fixed_block.txt", "subjects/cat.txt"):
+        before = library.find("pins").digest
+        change_in_place(shipped / "pins" / name)
+        assert library.find("pins").digest != before, name
 
 
 def test_a_second_change_within_one_tick_of_the_clock_is_seen(
@@ -122,7 +122,7 @@ def test_a_second_change_within_one_tick_of_the_clock_is_seen(
 ) -> None:
     now = time.time_ns()
     frozen = (("pack.json", now, 100, 1),)
-    monkeypatch.setattr("flux_mcp.compose.library.fingerprint_of", lambda _: frozen)
+    monkeypatch.setattr("flux_mcp.compose.library._fingerprint_of", lambda _: frozen)
     monkeypatch.setattr("flux_mcp.compose.library.time.time_ns", lambda: now + 1_000_000)
     before = library.find("pins").digest
     change_in_place(shipped / "pins" / "fixed_block.txt")
@@ -154,7 +154,7 @@ def test_packs_that_did_not_change_are_not_read_again(
 
 def test_a_fingerprint_names_every_file_without_reading_it(shipped: Path) -> None:
     (shipped / "pins" / "gone.txt").symlink_to("nowhere")
-    names = [name for name, *_ in fingerprint_of(shipped / "pins")]
+    names = [name for name, *_ in _fingerprint_of(shipped / "pins")]
     assert names == sorted(names)
     assert {"pack.json", "subjects/cat.txt", "gone.txt"} <= set(names)
 
@@ -175,7 +175,7 @@ def test_a_pack_may_name_only_a_model_there_is(shipped: Path) -> None:
 
 
 def hates_cats(blocks: Sequence[Block], forbidden: Sequence[Forbidden]) -> Audit:
-    """Stand in for the audit where only its place in the library is asked."""
+    """Replace the audit by one whose findings are simple."""
     findings = tuple(
         Finding("refuse", "forbidden", "cat", block.name, at, at + 3, "cat", "No cats.", "a dog")
         for block in blocks
@@ -184,7 +184,7 @@ def hates_cats(blocks: Sequence[Block], forbidden: Sequence[Forbidden]) -> Audit
     return Audit("refuse" if findings else "pass", findings)
 
 
-def test_a_pack_that_forbids_its_own_words_is_out_of_use(shipped: Path) -> None:
+def test_a_pack_that_forbids_its_own_words_is_disabled(shipped: Path) -> None:
     write_pack(
         shipped / "pins",
         {"subjects/cat.txt": "# wild\n\na lynx, a\ncat\n"},

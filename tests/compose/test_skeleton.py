@@ -11,7 +11,7 @@ from flux_mcp.compose.skeleton import skeleton
 from flux_mcp.errors import InvalidRequestError, StorageError
 
 
-def test_a_new_pack_passes_every_check_and_draws(tmp_path: Path) -> None:
+def test_a_new_pack_passes_every_check_and_composes(tmp_path: Path) -> None:
     folder = skeleton("my-brand_2", tmp_path / "packs")
     assert folder == tmp_path / "packs" / "my-brand_2"
     (reading,) = check_packs(folder)
@@ -38,10 +38,10 @@ def test_the_schema_for_editors_lies_where_the_pack_says(tmp_path: Path) -> None
     assert (folder.parent / "pack.schema.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["My Pack", "", "../up", "-x", "x" * 65])
-def test_a_bad_name_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidRequestError, match="lower-case"):
-        skeleton(name, tmp_path)
+def test_a_bad_name_is_refused(tmp_path: Path) -> None:
+    for name in ("My Pack", "", "../up", "-x", "x" * 65):
+        with pytest.raises(InvalidRequestError, match="lower-case"):
+            skeleton(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -213,7 +213,7 @@ async def test_a_pack_of_another_kind_names_its_tool_and_the_image(
         ("pets", {"subjct": "dog"}, "has no argument 'subjct'. Did you mean 'subject'? Arguments"),
         ("pets", {"ligth": "hard"}, "has no argument 'ligth'. Did you mean 'light'?"),
         ("pets", {"light": "hrad"}, "'hrad' is no choice of light in the pack 'pets'. Did you"),
-        ("pets", {"headline": "*"}, "'*' has nothing to draw for headline"),
+        ("pets", {"headline": "*"}, "'*' picks one of the choices, and headline has none"),
         ("pets", {"extra": "x" * 2001}, "extra: String should have at most 2000 characters"),
         ("pets", {"extra": "rain\0"}, "extra: contains control characters"),
         ("pets", {"extra": "in {ligth}"}, "Did you mean {light}?"),

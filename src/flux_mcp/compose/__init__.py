@@ -1,4 +1,4 @@
-"""Prompt packs: read, put together, audited. Pure but for the reading; knows no torch, no server.
+"""Prompt packs: read from folders, put together to prompts, and audited.
 
-`composer.compose` is the way in: a library of packs and a choice give a `Composition`.
+`composer.compose` is the entry point: a library of packs and a choice give a `Composition`.
 """

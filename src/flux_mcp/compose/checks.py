@@ -1,4 +1,8 @@
-"""What can be wrong with a pack's texts taken together."""
+"""Checks of a pack's texts taken together: placeholders, lengths, and the prompts they make.
+
+`check_texts` needs no audit. `check_quickly` and `check_thoroughly` audit example prompts, to find
+packs that forbid their own words.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,15 +17,20 @@ from flux_mcp.compose.assemble import (
     tidy,
 )
 from flux_mcp.compose.audit import Audit, Finding, Forbidden
-from flux_mcp.compose.choices import Example, covering, longest, one_by_one, parts_of, usual
+from flux_mcp.compose.choices import ANY, ResolvedArgument, parts_of
 from flux_mcp.compose.files import PackFiles, Text
 from flux_mcp.compose.packs import Pack, Variable
 from flux_mcp.compose.problems import PackProblem, nearest
 from flux_mcp.errors import PromptTooLongError, RequestError
 
+Judge = Callable[[Sequence[Block], Sequence[Forbidden]], Audit]
+"""The audit: `flux_mcp.compose.audit.audit`."""
+Example = tuple[ResolvedArgument, ...]
+"""A value for every argument of a pack."""
+
 
 def check_texts(pack: Pack, files: PackFiles) -> None:
-    """Collect what is wrong with placeholders and lengths."""
+    """Add an error to the files for every wrong placeholder and every text that is too long."""
     known = {argument.name: argument for argument in pack.arguments}
     texts = (pack.fixed, *(text for argument in pack.arguments for text in argument.texts))
     before = len(files.problems)
@@ -36,7 +45,7 @@ def check_texts(pack: Pack, files: PackFiles) -> None:
 def _check_placeholders(text: Text, known: Mapping[str, Variable], files: PackFiles) -> None:
     for placeholder in placeholders(text.text):
         if placeholder.name not in known:
-            files.complain(
+            files.add_error(
                 text.file,
                 f"Nothing fills {{{placeholder.name}}}.",
                 nearest(placeholder.name, known, what="Placeholders")
@@ -48,10 +57,10 @@ def _check_placeholders(text: Text, known: Mapping[str, Variable], files: PackFi
 def _check_length(text: Text, files: PackFiles) -> None:
     characters = len(tidy(text.text))
     if characters > MAX_CHARACTERS:
-        files.complain(
+        files.add_error(
             text.file,
             f"The text has {characters} characters; a whole prompt may have {MAX_CHARACTERS}.",
-            "Say it shorter.",
+            "Shorten it.",
             line=text.line,
         )
 
@@ -65,8 +74,8 @@ def _check_circles(known: Mapping[str, Variable], files: PackFiles) -> None:
             for below in sorted(names_in(text.text) & known.keys()):
                 if below in (*path, name):
                     circle = " -> ".join((*path, name, below))
-                    message = f"The placeholders go round in a circle: {circle}."
-                    files.complain(text.file, message, "Take one of them out.", line=text.line)
+                    message = f"The placeholders form a circle: {circle}."
+                    files.add_error(text.file, message, "Remove one of them.", line=text.line)
                 elif below not in closed:
                     walk(below, (*path, name))
         closed.add(name)
@@ -77,24 +86,23 @@ def _check_circles(known: Mapping[str, Variable], files: PackFiles) -> None:
 
 
 def _check_whole(pack: Pack, files: PackFiles) -> None:
-    """Refuse defaults that make no prompt; warn where the longest choices make none."""
-    for chosen, is_default in ((usual(pack), True), (longest(pack), False)):
+    """Add an error if the defaults are too long together, a warning if the longest choices are."""
+    for chosen, is_default in ((usual_example(pack), True), (longest_example(pack), False)):
         try:
             assemble(parts_of(pack, chosen), woven=pack.woven)
         except PromptTooLongError as error:
             if is_default:
-                files.complain(pack.fixed.file, error.message, error.hint)
+                files.add_error(pack.fixed.file, error.message, error.hint)
                 return
             message = f"With the longest choice of each: {error.message}"
-            files.warn(pack.fixed.file, message, "Shorten one of them.")
+            files.add_warning(pack.fixed.file, message, "Shorten one of them.")
 
 
-Judge = Callable[[Sequence[Block], Sequence[Forbidden]], Audit]
-"""The audit: `flux_mcp.compose.audit.audit`."""
+# --- the pack's own prompts, audited --------------------------------------------------------------
 
 
 def check_quickly(pack: Pack, judge: Judge) -> tuple[PackProblem, ...]:
-    """Return where the pack forbids its own words: every choice is looked at, few combinations."""
+    """Return where the pack forbids its own words: every choice, but few combinations."""
     if not pack.forbidden:
         return ()
     found = _problems(pack, judge, covering(pack))
@@ -102,7 +110,7 @@ def check_quickly(pack: Pack, judge: Judge) -> tuple[PackProblem, ...]:
 
 
 def check_thoroughly(pack: Pack, judge: Judge) -> tuple[PackProblem, ...]:
-    """Return everything the audit has against the prompts the pack itself makes."""
+    """Return everything the audit finds in the prompts that the pack itself makes."""
     examples = (*one_by_one(pack), *covering(pack))
     return tuple(sorted({problem for _, problem in _problems(pack, judge, examples)}))
 
@@ -114,7 +122,7 @@ def _problems(
         try:
             assembled = assemble(parts_of(pack, example), woven=pack.woven)
         except RequestError:
-            # Too long together: checks.py says so.
+            # Too long together: `check_texts` reports it.
             continue
         for finding in judge(assembled.blocks, pack.forbidden).findings:
             if finding.verdict != "advice":
@@ -123,7 +131,7 @@ def _problems(
 
 def _problem(pack: Pack, assembled: Assembled, finding: Finding) -> PackProblem:
     text, line = _place(pack, assembled, finding)
-    fix = finding.rewording or "Say it otherwise, or name the phrase in allowed_in."
+    fix = finding.rewording or "Reword it, or name the phrase in allowed_in."
     if finding.rewording and finding.code == "forbidden":
         fix = f"Write instead: {finding.rewording.rstrip('.')}."
     return PackProblem(
@@ -137,7 +145,7 @@ def _problem(pack: Pack, assembled: Assembled, finding: Finding) -> PackProblem:
 
 
 def _place(pack: Pack, assembled: Assembled, finding: Finding) -> tuple[Text, int]:
-    """Return the text of the pack a finding comes from, and the line."""
+    """Return the text of the pack that a finding comes from, and the line."""
     pattern = re.compile(r"\s+".join(map(re.escape, finding.text.split())))
     texts = {pack.fixed.source: pack.fixed}
     texts |= {text.source: text for argument in pack.arguments for text in argument.texts}
@@ -148,3 +156,60 @@ def _place(pack: Pack, assembled: Assembled, finding: Finding) -> tuple[Text, in
         if found is not None:
             return texts[source], texts[source].line_of(found.start())
     return pack.fixed, pack.fixed.line
+
+
+# --- example prompts ------------------------------------------------------------------------------
+
+
+def usual_example(pack: Pack) -> Example:
+    """Return the defaults; the first choice where a default is random or missing."""
+    return tuple(_usual(argument) for argument in pack.arguments)
+
+
+def longest_example(pack: Pack) -> Example:
+    """Return the longest choice of every argument."""
+    return tuple(_longest(argument) for argument in pack.arguments)
+
+
+def covering(pack: Pack) -> Iterator[Example]:
+    """Yield as few examples as have every choice in them."""
+    most = max(len(argument.choices) for argument in pack.arguments)
+    for index in range(max(most, 1)):
+        yield tuple(_nth(argument, index) for argument in pack.arguments)
+
+
+def one_by_one(pack: Pack) -> Iterator[Example]:
+    """Yield the usual example, then for every other choice the usual one with that choice."""
+    start = usual_example(pack)
+    yield start
+    for index, argument in enumerate(pack.arguments):
+        for name in argument.choices:
+            if name != start[index].value:
+                yield (*start[:index], _of(argument, name), *start[index + 1 :])
+
+
+def _usual(argument: Variable) -> ResolvedArgument:
+    default = argument.default
+    if default in argument.choices:
+        return _of(argument, str(default))
+    if argument.choices and (not argument.free_text or default in (None, ANY)):
+        return _nth(argument, 0)
+    text = default or ""
+    return ResolvedArgument(argument.name, text, text, f"default {argument.name}", is_default=True)
+
+
+def _longest(argument: Variable) -> ResolvedArgument:
+    texts = argument.choices
+    if not texts:
+        return _usual(argument)
+    return _of(argument, max(texts, key=lambda name: len(texts[name].text)))
+
+
+def _nth(argument: Variable, index: int) -> ResolvedArgument:
+    names = list(argument.choices)
+    return _of(argument, names[index % len(names)]) if names else _usual(argument)
+
+
+def _of(argument: Variable, name: str) -> ResolvedArgument:
+    text = argument.choices[name]
+    return ResolvedArgument(argument.name, name, text.text, text.source)

@@ -1,11 +1,11 @@
-"""A library and a choice -> a prompt that may be drawn. The way into this room."""
+"""From a library of packs and a choice to an audited prompt: the entry point of this package."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from flux_mcp.compose.assemble import MAX_CHARACTERS, Block, Fill, assemble
+from flux_mcp.compose.assemble import Block, Fill, assemble
 from flux_mcp.compose.audit import Audit, Finding, audit
-from flux_mcp.compose.choices import Choice, ChosenPart, choose, notices_about, parts_of
+from flux_mcp.compose.choices import Choice, ResolvedArgument, choose, notices_about, parts_of
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.packs import Defaults, Pack
 from flux_mcp.compose.problems import shorten
@@ -13,19 +13,12 @@ from flux_mcp.errors import PromptRefusedError
 
 _LONGEST_REASON = 600
 _ADVISES = ("Say ", "Write ", "Leave ")
-"""How the audit's own proposals begin."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a prompt may be at most."""
-
-    max_characters: int = MAX_CHARACTERS
+"""The first words of the audit's own rewordings."""
 
 
 @dataclass(frozen=True)
 class Composition:
-    """A prompt put together from a pack, with everything that decided it."""
+    """A prompt of a pack, with everything that decided it."""
 
     pack: str
     version: str
@@ -34,20 +27,20 @@ class Composition:
     prompt: str
     blocks: tuple[Block, ...]
     fills: tuple[Fill, ...]
-    chosen: tuple[ChosenPart, ...]
-    """What the subject and each variable came to; those that were drawn say so."""
+    chosen: tuple[ResolvedArgument, ...]
+    """The subject and each variable with its value; random values are marked."""
     audit: Audit
     defaults: Defaults
     notices: tuple[str, ...]
 
     def report(self) -> dict[str, Any]:
-        """Return as JSON values where each part of the prompt came from, for the gallery row."""
+        """Return where each part of the prompt came from, as JSON values for the gallery row."""
         return {
             "pack": self.pack,
             "version": self.version,
             "digest": self.digest,
             "chosen": {one.name: one.value for one in self.chosen},
-            "drawn": [one.name for one in self.chosen if one.is_drawn],
+            "drawn": [one.name for one in self.chosen if one.is_random],
             "blocks": [
                 {
                     "name": block.name,
@@ -67,51 +60,43 @@ class Composition:
         }
 
 
-def compose(
-    library: PackLibrary, choice: Choice, seed: int, index: int = 0, limits: Limits | None = None
-) -> Composition:
+def compose(library: PackLibrary, choice: Choice, seed: int, index: int = 0) -> Composition:
     """Return the prompt of a choice, audited.
 
     Args:
         library: The packs.
         choice: What the caller asks.
-        seed: Decides what is drawn. Image n of several draws with seed + n - 1, as its pixels do:
-            drawn again alone, with its own seed, it gets the same prompt.
+        seed: Decides the random choices. Image n of several uses seed + n - 1, as its pixels do:
+            generated again alone, with its own seed, it gets the same prompt.
         index: Which image of several, from 0.
-        limits: What the prompt may be at most.
 
     Raises:
         UnknownPackError: there is no such pack.
-        InvalidPackError: its files are wrong.
+        InvalidPackError: its files have errors.
         InvalidRequestError: a variable, choice or placeholder the pack does not have.
         PromptTooLongError: the message has the length of each block.
-        PromptRefusedError: the audit refuses; it has the findings.
+        PromptRefusedError: the audit refuses it; the error has the findings.
     """
-    composition = draft(library, choice, seed, index, limits)
+    composition = draft(library, choice, seed, index)
     require_allowed(composition)
     return composition
 
 
-def draft(
-    library: PackLibrary, choice: Choice, seed: int, index: int = 0, limits: Limits | None = None
-) -> Composition:
+def draft(library: PackLibrary, choice: Choice, seed: int, index: int = 0) -> Composition:
     """Return the same as `compose`, also if the audit refuses it: for a dry run.
 
     Raises:
-        RequestError: as `compose`, but for PromptRefusedError.
+        RequestError: as `compose`, except PromptRefusedError.
     """
-    return draft_from(library.find(choice.pack), choice, seed, index, limits)
+    return draft_from(library.find(choice.pack), choice, seed, index)
 
 
-def draft_from(
-    pack: Pack, choice: Choice, seed: int, index: int = 0, limits: Limits | None = None
-) -> Composition:
-    """Return the same as `draft`, of a pack at hand."""
+def draft_from(pack: Pack, choice: Choice, seed: int, index: int = 0) -> Composition:
+    """Return the same as `draft`, from a pack instead of a library."""
     chosen = choose(pack, choice, seed + index)
     assembled = assemble(
         parts_of(pack, chosen, choice.extra),
         woven=pack.woven,
-        max_characters=(limits or Limits()).max_characters,
     )
     standing = {block.name.removeprefix("variable:") for block in assembled.blocks}
     filled = {fill.placeholder for fill in assembled.fills}
@@ -130,7 +115,7 @@ def draft_from(
 
 
 def require_allowed(composition: Composition) -> None:
-    """Let a composition pass that may be drawn.
+    """Raise an error for a composition that the audit refuses.
 
     Raises:
         PromptRefusedError: the audit refuses it; the message has the first finding, the hint a
@@ -153,7 +138,7 @@ def _advice(finding: Finding) -> str:
 
 
 def advise(rewording: str) -> str:
-    """Return a finding's rewording as a sentence; a pack's own is only the words to write."""
+    """Return a finding's rewording as a sentence: a pack's own has only the words to write."""
     if not rewording or rewording.startswith(_ADVISES):
         return rewording
     return f"Say instead: {rewording.rstrip('.')}."

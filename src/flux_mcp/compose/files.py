@@ -1,102 +1,43 @@
-"""A pack's files as text: read within limits, refused with the line. The only reader of them.
+"""The files of a pack as text, read within limits. All other modules read a pack through this one.
 
-The folder of a pack may be a link; what lies in it may not lead out of it.
+`PackFiles` reads a file and collects what is wrong with it, with the line; `read_text` and
+`read_choices` understand the text files. A pack's folder may be a link; files in it may not be
+links that lead out of it.
 """
 
 import codecs
 import hashlib
-import json
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from flux_mcp.compose.problems import PackProblem
 
-KeyPath = tuple[str | int, ...]
-
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
-
-
-@dataclass(frozen=True)
-class Position:
-    """Line and column, both from 1."""
-
-    line: int
-    column: int
-
-
-@dataclass
-class Positions:
-    """The position of every key and list item, by its path: `("variables", "light", "default")`."""
-
-    text: str
-    _offsets: dict[KeyPath, int] = field(default_factory=dict)
-    doubled: list[tuple[KeyPath, Position]] = field(default_factory=list)
-    """Keys written twice in one object, of which JSON keeps the last; with the second's place."""
-
-    def __post_init__(self) -> None:
-        """Walk the tokens once, with the path of every open object and list."""
-        path: list[str | int] = []
-        is_list: list[bool] = []
-        previous = ""
-        for found in _TOKEN.finditer(self.text):
-            mark = found[0]
-            if is_list and is_list[-1] and mark != "]" and previous in ("[", ","):
-                path[-1] = int(path[-1]) + 1 if previous == "," else 0
-                self._note(path, found.start())
-            elif is_list and not is_list[-1] and mark not in "}," and previous in ("{", ","):
-                path[-1] = _unquoted(mark)
-                self._note(path, found.start())
-            if mark in ("{", "["):
-                path.append(-1)
-                is_list.append(mark == "[")
-            elif mark in ("}", "]"):
-                path.pop()
-                is_list.pop()
-            previous = mark
-
-    def _note(self, path: Sequence[str | int], offset: int) -> None:
-        key = tuple(path)
-        if key in self._offsets:
-            self.doubled.append((key, position_at(self.text, offset)))
-        self._offsets[key] = offset
-
-    def find(self, path: KeyPath) -> Position:
-        """Return the place of a key, or of the nearest one around it."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self._offsets:
-                return position_at(self.text, self._offsets[path[:length]])
-        return Position(1, 1)
-
-
-def position_at(text: str, offset: int) -> Position:
-    """Return the line and column of an offset."""
-    start = text.rfind("\n", 0, offset) + 1
-    return Position(text.count("\n", 0, offset) + 1, offset - start + 1)
-
-
-def _unquoted(key: str) -> str:
-    return str(json.loads(key))
-
-
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+"""The form of the names of packs, subjects, variables and choices."""
+NAME_RULE = "Use lower-case letters, digits, - and _, at most 64, a letter or digit first."
+NOTHING = "-"
+"""The whole text of a choice that adds nothing to the prompt."""
 MAX_FILE_BYTES = 64 * 1024
-"""Of one file. A prompt has at most 2000 characters; a file of a hundred choices fits easily."""
+"""Of one file: enough for a hundred choices."""
 MAX_FILES = 500
 """In one pack."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")
+_COMMENT = re.compile(r"\s*#(?:\s|\Z)")
+_HEADING = re.compile(r"\[(?P<name>[^\[\]\"]*)\]\s*")
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file that could be read."""
+    """The text of a file of a pack."""
 
     name: str
-    """Inside the pack: `subjects/cat.txt`."""
+    """Its path inside the pack: `subjects/cat.txt`."""
     text: str
-    """With plain line feeds."""
+    """With line feeds only."""
 
 
 class PackFiles:
@@ -111,14 +52,14 @@ class PackFiles:
         self.problems: list[PackProblem] = []
         self._read: dict[str, bytes] = {}
 
-    def complain(
+    def add_error(
         self, name: str, message: str, fix: str, *, line: int = 0, column: int = 0
     ) -> None:
-        """Collect an error about a file of the pack; an empty name is the folder itself."""
+        """Add an error about a file of the pack; an empty name is the folder itself."""
         self.problems.append(PackProblem(self._place(name), line, column, message, fix))
 
-    def warn(self, name: str, message: str, fix: str, *, line: int = 0) -> None:
-        """Collect a warning about a file of the pack."""
+    def add_warning(self, name: str, message: str, fix: str, *, line: int = 0) -> None:
+        """Add a warning about a file of the pack."""
         self.problems.append(PackProblem(self._place(name), line, 0, message, fix, "warning"))
 
     def _place(self, name: str) -> str:
@@ -134,23 +75,23 @@ class PackFiles:
         return whole.hexdigest()
 
     def read(self, name: str) -> TextFile | None:
-        """Read a file; `None`, with a problem collected, where it cannot be used as text."""
+        """Read a file; `None`, with an error added, where it cannot be used as text."""
         path = self.folder / name
         try:
             problem = self._refusal(path)
             data = b"" if problem else path.read_bytes()
         except (OSError, RuntimeError) as error:
             # RuntimeError: links in a circle, before Python 3.13.
-            why = getattr(error, "strerror", None) or "its links go round in a circle"
+            why = getattr(error, "strerror", None) or "its links form a circle"
             problem = (f"It cannot be read: {why}.", "Make it a file that can be read.")
         if problem is not None:
-            self.complain(name, *problem)
+            self.add_error(name, *problem)
             return None
         self._read[name] = data
         return self._decode(name, data)
 
     def _refusal(self, path: Path) -> tuple[str, str] | None:
-        """Return why a file is not even opened, and what to do."""
+        """Return why a file is not opened, and what to do; `None` if it may be opened."""
         if not path.resolve(strict=True).is_relative_to(self.folder.resolve()):
             return (
                 "It is a link that leads out of the pack's folder.",
@@ -158,28 +99,28 @@ class PackFiles:
             )
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
-            return "It is not a file.", "Put a text file there, or take it away."
+            return "It is not a file.", "Replace it by a text file, or remove it."
         if about.st_size > MAX_FILE_BYTES:
             return (
                 f"It has {about.st_size} bytes and may have at most {MAX_FILE_BYTES}.",
-                "Take out what no prompt needs.",
+                "Remove what no prompt needs.",
             )
         return None
 
     def _decode(self, name: str, data: bytes) -> TextFile | None:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            self.complain(name, "It is UTF-16, not UTF-8.", "Save it as UTF-8.", line=1)
+            self.add_error(name, "It is UTF-16, not UTF-8.", "Save it as UTF-8.", line=1)
             return None
         if data.startswith(codecs.BOM_UTF8):
             message = "It begins with a byte order mark."
-            self.complain(name, message, "Save it as UTF-8 without BOM.", line=1)
+            self.add_error(name, message, "Save it as UTF-8 without BOM.", line=1)
             return None
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
-            message = f"It is not UTF-8: byte 0x{data[error.start]:02X} does not belong there."
+            message = f"It is not UTF-8: byte 0x{data[error.start]:02X} is invalid there."
             line = data.count(b"\n", 0, error.start) + 1
-            self.complain(name, message, "Save it as UTF-8.", line=line)
+            self.add_error(name, message, "Save it as UTF-8.", line=line)
             return None
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         found = _CONTROL.search(text)
@@ -187,26 +128,34 @@ class PackFiles:
             at = position_at(text, found.start())
             message = f"It has the control character U+{ord(found[0]):04X}."
             fix = "Remove it; line breaks and tabs may stay."
-            self.complain(name, message, fix, line=at.line, column=at.column)
+            self.add_error(name, message, fix, line=at.line, column=at.column)
             return None
         return TextFile(name, text)
 
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-"""What packs, subjects, variables and choices may be called."""
-NAME_RULE = "Use lower-case letters, digits, - and _, at most 64, a letter or digit first."
-NOTHING = "-"
+@dataclass(frozen=True)
+class Position:
+    """Line and column, both from 1."""
 
-_COMMENT = re.compile(r"\s*#(?:\s|\Z)")
-_HEADING = re.compile(r"\[(?P<name>[^\[\]\"]*)\]\s*")
+    line: int
+    column: int
+
+
+def position_at(text: str, offset: int) -> Position:
+    """Return the line and column of an offset."""
+    start = text.rfind("\n", 0, offset) + 1
+    return Position(text.count("\n", 0, offset) + 1, offset - start + 1)
+
+
+# --- text files -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text of a pack, and where it stands."""
+    """A text of a pack, and its place in the files."""
 
     text: str
-    """Without comments and surrounding white space; empty where it says nothing."""
+    """Without comments and surrounding white space; empty where it adds nothing."""
     file: str
     lines: tuple[int, ...]
     """For each line of the text, its number in the file."""
@@ -232,7 +181,7 @@ def read_text(file: TextFile, files: PackFiles) -> Text | None:
     """Return the one text of a file; `None`, with a problem collected, where it has none."""
     text = _text(file.name, 1, file.text.split("\n"))
     if text is None:
-        files.complain(file.name, "It has no text.", "Write one, or take the file away.")
+        files.add_error(file.name, "It has no text.", "Write one, or remove the file.")
     return text
 
 
@@ -241,20 +190,20 @@ def read_choices(file: TextFile, files: PackFiles) -> dict[str, Text]:
     choices: dict[str, Text] = {}
     sections = _sections(file.text)
     if sections and not sections[0].name:
-        # Only comments may stand above the first heading.
+        # Only comments may be above the first heading.
         early = _text(file.name, 1, sections.pop(0).lines)
         if early is not None:
             message = "There is text before the first choice."
             fix = "Put a heading such as [plain] above it."
-            files.complain(file.name, message, fix, line=early.line)
+            files.add_error(file.name, message, fix, line=early.line)
     if not sections:
         fix = "Write [name], and below it the choice's text."
-        files.complain(file.name, "It has no choices.", fix)
+        files.add_error(file.name, "It has no choices.", fix)
     for section in sections:
         text = _text(file.name, section.line + 1, section.lines, section.name)
         problem = _problem_of(section, text, choices)
         if problem is not None:
-            files.complain(file.name, *problem, line=section.line)
+            files.add_error(file.name, *problem, line=section.line)
         elif text is not None:
             choices[section.name] = text
     return choices
@@ -267,11 +216,11 @@ def _problem_of(
         return f"'{section.name}' cannot be the name of a choice.", NAME_RULE
     if section.name in before:
         line = before[section.name].line
-        message = f"The choice '{section.name}' is there already: its text is on line {line}."
-        return message, "Rename one of the two, or take it out."
+        message = f"The choice '{section.name}' exists already: its text is on line {line}."
+        return message, "Rename or remove one of the two."
     if text is None:
         message = f"The choice '{section.name}' has no text."
-        return message, f"Write one, or {NOTHING} alone for one that says nothing."
+        return message, f"Write one, or {NOTHING} alone for a choice that adds nothing."
     return None
 
 

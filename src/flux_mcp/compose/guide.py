@@ -1,4 +1,4 @@
-"""How FLUX wants to be asked: `guide.md` beside this file, whole or for one model family."""
+"""The prompting guide: `guide.md` beside this file, whole or for one model family."""
 
 import re
 from pathlib import Path
@@ -17,10 +17,10 @@ def families() -> tuple[str, ...]:
 
 
 def guide(family: str | None = None) -> str:
-    """Return the guide as Markdown: what holds for all, then the sections of the families.
+    """Return the guide as Markdown: the general part, then the sections of the families.
 
     Args:
-        family: One of `families()`, to have only its section; `None` for all.
+        family: One of `families()`, for its section only; `None` for all.
 
     Raises:
         InvalidRequestError: there is no such family.
@@ -28,7 +28,7 @@ def guide(family: str | None = None) -> str:
     known = families()
     if family is not None and family not in known:
         raise InvalidRequestError(
-            f"The guide knows no family '{family}'.", nearest(family, known, what="Families")
+            f"The guide has no family '{family}'.", nearest(family, known, what="Families")
         )
     sections = re.split(r"(?m)^(?=## )", _text())
     kept = []

@@ -1,7 +1,7 @@
-"""The packs there are: shipped ones, and the user's own beside them.
+"""All packs: the shipped ones and the user's own.
 
-`PackLibrary` owns them. It looks at the files whenever it is asked, and reads again what changed:
-no thread watches. A pack that is wrong is out of use until it is fixed, and only that one.
+`PackLibrary` checks the files for changes at each call, and reads again what changed: no thread
+watches. A pack with errors is disabled until they are fixed; the others are not affected.
 """
 
 import os
@@ -22,56 +22,56 @@ from flux_mcp.models.registry import KINDS, Registry
 from flux_mcp.settings.settings import Settings
 
 _SETTLED_NS = 100_000_000
-"""A file changed so shortly before it was read may change again within one tick of its clock."""
+"""A file that changed so shortly before it was read may change again without a new time."""
 
-Fingerprint = tuple[tuple[str, int, int, int], ...]
+_Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Of every file of a pack: name, time of its last change in nanoseconds, size, inode."""
 
 
 def open_library(settings: Settings, registry: Registry) -> "PackLibrary":
-    """Return the packs of an installation, shipped and own ones, with the audit and the models."""
+    """Return the packs of an installation, with the audit and the models to check them."""
     return PackLibrary(
         settings.packs_dir, settings.paths.packs, judge=audit, models=known_models(registry)
     )
 
 
 def known_models(registry: Registry) -> Models:
-    """Return the ids of the models there are, by kind."""
+    """Return the ids of the known models, by kind."""
     return {kind: registry[kind] for kind in KINDS}
 
 
 @dataclass(frozen=True)
 class PackChanges:
-    """What is different since the last `refresh`, by the names of packs."""
+    """The names of the packs that are different since the last `refresh`."""
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether there is anything to announce."""
+        """Whether there are any changes."""
         return bool(self.added or self.changed or self.removed)
 
 
 @dataclass(frozen=True)
-class _Shelf:
-    """One pack's folder as it was read last."""
+class _CachedPack:
+    """A pack's folder as it was read last."""
 
-    fingerprint: Fingerprint
+    fingerprint: _Fingerprint
     is_settled: bool
-    """False if the files were too fresh for their fingerprint to be trusted."""
+    """False if the files changed too shortly before: they are read again next time."""
     reading: PackReading
 
 
 class PackLibrary:
-    """Every pack that can be used, and what is wrong with the others.
+    """The packs that can be used, and the problems of the others.
 
     Args:
         shipped: Folder of the packs that come with the server.
         user: Folder of the user's own; it need not exist. A pack of the same name replaces a
             shipped one.
-        judge: The audit, to find packs that forbid their own words; `None` leaves that out.
-        models: Ids of the models there are, by kind; `None` lets a pack name any.
+        judge: The audit, to find packs that forbid their own words; `None` skips that check.
+        models: Ids of the known models, by kind; `None` allows any.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class PackLibrary:
         self._roots = (shipped, user) if user is not None else (shipped,)
         self._judge = judge
         self._models = models
-        self._shelves: dict[Path, _Shelf] = {}
+        self._cached: dict[Path, _CachedPack] = {}
         self._announced: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -94,19 +94,19 @@ class PackLibrary:
         return iter([reading.pack for reading in self.readings() if reading.pack is not None])
 
     def readings(self) -> tuple[PackReading, ...]:
-        """Return every pack by name, also those that are wrong, with their problems."""
+        """Return every pack by name, also those that cannot be used, with their problems."""
         folders = self._folders_by_name()
         with self._lock:
-            shelves = {folder: self._shelf(folder) for folder in folders.values()}
-            self._shelves = shelves
-        return tuple(shelves[folders[name]].reading for name in sorted(folders))
+            cached = {folder: self._cached_pack(folder) for folder in folders.values()}
+            self._cached = cached
+        return tuple(cached[folders[name]].reading for name in sorted(folders))
 
     def find(self, name: str) -> Pack:
         """Return a pack by its name.
 
         Raises:
             UnknownPackError: there is none; the hint names the nearest and all others.
-            InvalidPackError: there is, but it is wrong; the hint says how to fix it.
+            InvalidPackError: it cannot be used; the hint says how to fix it.
         """
         readings = {reading.name: reading for reading in self.readings()}
         if name not in readings:
@@ -126,7 +126,7 @@ class PackLibrary:
         return reading.pack
 
     def notices(self) -> tuple[str, ...]:
-        """Return what a user should know: shipped packs that own ones stand for."""
+        """Return a sentence for each shipped pack that one of the user's own replaces."""
         shipped, *others = ({folder.name for folder in pack_folders(root)} for root in self._roots)
         return tuple(
             f"Your own pack '{name}' replaces the shipped one."
@@ -135,9 +135,9 @@ class PackLibrary:
         )
 
     def refresh(self) -> PackChanges:
-        """Look at the files, and return what is different since this was called last.
+        """Check the files, and return what is different since the last call.
 
-        A pack counts as there while it can be used. The first call finds every pack added.
+        Only packs that can be used count. The first call reports every pack as added.
         """
         now = {pack.name: f"{pack.folder} {pack.digest}" for pack in self}
         with self._lock:
@@ -153,14 +153,14 @@ class PackLibrary:
         """Return each pack's folder; the later of two roots wins."""
         return {folder.name: folder for root in self._roots for folder in pack_folders(root)}
 
-    def _shelf(self, folder: Path) -> _Shelf:
-        known = self._shelves.get(folder)
-        fingerprint = fingerprint_of(folder)
+    def _cached_pack(self, folder: Path) -> _CachedPack:
+        known = self._cached.get(folder)
+        fingerprint = _fingerprint_of(folder)
         if known is not None and known.is_settled and known.fingerprint == fingerprint:
             return known
         newest = max((changed_ns for _, changed_ns, _, _ in fingerprint), default=0)
         is_settled = not 0 <= time.time_ns() - newest < _SETTLED_NS
-        return _Shelf(fingerprint, is_settled, self._read(folder))
+        return _CachedPack(fingerprint, is_settled, self._read(folder))
 
     def _read(self, folder: Path) -> PackReading:
         reading = read_pack(folder, self._models)
@@ -171,7 +171,7 @@ class PackLibrary:
 
 
 def pack_folders(root: Path) -> Sequence[Path]:
-    """Return the folders below that are meant as packs: those that are not hidden."""
+    """Return the folders of packs below a folder: those that are not hidden."""
     try:
         with os.scandir(root) as entries:
             names = [entry.name for entry in entries if entry.is_dir()]
@@ -180,8 +180,8 @@ def pack_folders(root: Path) -> Sequence[Path]:
     return [root / name for name in sorted(names) if not name.startswith(".")]
 
 
-def fingerprint_of(folder: Path) -> Fingerprint:
-    """Return what changes when a file of a pack does, without reading any."""
+def _fingerprint_of(folder: Path) -> _Fingerprint:
+    """Return times, sizes and inodes of a pack's files: different if a file changes."""
     found: list[tuple[str, int, int, int]] = []
     for prefix, place in (("", folder), (f"{SUBJECTS}/", folder / SUBJECTS)):
         try:
@@ -199,7 +199,7 @@ def _stat_of(prefix: str, entry: os.DirEntry[str]) -> tuple[str, int, int, int]:
         # A link that leads nowhere.
         return f"{prefix}{entry.name}", 0, 0, 0
     if entry.is_dir():
-        # Its time changes with every file below; those are looked at themselves.
+        # Its time changes with every file below it; those have entries of their own.
         return f"{prefix}{entry.name}", 0, 0, about.st_ino
     # The second changes even when the first is set back, as copying with times does.
     changed_ns = max(about.st_mtime_ns, about.st_ctime_ns)
@@ -214,22 +214,22 @@ def check_packs(
     Args:
         folder: A pack (it has a pack.json), or a folder of packs.
         judge: The audit.
-        models: Ids of the models there are, by kind; `None` lets a pack name any.
+        models: Ids of the known models, by kind; `None` allows any.
 
     Raises:
         UnknownPackError: there is no pack.
     """
     if (folder / MANIFEST).is_file():
-        return (check_one(folder.resolve(), judge, models),)
+        return (_check_one(folder.resolve(), judge, models),)
     folders = pack_folders(folder)
     if not folders:
         raise UnknownPackError(
             f"There is no pack in {folder}.", "Name a folder with a pack.json, or one above it."
         )
-    return tuple(check_one(path, judge, models) for path in folders)
+    return tuple(_check_one(path, judge, models) for path in folders)
 
 
-def check_one(folder: Path, judge: Judge, models: Models | None) -> PackReading:
+def _check_one(folder: Path, judge: Judge, models: Models | None) -> PackReading:
     """Check one pack: its files, then its prompts."""
     reading = read_pack(folder, models)
     if reading.pack is None:

@@ -1,22 +1,35 @@
-"""`pack.json` -> `PackFile`, with every complaint at the line and column of the key it is about."""
+"""`pack.json`: its schema, its errors by line and column, and what a pack takes from it.
+
+`PackManifest` is the schema, `read_manifest` reads the file, and the functions after it turn the
+rows into the values of packs.py.
+"""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flux_mcp.compose.audit import Forbidden, check_forbidden
 from flux_mcp.compose.choices import ANY, MAX_WEIGHT, read_wildcard
-from flux_mcp.compose.files import NAME_RULE, NOTHING, KeyPath, PackFiles, Position, Positions, Text
+from flux_mcp.compose.files import NAME_RULE, NOTHING, PackFiles, Position, Text, position_at
 from flux_mcp.compose.packs import RESERVED, SUBJECT, Defaults, PackLora, Variable
 from flux_mcp.compose.problems import nearest
 from flux_mcp.errors import InvalidRequestError
 from flux_mcp.models.registry import Kind, Quality
 from flux_mcp.requests.geometry import AspectRatio
 
+MANIFEST = "pack.json"
 SCHEMA_FILE = "pack.schema.json"
+
+KeyPath = tuple[str | int, ...]
+"""The path of a key or list item: `("variables", "light", "default")`."""
+Models = Mapping[str, Collection[str]]
+"""Ids of the known models, by kind."""
+
+# --- the schema -----------------------------------------------------------------------------------
 
 Line = Annotated[str, Field(min_length=1, max_length=200)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -27,7 +40,7 @@ _LABEL = rf"(?:{_NUMBER}|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
 _VERSION = rf"^{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_LABEL}(?:\.{_LABEL})*)?(?:\+[0-9A-Za-z.-]+)?$"
 
 
-class _Row(BaseModel):
+class _PackRow(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
@@ -40,14 +53,14 @@ class _Row(BaseModel):
     )
 
 
-class LoraRow(_Row):
+class LoraRow(_PackRow):
     """A LoRA the pack is made for."""
 
     name: Line = Field(description="Name of its file in the folder of LoRAs.")
     weight: float = Field(1.0, ge=-4, le=4, description="How strongly it counts.")
 
 
-class SubjectRow(_Row):
+class SubjectRow(_PackRow):
     """What the image shows. The choices are the files of `subjects/`."""
 
     description: Line = Field(
@@ -56,19 +69,19 @@ class SubjectRow(_Row):
     default: str | None = Field(
         None,
         min_length=1,
-        description="Drawn when the caller names none: a file of subjects/ without .txt, * or a "
+        description="Used when the caller names none: a file of subjects/ without .txt, * or a "
         "weighted choice such as cat:3|dog:1. Leave out if the caller must name one.",
     )
     weights: Mapping[Name, Weight] = Field(
         default_factory=dict,
-        description=f"How often * draws each subject, 0 to {MAX_WEIGHT}; 1 where none is given.",
+        description=f"How often * picks each subject, 0 to {MAX_WEIGHT}; 1 where none is given.",
     )
     free_text: bool = Field(
-        default=True, description="Whether the caller may describe a subject in own words."
+        default=True, description="Whether the caller may describe a subject in free text."
     )
 
 
-class VariableRow(_Row):
+class VariableRow(_PackRow):
     """Something that varies from image to image."""
 
     description: Line = Field(description="What it decides, for the caller who chooses.")
@@ -84,14 +97,14 @@ class VariableRow(_Row):
     )
     weights: Mapping[Name, Weight] = Field(
         default_factory=dict,
-        description=f"How often * draws each choice, 0 to {MAX_WEIGHT}; 1 where none is given.",
+        description=f"How often * picks each choice, 0 to {MAX_WEIGHT}; 1 where none is given.",
     )
     free_text: bool = Field(
-        default=False, description="Whether the caller may give own words instead of a choice."
+        default=False, description="Whether the caller may give free text instead of a choice."
     )
 
 
-class ForbiddenRow(_Row):
+class ForbiddenRow(_PackRow):
     """Something no prompt of this pack may ask for."""
 
     pattern: Line = Field(
@@ -105,20 +118,20 @@ class ForbiddenRow(_Row):
         description="Whether words of the same idea count as well: for people also crowd, woman.",
     )
     severity: Literal["refuse", "warn"] = Field(
-        "refuse", description="refuse draws nothing; warn draws and says so."
+        "refuse", description="refuse rejects the prompt; warn generates and says so."
     )
-    reason: str = Field("", max_length=500, description="Why, for the one who is refused.")
-    instead: str = Field("", max_length=500, description="What to write instead, said positively.")
+    reason: str = Field("", max_length=500, description="Why, for the caller who is refused.")
+    instead: str = Field("", max_length=500, description="A positive wording to use instead.")
     allowed_in: tuple[Line, ...] = Field(
-        (), description="Phrases in which it may stand: people mover."
+        (), description="Phrases in which it is allowed: people mover."
     )
 
 
-class PackFile(_Row):
-    """A prompt pack: what never changes, what varies, and what may not be asked for."""
+class PackManifest(_PackRow):
+    """A prompt pack: what every prompt says, what varies, and what is forbidden."""
 
     schema_: str | None = Field(
-        None, alias="$schema", description="Where this schema lies, for editors."
+        None, alias="$schema", description="Path of this schema, for editors."
     )
     title: Annotated[str, Field(min_length=1, max_length=100)] = Field(
         description="A short name for people."
@@ -129,7 +142,7 @@ class PackFile(_Row):
     version: str = Field(
         pattern=_VERSION, description="A semantic version such as 1.0.0; raise it with each change."
     )
-    kind: Kind = Field("text2img", description="What is drawn with it unless asked otherwise.")
+    kind: Kind = Field("text2img", description="The kind of image it is made for.")
     model: Line | None = Field(
         None, description="Model id. Leave out to let quality choose what is installed."
     )
@@ -144,93 +157,95 @@ class PackFile(_Row):
         default_factory=SubjectRow, description="What the image shows; its choices are files."
     )
     variables: Mapping[Name, VariableRow] = Field(
-        default_factory=dict, description="What varies, in the order it stands in the prompt."
+        default_factory=dict, description="What varies, in the order of the prompt."
     )
     forbidden: tuple[ForbiddenRow, ...] = Field(
         (), max_length=100, description="What no prompt of this pack may ask for."
     )
     allowed_contexts: tuple[Line, ...] = Field(
-        (), description="Phrases in which every forbidden pattern may stand."
+        (), description="Phrases in which every forbidden pattern is allowed."
     )
 
 
 def pack_schema() -> dict[str, Any]:
     """Return the JSON schema of pack.json."""
-    schema = PackFile.model_json_schema(by_alias=True)
+    schema = PackManifest.model_json_schema(by_alias=True)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def pack_schema_text() -> str:
-    """Return the schema as the file `pack.schema.json` has it."""
+    """Return the schema as the text of the file `pack.schema.json`."""
     return json.dumps(pack_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-MANIFEST = "pack.json"
+# --- reading the file -----------------------------------------------------------------------------
 
 _IN_KEY = "[key]"
-"""pydantic's mark for a complaint about a key, not its value."""
+"""pydantic's mark for an error about a key, not its value."""
 
 
 @dataclass(frozen=True)
-class PackManifest:
-    """A pack.json that has the right shape, and where to complain about it."""
+class LocatedManifest:
+    """A valid pack.json, with the places of its keys for further errors."""
 
-    rows: PackFile
-    positions: Positions
+    rows: PackManifest
+    positions: "KeyPositions"
     files: PackFiles
 
-    def complain(self, where: KeyPath, message: str, fix: str) -> None:
-        """Collect an error about the key at a path."""
+    def add_error(self, where: KeyPath, message: str, fix: str) -> None:
+        """Add an error about the key at a path."""
         at = self.positions.find(where)
-        self.files.complain(MANIFEST, message, fix, line=at.line, column=at.column)
+        self.files.add_error(MANIFEST, message, fix, line=at.line, column=at.column)
 
 
-def read_manifest(files: PackFiles) -> PackManifest | None:
-    """Read and check pack.json; `None`, with every problem collected, where it cannot be used."""
+def read_manifest(files: PackFiles) -> LocatedManifest | None:
+    """Read and check pack.json; `None`, with its errors added, where it cannot be used."""
     file = files.read(MANIFEST)
     if file is None:
         return None
     try:
         json.loads(file.text)
-        positions = Positions(file.text)
+        positions = KeyPositions(file.text)
     except json.JSONDecodeError as error:
         message = f"It is not JSON: {error.msg[:1].lower()}{error.msg[1:]}."
         fix = (
-            "Look there and just before: a comma, a quotation mark or a bracket too many or too "
-            "few is the usual reason."
+            "Look there and just before: usually a comma, a quotation mark or a bracket is missing "
+            "or one too many."
         )
-        files.complain(MANIFEST, message, fix, line=error.lineno, column=error.colno)
+        files.add_error(MANIFEST, message, fix, line=error.lineno, column=error.colno)
         return None
     except RecursionError:
-        files.complain(MANIFEST, "It is nested too deeply.", "Four levels are enough for a pack.")
+        files.add_error(MANIFEST, "It is nested too deeply.", "A pack needs four levels.")
         return None
-    for path, at in positions.doubled:
+    for path, at in positions.repeated:
         message = f"The key '{path[-1]}' is there twice."
-        files.complain(MANIFEST, message, "Take one out.", line=at.line, column=at.column)
+        files.add_error(MANIFEST, message, "Remove one.", line=at.line, column=at.column)
     try:
-        rows = PackFile.model_validate_json(file.text)
+        rows = PackManifest.model_validate_json(file.text)
     except ValidationError as error:
         for at, message, fix in _explained(error, positions):
-            files.complain(MANIFEST, message, fix, line=at.line, column=at.column)
+            files.add_error(MANIFEST, message, fix, line=at.line, column=at.column)
         return None
-    manifest = PackManifest(rows, positions, files)
+    manifest = LocatedManifest(rows, positions, files)
     _check_size(manifest)
     return manifest
 
 
-def _check_size(manifest: PackManifest) -> None:
+def _check_size(manifest: LocatedManifest) -> None:
     rows = manifest.rows
     if (rows.width is None) != (rows.height is None):
         given = "width" if rows.height is None else "height"
-        manifest.complain((given,), f"There is a {given} alone.", "Give width and height.")
+        manifest.add_error((given,), f"{given} is given alone.", "Give width and height.")
     elif rows.width is not None and rows.aspect_ratio is not None:
-        message = "There are an aspect_ratio and a width."
+        message = "aspect_ratio and width are both given."
         fix = "Give aspect_ratio, or width and height, not both."
-        manifest.complain(("aspect_ratio",), message, fix)
+        manifest.add_error(("aspect_ratio",), message, fix)
 
 
-def _explained(error: ValidationError, positions: Positions) -> Iterator[tuple[Position, str, str]]:
-    """Say pydantic's complaints as ours."""
+def _explained(
+    error: ValidationError, positions: "KeyPositions"
+) -> Iterator[tuple[Position, str, str]]:
+    """Yield pydantic's errors in our words: the place, what is wrong, and how to fix it."""
     for detail in error.errors(include_url=False):
         where: KeyPath = tuple(detail["loc"])
         is_key = bool(where) and where[-1] == _IN_KEY
@@ -261,7 +276,7 @@ def _dotted(where: KeyPath) -> str:
 
 
 def _about(where: KeyPath) -> str:
-    """Return what the field a complaint is about should hold."""
+    """Return the description of the field that an error is about."""
     for length in range(len(where), 0, -1):
         field = _owner(where[:length]).model_fields.get(str(where[length - 1]))
         if field is not None and field.description:
@@ -271,7 +286,7 @@ def _about(where: KeyPath) -> str:
 
 def _owner(where: KeyPath) -> type[BaseModel]:
     """Return the model the last part of a path belongs to."""
-    model: type[BaseModel] = PackFile
+    model: type[BaseModel] = PackManifest
     for part in where[:-1]:
         field = model.model_fields.get(str(part))
         model = (_model_in(field.annotation) if field is not None else None) or model
@@ -285,41 +300,93 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((inner for inner in found if inner is not None), None)
 
 
-Models = Mapping[str, Collection[str]]
-"""Ids of the models there are, by kind."""
+# --- places in the file ---------------------------------------------------------------------------
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
 
 
-def subject_of(manifest: PackManifest, choices: Mapping[str, Text]) -> Variable:
-    """Return the subject as something to choose, with problems collected."""
+@dataclass
+class KeyPositions:
+    """The position of every key and list item of a JSON text, by its path."""
+
+    text: str
+    _offsets: dict[KeyPath, int] = field(default_factory=dict)
+    repeated: list[tuple[KeyPath, Position]] = field(default_factory=list)
+    """Keys written twice in one object, of which JSON keeps the last; the place of the second."""
+
+    def __post_init__(self) -> None:
+        """Walk the tokens once, with the path of every open object and list."""
+        path: list[str | int] = []
+        is_list: list[bool] = []
+        previous = ""
+        for found in _TOKEN.finditer(self.text):
+            mark = found[0]
+            if is_list and is_list[-1] and mark != "]" and previous in ("[", ","):
+                path[-1] = int(path[-1]) + 1 if previous == "," else 0
+                self._note(path, found.start())
+            elif is_list and not is_list[-1] and mark not in "}," and previous in ("{", ","):
+                path[-1] = _unquoted(mark)
+                self._note(path, found.start())
+            if mark in ("{", "["):
+                path.append(-1)
+                is_list.append(mark == "[")
+            elif mark in ("}", "]"):
+                path.pop()
+                is_list.pop()
+            previous = mark
+
+    def _note(self, path: Sequence[str | int], offset: int) -> None:
+        key = tuple(path)
+        if key in self._offsets:
+            self.repeated.append((key, position_at(self.text, offset)))
+        self._offsets[key] = offset
+
+    def find(self, path: KeyPath) -> Position:
+        """Return the place of a key, or of the nearest one around it."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._offsets:
+                return position_at(self.text, self._offsets[path[:length]])
+        return Position(1, 1)
+
+
+def _unquoted(key: str) -> str:
+    return str(json.loads(key))
+
+
+# --- what a pack takes from it --------------------------------------------------------------------
+
+
+def subject_of(manifest: LocatedManifest, choices: Mapping[str, Text]) -> Variable:
+    """Return the subject as a variable; adds errors to the files of the manifest."""
     row = manifest.rows.subject
     if not choices and not row.free_text:
-        message = "There is no subject to choose, and none may be written."
+        message = "There is no subject to choose, and free text is not allowed."
         fix = "Put a text file into subjects/, or set free_text to true."
-        manifest.complain((SUBJECT, "free_text"), message, fix)
+        manifest.add_error((SUBJECT, "free_text"), message, fix)
     return _argument(manifest, (SUBJECT,), row, choices)
 
 
 def variable_of(
-    manifest: PackManifest, name: str, row: VariableRow, from_file: Mapping[str, Text] | None
+    manifest: LocatedManifest, name: str, row: VariableRow, from_file: Mapping[str, Text] | None
 ) -> Variable:
-    """Return a variable, with problems collected.
+    """Return a variable; adds errors to the files of the manifest.
 
     Args:
-        manifest: Where the row stands.
+        manifest: The pack.json the row is from.
         name: The variable's name.
-        row: What pack.json says about it.
+        row: Its row.
         from_file: The choices of `variable_<name>.txt`; `None` if there is no such file.
     """
     path = ("variables", name)
     file = f"variable_{name}.txt"
     if name in RESERVED:
-        manifest.complain(path, f"No variable can be called '{name}'.", "Rename it.")
+        manifest.add_error(path, f"No variable can be called '{name}'.", "Rename it.")
     if row.choices is not None and from_file is not None:
-        message = f"The choices of '{name}' stand here and in {file}."
-        manifest.complain((*path, "choices"), message, "Take one of the two away.")
+        message = f"The choices of '{name}' are here and in {file}."
+        manifest.add_error((*path, "choices"), message, "Remove one of the two.")
     if not row.choices and from_file is None and not row.free_text:
         fix = f"Write them into {file}, or here as choices; or set free_text to true."
-        manifest.complain(path, f"The variable '{name}' has no choices.", fix)
+        manifest.add_error(path, f"The variable '{name}' has no choices.", fix)
     inline = {
         choice: _inline(manifest, name, choice, text)
         for choice, text in (row.choices or {}).items()
@@ -327,18 +394,18 @@ def variable_of(
     return _argument(manifest, path, row, inline if from_file is None else from_file)
 
 
-def _inline(manifest: PackManifest, name: str, choice: str, text: str) -> Text:
+def _inline(manifest: LocatedManifest, name: str, choice: str, text: str) -> Text:
     path = ("variables", name, "choices", choice)
     text = text.strip()
     if not text:
-        fix = f"Write one, or {NOTHING} alone for one that says nothing."
-        manifest.complain(path, f"The choice '{choice}' has no text.", fix)
+        fix = f"Write one, or {NOTHING} alone for a choice that adds nothing."
+        manifest.add_error(path, f"The choice '{choice}' has no text.", fix)
     line = manifest.positions.find(path).line
     return Text("" if text == NOTHING else text, MANIFEST, (line,), f"{name}: {choice}")
 
 
 def _argument(
-    manifest: PackManifest,
+    manifest: LocatedManifest,
     path: KeyPath,
     row: SubjectRow | VariableRow,
     choices: Mapping[str, Text],
@@ -348,51 +415,48 @@ def _argument(
         if choice not in choices:
             message = f"There is a weight for '{choice}', which is no choice of '{name}'."
             fix = nearest(choice, choices, what="Choices")
-            manifest.complain((*path, "weights", choice), message, fix)
+            manifest.add_error((*path, "weights", choice), message, fix)
     weights = {choice: row.weights.get(choice, 1) for choice in choices}
     if weights and not any(weights.values()):
         message = f"Every choice of '{name}' has the weight 0."
-        manifest.complain((*path, "weights"), message, "Give one of them a weight above 0.")
+        manifest.add_error((*path, "weights"), message, "Give one of them a weight above 0.")
     argument = Variable(name, row.description, choices, weights, row.default, row.free_text)
     _check_default(manifest, path, argument)
     return argument
 
 
-def _check_default(manifest: PackManifest, path: KeyPath, argument: Variable) -> None:
+def _check_default(manifest: LocatedManifest, path: KeyPath, argument: Variable) -> None:
     default, choices = argument.default, argument.choices
     if default is None or default in choices:
         return
     if default == ANY and not choices:
-        message = f"There is nothing '{ANY}' could draw for '{argument.name}'."
-        manifest.complain((*path, "default"), message, "Give it choices, or another default.")
+        message = f"The default '{ANY}' picks one of the choices, and '{argument.name}' has none."
+        manifest.add_error((*path, "default"), message, "Give it choices, or another default.")
         return
     try:
-        is_drawn = read_wildcard(default, argument.weights) is not None
+        is_random = read_wildcard(default, argument.weights) is not None
     except InvalidRequestError as error:
         if not argument.free_text:
-            manifest.complain((*path, "default"), f"default: {error.message}", error.hint)
+            manifest.add_error((*path, "default"), f"default: {error.message}", error.hint)
         return
-    if not is_drawn and not argument.free_text:
+    if not is_random and not argument.free_text:
         message = f"The default '{default}' is no choice of '{argument.name}'."
-        manifest.complain((*path, "default"), message, nearest(default, choices, what="Choices"))
+        manifest.add_error((*path, "default"), message, nearest(default, choices, what="Choices"))
 
 
-def check_model(manifest: PackManifest, models: Models | None) -> None:
-    """Collect a problem if the pack asks for a model that is not among those given."""
+def check_model(manifest: LocatedManifest, models: Models | None) -> None:
+    """Add an error if the pack names a model that is not known."""
     model, kind = manifest.rows.model, manifest.rows.kind
     if models is None or model is None:
         return
     known = models.get(kind, ())
     if model not in known:
         fix = nearest(model, known, what=f"Models for {kind}")
-        manifest.complain(("model",), f"There is no model '{model}' for {kind}.", fix)
+        manifest.add_error(("model",), f"There is no model '{model}' for {kind}.", fix)
 
 
-def forbidden_of(manifest: PackManifest) -> tuple[Forbidden, ...]:
-    """Return what the pack forbids, with problems collected.
-
-    The contexts that are allowed everywhere are in each.
-    """
+def forbidden_of(manifest: LocatedManifest) -> tuple[Forbidden, ...]:
+    """Return what the pack forbids, each with `allowed_contexts`; adds errors to the files."""
     rows = manifest.rows
     forbidden = tuple(
         Forbidden(
@@ -410,12 +474,12 @@ def forbidden_of(manifest: PackManifest) -> tuple[Forbidden, ...]:
         try:
             check_forbidden(one)
         except InvalidRequestError as error:
-            manifest.complain(("forbidden", index, "pattern"), error.message, error.hint)
+            manifest.add_error(("forbidden", index, "pattern"), error.message, error.hint)
     return forbidden
 
 
-def defaults_of(rows: PackFile) -> Defaults:
-    """Return what the pack asks for where the caller says nothing."""
+def defaults_of(rows: PackManifest) -> Defaults:
+    """Return what the pack sets where the caller gives nothing."""
     return Defaults(
         kind=rows.kind,
         model=rows.model,

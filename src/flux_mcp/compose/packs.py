@@ -1,4 +1,4 @@
-"""What a pack is, once it has been read. Pure values."""
+"""The values of a prompt pack, once it has been read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,25 +13,25 @@ from flux_mcp.requests.geometry import AspectRatio
 SUBJECT = "subject"
 EXTRA = "extra"
 RESERVED = (SUBJECT, EXTRA, "fixed", "prompt", "pack")
-"""What no variable may be called: arguments and blocks have these names."""
+"""Names that no variable may have: those of arguments and blocks."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """What a caller chooses: the subject, or something that varies."""
+    """What a caller chooses: the subject, or a variable of the pack."""
 
     name: str
     description: str
     choices: Mapping[str, Text]
     weights: Mapping[str, int]
-    """Of every choice, in order; 0 is never drawn by `*`."""
+    """Of every choice, in order; `*` never picks one of weight 0."""
     default: str | None
     """A choice, a wildcard or, with `free_text`, any text; `None` if the caller must choose."""
     free_text: bool
 
     @property
     def is_required(self) -> bool:
-        """Whether the caller must give it."""
+        """Whether the caller must give a value."""
         return self.default is None
 
     @property
@@ -50,7 +50,7 @@ class PackLora:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a pack asks for where the caller says nothing."""
+    """What a pack sets where the caller gives nothing."""
 
     kind: Kind
     model: str | None = None
@@ -70,14 +70,14 @@ class Pack:
     description: str
     version: str
     digest: str
-    """SHA-256 over every file that was read: tells versions apart that share a number."""
+    """SHA-256 over every file that was read: different for different files of one version."""
     folder: Path
     fixed: Text
     subject: Variable
     variables: Mapping[str, Variable]
-    """In the order they stand in the prompt."""
+    """In the order of the prompt."""
     woven: frozenset[str]
-    """Variables some text of the pack has a placeholder for: they make no block of their own."""
+    """Variables with a placeholder in some text of the pack: they make no block of their own."""
     forbidden: tuple[Forbidden, ...]
     defaults: Defaults = field(default_factory=lambda: Defaults("text2img"))
 
@@ -87,7 +87,7 @@ class Pack:
         return (self.subject, *self.variables.values())
 
     def describe(self) -> dict[str, Any]:
-        """Return the pack as JSON values, for a caller who wants to choose."""
+        """Return the pack as JSON values, for a caller who chooses."""
         return {
             "name": self.name,
             "title": self.title,

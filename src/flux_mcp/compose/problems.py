@@ -1,4 +1,4 @@
-"""What is wrong with a pack: which file, which line, and how to fix it. Pure."""
+"""The problems of a pack: which file, which line, and how to fix it; and how messages quote."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from typing import Literal
 
 @dataclass(frozen=True, order=True)
 class PackProblem:
-    """One thing that is wrong with a pack's files."""
+    """An error or a warning about a file of a pack."""
 
     file: str
     """`<pack>/pack.json`: below the folder that holds the packs, with forward slashes."""
     line: int
-    """From 1; 0 where it is about the file or folder as a whole."""
+    """From 1; 0 for the file or folder as a whole."""
     column: int
-    """From 1; 0 where the line says enough."""
+    """From 1; 0 if only the line is known."""
     message: str
     fix: str
     """One sentence that says what to do; never empty."""
@@ -41,7 +41,7 @@ def has_errors(problems: Iterable[PackProblem]) -> bool:
 
 
 LONGEST_QUOTE = 100
-"""Characters of a caller's words that a message quotes: it is to be read, not the input again."""
+"""Characters of a caller's text that a message quotes at most."""
 
 
 def shorten(text: str, most: int = LONGEST_QUOTE) -> str:
@@ -50,12 +50,12 @@ def shorten(text: str, most: int = LONGEST_QUOTE) -> str:
 
 
 def nearest(name: str, known: Iterable[str], *, what: str) -> str:
-    """Return `Did you mean 'light'? Variables: light, mood.`, as far as there are any.
+    """Return a hint such as `Did you mean 'light'? Variables: light, mood.`.
 
     Args:
-        name: What was written.
-        known: What there is.
-        what: The plural of it, with a capital letter: `Variables`.
+        name: The name that was written.
+        known: The names that exist.
+        what: What they are names of, with a capital letter: `Variables`.
     """
     names = list(known)
     close = get_close_matches(name.lower(), names, n=1)

@@ -1,4 +1,4 @@
-"""A folder -> a pack, or everything that is wrong with it at once."""
+"""Reads a folder as a pack, or reports everything that is wrong with it at once."""
 
 import re
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ from flux_mcp.compose.files import (
 )
 from flux_mcp.compose.manifest import (
     MANIFEST,
+    LocatedManifest,
     Models,
-    PackManifest,
     check_model,
     defaults_of,
     forbidden_of,
@@ -38,21 +38,21 @@ _VARIABLE_FILE = re.compile(r"variable_(?P<name>.*)\.txt")
 
 @dataclass(frozen=True)
 class PackReading:
-    """What came of reading a pack's folder."""
+    """The result of reading a pack's folder."""
 
     name: str
     pack: Pack | None
-    """`None` if something makes it unusable."""
+    """`None` if it cannot be used."""
     problems: tuple[PackProblem, ...]
-    """By file and line. A pack whose problems are all warnings can be used."""
+    """By file and line. A pack with warnings only can be used."""
 
 
 def read_pack(folder: Path, models: Models | None = None) -> PackReading:
-    """Read and check a pack's folder; whatever is wrong inside of it becomes a problem.
+    """Read and check a pack's folder; every error in it becomes a problem of the result.
 
     Args:
         folder: The pack's folder; its name is the pack's.
-        models: Ids of the models there are, by kind; `None` lets any id pass.
+        models: Ids of the known models, by kind; `None` allows any id.
     """
     files = PackFiles(folder)
     pack = _read(files, models)
@@ -65,7 +65,7 @@ def read_pack(folder: Path, models: Models | None = None) -> PackReading:
 def _read(files: PackFiles, models: Models | None) -> Pack | None:
     if not NAME.fullmatch(files.folder.name):
         message = f"'{files.folder.name}' cannot be the name of a pack."
-        files.complain("", message, NAME_RULE)
+        files.add_error("", message, NAME_RULE)
     names = _file_names(files)
     if names is None:
         return None
@@ -73,10 +73,10 @@ def _read(files: PackFiles, models: Models | None) -> Pack | None:
         _check_name(files, name)
     for name, fix in (
         (MANIFEST, "Write it, with title, description and version at least."),
-        (FIXED_FILE, "Write into it what every prompt of the pack says."),
+        (FIXED_FILE, "Write the text of every prompt of the pack into it."),
     ):
         if name not in names:
-            files.complain(name, "The file is missing.", fix)
+            files.add_error(name, "The file is missing.", fix)
     manifest = read_manifest(files) if MANIFEST in names else None
     fixed = _read_one(files, FIXED_FILE) if FIXED_FILE in names else None
     subjects = _subjects(files, names)
@@ -94,7 +94,7 @@ def _read(files: PackFiles, models: Models | None) -> Pack | None:
 
 
 def _pack(
-    manifest: PackManifest, fixed: Text, subject: Variable, variables: dict[str, Variable]
+    manifest: LocatedManifest, fixed: Text, subject: Variable, variables: dict[str, Variable]
 ) -> Pack:
     rows, files = manifest.rows, manifest.files
     texts = [fixed, *(text for one in (subject, *variables.values()) for text in one.texts)]
@@ -116,7 +116,7 @@ def _pack(
 
 
 def _file_names(files: PackFiles) -> list[str] | None:
-    """Return every file of the pack but notes, hidden files and editors' copies."""
+    """Return every file of the pack except notes, hidden files and editors' copies."""
     try:
         names = sorted(entry.name for entry in files.folder.iterdir())
         if SUBJECTS in names:
@@ -125,12 +125,12 @@ def _file_names(files: PackFiles) -> list[str] | None:
             names += [f"{SUBJECTS}/{name}" for name in below]
     except OSError as error:
         message = f"The folder cannot be read: {error.strerror}."
-        files.complain("", message, "Make it a folder that can be read.")
+        files.add_error("", message, "Make it a folder that can be read.")
         return None
     names = [name for name in names if "/." not in f"/{name}" and not name.endswith(("~", ".md"))]
     if len(names) > MAX_FILES:
         message = f"It has {len(names)} files and may have at most {MAX_FILES}."
-        files.complain("", message, "Make two packs of it.")
+        files.add_error("", message, "Split it into two packs.")
         return None
     return names
 
@@ -138,19 +138,19 @@ def _file_names(files: PackFiles) -> list[str] | None:
 def _check_name(files: PackFiles, name: str) -> None:
     stem = _subject_name(name)
     if stem is not None and not name.endswith(".txt"):
-        fix = "Give it that ending, or take it away."
-        files.complain(name, "It is not a .txt file.", fix)
+        fix = "Rename it to .txt, or remove it."
+        files.add_error(name, "It is not a .txt file.", fix)
     elif stem is not None and not NAME.fullmatch(stem):
-        files.complain(name, f"'{stem}' cannot be the name of a subject.", NAME_RULE)
+        files.add_error(name, f"'{stem}' cannot be the name of a subject.", NAME_RULE)
     elif stem is None and name.endswith(".txt"):
         variable = _VARIABLE_FILE.fullmatch(name)
         if variable is not None and not NAME.fullmatch(variable["name"]):
             message = f"'{variable['name']}' cannot be the name of a variable."
-            files.complain(name, message, NAME_RULE)
+            files.add_error(name, message, NAME_RULE)
         elif variable is None and name != FIXED_FILE:
             known = (FIXED_FILE, "variable_<name>.txt", f"{SUBJECTS}/<name>.txt")
             fix = nearest(name, known, what="Text files of a pack")
-            files.complain(name, "No part of a pack is called that.", fix)
+            files.add_error(name, "No text file of a pack has that name.", fix)
 
 
 def _subject_name(name: str) -> str | None:
@@ -180,13 +180,13 @@ def _choices(files: PackFiles, names: Iterable[str]) -> dict[str, dict[str, Text
     return choices
 
 
-def _check_files_are_used(manifest: PackManifest, choices: Iterable[str]) -> None:
+def _check_files_are_used(manifest: LocatedManifest, choices: Iterable[str]) -> None:
     known = manifest.rows.variables
     for name in choices:
         if name not in known:
-            message = f"{MANIFEST} has no variable '{name}', so nothing uses this file."
+            message = f"{MANIFEST} has no variable '{name}': this file is not used."
             fix = f"Add it there, or rename the file. {nearest(name, known, what='Variables')}"
-            manifest.files.complain(f"variable_{name}.txt", message, fix)
+            manifest.files.add_error(f"variable_{name}.txt", message, fix)
 
 
 def _read_one(files: PackFiles, name: str) -> Text | None:

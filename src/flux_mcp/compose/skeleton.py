@@ -1,4 +1,4 @@
-"""A new pack to begin with: small, complete, and right."""
+"""Writes a new pack to start from: small, complete and valid."""
 
 import json
 from pathlib import Path
@@ -14,11 +14,11 @@ def skeleton(name: str, folder: Path) -> Path:
 
     Args:
         name: The pack's name.
-        folder: The folder that holds packs; made if it is not there.
+        folder: The folder of packs; created if it does not exist.
 
     Raises:
-        InvalidRequestError: the name cannot be one, or something of that name is there already.
-        StorageError: the disk refuses.
+        InvalidRequestError: the name is not valid, or something of that name exists.
+        StorageError: the folder cannot be written to.
     """
     if not NAME.fullmatch(name):
         raise InvalidRequestError(f"'{name}' cannot be the name of a pack.", NAME_RULE)
@@ -32,8 +32,8 @@ def skeleton(name: str, folder: Path) -> Path:
         (folder / SCHEMA_FILE).write_text(pack_schema_text(), encoding="utf-8", newline="\n")
     except FileExistsError as error:
         raise InvalidRequestError(
-            f"There is something at {pack} already, and nothing is overwritten.",
-            "Choose another name, or take it away first.",
+            f"{pack} exists already, and nothing is overwritten.",
+            "Choose another name, or remove it first.",
         ) from error
     except OSError as error:
         raise StorageError(
@@ -69,7 +69,7 @@ def _files(name: str) -> dict[str, str]:
         "forbidden": [
             {
                 "pattern": "watermark",
-                "reason": "A watermark in the prompt is drawn into the image.",
+                "reason": "A watermark in the prompt appears in the image.",
                 "instead": "clean image edges",
             }
         ],
@@ -77,8 +77,8 @@ def _files(name: str) -> dict[str, str]:
     return {
         MANIFEST: json.dumps(manifest, indent=2) + "\n",
         FIXED_FILE: (
-            "# Said in every prompt. A line that begins like this one is a comment.\n"
-            "# {subject} and {season} are filled in; light is named nowhere, so it follows.\n"
+            "# The text of every prompt. A line that begins like this one is a comment.\n"
+            "# {subject} and {season} are filled in; light has none and comes last.\n"
             "A photograph of {subject} in {season}, taken with a 35 mm lens in natural colours.\n"
         ),
         "variable_light.txt": (

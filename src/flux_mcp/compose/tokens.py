@@ -1,7 +1,7 @@
-"""How many tokens a prompt has for a model's text encoders, and what of it they never read.
+"""How many tokens a prompt has for a model's text encoders, and which part of it they never read.
 
-Reads tokenizers as they lie in a model's folder, with `tokenizers` or `sentencepiece`: neither
-torch nor transformers is needed. Both are imported when something is first counted.
+Reads the tokenizers in a model's folder with `tokenizers` or `sentencepiece`, without torch and
+transformers. Both libraries are imported when tokens are first counted.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 CLIP_TOKENS = 77
-"""What CLIP's text encoder reads: `max_position_embeddings` of its configuration."""
+"""The limit of CLIP's text encoder: `max_position_embeddings` of its configuration."""
 
 _CHARACTERS_PER_TOKEN = 4
 """Of English, roughly; only for folders without a tokenizer that can be read."""
 _QUOTED_WORDS = 6
 _CLIP_WORDS = (
-    # As transformers 5 has it (CLIPTokenizer), for folders that have no tokenizer.json.
+    # From CLIPTokenizer of transformers 5, for folders without a tokenizer.json.
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
 
@@ -29,13 +29,13 @@ class TokenCount:
     encoder: str
     """The folder of its tokenizer: `tokenizer`, `tokenizer_2`."""
     tokens: int
-    """Marks of beginning and end included."""
+    """Including those that mark beginning and end."""
     limit: int
     """How many of them the encoder reads."""
     is_exact: bool
-    """False where no tokenizer could be read: then the number is an estimate."""
+    """False where no tokenizer could be read, and the number is an estimate."""
     cut: str
-    """What the encoder never reads; empty if it reads all."""
+    """The part of the prompt that the encoder never reads; empty if it reads all."""
 
     @property
     def warning(self) -> str:
@@ -52,12 +52,12 @@ class TokenCount:
 
 
 def count_prompt(text: str, parts: Path, max_sequence_length: int) -> tuple[TokenCount, ...]:
-    """Return the tokens of a prompt for every text encoder of a model.
+    """Count the tokens of a prompt for every text encoder of a model.
 
     Args:
         text: The prompt.
         parts: The model's folder, with `tokenizer/` and perhaps `tokenizer_2/`.
-        max_sequence_length: What the last encoder reads; a CLIP beside it reads 77.
+        max_sequence_length: The limit of the last encoder; a CLIP beside it reads 77.
     """
     folders = [parts / name for name in ("tokenizer", "tokenizer_2") if (parts / name).is_dir()]
     *others, last = folders or [parts / "tokenizer"]
@@ -70,19 +70,19 @@ def count_prompt(text: str, parts: Path, max_sequence_length: int) -> tuple[Toke
 def cut_warning(counts: tuple[TokenCount, ...]) -> str:
     """Return one sentence if the prompt is cut, else an empty text.
 
-    The last encoder counts: CLIP beside it only sets the tone of an image.
+    Only the last encoder counts: a CLIP beside it has little influence on the image.
     """
     return counts[-1].warning if counts else ""
 
 
 def count_tokens(text: str, tokenizer_dir: Path, limit: int) -> TokenCount:
-    """Return the tokens of a text for one tokenizer.
+    """Count the tokens of a text for one tokenizer.
 
     Args:
         text: The text.
         tokenizer_dir: A folder with `tokenizer.json`, `vocab.json` and `merges.txt` (CLIP), or
             `spiece.model` (T5); with none of them, or broken ones, the count is an estimate.
-        limit: How many tokens the encoder reads, marks of beginning and end included.
+        limit: How many tokens the encoder reads, including those that mark beginning and end.
     """
     encode = _encoder(tokenizer_dir)
     if encode is None:
@@ -100,7 +100,7 @@ def count_tokens(text: str, tokenizer_dir: Path, limit: int) -> TokenCount:
 class _Encoded:
     tokens: int
     marks: int
-    """Of beginning and end, which are not among `tokens`."""
+    """Tokens that mark beginning and end, not counted in `tokens`."""
     text_from: Callable[[int], str]
     """The text from a token on."""
 
@@ -158,7 +158,7 @@ def _load_clip(folder: Path, _changed_ns: int) -> Encode:
 
 
 def _counting(tokenizer: Any, marks: int | None = None) -> Encode:
-    # Tokenizers saved by a pipeline cut and pad by themselves: then nothing could be seen.
+    # Tokenizers saved by a pipeline truncate and pad: the real number would be lost.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if marks is None:
@@ -179,7 +179,7 @@ def _load_sentencepiece(folder: Path, _changed_ns: int) -> Encode:
 
     def encode(text: str) -> _Encoded:
         pieces = processor.encode(text, out_type=str)
-        # T5 puts one mark, </s>, behind.
+        # T5 adds one mark, </s>, at the end.
         return _Encoded(len(pieces), 1, lambda token: str(processor.decode(pieces[token:])))
 
     return encode

@@ -4,8 +4,6 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from flux_mcp.compose.audit import Forbidden, audit_text
 from flux_mcp.compose.audit.mentions import TIME_LIMIT_S
 from tests.compose.audit.figures import decisions
@@ -16,13 +14,14 @@ UNSEEN = CASES.with_name("unseen.jsonl")
 EXAMPLES = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| (pass|warn|refuse) \|", PAGE, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("text", "pattern", "verdict"), EXAMPLES)
-def test_every_example_is_judged_as_it_says(text: str, pattern: str, verdict: str) -> None:
-    assert audit_text(text, [Forbidden(pattern)]).verdict == verdict
-
-
-def test_the_examples_are_found() -> None:
+def test_every_example_is_judged_as_it_says() -> None:
     assert len(EXAMPLES) > 40
+    wrong = [
+        (text, pattern)
+        for text, pattern, verdict in EXAMPLES
+        if audit_text(text, [Forbidden(pattern)]).verdict != verdict
+    ]
+    assert wrong == []
 
 
 def test_the_figures_of_the_first_table_are_those_of_the_code() -> None:

@@ -56,7 +56,7 @@ class Contradiction:
 def judge(blocks: Sequence[Block], forbidden: Sequence[Forbidden]) -> Audit:
     """Judge an assembled prompt; arguments and errors are those of `audit`."""
     patterns = [compile_pattern(one) for one in dict.fromkeys(forbidden)]
-    judged = _Judge(read(blocks), blocks)
+    judged = _Findings(read(blocks), blocks)
     findings = [
         *(finding for pattern in patterns for finding in judged.forbidden(pattern)),
         *judged.contradictions(),
@@ -73,8 +73,8 @@ def judge(blocks: Sequence[Block], forbidden: Sequence[Forbidden]) -> Audit:
 
 
 @dataclass(frozen=True)
-class _Judge:
-    """Makes the findings about a prompt that was read."""
+class _Findings:
+    """The findings about a prompt that was read."""
 
     reading: PromptReading
     blocks: Sequence[Block]
