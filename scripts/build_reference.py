@@ -50,7 +50,7 @@ def tool_list_text() -> str:
 
 
 def prompting_page() -> str:
-    """Return what a calling model is taught about prompts."""
+    """Return the prompting guide, as calling models read it."""
     title, _, text = guide().partition("\n\n")
     about = (
         "The server gives this text to a calling model that asks how to write a prompt, "

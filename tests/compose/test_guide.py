@@ -16,7 +16,7 @@ def test_there_is_a_section_for_every_family_that_can_be_drawn_with() -> None:
 
 def test_one_family_has_what_holds_for_all_and_its_own_section() -> None:
     text = guide("kontext")
-    assert "## What holds for every family" in text
+    assert "## For every family" in text
     assert "## FLUX.1 Kontext\n" in text
     assert "## Sources" in text
     assert "micro, the embedded" not in text

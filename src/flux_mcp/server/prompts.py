@@ -87,7 +87,7 @@ def found_prompt(packs: PackLibrary, name: str, given: Mapping[str, Any]) -> Get
     values = {key: str(value) for key, value in given.items() if str(value).strip()}
     if name == GUIDE:
         _refuse_unknown(name, values, [FAMILY])
-        return _message("How FLUX wants to be asked.", guide(values.get(FAMILY)))
+        return _message("How to write prompts for FLUX.", guide(values.get(FAMILY)))
     pack = _find(packs, name)
     _refuse_unknown(name, values, [*(one.name for one in pack.arguments), EXTRA])
     choices: dict[str, Any] = {key: values.pop(key) for key in (SUBJECT, EXTRA) if key in values}
