@@ -218,7 +218,7 @@ class Studio:
     @property
     def traffic(self) -> tuple[int, int]:
         """Bytes copied to the GPU and back, since the beginning."""
-        return self.store.traffic.to_gpu_bytes, self.store.traffic.to_host_bytes
+        return self.store.copied.to_gpu_bytes, self.store.copied.to_host_bytes
 
     def limit_gpu(self, gpu_bytes: int) -> None:
         """Let weights take no more than this of the GPU from now on."""

@@ -3,17 +3,23 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_mcp.pipelines.memory.store import Held, Move, forget_without_gpu, free_gpu, free_host
+from flux_mcp.pipelines.memory.eviction import (
+    EvictionStep,
+    PartState,
+    forget_without_gpu,
+    free_gpu,
+    free_host,
+)
 
 LARGE = 1000
 
 
 def on_gpu(key, nbytes, last_used, *, in_host=False, wanted=False):
-    return Held(key, nbytes, last_used, wanted, gpu_bytes=nbytes, in_host=in_host)
+    return PartState(key, nbytes, last_used, wanted, gpu_bytes=nbytes, in_host=in_host)
 
 
 def waiting(key, nbytes, last_used, *, wanted=False):
-    return Held(key, nbytes, last_used, wanted, in_host=True)
+    return PartState(key, nbytes, last_used, wanted, in_host=True)
 
 
 def test_nothing_moves_while_the_next_one_fits():
@@ -34,35 +40,40 @@ def test_the_longest_unused_leaves_the_gpu_first_and_no_more_than_needed():
 
 def test_what_is_wanted_stays_where_it_is():
     loaded = [on_gpu("old", 22, 0, wanted=True), on_gpu("new", 22, 9)]
-    assert free_gpu(loaded, 500, 0, LARGE) == (Move("new", "leave_gpu"),)
+    assert free_gpu(loaded, 500, 0, LARGE) == (EvictionStep("new", "leave_gpu"),)
     assert free_host([waiting("old", 22, 0, wanted=True)], 500, 0) == ()
 
 
 def test_what_host_memory_has_no_room_for_is_forgotten():
-    assert free_gpu([on_gpu("a", 22, 0)], 10, 0, 21) == (Move("a", "forget"),)
-    assert free_gpu([on_gpu("a", 22, 0, in_host=True)], 10, 0, 0) == (Move("a", "leave_gpu"),)
+    assert free_gpu([on_gpu("a", 22, 0)], 10, 0, 21) == (EvictionStep("a", "forget"),)
+    assert free_gpu([on_gpu("a", 22, 0, in_host=True)], 10, 0, 0) == (
+        EvictionStep("a", "leave_gpu"),
+    )
 
 
 def test_host_memory_is_made_for_what_leaves_the_gpu_by_forgetting_what_was_used_before():
     loaded = [waiting("oldest", 22, 0), on_gpu("old", 22, 1)]
-    expected = (Move("oldest", "forget"), Move("old", "leave_gpu"))
+    expected = (EvictionStep("oldest", "forget"), EvictionStep("old", "leave_gpu"))
     assert free_gpu(loaded, 10, 0, 5) == expected
 
 
 def test_a_copy_that_made_room_for_another_is_not_there_any_more():
     loaded = [on_gpu("old", 1, 0), on_gpu("new", 1, 1, in_host=True)]
     assert free_gpu(loaded, 2, 0, 0) == (
-        Move("new", "drop_copy"),
-        Move("old", "leave_gpu"),
-        Move("old", "forget"),
-        Move("new", "leave_gpu"),
+        EvictionStep("new", "drop_copy"),
+        EvictionStep("old", "leave_gpu"),
+        EvictionStep("old", "forget"),
+        EvictionStep("new", "leave_gpu"),
     )
 
 
 def test_host_memory_gives_up_copies_of_what_is_on_the_gpu_first():
     loaded = [waiting("oldest", 22, 0), on_gpu("new", 22, 5, in_host=True)]
-    assert free_host(loaded, 20, 0) == (Move("new", "drop_copy"),)
-    assert free_host(loaded, 40, 0) == (Move("new", "drop_copy"), Move("oldest", "forget"))
+    assert free_host(loaded, 20, 0) == (EvictionStep("new", "drop_copy"),)
+    assert free_host(loaded, 40, 0) == (
+        EvictionStep("new", "drop_copy"),
+        EvictionStep("oldest", "forget"),
+    )
 
 
 def test_where_memory_cannot_be_told_one_real_model_stays_and_the_demonstration_family_all():
@@ -77,7 +88,7 @@ def held_parts(draw):
         nbytes = draw(st.integers(1, 50))
         where = draw(st.sampled_from(["gpu", "host", "both"]))
         parts.append(
-            Held(
+            PartState(
                 key=f"part{number}",
                 nbytes=nbytes,
                 last_used=draw(st.integers(0, 9)),

@@ -36,15 +36,15 @@ def transformer():
 
 
 @pytest.fixture
-def traffic():
+def copied():
     return CopiedBytes()
 
 
 @pytest.fixture
-def part(transformer, traffic):
+def part(transformer, copied):
     from flux_mcp.pipelines.memory.parts import Part
 
-    return Part(transformer, GPU, traffic, on_gpu=False)
+    return Part(transformer, GPU, copied, on_gpu=False)
 
 
 def forward(model):
@@ -79,10 +79,10 @@ SHARES = [1.0, 0.65, 0.3, 0.0]
 def test_a_model_computes_the_same_whatever_share_of_it_is_on_the_gpu(part, transformer, share):
     expected = forward(transformer)
     for _ in range(2):
-        part.enter(share)
+        part.to_gpu(share)
         assert forward(transformer).equal(expected)
         assert forward(transformer).equal(expected)
-        part.leave()
+        part.to_host()
     assert forward(transformer).equal(expected)
 
 
@@ -90,7 +90,7 @@ def test_a_model_computes_the_same_whatever_share_of_it_is_on_the_gpu(part, tran
 def test_the_share_and_two_blocks_are_all_that_is_on_the_gpu(part, transformer, share):
     sizes = [unit.nbytes for _, unit in part._blocks]
     outside = part.nbytes - sum(sizes)
-    part.enter(share)
+    part.to_gpu(share)
     kept = max(share * part.nbytes, outside)
     assert part.gpu_bytes <= min(part.nbytes, kept + 2 * max(sizes))
     assert part.gpu_bytes == part.gpu_bytes_at(share)
@@ -103,58 +103,58 @@ def _host_pointers(unit):
     return {tensor.data_ptr() for tensor in unit._host_tensors}
 
 
-def test_blocks_that_stay_are_spread_among_those_that_stream(traffic):
+def test_blocks_that_stay_are_spread_among_those_that_stream(copied):
     """As many blocks as FLUX.1 has: none waits long for the one after it."""
     from flux_mcp.pipelines.memory.parts import Part
 
-    part = Part(flux(19, 38), GPU, traffic, on_gpu=False)
-    part.enter(0.65)
+    part = Part(flux(19, 38), GPU, copied, on_gpu=False)
+    part.to_gpu(0.65)
     streamed = [unit for _, unit in part._streamed]
     places = [number for number, (_, unit) in enumerate(part._blocks) if unit in streamed]
     gaps = [after - before for before, after in pairwise(places)]
     assert 2 <= min(gaps) <= max(gaps) <= 4
 
 
-def test_leaving_copies_nothing_and_gives_back_the_same_bytes(part, transformer, traffic):
+def test_leaving_copies_nothing_and_gives_back_the_same_bytes(part, transformer, copied):
     part.make_host_copy()
     before = pointers(transformer)
-    part.enter()
+    part.to_gpu()
     assert not set(pointers(transformer)) & set(before)
-    assert (traffic.to_gpu_bytes, traffic.to_host_bytes) == (part.nbytes, 0)
-    part.leave()
+    assert (copied.to_gpu_bytes, copied.to_host_bytes) == (part.nbytes, 0)
+    part.to_host()
     assert pointers(transformer) == before
-    assert (traffic.to_gpu_bytes, traffic.to_host_bytes) == (part.nbytes, 0)
+    assert (copied.to_gpu_bytes, copied.to_host_bytes) == (part.nbytes, 0)
 
 
-def test_a_step_copies_each_block_that_streams_once(part, transformer, traffic):
-    part.enter(0.0)
+def test_a_step_copies_each_block_that_streams_once(part, transformer, copied):
+    part.to_gpu(0.0)
     forward(transformer)
-    before = traffic.to_gpu_bytes
+    before = copied.to_gpu_bytes
     forward(transformer)
-    assert traffic.to_gpu_bytes - before == sum(unit.nbytes for _, unit in part._blocks)
+    assert copied.to_gpu_bytes - before == sum(unit.nbytes for _, unit in part._blocks)
 
 
-def test_weights_that_were_made_on_the_gpu_are_copied_down_once(transformer, traffic):
+def test_weights_that_were_made_on_the_gpu_are_copied_down_once(transformer, copied):
     from flux_mcp.pipelines.memory.parts import Part
 
     expected = forward(transformer)
-    part = Part(transformer, GPU, traffic, on_gpu=True)
-    part.enter()
-    assert traffic.to_host_bytes == traffic.to_gpu_bytes == 0
+    part = Part(transformer, GPU, copied, on_gpu=True)
+    part.to_gpu()
+    assert copied.to_host_bytes == copied.to_gpu_bytes == 0
     for _ in range(3):
-        part.leave()
-        part.enter()
-    assert traffic.to_host_bytes == part.nbytes
-    assert traffic.to_gpu_bytes == 3 * part.nbytes
+        part.to_host()
+        part.to_gpu()
+    assert copied.to_host_bytes == part.nbytes
+    assert copied.to_gpu_bytes == 3 * part.nbytes
     assert forward(transformer).equal(expected)
 
 
 def test_a_copy_in_host_memory_is_not_what_is_worked_with(part, transformer):
     expected = forward(transformer)
-    part.enter()
+    part.to_gpu()
     for parameter in transformer.parameters():
         parameter.data.zero_()
-    part.leave()
+    part.to_host()
     assert forward(transformer).equal(expected)
 
 
@@ -163,11 +163,11 @@ def test_the_copy_of_a_part_that_is_on_the_gpu_can_be_given_up_and_no_other(part
     part.make_host_copy()
     with pytest.raises(RuntimeError, match="only copy"):
         part.drop_host_copy()
-    part.enter()
+    part.to_gpu()
     part.drop_host_copy()
     assert not part.in_host
     assert forward(transformer).equal(expected)
-    part.leave()
+    part.to_host()
     assert part.in_host
     assert forward(transformer).equal(expected)
 
@@ -176,7 +176,7 @@ def test_the_copy_of_a_part_that_is_on_the_gpu_can_be_given_up_and_no_other(part
 @pytest.mark.parametrize("at", [0, 2, 3, 8])
 def test_a_step_that_broke_off_leaves_the_next_one_as_it_was(part, transformer, share, at):
     expected = forward(transformer)
-    part.enter(share)
+    part.to_gpu(share)
     forward(transformer)
     block = blocks_of(transformer)[at]
     hook = block.register_forward_pre_hook(_break_off)
@@ -184,7 +184,7 @@ def test_a_step_that_broke_off_leaves_the_next_one_as_it_was(part, transformer, 
         forward(transformer)
     hook.remove()
     assert forward(transformer).equal(expected)
-    part.leave()
+    part.to_host()
     assert forward(transformer).equal(expected)
 
 
@@ -192,7 +192,7 @@ def _break_off(_module, _inputs):
     raise MemoryError
 
 
-def test_a_gpu_without_room_has_nothing_left_on_it(part, transformer, traffic, monkeypatch):
+def test_a_gpu_without_room_has_nothing_left_on_it(part, transformer, copied, monkeypatch):
     from flux_mcp.pipelines.memory.units import Unit
 
     expected = forward(transformer)
@@ -208,22 +208,22 @@ def test_a_gpu_without_room_has_nothing_left_on_it(part, transformer, traffic, m
 
     monkeypatch.setattr(Unit, "to_gpu", run_out)
     with pytest.raises(MemoryError):
-        part.enter()
+        part.to_gpu()
     assert not part.is_on_gpu
     assert pointers(transformer) == before
     assert forward(transformer).equal(expected)
 
 
 def test_hooks_are_on_a_model_only_while_it_streams(part, transformer):
-    part.enter(0.0)
+    part.to_gpu(0.0)
     assert all(block._forward_pre_hooks for block in blocks_of(transformer))
-    part.enter(1.0)
+    part.to_gpu(1.0)
     assert not any(block._forward_pre_hooks for block in blocks_of(transformer))
     assert not any(block._forward_hooks for block in blocks_of(transformer))
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_what_somebody_else_puts_onto_a_model_moves_with_it(part, transformer, traffic, share):
+def test_what_somebody_else_puts_onto_a_model_moves_with_it(part, transformer, copied, share):
     import torch
     from torch import nn
 
@@ -231,17 +231,17 @@ def test_what_somebody_else_puts_onto_a_model_moves_with_it(part, transformer, t
     layer = blocks_of(transformer)[-1].proj_mlp
     layer.guest = nn.Linear(3, 3)
     mine = layer.guest.weight
-    before = traffic.to_gpu_bytes
-    part.enter(share)
+    before = copied.to_gpu_bytes
+    part.to_gpu(share)
     assert layer.guest.weight.data_ptr() != mine.data_ptr()
     assert layer.guest.weight.equal(mine)
-    assert traffic.to_gpu_bytes - before >= part.nbytes * (share == 1) + 48
+    assert copied.to_gpu_bytes - before >= part.nbytes * (share == 1) + 48
     layer.late = nn.Linear(2, 2, bias=False)
     values = layer.late.weight.clone()
-    part.leave()
+    part.to_host()
     assert layer.guest.weight is mine
     assert torch.equal(layer.late.weight, values)
-    assert traffic.to_host_bytes == values.nbytes
+    assert copied.to_host_bytes == values.nbytes
 
 
 # --- tensors of every shape -----------------------------------------------------------------------
@@ -266,10 +266,10 @@ def test_a_unit_keeps_shapes_strides_types_and_what_is_tied():
             self.register_buffer("spread", torch.tensor([1.0, 2.0])[:, None].expand(2, 3))
             self.register_buffer("narrow", torch.ones(3, dtype=torch.float8_e4m3fn))
 
-    model, traffic = Odd(), CopiedBytes()
+    model, copied = Odd(), CopiedBytes()
     before = {name: (t.clone(), t.dtype) for name, t in model.state_dict().items()}
     stride = model.conv.weight.stride()
-    unit = Unit(slots_of(model), GPU, traffic)
+    unit = Unit(slots_of(model), GPU, copied)
     unit.make_host_copy(from_gpu=False)
     for move in (unit.to_host, unit.to_gpu, unit.to_host, unit.to_gpu):
         move()
@@ -284,7 +284,7 @@ def test_a_unit_keeps_shapes_strides_types_and_what_is_tied():
         # What a processor rounds alike on; a GPU's allocator gives more.
         assert not any(t.data_ptr() % 64 for t in model.parameters())
         assert not unit.nbytes % ALIGNMENT_BYTES
-    assert traffic.to_gpu_bytes == 2 * unit.nbytes
+    assert copied.to_gpu_bytes == 2 * unit.nbytes
 
 
 def test_a_unit_without_a_copy_in_host_memory_does_not_move():
@@ -379,9 +379,9 @@ def test_a_model_calls_for_its_weights_and_others_make_room_for_them(store_with)
     for key in ("one", "two", "one"):
         assert layers[key](inputs).equal(expected[key])
         assert [name for name in layers if store.is_on_gpu(name)] == [key]
-    assert store.traffic.to_gpu_bytes == 3 * LAYER_BYTES
-    store.rest()
-    assert (store.gpu_bytes, store.traffic.to_host_bytes, gone) == (0, 0, [])
+    assert store.copied.to_gpu_bytes == 3 * LAYER_BYTES
+    store.release()
+    assert (store.gpu_bytes, store.copied.to_host_bytes, gone) == (0, 0, [])
 
 
 def test_a_part_that_is_dropped_is_an_ordinary_model_again(store_with):

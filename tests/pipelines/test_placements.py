@@ -158,12 +158,12 @@ def test_a_switch_from_host_memory_alone_copies_exactly_the_transformer(on_gpu, 
     resident = on_gpu.load(text2img, "resident")
     on_gpu.load(fill, "resident")
     part = on_gpu.store._parts[resident.transformer_key]
-    part.leave()
+    part.to_host()
     assert on_gpu.traffic == (0, part.nbytes)  # made once
     assert on_gpu.residency.waiting == ("text2img/micro",)
     for _ in range(2):
         on_gpu.load(text2img, "resident")
-        part.leave()
+        part.to_host()
     assert on_gpu.traffic == (2 * part.nbytes, part.nbytes)
 
 
@@ -171,7 +171,7 @@ def test_parts_that_kinds_share_stay_one_wherever_they_are(on_gpu, registry):
     text2img, fill = (registry.find(kind, "micro") for kind in ("text2img", "fill"))
     one, other = on_gpu.load(text2img, "resident"), on_gpu.load(fill, "resident")
     vae = on_gpu.store._parts[one.vae_key]
-    for move in (vae.leave, vae.enter, vae.leave):
+    for move in (vae.to_host, vae.to_gpu, vae.to_host):
         move()
         pointers = [
             [p.data_ptr() for p in resident.pipe.vae.parameters()] for resident in (one, other)

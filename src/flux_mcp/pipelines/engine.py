@@ -247,7 +247,7 @@ def _draw_passes(
         for pipe in (resident.pipe, resident.prior):
             if pipe is not None:
                 pipe.maybe_free_model_hooks()
-        resident.rest()
+        resident.release()
 
 
 def _run(

@@ -26,5 +26,5 @@ class Resident:
     transformer_key: str
     vae_key: str
     placement: Placement
-    rest: Callable[[], None]
+    release: Callable[[], None]
     """Takes what is on the GPU only to work off it again; to be called when a job ends."""

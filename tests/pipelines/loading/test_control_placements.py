@@ -52,7 +52,7 @@ def test_they_share_what_is_on_the_gpu(on_gpu, micro, edges):
     assert on_gpu.traffic == before
     layer = "transformer_blocks.0.attn.to_q"
     pairs = [(base.get_submodule(layer).weight, over.get_submodule(f"{layer}.base_layer").weight)]
-    on_gpu.load(edges, "model_offload").rest()
+    on_gpu.load(edges, "model_offload").release()
     pairs.append(
         (base.get_submodule(layer).weight, over.get_submodule(f"{layer}.base_layer").weight)
     )

@@ -1,8 +1,8 @@
-"""Reads the next job's weights into memory while the current one is drawn.
+"""Reads the next job's weights into host memory while the current one is drawn.
 
-Owns the thread that does so, and which weights were asked for last. A new wish stops the one
-before within a chunk, and what was read for that is let go of. Nothing here builds a model, fails a
-job or makes one wait for weights that are not its own. What is read is known in fetcher.py.
+`Prefetcher` is the thread that reads what was asked for last; a new request stops the one before it
+within a chunk and drops what that had read. `Fetcher` decides what is read. No model is built here,
+no job fails because of it, and none waits for weights that are not its own.
 """
 
 import logging
@@ -47,11 +47,11 @@ class Fetcher:
 
     Args:
         registry: The rows.
-        settings: The folders, and how small a transformer is not worth it.
-        device: Pinned memory is for a CUDA GPU only.
-        residency: Asked what is loaded, never changed.
+        settings: The folders, and the size below which a transformer is not read ahead.
+        device: Memory is pinned for a CUDA GPU only.
+        residency: Says what is loaded; it is not changed.
         fingerprints: Shared with `residency`: what is hashed here need not be hashed there.
-        fetched: Where what was read waits.
+        fetched: Keeps what was read.
         available: Returns the bytes of host memory that are free.
     """
 
@@ -80,7 +80,7 @@ class Fetcher:
 
         Args:
             weights: Of the next job.
-            say: Told how far it is, at most four times a second; may raise to stop.
+            say: Called with how far it is, at most four times a second; may raise to stop.
             check: Called after each chunk; may raise to stop.
 
         Raises:
@@ -104,13 +104,13 @@ class Fetcher:
         for part in parts:
             self._fingerprints.part(part.folder, part.file, say)
         if self._is_loaded(transformer, spec, say):
-            # Under another name: now that it is hashed, it shows.
+            # Loaded for another row: its hash, known by now, says so.
             self._fetched.clear()
         held = self._fetched.held_bytes
         logger.debug("%s: %d of %d MB read ahead", spec.id, held // MB, size_bytes // MB)
 
-    def let_go(self) -> None:
-        """Drop what was read and not taken, and hand its memory back."""
+    def drop(self) -> None:
+        """Drop what was read and not taken, and free its memory."""
         self._fetched.clear()
         if self._device.kind == "cuda":
             release_pinned()
@@ -128,7 +128,7 @@ class Fetcher:
             check()
             progress.add(read_bytes)
 
-        # Named before their headers are read: what is fetched belongs to the header.
+        # Identified before their headers are read: what is fetched belongs to that header.
         files = {path: FileIdentity.of(path) for path in part.files}
         with open_checkpoint(part.files) as checkpoint:
             entries = checkpoint.entries.values()
@@ -145,12 +145,12 @@ class Fetcher:
 
 
 LOOK_AGAIN_S = 0.25
-"""How often a job that waits for its weights says so, and looks whether it was cancelled."""
+"""How often a job that waits for its weights reports so and checks whether it was cancelled."""
 PATIENCE_S = 1.0
-"""A thread that has not stopped by then hangs in a read; what it brings later is not kept."""
+"""A thread that has not stopped by then hangs in a read; what it reads later is not kept."""
 
 
-class _Superseded(Exception):  # noqa: N818 - no error: something else is wanted now
+class _Superseded(Exception):  # noqa: N818 - no error: something else was asked for
     """What is being read is not wanted any more."""
 
 
@@ -161,23 +161,23 @@ class Prefetcher:
         self.fetched = FetchedTensors()
         self._changed = threading.Condition()
         self._wanted: Weights | None = None
-        self._wishes = 0
+        self._requests = 0
         self._finished = 0
         self._said = ""
 
     def start(self, fetcher: Fetcher) -> None:
-        """Begin to read what is asked for, and what was already."""
+        """Start the thread; it reads what is asked for from now on, or was before."""
         threading.Thread(target=self._work, args=(fetcher,), name="prefetch", daemon=True).start()
 
     def ask(self, weights: Weights | None) -> None:
-        """Read these weights, instead of those that were asked for before; `None` for nothing.
+        """Read these weights instead of those that were asked for before; `None` for nothing.
 
-        Returns at once. The same wish again changes nothing.
+        Returns at once. Asking for the same weights again changes nothing.
         """
         with self._changed:
             if weights != self._wanted:
                 self._wanted = weights
-                self._wishes += 1
+                self._requests += 1
                 self._said = ""
                 self._changed.notify_all()
 
@@ -187,44 +187,44 @@ class Prefetcher:
         Whoever loads them would read the same bytes from the same disk.
 
         Args:
-            weights: Of a job that is to be drawn now; `None`: wait until what was is let go of.
-            report: Told how far it is; may raise to stop waiting.
+            weights: Of a job that is to be drawn now; `None`: wait until nothing is kept.
+            report: Called with how far it is; may raise to stop waiting.
         """
         while True:
             with self._changed:
-                if self._wanted != weights or self._finished == self._wishes:
+                if self._wanted != weights or self._finished == self._requests:
                     return
                 self._changed.wait(LOOK_AGAIN_S)
                 said = self._said
             report(said)
 
     def done_with(self, weights: Weights) -> None:
-        """Let go of what was read of these weights and not taken: their job has loaded them."""
+        """Drop what was read of these weights and not taken: their job has loaded them."""
         if self._wanted == weights:
             self.ask(None)
 
     def forget(self) -> None:
-        """Stop, and let go of everything at once."""
+        """Stop, and drop everything at once."""
         self.ask(None)
         with self._changed:
-            self._changed.wait_for(lambda: self._finished == self._wishes, PATIENCE_S)
+            self._changed.wait_for(lambda: self._finished == self._requests, PATIENCE_S)
         self.fetched.clear()
 
     def _work(self, fetcher: Fetcher) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._finished != self._wishes)
-                wish, weights = self._wishes, self._wanted
-            self._serve(fetcher, weights, wish)
+                self._changed.wait_for(lambda: self._finished != self._requests)
+                request, weights = self._requests, self._wanted
+            self._serve(fetcher, weights, request)
             with self._changed:
-                self._finished = wish
+                self._finished = request
                 self._changed.notify_all()
 
-    def _serve(self, fetcher: Fetcher, weights: Weights | None, wish: int) -> None:
-        """Let go of what was read before, and read what is wanted; never fails, but logs."""
+    def _serve(self, fetcher: Fetcher, weights: Weights | None, request: int) -> None:
+        """Drop what was read before and read what is wanted; errors are only logged."""
 
         def check() -> None:
-            if wish != self._wishes:
+            if request != self._requests:
                 raise _Superseded
 
         def say(message: str) -> None:
@@ -232,14 +232,14 @@ class Prefetcher:
             self._said = message
 
         try:
-            fetcher.let_go()
+            fetcher.drop()
             if weights is not None:
                 logger.debug("reading %s ahead", weights)
                 fetcher.fetch(weights, say, check)
         except _Superseded:
             logger.debug("not wanted any more: %s", weights)
         except FluxMcpError as error:
-            # The job meets the same error when it is drawn, and tells its caller.
-            logger.info("it cannot be read ahead: %s", error.message)
+            # The job itself will fail with the same error.
+            logger.info("weights cannot be read ahead: %s", error.message)
         except Exception:
-            logger.exception("reading ahead failed: %s", weights)
+            logger.exception("unexpected error while reading weights ahead: %s", weights)

@@ -1,10 +1,10 @@
-"""Which pipelines are loaded, and what they share.
+"""The loaded pipelines, and what they share.
 
-Owns every loaded pipeline. Parts are known by what their files hold, so a VAE or text encoder that
-several kinds use is loaded once, and not before a prompt must be encoded; where their weights are
-is placing/store.py's. Knows nothing of jobs or images.
+Parts are named by what their files hold, so a VAE or text encoder that several kinds use is loaded
+once, and a text encoder not before a prompt must be encoded. Where the weights of parts are is
+decided by store.py.
 
-Where no GPU's memory is known (CPU, MPS) the demonstration family stays loaded whole; of the real
+Where no GPU's memory is known (CPU, MPS) the demonstration's models all stay loaded; of the real
 models only one transformer does.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.models.formats import format_of, text_precision
-from flux_mcp.models.memory import LoadedAs, Load, gpu_gib, ram_gib
+from flux_mcp.models.memory import Load, LoadedAs, gpu_gib, ram_gib
 from flux_mcp.models.parts import PLACEMENTS, Placement, Precision, load_parts
 from flux_mcp.models.planning.machine import host_budget_gib, machine_memory_gib
 from flux_mcp.models.registry import ModelSpec, Registry
@@ -33,31 +33,29 @@ from flux_mcp.pipelines.loading.pipeline_files import (
 from flux_mcp.pipelines.loading.quantisers import require_formats
 from flux_mcp.pipelines.loading.slots import send, slots_of
 from flux_mcp.pipelines.loras.control import merged_onto
-from flux_mcp.pipelines.memory.store import (
-    DeviceMemory,
-    PartStore,
-    device_memory_of,
-    forget_without_gpu,
-)
+from flux_mcp.pipelines.memory.eviction import forget_without_gpu
+from flux_mcp.pipelines.memory.store import DeviceMemory, PartStore, device_memory_of
 from flux_mcp.pipelines.previews import LatentColours, calibrate
 from flux_mcp.settings.settings import Settings
+
+# --- how much a job takes ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a row takes to draw something."""
+    """The memory that a row takes to draw something."""
 
     spec: ModelSpec
     load: Load
     tile_px: int | None = None
 
     def gpu_bytes(self, placement: Placement) -> int:
-        """Return the most of the GPU's memory, without the driver's context."""
+        """Return the peak of GPU memory, without the driver's context."""
         taken = gpu_gib(self.spec.pieces, self._holding(placement), self.load)
         return int((taken - load_parts().machine.context_gib) * GIB)
 
     def host_bytes(self, placement: Placement) -> int:
-        """Return what waits in host memory."""
+        """Return the host memory of weights that wait."""
         taken = ram_gib(self.spec.pieces, self._holding(placement))
         return int((taken - load_parts().machine.base_ram_gib) * GIB)
 
@@ -66,16 +64,19 @@ class Room:
 
 
 def room_for(spec: ModelSpec, load: Load | None, tile_px: int | None) -> Room:
-    """Return what a row takes; without a load, for an image of its own size."""
+    """Return what a row takes; without a load, to draw an image of its own size."""
     return Room(spec, load or Load(spec.default_pixels / 1e6), tile_px)
 
 
 def leaner(placement: Placement, spec: ModelSpec) -> Iterator[Placement]:
-    """Yield a placement, and after it those that need less of the GPU, as the format allows."""
+    """Yield a placement, then those that need less of the GPU, as far as the format allows."""
     yield placement
     for other in PLACEMENTS[PLACEMENTS.index(placement) + 1 :]:
         if format_of(spec.precision).streams or not load_parts().placement[other].streams:
             yield other
+
+
+# --- loading to where it is needed ---------------------------------------------------------------
 
 
 def load_to(
@@ -89,16 +90,16 @@ def load_to(
 ) -> tuple[Any, bool]:
     """Load a part; return it, and whether it is on the device now.
 
-    A GPU quantises in seconds what a processor would in minutes. A transformer is made there block
-    by block, because the whole may have no room; a text encoder has it, for it works there whole.
+    A GPU quantises in seconds what takes a processor minutes. A transformer is quantised there
+    block by block, because the whole may have no room; a text encoder works whole and has room.
 
     Args:
-        device: What draws.
-        part: Its files.
-        precision: What it is held in.
-        report: Told what is being loaded; may raise to stop.
-        stays: Whether it will stay on the device; else it waits in host memory.
-        fetched: What was read of its files before.
+        device: The device that draws.
+        part: The part's files.
+        precision: What its weights are loaded as.
+        report: Called with what is being loaded; may raise to stop.
+        stays: Whether it stays on the device; else it waits in host memory.
+        fetched: Tensors of its files that were read ahead.
     """
     if stays:
         model = load_part(part, precision, device, report, fetched=fetched)
@@ -111,16 +112,19 @@ def load_to(
     return load_part(part, precision, "cpu", report, made_on, fetched), False
 
 
+# --- the loaded pipelines ------------------------------------------------------------------------
+
+
 class Residency:
     """Loads pipelines on demand and keeps them as long as there is room.
 
     Args:
         registry: The rows.
-        settings: Where weights lie, and how much host memory they may take.
-        device: Where to draw.
-        GPU: Its own memory; left out, what the device has.
-        fingerprints: Of files; shared with who reads them ahead.
-        fetched: What was read ahead.
+        settings: The folders of weights, and how much host memory they may take.
+        device: The device that draws.
+        gpu: Its memory; left out, what the device has.
+        fingerprints: Of files; shared with prefetch.py.
+        fetched: Tensors that were read ahead.
     """
 
     def __init__(
@@ -143,11 +147,11 @@ class Residency:
         self._encoders: dict[str, Any] = {}
         self._colours: dict[str, LatentColours] = {}
         self._last: str | None = None
-        """Key of the pipeline that drew last."""
+        """Key of the pipeline that was used last."""
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """Pipelines as `kind/model` that draw at once: on the GPU, or last used piece by piece."""
+        """Pipelines as `kind/model` that are ready: those on the GPU, and the one used last."""
         return tuple(key for key in self._pipelines if self._is_ready(key))
 
     @property
@@ -167,14 +171,14 @@ class Residency:
 
         Args:
             spec: The row, with the revision and precision the plan names.
-            placement: Where its weights are to be while they do not work. A leaner one is taken,
-                and reported, if the GPU has less room than was thought.
-            report: Told what is being loaded.
+            placement: Where its weights are while they do not work. One that needs less of the GPU
+                is taken, and reported, if the GPU has less room than was planned with.
+            report: Called with what is being loaded; may raise to stop.
             load: What one pass draws; left out, an image of the row's own size.
             tile_px: Side of the tiles its VAE decodes in.
 
         Raises:
-            FormatUnsupportedError: this device cannot hold them in the precision of the plan.
+            FormatUnsupportedError: the precision of the plan cannot be used on this device.
             ExtraMissingError: a package for that precision is missing.
             WeightsMissingError: its weights are not on this disk.
             WeightsInvalidError: its weights are not what the row promises.
@@ -188,7 +192,7 @@ class Residency:
             try:
                 resident = self._pipelines[key] = self._load(spec, placement, room, report)
             finally:
-                # Also when loading was stopped half-way: what no pipeline uses must not stay.
+                # Also where loading was stopped: parts that no pipeline uses must not stay.
                 self._drop_unused(frozenset())
         else:
             found = self._make_room(spec, placement, resident.part_keys, room, report)
@@ -202,11 +206,12 @@ class Residency:
     def text_encoder(self, resident: Resident, report: Report) -> Any:
         """Return the pipeline whose `encode_prompt` encodes a resident's prompts.
 
-        A pipeline of nothing but text encoders, of the class that draws. Loaded at the first call.
+        It has nothing but text encoders, and the class of the pipeline that draws. They are loaded
+        at the first call.
 
         Raises:
-            WeightsInvalidError: a text encoder's files are damaged, or others than they were when
-                the pipeline was loaded: what they encode would be kept under the wrong name.
+            WeightsInvalidError: a text encoder's files are damaged, or were replaced since the
+                pipeline was loaded: embeddings would be cached under the wrong key.
         """
         key, spec = _pipeline_key(resident.spec), resident.spec
         if key not in self._encoders:
@@ -218,7 +223,7 @@ class Residency:
                     "Ask again: the model will be loaded again.",
                 )
             parts: dict[str, Any] = dict.fromkeys(("scheduler", "vae", "transformer"))
-            self.store.rest()
+            self.store.release()
             for part, name in resident.text_parts.items():
                 parts[part.name] = self._part(part, name, spec, resident.placement, report)
             self._encoders[key] = self._placed(make_pipeline(type(resident.pipe).__name__, parts))
@@ -231,7 +236,7 @@ class Residency:
         return self._colours[resident.vae_key]
 
     def holds(self, key: str) -> bool:
-        """Whether a part is loaded, by its `part_key`; other threads may ask too."""
+        """Whether a part is loaded, by its `part_key`; may be called from other threads."""
         return key in self.store
 
     def clear(self) -> None:
@@ -271,7 +276,7 @@ class Residency:
             transformer_key=files.keys[transformer],
             vae_key=files.keys[files.part("vae")],
             placement=placement,
-            rest=self.store.rest,
+            release=self.store.release,
         )
 
     def _part(
@@ -298,12 +303,12 @@ class Residency:
         room: Room,
         report: Report,
     ) -> Placement:
-        """Evict what is in the way; return the placement there is room for."""
+        """Unload what is in the way; return the placement that there is room for."""
         if self.store.gpu is None:
             self._make_room_without_gpu(spec, wanted)
             return "resident"
-        # A job that broke off before it drew may have left something.
-        self.store.rest()
+        # A job that was stopped before it drew may have left something.
+        self.store.release()
         here = self.store.gpu_bytes_of(wanted)
         taken = placement
         for taken in leaner(placement, spec):
@@ -318,15 +323,17 @@ class Residency:
     def _make_room_without_gpu(self, spec: ModelSpec, wanted: frozenset[str]) -> None:
         before = len(self._pipelines)
         if not spec.is_demonstration:
-            held = {p.transformer_key: p.spec.is_demonstration for p in self._pipelines.values()}
-            self._forget(forget_without_gpu(list(held.items()), wanted))
+            transformers = {
+                p.transformer_key: p.spec.is_demonstration for p in self._pipelines.values()
+            }
+            self._forget(forget_without_gpu(list(transformers.items()), wanted))
         self._drop_unused(wanted)
         if len(self._pipelines) < before:
-            # Not otherwise: a collection of all that torch brings takes a third of a second.
+            # Only then: collecting all objects of torch takes a third of a second.
             free_caches(self._device)
 
     def _placed(self, pipe: Any) -> Any:
-        """Put a pipeline onto a device that has no memory of its own, or none that counts."""
+        """Move a pipeline to a device whose memory is the host's, or is not counted."""
         if pipe is not None and self.store.gpu is None:
             pipe.to(self._device.name)
         return pipe
@@ -335,13 +342,13 @@ class Residency:
         return key == self._last or self.store.is_on_gpu(self._pipelines[key].transformer_key)
 
     def _forget(self, part_keys: Collection[str]) -> None:
-        """Drop parts, and every pipeline that has one; of a text encoder, only what encodes."""
+        """Drop parts and the pipelines that have them; for text encoders, only what encodes."""
         gone = set(part_keys)
-        for key, held in list(self._pipelines.items()):
-            texts = set(held.text_parts.values())
+        for key, resident in list(self._pipelines.items()):
+            texts = set(resident.text_parts.values())
             if gone & texts:
                 self._encoders.pop(key, None)
-            if gone & (held.part_keys - texts):
+            if gone & (resident.part_keys - texts):
                 self._drop([key])
         self.store.drop(gone)
 
@@ -352,7 +359,7 @@ class Residency:
             self._last = None if self._last == key else self._last
 
     def _drop_unused(self, wanted: frozenset[str]) -> None:
-        used = wanted.union(*(held.part_keys for held in self._pipelines.values()))
+        used = wanted.union(*(one.part_keys for one in self._pipelines.values()))
         self.store.drop([key for key in self.store if key not in used])
         for key in [key for key in self._colours if key not in used]:
             del self._colours[key]

@@ -1,8 +1,9 @@
 """Units: weights that move together, as one copy of one block of bytes.
 
-A unit owns its copy in host memory, which is made once and never written again: weights do not
-change while images are drawn. So going onto the GPU is a copy, and leaving it is none: the
-model's slots are given the tensors in host memory back. `CopiedBytes` counts what was copied.
+A unit's copy in host memory is made once and never written again: weights do not change while
+images are drawn. Going to the GPU is therefore one copy, and leaving it none: the model's slots get
+the tensors in host memory back. On CUDA the host memory is page-locked, so that the GPU copies from
+it by itself.
 """
 
 import logging
@@ -29,7 +30,7 @@ class HostBlock:
 
     Args:
         nbytes: How many.
-        locked: Whether a CUDA GPU is to read them by itself.
+        locked: Whether to page-lock them, for a CUDA GPU to copy from.
     """
 
     def __init__(self, nbytes: int, *, locked: bool) -> None:
@@ -42,7 +43,7 @@ class HostBlock:
         self.bytes: Any = pages[:nbytes]
         self.is_locked = locked and nbytes > 0 and _lock(pages)
         if self.is_locked:
-            # With the memory itself: it must not be given back while it is locked.
+            # Together with the memory, which must not be freed while it is locked.
             weakref.finalize(self, _unlock, pages).atexit = False
 
 
@@ -61,13 +62,13 @@ def _lock(pages: Any) -> bool:
 def _unlock(pages: Any) -> None:
     import torch
 
-    # A copy out of it may still be under way.
+    # A copy from it may not have ended.
     torch.cuda.synchronize()
     _runtime().cudaHostUnregister(pages.data_ptr())
 
 
 def _forget_error() -> None:
-    """Take the error that CUDA remembers: else the next kernel would be blamed for it."""
+    """Clear the error that CUDA remembers: else the next kernel would report it."""
     import torch
 
     with suppress(torch.AcceleratorError):
@@ -81,19 +82,19 @@ def _runtime() -> Any:
 
 
 ALIGNMENT_BYTES = 512
-"""Of each tensor in its block: what torch's CUDA allocator gives; processors round alike on it."""
+"""Of each tensor in its block: that of torch's CUDA allocator, with which results round alike."""
 
 
 @dataclass
 class CopiedBytes:
-    """Bytes of weights that were copied, by whoever was given this counter."""
+    """Counts the bytes of weights that are copied between host memory and the GPU."""
 
     to_gpu_bytes: int = 0
     to_host_bytes: int = 0
 
 
-class _Place(NamedTuple):
-    """Where a plain tensor lies in a block."""
+class _TensorLayout(NamedTuple):
+    """Where a plain tensor is in a block of bytes."""
 
     offset: int
     nbytes: int
@@ -110,19 +111,19 @@ class Unit:
     """Some of a model's weights.
 
     Args:
-        slots: Where they are; slots that share a tensor share it ever after.
+        slots: Where they are; slots that share a tensor go on sharing it.
         device: The GPU.
-        traffic: Counts what is copied.
+        copied: Counts what is copied.
     """
 
-    def __init__(self, slots: Iterable[Slot], device: str, traffic: CopiedBytes) -> None:
+    def __init__(self, slots: Iterable[Slot], device: str, copied: CopiedBytes) -> None:
         tied: dict[int, list[Slot]] = {}
         for slot in slots:
             tied.setdefault(id(slot.tensor), []).append(slot)
         self._entries = tuple(tied.values())
         self._device = device
-        self._traffic = traffic
-        self._layout: list[tuple[_Place, ...]] = []
+        self._copied = copied
+        self._layout: list[tuple[_TensorLayout, ...]] = []
         self._host: HostBlock | None = None
         self._host_tensors: list[Any] = []
         offset = 0
@@ -133,7 +134,7 @@ class Unit:
                 offset += -(-leaf.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
             self._layout.append(tuple(places))
         self.nbytes = offset
-        """Of a block that holds it."""
+        """Size of a block that holds it."""
 
     @property
     def in_host(self) -> bool:
@@ -141,10 +142,10 @@ class Unit:
         return self._host is not None
 
     def make_host_copy(self, *, from_gpu: bool) -> None:
-        """Copy the weights into host memory, where they stay; the model keeps those it has.
+        """Copy the weights to host memory, where they stay; the model keeps those it has.
 
         Args:
-            from_gpu: Whether they are on the GPU: then the bytes count.
+            from_gpu: Whether they are on the GPU; only then the bytes are counted.
         """
         if self._host is not None:
             return
@@ -157,16 +158,16 @@ class Unit:
             self._host_tensors.append(rebuilt(tensor, mine))
         self._host = host
         if from_gpu:
-            self._traffic.to_host_bytes += self.nbytes
+            self._copied.to_host_bytes += self.nbytes
 
     def to_gpu(self) -> None:
-        """Put the weights onto the GPU; the model then works with those."""
+        """Copy the weights to the GPU and let the model work with those."""
         block = self.new_block(self.nbytes)
         self.copy_to(block)
         self.work_from(block)
 
     def new_block(self, nbytes: int) -> Any:
-        """Return so many bytes of the GPU."""
+        """Return so many bytes of the GPU's memory, not initialised."""
         import torch
 
         return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
@@ -175,10 +176,10 @@ class Unit:
         """Copy the weights into a block of the GPU, which is at least as large."""
         host = self._require_host()
         block[: self.nbytes].copy_(host.bytes, non_blocking=True)
-        self._traffic.to_gpu_bytes += self.nbytes
+        self._copied.to_gpu_bytes += self.nbytes
 
     def work_from(self, block: Any) -> None:
-        """Give the model the weights in a block of the GPU."""
+        """Let the model work with the weights in a block of the GPU."""
         self._require_host()
         for entry, places, tensor in zip(
             self._entries, self._layout, self._host_tensors, strict=True
@@ -187,7 +188,7 @@ class Unit:
             _fill(entry, on_gpu)
 
     def tie(self, slots: Iterable[Slot]) -> list[Slot]:
-        """Let further slots share the tensors that are in them now; return those that do."""
+        """Add the slots that have a tensor of this unit; return them."""
         here = {id(entry[0].tensor): entry for entry in self._entries}
         shared = [slot for slot in slots if id(slot.tensor) in here]
         for slot in shared:
@@ -195,18 +196,18 @@ class Unit:
         return shared
 
     def untie(self, slots: Collection[Slot]) -> None:
-        """Forget further slots."""
+        """Forget slots that were added."""
         for entry in self._entries:
             entry[1:] = [slot for slot in entry[1:] if slot not in slots]
 
     def to_host(self) -> None:
-        """Give the model the weights in host memory: nothing is copied."""
+        """Let the model have the weights in host memory; nothing is copied."""
         self._require_host()
         for entry, tensor in zip(self._entries, self._host_tensors, strict=True):
             _fill(entry, tensor)
 
     def drop_host_copy(self) -> None:
-        """Give the host memory back; for weights that are on the GPU."""
+        """Free the host memory; for weights that are on the GPU."""
         self._host = None
         self._host_tensors = []
 
@@ -221,10 +222,10 @@ def _fill(entry: Sequence[Slot], tensor: Any) -> None:
         slot.put(tensor)
 
 
-def _place(leaf: Any, offset: int) -> _Place:
-    """Lay a tensor out as it is; one that is spread over more than its numbers, close together."""
+def _place(leaf: Any, offset: int) -> _TensorLayout:
+    """Return a tensor's layout: its own, or contiguous where its numbers have gaps between them."""
     stride = leaf.stride() if _is_dense(leaf) else _close_together(leaf.shape)
-    return _Place(offset, leaf.nbytes, leaf.dtype, tuple(leaf.shape), tuple(stride))
+    return _TensorLayout(offset, leaf.nbytes, leaf.dtype, tuple(leaf.shape), tuple(stride))
 
 
 def _is_dense(leaf: Any) -> bool:
