@@ -7,10 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from flux_mcp import __version__
-from flux_mcp.cli.app import build_app
+from flux_mcp.cli.app import command_tree as build_command_tree
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.user_rows import read_own_rows
 from flux_mcp.server.tools import TOOLS
@@ -78,7 +76,7 @@ def commands_of(page: Path) -> Iterator[list[str]]:
 
 @cache
 def command_tree() -> Any:
-    return typer.main.get_command(build_app())
+    return build_command_tree()
 
 
 def follow(arguments: list[str]) -> tuple[Any, list[str]]:

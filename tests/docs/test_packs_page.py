@@ -109,7 +109,7 @@ def test_call_and_command_of_the_readme_draw_the_same_four_colours() -> None:
     assert given == [
         ("--pack", call["pack"]["name"]),
         ("--subject", call["pack"]["subject"]),
-        *(("--var", f"{name}={value}") for name, value in call["pack"]["variables"].items()),
+        *(("--var", choice) for choice in call["pack"]["variables"]),
         ("--count", str(call["count"])),
         ("--seed", str(call["seed"])),
     ]
