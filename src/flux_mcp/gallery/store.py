@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from flux_mcp.errors import (
     InternalError,
@@ -112,6 +113,9 @@ class ImageRecord(BaseModel):
         return stored_plan(self.id, self.plan)
 
 
+_COLUMNS = frozenset(ImageRecord.model_fields)
+
+
 def record_of(provenance: ImageProvenance, saved: SavedImage, principal: str) -> ImageRecord:
     """Return the row of an image that was just saved.
 
@@ -165,9 +169,9 @@ def _to_row(record: ImageRecord) -> dict[str, Any]:
 def _to_record(row: dict[str, Any]) -> ImageRecord:
     """Return the record of a row. Columns that a newer version added are left out."""
     values = {
-        name: json.loads(value) if name in _JSON_COLUMNS and value is not None else value
+        name: from_json(value) if name in _JSON_COLUMNS and value is not None else value
         for name, value in row.items()
-        if name in ImageRecord.model_fields
+        if name in _COLUMNS
     }
     return ImageRecord.model_validate(values)
 
