@@ -1,10 +1,10 @@
 """What does a prompt from a pack cost? Ratio: a prompt of 2000 characters / one of 1000.
 
-Method: the shipped packs, read from disk, in this process. Prompts of both lengths are made in
-turn, each time with another seed. Processor time counts, not the clock: nothing here waits, and on
-a busy machine the clock would measure the others.
+Method: the shipped packs, read from disk, in this process. Prompts of both lengths are composed in
+turn, each time with another seed. It is processor time, not elapsed time: nothing here waits, and
+on a busy machine elapsed time would measure other processes.
 
-  compose   look whether files changed, choose, assemble, audit
+  compose   check for changed files, choose, assemble, audit
   assemble  choose and assemble alone
   audit     the audit alone
 
@@ -29,7 +29,7 @@ SENTENCE = "Soft reflections run along brushed steel in a quiet, tidy room witho
 
 
 def measure(quick: bool) -> Result:
-    """Make short and long prompts in turn."""
+    """Compose short and long prompts in turn."""
     repetitions = 20 if quick else 500
     result = Result("compose", quick, {"prompts": repetitions})
     library = PackLibrary(default_packs_dir(), judge=audit)
@@ -63,7 +63,7 @@ def measure(quick: bool) -> Result:
             f"long p50 {numbers['p50_ms']:.2f} ms, p99 {numbers['p99_ms']:.2f} ms",
             "a few ms" if what == "compose" else "",
         )
-    result.line("look whether a file changed", f"p50 {result.absolute['look']['p50_ms']:.2f} ms")
+    result.line("check for changed files", f"p50 {result.absolute['look']['p50_ms']:.2f} ms")
     result.line("read and check the shipped packs, once", f"{result.absolute['read_ms']:.0f} ms")
     return result
 

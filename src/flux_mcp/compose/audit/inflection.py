@@ -51,7 +51,7 @@ def is_adjective(word: str) -> bool:
 # --- irregular words ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Irregular:
     """The tables of inflection.toml, which says what each is for."""
 

@@ -12,7 +12,7 @@ from flux_mcp.compose.audit.inflection import forms
 from flux_mcp.compose.audit.tables import read_table, words
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Lexicon:
     """Classes of words; lexicon.toml says what each is for."""
 
