@@ -1,4 +1,4 @@
-"""A data folder and a hub for each test."""
+"""One hub and one downloading process for all tests, and a data folder for each."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +8,29 @@ import pytest
 from flux_mcp.settings.settings import Settings
 
 from .hub_server import HubServer
+from .pulls import Puller
+
+
+@pytest.fixture(scope="session")
+def running_hub() -> Iterator[HubServer]:
+    with HubServer().running() as server:
+        yield server
 
 
 @pytest.fixture
-def hub() -> Iterator[HubServer]:
-    server = HubServer()
-    with server.running():
-        yield server
+def hub(running_hub: HubServer) -> HubServer:
+    """A hub that knows nothing yet."""
+    running_hub.clear()
+    return running_hub
+
+
+@pytest.fixture(scope="session")
+def puller(running_hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Puller]:
+    """A downloading process that is used again and again."""
+    one = Puller(running_hub, Settings(data_dir=tmp_path_factory.mktemp("puller")))
+    yield one
+    running_hub.clear()
+    one.close()
 
 
 @pytest.fixture

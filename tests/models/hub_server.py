@@ -47,7 +47,9 @@ class Repository:
     gated: bool = False
 
     def commit(self, files: dict[str, bytes]) -> str:
-        digest = hashlib.sha1(repr(sorted(files.items())).encode(), usedforsecurity=False)
+        digest = hashlib.sha1(usedforsecurity=False)
+        for path, content in sorted(files.items()):
+            digest.update(f"{path}\0{len(content)}\0".encode() + content)
         self.commits[digest.hexdigest()] = files
         return digest.hexdigest()
 
@@ -68,9 +70,16 @@ class Seen:
 
 
 class HubServer:
-    """Owns the repositories, the faults, and what was asked and sent."""
+    """Repositories, faults, and what was asked and sent; one server may serve many tests."""
 
     def __init__(self) -> None:
+        self.url = ""
+        self.let_go = threading.Event()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, and let answers go that are held back."""
+        self.let_go.set()
         self.repositories: dict[str, Repository] = {}
         self.accounts: dict[str, str] = {}
         """Token -> account."""
@@ -82,7 +91,6 @@ class HubServer:
         self.sent: dict[str, int] = defaultdict(int)
         """Bytes of each file that went out."""
         self.let_go = threading.Event()
-        self.url = ""
 
     def add(self, name: str, files: dict[str, bytes], *, gated: bool = False) -> str:
         """Publish a commit of a repository; return its hash."""
@@ -212,17 +220,19 @@ class HubServer:
         )
 
     async def _pieces(self, path: str, body: bytes, fault: Fault) -> AsyncIterator[bytes]:
+        # Its own, should the server be cleared before it ends.
+        sent, let_go = self.sent, self.let_go
         limit = fault.break_after if fault.hold_after is None else fault.hold_after
         until = len(body) if limit is None else min(limit, len(body))
         for begin in range(0, until, PIECE):
             piece = body[begin : min(begin + PIECE, until)]
-            self.sent[path] += len(piece)
+            sent[path] += len(piece)
             yield piece
         if fault.break_after is not None:
             raise ConnectionError("the line breaks")
         if fault.hold_after is not None:
-            await asyncio.to_thread(self.let_go.wait)
-            self.sent[path] += len(body) - until
+            await asyncio.to_thread(let_go.wait)
+            sent[path] += len(body) - until
             yield body[until:]
 
 

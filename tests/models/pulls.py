@@ -15,6 +15,7 @@ from flux_mcp.settings.settings import Settings
 from .hub_server import HubServer, folder_as_files
 
 TIMEOUT_S = 60
+ROOT = Path(__file__).resolve().parents[2]
 SCHNELL = "black-forest-labs/FLUX.1-schnell"
 DEV = "black-forest-labs/FLUX.1-dev"
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
@@ -95,6 +96,42 @@ def pull(hub: HubServer, settings: Settings, asked: PullRequest, **more: str) ->
         out, err = process.stdout.read(), process.stderr.read()
         code = process.wait(TIMEOUT_S)
     return Ran(code, [json.loads(line) for line in out.splitlines()], err)
+
+
+class Puller:
+    """Pulls in one process that lives as long as the hub it asks."""
+
+    def __init__(self, hub: HubServer, settings: Settings) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.models.puller"],
+            cwd=ROOT,
+            env=environment(hub, settings),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def pull(self, settings: Settings, asked: PullRequest) -> Ran:
+        """Have a request carried out; return what was said of it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        line = {"data_dir": str(settings.data_dir), "request": asked.model_dump(mode="json")}
+        self._process.stdin.write(json.dumps(line) + "\n")
+        self._process.stdin.flush()
+        events = []
+        for answer in self._process.stdout:
+            event = json.loads(answer)
+            if "code" in event and "type" not in event:
+                return Ran(event["code"], events, "")
+            events.append(event)
+        raise AssertionError(f"the process ended with {self._process.wait(TIMEOUT_S)}")
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        assert self._process.wait(TIMEOUT_S) == 0
+        self._process.stdout.close()
 
 
 def wait_for_bytes(process: subprocess.Popen[str], path: str, at_least: int) -> None:

@@ -392,13 +392,18 @@ def main() -> int:
     paths = Paths(Path(sys.argv[1]))
     request = PullRequest.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_stdin, daemon=True).start()
+    return 0 if carry_out(paths, request, send) else 1
+
+
+def carry_out(paths: Paths, request: PullRequest, send: Callable[[BaseModel], None]) -> bool:
+    """Carry out a request; return whether it succeeded. The last event says so too."""
     try:
         ensure_dirs(paths)
         with hold_download_lock(paths):
             Pull(paths, request, send).run()
     except FluxMcpError as error:
         send(PullFailed(code=error.code, message=error.message, hint=error.hint))
-        return 1
+        return False
     except OSError as error:
         refused = StorageError(
             f"The disk refused: {error.strerror or type(error).__name__}.",
@@ -406,9 +411,9 @@ def main() -> int:
             "is kept.",
         )
         send(PullFailed(code=refused.code, message=refused.message, hint=refused.hint))
-        return 1
+        return False
     send(PullFinished())
-    return 0
+    return True
 
 
 def _end_with_stdin() -> None:
