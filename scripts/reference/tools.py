@@ -10,16 +10,6 @@ from flux_mcp.service.answers import FindingAnswer, LoraAnswer, TokensAnswer
 from flux_mcp.settings.sources import Schema, default_of, kind_of
 from reference.markdown import NOTE, page, table
 
-DETAILS = """\
-- `aspect_ratio` keeps the model's usual number of pixels; `width` and `height` are given together.
-- `seed`: image n of several gets `seed` + n - 1; a random seed is told with the result.
-- `pack.variables` may also be an object, `{"light": "dawn"}`. A choice is the name of one, `*` for any, or several with weights, `noir:3|pastel:1`; what is left to chance is decided by the seed of each image. See [packs.md](packs.md).
-- `negative_prompt` doubles the time, and is refused where the model cannot. Say what you do want in the prompt.
-- `loras` are add-ons that teach a model a style or a thing; the resource of each gives the words a prompt needs for it. See [loras.md](loras.md).
-- `batched` is a little faster on large GPUs; pixels differ slightly from those of images generated alone.
-- `step_cache` skips work in steps that change little: other pixels than without, not for models of few steps, nor for final images.
-- `wait_s` of 0 answers at once. `dry_run` queues nothing. With an `idempotency_key`, a repeated call returns the same job."""  # noqa: E501 - a paragraph of Markdown is one line
-
 
 def tools_page() -> str:
     """Return what the eight tools take and give."""
@@ -47,7 +37,8 @@ def tools_page() -> str:
             "- a **text** with every fact a model needs that cannot see images: id, size, seed, "
             "model, file, URI, notices;\n"
             f"- **previews** as WebP, at most {MAX_PREVIEWS} of {MAX_PREVIEW_BYTES:,} bytes; "
-            "more images come as one numbered contact sheet; the whole answer stays below 1 MB;\n"
+            "more images come as one numbered contact sheet (JPEG); the whole answer stays below "
+            "1 MB;\n"
             "- a **resource link** to each full PNG, `flux://images/{id}` "
             "(`flux://images/{id}/thumbnail` is a WebP of 512 px, `flux://jobs/{id}` a job as "
             "JSON);\n"
@@ -56,7 +47,6 @@ def tools_page() -> str:
         "## Arguments that five tools share",
         f"{', '.join(f'`{row.name}`' for row in drawing)} all take these.",
         _fields(shared, only=common_names),
-        DETAILS,
         *(_tool(row, common_names if row in drawing else frozenset()) for row in TOOLS),
         "## Answers",
         (
