@@ -243,8 +243,9 @@ def test_a_plans_loras_are_measured_against_the_widened_base(settings, tmp_path)
         | {"id": "edges", "lora": True, "base": "micro", "file": tmp_path / "edges.safetensors"}
     )
     (tmp_path / "edges.safetensors").touch()
-    layers = architecture_of(row, Registry((*REGISTRY, row)), settings)
-    base = architecture_of(REGISTRY.find("text2img", "micro"), REGISTRY, settings)
+    micro = REGISTRY.find("text2img", "micro")
+    folder = settings.weights_dir / str(micro.folder)
+    layers, base = architecture_of(row, folder), architecture_of(micro, folder)
     assert layers.linears["x_embedder"] == (64, 128)
     assert {name for name in layers.linears if layers.linears[name] != base.linears[name]} == {
         "x_embedder"

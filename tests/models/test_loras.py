@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flux_mcp.errors import InvalidLoraError, LoraMismatchError, UnknownLoraError
+from flux_mcp.models.architectures import Architecture
 from flux_mcp.models.loras.library import (
     BadLora,
     Lora,
@@ -14,7 +15,7 @@ from flux_mcp.models.loras.library import (
     open_loras,
     require_fit,
 )
-from flux_mcp.models.registry import load_registry
+from flux_mcp.models.registry import ModelSpec, load_registry
 from flux_mcp.settings.settings import Settings
 
 from .lora_files import STRIPED, flux1, pair, put_striped, write
@@ -261,6 +262,11 @@ def test_a_toml_file_that_is_wrong_is_said(library, folder, text, says):
 # --- whether it fits -----------------------------------------------------------------------------
 
 
+def layers_of(spec: ModelSpec, settings: Settings) -> Architecture | None:
+    drawing = spec if spec.base is None else REGISTRY.find("text2img", spec.base)
+    return architecture_of(spec, settings.weights_dir / str(drawing.folder))
+
+
 def striped(library: LoraLibrary, folder: Path) -> Lora:
     put_striped(folder)
     return library.find("striped")
@@ -269,7 +275,7 @@ def striped(library: LoraLibrary, folder: Path) -> Lora:
 @pytest.mark.parametrize("kind", ["text2img", "kontext", "fill", "control", "redux"])
 def test_micros_lora_fits_every_kind_of_micro(library, folder, settings, kind):
     spec = REGISTRY.find(kind, "micro")
-    layers = architecture_of(spec, REGISTRY, settings)
+    layers = layers_of(spec, settings)
     assert layers is not None
     require_fit(striped(library, folder), spec, layers)
 
@@ -284,6 +290,6 @@ def test_another_size_of_the_same_family_is_refused(library, folder, settings):
     write(folder / "wide.safetensors", pair("transformer.x_embedder", 320, 128))
     lora = library.find("wide")
     fill = REGISTRY.find("fill", "micro")
-    require_fit(lora, fill, architecture_of(fill, REGISTRY, settings))
+    require_fit(lora, fill, layers_of(fill, settings))
     with pytest.raises(LoraMismatchError, match="'x_embedder' is 320 to 128, that of micro 32"):
-        require_fit(lora, MICRO, architecture_of(MICRO, REGISTRY, settings))
+        require_fit(lora, MICRO, layers_of(MICRO, settings))

@@ -77,17 +77,19 @@ def test_a_base_and_what_is_laid_over_it_are_compiled_each_for_itself(on_gpu, dr
     assert len(told) == 2
 
 
-@pytest.mark.parametrize("placement", ["block_stream", "group_offload"])
-def test_blocks_that_stream_are_not_compiled_whatever_the_plan_hoped(
-    on_gpu, drawn, micro, graphs, placement
-):
-    """The plan hoped for a GPU with room for all of it; this one has less."""
+def test_weights_that_move_are_not_compiled_whatever_the_plan_hoped(on_gpu, drawn, micro, graphs):
+    """The plan hoped for a GPU with room for all of it; this one has less, and then more again."""
     bare = drawn(micro, switches=Switches())
-    plan = make_task(micro, **SMALL).plan
-    on_gpu.limit_gpu(room_for(micro, load_of_plan(plan, micro), None).gpu_bytes(placement))
-    assert np.array_equal(drawn(micro), bare)
-    assert f"the GPU has less room than was planned: {placement} instead of resident" in on_gpu.said
-    assert not graphs
+    room = room_for(micro, load_of_plan(make_task(micro, **SMALL).plan, micro), None)
+    for placement, gpu_bytes in (
+        ("model_offload", room.gpu_bytes("model_offload")),
+        ("block_stream", 0),
+    ):
+        on_gpu.limit_gpu(gpu_bytes)
+        assert np.array_equal(drawn(micro), bare)
+        said = f"the GPU has less room than was planned: {placement} instead of resident"
+        assert said in on_gpu.last.messages
+        assert not graphs
     on_gpu.limit_gpu(AMPLE_BYTES)
     assert np.array_equal(drawn(micro), bare)
     assert graphs

@@ -13,7 +13,7 @@ from typing import Any
 from flux_mcp.errors import InvalidLoraError, LoraMismatchError, WeightsInvalidError
 from flux_mcp.models.architectures import Architecture, from_config, is_foreign
 from flux_mcp.models.families import Family
-from flux_mcp.models.hub.cache import Snapshot, require_snapshot
+from flux_mcp.models.hub.cache import Snapshot
 from flux_mcp.models.loras.header import (
     LoraHeader,
     LoraLayer,
@@ -21,8 +21,7 @@ from flux_mcp.models.loras.header import (
     refuse_others,
     without_prefix,
 )
-from flux_mcp.models.registry import ModelSpec, Registry
-from flux_mcp.settings.settings import Settings
+from flux_mcp.models.registry import ModelSpec
 
 # --- any LoRA ------------------------------------------------------------------------------------
 
@@ -211,20 +210,6 @@ def check_control_file(spec: ModelSpec, snapshot: Snapshot, transformer: Path) -
     except (OSError, ValueError) as error:
         raise _unusable(spec, path, f"It cannot be read: {error}.", _FIX_FILE) from error
     return ControlFile(spec, path, fit)
-
-
-def require_control_fit(spec: ModelSpec, registry: Registry, settings: Settings) -> None:
-    """Check a row that is a LoRA before a job is queued for it; any other has nothing to check.
-
-    Raises:
-        WeightsMissingError: it or its base is not on this disk.
-        WeightsInvalidError: as `check_control_file`.
-    """
-    if not spec.lora:
-        return
-    base = require_snapshot(registry.find("text2img", spec.base or ""), registry, settings)
-    snapshot = require_snapshot(spec, registry, settings)
-    check_control_file(spec, snapshot, base.folder / "transformer")
 
 
 def _unusable(spec: ModelSpec, path: Path, why: str, hint: str) -> WeightsInvalidError:

@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from flux_mcp.errors import InvalidLoraError, LoraMismatchError, UnknownLoraError
 from flux_mcp.models.architectures import Architecture, from_config, known_architectures
 from flux_mcp.models.families import FAMILIES, FLUX1_CONTROL, Family
-from flux_mcp.models.hub.cache import require_snapshot
 from flux_mcp.models.loras.fit import control_config, fits, place
 from flux_mcp.models.loras.header import LoraHeader, read_header
 from flux_mcp.models.registry import ModelSpec, Registry
@@ -193,7 +192,21 @@ class LoraLibrary:
             UnknownLoraError: there is none; the hint names the nearest and all others.
             InvalidLoraError: its file is wrong; the hint says what to do.
         """
+        return self.find_all([name])[0]
+
+    def find_all(self, names: Sequence[str]) -> tuple[Lora, ...]:
+        """Return several by their names, in their order; the folder is listed once.
+
+        Raises:
+            UnknownLoraError: there is none of a name; the hint names the nearest and all others.
+            InvalidLoraError: a file is wrong; the hint says what to do.
+        """
+        if not names:
+            return ()
         paths = {path.stem: path for path in self._files() if path.suffix == SUFFIX}
+        return tuple(self._find_in(paths, name) for name in names)
+
+    def _find_in(self, paths: Mapping[str, Path], name: str) -> Lora:
         if name not in paths:
             close = get_close_matches(name.lower(), paths, n=1)
             meant = f"Did you mean '{close[0]}'? " if close else ""
@@ -320,14 +333,14 @@ def open_loras(settings: Settings, registry: Registry) -> LoraLibrary:
     return LoraLibrary(settings.paths.loras, known)
 
 
-def architecture_of(spec: ModelSpec, registry: Registry, settings: Settings) -> Architecture | None:
+def architecture_of(spec: ModelSpec, folder: Path) -> Architecture | None:
     """Return the layers of a model on this disk; `None` where its files do not say.
 
-    Raises:
-        WeightsMissingError: the model is not on this disk.
+    Args:
+        spec: The model's row.
+        folder: Where its weights lie; of a row with a base, the base's.
     """
-    drawing = spec if spec.base is None else registry.find("text2img", spec.base)
-    config = _read_config(require_snapshot(drawing, registry, settings).folder)
+    config = _read_config(folder)
     if config is not None and spec.lora:
         config = control_config(config, spec.in_channels)
     return None if config is None else from_config(spec.id, spec.family, config)
