@@ -1,4 +1,4 @@
-"""What the benchmarks share: real processes to talk to, medians, the printed table and the JSON line."""
+"""What the benchmarks share: real processes to talk to, medians, the table, the JSON line."""
 
 import argparse
 import asyncio
@@ -69,9 +69,14 @@ async def flux_server(data_dir: Path, **settings: object) -> AsyncIterator[Clien
 
 
 @asynccontextmanager
-async def bare_server() -> AsyncIterator[Client]:
-    """Start a server that is nothing but the SDK and eight tools that do nothing."""
-    async with Client(stdio_client(stdio_parameters(script_command("bare_server.py")))) as client:
+async def bare_server(answer: Path | None = None) -> AsyncIterator[Client]:
+    """Start a server that is nothing but the SDK and eight tools that do nothing.
+
+    Args:
+        answer: File of a result that a ninth tool, `same`, returns.
+    """
+    command = [*script_command("bare_server.py"), *([] if answer is None else [str(answer)])]
+    async with Client(stdio_client(stdio_parameters(command))) as client:
         yield client
 
 

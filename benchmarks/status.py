@@ -8,16 +8,22 @@ In turn, one call each:
   get_job_preview  the same with the image of the moment
   queue            flux_get_job without an id: who runs, who waits
   search           flux_search_gallery for a common word, 20 rows, without an image
-  search_sheet     the same with its contact sheet
+  same             a tool that returns what `search` returned at the start, on the bare SDK server,
+                   published with the same output schema
+  search_sheet     the search with its contact sheet
 
-Looks at a job that was not running at that moment are not counted. All calls share the machine with
-the worker, the one that does nothing as well.
+`search` is compared with `same`: what finding and describing the images costs beside sending them.
+Everything else is compared with the no-op. Looks at a job that was not running at that moment are
+not counted. All calls share the machine with the worker, the one that does nothing as well.
 
 Unit: ratios of medians and of 99th percentiles; milliseconds.
 """
 
+import json
 import statistics
 import time
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 from common import (
@@ -50,9 +56,11 @@ LONG_JOB = {
 WAITING = 2
 """Jobs in the queue behind the running one."""
 NOOP = "noop"
-TARGETS = {"get_job": "C8: <= 2.0x (best 1.3x)", "search": "C8: <= 2.0x (best 1.3x)"}
+SAME = "same"
+TARGETS = {"get_job": "C8: <= 2.0x (best 1.3x)", "search/same": "<= 1.5x"}
 CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     NOOP: ("noop_0", {}),
+    SAME: (SAME, {"query": COMMON_WORD}),
     "get_job": ("flux_get_job", {"wait_s": 0, "preview": "none"}),
     "get_job_preview": ("flux_get_job", {"wait_s": 0}),
     "queue": ("flux_get_job", {"wait_s": 0}),
@@ -95,8 +103,11 @@ async def measure(quick: bool) -> Result:
     seconds: dict[str, list[float]] = {name: [] for name in CALLS}
     with scratch() as folder:
         fill(folder / "data", records(0, ROWS, image=IMAGE))
-        async with bare_server() as bare, flux_server(folder / "data") as client:
+        async with AsyncExitStack() as servers:
+            client = await servers.enter_async_context(flux_server(folder / "data"))
             await draw(client, "flux_generate", {**LONG_JOB, "count": 1, "wait_s": 60})
+            answer_file = await _keep_answer(client, folder)
+            bare = await servers.enter_async_context(bare_server(answer_file))
             busy = Busy(client)
             for turn in range(-2, calls):
                 job_id = await busy.running()
@@ -105,7 +116,7 @@ async def measure(quick: bool) -> Result:
                     if name.startswith("get_job"):
                         arguments = {**arguments, "job_id": job_id}
                     started = time.perf_counter()
-                    answer = await call(bare if name == NOOP else client, tool, arguments)
+                    answer = await call(bare if name in (NOOP, SAME) else client, tool, arguments)
                     spent = time.perf_counter() - started
                     looks_at_idle = answer.get("job_id") and answer["status"] != "running"
                     if turn >= 0 and not looks_at_idle:
@@ -115,6 +126,9 @@ async def measure(quick: bool) -> Result:
     result.absolute[NOOP] = p50_p99_ms(base)
     numbers = result.absolute[NOOP]
     result.line(NOOP, f"p50 {numbers['p50_ms']:.1f} ms, p99 {numbers['p99_ms']:.1f} ms")
+    search, same = (statistics.median(seconds[name]) for name in ("search", SAME))
+    result.ratios["search/same.p50"] = ratio(search, same)
+    result.line("search / same", f"{ratio(search, same):.2f}x", TARGETS["search/same"])
     for name, found in seconds.items():
         numbers = result.absolute[name] = {**p50_p99_ms(found), "calls": len(found)}
         p50 = ratio(statistics.median(found), statistics.median(base))
@@ -127,6 +141,18 @@ async def measure(quick: bool) -> Result:
             TARGETS.get(name, ""),
         )
     return result
+
+
+async def _keep_answer(client: Client, folder: Path) -> Path:
+    """Write what a search answers, and its output schema, to a file for the bare server."""
+    tool, arguments = CALLS["search"]
+    result = await client.call_tool(tool, arguments)
+    tools = (await client.list_tools()).tools
+    schema = next(one.output_schema for one in tools if one.name == tool)
+    path = folder / "answer.json"
+    kept = result.model_dump(mode="json", by_alias=True) | {"outputSchema": schema}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    return path
 
 
 if __name__ == "__main__":
