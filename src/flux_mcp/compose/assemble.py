@@ -243,7 +243,7 @@ class _Filler:
 
 # --- tidying --------------------------------------------------------------------------------------
 
-# Where a quotation begins and ends depends on the marks alone, never on what stands between:
+# Where a quotation begins and ends depends on the marks alone, not on the text between them:
 # tidying leaves the marks, so it finds the same quotations again.
 _QUOTED = re.compile(r'"[^"]*"|“[^”]*”|„[^“”]*[“”]|«[^»]*»')
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -293,7 +293,7 @@ def quotations(text: str) -> tuple[str, ...]:
 
 
 def _pieces(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield the whole text in order: quotations (true), and what stands between them (false)."""
+    """Yield the whole text in order: quotations (true), and the text between them (false)."""
     start = 0
     for found in _QUOTED.finditer(text):
         if found.start() > start:

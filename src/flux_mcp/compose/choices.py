@@ -24,7 +24,7 @@ _OPTION = re.compile(r"\s*(?P<name>[^\s:|]+)\s*(?::\s*(?P<weight>\d{1,9})\s*)?")
 
 @dataclass(frozen=True)
 class Choice:
-    """What a caller asks of a pack."""
+    """The values a caller gives for a pack."""
 
     pack: str
     subject: str | None = None
@@ -73,7 +73,7 @@ def choose(pack: Pack, choice: Choice, seed: int) -> tuple[ResolvedArgument, ...
 
     Args:
         pack: The pack.
-        choice: What the caller asks.
+        choice: The values the caller gives.
         seed: Decides the random choices, each argument's for itself.
 
     Raises:

@@ -65,7 +65,7 @@ def compose(library: PackLibrary, choice: Choice, seed: int, index: int = 0) -> 
 
     Args:
         library: The packs.
-        choice: What the caller asks.
+        choice: The values the caller gives.
         seed: Decides the random choices. Image n of several uses seed + n - 1, as its pixels do:
             generated again alone, with its own seed, it gets the same prompt.
         index: Which image of several, from 0.

@@ -7,7 +7,7 @@ rows into the values of packs.py.
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -209,8 +209,8 @@ def read_manifest(files: PackFiles) -> LocatedManifest | None:
     except json.JSONDecodeError as error:
         message = f"It is not JSON: {error.msg[:1].lower()}{error.msg[1:]}."
         fix = (
-            "Look there and just before: usually a comma, a quotation mark or a bracket is missing "
-            "or one too many."
+            "Look there and just before: usually a comma, a quotation mark or a bracket is "
+            "missing, or there is one too many."
         )
         files.add_error(MANIFEST, message, fix, line=error.lineno, column=error.colno)
         return None
@@ -305,21 +305,33 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
 
 
-@dataclass
 class KeyPositions:
-    """The position of every key and list item of a JSON text, by its path."""
+    """The position of every key and list item of a JSON text, by its path.
 
-    text: str
-    _offsets: dict[KeyPath, int] = field(default_factory=dict)
-    repeated: list[tuple[KeyPath, Position]] = field(default_factory=list)
-    """Keys written twice in one object, of which JSON keeps the last; the place of the second."""
+    Args:
+        text: The JSON text, which must be valid.
+    """
 
-    def __post_init__(self) -> None:
-        """Walk the tokens once, with the path of every open object and list."""
+    def __init__(self, text: str) -> None:
+        self.repeated: list[tuple[KeyPath, Position]] = []
+        """Keys written twice in one object, each with the place of the second."""
+        self._text = text
+        self._offsets: dict[KeyPath, int] = {}
+        self._walk()
+
+    def find(self, path: KeyPath) -> Position:
+        """Return the place of a key, or of the nearest one around it."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._offsets:
+                return position_at(self._text, self._offsets[path[:length]])
+        return Position(1, 1)
+
+    def _walk(self) -> None:
+        """Read the tokens once, with the path of every open object and list."""
         path: list[str | int] = []
         is_list: list[bool] = []
         previous = ""
-        for found in _TOKEN.finditer(self.text):
+        for found in _TOKEN.finditer(self._text):
             mark = found[0]
             if is_list and is_list[-1] and mark != "]" and previous in ("[", ","):
                 path[-1] = int(path[-1]) + 1 if previous == "," else 0
@@ -338,15 +350,8 @@ class KeyPositions:
     def _note(self, path: Sequence[str | int], offset: int) -> None:
         key = tuple(path)
         if key in self._offsets:
-            self.repeated.append((key, position_at(self.text, offset)))
+            self.repeated.append((key, position_at(self._text, offset)))
         self._offsets[key] = offset
-
-    def find(self, path: KeyPath) -> Position:
-        """Return the place of a key, or of the nearest one around it."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self._offsets:
-                return position_at(self.text, self._offsets[path[:length]])
-        return Position(1, 1)
 
 
 def _unquoted(key: str) -> str:

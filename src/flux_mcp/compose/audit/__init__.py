@@ -1,7 +1,7 @@
 """The audit of a prompt: what it mentions of what is forbidden, and where it contradicts itself.
 
-It knows negations: "no people" does not mention people. Importing this package loads the types of
-the results only; the judge and its word tables load when something is first audited.
+It understands negations: "no people" does not mention people. Importing this package loads the
+types of the results only; the judge and its word tables load when something is first audited.
 """
 
 from collections.abc import Sequence

@@ -60,7 +60,7 @@ class Item:
     closer: str = ""
     """"or", "and", "," or "" for the end of the clause."""
     after_comma: bool = False
-    """Whether a comma stands before that conjunction."""
+    """Whether a comma is before that conjunction."""
 
     @property
     def behind(self) -> int:
@@ -183,7 +183,7 @@ def _is_freed(view: TokenView, start: int) -> bool:
 
 
 def _has_activity(view: TokenView, item: Item) -> bool:
-    """Return whether an activity or an auxiliary stands behind the first word of an item."""
+    """Return whether an activity or an auxiliary follows the first word of an item."""
     for place in range(item.start + 1, item.end):
         if not view.is_word(place) or view.is_glued(place):
             continue

@@ -90,7 +90,7 @@ def _names_picture(view: TokenView, place: int) -> bool:
 def _chain(view: TokenView, place: int) -> tuple[int, int]:
     """Return where the auxiliaries before a predicate begin, and how many negations are there.
 
-    -1 negations if an adverb stands between: "not clearly visible" denies nothing.
+    -1 negations if an adverb is between them: "not clearly visible" denies nothing.
     """
     known = lexicon()
     first = place

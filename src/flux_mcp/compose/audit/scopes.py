@@ -525,7 +525,7 @@ def _is_clearing(view: TokenView, start: int, place: int) -> bool:
 
 
 def _is_filling(view: TokenView, start: int, place: int) -> bool:
-    """Return whether a verb of filling stands before "with": "not filled with people"."""
+    """Return whether a verb of filling is before "with": "not filled with people"."""
     before = range(max(start, place - _FILLING_REACH), place)
     return any(view.key(one) in lexicon().filling_forms for one in before)
 

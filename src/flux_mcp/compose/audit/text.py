@@ -41,7 +41,7 @@ class Folded:
     _ends: Sequence[int]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """Return where `text[start:end]` stands in the original; it may not be empty."""
+        """Return the span of `text[start:end]` in the original; it may not be empty."""
         return self._starts[start], self._ends[end - 1]
 
 
@@ -114,7 +114,7 @@ class TokenKind(Enum):
 
 @dataclass(slots=True)
 class Token:
-    """A word or a mark, and where it stands in the original text."""
+    """A word or a mark, and its span in the original text."""
 
     key: str
     """The folded word in lower case; for marks the mark itself."""
@@ -210,7 +210,7 @@ def tokenize(text: str, offset: int = 0) -> list[Token]:
 
 
 def _keys(kind: str, word: str) -> tuple[str, ...]:
-    """Return the word, or the two words, that a spelling stands for."""
+    """Return the word, or the two words, that a spelling means."""
     if kind in _STANDS_FOR:
         return (_STANDS_FOR[kind],)
     if kind == "letters":
