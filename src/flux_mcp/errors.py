@@ -1,58 +1,17 @@
-"""Every deliberate error, as one tree.
+"""Every deliberate error, as one tree. docs/errors.md lists it with all codes.
 
 FluxMcpError(code, message, hint)
-├── RequestError             the caller can fix it
-│   ├── InvalidRequestError      [invalid_request]      an argument of the wrong type, range or name
-│   ├── InvalidSizeError         [invalid_size]         width, height, aspect ratio or pixel count
-│   ├── PromptTooLongError       [prompt_too_long]
-│   ├── UnsupportedOptionError   [unsupported_option]   the model cannot do what the option asks
-│   ├── UnknownModelError        [unknown_model]
-│   ├── UnknownPackError         [unknown_pack]
-│   ├── InvalidPackError         [invalid_pack]         a prompt pack whose files are wrong
-│   ├── UnknownLoraError         [unknown_lora]
-│   ├── InvalidLoraError         [invalid_lora]         a LoRA file that cannot be drawn with
-│   ├── LoraMismatchError        [lora_mismatch]        a LoRA made for another model
-│   ├── PromptRefusedError       [prompt_refused]       the prompt asks for what its pack forbids
-│   ├── UnknownJobError          [unknown_job]
-│   ├── UnknownImageError        [unknown_image]
-│   ├── InvalidImageError        [invalid_image]        unreadable, truncated, wrong type, too large
-│   ├── PathNotAllowedError      [path_not_allowed]
-│   ├── InvalidCursorError       [invalid_cursor]
-│   ├── InvalidClientFileError   [invalid_client_file]  an MCP client's configuration file
-│   ├── EntryConflictError       [entry_conflict]       a client's file has another entry there
-│   ├── IdempotencyConflictError [idempotency_conflict]
-│   └── SettingsFileError        [invalid_settings]     a configuration file that cannot be used
-├── CapacityError            the caller can wait or ask for less
-│   ├── QueueFullError           [queue_full]
-│   ├── OutOfMemoryError         [out_of_memory]
-│   ├── TooLittleMemoryError     [too_little_memory]    no model fits into the memory there is
-│   └── DownloadRunningError     [download_running]     another process downloads or removes weights
-├── EngineError              weights, driver or worker; the operator acts
-│   ├── WeightsMissingError      [weights_missing]
-│   ├── WeightsInvalidError      [weights_invalid]
-│   ├── GatedModelError          [gated]                its owner wants to know who downloads it
-│   ├── HubError                 [hub]                  the hub did not answer, or has it not
-│   ├── DownloadLostError        [download_lost]        the command that downloaded is gone
-│   ├── EngineUnavailableError   [engine_unavailable]   torch or diffusers cannot be used here
-│   ├── ExtraMissingError        [extra_missing]        a format needs an extra of this package
-│   ├── FormatUnsupportedError   [format_unsupported]   this device cannot hold weights like that
-│   ├── WorkerLostError          [worker_lost]          the worker process died twice on one job
-│   └── TracingUnavailableError  [tracing_unavailable]  the packages that export traces are missing
-├── AccessError              a request over HTTP was not admitted
-│   ├── HostRefusedError         [host_refused]         sent to a name that is not ours
-│   ├── OriginRefusedError       [origin_refused]       sent by a web page of somewhere else
-│   ├── UnauthorizedError        [unauthorized]         no token, or not one of ours
-│   ├── RateLimitedError         [rate_limited]         too many requests in a minute
-│   └── TooManyOpenError         [too_many_open]        too many requests at the same time
-├── StartError               the server cannot start; its owner acts
-│   ├── TokenFileError           [token_file]           the file of tokens cannot be used
-│   └── AddressError             [address]              the address cannot be listened on
-├── JobCancelledError        [cancelled]            asked for; not a failure
-├── StorageError             [storage]              the disk or the database refused
-└── InternalError            [internal]             a broken invariant of ours
+├── RequestError       the caller can fix the request
+├── CapacityError      the caller can wait or ask for less
+├── EngineError        weights, driver or worker; the operator acts
+├── AccessError        a request over HTTP was refused
+├── StartError         the server cannot start; the operator acts
+├── JobCancelledError  cancelled on request; not a failure
+├── StorageError       the disk or the database failed
+└── InternalError      an unexpected state, which is a bug
 
-`code` is the stable contract; the wording is free to improve. Anything raised that is not in this
-tree is a bug, and is reported as `internal`.
+`code` is the stable contract; the wording is free to improve. An exception outside this tree is a
+bug, and is reported as `internal`.
 """
 
 from collections.abc import Sequence
@@ -75,12 +34,15 @@ class FluxMcpError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        """`[code] what is wrong. what to do.`: the form every caller sees."""
+        """Return `[code] what is wrong. what to do.`, the form that every caller sees."""
         return f"[{self.code}] {self.message} {self.hint}".rstrip()
 
 
+# --- the request ---------------------------------------------------------------------------------
+
+
 class RequestError(FluxMcpError):
-    """The caller can fix it."""
+    """The caller can fix the request."""
 
     code = "invalid_request"
 
@@ -90,7 +52,7 @@ class InvalidRequestError(RequestError):
 
 
 class InvalidSizeError(RequestError):
-    """The width, height, aspect ratio or pixel count is not one the model can draw."""
+    """The model cannot generate this width, height, aspect ratio or number of pixels."""
 
     code = "invalid_size"
 
@@ -142,7 +104,7 @@ class UnknownLoraError(RequestError):
 
 
 class InvalidLoraError(RequestError):
-    """A LoRA's file cannot be drawn with: damaged, of a kind that is not supported, or a pickle."""
+    """A LoRA file cannot be used: damaged, of a kind that is not supported, or a pickle."""
 
     code = "invalid_lora"
 
@@ -206,7 +168,7 @@ class InvalidClientFileError(RequestError):
 
 
 class EntryConflictError(RequestError):
-    """An MCP client's configuration file has another entry under the name that ours would get."""
+    """An MCP client's configuration file has another entry under our name."""
 
     code = "entry_conflict"
 
@@ -221,6 +183,9 @@ class SettingsFileError(RequestError):
     """A configuration file cannot be used: missing, unreadable, not TOML, or open to others."""
 
     code = "invalid_settings"
+
+
+# --- capacity ------------------------------------------------------------------------------------
 
 
 class CapacityError(FluxMcpError):
@@ -248,9 +213,12 @@ class DownloadRunningError(CapacityError):
 
 
 class TooLittleMemoryError(CapacityError):
-    """No model that may answer fits into the memory of the GPU and the machine."""
+    """No model that the settings allow fits into the memory of the GPU and the host."""
 
     code = "too_little_memory"
+
+
+# --- engine --------------------------------------------------------------------------------------
 
 
 class EngineError(FluxMcpError):
@@ -266,25 +234,25 @@ class WeightsMissingError(EngineError):
 
 
 class WeightsInvalidError(EngineError):
-    """The files on disk are not what the registry row promises."""
+    """The files on disk are not what the registry expects."""
 
     code = "weights_invalid"
 
 
 class GatedModelError(EngineError):
-    """The repository is gated: the licence is not accepted, or there is no token that says so."""
+    """The repository is gated: the licence is not accepted, or there is no token to prove it."""
 
     code = "gated"
 
 
 class HubError(EngineError):
-    """The hub cannot be reached, broke off again and again, or does not have what was asked for."""
+    """The hub cannot be reached, the connection broke repeatedly, or it has no such file."""
 
     code = "hub"
 
 
 class DownloadLostError(EngineError):
-    """A download's command was killed; what it received is kept."""
+    """The process of a download was killed; what it received is kept."""
 
     code = "download_lost"
 
@@ -302,13 +270,13 @@ class ExtraMissingError(EngineError):
 
 
 class FormatUnsupportedError(EngineError):
-    """Weights cannot be held in this precision on this device, or not for this part."""
+    """Weights cannot be loaded in this precision on this device, or not for this part."""
 
     code = "format_unsupported"
 
 
 class WorkerLostError(EngineError):
-    """The worker process died on this job as often as is allowed."""
+    """The worker process died on this job as often as it may be retried."""
 
     code = "worker_lost"
 
@@ -319,8 +287,11 @@ class TracingUnavailableError(EngineError):
     code = "tracing_unavailable"
 
 
+# --- access over HTTP ----------------------------------------------------------------------------
+
+
 class AccessError(FluxMcpError):
-    """A request over HTTP was not admitted."""
+    """A request over HTTP was refused."""
 
     code = "access"
     http_status: ClassVar[int] = 403
@@ -329,20 +300,20 @@ class AccessError(FluxMcpError):
 
 
 class HostRefusedError(AccessError):
-    """The request was sent to a name this server does not answer under."""
+    """The request was sent to a host name that this server does not accept."""
 
     code = "host_refused"
     http_status = 421
 
 
 class OriginRefusedError(AccessError):
-    """A web page of an origin that is not allowed sent the request."""
+    """The request was sent by a web page of an origin that is not allowed."""
 
     code = "origin_refused"
 
 
 class UnauthorizedError(AccessError):
-    """The request has no token, more than one, or one that is nobody's."""
+    """The request has no token, more than one, or an unknown one."""
 
     code = "unauthorized"
     http_status = 401
@@ -366,35 +337,41 @@ class TooManyOpenError(AccessError):
     headers = (("retry-after", "1"),)
 
 
+# --- start ---------------------------------------------------------------------------------------
+
+
 class StartError(FluxMcpError):
-    """The server cannot start; its owner acts."""
+    """The server cannot start; the operator acts."""
 
     code = "start"
 
 
 class TokenFileError(StartError):
-    """The file of tokens cannot be read or written, or a line of it is no token."""
+    """The file of tokens cannot be read or written, or has a line that is not a token."""
 
     code = "token_file"
 
 
 class AddressError(StartError):
-    """The address cannot be listened on."""
+    """The server cannot listen on the address."""
 
     code = "address"
 
 
+# --- others --------------------------------------------------------------------------------------
+
+
 class JobCancelledError(FluxMcpError):
-    """The job was cancelled; asked for, not a failure."""
+    """The job was cancelled on request; not a failure."""
 
     code = "cancelled"
 
 
 class StorageError(FluxMcpError):
-    """The disk or the database refused."""
+    """The disk or the database failed."""
 
     code = "storage"
 
 
 class InternalError(FluxMcpError):
-    """A broken invariant of ours."""
+    """An unexpected state inside flux-mcp, which is a bug."""

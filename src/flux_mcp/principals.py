@@ -1,12 +1,11 @@
-"""Who asks: the principal on whose behalf the current task acts. Owns that, one value per task.
+"""Principals: on whose behalf the current task acts.
 
-A principal is the name of a token. Its jobs and images are its own: no other name can look at
-them, cancel them or draw from them, and is told what it would be told of an id that does not exist.
-`LOCAL` is whoever starts programs on this machine (stdio, the command line, a token without a
-name): it can read the files anyway, so it sees everything.
+A principal is the name of a token. Jobs and images belong to the principal that asked for them: for
+any other, their ids do not exist. `LOCAL` is whoever starts programs on this machine (stdio, the
+command line, a token without a name); it can read the files anyway, and sees everything.
 
-A context variable, because every use case asks and none may forget: the server sets it once for
-each message, before anything else looks at the message.
+The server sets the principal once for each message, before anything else handles the message; it is
+a context variable, so that no use case can forget to pass it on.
 """
 
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ _acting: ContextVar[str] = ContextVar("flux_mcp_principal", default=LOCAL)
 
 
 def acting() -> str:
-    """Return the principal on whose behalf this task acts; `LOCAL` unless it was said otherwise."""
+    """Return the principal on whose behalf this task acts; `LOCAL` unless one was set."""
     return _acting.get()
 
 

@@ -32,7 +32,7 @@ class World:
     """A service without an executor, and the images and cursors the rows speak of."""
 
     service: Service
-    pictures: Path
+    images: Path
     image: str
     """Id of a gallery image of 64x64."""
     cursor: str
@@ -208,13 +208,13 @@ PROMPTS = [
     generate("prompt_too_long", "2000 characters", "Say it shorter", prompt="😀" * 2001),
     generate("prompt_too_long", "negative_prompt", "Say it", negative_prompt="a" * 2001),
     generate(REQUEST, "prompt: is blank.", "Say in words", prompt=" \n\t "),
-    generate(REQUEST, "prompt: ", "What to draw", prompt=""),
+    generate(REQUEST, "prompt: ", "What to show", prompt=""),
     generate(REQUEST, "control characters", "Remove them", prompt="a\x00circle"),
     generate(REQUEST, "control characters", "Remove them", prompt="a \x1b[31mcircle"),
     generate(REQUEST, "control characters", "Remove them", prompt="a \x9b31mcircle"),
-    generate(REQUEST, "neither prompt nor pack", "What to draw", prompt=None),
-    generate(REQUEST, "prompt: ", "What to draw", prompt=["a", "circle"]),
-    generate(REQUEST, "prompt: ", "What to draw", prompt=7),
+    generate(REQUEST, "neither prompt nor pack", "What to show", prompt=None),
+    generate(REQUEST, "prompt: ", "What to show", prompt=["a", "circle"]),
+    generate(REQUEST, "prompt: ", "What to show", prompt=7),
     generate(REQUEST, "control characters", "Remove them", session="a\x07b"),
     fill(OPTION, "negative prompt", "Say in the prompt", negative_prompt="hats"),
     vary(OPTION, "negative prompt", "Say in the prompt", negative_prompt="hats"),
@@ -239,10 +239,10 @@ PACKS = [
     compose(REQUEST, "no variable 'color'", "Did you mean 'colour'?", variables={"color": "red"}),
     compose(REQUEST, "no choice of colour", "Did you mean 'red'?", variables={"colour": "rad"}),
     compose(REQUEST, "no choice of colour", "Choices: red", variables={"colour": LONG}),
-    compose(REQUEST, "pack.variables.size: ", "Variable -> the name", variables={"size": 1}),
-    compose(REQUEST, "pack.variables: ", "Variable -> the name", variables="size=small"),
+    compose(REQUEST, "pack.variables.size: ", "Each 'variable=choice'", variables={"size": 1}),
+    compose(REQUEST, "pack.variables: ", "Each 'variable=choice'", variables="size=small"),
     compose(REQUEST, "too long", "100 characters at most", variables={"v" * 101: "x"}),
-    compose(REQUEST, "pack.variables: ", "Variable", variables={f"v{n}": "x" for n in range(51)}),
+    compose(REQUEST, "pack.variables: ", "Each", variables={f"v{n}": "x" for n in range(51)}),
     compose(REQUEST, "control characters", "Remove them", extra="rain\x1b[31m"),
     compose(REQUEST, "in place of {colur}", "Did you mean {colour}?", extra="a {colur} hat"),
     compose(REQUEST, "in place of {", "Placeholders: ", extra=f"a {{{LONG}}}"),
@@ -270,7 +270,7 @@ NUMBERS = [
     generate(REQUEST, "count: ", "Leave it out instead of null", count=None),
     generate(REQUEST, "wait_s: ", "less than or equal to 230", wait_s=231),
     generate(REQUEST, "wait_s: ", "Longest wait", wait_s=-1),
-    generate(REQUEST, "dry_run: ", "draw and queue nothing", dry_run="perhaps"),
+    generate(REQUEST, "dry_run: ", "generate and queue nothing", dry_run="perhaps"),
     generate(REQUEST, "session: ", "Any name", session=""),
     generate(REQUEST, "session: ", "at most 100 characters", session="s" * 101),
     generate(REQUEST, "idempotency_key: ", "Repeating a call", idempotency_key=""),
@@ -375,8 +375,8 @@ MASKS = [
     fill(REQUEST, "exactly one of image and box", "A box is", mask={}),
     fill(REQUEST, "exactly one", "A box is", mask={"box": BOX, "image": "{image}"}),
     fill(REQUEST, "mask: Input should be an object", "{'box'", mask="img_x"),
-    fill(REQUEST, "mask: Input should be an object", "Where to draw", mask=None),
-    fill(REQUEST, "mask: Input should be an object", "Where to draw", mask="[1"),
+    fill(REQUEST, "mask: Input should be an object", "The area to change", mask=None),
+    fill(REQUEST, "mask: Input should be an object", "The area to change", mask="[1"),
     fill(
         IMAGE,
         "The mask is 32x32 and the image is 64x64",
@@ -437,10 +437,10 @@ OTHERS = [
     search(REQUEST, "created_after: 'yesterday'", "2026-01-31", created_after="yesterday"),
     search(REQUEST, "created_before: '2026-13-40'", "2026-01-31", created_before="2026-13-40"),
     search(REQUEST, "created_after: ", "ISO 8601", created_after=1_700_000_000),
-    search(REQUEST, "limit: ", "Rows in one answer", limit=0),
+    search(REQUEST, "limit: ", "Most images in one answer", limit=0),
     search(REQUEST, "limit: ", "less than or equal to 50", limit=51),
     search(REQUEST, "limit: ", "Leave it out instead of null", limit=None),
-    search(REQUEST, "Limit must not be true", "Rows in one answer", limit=True),
+    search(REQUEST, "Limit must not be true", "Most images in one answer", limit=True),
     search(REQUEST, "seed: ", "Exact seed", seed=-5),
     search(REQUEST, "query: ", "at most 500", query="red " * 200),
     get_job("unknown_job", "'job_nowhere'", "without an id", job_id="job_nowhere"),

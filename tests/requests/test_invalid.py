@@ -22,7 +22,7 @@ def test_valid_arguments_become_a_request():
             GenerateRequest,
             {},
             InvalidRequestError,
-            "There is neither prompt nor pack. Give prompt or pack. What to draw, in full",
+            "There is neither prompt nor pack. Give prompt or pack. What to show, in full",
         ),
         (
             GenerateRequest,
@@ -104,6 +104,13 @@ def test_valid_arguments_become_a_request():
             "guidance",
         ),
         (GenerateRequest, {"prompt": "a", "quality": "best"}, InvalidRequestError, "'standard'"),
+        (GenerateRequest, {"pack": {}}, InvalidRequestError, "pack.name: Field required. Give a"),
+        (
+            GenerateRequest,
+            {"prompt": "a", "loras": [{"name": "striped", "weight": 5}]},
+            InvalidRequestError,
+            "loras.0.weight: Input should be less than or equal to 4. 0 is without it, 1 as",
+        ),
         (
             FillRequest,
             {"prompt": "a", "image": "i", "mask": {}},

@@ -1,9 +1,9 @@
 """Requests: one pydantic model for the arguments of each tool, as a caller gives them, with gaps.
 
-A field's description is published with the tool, read by the models that call it, and repeated as
-the hint of an error about the field; tests/server/test_schema.py bounds what all of them together
-may cost. Only shape and range are checked here; what a particular model can do is decided in
-plan.py.
+A field's description is the hint of an error about it, and stands on docs/tools.md. What is
+published with the tool, and read by models with every conversation, is its `brief` where it has
+one; tests/server/test_schema.py bounds what all of them together may cost. Only shape and range
+are checked here; what a particular model can do is decided in plan.py.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -28,6 +28,7 @@ from flux_mcp.requests.validation import (
     Real,
     Request,
     Words,
+    brief,
     parse_json_text,
     printable,
 )
@@ -36,7 +37,9 @@ ImageReference = Annotated[
     str,
     Field(
         min_length=1,
-        description="Gallery id, flux://images/{id}, absolute path or data: URI.",
+        description="A gallery image id, a flux://images/{id} URI, an absolute path inside an "
+        "allowed folder, or a data: URI (PNG, JPEG or WebP).",
+        json_schema_extra=brief("Gallery id, flux://images/{id}, absolute path or data: URI."),
     ),
 ]
 
@@ -44,19 +47,26 @@ ImageReference = Annotated[
 class Box(Request):
     """A rectangle in the image's own pixels; (0, 0) is the top left corner."""
 
-    x: int = Field(ge=0)
-    y: int = Field(ge=0)
-    width: int = Field(ge=1)
-    height: int = Field(ge=1)
+    x: int = Field(ge=0, description="Left edge.", json_schema_extra=brief(""))
+    y: int = Field(ge=0, description="Top edge.", json_schema_extra=brief(""))
+    width: int = Field(ge=1, description="Width of the box.", json_schema_extra=brief(""))
+    height: int = Field(ge=1, description="Height of the box.", json_schema_extra=brief(""))
 
 
 class Mask(Request):
     """The area to generate again: exactly one of `image` and `box`."""
 
     image: ImageReference | None = Field(
-        None, description="Same size: white is changed, black kept."
+        None,
+        description="An image of the same size: white is changed, black is kept.",
+        json_schema_extra=brief("Same size: white is changed, black kept."),
     )
-    box: Box | None = Field(None, description="In pixels from the top left.")
+    box: Box | None = Field(
+        None,
+        description="A rectangle that is changed: {x, y, width, height} in pixels from the top "
+        "left.",
+        json_schema_extra=brief("In pixels from the top left."),
+    )
 
     @model_validator(mode="after")
     def _is_given_one_way(self) -> "Mask":
@@ -71,7 +81,13 @@ class WeightedImage(Request):
     """An image with its share in a variation."""
 
     image: ImageReference
-    weight: Real = Field(1, ge=0, le=2, description="Share against the others.")
+    weight: Real = Field(
+        1,
+        ge=0,
+        le=2,
+        description="Its share against the other images.",
+        json_schema_extra=brief("Share against the others."),
+    )
 
 
 MAX_NAME_CHARACTERS = 100
@@ -117,8 +133,14 @@ def _short_names(variables: dict[str, str]) -> dict[str, str]:
 class PackChoice(Request):
     """A prompt pack, and what is chosen in it."""
 
-    name: Name
-    subject: Value | None = Field(None, description="A name, '*' for any, or own words.")
+    name: Name = Field(
+        description="Name of the pack; an error lists those there are.", json_schema_extra=brief("")
+    )
+    subject: Value | None = Field(
+        None,
+        description="One of the pack's subjects by name, '*' for any of them, or your own words.",
+        json_schema_extra=brief("A name, '*' for any, or own words."),
+    )
     variables: Annotated[
         dict[str, Value],
         BeforeValidator(_as_mapping, json_schema_input_type=list[str]),
@@ -126,9 +148,16 @@ class PackChoice(Request):
     ] = Field(
         default_factory=dict,
         max_length=50,
-        description="'variable=choice' each; '*' for any.",
+        description="Each 'variable=choice'. A choice is its name, '*' for any, or "
+        "'noir:3|pastel:1' for one of these by weight; the seed of each image decides. Left out: "
+        "the default.",
+        json_schema_extra=brief("'variable=choice' each; '*' for any."),
     )
-    extra: Value | None = Field(None, description="Added at the end.")
+    extra: Value | None = Field(
+        None,
+        description="Words of your own for the end.",
+        json_schema_extra=brief("Added at the end."),
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -140,8 +169,16 @@ class PackChoice(Request):
 class LoraChoice(Request):
     """A LoRA, and how strongly it counts."""
 
-    name: Name
-    weight: Real = Field(1, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
+    name: Name = Field(
+        description="Its file's name without .safetensors.", json_schema_extra=brief("")
+    )
+    weight: Real = Field(
+        1,
+        ge=-MAX_WEIGHT,
+        le=MAX_WEIGHT,
+        description="0 is without it, 1 as it was trained.",
+        json_schema_extra=brief(""),
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -176,59 +213,124 @@ class DrawRequest(Request):
     prompt: Prompt | None = Field(None, description="What to show.")
     pack: Annotated[PackChoice, BeforeValidator(parse_json_text)] | None = Field(
         None,
-        description="Instead of prompt: a prompt pack, listed as flux://packs/{name}.",
+        description="Instead of prompt: a prompt pack writes it, and refuses what it forbids. "
+        "{'name': ..., 'subject': ..., 'variables': [...], 'extra': ...}; flux://packs/{name} "
+        "lists its choices.",
+        json_schema_extra=brief("Instead of prompt: a prompt pack, listed as flux://packs/{name}."),
     )
     negative_prompt: Words | None = Field(
         None,
         max_length=MAX_PROMPT_CHARACTERS,
-        description="What to avoid; few models support it.",
+        description="What to steer away from. Doubles the time. Only where the model supports it; "
+        "prefer saying what you do want in the prompt.",
+        json_schema_extra=brief("What to avoid; few models support it."),
     )
-    aspect_ratio: AspectRatio | None = Field(None, description="Instead of width and height.")
-    width: int | None = Field(None, ge=1, description="Pixels, a multiple of 16.")
-    height: int | None = Field(None, ge=1, description="Pixels, a multiple of 16.")
-    quality: Quality = Field("standard", description="low: fast draft. high: slow, best.")
-    model: ModelId | None = Field(None, description="Left out: quality decides.")
-    steps: int | None = Field(None, ge=1, description="Left out: the model's own.")
+    aspect_ratio: AspectRatio | None = Field(
+        None,
+        description="Shape at the model's usual pixel count. Not together with width/height.",
+        json_schema_extra=brief("Instead of width and height."),
+    )
+    width: int | None = Field(
+        None,
+        ge=1,
+        description="Width in pixels, a multiple of 16. Give height too.",
+        json_schema_extra=brief("Pixels, a multiple of 16."),
+    )
+    height: int | None = Field(
+        None,
+        ge=1,
+        description="Height in pixels, a multiple of 16. Give width too.",
+        json_schema_extra=brief("Pixels, a multiple of 16."),
+    )
+    quality: Quality = Field(
+        "standard",
+        description="low is a fast draft, standard the usual, high the slow best.",
+        json_schema_extra=brief("low: fast draft. high: slow, best."),
+    )
+    model: ModelId | None = Field(
+        None,
+        description="Model id. Leave out to let quality choose.",
+        json_schema_extra=brief("Left out: quality decides."),
+    )
+    steps: int | None = Field(
+        None,
+        ge=1,
+        description="Denoising steps. Leave out for the model's own number.",
+        json_schema_extra=brief("Left out: the model's own."),
+    )
     guidance: Real | None = Field(
         None,
         ge=0,
         le=100,
-        description="Left out: the model's own.",
+        description="How strongly the prompt is followed. Leave out for the model's own value.",
+        json_schema_extra=brief("Left out: the model's own."),
     )
     seed: int | None = Field(
         None,
         ge=0,
         le=MAX_SEED,
-        description="Same seed, same image. Left out: random.",
+        description="Same seed and arguments, same image. Leave out for a random one (reported "
+        "with the result). Image n of several gets seed + n - 1.",
+        json_schema_extra=brief("Same seed, same image. Left out: random."),
     )
-    count: int = Field(1, ge=1, le=MAX_COUNT, description="Number of images.")
+    count: int = Field(
+        1,
+        ge=1,
+        le=MAX_COUNT,
+        description="How many images to generate.",
+        json_schema_extra=brief("Number of images."),
+    )
     batched: bool = Field(
         default=False,
-        description="All in one pass: faster, other pixels.",
+        description="Generate several images in one pass: a little faster on large GPUs, but "
+        "pixels differ slightly from those of images generated alone.",
+        json_schema_extra=brief("All in one pass: faster, other pixels."),
     )
     loras: LoraChoices | None = Field(
         None,
-        description="Of the model's family, listed as flux://loras/{name}.",
+        description="Small add-ons on this machine that teach the model a style or a thing: "
+        "[{'name': ..., 'weight': 0.8}]. They are listed as resources flux://loras/{name}, with "
+        "the words a prompt needs for them; an unknown name is answered with those there are. "
+        "Only with a model of the family they were made for.",
+        json_schema_extra=brief("Of the model's family, listed as flux://loras/{name}."),
     )
     step_cache: StepCache = Field(
         "none",
-        description="Faster, approximate drafts.",
+        description="Skip work in steps that change little, for a faster draft. Approximate: other "
+        "pixels than without, so leave it out for a final image. first_block adapts to the "
+        "image. Not for models of few steps.",
+        json_schema_extra=brief("Faster, approximate drafts."),
     )
-    session: Name | None = Field(None, description="Any name, to search and cancel by.")
+    session: Name | None = Field(
+        None,
+        description="Any name that groups images; search and cancel by it.",
+        json_schema_extra=brief("Any name, to search and cancel by."),
+    )
     preview: Literal["none", "small", "normal"] = Field(
-        "small", description="small 512 px, normal 1024 px."
+        "small",
+        description="Preview image inside the result: none, 512 px or 1024 px.",
+        json_schema_extra=brief("small 512 px, normal 1024 px."),
     )
     wait_s: Real = Field(
         45,
         ge=0,
         le=MAX_WAIT_S,
-        description="Seconds to wait; then a job_id is answered.",
+        description="Longest wait in seconds before answering with a job id to poll. 0 returns at "
+        "once.",
+        json_schema_extra=brief("Seconds to wait; then a job_id is answered."),
     )
     dry_run: bool = Field(
         default=False,
-        description="Answer prompt, audit and plan only.",
+        description="Return the prompt with its audit, the resolved plan and estimates; generate "
+        "and queue nothing.",
+        json_schema_extra=brief("Answer prompt, audit and plan only."),
     )
-    idempotency_key: Key | None = Field(None, description="Same key, same job.")
+    idempotency_key: Key | None = Field(
+        None,
+        description="Repeating a call with the same key returns the same job instead of a second "
+        "one.",
+        json_schema_extra=brief("Same key, same job."),
+    )
 
     @model_validator(mode="after")
     def _words_are_given_one_way(self) -> "DrawRequest":
@@ -264,8 +366,12 @@ class GenerateRequest(DrawRequest):
 
     prompt: Prompt | None = Field(
         None,
-        description="What to show, in full sentences: subject, setting, light, style. Quote text "
-        "that is to be written.",
+        description="What to show, in full sentences: subject, setting, light, style. Put words "
+        "that should be written in the image in quotation marks.",
+        json_schema_extra=brief(
+            "What to show, in full sentences: subject, setting, light, style. Quote text that is "
+            "to be written."
+        ),
     )
 
 
@@ -282,7 +388,10 @@ class EditRequest(DrawRequest):
     )
     images: Annotated[
         list[ImageReference], BeforeValidator(parse_json_text), Field(min_length=1, max_length=8)
-    ] = Field(description="The image to change; further ones are references.")
+    ] = Field(
+        description="The image to change; further ones are references where supported.",
+        json_schema_extra=brief("The image to change; further ones are references."),
+    )
 
 
 class FillRequest(DrawRequest):
@@ -292,14 +401,24 @@ class FillRequest(DrawRequest):
     tool: ClassVar[str] = "flux_fill"
 
     prompt: Prompt | None = Field(
-        None, description="What is seen inside the mask: a description, not an instruction."
+        None,
+        description="What the finished image shows inside the mask (a description, not an "
+        "instruction).",
+        json_schema_extra=brief("What is seen inside the mask: a description, not an instruction."),
     )
     image: ImageReference
     mask: Annotated[Mask, BeforeValidator(parse_json_text)] = Field(
-        description="The area to change: box or image."
+        description="The area to change: {'box': {...}} or {'image': ...}.",
+        json_schema_extra=brief("The area to change: box or image."),
     )
-    invert: bool = Field(default=False, description="Change outside the mask instead.")
-    feather_px: int = Field(0, ge=0, le=256, description="Soften the mask's edge.")
+    invert: bool = Field(default=False, description="Swap what is changed and what is kept.")
+    feather_px: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Soften the mask's edge by this many pixels.",
+        json_schema_extra=brief("Soften the mask's edge."),
+    )
 
 
 class VariationRequest(DrawRequest):
@@ -315,7 +434,13 @@ class VariationRequest(DrawRequest):
     prompt: Words | None = Field(
         None, max_length=MAX_PROMPT_CHARACTERS, description="Words to steer the variation."
     )
-    strength: Real = Field(1, gt=0, le=2, description="Images against words.")
+    strength: Real = Field(
+        1,
+        gt=0,
+        le=2,
+        description="How much the images count against the words.",
+        json_schema_extra=brief("Images against words."),
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -346,13 +471,19 @@ class StructuralRequest(DrawRequest):
     prompt: Prompt | None = Field(None, description="What to show along the structure.")
     structure: Structure = Field(
         "canny",
-        description="canny follows edges; depth a depth map, given as control_image.",
+        description="canny follows edges. depth follows a depth map, which must be given as "
+        "control_image.",
+        json_schema_extra=brief("canny follows edges; depth a depth map, given as control_image."),
     )
     image: ImageReference | None = Field(
-        None, description="Image whose edges are followed. Not with control_image."
+        None,
+        description="An image whose edges are taken (canny). Not with control_image.",
+        json_schema_extra=brief("Image whose edges are followed. Not with control_image."),
     )
     control_image: ImageReference | None = Field(
-        None, description="Finished structure: white edges on black, or a depth map."
+        None,
+        description="A structure image made already: white edges on black, or a depth map.",
+        json_schema_extra=brief("Finished structure: white edges on black, or a depth map."),
     )
 
     @model_validator(mode="after")
@@ -391,27 +522,45 @@ class SearchRequest(Request):
     """Find finished images."""
 
     query: str | None = Field(
-        None, max_length=500, description="Words of the prompt; all must occur."
+        None,
+        max_length=500,
+        description="Words of the prompt; all must occur. Leave out for all.",
+        json_schema_extra=brief("Words of the prompt; all must occur."),
     )
     kind: Kind | None = Field(
         None,
-        description="Of flux_generate, flux_edit, flux_fill, flux_structural, flux_variation.",
+        description="text2img is flux_generate, kontext flux_edit, fill flux_fill, control "
+        "flux_structural, redux flux_variation.",
+        json_schema_extra=brief(
+            "Of flux_generate, flux_edit, flux_fill, flux_structural, flux_variation."
+        ),
     )
     model: str | None = Field(None, max_length=100, description="Model id.")
     session: str | None = Field(None, max_length=100, description="Name of a group of images.")
     seed: int | None = Field(None, ge=0, le=MAX_SEED + MAX_COUNT, description="Exact seed.")
     created_after: str | None = Field(
-        None, max_length=40, description="ISO 8601 date or time, UTC."
+        None,
+        max_length=40,
+        description="ISO 8601 date or time, UTC, inclusive.",
+        json_schema_extra=brief("ISO 8601 date or time, UTC."),
     )
     created_before: str | None = Field(
-        None, max_length=40, description="ISO 8601 date or time, UTC."
+        None,
+        max_length=40,
+        description="ISO 8601 date or time, UTC, exclusive.",
+        json_schema_extra=brief("ISO 8601 date or time, UTC."),
     )
     limit: int = Field(20, ge=1, le=50, description="Most images in one answer.")
     cursor: str | None = Field(
-        None, max_length=200, description="next_cursor of the answer before."
+        None,
+        max_length=200,
+        description="next_cursor of the answer before, for the next images.",
+        json_schema_extra=brief("next_cursor of the answer before."),
     )
     preview: Literal["none", "small", "normal"] = Field(
-        "small", description="Contact sheet in the result."
+        "small",
+        description="A contact sheet of the hits inside the result.",
+        json_schema_extra=brief("Contact sheet in the result."),
     )
 
 
@@ -419,20 +568,32 @@ class GetJobRequest(Request):
     """Look at one job, or at the queue."""
 
     job_id: Name | None = Field(
-        None, description="Id of a job or of a download of weights. Left out: the queue."
+        None,
+        description="Leave out to see the whole queue. The id of a download of weights works too.",
+        json_schema_extra=brief("Id of a job or of a download of weights. Left out: the queue."),
     )
     wait_s: Real = Field(
-        20, ge=0, le=MAX_WAIT_S, description="Longest wait in seconds for its end."
+        20,
+        ge=0,
+        le=MAX_WAIT_S,
+        description="Longest wait in seconds for the job to finish.",
+        json_schema_extra=brief("Longest wait in seconds for its end."),
     )
     preview: Literal["none", "small", "normal"] = Field(
-        "small", description="small 512 px, normal 1024 px."
+        "small",
+        description="Preview image inside the result: none, 512 px or 1024 px.",
+        json_schema_extra=brief("small 512 px, normal 1024 px."),
     )
 
 
 class CancelJobRequest(Request):
     """Cancel one job, or all of a session."""
 
-    job_id: Name | None = Field(None, description="Id of a job or of a download of weights.")
+    job_id: Name | None = Field(
+        None,
+        description="The job, or download of weights, to cancel. Not with session.",
+        json_schema_extra=brief("Id of a job or of a download of weights."),
+    )
     session: Name | None = Field(None, description="Instead: every unfinished job of this session.")
 
     @model_validator(mode="after")

@@ -1,10 +1,18 @@
-"""What the fields of requests are made of, and how each is refused. Pure."""
+"""Validation of requests: the types of their fields, and one error with a hint for a mistake."""
 
 import json
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from flux_mcp.errors import (
@@ -32,8 +40,17 @@ def parse_json_text(value: object) -> object:
     return value
 
 
+BRIEF = "brief"
+"""Key in a field's JSON schema: the description that is published with a tool."""
+
+
+def brief(text: str) -> dict[str, JsonValue]:
+    """Return the `json_schema_extra` of a field that is published with fewer words, or none."""
+    return {BRIEF: text}
+
+
 class MistakeError(ValueError):
-    """A complaint that knows what to do instead."""
+    """A validation error with a hint: what to do instead."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -46,7 +63,7 @@ def _is_control(character: str) -> bool:
 
 
 def printable(value: str) -> str:
-    """Refuse control characters: no encoder reads them, metadata and terminals break on them."""
+    """Refuse control characters, which break metadata and terminals, and lone surrogates."""
     if any(map(_is_control, value)):
         raise MistakeError(
             "contains control characters", "Remove them; line breaks and tabs may stay."
@@ -108,7 +125,7 @@ _CODES: dict[tuple[str, str], type[RequestError]] = {
     ("height", "*"): InvalidSizeError,
 }
 _NAMES_ELSEWHERE: dict[str, tuple[str, ...]] = {
-    # What diffusers and hosted APIs call our arguments: models that know those use them.
+    # Names in diffusers and hosted APIs, which models use by habit, and ours.
     "num_inference_steps": ("steps",),
     "sampling_steps": ("steps",),
     "guidance_scale": ("guidance",),
@@ -147,7 +164,7 @@ def parse_request(model: type[M], arguments: dict[str, Any]) -> M:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> RequestError:
-    """Turn the first of pydantic's complaints into one of our errors."""
+    """Return the first error that pydantic found as one of our errors."""
     detail = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in detail["loc"]) or "arguments"
     field = str(detail["loc"][0]) if detail["loc"] else ""
@@ -179,12 +196,12 @@ def _hint(detail: Any, model: type[BaseModel]) -> str:
     if detail["type"] == "literal_error":
         return f"Use {context['expected']}."
     field = _field(detail["loc"], model)
-    about = (field.description if field is not None else None) or "Correct it and call again."
+    about = (field.description if field is not None else None) or ""
     if detail["type"] == "missing":
-        return f"Give a value for it. {about}"
+        return f"Give a value for it. {about}".rstrip()
     if detail["input"] is None and field is not None and not field.is_required():
         return "Leave it out instead of null."
-    return about
+    return about or "Correct it and call again."
 
 
 def _nearest(where: Where, model: type[BaseModel]) -> str:
@@ -199,11 +216,11 @@ def _nearest(where: Where, model: type[BaseModel]) -> str:
 
 
 def _field(where: Where, model: type[BaseModel]) -> FieldInfo | None:
-    """Return the field a complaint is about: the innermost one that has a description."""
+    """Return the innermost field an error is about; an item of a list belongs to its field."""
     for length in range(len(where), 0, -1):
         owner = _owner(where[:length], model)
         field = owner.model_fields.get(str(where[length - 1]))
-        if field is not None and field.description:
+        if field is not None:
             return field
     return None
 

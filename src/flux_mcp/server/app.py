@@ -39,7 +39,7 @@ from flux_mcp.server.published import (
     published_tools,
 )
 from flux_mcp.server.tasks import (
-    Answer,
+    CallNow,
     Support,
     Task,
     TaskBackend,
@@ -202,8 +202,8 @@ class _JobTasksOnDemand:
         """Return `optional` for the eight tools; only a drawing call ever leaves a task behind."""
         return "optional" if tool in self._tools else None
 
-    async def begin(self, answer: Answer) -> Task | HandlerResult:
-        return await (await self._handlers.get()).tasks.begin(answer)
+    async def begin(self, call_now: CallNow) -> Task | HandlerResult:
+        return await (await self._handlers.get()).tasks.begin(call_now)
 
     async def find(self, task_id: str) -> Task:
         return await (await self._handlers.get()).tasks.find(task_id)

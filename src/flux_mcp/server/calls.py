@@ -99,7 +99,11 @@ class ToolCalls:
         submitting = asyncio.create_task(self._service.submit(request, self._is_waited_for))
         try:
             job = await asyncio.shield(submitting)
-            return await self._wait_and_answer(job, request, context)
+            try:
+                return await self._wait_and_answer(job, request, context)
+            except Exception as error:
+                error.add_note(f"The call waited for job {job.id}.")  # for the log
+                raise
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
                 await self._abandon(submitting)
@@ -108,7 +112,7 @@ class ToolCalls:
     async def _wait_and_answer(
         self, job: Job, request: DrawRequest, context: Context[Any, Any]
     ) -> CallToolResult:
-        # Who does not want to wait is answered with the job's id, tasks or not.
+        # A caller that does not want to wait is answered with the job's id, tasks or not.
         defers = request.wait_s > TASK_GRACE_S and declares_tasks(context)
         self._waiting[job.id] += 1
         try:
@@ -116,14 +120,17 @@ class ToolCalls:
         finally:
             self._waiting[job.id] -= 1
             self._waiting += Counter()
-        result, position = await self.drawn(job, request.preview), await self._service.position(job)
+        result, position = (
+            await self.result_of(job, request.preview),
+            await self._service.position(job),
+        )
         await self._service.mark_id_given(job.id, request.preview)
         # Nothing is awaited from here on: a call that is cancelled now has been told the id.
         if defers and not job.is_final:
             return DeferredResult(job=job, position=position, **dict(result))
         return result
 
-    async def drawn(self, job: Job, preview: PreviewSize) -> CallToolResult:
+    async def result_of(self, job: Job, preview: PreviewSize) -> CallToolResult:
         """Return the result of a call whose job is as given; a failed job is an error."""
         result = await self._job_result(await self._service.describe_job(job), preview)
         if job.status == "failed":

@@ -1,7 +1,6 @@
-"""The demonstration: the real server as a child process, called as an MCP client calls it.
+"""The demonstration: a server as a child process, called as an MCP client calls it.
 
-Owns the story it tells: which tools are called, with what, in which order. It is told to the eye by
-`cli/demo.py`.
+Which tools are called, with which arguments, in which order. `cli/demo.py` shows it.
 """
 
 import sys
@@ -20,7 +19,7 @@ from flux_mcp.settings.settings import Settings
 
 POLL_S = 50
 COMMON: Mapping[str, Any] = {
-    # By name: with real models installed it still takes seconds, and shows the same images.
+    # By name: the demonstration takes seconds, and shows the same images, on every machine.
     "model": "micro",
     "quality": "standard",
     "session": "demo",
@@ -69,23 +68,23 @@ STORY = (
 
 
 class Watcher(Protocol):
-    """Whoever shows how the story goes on."""
+    """Shows the progress of the demonstration."""
 
     def offered(self, tools: list[str]) -> None:
-        """Say which tools the server lists."""
+        """The server has listed its tools."""
 
     def begins(self, chapter: Chapter) -> None:
-        """Say which call is made now."""
+        """A call is made."""
 
     def goes_on(self, step: int, total: int | None, message: str) -> None:
-        """Say how far its job is."""
+        """Its job has made progress."""
 
     def ended(self, answer: JobAnswer) -> None:
-        """Say that it has its image."""
+        """Its image is finished."""
 
 
 async def tell_story(settings: Settings, watcher: Watcher) -> tuple[JobAnswer, ...]:
-    """Start the server over stdio, call each tool of the story, return the jobs as it answered.
+    """Start the server over stdio, call each tool of `STORY`, return the finished jobs.
 
     Raises:
         EngineUnavailableError: a job did not complete; the message says why.
@@ -108,7 +107,7 @@ def server_parameters(settings: Settings) -> StdioServerParameters:
     return StdioServerParameters(
         command=sys.executable,
         args=[*command, "--data-dir", str(settings.data_dir), *config],
-        # The SDK hands on a few variables only.
+        # The SDK passes only a few variables on by itself.
         env=all_variables(),
     )
 
@@ -126,7 +125,7 @@ async def _draw(client: Client, chapter: Chapter, first: str | None, watcher: Wa
         error = answer.error
         why = f"it was {answer.status}" if error is None else f"[{error.code}] {error.message}"
         raise EngineUnavailableError(
-            f"The demonstration's {chapter.tool} drew nothing: {why}",
+            f"{chapter.tool} of the demonstration has no image: {why}",
             "Run 'flux-mcp doctor --worker'.",
         )
     return answer

@@ -81,7 +81,8 @@ class Handlers:
         code, job_id = "cancelled", None
         try:
             result, code = await self._answered(row, arguments, context)
-            job_id = (result.structured_content or {}).get("job_id")
+            content = result.structured_content or {}
+            job_id = content.get("job_id", content.get("download_id"))
             return result
         finally:
             seconds = time.perf_counter() - started_s
@@ -101,7 +102,9 @@ class Handlers:
             return error_result(error), error.code
         except Exception:
             # The last place before the protocol: whatever is not one of our errors ends here.
-            logger.exception("unexpected error in tool call")
+            logger.exception(
+                "unexpected error in tool call", extra={"job_id": arguments.get("job_id")}
+            )
             unexpected = InternalError(
                 "Something broke inside flux-mcp.", "The server's log has details."
             )

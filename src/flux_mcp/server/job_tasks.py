@@ -1,7 +1,7 @@
-"""JobTasks: a task is a job, seen through the tasks extension. Owns nothing: the job row is it.
+"""JobTasks: jobs as tasks of the tasks extension.
 
-The task's id is the job's, so a task outlives its client and its server, and flux_get_job,
-flux_cancel_job and `tasks/*` speak of the same thing.
+A task is the row of its job and has the job's id: it outlives its client and its server, and
+flux_get_job, flux_cancel_job and `tasks/*` take the same id.
 """
 
 from dataclasses import replace
@@ -13,11 +13,11 @@ from flux_mcp.jobs.job import Job, JobStatus
 from flux_mcp.requests.schemas import DRAW_REQUESTS
 from flux_mcp.server.calls import DeferredResult, ToolCalls
 from flux_mcp.server.progress import describe
-from flux_mcp.server.tasks import Answer, Support, Task, TaskStatus
+from flux_mcp.server.tasks import CallNow, Support, Task, TaskStatus
 from flux_mcp.service.service import Service
 
 POLL_INTERVAL_MS = 1000
-"""The worker reports each step, and a step of a large model takes about this long."""
+"""A step of a large model takes about this long, and each step is reported."""
 
 _STATUS: dict[JobStatus, TaskStatus] = {
     "queued": "working",
@@ -30,11 +30,11 @@ _STATUS: dict[JobStatus, TaskStatus] = {
 
 
 class JobTasks:
-    """The tasks of the drawing tools.
+    """The task backend of the tools that generate images.
 
     Args:
-        service: Finds and cancels jobs, for whoever asks.
-        calls: Says what a drawing call answers.
+        service: Finds and cancels jobs, for the current principal.
+        calls: Makes the result of a finished job.
     """
 
     def __init__(self, service: Service, calls: ToolCalls) -> None:
@@ -43,12 +43,12 @@ class JobTasks:
         self._tools = frozenset(request.tool for request in DRAW_REQUESTS.values())
 
     def support(self, tool: str) -> Support | None:
-        """Return `optional` for the drawing tools: they answer every client."""
+        """Return `optional` for the tools that generate images: they answer every client."""
         return "optional" if tool in self._tools else None
 
-    async def begin(self, answer: Answer) -> Task | HandlerResult:
-        """Return the call's answer, or the task of the job that it leaves unfinished."""
-        answered = await answer()
+    async def begin(self, call_now: CallNow) -> Task | HandlerResult:
+        """Return the result of the call, or the task of the job that it leaves unfinished."""
+        answered = await call_now()
         if isinstance(answered, DeferredResult):
             return _task(answered.job, answered.position)
         return answered
@@ -65,13 +65,13 @@ class JobTasks:
         task = _task(job, await self._service.position(job))
         if task.status != "completed":
             return task
-        result = await self._calls.drawn(job, job.preview)
+        result = await self._calls.result_of(job, job.preview)
         return replace(
             task, outcome=result.model_dump(by_alias=True, mode="json", exclude_none=True)
         )
 
-    async def update(self, task_id: str, responses: dict[str, Any]) -> None:  # noqa: ARG002 - a job asks nothing, so nothing is open
-        """Look the job up; a job never asks anything.
+    async def update(self, task_id: str, responses: dict[str, Any]) -> None:  # noqa: ARG002 - a job has no questions
+        """Look the job up; a job has no questions.
 
         Raises:
             UnknownJobError: there is none with that id.
@@ -106,7 +106,7 @@ def _updated_at(job: Job) -> str:
 
 
 def _message(job: Job, position: int | None) -> str:
-    """Return what a user may be told of a job while it is a task."""
+    """Return how far a job is, for people."""
     if job.error is not None:
         return f"[{job.error.code}] {job.error.message} {job.error.hint}".rstrip()
     if job.is_final:

@@ -1,7 +1,8 @@
-"""Progress of a waiting call: at most four notifications a second, at least one every ten seconds.
+"""Progress notifications of a waiting call, and the words for how far a job is.
 
-MCP wants each value to be larger than the one before (basic/utilities/progress), also while nothing
-moves; so a sign of life adds a little: a thousand of them make one step.
+At most four notifications a second, at least one every ten seconds. MCP requires each value to be
+larger than the one before (basic/utilities/progress), also while a job makes no step: such a
+notification adds a thousandth of a step.
 """
 
 import asyncio
@@ -20,11 +21,11 @@ Send = Callable[[float, float, str], Awaitable[None]]
 
 
 class ProgressFeed:
-    """Turns states of a job into progress notifications.
+    """Turns the states of a job or download into progress notifications.
 
     Args:
         send: Takes progress, total and message.
-        max_interval_s: A sign of life goes out after this long without news.
+        max_interval_s: A notification goes out after this long even if nothing changed.
     """
 
     def __init__(self, send: Send, max_interval_s: float = MAX_INTERVAL_S) -> None:
@@ -36,12 +37,12 @@ class ProgressFeed:
         self._sent = 0.0
 
     def show(self, job: Job | Download, position: int | None) -> None:
-        """Take the newest state; it goes out at the next occasion."""
+        """Take the newest state; it is sent at the next opportunity."""
         self._job, self._position = job, position
         self._fresh.set()
 
     async def run(self) -> None:
-        """Send for ever; run as a task and cancel it."""
+        """Send until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(self._max_interval_s):
@@ -57,12 +58,12 @@ class ProgressFeed:
 
 
 def next_value(last: float, step: int) -> float:
-    """Return a value above `last`: the step, or a nudge when the step did not move."""
+    """Return a value above `last`: the step, or a little more than `last` if that is larger."""
     return float(step) if step > last else last + _NUDGE
 
 
 def describe(job: Job | Download, position: int | None) -> str:
-    """Say in a few words how far a job or a download is."""
+    """Return in a few words how far a job or a download is."""
     if isinstance(job, Download):
         return job.message
     if job.status == "queued":
@@ -76,7 +77,7 @@ def describe(job: Job | Download, position: int | None) -> str:
 
 
 def describe_answer(answer: JobAnswer) -> str:
-    """Say in a few words how far a job is, from what callers are told of it."""
+    """Return in a few words how far the job of an answer is."""
     if answer.status == "queued":
         place = "" if answer.position is None else f" as number {answer.position}"
         return f"it waits{place} in the queue{_left(answer.eta_s)}"

@@ -1,8 +1,8 @@
-"""Tasks: the extension `io.modelcontextprotocol/tasks` on the wire, and nothing behind it.
+"""Tasks: the protocol of the extension `io.modelcontextprotocol/tasks`.
 
 A client that declares it may be answered with a task instead of waiting, and asks for the result
-with `tasks/get`. What a task is, is a backend's business: `JobTasks` in job_tasks.py for the
-product. Owns no state, so that an implementation in the SDK can take its place
+with `tasks/get`. A backend makes and keeps the tasks: `JobTasks` in job_tasks.py for jobs. This
+module keeps no state, so that an implementation in the SDK can replace it
 (docs/decisions/0014-tasks-are-jobs.md).
 
 The rules are those of specification/draft/tasks.md of modelcontextprotocol/ext-tasks (SEP-2663),
@@ -34,18 +34,19 @@ logger = logging.getLogger(__name__)
 
 TASKS_ID = "io.modelcontextprotocol/tasks"
 PROTOCOL_VERSIONS = frozenset({"2026-07-28"})
-"""Where there are tasks of this kind; those of 2025-11-25 were another design, now withdrawn."""
+"""Protocol versions with tasks of this kind; those of 2025-11-25 were another, withdrawn design."""
 
 TaskStatus = Literal["working", "input_required", "completed", "failed", "cancelled"]
 Support = Literal["optional", "required"]
 """Whether a tool also answers callers that do not declare the extension."""
-Answer = Callable[[], Awaitable[HandlerResult]]
+CallNow = Callable[[], Awaitable[HandlerResult]]
+"""Runs the tool of a call and returns what it returns."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task as it stands, in the words of the specification. Times are ISO 8601, UTC."""
+    """A task as it stands, in the terms of the specification. Times are ISO 8601, UTC."""
 
     task_id: str
     status: TaskStatus
@@ -53,12 +54,12 @@ class Task:
     last_updated_at: str
     poll_interval_ms: int
     ttl_ms: int | None = None
-    """How long it can be asked for, from its creation; `None` is for ever."""
+    """How long it is kept, from its creation; `None` is for ever."""
     status_message: str = ""
     outcome: dict[str, Any] | None = None
     """With `completed` the tool's result, with `failed` the JSON-RPC error."""
     input_requests: dict[str, Any] | None = None
-    """With `input_required` everything that is still asked of the client, by key."""
+    """With `input_required` the open questions to the client, by key."""
 
     def created(self) -> dict[str, Any]:
         """Return the answer to the call that became this task."""
@@ -95,11 +96,11 @@ class TaskBackend(Protocol):
     def support(self, tool: str) -> Support | None:
         """Return whether calls of a tool may become tasks here; `None` when they never do."""
 
-    async def begin(self, answer: Answer) -> Task | HandlerResult:
-        """Answer a call whose client takes tasks: with a task that can be found, or directly.
+    async def begin(self, call_now: CallNow) -> Task | HandlerResult:
+        """Answer a call whose client takes tasks: with a task that `find` knows, or directly.
 
         Args:
-            answer: Runs the tool and returns what it returns.
+            call_now: Runs the tool and returns what it returns.
         """
 
     async def find(self, task_id: str) -> Task:
@@ -110,7 +111,7 @@ class TaskBackend(Protocol):
         """
 
     async def update(self, task_id: str, responses: dict[str, Any]) -> None:
-        """Take the client's answers; those to questions that are not open are ignored.
+        """Take the client's answers; answers to questions that are not open are ignored.
 
         Raises:
             UnknownJobError: there is none with that id.
@@ -137,7 +138,7 @@ class TaskUpdateParams(TaskParams):
 
 
 def declares_tasks(context: ServerRequestContext[Any, Any] | Context[Any, Any]) -> bool:
-    """Return whether this very request says that its client takes tasks."""
+    """Return whether the client of this request takes tasks."""
     if context.protocol_version not in PROTOCOL_VERSIONS:
         return False
     capabilities = context.session.client_capabilities
@@ -157,7 +158,7 @@ class Tasks(Extension):
         self._backends = backends
 
     def methods(self) -> Sequence[MethodBinding]:
-        """Return the three methods; other versions of the protocol do not have them."""
+        """Return the three methods, for the protocol versions that have them."""
         return (
             MethodBinding("tasks/get", TaskParams, self._get, PROTOCOL_VERSIONS),
             MethodBinding("tasks/update", TaskUpdateParams, self._update, PROTOCOL_VERSIONS),
@@ -226,7 +227,7 @@ class Tasks(Extension):
                 "Use the taskId that a tools/call was answered with.",
             )
         except FluxMcpError as error:
-            logger.info("%s was refused: %s", ctx.method, error.code)
+            logger.info("task request refused", extra={"method": ctx.method, "code": error.code})
             code = INVALID_PARAMS if isinstance(error, RequestError) else INTERNAL_ERROR
             raise MCPError(code=code, message=str(error)) from error
 
@@ -236,8 +237,8 @@ async def refuse_undeclared_listening(
 ) -> HandlerResult:
     """Middleware: refuse to listen for tasks when the client does not declare the extension.
 
-    Who declares it is told, in the acknowledgement, that no `notifications/tasks` will come: what
-    the SDK sends to listeners is a closed list. Those clients look with `tasks/get`.
+    A client that declares it reads in the acknowledgement that no `notifications/tasks` will be
+    sent: the SDK sends listeners a closed list of notifications. It polls with `tasks/get`.
 
     Raises:
         MCPError: the request names tasks, and its client takes none.
@@ -252,8 +253,8 @@ async def refuse_undeclared_listening(
 def check_routing_header(ctx: ServerRequestContext[Any, Any], task_id: str) -> None:
     """Refuse a request whose `Mcp-Name` header is not its `taskId`, over Streamable HTTP.
 
-    The SDK checks the headers of the methods it knows; these are not among them. It has demanded
-    `Mcp-Method` by now, so where that is missing (stdio, SSE) nothing is routed by headers.
+    The SDK checks the headers of the methods it knows, and these are not among them. It has
+    required `Mcp-Method` before, so where that is missing (stdio, SSE) there are no such headers.
 
     Raises:
         MCPError: the header is missing or names another task.

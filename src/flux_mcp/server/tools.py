@@ -27,6 +27,7 @@ from flux_mcp.requests.schemas import (
     StructuralRequest,
     VariationRequest,
 )
+from flux_mcp.requests.validation import BRIEF
 from flux_mcp.service.answers import (
     CancelAnswer,
     DownloadAnswer,
@@ -249,6 +250,10 @@ def _plain_argument(node: Schema) -> Schema:
         node = {**inner[0], **{key: value for key, value in node.items() if key != "anyOf"}}
     if "exclusiveMinimum" in node:
         node["minimum"] = node.pop("exclusiveMinimum")
+    if BRIEF in node:
+        node["description"] = node.pop(BRIEF)
+    if not node.get("description"):
+        node.pop("description", None)
     if node.get("default") in _NOTHING:
         node.pop("default", None)
     return {

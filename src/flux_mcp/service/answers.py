@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from flux_mcp.jobs.downloads import DownloadPhase, DownloadStatus
 from flux_mcp.jobs.job import JobStatus
-from flux_mcp.models.architectures import Family
+from flux_mcp.models.families import Family
 from flux_mcp.models.loras.library import BadLora, Lora
 from flux_mcp.models.registry import Kind, Quality
 from flux_mcp.requests.plan import RenderPlan

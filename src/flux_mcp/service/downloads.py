@@ -1,7 +1,4 @@
-"""Downloads: the use cases of weights on their way. They belong to the owner of this machine.
-
-Owns nothing; a download's row is the store's, its files are the downloading process's.
-"""
+"""Downloads: download weights, watch and cancel downloads. Only for the owner of this machine."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -14,13 +11,13 @@ from flux_mcp.service.runtime import Runtime
 
 
 class Downloads:
-    """Pull, watch, look up and cancel."""
+    """Downloads of one data folder; the process that runs `pull` downloads, all can watch."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
     async def pull(self, orders: Sequence[PullOrder], show: Show) -> Download:
-        """Download weights until the end, whatever it is; others can watch it by its id."""
+        """Download weights and return the download as it ended; others can watch it by its id."""
         await self._runtime.open()
         downloader = Downloader(
             self._runtime.settings,
@@ -31,7 +28,7 @@ class Downloads:
         return await downloader.run(orders, show)
 
     def watch(self, download_id: str, timeout_s: float) -> AsyncIterator[Download]:
-        """Yield a download now, and again after each change, until it ended or the time is up.
+        """Yield a download now, and again after each change, until it ends or time is up.
 
         Raises:
             UnknownJobError: there is none with that id.
@@ -39,10 +36,10 @@ class Downloads:
         return self._runtime.follow(lambda: self.find(download_id), timeout_s, STALE_S)
 
     async def find(self, download_id: str) -> Download:
-        """Return one download. They belong to whoever starts programs on this machine.
+        """Return one download.
 
         Raises:
-            UnknownJobError: there is none with that id, for this caller.
+            UnknownJobError: there is none with that id, or the caller is a named token.
         """
         await self._runtime.open()
         if only() is not None:
@@ -53,7 +50,7 @@ class Downloads:
         return await self._runtime.database.call(self._runtime.rooms.downloads.find, download_id)
 
     async def cancel(self, download_id: str) -> CancelAnswer:
-        """Ask a download to stop; what came stays.
+        """Ask a download to stop; what was received is kept.
 
         Raises:
             UnknownJobError: there is none with that id, for this caller.

@@ -1,7 +1,4 @@
-"""GalleryReader: the use cases of finished images: find them, read their files.
-
-Owns nothing; rows are the gallery's, files the image files'.
-"""
+"""GalleryReader: find finished images, and read their files."""
 
 import asyncio
 from pathlib import Path
@@ -16,7 +13,7 @@ from flux_mcp.service.views import image_answer
 
 
 class GalleryReader:
-    """Search the gallery, look up an image, read it."""
+    """Reads the gallery for the principal that asks: rows on the database thread, files off it."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -25,7 +22,7 @@ class GalleryReader:
         """Return a page of finished images, newest first.
 
         Raises:
-            InvalidCursorError: the cursor is not one of ours, or belongs to another search.
+            InvalidCursorError: the cursor is not from this gallery, or from another search.
             InvalidRequestError: a date cannot be read.
         """
         await self._runtime.open()
@@ -46,7 +43,11 @@ class GalleryReader:
         return await self._runtime.database.call(self._runtime.rooms.gallery.find, image_id, only())
 
     async def image_path(self, image_id: str) -> Path:
-        """Return the PNG file of a gallery image."""
+        """Return the PNG file of a gallery image.
+
+        Raises:
+            UnknownImageError: there is none with that id.
+        """
         return self._runtime.files.path_of((await self.find_image(image_id)).file)
 
     async def read_image(self, image_id: str) -> bytes:

@@ -1,8 +1,8 @@
-"""Service: the use cases. The MCP server and the CLI call these and nothing below.
+"""Service: everything the MCP server and the command line can ask for; one per process.
 
-Jobs here, finished images in gallery_reader.py, weights on their way in downloads.py, health and
-counts in operations.py. Owns nothing: what is open is the runtime's. One per process, whatever the
-transport.
+Jobs are here: submit, watch, look up, cancel. `service.gallery` has finished images,
+`service.downloads` downloads of weights, `service.operations` health and counts. Database, files
+and executor belong to `runtime.py`.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from flux_mcp.service.downloads import Downloads
 from flux_mcp.service.gallery import GalleryReader
 from flux_mcp.service.health import Operations
 from flux_mcp.service.inputs import InputReader
-from flux_mcp.service.planner import Planner, StoredFacts
+from flux_mcp.service.planner import Decision, Planner, StoredFacts
 from flux_mcp.service.runtime import Runtime
 from flux_mcp.service.views import Views
 from flux_mcp.settings.settings import Settings
@@ -36,11 +36,11 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Submit, wait, look up, cancel.
+    """The use cases of one data folder.
 
     Args:
         settings: Read once by the caller.
-        executes: Whether this process may run jobs; a process that only looks does not.
+        executes: Whether this process may run jobs; a command that only looks things up does not.
         make_fleet: Makes the workers when this process leads.
     """
 
@@ -77,7 +77,7 @@ class Service:
     # --- lifetime ------------------------------------------------------------------------------
 
     def open_in_background(self) -> None:
-        """Begin to open; the first use case waits for it. Lets a server answer before the disk."""
+        """Begin to open; the first use case waits for it. A server can answer the handshake now."""
         self.runtime.open_in_background()
 
     async def open(self) -> None:
@@ -89,7 +89,7 @@ class Service:
         await self.runtime.open()
 
     def begin_shutdown(self) -> None:
-        """Stop waiting because the server ends: whoever watches a job is told how far it is."""
+        """Let every `watch` end with the newest state of its job, because the server ends."""
         self.runtime.begin_shutdown()
 
     async def close(self) -> None:
@@ -107,17 +107,17 @@ class Service:
     # --- submit --------------------------------------------------------------------------------
 
     async def submit(
-        self, request: DrawRequest, is_ours: Callable[[str], bool] = lambda _: False
+        self, request: DrawRequest, is_waited_for: Callable[[str], bool] = lambda _: False
     ) -> Job:
         """Store a job for a request, or return the one its idempotency key names.
 
-        A job that is returned a second time is claimed: a call somewhere else that goes away takes
-        it from nobody.
+        A job that is returned again is marked as known to a caller, so that the end of the first
+        call does not cancel it for the second.
 
         Args:
             request: What is asked for.
-            is_ours: Says of a job that this caller keeps account of everybody who waits for it, so
-                that it can still be let go when the last of them goes away.
+            is_waited_for: Returns whether calls of this caller wait for a job. It may then still be
+                cancelled, by the caller, when the last of them goes away.
 
         Raises:
             RequestError: something about the request is wrong.
@@ -127,38 +127,22 @@ class Service:
         with submit_span() as span:
             job, is_repeated = await self._submit(request)
             span.set_attributes(job_attributes(job))
-            if is_repeated and not is_ours(job.id):
+            if is_repeated and not is_waited_for(job.id):
                 await self.mark_id_given(job.id)
                 return await self.find_job(job.id)
             return job
 
     async def _submit(self, request: DrawRequest) -> tuple[Job, bool]:
-        """Return the job, and whether it was there before."""
+        """Return the job, and whether it existed before."""
         await self.open()
         key, asked, principal = request.idempotency_key, as_asked(request), acting()
-        # First: what has been decided once stands, whatever became of its pack or its weights.
+        # First: a stored decision stands, even if its pack or its weights have changed since.
         same = await self._database.call(self._queue.find_same, principal, key, asked)
         if same is not None:
             return same, True
         await self._database.call(self._queue.refuse_if_full)
         decision = await self._planner.decide(request)
-        plan = decision.plan
-        job = Job(
-            id=new_job_id(),
-            kind=plan.kind,
-            model=plan.model,
-            total_steps=plan.total_steps,
-            principal=principal,
-            session=request.session,
-            parents=plan.parents,
-            request=asked,
-            plan=plan,
-            notices=decision.notices,
-            composed=decision.wording.reports(),
-            idempotency_key=key,
-            traceparent=current_traceparent(),
-            created_at=utc_now(),
-        )
+        job = _new_job(request, decision, principal)
         if decision.incoming:
             await asyncio.to_thread(self._inputs.store, decision.incoming)
         stored = await self._database.call(self._queue.submit, job)
@@ -182,7 +166,12 @@ class Service:
         return await self._database.call(read)
 
     async def dry_run(self, request: DrawRequest) -> DryRunAnswer:
-        """Return the prompts with their audit, the plan and the estimates; write nothing."""
+        """Return the prompts with their audit, the plan and the estimates; store nothing.
+
+        Raises:
+            RequestError: something about the request is wrong.
+            WeightsMissingError: no model for it is on this disk.
+        """
         await self.open()
         decision = await self._planner.decide(request, refuse=False)
         return await self._database.call(self._views.dry_run, decision)
@@ -190,9 +179,9 @@ class Service:
     # --- watch ---------------------------------------------------------------------------------
 
     def watch(self, job_id: str, timeout_s: float) -> AsyncIterator[Job]:
-        """Yield a job now, and again after each change, until it is final or the time is up.
+        """Yield a job now, and again after each change, until it ends or `timeout_s` has passed.
 
-        The time is up as well when this process ends.
+        Ends early when this process shuts down.
 
         Raises:
             UnknownJobError: there is none with that id.
@@ -209,9 +198,9 @@ class Service:
         return await self._database.call(self._queue.find, job_id, only())
 
     async def look(self, job_id: str) -> JobAnswer:
-        """Return what a caller is told of a job, who from now on holds its id.
+        """Return the answer about a job, and record that a caller now knows its id.
 
-        One visit to the database thread: this is what clients ask most often.
+        One visit to the database thread: this is the most frequent request of clients.
 
         Raises:
             UnknownJobError: there is none with that id.
@@ -231,11 +220,11 @@ class Service:
         return await self._database.call(self._queue.recent, limit)
 
     async def mark_id_given(self, job_id: str, preview: PreviewSize | None = None) -> None:
-        """Record that a caller now holds the id: its call can no longer cancel the job.
+        """Record that a caller now knows the id: the end of its call no longer cancels the job.
 
         Args:
             job_id: The job.
-            preview: How large a preview that caller wants to see when it is finished, if it said.
+            preview: The size of preview that caller asked for, if it did.
         """
         await self._database.call(self._queue.mark_id_given, job_id, preview)
 
@@ -246,16 +235,16 @@ class Service:
         return await self._database.call(self._queue.position, job)
 
     async def describe_job(self, job: Job) -> JobAnswer:
-        """Return what a caller is told of a job."""
+        """Return the answer about a job; with its images once it is completed."""
         return await self._database.call(self._views.job, job)
 
     async def describe_queue(self) -> QueueAnswer:
-        """Return who runs, who waits, how long."""
+        """Return which job runs, which wait, and how long."""
         await self.open()
         return await self._database.call(self._views.queue, only())
 
     def preview_path(self, job_id: str) -> Path:
-        """Return where the preview of a running job is, if there is one yet."""
+        """Return the file of a running job's preview, which need not exist yet."""
         return self._files.preview_path(job_id)
 
     def workers(self) -> tuple[WorkerInfo, ...]:
@@ -298,13 +287,33 @@ class Service:
         )
 
     async def cancel_if_unclaimed(self, job_id: str) -> None:
-        """Cancel a job whose caller went away before it was told the id, if settings say so."""
+        """Cancel a job whose caller went away before it knew the id, unless settings keep it."""
         if self.settings.on_disconnect == "keep" or self.runtime.is_ending:
             return
         job = await self._database.call(self._queue.cancel_unclaimed, job_id)
         if job.cancel_requested and not job.id_given:
-            reason = "its caller is gone and never had the id"
-            logger.info("job is to be cancelled", extra={"job_id": job_id, "reason": reason})
+            reason = "its caller disconnected before it knew the id"
+            logger.info("cancel requested", extra={"job_id": job_id, "reason": reason})
             if job.is_final:
                 logger.info("job cancelled", extra=job_fields(job))
             self._changes.poke()
+
+
+def _new_job(request: DrawRequest, decision: Decision, principal: str) -> Job:
+    plan = decision.plan
+    return Job(
+        id=new_job_id(),
+        kind=plan.kind,
+        model=plan.model,
+        total_steps=plan.total_steps,
+        principal=principal,
+        session=request.session,
+        parents=plan.parents,
+        request=as_asked(request),
+        plan=plan,
+        notices=decision.notices,
+        composed=decision.wording.reports(),
+        idempotency_key=request.idempotency_key,
+        traceparent=current_traceparent(),
+        created_at=utc_now(),
+    )

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from flux_mcp.errors import UnknownJobError
 from flux_mcp.jobs.job import utc_now
 from flux_mcp.principals import acting, only
-from flux_mcp.server.tasks import Answer, Support, Task, TaskStatus
+from flux_mcp.server.tasks import CallNow, Support, Task, TaskStatus
 
 GRACE_S = 0.25
 """As the product's: a call that ends by then is answered directly."""
@@ -83,12 +83,12 @@ class MemoryTasks:
         """Return whether calls of a tool may become tasks."""
         return self._supports.get(tool)
 
-    async def begin(self, answer: Answer) -> Task | HandlerResult:
+    async def begin(self, call_now: CallNow) -> Task | HandlerResult:
         """Run the call in a task of its own; return its answer, or the task if it takes long."""
 
         async def run() -> HandlerResult:
             _current.set(record)
-            return await answer()
+            return await call_now()
 
         running = asyncio.create_task(run(), name="flux-mcp-memory-task")
         record = _Record(running, acting())
