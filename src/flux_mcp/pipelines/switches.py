@@ -1,8 +1,8 @@
-"""Speed switches on loaded pipelines: put on as a plan says, and off again for one that says no.
+"""Applies the speed switches of a plan to a loaded pipeline, and undoes them for the next plan.
 
-`SwitchBoard` owns the compiled forms of transformers: each is compiled once, set aside for a plan
-that is drawn without, and taken up again. Attention and memory layout are written at every job,
-so nobody has to remember them. A step cache lives for one job.
+`SwitchBoard` keeps the compiled forms of transformers: each is compiled once, set aside for a plan
+without compilation, and used again. Attention and memory layout are set for every job, so no state
+of them is kept. A step cache is enabled for one job only.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ CONVOLUTION_DIMENSIONS = 4
 """Channels out and in, height, width: what a memory layout can order otherwise."""
 
 Backend = str | Callable[..., Any]
-"""What `torch.compile` hands a graph to."""
+"""A compiler of `torch.compile`: a name, or a function that is called with each graph."""
 
 
 class SwitchBoard:
@@ -34,7 +34,7 @@ class SwitchBoard:
 
     Args:
         device: Where pipelines draw.
-        backend: torch's own compiler, or another that torch knows.
+        backend: The compiler of `torch.compile`.
     """
 
     def __init__(self, device: Device, backend: Backend = "inductor") -> None:
@@ -53,7 +53,7 @@ class SwitchBoard:
         Args:
             plan: What will be drawn.
             resident: The pipeline that draws it.
-            report: Told when a transformer is going to be compiled; may raise to stop.
+            report: Called before a transformer is compiled; may raise to stop.
 
         Raises:
             UnsupportedOptionError: this machine cannot: the plan was made for another.
@@ -74,10 +74,10 @@ class SwitchBoard:
 
     @contextmanager
     def active(self, plan: RenderPlan, resident: Resident) -> Iterator[None]:
-        """Draw with the step cache of a plan; off again however it ends.
+        """Draw with the step cache of a plan; disabled again however the block ends.
 
-        Switching it off takes everything it kept: what a cancelled job left would be drawn into
-        the next image.
+        Disabling it drops everything it kept: what a cancelled job left would show in the next
+        image.
         """
         transformer = resident.pipe.transformer
         if plan.switches.step_cache == "none":
@@ -93,8 +93,8 @@ class SwitchBoard:
         if plan.switches == Switches():
             return
         device = self._device
-        site = target_device(device.kind, device.compute_capability or None)
-        reason = why_not(plan.switches, drawing_of(plan, resident.spec), site)
+        target = target_device(device.kind, device.compute_capability or None)
+        reason = why_not(plan.switches, drawing_of(plan, resident.spec), target)
         if reason is not None:
             raise UnsupportedOptionError(
                 f"This job was planned with a speed switch that cannot be used here: {reason}.",
@@ -104,10 +104,10 @@ class SwitchBoard:
 
 
 def denoising(pipe: Any) -> AbstractContextManager[None]:
-    """Return what a call of a pipeline runs in.
+    """Return the context in which a pipeline is called.
 
-    A step cache must be told which denoising it is in. FluxPipeline and Flux2KleinPipeline do so
-    themselves, for each pass of true CFG; the others (diffusers 0.42.1) need it from here.
+    A step cache needs to know which of the two passes of true CFG is running. FluxPipeline and
+    Flux2KleinPipeline set that themselves; for the others (diffusers 0.42.1) it is set here.
     """
     transformer = pipe.transformer
     context: AbstractContextManager[None] = (
@@ -130,7 +130,7 @@ def set_attention(transformer: Any, backend: str) -> None:
 
 
 def _set_layout(vae: Any, *, channels_last: bool) -> None:
-    """Lay out a VAE's weights; where all lie so already, none is touched."""
+    """Set the memory layout of a VAE's weights; nothing is touched where all have it already."""
     import torch
 
     wanted = torch.channels_last if channels_last else torch.contiguous_format
@@ -143,8 +143,8 @@ def _compile(transformer: Any, backend: Backend) -> dict[Any, Any]:
     """Compile the repeated blocks of a transformer; torch does so when they are first called.
 
     With dynamic shapes: one form for all sizes of images. Without `fullgraph`, and with errors of
-    the compiler in the log only: a block it cannot follow, or a machine it fails on (Python's
-    headers are missing, say), draws more slowly, instead of failing the job.
+    the compiler only logged: a block that cannot be compiled, or a machine where compiling fails
+    (without Python's headers, say), draws more slowly instead of failing the job.
     """
     import torch._dynamo
 

@@ -1,4 +1,4 @@
-"""Sizes: aspect ratios, legal multiples, pixel limits. Pure; nothing is rounded silently."""
+"""Image sizes: aspect ratios, legal multiples, limits of pixels. A size is refused, not rounded."""
 
 import math
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ def nearest_legal(size: Size, spec: ModelSpec) -> Size:
     )
     legal = Size(_legal_side(width * shrink, spec), _legal_side(height * shrink, spec))
     while legal.pixels > spec.max_pixels:
-        # Rounding up, or a side held at its minimum, went over: take from the longer side.
+        # Rounding up, or a side at its minimum, exceeded the limit: shorten the longer side.
         if legal.width >= legal.height:
             legal = Size(legal.width - spec.size_multiple, legal.height)
         else:

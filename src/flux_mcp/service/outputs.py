@@ -1,7 +1,4 @@
-"""GallerySink: finished images of the executor -> files and gallery rows, and what they took.
-
-Owns no state.
-"""
+"""Saves what the executor has finished: image files, gallery rows, and how long it took."""
 
 import asyncio
 from dataclasses import dataclass
@@ -23,7 +20,7 @@ from flux_mcp.worker_protocol.messages import GeneratedImage, pipeline_key
 
 @dataclass(frozen=True)
 class GallerySink:
-    """Implements the queue's `ResultSink`."""
+    """Saves finished jobs; the `ResultSink` of the executor."""
 
     gallery: Gallery
     files: ImageFiles
@@ -32,9 +29,9 @@ class GallerySink:
     measurements: Measurements
 
     async def save(self, drawn: Drawn) -> None:
-        """Make every image durable: file first, then row.
+        """Save every image: first its file, then its row.
 
-        An image an earlier attempt already saved is left as it is: it has the same pixels.
+        An image that an earlier attempt saved is left as it is: it has the same pixels.
 
         Raises:
             StorageError: the disk or the database refused.
@@ -57,7 +54,7 @@ class GallerySink:
             )
             record = record_of(provenance, files, drawn.job.principal)
             await self.database.call(self.gallery.add, record)
-        # Steps that were skipped say nothing about those of the next job.
+        # With a step cache steps are skipped: their seconds do not predict another job's.
         if not saved and drawn.job.plan.switches.step_cache == "none":
             await self.database.call(
                 self.measurements.add,
@@ -104,15 +101,15 @@ class GallerySink:
 
 
 def timed(drawn: Drawn) -> TimedJob:
-    """Return what a finished job took, for the order of later ones."""
+    """Return what a finished job took, for ordering later jobs."""
     load_s = None if drawn.load is None else drawn.done.load_s
     return TimedJob(pipeline_key(drawn.job.plan), drawn.done.draw_s, drawn.load, load_s)
 
 
 def figure_of(drawn: Drawn, registry: Registry) -> Figure:
-    """Return what a finished job took, for the plans of later ones.
+    """Return what a finished job took, for planning later jobs.
 
-    Its peak counts only where nothing else was loaded beside it.
+    Without its peak of memory where something else was loaded beside it.
     """
     plan, done = drawn.job.plan, drawn.done
     peak_gib = done.peak_gib if len(done.loaded) == 1 else None

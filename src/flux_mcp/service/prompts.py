@@ -1,14 +1,11 @@
-"""Wording: what the words of a request come to: its own, or those a pack composes. Owns no state.
-
-Knows packs and requests, and neither models nor images.
-"""
+"""The prompts of a request: its own words, or what a prompt pack composes for each image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flux_mcp.compose.audit import audit
 from flux_mcp.compose.assemble import Block
+from flux_mcp.compose.audit import audit
 from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import Composition, draft_from, require_allowed
 from flux_mcp.compose.packs import Defaults, Pack
@@ -16,7 +13,7 @@ from flux_mcp.compose.problems import shorten
 from flux_mcp.requests.schemas import DrawRequest, LoraChoice, PackChoice, tool_of
 
 MAX_WARNINGS = 8
-"""Warnings of the audit among a job's notices; they are stored and told with every answer."""
+"""Most warnings of the audit among a job's notices, which are part of every answer."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,9 @@ def compose_request(request: DrawRequest, pack: Pack, seed: int, *, refuse: bool
     Args:
         request: What was asked; it names this pack.
         pack: The pack.
-        seed: Of the first image: decides what `*` takes. Image n is composed with seed + n - 1,
-            so drawn again alone it has the same words.
-        refuse: Whether what the audit refuses is an error; else the findings say so.
+        seed: Of the first image: decides what a `*` chooses. Image n is composed with
+            seed + n - 1, so it has the same words when it is drawn again alone.
+        refuse: Whether a prompt that the audit refuses is an error; else a notice says so.
 
     Raises:
         RequestError: a choice the pack does not have, or a prompt too long or refused.
@@ -97,7 +94,7 @@ def judge_plain(text: str) -> Composition:
 
 
 def _warnings(compositions: Sequence[Composition]) -> Sequence[str]:
-    """Return what the audit warns of; all of it is in a dry run's answer."""
+    """Return the audit's first warnings and how many more there are; a dry run shows all."""
     warnings = dict.fromkeys(
         f"'{shorten(one.text)}' in {one.block}: {one.reason.rstrip('.')}."
         for composition in compositions
@@ -109,7 +106,10 @@ def _warnings(compositions: Sequence[Composition]) -> Sequence[str]:
 
 
 def _with_defaults(request: DrawRequest, defaults: Defaults) -> DrawRequest:
-    """Fill in what the pack wants and the caller left open; only for the pack's own kind."""
+    """Return the request with the pack's defaults where the caller left something open.
+
+    Only for the kind that the pack is made for.
+    """
     if defaults.kind != request.kind:
         return request
     wanted: dict[str, Any] = {}
