@@ -1,8 +1,8 @@
 """What do speed switches gain that run on a CPU? Unit: seconds with one / without; 1 gains nothing.
 
-Method: micro's pipeline in this process draws the same image without a switch and with each in
-turn, at 256 px and 24 steps; the medians of the ratios of neighbours count. Beside it: how many of
-the transformer's blocks ran, and how far the image is from the one without.
+Method: the worker's engine, in this process and with micro, draws the same image without a switch
+and with each in turn, at 256 px and 24 steps; the medians of the ratios of neighbours count. Beside
+it: how many of the transformer's blocks ran, and how far the image is from the one without.
 
 Ratios of a model of some megabytes say little of FLUX: its blocks are so small that a skipped one
 saves less. That skipping saves time at all, and what the hooks cost, can be seen here; what a GPU
@@ -11,7 +11,6 @@ gains is measured where there is one.
 
 import os
 import statistics
-import time
 from typing import Any
 
 os.environ |= {
@@ -23,14 +22,13 @@ os.environ |= {
 
 import numpy as np
 from common import THREADS, Result, median_ratio, ms, scratch, start
+from gpu_checks.studio import Recorder
 
 from flux_mcp.models.planning.switches import Drawing, SwitchSettings, TargetDevice, choose_switches
 from flux_mcp.models.registry import ModelSpec, load_registry
 from flux_mcp.models.switches import Switches, load_switches
 from flux_mcp.pipelines.device import Device
-from flux_mcp.pipelines.loaded import Resident
-from flux_mcp.pipelines.memory.residency import Residency
-from flux_mcp.pipelines.switches import SwitchBoard, denoising
+from flux_mcp.pipelines.engine import Engine
 from flux_mcp.requests.plan import RenderPlan
 from flux_mcp.settings.settings import Settings
 
@@ -48,16 +46,13 @@ def measure(quick: bool) -> Result:
     spec = registry.find("text2img", "micro")
     choices = {"none": Switches(), **_choices(spec)}
     with scratch() as folder:
-        device = Device("cpu")
-        residency = Residency(registry, Settings(data_dir=folder), device)
-        resident = residency.pipeline(spec, "resident", lambda _: None)
-        easel = _Easel(resident, SwitchBoard(device))
+        easel = _Easel(Engine(Settings(data_dir=folder), Device("cpu")), spec)
         seconds: dict[str, list[float]] = {name: [] for name in choices}
         drawn: dict[str, tuple[int, Any]] = {}
         for turn in range(turns + 1):
             for name, switches in choices.items():
                 took, *drawn[name] = easel.draw(switches)
-                if turn:  # the first warms up
+                if turn:  # the first warms up, and encodes the prompt
                     seconds[name].append(took)
     _report(result, seconds, drawn)
     return result
@@ -65,9 +60,9 @@ def measure(quick: bool) -> Result:
 
 def _choices(spec: ModelSpec) -> dict[str, Switches]:
     drawing = Drawing(spec, spec.precision, "resident", STEPS, has_true_cfg=False)
-    site = TargetDevice("cpu")
+    target = TargetDevice("cpu")
     caches = {
-        name: choose_switches(drawing, site, SwitchSettings(step_cache=name)).switches
+        name: choose_switches(drawing, target, SwitchSettings(step_cache=name)).switches
         for name in load_switches().step_cache
     }
     return {
@@ -78,60 +73,38 @@ def _choices(spec: ModelSpec) -> dict[str, Switches]:
 
 
 class _Easel:
-    """Draws one image from embeddings of noise: prompts are not what is measured."""
+    """Draws one image with the worker's engine, and counts the blocks that ran."""
 
-    def __init__(self, resident: Resident, board: SwitchBoard) -> None:
-        import torch
-
-        self._resident = resident
-        self._board = board
+    def __init__(self, engine: Engine, spec: ModelSpec) -> None:
+        self._engine = engine
         self._blocks_run = 0
-        config = resident.pipe.transformer.config
-        random = torch.Generator().manual_seed(1)
-        tokens = resident.spec.max_sequence_length
-        self._embeddings = {
-            "prompt_embeds": torch.randn(1, tokens, config.joint_attention_dim, generator=random),
-            "pooled_prompt_embeds": torch.randn(1, config.pooled_projection_dim, generator=random),
-        }
-        for module in resident.pipe.transformer.modules():
-            if hasattr(module, "attn"):
-                module.attn.register_forward_hook(self._count)
-
-    def draw(self, switches: Switches) -> tuple[float, int, Any]:
-        """Return seconds, blocks that ran, and the image from 0 to 255."""
-        import torch
-
-        spec = self._resident.spec
-        plan = RenderPlan(
+        self._plan = RenderPlan(
             kind=spec.kind,
             model=spec.id,
             revision=None,
             quality="low",
             precision=spec.precision,
-            prompt="noise",
+            prompt="a red circle on a blue background",
             width=SIDE_PX,
             height=SIDE_PX,
             steps=STEPS,
             guidance=spec.default_guidance,
             seeds=(7,),
             max_sequence_length=spec.max_sequence_length,
-            switches=switches,
         )
-        self._board.apply(plan, self._resident, lambda _: None)
+        resident = engine.residency.pipeline(spec, "resident", lambda _: None)
+        for module in resident.pipe.transformer.modules():
+            if hasattr(module, "attn"):
+                module.attn.register_forward_hook(self._count)
+
+    def draw(self, switches: Switches) -> tuple[float, int, Any]:
+        """Return seconds, blocks that ran, and the image from 0 to 255."""
         self._blocks_run = 0
-        started = time.perf_counter()
-        pipe = self._resident.pipe
-        with self._board.active(plan, self._resident), denoising(pipe):
-            images = pipe(
-                **self._embeddings,
-                width=SIDE_PX,
-                height=SIDE_PX,
-                num_inference_steps=STEPS,
-                guidance_scale=plan.guidance,
-                generator=torch.Generator("cpu").manual_seed(7),
-                output_type="np",
-            ).images
-        return time.perf_counter() - started, self._blocks_run, images[0] * 255
+        recorder = Recorder()
+        plan = RenderPlan(**{**dict(self._plan), "switches": switches})
+        figures = self._engine.draw(plan, {}, recorder, lambda: False)
+        image = np.frombuffer(recorder.pixels[0], np.uint8).astype(float)
+        return figures.draw_s, self._blocks_run, image
 
     def _count(self, *_: object) -> None:
         self._blocks_run += 1

@@ -56,7 +56,7 @@ def count(run: Callable[[], object]) -> Flops:
     return Flops(float(sum(by_operator.values()) - attention), float(attention))
 
 
-def picture_tokens(side_px: int) -> int:
+def square_tokens(side_px: int) -> int:
     """Return the tokens of a square image."""
     return side_px**2 // PIXELS_PER_TOKEN
 
@@ -122,7 +122,7 @@ class Drawing:
     @property
     def image_tokens(self) -> int:
         """Tokens of the image and its references."""
-        return picture_tokens(self.side_px) * (1 + self.references)
+        return square_tokens(self.side_px) * (1 + self.references)
 
 
 def step_floor_s(

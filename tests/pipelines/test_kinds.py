@@ -109,10 +109,10 @@ def test_redux_gives_the_stock_prior_for_one_image(studio, resident_of, task_for
     # The stock prior always encodes 512 text tokens.
     task = task_for(registry.find("redux", "micro"), max_sequence_length=512)
     resident = resident_of("redux")
-    pictures = open_images(task.plan, task.inputs)
+    images = open_images(task.plan, task.inputs)
     texts = studio.texts(task.plan, resident)
     texts.encode(lambda: None)
-    adapter = FAMILY.adapters["redux"](task.plan, pictures, resident, texts)
+    adapter = FAMILY.adapters["redux"](task.plan, images, resident, texts)
     encoder, prior = studio.encoder(resident), resident.prior
     with_text = diffusers.FluxPriorReduxPipeline(
         image_encoder=prior.image_encoder,
@@ -134,7 +134,7 @@ def test_redux_mixes_images_by_their_share_and_scales_by_strength(
     studio, resident_of, task_for, registry
 ):
     spec = registry.find("redux", "micro")
-    pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
 
     def tokens(inputs, weights, strength=1.0):
         task = task_for(spec, inputs=[("reference", image) for image in inputs])
@@ -144,19 +144,19 @@ def test_redux_mixes_images_by_their_share_and_scales_by_strength(
         )
         plan = task.changed(inputs=weighted, strength=strength).plan
         resident = resident_of("redux")
-        pictures = open_images(plan, task.inputs)
+        images = open_images(plan, task.inputs)
         texts = studio.texts(plan, resident)
         texts.encode(lambda: None)
-        adapter = FAMILY.adapters["redux"](plan, pictures, resident, texts)
+        adapter = FAMILY.adapters["redux"](plan, images, resident, texts)
         return adapter.embeddings(plan.prompt)["prompt_embeds"][:, plan.max_sequence_length :]
 
-    red, blue = tokens(pictures[:1], [1.0]), tokens(pictures[1:], [1.0])
-    mixed = tokens(pictures, [1.5, 0.5])
+    red, blue = tokens(images[:1], [1.0]), tokens(images[1:], [1.0])
+    mixed = tokens(images, [1.5, 0.5])
     assert mixed.shape == red.shape  # mixed, not put one behind the other
     assert mixed.allclose(0.75 * red + 0.25 * blue, atol=1e-6)
-    assert tokens(pictures, [1.0, 0.0]).equal(red)
-    assert tokens(pictures[:1], [0.3]).equal(red)
-    assert tokens(pictures[:1], [1.0], strength=0.5).equal(0.5 * red)
+    assert tokens(images, [1.0, 0.0]).equal(red)
+    assert tokens(images[:1], [0.3]).equal(red)
+    assert tokens(images[:1], [1.0], strength=0.5).equal(0.5 * red)
 
 
 def test_fill_blends_along_a_soft_mask_and_keeps_what_it_leaves_out(drawn, task_for, registry):
