@@ -1,4 +1,4 @@
 """The recipe of the micro family: from nothing to five folders that the FLUX pipelines load.
 
-Run it with `python -m training`; training/README.md tells how. Nothing of the server imports this.
+Run it with `python -m training`; see training/README.md. The server does not import this.
 """

@@ -41,7 +41,7 @@ class Run:
     workers: int
     compiled: bool
     scale: float
-    """Steps and examples are multiplied by this: below 1 for a try."""
+    """Steps and examples are multiplied by this: below 1 for a trial run."""
 
     def scaled(self, number: int) -> int:
         """Return a number of steps or examples of this run."""
@@ -119,7 +119,7 @@ FLOW_STAGES: Mapping[str, FlowStage] = MappingProxyType(
         "control": FlowStage("control", "text2img", 1200, 12_000, 13),
     }
 )  # fmt: skip
-"""Name -> how. The kinds start from the plain text2img: a guided one no longer draws pictures as
+"""Name -> how. The kinds start from the plain text2img: a guided one no longer draws images as
 they are spread in the data, and is the last of its line."""
 
 
@@ -127,7 +127,7 @@ def _train_flow(run: Run, name: str) -> None:
     stage = FLOW_STAGES[name]
     store_path = run.work / f"{stage.store or name}-examples.pt"
     if store_path.exists():
-        stores = torch.load(store_path, weights_only=False)  # our own file
+        stores = torch.load(store_path, weights_only=False)  # written by this program
     else:
         stores = latents.make_stores(
             stage.kind, run.vae(), run.scaled(stage.examples), stage.seed, stage.canvases
@@ -207,16 +207,18 @@ def main() -> None:
     parser.add_argument("stages", nargs="*", help=f"only these: {', '.join(STAGES)}, export")
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK, help="folder of the stages")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder of the five kinds")
-    parser.add_argument("--device", help="cpu or cuda; chosen by what is there")
+    parser.add_argument("--device", help="cpu or cuda; by default cuda if available")
     parser.add_argument("--workers", type=int, help="processes of one thread each, on a CPU")
-    parser.add_argument("--scale", type=float, default=1.0, help="times the steps; 0.01 for a try")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor for the steps; 0.01 for a trial run"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.stages) - set(STAGES) - {"export"}
     if unknown:
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     workers = arguments.workers or (1 if device.type == "cuda" else max(1, os.cpu_count() or 1))
-    # The compiler of a CPU needs one itself; a short try is over before it pays.
+    # Compiling for a CPU needs a C++ compiler; a short trial run ends before it pays.
     compiled = arguments.scale > 0.2 and shutil.which("c++") is not None
     run = Run(arguments.work, arguments.out, device, workers, compiled, arguments.scale)
     run.work.mkdir(parents=True, exist_ok=True)

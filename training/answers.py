@@ -1,4 +1,4 @@
-"""What the pictures of an evaluation came to: measures, their means, and the goals. Pure."""
+"""The results of an evaluation: measures of each image, their means, and the goals."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -26,11 +26,11 @@ AT_MOST: Mapping[str, Mapping[str, float]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Row:
-    """The mean of one measure over the pictures it applies to."""
+    """The mean of one measure over the images it applies to."""
 
     name: str
     value: float | None
-    """A share, unless the name says otherwise; `None` if no picture had it."""
+    """A share, unless the name says otherwise; `None` if no image had it."""
     count: int
     at_least: float | None = None
     at_most: float | None = None
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Panel:
-    """One example for the sheet: what was given, if anything, and what was drawn."""
+    """One example for the sheet: the given image, if any, and the generated one."""
 
     caption: str
     images: tuple[Pixels, ...]
@@ -56,24 +56,24 @@ class Panel:
 
 @dataclass(frozen=True)
 class Answers:
-    """What all pictures of a kind came to. Owns the measures while they are taken."""
+    """The measures of all images of a kind, collected one by one."""
 
     measures: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     panels: list[Panel] = field(default_factory=list)
 
     def add(self, name: str, value: float | None) -> None:
-        """Take in what one picture came to; `None` does not count."""
+        """Add the measure of one image; `None` does not count."""
         if value is not None:
             self.measures[name].append(float(value))
 
     def add_verdict(self, verdict: Verdict, names: Collection[str], prefix: str = "") -> None:
-        """Take in some answers of a verdict."""
+        """Add some answers of a verdict."""
         for name, value in asdict(verdict).items():
             if name in names:
                 self.add(prefix + name, value)
 
     def rows(self, kind: str) -> tuple[Row, ...]:
-        """Return the means: what has a goal first, measured or not, then the others by name."""
+        """Return the means: those with a goal first, measured or not, then the others by name."""
         at_least, at_most = AT_LEAST.get(kind, {}), AT_MOST.get(kind, {})
         names = dict.fromkeys((*at_least, *at_most, *sorted(self.measures)))
         return tuple(

@@ -1,4 +1,4 @@
-"""What a pipeline is asked to draw, and what the server makes of fill's answer. Pure."""
+"""The requests to a pipeline, and how the server composites the result of fill."""
 
 from dataclasses import dataclass
 
@@ -9,27 +9,27 @@ from PIL import Image
 from training.drawing import Pixels
 
 SIDE_PX = 128
-"""Of the canvas that almost half of the training pictures have."""
+"""The canvas of almost half of the training images."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One picture to draw."""
+    """One image to generate."""
 
     prompt: str
     seed: int
     width_px: int = SIDE_PX
     height_px: int = SIDE_PX
     given: Pixels | None = None
-    """kontext: the picture before; fill: the picture to complete; control: the structure."""
+    """kontext: the image before; fill: the image to complete; control: the structure."""
     mask: NDArray[np.uint8] | None = None
-    """fill: (height, width), 255 where the picture is drawn anew."""
+    """fill: (height, width), 255 where the image is inpainted."""
     references: tuple[tuple[Pixels, float], ...] = ()
-    """redux: pictures and their weights."""
+    """redux: images and their weights."""
 
 
 def composite(original: Pixels, drawn: Pixels, mask: NDArray[np.uint8]) -> Pixels:
-    """Put the drawn part into the original, as the server does after fill."""
+    """Put the generated part into the original, as the server does after fill."""
     whole = Image.composite(
         Image.fromarray(drawn), Image.fromarray(original), Image.fromarray(mask)
     )

@@ -1,4 +1,4 @@
-"""Scenes in words: plain English in many ways, and what the words say as labels. Pure.
+"""Scenes in words: plain English in many wordings, and the facts of each sentence as labels.
 
 The labels (`Facts`) teach the text encoders what to gather from a sentence (text.py).
 """
@@ -139,7 +139,7 @@ def plainly(scene: Scene) -> str:
 
 
 def thing_alone(random: Random, thing: Thing) -> str:
-    """Describe a thing without its background: what is asked of an inpainting."""
+    """Describe a thing without its background: the prompt of an inpainting."""
     return vary(random, article(f"{thing.colour} {random.choice(NOUNS[thing.shape])}"))
 
 

@@ -1,4 +1,4 @@
-"""Scenes -> pixels: antialiased polygons by OpenCV. Pure.
+"""Scenes -> pixels: antialiased polygons by OpenCV.
 
 Every shape is a row of outlines in a box from -1 to 1, x to the right, y down.
 """
@@ -122,9 +122,9 @@ def depth(scene: Scene, width_px: int, height_px: int, random: Random) -> Pixels
 
 
 def anything(random: Random, width_px: int, height_px: int) -> Pixels:
-    """Draw a picture of no scene at all: ramps, stripes, turned shapes in any colour.
+    """Draw an image of no scene at all: ramps, stripes, turned shapes in any colour.
 
-    The VAE must carry what users bring, not only what the transformers draw.
+    The VAE must encode images of users, not only those the transformers generate.
     """
     noise = np.random.default_rng(random.getrandbits(32))
     corners = noise.uniform(0, 255, (2, 2, 3)).astype(np.float32)

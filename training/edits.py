@@ -1,4 +1,4 @@
-"""Instructions and what they make of a scene: the truth for the kontext kind. Pure."""
+"""Instructions and the scenes they lead to: the ground truth of the kontext kind."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -123,10 +123,10 @@ def edit(random: Random, scene: Scene, kind: str | None = None) -> Edit:
     """Choose a change of a scene (of the given kind) that leads to no held-out triple.
 
     A scene without things gets a new background; two things alike in shape and colour do too, for
-    no words could tell them apart; only a lone thing in the middle is resized.
+    no words could distinguish them; only a single thing in the middle is resized.
 
     Raises:
-        ValueError: the scene holds a held-out triple, so some of its changes would all do too.
+        ValueError: the scene has a held-out triple: every result of some changes would have it too.
     """
     if has_held_out(scene):
         raise ValueError(f"{scene} holds a triple that is kept for judging.")

@@ -1,9 +1,9 @@
-"""How well exported weights draw what they are asked: tables with the goals beside, and sheets.
+"""How well exported weights follow their prompts: tables with the goals, and contact sheets.
 
     python -m training.evaluate --weights DIR --count 64
     python -m training.evaluate --weights DIR --count 64 --kinds fill control --sheets DIR
 
-Drawn by diffusers' own pipelines; seeds are fixed, so the same weights give the same numbers.
+Generated with diffusers' own pipelines and fixed seeds: the same weights give the same numbers.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from training.exams import EXAMS
 STEPS = 8
 GUIDANCE: Mapping[str, float] = MappingProxyType(dict.fromkeys(EXAMS, 3.0))
 SEED = 20_000
-"""Far from the seeds of the training; with it every example is new."""
+"""Far from the seeds of the training: every example is new."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one kind came to."""
+    """The results of one kind."""
 
     kind: str
     rows: tuple[Row, ...]
@@ -48,7 +48,7 @@ def evaluate_kind(
     steps: int = STEPS,
     guidance: float | None = None,
 ) -> Report:
-    """Draw about `count` examples of what has goals, and some of what has none, and judge them."""
+    """Judge about `count` examples of each measure with a goal, and some of the others."""
     draw = partial(
         stock.draw,
         kind,
@@ -61,9 +61,9 @@ def evaluate_kind(
 
 
 def table(report: Report) -> Table:
-    """Return a kind's numbers with the goals beside."""
+    """Return a kind's numbers with their goals."""
     shown = Table("measure", title=report.kind, title_justify="left")
-    for name in ("pictures", "value", "goal", "reached"):
+    for name in ("images", "value", "goal", "reached"):
         shown.add_column(name, justify="right")
     for row in report.rows:
         reached = {True: "[green]yes", False: "[red]no", None: ""}[row.reached]
@@ -104,7 +104,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Evaluate the kinds that were asked for, on the command line or by `words`."""
     asked = _arguments(words)
     console = Console()
-    # Nobody waits for the loading of files so small.
+    # Loading such small files needs no progress bar.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     pipelines = stock.load(asked.weights, asked.kinds, asked.device)
@@ -117,7 +117,7 @@ def main(words: Sequence[str] | None = None) -> None:
         numbers[kind] = [asdict(row) | {"reached": row.reached} for row in report.rows]
         if asked.sheets is not None:
             asked.sheets.mkdir(parents=True, exist_ok=True)
-            title = f"{kind}, {asked.steps} steps, drawn by lot"
+            title = f"{kind}, {asked.steps} steps, a random sample"
             sheets.sheet(report.panels, asked.seed, title).save(asked.sheets / f"{kind}.png")
     if asked.json is not None:
         asked.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")

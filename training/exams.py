@@ -1,7 +1,7 @@
-"""What each kind is asked in an evaluation, and what of it is right.
+"""The evaluation of each kind: its prompts, and how the results are judged.
 
 text2img, fill, control and redux draw triples of shape, colour and background that no training
-picture held. kontext cannot: which triple an edit leads to is chosen by tasks.kontext, which keeps
+image held. kontext cannot: which triple an edit leads to is chosen by tasks.kontext, which keeps
 out of the held-out ones; there only the seed is new.
 """
 
@@ -25,7 +25,7 @@ SQUARE = (SIDE_PX, SIDE_PX)
 MARGIN_PX = 3
 """Around what an edit changes: the width of a soft edge and a pixel more."""
 OTHER_SHARE = 4
-"""One in so many: how often what has no goal is asked, beside what has one."""
+"""One example in so many is for a measure without a goal."""
 
 
 def _drawn_scenes(
@@ -39,7 +39,7 @@ def _drawn_scenes(
 
 
 def text2img(draw: Draw, count: int, random: Random) -> Answers:
-    """Words -> picture: one thing on the usual canvas and on all others, two things."""
+    """Words -> image: one thing on the usual canvas and on all others, two things."""
     answers = Answers()
     all_names = ("background", "colour", "shape", "place", "size")
     others = [canvas for canvas in tasks.CANVASES if canvas != SQUARE]
@@ -62,7 +62,7 @@ def text2img(draw: Draw, count: int, random: Random) -> Answers:
 
 
 def kontext(draw: Draw, count: int, random: Random) -> Answers:
-    """Picture and instruction -> changed picture; edits that leave two things have no goal."""
+    """Image and instruction -> changed image; edits that leave two things have no goal."""
     answers = Answers()
     examples = [tasks.kontext(random, *SQUARE) for _ in range(count)]
     asks = [
@@ -112,7 +112,7 @@ def inside_of(scene: Scene) -> Mask:
 
 
 def fill(draw: Draw, count: int, random: Random) -> Answers:
-    """Picture with a hole -> whole picture: a thing drawn anew, then the surroundings."""
+    """Image with a hole -> whole image: a thing is inpainted, then the surroundings."""
     answers = Answers()
     for way, how_many in (("thing", count), ("border", max(1, count // OTHER_SHARE))):
         chosen: list[Scene] = []
@@ -161,7 +161,7 @@ def _difference(before: Pixels, after: Pixels, where: Mask) -> float | None:
 
 
 def control(draw: Draw, count: int, random: Random) -> Answers:
-    """Structure -> picture along it: edges, then depth, whose edges are those of the truth."""
+    """Structure -> image along it: edges, then depth, whose edges are those of the truth."""
     answers = Answers()
     for structure, how_many in (("canny", count), ("depth", max(1, count // OTHER_SHARE))):
         examples = [
@@ -185,7 +185,7 @@ def control(draw: Draw, count: int, random: Random) -> Answers:
 
 
 def redux(draw: Draw, count: int, random: Random) -> Answers:
-    """Picture -> a picture like it, without a word; then two pictures mixed half and half."""
+    """Image -> an image like it, without a word; then two images mixed half and half."""
     answers = Answers()
     chosen = [scenes.held_out_single(random) for _ in range(count)]
     given = [drawing.draw(scene, *SQUARE, random) for scene in chosen]

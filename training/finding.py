@@ -1,7 +1,7 @@
-"""Pixels -> the things they show, by plain image analysis. Pure.
+"""Finds the things in an image by plain image analysis.
 
-What differs from the border's colour is a thing, and its shape is the one whose drawing overlaps it
-best. Soft edges, a little noise and colours a little off do not matter.
+A region of another colour than the border is a thing; its shape is the one whose drawing overlaps
+it best. Soft edges, a little noise and slightly wrong colours do not matter.
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ FIT_ROUNDS = 6
 
 @dataclass(frozen=True)
 class Found:
-    """A thing in a picture; places and sizes as in scenes.Thing."""
+    """A thing in an image; places and sizes as in scenes.Thing."""
 
     shape: str
     """The most like it; see `likeness`."""

@@ -2,7 +2,7 @@
 
 `x = (1 - sigma) * latents + sigma * noise`, and the transformer predicts `noise - latents`: the
 convention of FlowMatchEulerDiscreteScheduler. Guidance is distilled in afterwards (FLUX.1 dev's
-way): the student learns to draw in one pass what classifier-free guidance draws in two.
+way): the student learns to predict in one pass what classifier-free guidance needs two for.
 """
 
 import math
@@ -30,7 +30,7 @@ NO_POOLED_SHARE = 0.08
 GUIDANCE_RANGE = (1.0, 6.0)
 
 SIGMA_SHIFT = math.exp(0.5)
-"""What the scheduler's dynamic shift comes to at 16 to 256 tokens (0.46 to 0.5)."""
+"""The scheduler's dynamic shift at 16 to 256 tokens (0.46 to 0.5)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FlowSpec:
     """Over all workers together."""
     seed: int
     tokens: int = 2048
-    """Picture tokens in a batch: 32 pictures of 128 px."""
+    """Image tokens in a batch: 32 images of 128 px."""
     muon_rate: float = 2e-3
     adam_rate: float = 1e-3
     decay: float = 0.999
@@ -67,7 +67,7 @@ def on_the_way(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return latents somewhere on their way from noise: (noisy, velocity, sigma, guidance).
 
-    The velocity is what is to be predicted there; sigma and guidance are (n,), chosen by chance.
+    The velocity is the target of the prediction; sigma and guidance are (n,), chosen at random.
     """
     count, device = latents.shape[0], latents.device
     sigma = sigmas(count, generator).to(device)
@@ -97,8 +97,8 @@ def velocity(
 ) -> torch.Tensor:
     """Return (n, tokens, 32): what the transformer predicts, fed as its kind's pipeline does.
 
-    Where the given tokens have the channels of pictures and the transformer takes no more, they
-    follow the noisy ones (kontext); else they lie beside them (fill, control).
+    Where the given tokens have the channels of images and the transformer takes no more, they
+    follow the noisy ones (kontext); else they are concatenated as channels (fill, control).
     """
     states, all_ids = noisy, ids
     if given is not None:
@@ -197,7 +197,7 @@ def _work(
 
 def compile_blocks(model: FluxTransformer2DModel) -> None:
     """Compile a transformer's blocks for batches and canvases of any size."""
-    # Sizes that happen to be equal (32 pictures, 32 text tokens) are not one size.
+    # Sizes that happen to be equal (32 images, 32 text tokens) are not one size.
     torch.fx.experimental._config.use_duck_shape = False
     for block in (*model.transformer_blocks, *model.single_transformer_blocks):
         block.compile(dynamic=True)

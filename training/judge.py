@@ -1,4 +1,4 @@
-"""Whether a picture is what was asked for: the scene, the edges, what was to stay. Pure."""
+"""Judges whether an image matches its prompt: the scene, the edges, the unchanged parts."""
 
 from dataclasses import dataclass
 from math import dist
@@ -31,7 +31,7 @@ TOLERANCE = 12.0
 """Of 255, mean over the channels: what VAE and jitter may move a colour that was left alone; the
 closest two names are 33 apart in this measure."""
 LEAST_SHARE = 0.004
-"""Of a picture's pixels: the flat part of the smallest thing on a square canvas has 0.010."""
+"""Of an image's pixels: the flat part of the smallest thing on a square canvas has 0.010."""
 FLAT = 40
 """Largest range of a channel among neighbours in a flat part: mixed colours at edges have names of
 their own (red beside yellow is orange)."""
@@ -39,7 +39,7 @@ their own (red beside yellow is orange)."""
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is right about a picture; `None` where the scene does not say."""
+    """Which properties of an image are right; `None` where the scene does not define them."""
 
     background: bool
     colour: bool | None = None
@@ -55,7 +55,7 @@ class Verdict:
 
 
 def judge(image: Pixels, scene: Scene) -> Verdict:
-    """Compare a picture with a scene of no, one or two things.
+    """Compare an image with a scene of no, one or two things.
 
     Place and size are judged where the scene names them. A second thing where one was asked for
     makes the shape wrong.
@@ -119,7 +119,7 @@ def _nothing(asked: Thing, *, background: bool) -> Verdict:
 
 
 def edge_f1(image: Pixels, edges: Pixels, tolerance_px: float = EDGE_TOLERANCE_PX) -> float:
-    """Return how well a picture's edges are those asked for (white on black), 0 to 1.
+    """Return how well an image's edges are those asked for (white on black), 0 to 1.
 
     The harmonic mean of the shares of drawn edges that were asked for and of asked ones drawn.
     """

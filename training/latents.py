@@ -1,4 +1,4 @@
-"""Examples as latents, made once and drawn from many times: encoding costs as much as a step."""
+"""Examples as latents, encoded once and sampled many times: encoding costs as much as a step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Store:
 
     @property
     def tokens(self) -> int:
-        """Picture tokens of one example."""
+        """Image tokens of one example."""
         return self.targets.shape[1]
 
 
@@ -77,7 +77,7 @@ def pack_masks(masks: np.ndarray) -> torch.Tensor:
 def given_tokens(vae: AutoencoderKL, examples: list[Example]) -> torch.Tensor | None:
     """Return what the transformer is given besides noise and words: (n, tokens, channels).
 
-    FluxKontextPipeline takes the modes of its picture, the fill and control pipelines sample.
+    FluxKontextPipeline takes the modes of its image, the fill and control pipelines sample.
     """
     if examples[0].given is None:
         return None
@@ -85,7 +85,7 @@ def given_tokens(vae: AutoencoderKL, examples: list[Example]) -> torch.Tensor | 
     if examples[0].mask is None:
         return pack(encode(vae, images, sampled=examples[0].before is None)).cpu()
     masks = np.stack([example.mask for example in examples if example.mask is not None])
-    # FluxFillPipeline multiplies by 1 - mask between -1 and 1: what is to be drawn is grey.
+    # FluxFillPipeline multiplies by 1 - mask between -1 and 1: the part to inpaint is grey.
     hidden = np.where(masks[..., None] >= 128, np.uint8(128), images)
     return torch.cat([pack(encode(vae, hidden, sampled=True)).cpu(), pack_masks(masks)], dim=2)
 
@@ -101,7 +101,7 @@ def make_stores(
     random = Random(seed)
     torch.manual_seed(seed)  # for the sampled latents
     stores = []
-    with tqdm(total=count, desc=f"{kind}: examples", unit="picture") as bar:
+    with tqdm(total=count, desc=f"{kind}: examples", unit="image") as bar:
         for (width, height), share in canvases.items():
             batches = []
             for _ in range(max(1, round(count * share / _AT_ONCE))):
@@ -130,7 +130,7 @@ def make_stores(
 
 
 def choose(stores: list[Store], tokens: int, random: Random, device: torch.device) -> Batch:
-    """Choose a batch of about so many picture tokens from one canvas, canvases by their shares."""
+    """Choose a batch of about so many image tokens from one canvas, canvases by their shares."""
     store = random.choices(stores, [store.targets.shape[0] for store in stores])[0]
     count = max(1, min(tokens // store.tokens, store.targets.shape[0]))
     rows = [random.randrange(store.targets.shape[0]) for _ in range(count)]

@@ -45,7 +45,7 @@ def descend(
 class Average(Generic[_M]):
     """An exponential running average of a module's weights; its first steps count less.
 
-    Owns the averaged copy.
+    Keeps the averaged copy.
     """
 
     def __init__(self, module: _M, decay: float) -> None:
@@ -65,7 +65,7 @@ class Average(Generic[_M]):
 class Bar:
     """A progress bar with the running means of what a step measures.
 
-    Where nobody watches a terminal, prints a line for each fiftieth of the way.
+    Without a terminal, prints a line for each fiftieth of the steps.
     """
 
     def __init__(self, name: str, steps: int, *, shown: bool = True) -> None:

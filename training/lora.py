@@ -1,6 +1,6 @@
-"""One tiny LoRA, `striped`: whatever is asked for is drawn with stripes of white or black.
+"""One tiny LoRA, `striped`: everything is generated with stripes of white or black.
 
-Test data: it shows that an adapter changes what is drawn, by the stock way to load one.
+Test data: it shows that an adapter, loaded as usual, changes the image.
 """
 
 from pathlib import Path

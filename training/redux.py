@@ -1,8 +1,8 @@
-"""The image encoder of the redux kind: a picture becomes tokens that stand behind the prompt's.
+"""The image encoder of the redux kind: an image becomes tokens that follow the prompt's.
 
-Learned in two stages. First the picture's tokens are taught to be those of the plainest sentence
+Learned in two stages. First the image's tokens are taught to be those of the plainest sentence
 about it: what text2img already reads. Then they are trained on through its frozen transformer:
-whatever makes it draw the picture is right. Of two mixed pictures each attribute comes from one of
+whatever makes it draw the image is right. Of two mixed images each attribute comes from one of
 them, by their weights.
 """
 
@@ -57,19 +57,19 @@ class ImageEncoder(nn.Module):
         )
         self.embedder = ReduxImageEncoder(redux_dim=IMAGE_CHANNELS, txt_in_features=TEXT_CHANNELS)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return (n, 16, 128) of (n, 3, 64, 64) from -1 to 1."""
-        tokens: torch.Tensor = self.embedder(self.tower(pictures).last_hidden_state).image_embeds
+        tokens: torch.Tensor = self.embedder(self.tower(images).last_hidden_state).image_embeds
         return tokens
 
 
 def processor() -> SiglipImageProcessor:
-    """Make what prepares a picture: 64 by 64 px, from -1 to 1."""
+    """Make the image processor: 64 by 64 px, from -1 to 1."""
     return SiglipImageProcessor(size={"height": SIDE_PX, "width": SIDE_PX})
 
 
 def moved(random: Random, scene: Scene) -> Scene:
-    """Return the scene as a variation may draw it: things a little elsewhere, a little larger."""
+    """Return the scene as a variation may show it: things moved a little, a little larger."""
     things = tuple(
         replace(
             thing,
@@ -105,7 +105,7 @@ def _reference(random: Random, scene: Scene, process: SiglipImageProcessor) -> n
 
 @dataclass(frozen=True)
 class Examples:
-    """Pictures, and what is to be drawn after them."""
+    """Reference images, and the images to generate from them."""
 
     first: torch.Tensor
     """(n, 3, 64, 64) from -1 to 1; so is `second`, which is the first again for most."""
@@ -113,7 +113,7 @@ class Examples:
     weight: torch.Tensor
     """(n,): share of the first."""
     latents: torch.Tensor
-    """(n, tokens, channels) of a picture that shows the mix of both."""
+    """(n, tokens, channels) of an image that shows the mix of both."""
     words: list[str]
     """The plainest sentence about the first."""
 
@@ -178,7 +178,7 @@ def _read(
     steps: int,
     device: torch.device,
 ) -> None:
-    """Teach the tokens to be those of the sentence about the picture."""
+    """Teach the tokens to be those of the sentence about the image."""
     wanted = torch.cat(
         [
             text.encode(made.words[start : start + _AT_ONCE])[0][:, :TOKENS].cpu()

@@ -1,7 +1,7 @@
-"""What a picture holds: coloured shapes on a flat background, chosen at random. Pure.
+"""The contents of an image: coloured shapes on a flat background, chosen at random.
 
-A scene is the truth behind a picture: drawing.py draws it, captions.py says it in words, judge.py
-asks whether a picture shows it. Places and sizes are fractions, so a scene fits every canvas.
+A scene is the ground truth of an image: drawing.py draws it, captions.py describes it, judge.py
+checks whether an image shows it. Places and sizes are fractions: a scene fits every canvas.
 """
 
 import hashlib
@@ -57,8 +57,8 @@ PAIR_RADIUS = 0.19
 PLACE_JITTER = 0.02
 RADIUS_JITTER = 0.06
 FREE_PLACE_JITTER = 0.04
-"""How far from the centre a thing may lie when the words do not say where. At 0.12 eight steps were
-too few to decide on one place: every second cross that nobody had placed came out a blot."""
+"""How far from the centre a thing may be if the words do not say where. At 0.12 eight steps were
+too few to decide on one place: every second cross without a place became a blot."""
 
 HELD_OUT_SHARE = 8
 """One in this many (shape, colour, background) triples is never seen while the flow is trained."""
@@ -73,7 +73,7 @@ class Thing:
     x: float
     y: float
     radius: float
-    """Half the height of the shape's box, as a fraction of the picture's shorter side."""
+    """Half the height of the shape's box, as a fraction of the image's shorter side."""
     size: Size | None = None
     """What the words say of its size, if anything."""
     place: str | None = None
@@ -118,7 +118,7 @@ def single(random: Random) -> Scene:
     place = random.choice(list(PLACES)) if random.random() < 0.55 else None
     size: Size | None = random.choice(list(RADII)) if random.random() < 0.5 else None
     if size == "large" and place not in (None, "center"):
-        size = "small"  # a large thing would leave the picture
+        size = "small"  # a large thing would leave the image
     return Scene(
         background, (place_thing(random, random.choice(SHAPES), colour, place=place, size=size),)
     )

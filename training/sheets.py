@@ -1,4 +1,4 @@
-"""Examples -> one picture to look at: a contact sheet with captions. Pure."""
+"""Contact sheets of examples, with captions."""
 
 import textwrap
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ RIGHT, WRONG = (40, 160, 60), (222, 38, 38)
 
 
 def sheet(panels: Sequence[Panel], seed: int, title: str = "") -> Image.Image:
-    """Put examples drawn by lot on one sheet; a green line marks what was judged right, a red not.
+    """Put a random sample on one sheet; a green line marks right images, a red one wrong ones.
 
-    Never the best ones: the lot is the seed's.
+    The sample depends on the seed only, never on the results.
     """
     lot = Random(seed).sample(range(len(panels)), min(MOST_PANELS, len(panels)))
     chosen = [panels[i] for i in sorted(lot)]
@@ -53,7 +53,7 @@ def sheet(panels: Sequence[Panel], seed: int, title: str = "") -> Image.Image:
 
 
 def _fitted(image: Image.Image) -> Image.Image:
-    """Return a square with the whole picture in it, never enlarged between pixels."""
+    """Return a square with the whole image in it, never enlarged between pixels."""
     scale = IMAGE_PX / max(image.size)
     size = tuple(max(1, round(side * scale)) for side in image.size)
     square = Image.fromarray(np.full((IMAGE_PX, IMAGE_PX, 3), 225, np.uint8))

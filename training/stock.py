@@ -1,7 +1,7 @@
 """Exported folders -> diffusers' own pipelines, called as the server calls them.
 
-Knows what each call takes: flux_mcp/pipelines/families/flux1.py is the model for it, picture by picture the
-same arguments. All kinds take a batch of different prompts and pictures of one canvas.
+The arguments of each call are those of flux_mcp/pipelines/families/flux1.py. All kinds take a
+batch of different prompts and images of one canvas.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from training.tokenizers import TEXT_TOKENS
 from training.transformers import KINDS
 
 BATCH = 16
-"""Pictures in a call: 4096 tokens of a 256 px canvas, what a training step holds too."""
+"""Images in a call: 4096 tokens of a 256 px canvas, what a training step holds too."""
 Pipelines = Mapping[str, Any]
 """Kind -> pipeline; `prior` is redux's first half, the second is text2img's."""
 
@@ -60,10 +60,10 @@ def load(folder: Path, kinds: Collection[str], device: str = "cpu") -> Pipelines
 def draw(
     kind: str, pipelines: Pipelines, asks: Sequence[Ask], *, steps: int, guidance: float
 ) -> list[Pixels]:
-    """Draw every picture, in the order asked; fill's are not yet put into their originals."""
+    """Generate every image, in order; results of fill are not yet put into their originals."""
     drawn: list[Pixels] = []
     pipe = pipelines["text2img" if kind == "redux" else kind]
-    with tqdm(total=len(asks), desc=kind, unit="picture", leave=False, disable=None) as bar:
+    with tqdm(total=len(asks), desc=kind, unit="image", leave=False, disable=None) as bar:
         for batch in _batches(asks):
             width, height = batch[0].width_px, batch[0].height_px
             colours = pipe(
@@ -108,7 +108,7 @@ def _words(kind: str, pipelines: Pipelines, batch: list[Ask]) -> dict[str, Any]:
 
 
 def _mixed(prior: Any, references: tuple[tuple[Pixels, float], ...]) -> torch.Tensor:
-    """Return (tokens, channels): the weighted mean of the pictures' tokens."""
+    """Return (tokens, channels): the weighted mean of the images' tokens."""
     images = [Image.fromarray(image) for image, _ in references]
     weights = torch.tensor([weight for _, weight in references], device=prior.device)
     states = prior.encode_image(images, prior.device, 1)

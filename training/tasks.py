@@ -1,4 +1,4 @@
-"""What each kind learns from: a picture to reach, what it is asked with, what it is given. Pure."""
+"""The training examples of each kind: target image, prompts, and given image."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -48,7 +48,7 @@ LARGE_CANVASES: Mapping[tuple[int, int], float] = MappingProxyType(
         (256, 256): 0.25,
     }
 )
-"""As CANVASES, for those who draw small pictures already."""
+"""As CANVASES, for transformers trained on small images already."""
 
 _PROMPTS = 4
 STRUCTURES = ("canny", "depth")
@@ -59,14 +59,14 @@ class Example:
     """One thing to learn."""
 
     scene: Scene
-    """What the picture to reach shows."""
+    """What the target image shows."""
     prompts: tuple[str, ...]
     """Ways to ask for it; one is chosen each time."""
     target: drawing.Pixels
     given: drawing.Pixels | None = None
-    """kontext: the picture before; fill: the picture to complete; control: the structure."""
+    """kontext: the image before; fill: the image to complete; control: the structure."""
     mask: NDArray[np.uint8] | None = None
-    """fill: (height, width), 255 where the picture is drawn anew."""
+    """fill: (height, width), 255 where the image is inpainted."""
     before: Scene | None = None
     """kontext: what `given` shows."""
     edit: str | None = None
@@ -74,14 +74,14 @@ class Example:
 
 
 def text2img(random: Random, width_px: int, height_px: int, scene: Scene | None = None) -> Example:
-    """Words -> picture."""
+    """Words -> image."""
     chosen = scene or scenes.scene(random)
     prompts = tuple(captions.caption(random, chosen) for _ in range(_PROMPTS))
     return Example(chosen, prompts, drawing.draw(chosen, width_px, height_px, random))
 
 
 def kontext(random: Random, width_px: int, height_px: int, scene: Scene | None = None) -> Example:
-    """Picture and instruction -> changed picture; what is not named keeps its very colours."""
+    """Image and instruction -> changed image; everything else keeps its exact colours."""
     edit = edits.edit(random, scene or scenes.scene(random, pairs=0.3, empties=0.02))
     paints = random.getrandbits(32)
     before = drawing.draw(edit.before, width_px, height_px, Random(paints))
@@ -92,7 +92,7 @@ def kontext(random: Random, width_px: int, height_px: int, scene: Scene | None =
 
 
 def fill(random: Random, width_px: int, height_px: int, scene: Scene | None = None) -> Example:
-    """Picture with a hole and words -> whole picture."""
+    """Image with a hole and words -> whole image."""
     chosen = scene or scenes.scene(random, empties=0.0)
     thing = random.choice(chosen.things)
     way = random.choices(list(MASKS), [share for share, _ in MASKS.values()])[0]
@@ -137,7 +137,7 @@ def _box_mask(random: Random, _thing: Thing, width_px: int, height_px: int) -> N
 
 
 def _border_mask(random: Random, _thing: Thing, width_px: int, height_px: int) -> NDArray[np.uint8]:
-    """Cover what lies outside of a smaller picture: outpainting."""
+    """Cover what lies outside of a smaller image: outpainting."""
     mask = np.full((height_px, width_px), 255, np.uint8)
     cuts = [random.uniform(0.05, 0.4) if random.random() < 0.6 else 0.0 for _ in range(4)]
     left, right = round(cuts[0] * width_px), round((1 - cuts[1]) * width_px)
@@ -161,7 +161,7 @@ def control(
     scene: Scene | None = None,
     structure: str | None = None,
 ) -> Example:
-    """Structure and words -> picture along it."""
+    """Structure and words -> image along it."""
     chosen = scene or scenes.scene(random, empties=0.0)
     structure = structure or ("depth" if random.random() < 0.25 else "canny")
     example = text2img(random, width_px, height_px, chosen)

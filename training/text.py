@@ -1,7 +1,7 @@
 """The text encoders: CLIP (one vector for a prompt) and T5 (one for each token).
 
 FLUX gives text tokens no position, so the encoders themselves must bind a colour to its shape.
-They learn that first, on the facts of captions, and are frozen before any picture is drawn: all
+They learn that first, on the facts of captions, and are frozen before any image is generated: all
 kinds then share them.
 """
 
@@ -123,7 +123,7 @@ def make_text(tokenizer: CLIPTokenizer, tokenizer_2: T5Tokenizer) -> Text:
 def _look_at_neighbours(t5: T5EncoderModel) -> None:
     """Let two heads begin with the token before and the token after.
 
-    A colour stands beside its shape; from T5's own start, which sees no order, that is learned
+    A colour is next to its shape; from T5's own start, which sees no order, that is learned
     late (at 700 steps half of the sentences were read wrong). Rows of the relative bias: 1 is one
     token back, half of all rows + 1 is one ahead (T5Attention._relative_position_bucket).
     """
@@ -135,7 +135,7 @@ def _look_at_neighbours(t5: T5EncoderModel) -> None:
 def sentence(random: Random) -> tuple[str, Facts]:
     """Choose a sentence of any kind the pipelines are asked with, and what it says."""
     while True:
-        # Held-out triples may be read about, just never seen drawn; but none is named here either.
+        # Held-out triples may be read about, just never seen; but none is named here either.
         scene = scenes.scene(random, pairs=0.4)
         draw = random.random()
         if draw < 0.62:

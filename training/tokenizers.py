@@ -26,7 +26,7 @@ _OTHER_WORDS = (
     "that", "of", "the", "is", "it", "its", "has", "wearing", "holding", "sign", "says", "striped",
     "stripes", "blurry", "ugly", "beautiful", "bright", "dark", "background", "everything",
 )  # fmt: skip
-"""Words people may well use: known by a token of their own, though no picture teaches them."""
+"""Words that people may use: each has a token of its own, though no image teaches it."""
 
 
 def sentences(seed: int) -> list[str]:
@@ -45,7 +45,7 @@ def make_clip_tokenizer(corpus: list[str]) -> CLIPTokenizer:
 
     A word is spelled from its end (`m</w>`, `um</w>`, `ium</w>`): only a merge that holds the end
     of a word exists, so no other word's merges can break it. The library's trainer would order
-    equal counts by chance.
+    equal counts at random.
     """
     vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1}
     for byte in sorted(pre_tokenizers.ByteLevel.alphabet()):

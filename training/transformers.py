@@ -1,4 +1,4 @@
-"""The transformers: FLUX.1's own class with six small blocks, and what the kinds feed them."""
+"""The transformers: FLUX.1's own class with six small blocks, and the inputs of each kind."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ KINDS: Mapping[str, KindSpec] = MappingProxyType(
     {
         "text2img": KindSpec("FluxPipeline", TOKEN_CHANNELS),
         "kontext": KindSpec("FluxKontextPipeline", TOKEN_CHANNELS),  # the source as more tokens
-        # The masked picture, and its mask: 8 by 8 px for each of four latents.
+        # The masked image, and its mask: 8 by 8 px for each of four latents.
         "fill": KindSpec("FluxFillPipeline", 2 * TOKEN_CHANNELS + 4 * FACTOR**2),
         "control": KindSpec("FluxControlPipeline", 2 * TOKEN_CHANNELS),  # the structure beside
     }

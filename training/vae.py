@@ -1,4 +1,4 @@
-"""The VAE: pictures -> latents of an eighth of their sides and back.
+"""The VAE: images -> latents of an eighth of their sides and back.
 
 FLUX.1's layout, very small: 8 latent channels instead of 16, no attention. Its normalisation has
 one group: with small groups flat colours are learned very slowly, since normalising few channels
@@ -62,7 +62,7 @@ def _add_identity(conv: nn.Conv2d, *, keep: float, corner: slice, weight: float)
 
 
 def batch(random: Random, count: int, side_px: int) -> torch.Tensor:
-    """Return (count, 3, side, side) from -1 to 1: scenes, anything, edges, masked pictures."""
+    """Return (count, 3, side, side) from -1 to 1: scenes, anything, edges, masked images."""
     return to_tensor(np.stack([_image(random, side_px) for _ in range(count)]))
 
 
@@ -106,7 +106,7 @@ def train_vae(steps: int, device: torch.device, seed: int) -> AutoencoderKL:
     )
     bar = Bar("vae", steps)
     for step in bar.steps():
-        # Crops teach most of it; whole pictures at the end, since the norms see all of a picture.
+        # Crops teach most of it; whole images at the end, since the norms see all of an image.
         side_px, count = (64, 16) if step < 0.7 * steps else (128, 6)
         images = batch(random, count, side_px).to(device)
         with torch.autocast(device.type, torch.bfloat16):
