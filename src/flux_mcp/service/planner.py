@@ -142,7 +142,8 @@ class Planner:
         request = wording.request
         installed = self._look(request, stored)
         loras = self.loras.find_all([choice.name for choice in request.loras or ()])
-        chosen = _choose(request, installed, loras)
+        how_to_install = _how_to_install(request, installed)
+        chosen = _choose(request, installed, loras, how_to_install)
         spec = chosen.spec
         _require_fit(spec, installed, loras)
         planned_loras = plan_loras(request.loras or (), loras)
@@ -166,7 +167,9 @@ class Planner:
         notices = (
             *chosen.notices,
             *wording.notices,
-            *plan_notices(request, plan, spec, _real_images_hint(request, installed)),
+            *plan_notices(
+                request, plan, spec, how_to_install and f"For real images run: {how_to_install}."
+            ),
             *switches.notices,
             *dict.fromkeys(filter(None, map(cut_warning, tokens))),
             *lora_notices(request.loras or (), loras, plan.texts),
@@ -268,7 +271,17 @@ class _ChosenModel:
     expected_s: float | None = None
 
 
-def _choose(request: DrawRequest, installed: Installed, loras: Sequence[Lora]) -> _ChosenModel:
+def _choose(
+    request: DrawRequest, installed: Installed, loras: Sequence[Lora], how_to_install: str | None
+) -> _ChosenModel:
+    """Return the model that the request names, or the best one for it.
+
+    Raises:
+        UnknownModelError: there is none of that name.
+        UnsupportedOptionError: this version cannot load it.
+        WeightsMissingError: it, or every model for the request, is missing on this disk.
+        TooLittleMemoryError: those that are on this disk do not fit.
+    """
     if request.model is not None:
         named = installed.registry.find(request.kind, request.model)
         _refuse_what_cannot_be_loaded(named, installed)
@@ -279,7 +292,6 @@ def _choose(request: DrawRequest, installed: Installed, loras: Sequence[Lora]) -
     def fitting(spec: ModelSpec) -> bool:
         return installed.has(spec) and all(spec.family in lora.families for lora in loras)
 
-    how_to_install = _how_to_install(request, installed)
     # A model the LoRAs were made for, or else any, which is refused with its name.
     for usable in (fitting, installed.has) if loras else (installed.has,):
         found = _best(request, installed, usable)
@@ -359,11 +371,6 @@ def _how_to_install(request: DrawRequest, installed: Installed) -> str | None:
         return None
     best = recommended(installed.registry, request.kind, installed.support, structure)
     return install_command(best, installed.settings)
-
-
-def _real_images_hint(request: DrawRequest, installed: Installed) -> str | None:
-    how = _how_to_install(request, installed)
-    return how and f"For real images run: {how}."
 
 
 # --- what must be read of the chosen model -------------------------------------------------------
