@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import typer
-
 from flux_mcp.cli import common
-from flux_mcp.cli.app import build_app
-from flux_mcp.cli.settings_guide import SECTIONS, Entry, Section, entries, example_config
+from flux_mcp.cli.app import command_tree
+from flux_mcp.cli.settings import SECTIONS, Entry, Section, entries, example_config
 from flux_mcp.settings.files import NEVER_IN_A_FILE
 from flux_mcp.settings.settings import Settings
 from flux_mcp.settings.sources import variable_of
@@ -88,7 +86,7 @@ def _setting(entry: Entry, flags: Mapping[str, str]) -> tuple[str, ...]:
 def flags_of_settings() -> dict[str, str]:
     """Return the flag of every setting that a command has one for."""
     found: dict[str, str] = {}
-    waiting: list[Any] = [typer.main.get_command(build_app())]
+    waiting: list[Any] = [command_tree()]
     for command in waiting:
         waiting.extend(getattr(command, "commands", {}).values())
         found |= {one.name: one.opts[0] for one in command.params if one.opts[0].startswith("--")}

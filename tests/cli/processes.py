@@ -1,15 +1,22 @@
-"""`flux-mcp` as a process: two streams and an exit code."""
+"""`flux-mcp` called by a test: in this process, or as one of its own where that is the promise."""
 
 import asyncio
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import pytest
+
+from flux_mcp.cli.app import run_command
 from flux_mcp.service.answers import JobAnswer
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
@@ -30,7 +37,7 @@ print(*sys.modules, file=sys.stderr)
 
 @dataclass(frozen=True)
 class Ended:
-    """What a finished process left."""
+    """What a finished command left."""
 
     code: int
     out: str
@@ -43,7 +50,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One drawing command, and where to look for what it left."""
+    """One command that generated, and where to look for what it left."""
 
     cli: "Cli"
     ended: Ended
@@ -70,6 +77,35 @@ class Cli:
     def environment(self, **more: str) -> dict[str, str]:
         return {**os.environ, **self._environment, **more}
 
+    def __call__(self, *arguments: str, **environment: str) -> Ended:
+        """Run a command in this process: its streams, its variables, its exit code."""
+        assert arguments[0] != "serve" or "--help" in arguments, "it takes file descriptor 1"
+        out, err = _stream(), _stream()
+        with (
+            patch.dict(os.environ, self.environment(**environment), clear=True),
+            patch.object(sys, "argv", ["flux-mcp", *arguments]),
+            redirect_stdout(out),
+            redirect_stderr(err),
+            _log_kept(),
+            pytest.raises(SystemExit) as left,
+        ):
+            run_command()
+        code = left.value.code or 0
+        assert isinstance(code, int)
+        return Ended(code, _text(out), _text(err))
+
+    def process(self, *arguments: str, **environment: str) -> Ended:
+        """Run a command as a process."""
+        ended = subprocess.run(
+            self.command(*arguments),
+            env=self.environment(**environment),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        return Ended(ended.returncode, ended.stdout, ended.stderr)
+
     def imports(self, *commands: tuple[str, ...]) -> set[str]:
         """Run commands one after another in one process; return every module it loaded."""
         ended = subprocess.run(
@@ -82,17 +118,6 @@ class Cli:
             encoding="utf-8",
         )
         return set(ended.stderr.split())
-
-    def __call__(self, *arguments: str, **environment: str) -> Ended:
-        ended = subprocess.run(
-            self.command(*arguments),
-            env=self.environment(**environment),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        return Ended(ended.returncode, ended.stdout, ended.stderr)
 
     def prepare(self, work: Callable[[Service], Any]) -> Any:
         """Put something into the data folder through a service that runs nothing."""
@@ -107,3 +132,28 @@ class Cli:
                 await service.close()
 
         return asyncio.run(prepared())
+
+
+def _stream() -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    raw = stream.detach()
+    assert isinstance(raw, io.BytesIO)
+    return raw.getvalue().decode()
+
+
+@contextmanager
+def _log_kept() -> Iterator[None]:
+    """Give the log back as it was: a command sends it to its own stderr."""
+    root, ours = logging.getLogger(), logging.getLogger("flux_mcp")
+    handlers, levels = list(root.handlers), (root.level, ours.level)
+    root.handlers.clear()
+    try:
+        yield
+    finally:
+        logging.captureWarnings(capture=False)
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])
+        ours.setLevel(levels[1])

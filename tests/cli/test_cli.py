@@ -1,15 +1,18 @@
-"""The command line as people and scripts meet it: a process, two streams, an exit code."""
+"""The command line as people and scripts meet it: two streams and an exit code."""
 
 import os
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from flux_mcp import __version__
+from flux_mcp.cli.app import COMMANDS, command_tree, load
 from flux_mcp.service.answers import (
     CancelAnswer,
     DryRunAnswer,
@@ -23,33 +26,6 @@ from tests.server.images import keep_image, noise, queue_job, run_job
 
 from .processes import TIMEOUT_S, Cli, Drawn
 
-COMMANDS = (
-    "serve",
-    "generate",
-    "demo",
-    "doctor",
-    "connect",
-    "jobs",
-    "jobs list",
-    "jobs show",
-    "jobs cancel",
-    "gallery",
-    "gallery search",
-    "gallery show",
-    "models",
-    "models list",
-    "models info",
-    "models pull",
-    "models verify",
-    "models remove",
-    "packs",
-    "packs list",
-    "packs show",
-    "packs compose",
-    "packs audit",
-    "packs check",
-    "packs new",
-)
 FAST = ("--width", "64", "--height", "64", "--steps", "4", "--seed", "7")
 SLOW = (
     "--width", "256", "--height", "256", "--steps", "64", "--count", "8",
@@ -71,7 +47,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory, weights_dir: Path) -> Drawn:
     """`generate --json`, once for every test that only looks."""
     cli = Cli(tmp_path_factory.mktemp("cli") / "data", weights_dir)
     prompt = "a [red] circle [/] on blue, 青い丸 :cat:"
-    ended = cli("generate", prompt, *FAST, "--session", "[/bold] one", "--json")
+    ended = cli.process("generate", prompt, *FAST, "--session", "[/bold] one", "--json")
     assert ended.code == 0, ended.err
     return Drawn(cli, ended, JobAnswer.model_validate(ended.json))
 
@@ -147,26 +123,42 @@ def test_cancelling_an_ended_job_changes_nothing(drawn: Drawn) -> None:
 # --- without drawing ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_a_help_text_worth_reading(cli: Cli, command: str) -> None:
-    ended = cli(*command.split(), "--help")
-    assert ended.code == 0
-    assert ended.err == ""
-    assert f"flux_mcp {command}" in ended.out.splitlines()[1]
-    about = ended.out.splitlines()[3]
-    assert len(about.split()) >= 4, "what it does, in a sentence"
-    for line in ended.out.splitlines():
-        assert len(line) <= 80
-        named = re.match(r"│ +\*? +(--)?[a-z_-]+ +(-h +)?<[^>]+> +(\S.*)", line)
-        assert "<" not in line or named is None or named.group(3), line
+def paths_of(command: Any, path: str) -> Iterator[str]:
+    """Yield every command and group of a tree, as it is called."""
+    yield path
+    for name, below in getattr(command, "commands", {}).items():
+        yield from paths_of(below, f"{path} {name}".strip())
+
+
+def test_every_command_has_a_help_text_worth_reading(cli: Cli) -> None:
+    commands = [path for path in paths_of(command_tree(), "") if path]
+    assert len(commands) > 25
+    for command in commands:
+        ended = cli(*command.split(), "--help")
+        assert (ended.code, ended.err) == (0, "")
+        assert f"flux-mcp {command} " in ended.out.splitlines()[1]
+        assert len(ended.out.splitlines()[3].split()) >= 4, "what it does, in a sentence"
+        for line in ended.out.splitlines():
+            assert len(line) <= 80
+            named = re.match(r"│ +\*? +(--)?[a-z_-]+ +(-h +)?<[^>]+> +(\S.*)", line)
+            assert "<" not in line or named is None or named.group(3), line
     assert not cli.data_dir.exists(), "help touches nothing"
 
 
-def test_the_root_lists_every_command_and_where_to_start(cli: Cli) -> None:
+def test_the_root_lists_every_command_with_its_own_first_line(cli: Cli) -> None:
     ended = cli("--help")
-    for name in ("serve", "generate", "demo", "doctor", "jobs", "gallery", "packs"):
-        assert re.search(rf"^│ {name} +\S", ended.out, re.MULTILINE)
+    words = " ".join(re.sub("[│╭╮╰╯─]", " ", ended.out).split())
+    for name, row in COMMANDS.items():
+        assert f"{name} {row.about}" in words
+        about, *_ = (load(name).help or "").split("\n\n")
+        assert about == row.about, name
     assert "Start with flux-mcp doctor" in ended.out
+
+
+def test_help_imports_no_command_and_a_command_no_other(cli: Cli) -> None:
+    modules = {row.module for row in COMMANDS.values()}
+    assert not modules & cli.imports(("--help",), ("--version",))
+    assert modules & cli.imports(("loras", "--help")) == {"flux_mcp.cli.loras"}
 
 
 def test_the_version_is_printed(cli: Cli) -> None:
@@ -175,7 +167,7 @@ def test_the_version_is_printed(cli: Cli) -> None:
 
 def test_a_step_cache_is_a_flag_of_generate(cli: Cli) -> None:
     ended = cli("generate", "a circle", "--dry-run", "--step-cache", "first_block", "--json")
-    answer = JobAnswer.model_validate(ended.json)
+    answer = DryRunAnswer.model_validate(ended.json)
     assert any("step_cache 'first_block': approximate" in notice for notice in answer.notices)
     refused = cli("generate", "a circle", "--steps", "4", "--step-cache", "first_block")
     assert refused.code == 2
@@ -215,7 +207,6 @@ def test_a_dry_run_shows_the_plan_and_queues_nothing(cli: Cli) -> None:
         (("gallery", "search", "--created-after", "monday"), 2, "2026-01-31"),
         (("gallery", "search", "--limit", "51"), 2, "limit"),
         (("frobnicate",), 2, "No such command"),
-        (("serve", "--log-level", "loud"), 2, "--log-level: "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
@@ -226,6 +217,12 @@ def test_a_mistake_is_told_on_stderr_with_its_exit_code_and_nothing_on_stdout(
     assert (ended.code, ended.out) == (code, "")
     assert says in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_a_process_ends_with_the_code_of_its_mistake(cli: Cli) -> None:
+    ended = cli.process("generate", "x", "--width", "100", "--height", "100")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.endswith("Ask for 96x96.\n")
 
 
 @pytest.mark.parametrize(
@@ -351,7 +348,7 @@ def test_a_reader_that_leaves_early_is_no_error(
     process.stderr.close()
 
 
-@pytest.mark.parametrize("arguments", ["jobs list --json", "jobs list", "doctor"])
+@pytest.mark.parametrize("arguments", ["jobs list --json", "doctor"])
 def test_a_reader_that_is_gone_already_is_no_error(cli: Cli, arguments: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from flux_mcp import __version__
-from flux_mcp.cli.doctor_printing import print_examination
+from flux_mcp.cli.doctor import print_examination
 from flux_mcp.doctor.facts import Examination
 from flux_mcp.jobs.scheduler import TimedJob
 from flux_mcp.models.planning.candidates import Choices
@@ -68,7 +69,9 @@ class Machine:
         return {"PATH": path, "PYTHONPATH": os.pathsep.join(paths), **more}
 
     def __call__(self, *flags: str, **environment: str) -> Ended:
-        return self.cli("doctor", *flags, **self.environment(**environment))
+        path = [str(self.site), *sys.path] if self.site else sys.path
+        with patch.object(sys, "path", path):
+            return self.cli("doctor", *flags, **self.environment(**environment))
 
     def found(self, *flags: str, **environment: str) -> Examination:
         ended = self("--json", *flags, **environment)

@@ -159,7 +159,7 @@ def test_a_base_is_pulled_with_what_needs_it_and_stays_while_it_does(cli: Cli, h
     assert (state(cli, "flux1-dev"), state(cli, "flux1-redux-dev")) == ("installed", "installed")
     kept = cli("models", "remove", "flux1-dev", "--yes")
     assert (kept.code, state(cli, "flux1-dev")) == (0, "installed")
-    assert kept.out == f"{DEV} stays: flux1-redux-dev draws with it. Remove that first.\n"
+    assert kept.out == f"{DEV} stays: flux1-redux-dev needs it. Remove that first.\n"
     gone = cli("models", "remove", "flux1-redux-dev", "--yes", "--json").json
     # The text encoders and the VAE are one file under two names: only the transformer is freed.
     assert SIZE <= gone["freed_bytes"] < SIZE + 1000

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from mcp.client import Client
 from mcp.client.stdio import stdio_client
 
-from flux_mcp.cli.app import build_app
-from flux_mcp.cli.settings_guide import MACHINE_DEFAULTS, SECTIONS, entries, example_config
+from flux_mcp.cli.app import command_tree
+from flux_mcp.cli.settings import MACHINE_DEFAULTS, SECTIONS, entries, example_config
 from flux_mcp.server.demo import server_parameters
 from flux_mcp.settings.files import NEVER_IN_A_FILE, user_config_file
 from flux_mcp.settings.settings import Settings
@@ -115,7 +114,7 @@ def test_a_mistake_in_a_file_is_told_with_its_line(
 
 
 def test_all_mistakes_are_told_at_once_beside_the_values(cli: Cli, config: Path) -> None:
-    write(config, f'queue_limit = 0\nprot = 1\ntoken = "{SECRET[:5]}"\nmax_passes = 1')
+    write(config, f'queue_limit = 0\nprot = 1\ntoken = "{SECRET[:5]}"\nmax_overtakes = 1')
     ended = cli("doctor", "--settings", "--json", FLUX_MCP_DEVICE="tpu")
     assert ended.code == 2
     problems = ended.json["problems"]
@@ -156,7 +155,7 @@ def test_a_misspelt_variable_is_told_without_a_place_of_its_own(cli: Cli, config
 
 
 def test_every_command_that_takes_a_data_folder_takes_a_configuration_file() -> None:
-    waiting: list[Any] = [typer.main.get_command(build_app())]
+    waiting: list[Any] = [command_tree()]
     both = 0
     for command in waiting:
         waiting.extend(getattr(command, "commands", {}).values())

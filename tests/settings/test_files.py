@@ -75,7 +75,7 @@ def test_files_are_merged_setting_by_setting(home: Path) -> None:
 
 
 def test_the_users_file_says_where_the_data_folder_is_and_the_file_there_counts(home: Path) -> None:
-    for_user('data_dir = "~/pictures"\nqueue_limit = 2')
+    for_user('data_dir = "~/images"\nqueue_limit = 2')
     in_data_folder(home / "images", "queue_limit = 3")
     assert Settings().data_dir == home / "images"
     assert Settings().queue_limit == 3
@@ -284,7 +284,8 @@ def test_a_worker_keeps_compiled_code_in_the_data_folder_and_no_shell_chooses_it
 
 
 def test_the_workers_code_reads_no_setting_that_it_is_not_handed() -> None:
-    files = [*(PACKAGE_DIR / "pipelines").glob("*.py"), PACKAGE_DIR / "models" / "weights.py"]
+    cache = PACKAGE_DIR / "models" / "hub" / "cache.py"
+    files = [*(PACKAGE_DIR / "pipelines").rglob("*.py"), cache]
     read = {
         node.attr
         for file in files

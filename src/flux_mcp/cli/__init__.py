@@ -4,6 +4,6 @@ Exit codes: 0 done; 1 the machine could not (weights, worker, disk); 2 the reque
 try again later; 130 interrupted.
 """
 
-from flux_mcp.cli.app import main
+from flux_mcp.cli.entry import main
 
 __all__ = ["main"]

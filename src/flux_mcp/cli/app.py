@@ -1,29 +1,15 @@
-"""The commands and their flags; the work is in the modules beside this one."""
+"""The commands of `flux-mcp`: a table, and a group that imports a command when it is called."""
 
-import sys
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from flux_mcp import __version__
-from flux_mcp.cli.common import (
-    HELP_FLAGS,
-    AsJson,
-    ConfigPath,
-    DataDir,
-    given_flags,
-    read_settings,
-    run_now,
-    set_up_logging,
-)
-from flux_mcp.cli.connect.command import add_connect
-from flux_mcp.cli.gallery_commands import gallery_app
-from flux_mcp.cli.generate_command import add_generate
-from flux_mcp.cli.jobs_commands import jobs_app
-from flux_mcp.cli.loras_commands import loras_app
-from flux_mcp.cli.models_commands import models_app
-from flux_mcp.cli.packs_commands import packs_app
+from flux_mcp.cli.common import HELP_FLAGS
 
 _HELP = (
     "FLUX on your own GPU, for every MCP client.\n\n"
@@ -32,188 +18,118 @@ _HELP = (
 )
 
 
-def main() -> None:
-    """Run the command line."""
-    build_app()()
+@dataclass(frozen=True)
+class CommandRow:
+    """One command, or group of commands.
+
+    Attributes:
+        module: Its module, which has it as `app`, a `typer.Typer`.
+        about: Its line in `flux-mcp --help`, and the first paragraph of its own help.
+    """
+
+    module: str
+    about: str
 
 
-def build_app() -> typer.Typer:
-    """Return the command tree."""
+COMMANDS: Mapping[str, CommandRow] = {
+    "serve": CommandRow(
+        "flux_mcp.cli.serve",
+        "Serve MCP: over stdin and stdout for clients that start it, or over HTTP.",
+    ),
+    "generate": CommandRow(
+        "flux_mcp.cli.generate", "Generate an image and wait for it. Ctrl-C cancels it."
+    ),
+    "demo": CommandRow(
+        "flux_mcp.cli.demo",
+        "Start the real server, call each tool that generates, and show the images.",
+    ),
+    "doctor": CommandRow(
+        "flux_mcp.cli.doctor",
+        "Show GPU, memory, what fits in each quality, what is here, and what to do next.",
+    ),
+    "connect": CommandRow(
+        "flux_mcp.cli.connect.command",
+        "Show an MCP client's entry for this server; write it, or take it out again.",
+    ),
+    "jobs": CommandRow("flux_mcp.cli.jobs", "Look at the queue and cancel jobs."),
+    "gallery": CommandRow("flux_mcp.cli.gallery", "Find and show finished images."),
+    "models": CommandRow("flux_mcp.cli.models", "See, plan, download, check, remove models."),
+    "loras": CommandRow("flux_mcp.cli.loras", "Look at the LoRAs of the data folder."),
+    "packs": CommandRow("flux_mcp.cli.packs", "Use, audit, check and write prompt packs."),
+}
+"""Every command, in the order of `flux-mcp --help`."""
+
+
+def run_command() -> None:
+    """Run the command that the process was called with, and end the process."""
+    _root()()
+
+
+def command_tree() -> TyperGroup:
+    """Return every command with all of its flags, for programs that look through them."""
+    tree = _root()
+    tree.commands.update({name: load(name) for name in COMMANDS})
+    return tree
+
+
+def load(name: str) -> TyperCommand | TyperGroup:
+    """Import a command, or group of commands, and return it."""
+    row = COMMANDS[name]
+    app: typer.Typer = import_module(row.module).app
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperCommand | TyperGroup)  # noqa: S101 - typer makes no other
+    command.name = name
+    command.help = command.help or row.about  # a group says no more than its line
+    return command
+
+
+class _LateCommand(TyperCommand):
+    """A command by its line of help; the command itself is imported when it is called."""
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        """Return a context of the command itself, which reads the flags and runs."""
+        assert self.name is not None  # noqa: S101 - `_Root` gives each its name
+        return load(self.name).make_context(*args, **more)
+
+
+class _RootGroup(TyperGroup):
+    """The commands of the table."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, row in COMMANDS.items():
+            self.add_command(_LateCommand(name, help=row.about))
+
+
+def _root() -> TyperGroup:
     app = typer.Typer(
         name="flux-mcp",
+        cls=_RootGroup,
         help=_HELP,
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings=HELP_FLAGS,
     )
-    _add_root(app)
-    _add_serve(app)
-    add_generate(app)
-    _add_demo(app)
-    _add_doctor(app)
-    add_connect(app)
-    app.add_typer(jobs_app(), name="jobs", help="Look at the queue and cancel jobs.")
-    app.add_typer(gallery_app(), name="gallery", help="Find and show finished images.")
-    app.add_typer(models_app(), name="models", help="See, plan, download, check, remove models.")
-    app.add_typer(loras_app(), name="loras", help="Look at the LoRAs of the data folder.")
-    app.add_typer(packs_app(), name="packs", help="Use, judge, check and write prompt packs.")
-    return app
+    app.callback()(_root_flags)
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)  # noqa: S101 - it has a callback
+    return command
 
 
-def _add_root(app: typer.Typer) -> None:
-    def print_version(asked: bool) -> None:
-        if asked:
-            typer.echo(f"flux-mcp {__version__}")
-            raise typer.Exit
-
-    @app.callback()
-    def root(
-        version: Annotated[
-            bool,
-            typer.Option(
-                "--version", callback=print_version, is_eager=True, help="Print the version."
-            ),
-        ] = False,
-    ) -> None: ...
+def _print_version(is_asked: bool) -> None:  # noqa: FBT001 - typer calls it
+    if is_asked:
+        typer.echo(f"flux-mcp {__version__}")
+        raise typer.Exit
 
 
-def _add_serve(app: typer.Typer) -> None:
-    @app.command()
-    def serve(
-        data_dir: DataDir = None,
-        config: ConfigPath = None,
-        preload: Annotated[
-            bool | None,
-            typer.Option("--preload", help="Start the worker now, not at the first job."),
-        ] = None,
-        transport: Annotated[
-            str | None,
-            typer.Option(help="stdio for a client that starts it; http or sse to listen."),
-        ] = None,
-        host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-        port: Annotated[int | None, typer.Option(help="Port to listen on; 0: a free one.")] = None,
-        sse: Annotated[
-            bool | None, typer.Option("--sse", help="With http: the older SSE transport as well.")
-        ] = None,
-        loopback_without_token: Annotated[
-            bool | None,
-            typer.Option(
-                "--loopback-without-token",
-                help="Let every program of this machine in without a token.",
-            ),
-        ] = None,
-        log_level: Annotated[
-            str | None, typer.Option(help="debug, info, warning or error; goes to stderr.")
-        ] = None,
-    ) -> None:
-        """Serve MCP: over stdin and stdout for clients that start it, or over HTTP.
-
-        Over HTTP callers send a token. It is in the file 'tokens' of the data folder, which is made
-        at the first start.
-        """
-        from flux_mcp.server.transports.stdout import StdoutGuard
-
-        guard = StdoutGuard()
-        from flux_mcp.observability.tracing import start_tracing
-
-        settings = read_settings(
-            data_dir,
-            config=config,
-            preload=preload,
-            log_level=log_level,
-            transport=transport,
-            host=host,
-            port=port,
-            sse=sse,
-            loopback_without_token=loopback_without_token,
-        )
-        set_up_logging(settings.log_level, settings.log_format)
-        run_now(lambda: start_tracing(settings))
-        from flux_mcp.service.service import Service
-
-        if settings.transport != "stdio":
-            from flux_mcp.server.transports.http import serve_http
-
-            run_now(lambda: serve_http(Service(settings)))
-            return
-        from flux_mcp.server.transports.stdio import serve_stdio
-
-        if sys.stdin.isatty():
-            typer.echo(
-                "Speaking MCP on stdin and stdout: an MCP client starts this (see mcp.json), "
-                "'flux-mcp demo' shows it at work. Ctrl-C ends it.",
-                err=True,
-            )
-        serve_stdio(Service(settings), guard)
-
-
-def _add_demo(app: typer.Typer) -> None:
-    @app.command()
-    def demo(
-        sheet: Annotated[
-            Path | None,
-            typer.Option(
-                help="Where to put the sheet of all images; else demo.png in the data folder.",
-                show_default=False,
-            ),
-        ] = None,
-        data_dir: DataDir = None,
-        config: ConfigPath = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Start the real server, let each drawing tool draw, and show what came out.
-
-        It is called as an MCP client calls it. Takes some seconds: micro draws, whatever else is
-        installed, and the images are kept in the gallery.
-        """
-        from flux_mcp.cli.common import run
-        from flux_mcp.cli.demo import demonstrate
-
-        set_up_logging("warning")
-        run(demonstrate(read_settings(data_dir, config=config), sheet, as_json=as_json))
-
-
-def _add_doctor(app: typer.Typer) -> None:
-    @app.command()
-    def doctor(
-        worker: Annotated[
-            bool, typer.Option("--worker", help="Also start a worker and ask what it draws on.")
-        ] = False,
-        settings: Annotated[
-            bool,
-            typer.Option("--settings", help="Instead: every setting, its value, where it is set."),
-        ] = False,
-        example_config: Annotated[
-            bool,
-            typer.Option("--example-config", help="Instead: a config.toml to begin with."),
-        ] = False,
-        vram: Annotated[
-            float | None,
-            typer.Option(help="Show what a GPU of this memory would draw, GiB; else this one."),
-        ] = None,
-        ram: Annotated[
-            float | None, typer.Option(help="Count with this host memory, GiB; else this one's.")
-        ] = None,
-        data_dir: DataDir = None,
-        config: ConfigPath = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Show GPU, memory, what fits in each quality, what is here, and what to do next.
-
-        docs/doctor.md explains every line, and every key of --json.
-        """
-        from flux_mcp.cli.common import run
-        from flux_mcp.cli.settings import print_example, print_settings
-
-        set_up_logging("warning")
-        if example_config:
-            print_example()
-            return
-        if settings:
-            print_settings(given_flags(data_dir, config=config), as_json=as_json)
-            return
-        from flux_mcp.cli.doctor import DoctorFlags, examine_and_print
-
-        read = read_settings(data_dir, config=config)
-        run(examine_and_print(read, DoctorFlags(worker, vram, ram), as_json=as_json))
+def _root_flags(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass

@@ -1,7 +1,9 @@
 """`flux-mcp demo`: the demonstration as it is seen: bars, a table, a sheet of the images."""
 
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -12,7 +14,18 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from flux_mcp.cli.common import console, plain, print_json
+from flux_mcp.cli.common import (
+    AsJson,
+    ConfigPath,
+    DataDir,
+    console,
+    new_app,
+    plain,
+    print_json,
+    read_settings,
+    run,
+    set_up_logging,
+)
 from flux_mcp.errors import StorageError
 from flux_mcp.gallery.files import write_whole
 from flux_mcp.gallery.previews import strip_png
@@ -21,13 +34,38 @@ from flux_mcp.service.answers import DemoAnswer, JobAnswer
 from flux_mcp.settings.installation import command_path
 from flux_mcp.settings.settings import Settings
 
+app = new_app()
+
 CELL_PX = 256
 """Twice the images' own side: large enough to be seen, and nothing is shown finer than it is."""
 WITHOUT_WORDS = "like the first image"
 _ANOTHER_SHEET = "Name another file with --sheet, in a folder that is there."
 
 
-async def demonstrate(settings: Settings, sheet: Path | None, *, as_json: bool) -> None:
+@app.command()
+def demo(
+    *,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to put the sheet of all images; else demo.png in the data folder.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start the real server, call each tool that generates, and show the images.
+
+    The tools are called as an MCP client calls them. Takes some seconds: micro generates, whatever
+    else is installed, and the images are kept in the gallery.
+    """
+    set_up_logging("warning")
+    run(_demonstrate(read_settings(data_dir, config=config), sheet, as_json=as_json))
+
+
+async def _demonstrate(settings: Settings, sheet: Path | None, *, as_json: bool) -> None:
     """Let every drawing tool draw, put the images on a sheet, say what came out.
 
     Raises:
@@ -49,7 +87,7 @@ async def demonstrate(settings: Settings, sheet: Path | None, *, as_json: bool) 
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=out) as progress:
-        jobs = await tell_story(settings, _Bars(out, progress))
+        jobs = await tell_story(settings, _StoryBars(out, progress))
     write_sheet(place, jobs)
     answer = DemoAnswer(jobs=jobs, sheet=str(place))
     if as_json:
@@ -58,7 +96,7 @@ async def demonstrate(settings: Settings, sheet: Path | None, *, as_json: bool) 
         print_demo(answer)
 
 
-class _Bars:
+class _StoryBars:
     """A bar for each call, the finished ones above; the `Watcher` of the story."""
 
     def __init__(self, out: Console, progress: Progress) -> None:
@@ -77,7 +115,7 @@ class _Bars:
         self._update(plain(message), step, total)
 
     def ended(self, answer: JobAnswer) -> None:
-        self._update(answer.status or "", answer.total_steps, answer.total_steps)
+        self._update(answer.status, answer.total_steps, answer.total_steps)
 
     def _update(self, what: str, step: int, total: int | None) -> None:
         if self._bar is not None:

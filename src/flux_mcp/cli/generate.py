@@ -2,48 +2,134 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from flux_mcp.cli.common import (
     EXIT_ENGINE,
     EXIT_REQUEST,
+    AsJson,
+    ConfigPath,
+    DataDir,
     complain,
     console,
+    new_app,
     opened,
     plain,
     print_json,
+    read_settings,
+    run,
+    run_now,
+    set_up_logging,
 )
-from flux_mcp.cli.compositions import print_findings, read_variables
+from flux_mcp.cli.jobs import print_images, print_notices
 from flux_mcp.cli.loras import read_loras
+from flux_mcp.cli.packs import print_findings, read_variables
 from flux_mcp.cli.progress import progress_on_stderr
 from flux_mcp.errors import FluxMcpError, InvalidRequestError
 from flux_mcp.jobs.job import Job
+from flux_mcp.observability.tracing import start_tracing
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.requests.validation import parse_request
-from flux_mcp.service.answers import JobAnswer
+from flux_mcp.service.answers import DryRunAnswer, JobAnswer
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 
+app = new_app()
+
 WATCH_S = 24 * 3600.0
 MOST_LINES = 10
-"""Lines a job's steps become where progress is a log and not a bar."""
+"""Lines that a job's steps become where progress is a log and not a bar."""
+
+
+# --- flags -------------------------------------------------------------------------------------
+
+
+@app.command()
+def generate(
+    *,
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to draw, in full sentences; or give --pack.")
+    ] = None,
+    pack: Annotated[
+        str | None,
+        typer.Option(help="Let this prompt pack write the prompt; 'packs list' shows them."),
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="With --pack: a subject of it, '*', or your own words.")
+    ] = None,
+    variable: Annotated[
+        list[str] | None,
+        typer.Option("--var", help="With --pack: light=window; light='*' for any."),
+    ] = None,
+    extra: Annotated[
+        str | None, typer.Option(help="With --pack: words of your own for the end.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None,
+    aspect_ratio: Annotated[str | None, typer.Option(help="For example 16:9.")] = None,
+    quality: Annotated[str | None, typer.Option(help="low, standard or high.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model id; else chosen by quality.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How closely to follow the prompt.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to steer away from.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same image.")] = None,
+    count: Annotated[int | None, typer.Option(help="How many images, at most 8.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="name, or name:0.8; again for another. 'loras list' shows them."),
+    ] = None,
+    step_cache: Annotated[
+        str | None,
+        typer.Option(help="first_block, taylorseer or magcache: a faster draft with other pixels."),
+    ] = None,
+    session: Annotated[str | None, typer.Option(help="Name of this exploration.")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show prompt, audit and plan; generate nothing."),
+    ] = False,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Generate an image and wait for it. Ctrl-C cancels it.
+
+    The image's path is printed; it is kept in the gallery with prompt, seed and model.
+    Example: flux-mcp generate "a red bicycle against a white wall" --aspect-ratio 16:9. Or with
+    a pack: flux-mcp generate --pack product-shot --subject "a green carafe" --var light=window
+    """
+    asked = {
+        "prompt": prompt,
+        "width": width,
+        "height": height,
+        "aspect_ratio": aspect_ratio,
+        "quality": quality,
+        "model": model,
+        "steps": steps,
+        "guidance": guidance,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "count": count,
+        "step_cache": step_cache,
+        "session": session,
+        "dry_run": dry_run,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    settings = read_settings(data_dir, config=config)
+    set_up_logging("warning", settings.log_format)
+    run_now(lambda: start_tracing(settings))
+    flags = GenerateFlags(pack, subject, tuple(variable or ()), extra, tuple(lora or ()))
+    run(generate_and_wait(settings, given, flags, as_json=as_json))
 
 
 @dataclass(frozen=True)
 class GenerateFlags:
-    """The flags that are read further: what a pack makes the prompt of, and the LoRAs."""
+    """The flags that become arguments of another shape: the choices in a pack, and the LoRAs."""
 
     pack: str | None
     subject: str | None
@@ -76,10 +162,13 @@ class GenerateFlags:
         return None
 
 
+# --- work --------------------------------------------------------------------------------------
+
+
 async def generate_and_wait(
     settings: Settings, asked: dict[str, Any], flags: GenerateFlags, *, as_json: bool
 ) -> None:
-    """Draw, showing each step on stderr; print the result on stdout.
+    """Generate, showing each step on stderr; print the result on stdout.
 
     Raises:
         FluxMcpError: the request is wrong, or the machine cannot.
@@ -93,24 +182,17 @@ async def generate_and_wait(
             "Give either a prompt or --pack.", "With a pack, words of your own go into --extra."
         )
     request = parse_request(GenerateRequest, asked if choice is None else {**asked, "pack": choice})
-    async with opened(settings, executes=not request.dry_run) as service:
-        if request.dry_run:
-            answer = await service.dry_run(request)
-        else:
-            answer = await _draw(service, request)
-    if as_json:
-        print_json(answer)
+    if request.dry_run:
+        async with opened(settings, executes=False) as service:
+            planned = await service.dry_run(request)
+        _print_planned(planned, as_json=as_json)
     else:
-        print_answer(answer)
-    if answer.dry_run is not None:
-        if any(one.verdict == "refuse" for one in answer.dry_run.composed):
-            raise typer.Exit(EXIT_REQUEST)
-    elif answer.status in ("failed", "cancelled"):
-        say_why(answer)
-        raise typer.Exit(EXIT_ENGINE)
+        async with opened(settings, executes=True) as service:
+            answer = await _generate(service, request)
+        _print_ended(answer, as_json=as_json)
 
 
-async def _draw(service: Service, request: GenerateRequest) -> JobAnswer:
+async def _generate(service: Service, request: GenerateRequest) -> JobAnswer:
     # A task of its own: interrupted while its job is being stored, it still says which job to stop.
     submitting = asyncio.create_task(service.submit(request))
     try:
@@ -139,7 +221,7 @@ async def _stop(service: Service, submitting: "asyncio.Task[Job]") -> None:
 
 
 async def show_progress(jobs: AsyncIterator[Job]) -> None:
-    """Show on stderr how a job goes on: a bar on a terminal, else a few lines."""
+    """Show on stderr how far a job is: a bar on a terminal, else a few lines."""
     columns = (
         TextColumn("{task.description:<24}", markup=False),
         BarColumn(),
@@ -147,82 +229,66 @@ async def show_progress(jobs: AsyncIterator[Job]) -> None:
         TextColumn("steps"),
         TimeRemainingColumn(),
     )
-    shown: AbstractContextManager[_Bar | _Lines] = progress_on_stderr(
-        *columns, bars=_Bar, lines=_Lines
-    )
-    with shown as progress:
+    with progress_on_stderr(*columns, lines=MOST_LINES) as progress:
         async for job in jobs:
-            what = (
+            what = plain(
                 job.message
                 or job.phase
                 or {"queued": "waiting", "running": "starting"}.get(job.status, job.status)
             )
-            progress.show(plain(what), job.step, job.total_steps)
-
-
-class _Bar:
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-        self._task = bar.add_task("waiting", total=None)
-
-    def show(self, what: str, step: int, total: int) -> None:
-        self._bar.update(self._task, completed=step, total=total, description=what)
-
-
-class _Lines:
-    """Progress as a log: each phase once, and at most `MOST_LINES` lines of steps."""
-
-    def __init__(self, out: Console) -> None:
-        self._out = out
-        self._what = ""
-        self._step = 0
-
-    def show(self, what: str, step: int, total: int) -> None:
-        if what == self._what and step - self._step < max(1, total / MOST_LINES):
-            return
-        self._what, self._step = what, step
-        self._out.print(f"{what} {step}/{total}" if step else what)
+            line = f"{what} {job.step}/{job.total_steps}" if job.step else what
+            progress.show(what, job.step, job.total_steps, line)
 
 
 # --- answers -----------------------------------------------------------------------------------
 
 
-def print_answer(answer: JobAnswer) -> None:
-    """Print a job for a person: its images, or the plan of a dry run, and every notice."""
-    out = console()
-    if answer.dry_run is not None:
-        plan = answer.dry_run.plan
-        count = len(plan["seeds"])
-        out.print(
-            f"Would draw {count} image{'s' if count > 1 else ''} of "
-            f"{plan['width']}x{plan['height']} with {answer.model} in {plan['steps']} steps, "
-            f"guidance {plan['guidance']:g}, seed {answer.seed}. Nothing is queued."
-        )
-        if answer.dry_run.draw_s is not None:
-            out.print(f"Drawing would take about {answer.dry_run.draw_s:.1f} s.")
-        for lora in answer.dry_run.plan["loras"]:
-            out.print(f"LoRA {lora['name']}, weight {lora['weight']:g}, {lora['sha256']}")
-        for composed in answer.dry_run.composed:
-            out.print(f"Prompt: {plain(composed.prompt)}")
-            print_findings(composed.findings)
-            if composed.more_findings:
-                out.print(f"{composed.more_findings} more findings.")
-    for image in answer.images:
-        out.print(image.path, style="bold green")
-        out.print(
-            f"  {image.id}  {image.width}x{image.height}  seed {image.seed}  model {image.model}  "
-            f"{image.seconds:.1f} s"
-            + "".join(f"  LoRA {lora.name} {lora.weight:g}" for lora in image.loras)
-        )
-        if answer.pack is not None:
-            out.print(f"  {plain(image.prompt)}", style="dim")
-    for notice in answer.notices:
-        out.print(f"Note: {plain(notice)}", style="yellow")
+def _print_planned(answer: DryRunAnswer, *, as_json: bool) -> None:
+    """Print what would be generated.
+
+    Raises:
+        typer.Exit: the audit refuses a prompt, so the request would be refused.
+    """
+    if as_json:
+        print_json(answer)
+    else:
+        _print_dry_run(answer)
+    if any(one.verdict == "refuse" for one in answer.composed):
+        raise typer.Exit(EXIT_REQUEST)
 
 
-def say_why(answer: JobAnswer) -> None:
-    """Say on stderr why a job has no images."""
-    if answer.error is not None:
-        complain(str(answer.error))
-    elif answer.status == "cancelled":
-        complain(f"Job {answer.job_id} was cancelled; nothing was drawn.")
+def _print_dry_run(answer: DryRunAnswer) -> None:
+    """Print what would be generated, the audit of each prompt, and every notice."""
+    out, plan, count = console(), answer.plan, len(answer.plan.seeds)
+    out.print(
+        f"Would generate {count} image{'s' if count > 1 else ''} of {plan.width}x{plan.height} "
+        f"with {plan.model} in {plan.steps} steps, guidance {plan.guidance:g}, "
+        f"seed {plan.seeds[0]}. Nothing is queued."
+    )
+    if answer.draw_s is not None:
+        out.print(f"It would take about {answer.draw_s:.1f} s.")
+    for lora in plan.loras:
+        out.print(f"LoRA {lora.name}, weight {lora.weight:g}, {lora.sha256}")
+    for composed in answer.composed:
+        out.print(f"Prompt: {plain(composed.prompt)}")
+        print_findings(composed.findings)
+        if composed.more_findings:
+            out.print(f"{composed.more_findings} more findings.")
+    print_notices(answer.notices)
+
+
+def _print_ended(answer: JobAnswer, *, as_json: bool) -> None:
+    """Print the images of a job, or say on stderr why it has none.
+
+    Raises:
+        typer.Exit: it failed or was cancelled.
+    """
+    if as_json:
+        print_json(answer)
+    else:
+        print_images(answer)
+        print_notices(answer.notices)
+    if answer.status in ("failed", "cancelled"):
+        reason = f"Job {answer.job_id} was cancelled; no image was generated."
+        complain(reason if answer.error is None else str(answer.error))
+        raise typer.Exit(EXIT_ENGINE)

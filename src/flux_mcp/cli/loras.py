@@ -1,38 +1,38 @@
-"""`flux-mcp loras …`: the LoRAs of the data folder. Needs neither the database nor torch."""
+"""`flux-mcp loras`: the LoRAs of the data folder. Needs neither the database nor torch."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
-from flux_mcp.cli.common import console, plain, print_json
+import typer
+
+from flux_mcp.cli.common import (
+    AsJson,
+    ConfigPath,
+    DataDir,
+    console,
+    new_app,
+    plain,
+    print_json,
+    read_settings,
+    run_now,
+)
 from flux_mcp.errors import InvalidRequestError
 from flux_mcp.models.loras.library import LoraLibrary, open_loras
 from flux_mcp.models.registry import load_registry
 from flux_mcp.service.answers import LoraAnswer
 from flux_mcp.settings.settings import Settings
 
+app = new_app(is_group=True)
+
 MIB = 2**20
 
 
-def read_loras(written: Iterable[str]) -> list[dict[str, Any]]:
-    """Read what --lora gives, as the tools' argument `loras`.
-
-    Raises:
-        InvalidRequestError: a weight is no number.
-    """
-    chosen = []
-    for one in written:
-        name, _, weight = one.rpartition(":") if ":" in one else (one, "", "1")
-        try:
-            chosen.append({"name": name, "weight": float(weight)})
-        except ValueError as error:
-            raise InvalidRequestError(
-                f"--lora {one}: '{weight}' is no weight.", "Write it as --lora name:0.8."
-            ) from error
-    return chosen
-
-
-def _library(settings: Settings) -> LoraLibrary:
-    return open_loras(settings, load_registry())
+@app.command("list")
+def list_loras(
+    *, data_dir: DataDir = None, config: ConfigPath = None, as_json: AsJson = False
+) -> None:
+    """Show the LoRAs there are, what each is for, and what is wrong with any."""
+    run_now(lambda: print_loras(read_settings(data_dir, config=config), as_json=as_json))
 
 
 def print_loras(settings: Settings, *, as_json: bool) -> None:
@@ -56,6 +56,18 @@ def print_loras(settings: Settings, *, as_json: bool) -> None:
     if not answers:
         out.print("There are no LoRAs.")
     out.print(f"Put .safetensors files into {settings.paths.loras}")
+
+
+@app.command()
+def show(
+    *,
+    name: Annotated[str, typer.Argument(help="Its name, as 'loras list' shows it.")],
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is known of one LoRA: family, rank, trigger words, hash, licence."""
+    run_now(lambda: print_lora(read_settings(data_dir, config=config), name, as_json=as_json))
 
 
 def print_lora(settings: Settings, name: str, *, as_json: bool) -> None:
@@ -99,3 +111,25 @@ def _ranks(answer: LoraAnswer) -> str:
 
 def _numbers(values: Iterable[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
+
+
+def _library(settings: Settings) -> LoraLibrary:
+    return open_loras(settings, load_registry())
+
+
+def read_loras(written: Iterable[str]) -> list[dict[str, Any]]:
+    """Read what --lora gives, as the tools' argument `loras`.
+
+    Raises:
+        InvalidRequestError: a weight is no number.
+    """
+    chosen = []
+    for one in written:
+        name, _, weight = one.rpartition(":") if ":" in one else (one, "", "1")
+        try:
+            chosen.append({"name": name, "weight": float(weight)})
+        except ValueError as error:
+            raise InvalidRequestError(
+                f"--lora {one}: '{weight}' is no weight.", "Write it as --lora name:0.8."
+            ) from error
+    return chosen

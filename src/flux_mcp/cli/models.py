@@ -1,207 +1,300 @@
-"""`flux-mcp models plan`: what would draw on a GPU, as if everything were installed.
+"""`flux-mcp models`: which models there are, what is on this disk, and whether it is whole.
 
-Needs neither the database nor a worker.
+`models plan` and `models pull` are in modules of their own; only `pull` goes online.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, cast, get_args
+from functools import partial
+from typing import Annotated, Any
 
-from flux_mcp.cli.common import console, plain, print_json
-from flux_mcp.errors import FluxMcpError, InvalidRequestError, UnknownModelError
-from flux_mcp.models.parts import load_parts
-from flux_mcp.models.planning.candidates import (
-    Candidate,
-    Gpu,
-    Machine,
-    Wanted,
-    as_if_installed,
-    candidates,
+import typer
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from flux_mcp.cli.common import (
+    EXIT_ENGINE,
+    AsJson,
+    ConfigPath,
+    DataDir,
+    Yes,
+    agree,
+    complain,
+    console,
+    new_app,
+    plain,
+    print_facts,
+    print_json,
+    read_settings,
+    run_now,
 )
-from flux_mcp.models.planning.machine import GpuReader, nvidia_tool, this_load_support
-from flux_mcp.models.planning.tiers import Tier, choose_tier
-from flux_mcp.models.registry import KINDS, QUALITIES, Kind, Quality, Structure
+from flux_mcp.cli.models_plan import plan
+from flux_mcp.cli.models_pull import pull
+from flux_mcp.cli.progress import progress_on_stderr
+from flux_mcp.errors import InvalidRequestError, WeightsMissingError
+from flux_mcp.models.hub.cache import find_snapshot, install_hint, state_of_model
+from flux_mcp.models.hub.manifest import Checkable, WrongFile, checkable
+from flux_mcp.models.hub.remove import Removal, disk_bytes, plan_removal, remove
+from flux_mcp.models.hub.selection import GIB, comes_from, licence_page, rows_of, users_of
+from flux_mcp.models.registry import Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
 
-_MOST_GIB = 65_536
+app = new_app(is_group=True)
+
+ModelId = Annotated[str, typer.Argument(help="Its id, as 'models list' shows it.")]
+_STYLES = {"installed": "green", "partial": "yellow", "missing": "dim"}
 
 
-@dataclass(frozen=True)
-class MachineFlags:
-    """What is to be planned, and for which GPU: the flags as they were given."""
-
-    quality: str
-    kind: str
-    model: str | None
-    width_px: int | None
-    height_px: int | None
-    count: int
-    batched: bool
-    references: int | None
-    structure: str | None
-    vram_gib: float | None
-    ram_gib: float | None
-    gpu: str | None
-
-    def wanted(self) -> Wanted:
-        """Return what of it decides a tier.
-
-        Raises:
-            InvalidRequestError: a word that is not one of ours, or a size of one side only.
-        """
-        kind = cast("Kind", _one_of("--kind", self.kind, KINDS))
-        structures = get_args(Structure)
-        structure = self.structure and _one_of("--structure", self.structure, structures)
-        if (self.width_px is None) != (self.height_px is None):
-            raise InvalidRequestError("--width and --height go together.", "Give both or neither.")
-        if min(self.width_px or 1, self.height_px or 1) < 1:
-            raise InvalidRequestError("--width and --height are pixels.", "Give 1 or more.")
-        needed = 0 if kind == "text2img" else 1
-        return Wanted(
-            kind=kind,
-            quality=cast("Quality", _one_of("--quality", self.quality, QUALITIES)),
-            model=self.model,
-            structure=cast("Structure | None", structure),
-            width_px=self.width_px,
-            height_px=self.height_px,
-            references=needed if self.references is None else self.references,
-            count=self.count,
-            batched=self.batched,
-        )
-
-    def machine(self, settings: Settings) -> Machine:
-        """Return the GPU and the machine to plan for.
-
-        Raises:
-            InvalidRequestError: no GPU is named, and this machine has none; or no size at all.
-        """
-        named = named_machine(self.vram_gib, self.ram_gib, self.gpu)
-        if named is not None:
-            return named
-        found = GpuReader(settings.data_dir, nvidia_tool()).read(self.gpu)
-        if found is None:
-            raise InvalidRequestError("No GPU was found on this machine.", "Name one: --vram 16.")
-        return Machine(found.gpu, found.ram_gib if self.ram_gib is None else self.ram_gib)
+# --- list and info -----------------------------------------------------------------------------
 
 
-def named_machine(
-    vram_gib: float | None, ram_gib: float | None, gpu: str | None = None
-) -> Machine | None:
-    """Return the machine that flags describe; `None` where they name no GPU.
-
-    Raises:
-        InvalidRequestError: a size is none.
-    """
-    for flag, gib in {"--vram": vram_gib, "--ram": ram_gib}.items():
-        if gib is not None and not 0 < gib < _MOST_GIB:
-            raise InvalidRequestError(f"{flag} is a size in GiB, above 0.", f"Say {flag} 16.")
-    return None if vram_gib is None else Machine(Gpu(vram_gib, vram_gib, gpu), ram_gib)
+@app.command("list")
+def list_models(
+    *, data_dir: DataDir = None, config: ConfigPath = None, as_json: AsJson = False
+) -> None:
+    """Show every model: whether its weights are here, its kinds, licence and size."""
+    run_now(lambda: print_models(read_settings(data_dir, config=config), as_json=as_json))
 
 
-def _one_of(flag: str, given: str, known: tuple[str, ...]) -> str:
-    if given not in known:
-        raise InvalidRequestError(
-            f"{flag}: '{plain(given)[:40]}' is not known.", f"Say {', '.join(known)}."
-        )
-    return given
-
-
-def print_plan(settings: Settings, asked: MachineFlags, *, explain: bool, as_json: bool) -> None:
-    """Print the tier that a GPU would draw with, and the ways that were considered.
-
-    Raises:
-        InvalidRequestError: a flag cannot be used.
-        UnknownModelError: the named model is not of this kind.
-        TooLittleMemoryError: nothing fits; with `as_json` it has been printed as well.
-    """
-    wanted, machine = asked.wanted(), asked.machine(settings)
+def print_models(settings: Settings, *, as_json: bool) -> None:
+    """Print every model."""
     registry = open_registry(settings)
-    licences = settings.licences
-    choices = replace(
-        as_if_installed(registry), licences=None if licences is None else frozenset(licences)
-    )
-    considered = list(candidates(wanted, machine, choices)) if explain else []
-    shown = {"considered": [_as_json(one) for one in considered]} if explain else {}
-    try:
-        tier = choose_tier(wanted, machine, choices)
-        if tier is None:
-            raise UnknownModelError(
-                f"No model may be chosen for {wanted.kind}.",
-                "The setting 'licences' leaves all of them out: name one with --model.",
-            )
-    except FluxMcpError as error:
-        if as_json:
-            told = {"code": error.code, "message": error.message, "hint": error.hint}
-            print_json({"error": told, **shown})
-        else:
-            _print_considered(considered)
-        raise
+    ids = list(dict.fromkeys(row.id for row in registry))
+    models = [_model(registry, model, settings) for model in ids]
     if as_json:
-        asked_for = {"quality": wanted.quality, "vram_gib": machine.gpu.free_gib}
-        print_json({**asked_for, **_as_json(tier.chosen), "notices": list(tier.notices), **shown})
+        print_json({"models": models, "notices": list(registry.notices)})
         return
-    _print_considered(considered)
-    _print_tier(tier, machine)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("model", "on disk", "GiB", "kinds", "licence"):
+        table.add_column(column, no_wrap=column != "kinds")
+    for model in models:
+        table.add_row(
+            model["id"],
+            Text(model["state"], style=_STYLES[model["state"]]),
+            f"{model['disk_gib']:g}",
+            ", ".join(model["kinds"]),
+            model["licence"],
+        )
+    console().print(table, soft_wrap=False)
+    for notice in registry.notices:
+        console().print(plain(notice), style="yellow")
+    console().print("'flux-mcp models info MODEL' says more, 'flux-mcp models pull MODEL' gets it.")
 
 
-def _as_json(candidate: Candidate) -> dict[str, Any]:
-    spec, loaded_as = candidate.spec, candidate.loaded_as
+@app.command()
+def info(
+    *,
+    model: ModelId,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one model: where it comes from, where it lies, what it needs."""
+    run_now(lambda: print_model(read_settings(data_dir, config=config), model, as_json=as_json))
+
+
+def print_model(settings: Settings, model: str, *, as_json: bool) -> None:
+    """Print one model.
+
+    Raises:
+        UnknownModelError: there is none with that id.
+    """
+    registry = open_registry(settings)
+    found = _model(registry, model, settings)
+    row = rows_of(registry, model)[0]
+    if found["state"] != "installed":
+        found["install"] = install_hint(row, settings)
+    if as_json:
+        print_json(found)
+        return
+    shown = {**found, "kinds": ", ".join(found["kinds"]), "used_by": ", ".join(found["used_by"])}
+    shown["gated"] = "yes: accept the licence first" if found["gated"] else "no"
+    print_facts(shown)
+
+
+def _model(registry: Registry, model: str, settings: Settings) -> dict[str, Any]:
+    """Return what is known of a model; its state is that of its least complete row."""
+    rows = rows_of(registry, model)
+    first = rows[0]
+    repositories = dict.fromkeys(row.repository for row in rows if row.repository)
+    snapshot = find_snapshot(first, settings)
+    used = sum(disk_bytes(repository, settings) for repository in repositories)
     return {
-        "kind": spec.kind,
-        "model": spec.id,
-        "precision": loaded_as.precision,
-        "text_precision": loaded_as.text_precision,
-        "placement": loaded_as.placement,
-        "vae_tile_px": loaded_as.tile_px,
-        "peak_gib": round(candidate.peak_gib, 2),
-        "ram_gib": round(candidate.ram_gib, 2),
-        "seconds": round(candidate.seconds, 1),
-        "licence": spec.licence,
-        "drawable": this_load_support().can_load_as(spec, loaded_as),
-        "refused": candidate.refused,
+        "id": model,
+        "title": first.title,
+        "state": state_of_model(model, registry, settings),
+        "kinds": [row.kind for row in rows],
+        "licence": first.licence,
+        "gated": first.gated,
+        "repository": ", ".join(repositories) or None,
+        "licence_page": licence_page(first.repository) if first.repository else None,
+        "revision": snapshot.revision if snapshot else first.revision,
+        "is_pinned": first.revision is not None,
+        "base": first.base,
+        "used_by": [u for r in repositories for u in users_of(registry, r) if u != model],
+        "disk_gib": first.disk_gib,
+        "used_gib": round(used / GIB, 2),
+        "vram_gib": ", ".join(f"{how} {gib:g}" for how, gib in first.vram_gib.items()),
+        "folder": str(snapshot.folder) if snapshot else None,
     }
 
 
-def _print_tier(tier: Tier, machine: Machine) -> None:
-    out, chosen = console(), tier.chosen
-    spec, loaded_as = chosen.spec, chosen.loaded_as
-    facts = {
-        "Model": f"{spec.title} ({spec.id}), {spec.licence}",
-        "Precision": f"{loaded_as.precision}, text encoder {loaded_as.text_precision}",
-        "Placement": f"{loaded_as.placement}: {load_parts().placement[loaded_as.placement].about}",
-        "Gpu": f"{chosen.peak_gib:.1f} GiB at most, of {machine.gpu.free_gib:g}",
-        "Memory": f"{chosen.ram_gib:.0f} GiB of the machine",
-        "Time": f"about {chosen.seconds:.0f} s, estimated",
-    }
-    for name, value in facts.items():
-        out.print(f"{name:<10} {plain(value)}")
-    for notice in tier.notices:
-        out.print(f"Note: {plain(notice)}", style="yellow")
-    if not this_load_support().can_load_as(spec, loaded_as):
-        out.print("Note: this version cannot load it so yet.", style="yellow")
+# --- plan and pull -----------------------------------------------------------------------------
+
+app.command()(plan)
+app.command()(pull)
 
 
-def _print_considered(considered: list[Candidate]) -> None:
-    """Print one line for each way, down to the first that fits."""
-    if not considered:
-        return
-    best = next((index for index, one in enumerate(considered) if one.refused is None), None)
-    shown = considered if best is None else considered[: best + 1]
-    rows = [_line(one) for one in shown]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        console().print("  ".join(cells).rstrip())
+# --- verify ------------------------------------------------------------------------------------
 
 
-def _line(one: Candidate) -> tuple[str, ...]:
-    held = one.loaded_as
-    tiles = "" if held.tile_px is None else f", tiles of {held.tile_px} px"
-    return (
-        one.spec.id,
-        f"{held.precision}/{held.text_precision}",
-        f"{held.placement}{tiles}",
-        f"{one.peak_gib:.1f} GiB",
-        f"{one.ram_gib:.1f} GiB RAM",
-        one.refused or "taken",
+@app.command()
+def verify(
+    *,
+    model: Annotated[
+        str | None, typer.Argument(help="Its id; else every model that is here.")
+    ] = None,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every file of the weights and compare its hash; the network is not used.
+
+    Ends with 1 if a file is wrong; 'models pull' then downloads it again.
+    """
+    run_now(lambda: print_verified(read_settings(data_dir, config=config), model, as_json=as_json))
+
+
+def print_verified(settings: Settings, model: str | None, *, as_json: bool) -> None:
+    """Check the weights of a model, or of all that are here, and print what is wrong.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        InvalidRequestError: it comes with the package.
+        WeightsMissingError: nothing of it is here.
+        typer.Exit: a file is wrong.
+    """
+    snapshots = _checkables(settings, model)
+    results: list[tuple[Checkable, list[WrongFile]]] = []
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
     )
+    total_bytes = sum(one.size_bytes for one in snapshots)
+    with progress_on_stderr(*columns, lines=0) as progress:
+        for one in snapshots:
+            see = partial(progress.advance, one.repository, total_bytes)
+            results.append((one, list(one.check(see))))
+    if as_json:
+        print_json({"snapshots": [_checked_as_json(one, wrong) for one, wrong in results]})
+    else:
+        for one, wrong in results:
+            _print_checked(one, wrong)
+        if not results:
+            console().print("No weights were pulled: there is nothing to verify.")
+    if any(wrong for _, wrong in results):
+        if not as_json:
+            complain("Download the wrong files again: 'flux-mcp models pull' with the same models.")
+        raise typer.Exit(EXIT_ENGINE)
+
+
+def _checkables(settings: Settings, model: str | None) -> list[Checkable]:
+    registry = open_registry(settings)
+    rows = list(registry) if model is None else rows_of(registry, model)
+    if model is not None and all(row.repository is None for row in rows):
+        raise InvalidRequestError(
+            f"{model} {comes_from(rows[0])}: there is nothing to compare it with.",
+            "Name a model that was pulled.",
+        )
+    found = {(row.repository, row.revision): checkable(row, settings) for row in rows}
+    snapshots = [one for one in found.values() if one is not None]
+    if model is not None and not snapshots:
+        raise WeightsMissingError(
+            f"The weights of {model} are not on this machine.", install_hint(rows[0], settings)
+        )
+    return snapshots
+
+
+def _checked_as_json(one: Checkable, wrong: list[WrongFile]) -> dict[str, Any]:
+    return {
+        "repository": one.repository,
+        "revision": one.revision,
+        "folder": str(one.folder),
+        "files": len(one.files),
+        "size_bytes": one.size_bytes,
+        "has_manifest": one.has_manifest,
+        "wrong": [{"path": item.path, "problem": item.problem} for item in wrong],
+    }
+
+
+def _print_checked(one: Checkable, wrong: list[WrongFile]) -> None:
+    out = console()
+    size = f"{one.size_bytes / GIB:.2f} GiB"
+    if not wrong:
+        how = "" if one.has_manifest else ", by the names of the cache: it was not pulled by us"
+        out.print(f"{one.repository}: {len(one.files)} files, {size}: right{how}", style="green")
+        return
+    out.print(f"{one.repository}: {len(wrong)} of {len(one.files)} files are wrong", style="red")
+    for item in wrong:
+        out.print(f"  {plain(item.path)}: {item.problem}")
+
+
+# --- remove ------------------------------------------------------------------------------------
+
+
+@app.command("remove")
+def remove_(
+    *,
+    model: ModelId,
+    yes: Yes = False,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a model's weights, but nothing that another model on this disk needs."""
+    run_now(
+        lambda: remove_model(
+            read_settings(data_dir, config=config), model, is_agreed=yes, as_json=as_json
+        )
+    )
+
+
+def remove_model(settings: Settings, model: str, *, is_agreed: bool, as_json: bool) -> None:
+    """Delete the weights of a model, after asking.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        InvalidRequestError: it comes with the package, or nobody agreed.
+        DownloadRunningError: a download runs.
+        StorageError: the disk refused.
+    """
+    registry = open_registry(settings)
+    planned = plan_removal(model, registry, settings)
+    if planned.repositories and not is_agreed:
+        agree(f"Delete {', '.join(planned.repositories)}, {planned.freed_bytes / GIB:.2f} GiB?")
+    removed = remove(model, registry, settings) if planned.repositories else planned
+    if as_json:
+        print_json(_removal_as_json(removed))
+        return
+    for kept in removed.kept:
+        console().print(
+            f"{kept.repository} stays: {', '.join(kept.users)} needs it. Remove that first.",
+            style="yellow",
+        )
+    for repository in removed.repositories:
+        console().print(f"{repository} is removed.")
+    if removed.repositories:
+        console().print(f"{removed.freed_bytes / GIB:.2f} GiB are free again.")
+    elif not removed.kept:
+        console().print(f"Nothing of {model} is on this machine.")
+
+
+def _removal_as_json(removal: Removal) -> dict[str, Any]:
+    return {
+        "model": removal.model,
+        "removed": list(removal.repositories),
+        "kept": [{"repository": one.repository, "used_by": one.users} for one in removal.kept],
+        "freed_bytes": removal.freed_bytes,
+    }

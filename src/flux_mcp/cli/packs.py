@@ -1,16 +1,32 @@
-"""`flux-mcp packs list|show|check|new`: packs listed, shown, checked and begun.
+"""`flux-mcp packs`: look at prompt packs, compose with them, audit texts, check and begin packs.
 
 Needs neither the database nor the models: a repository of packs can use it in its CI.
 """
 
+import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from flux_mcp.cli.common import EXIT_ENGINE, console, plain, print_json
+from flux_mcp.cli.common import (
+    EXIT_ENGINE,
+    EXIT_REQUEST,
+    AsJson,
+    ConfigPath,
+    DataDir,
+    console,
+    new_app,
+    plain,
+    print_json,
+    read_settings,
+    run_now,
+)
+from flux_mcp.compose.audit import Audit, Finding, Forbidden, audit_text
+from flux_mcp.compose.choices import Choice
+from flux_mcp.compose.composer import advise, draft_from
 from flux_mcp.compose.files import NOTHING
 from flux_mcp.compose.library import (
     PackLibrary,
@@ -22,10 +38,16 @@ from flux_mcp.compose.library import (
 from flux_mcp.compose.problems import has_errors, nearest
 from flux_mcp.compose.reader import PackReading
 from flux_mcp.compose.skeleton import skeleton
-from flux_mcp.errors import UnknownPackError
+from flux_mcp.errors import InvalidRequestError, UnknownPackError
 from flux_mcp.models.user_rows import open_registry
+from flux_mcp.service.answers import AuditAnswer, FindingAnswer
 from flux_mcp.settings.installation import command_path
 from flux_mcp.settings.settings import Settings
+
+app = new_app(is_group=True)
+
+PackName = Annotated[str, typer.Argument(help="Its name, as 'packs list' shows it.")]
+_STYLES = {"pass": "green", "warn": "yellow", "refuse": "red", "advice": "cyan"}
 
 
 def library_of(settings: Settings) -> PackLibrary:
@@ -33,7 +55,15 @@ def library_of(settings: Settings) -> PackLibrary:
     return open_library(settings, open_registry(settings))
 
 
-# --- looking -----------------------------------------------------------------------------------
+# --- list and show -----------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_packs(
+    *, data_dir: DataDir = None, config: ConfigPath = None, as_json: AsJson = False
+) -> None:
+    """Show the packs there are, shipped ones and your own, and what is wrong with any."""
+    run_now(lambda: print_packs(read_settings(data_dir, config=config), as_json=as_json))
 
 
 def print_packs(settings: Settings, *, as_json: bool) -> None:
@@ -72,6 +102,14 @@ def _reading_as_json(reading: PackReading) -> dict[str, Any]:
     }
 
 
+@app.command()
+def show(
+    *, name: PackName, data_dir: DataDir = None, config: ConfigPath = None, as_json: AsJson = False
+) -> None:
+    """Show what a pack holds: subjects, variables with their choices, what it forbids."""
+    run_now(lambda: print_pack(read_settings(data_dir, config=config), name, as_json=as_json))
+
+
 def print_pack(settings: Settings, name: str, *, as_json: bool) -> None:
     """Print what a pack holds.
 
@@ -103,7 +141,222 @@ def print_pack(settings: Settings, name: str, *, as_json: bool) -> None:
         out.print(f"  {row.pattern}: {plain(row.reason)}")
 
 
-# --- making ------------------------------------------------------------------------------------
+# --- compose -----------------------------------------------------------------------------------
+
+
+@app.command()
+def compose(
+    *,
+    name: PackName,
+    subject: Annotated[
+        str | None, typer.Option(help="One of its subjects, '*' for any, or your own words.")
+    ] = None,
+    variable: Annotated[
+        list[str] | None,
+        typer.Option("--var", help="light=window, light='*', light='window:3|softbox:1'."),
+    ] = None,
+    extra: Annotated[str | None, typer.Option(help="Words of your own for the end.")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Decides what '*' takes: the image's own seed.")
+    ] = 0,
+    count: Annotated[
+        int, typer.Option(min=1, max=100, help="Compose for so many seeds, counting up.")
+    ] = 1,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the prompt a pack makes, and what its audit says; no image is generated.
+
+    Ends with 2 if the audit refuses it. Example: flux-mcp packs compose product-shot --subject
+    "a green glass carafe" --var light=window
+    """
+    asked = PackFlags(name, subject, tuple(variable or ()), extra or "", seed, count)
+    run_now(
+        lambda: print_compositions(read_settings(data_dir, config=config), asked, as_json=as_json)
+    )
+
+
+@dataclass(frozen=True)
+class PackFlags:
+    """What is to be composed."""
+
+    pack: str
+    subject: str | None
+    variables: tuple[str, ...]
+    """Each `name=value`."""
+    extra: str
+    seed: int
+    count: int
+
+    def choice(self) -> Choice:
+        """Return it as the composer takes it.
+
+        Raises:
+            InvalidRequestError: a variable is not written as name=value.
+        """
+        return Choice(self.pack, self.subject, read_variables(self.variables), self.extra)
+
+
+def read_variables(written: Iterable[str]) -> dict[str, str]:
+    """Read what --var gives.
+
+    Raises:
+        InvalidRequestError: one is not name=value, or a name is given twice.
+    """
+    pairs: dict[str, str] = {}
+    for pair in written:
+        name, sign, value = pair.partition("=")
+        name = name.strip()
+        if not sign or not name:
+            raise InvalidRequestError(
+                f"--var {pair}: it is not name=value.", "Write it as --var light=window."
+            )
+        if name in pairs:
+            raise InvalidRequestError(
+                f"--var {name} is there twice.", "Give it once, or several choices as a|b."
+            )
+        pairs[name] = value
+    return pairs
+
+
+def print_compositions(settings: Settings, asked: PackFlags, *, as_json: bool) -> None:
+    """Print the prompts a choice makes.
+
+    Raises:
+        RequestError: no such pack or choice, or a prompt that is too long.
+        typer.Exit: the audit refuses one; it has been printed why.
+    """
+    pack, choice = library_of(settings).find(asked.pack), asked.choice()
+    made = [draft_from(pack, choice, asked.seed, index) for index in range(asked.count)]
+    if as_json:
+        documents = [
+            {
+                "prompt": one.prompt,
+                "seed": asked.seed + index,
+                **_audit_answer(one.audit).model_dump(mode="json"),
+                "notices": list(one.notices),
+                "report": one.report(),
+            }
+            for index, one in enumerate(made)
+        ]
+        print_json(documents[0] if asked.count == 1 else documents)
+    else:
+        for one in made:
+            console().print(one.prompt)
+            print_findings(one.audit.findings, to_stderr=True)
+            for notice in one.notices:
+                console(stderr=True).print(f"Note: {notice}", style="yellow")
+    if any(one.audit.verdict == "refuse" for one in made):
+        raise typer.Exit(EXIT_REQUEST)
+
+
+# --- audit -------------------------------------------------------------------------------------
+
+
+@app.command()
+def audit(
+    *,
+    text: Annotated[str, typer.Argument(help="The text; - reads standard input.")],
+    forbid: Annotated[
+        list[str] | None, typer.Option(help="A word or a phrase it must not mention.")
+    ] = None,
+    forbid_regex: Annotated[
+        list[str] | None, typer.Option(help="A regular expression it must not match.")
+    ] = None,
+    pack: Annotated[str | None, typer.Option(help="Also all that this pack forbids.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with 2 if the verdict is refuse.")
+    ] = False,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a text mentions what it must not. It understands negation.
+
+    Prints the verdict (pass, warn or refuse) and what was found where. Example: flux-mcp packs
+    audit --forbid people --forbid text "an empty street, no people or signs with text"
+    """
+    asked = AuditFlags(text, tuple(forbid or ()), tuple(forbid_regex or ()), pack, is_strict=strict)
+    run_now(lambda: print_audit(read_settings(data_dir, config=config), asked, as_json=as_json))
+
+
+@dataclass(frozen=True)
+class AuditFlags:
+    """What is to be audited, and by what."""
+
+    text: str
+    words: tuple[str, ...]
+    regexes: tuple[str, ...]
+    pack: str | None
+    is_strict: bool
+
+
+def print_audit(settings: Settings, asked: AuditFlags, *, as_json: bool) -> None:
+    """Print the verdict over a text, and what was found where.
+
+    Raises:
+        InvalidRequestError: a pattern cannot be used.
+        UnknownPackError: there is no such pack.
+        typer.Exit: it is refused, and `is_strict` was asked for.
+    """
+    text = sys.stdin.read() if asked.text == "-" else asked.text
+    forbidden = [Forbidden(pattern) for pattern in asked.words]
+    forbidden += [Forbidden(pattern, kind="regex") for pattern in asked.regexes]
+    if asked.pack is not None:
+        forbidden += library_of(settings).find(asked.pack).forbidden
+    judged = audit_text(text, forbidden)
+    if as_json:
+        print_json(_audit_answer(judged))
+    else:
+        console().print(judged.verdict, style=f"bold {_STYLES[judged.verdict]}")
+        print_findings(judged.findings)
+    if asked.is_strict and judged.verdict == "refuse":
+        raise typer.Exit(EXIT_REQUEST)
+
+
+def _audit_answer(judged: Audit) -> AuditAnswer:
+    return AuditAnswer(
+        verdict=judged.verdict,
+        findings=tuple(FindingAnswer(**asdict(finding)) for finding in judged.findings),
+    )
+
+
+def print_findings(findings: Iterable[Finding | FindingAnswer], *, to_stderr: bool = False) -> None:
+    """Print what an audit found, one place a line."""
+    out = console(stderr=to_stderr)
+    for finding in findings:
+        out.print(f"{finding.verdict}: {_said(finding)}", style=_STYLES[finding.verdict])
+
+
+def _said(finding: Finding | FindingAnswer) -> str:
+    where = f"{finding.block}, {finding.start} to {finding.end}"
+    said = f"'{plain(finding.text)}' ({where}): {plain(finding.reason)}"
+    return f"{said} {plain(advise(finding.rewording))}".rstrip()
+
+
+# --- check and new -----------------------------------------------------------------------------
+
+
+@app.command()
+def check(
+    *,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A pack's name or folder, or a folder of packs; else your own and the shipped."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check packs thoroughly: every file, every choice, every prompt they can make.
+
+    Ends with 0 if all can be used (warnings are printed), with 1 if one cannot, with 2 if there
+    is no pack. For the CI of a repository of packs.
+    """
+    run_now(lambda: print_checks(read_settings(data_dir, config=config), folder, as_json=as_json))
 
 
 def print_checks(settings: Settings, folder: Path | None, *, as_json: bool) -> None:
@@ -160,6 +413,21 @@ def _print_problems(readings: Iterable[PackReading], indent: str = "") -> None:
         for problem in reading.problems:
             style = "red" if problem.severity == "error" else "yellow"
             out.print(f"{indent}{problem}", style=style)
+
+
+@app.command()
+def new(
+    *,
+    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, - and _.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where to put it; else packs/ in the data folder, where it is used."),
+    ] = None,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+) -> None:
+    """Write a small working pack to begin with."""
+    run_now(lambda: make_pack(read_settings(data_dir, config=config), name, folder))
 
 
 def make_pack(settings: Settings, name: str, folder: Path | None) -> None:

@@ -2,29 +2,40 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    Progress,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
-from flux_mcp.cli.common import EXIT_BUSY, EXIT_ENGINE, complain, console, opened, print_json
-from flux_mcp.cli.progress import progress_on_stderr
-from flux_mcp.cli.weights import agree
+from flux_mcp.cli.common import (
+    EXIT_BUSY,
+    EXIT_ENGINE,
+    AsJson,
+    ConfigPath,
+    DataDir,
+    Yes,
+    agree,
+    complain,
+    console,
+    opened,
+    print_json,
+    read_settings,
+    run,
+    set_up_logging,
+)
+from flux_mcp.cli.progress import CommandProgress, progress_on_stderr
 from flux_mcp.errors import DownloadRunningError, InvalidRequestError
 from flux_mcp.jobs.downloads import Download
 from flux_mcp.models.hub.cache import find_snapshot, state_of
 from flux_mcp.models.hub.messages import (
-    FileProgress,
     Listed,
     Pulled,
     PullEvent,
@@ -43,7 +54,31 @@ ASK_ABOVE_GIB = 1.0
 """Larger downloads are asked about: hours on many lines, and a good part of many disks."""
 _KEPT = "What was downloaded is kept: run the same command again to go on."
 MOST_LINES = 20
-"""Lines a download's bytes become where progress is a log and not a bar."""
+"""Lines that a download's bytes become where progress is a log and not a bar."""
+
+
+def pull(
+    *,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Ids, as 'models list' shows them.")
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--for", help="Instead: what suits a GPU with so much memory, as 24GB."),
+    ] = None,
+    yes: Yes = False,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Download weights; interrupted, the same command resumes where it was.
+
+    Every file is checked against the hub's hash. Ctrl-C stops it. Agents can watch it by the
+    id it prints. Example: flux-mcp models pull flux1-schnell
+    """
+    set_up_logging("warning")
+    settings = read_settings(data_dir, config=config)
+    run(_download(settings, PullFlags(tuple(models or ()), gpu, yes), as_json=as_json))
 
 
 @dataclass(frozen=True)
@@ -55,7 +90,7 @@ class PullFlags:
     is_agreed: bool
 
 
-async def pull(settings: Settings, asked: PullFlags, *, as_json: bool) -> None:
+async def _download(settings: Settings, asked: PullFlags, *, as_json: bool) -> None:
     """Download what was asked for, showing how far it is on stderr.
 
     Raises:
@@ -70,10 +105,18 @@ async def pull(settings: Settings, asked: PullFlags, *, as_json: bool) -> None:
     if size_gib > ASK_ABOVE_GIB and not asked.is_agreed:
         agree(f"Download {', '.join(row.id for row in new)}, about {size_gib:.0f} GiB?")
     orders = [_order(row) for row in rows]
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     try:
         async with opened(settings, executes=False) as service:
-            with _progress() as shown:
-                ended = await service.downloads.pull(orders, shown.show)
+            with progress_on_stderr(*columns, lines=MOST_LINES) as progress:
+                shown = partial(_show, progress)
+                ended = await service.downloads.pull(orders, shown)
     except asyncio.CancelledError:
         complain(f"Interrupted. {_KEPT}")
         raise
@@ -110,8 +153,8 @@ def _recommended(gib: float, registry: Registry, settings: Settings) -> str:
         needs = f"{least.spec.id} needs {least.peak_gib:.1f} GiB" if least else "none may be chosen"
         raise InvalidRequestError(
             f"No model fits a GPU of {gib:g} GiB: {needs}.",
-            "micro, which is installed, draws on any machine; 'flux-mcp doctor' names extras that "
-            "hold models in fewer bits, and the setting 'licences' decides which may be chosen.",
+            "micro, which is installed, runs on any machine; 'flux-mcp doctor' names extras that "
+            "load models in fewer bits, and the setting 'licences' decides which may be chosen.",
         )
     out, best = console(stderr=True), found.best
     what = f"{best.spec.id} ({best.spec.title}, {best.spec.licence})"
@@ -157,69 +200,19 @@ def _tell(ended: Download, rows: Sequence[ModelSpec], settings: Settings, *, as_
 # --- progress ----------------------------------------------------------------------------------
 
 
-def _progress() -> "AbstractContextManager[_Bars | _Lines]":
-    """Show how far it is: bars on a terminal, one for each file; else a few lines."""
-    return progress_on_stderr(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        bars=_Bars,
-        lines=_Lines,
-    )
-
-
-def _say_event(out: Console, download: Download, event: PullEvent | None) -> None:
+def _show(progress: CommandProgress, download: Download, event: PullEvent | None) -> None:
+    """Show what the downloading process tells: whole downloads in lines, bytes as a bar each."""
     if event is None and not download.is_final:
-        out.print(f"Download {download.id}: agents watch it with flux_get_job.")
+        progress.say(f"Download {download.id}: agents watch it with flux_get_job.")
     elif isinstance(event, Listed):
         size, missing = event.size_bytes / GIB, event.missing_bytes / GIB
-        out.print(
+        progress.say(
             f"{event.model} at {event.revision[:12]}: {event.files} files, {size:.2f} GiB; "
             f"{missing:.2f} GiB are missing."
         )
     elif isinstance(event, Pulled):
-        out.print(f"{event.model}: every file is here, and its hash is right.")
-
-
-class _Bars:
-    def __init__(self, bars: Progress) -> None:
-        self._out = bars.console
-        self._bars = bars
-        self._whole = bars.add_task("asking the hub", total=None)
-        self._files: dict[str, TaskID] = {}
-
-    def show(self, download: Download, event: PullEvent | None) -> None:
-        _say_event(self._out, download, event)
-        if isinstance(event, PullProgress):
-            self._bars.update(
-                self._whole,
-                description=download.phase or download.status,
-                completed=download.done_bytes,
-                total=download.total_bytes or None,
-            )
-            self._show_files(event.files)
-
-    def _show_files(self, files: Sequence[FileProgress]) -> None:
-        for path in self._files.keys() - {file.path for file in files}:
-            self._bars.remove_task(self._files.pop(path))
-        for file in files:
-            if file.path not in self._files:
-                self._files[file.path] = self._bars.add_task(file.path, total=file.size_bytes)
-            self._bars.update(self._files[file.path], completed=file.done_bytes)
-
-
-class _Lines:
-    """Progress as a log: at most `MOST_LINES` lines of bytes."""
-
-    def __init__(self, out: Console) -> None:
-        self._out = out
-        self._step = -100
-
-    def show(self, download: Download, event: PullEvent | None) -> None:
-        _say_event(self._out, download, event)
-        is_due = download.step - self._step >= download.total_steps / MOST_LINES
-        if isinstance(event, PullProgress) and download.total_bytes and is_due:
-            self._step = download.step
-            self._out.print(download.message)
+        progress.say(f"{event.model}: every file is here, and its hash is right.")
+    elif isinstance(event, PullProgress):
+        what, total = download.phase or download.status, download.total_bytes or None
+        progress.show(what, download.done_bytes, total, download.message)
+        progress.show_parts({one.path: (one.done_bytes, one.size_bytes) for one in event.files})

@@ -1,0 +1,114 @@
+"""Where the process starts: `serve` at once, every other command through the table in app.py.
+
+An MCP client waits for the list of tools each time it starts a server, and the libraries that read
+flags and print help would be a good part of that time. So a plain `flux-mcp serve --flag value ...`
+is read here, without them. Whatever is not plain (help, a mistake, a value that a shell would have
+expanded) and settings that cannot be used go to serve.py, which has the same flags and says what is
+wrong.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from flux_mcp.errors import FluxMcpError, SettingsFileError
+from flux_mcp.observability import logs
+from flux_mcp.server.transports.stdout import StdoutGuard
+from flux_mcp.settings.settings import Settings
+
+VALUES = ("data_dir", "config", "transport", "host", "port", "log_level")
+"""Settings that a flag of `serve` gives a value, as `--data-dir`."""
+SWITCHES = ("preload", "sse", "loopback_without_token")
+"""Settings that a flag of `serve` switches on. A test compares both with the flags of serve.py."""
+_NOT_PLAIN = frozenset("~$%*?[")
+"""What stands for something else: typer expands it on Windows."""
+
+
+def main() -> None:
+    """Run the command line."""
+    flags = plain_serve_flags(sys.argv[1:])
+    if flags is None or not _serve_at_once(flags):
+        from flux_mcp.cli.app import run_command  # noqa: PLC0415 - typer and rich
+
+        run_command()
+
+
+def plain_serve_flags(words: Sequence[str]) -> dict[str, Any] | None:
+    """Return the settings that a plain call of `serve` gives, by name.
+
+    Args:
+        words: What follows the name of the program.
+
+    Returns:
+        None where it is another command, or needs more than reading: it is not plain, or wrong.
+    """
+    if not words or words[0] != "serve":
+        return None
+    given: dict[str, Any] = {}
+    left = list(words[1:])
+    while left:
+        flag, sign, value = left.pop(0).partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag != f"--{name.replace('_', '-')}" or name in given:
+            return None
+        if name in SWITCHES and not sign:
+            given[name] = True
+            continue
+        if not sign and left:
+            value = left.pop(0)
+        if name not in VALUES or not value or value[0] == "-" or _NOT_PLAIN & set(value):
+            return None
+        if name == "port" and not (value.isascii() and value.isdecimal()):
+            return None
+        given[name] = int(value) if name == "port" else value
+    return given
+
+
+def _serve_at_once(flags: dict[str, Any]) -> bool:
+    """Serve; False where the settings cannot be used, and nothing was done or said."""
+    guard = StdoutGuard()
+    try:
+        settings = Settings(**flags)
+    except (ValidationError, SettingsError, SettingsFileError):
+        return False
+    try:
+        serve_with(settings, guard)
+    except (FluxMcpError, KeyboardInterrupt) as error:
+        from flux_mcp.cli.common import report_error  # noqa: PLC0415 - typer and rich
+
+        sys.exit(report_error(error))
+    return True
+
+
+def serve_with(settings: Settings, guard: StdoutGuard) -> None:
+    """Serve MCP until the client is gone or a signal comes.
+
+    Args:
+        settings: What to serve, and how.
+        guard: Keeps everything but the protocol off stdout, from before the imports below.
+
+    Raises:
+        FluxMcpError: traces cannot be sent, or the address cannot be listened on.
+    """
+    logs.set_up(settings.log_level, settings.log_format)
+    # Behind the guard: what an import prints would break the protocol.
+    from flux_mcp.observability.tracing import start_tracing  # noqa: PLC0415
+
+    start_tracing(settings)
+    if settings.transport != "stdio":
+        from flux_mcp.server.transports.http import serve_http  # noqa: PLC0415
+        from flux_mcp.service.service import Service  # noqa: PLC0415
+
+        serve_http(Service(settings))
+        return
+    from flux_mcp.server.transports.stdio import serve_stdio  # noqa: PLC0415
+
+    if sys.stdin.isatty():
+        sys.stderr.write(
+            "Speaking MCP on stdin and stdout: an MCP client starts this (see mcp.json), "
+            "'flux-mcp demo' shows it at work. Ctrl-C ends it.\n"
+        )
+    serve_stdio(settings, guard)

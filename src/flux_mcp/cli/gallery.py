@@ -1,0 +1,157 @@
+"""`flux-mcp gallery`: find finished images, and show everything known about one."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from flux_mcp.cli.common import (
+    AsJson,
+    ConfigPath,
+    DataDir,
+    console,
+    cut_to,
+    new_app,
+    opened,
+    plain,
+    print_facts,
+    print_json,
+    read_settings,
+    run,
+)
+from flux_mcp.gallery.store import ImageRecord
+from flux_mcp.requests.schemas import SearchRequest
+from flux_mcp.requests.validation import parse_request
+from flux_mcp.service.answers import ImageAnswer
+from flux_mcp.settings.settings import Settings
+
+app = new_app(is_group=True)
+
+
+# --- search ------------------------------------------------------------------------------------
+
+
+@app.command()
+def search(
+    *,
+    query: Annotated[str | None, typer.Argument(help="Words of the prompt.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="text2img, kontext, fill, control, redux.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model id.")] = None,
+    session: Annotated[str | None, typer.Option(help="Session name.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
+    created_after: Annotated[str | None, typer.Option(help="2026-01-31, inclusive.")] = None,
+    created_before: Annotated[str | None, typer.Option(help="2026-02-01, exclusive.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Rows: 20, or up to 50.")] = None,
+    cursor: Annotated[str | None, typer.Option(help="As the page before printed it.")] = None,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find images, newest first."""
+    asked = {
+        "query": query,
+        "kind": kind,
+        "model": model,
+        "session": session,
+        "seed": seed,
+        "created_after": created_after,
+        "created_before": created_before,
+        "limit": limit,
+        "cursor": cursor,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    run(_print_hits(read_settings(data_dir, config=config), given, as_json=as_json))
+
+
+async def _print_hits(settings: Settings, asked: dict[str, Any], *, as_json: bool) -> None:
+    request = parse_request(SearchRequest, asked)
+    async with opened(settings, executes=False) as service:
+        answer = await service.gallery.search(request)
+    if as_json:
+        print_json(answer)
+        return
+    out = console()
+    for image in answer.images:
+        _print_hit(out, image)
+    if not answer.images:
+        searched = set(asked) - {"limit"}
+        out.print(
+            "No image fits. Every word must occur in the prompt; try fewer."
+            if searched
+            else "The gallery is empty. 'flux-mcp generate \"a red circle\"' makes an image."
+        )
+    if answer.next_cursor:
+        out.print(f"More with the same search and --cursor {answer.next_cursor}")
+
+
+def _print_hit(out: Console, image: ImageAnswer) -> None:
+    out.print(
+        f"{image.id}  {image.width}x{image.height}  {image.model}  seed {image.seed}  "
+        f"{_local_time(image.created_at)}"
+    )
+    out.print(f"  {cut_to(out.width - 2, plain(image.prompt))}", style="dim")
+
+
+def _local_time(created_at: str) -> str:
+    return f"{datetime.fromisoformat(created_at).astimezone():%Y-%m-%d %H:%M}"
+
+
+# --- show --------------------------------------------------------------------------------------
+
+
+@app.command()
+def show(
+    *,
+    image_id: Annotated[str, typer.Argument(help="Its id, as 'gallery search' shows it.")],
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show everything known about one image: where it is and how it was made."""
+    run(_print_image(read_settings(data_dir, config=config), image_id, as_json=as_json))
+
+
+async def _print_image(settings: Settings, image_id: str, *, as_json: bool) -> None:
+    async with opened(settings, executes=False) as service:
+        record = await service.gallery.find_image(image_id)
+        path = await service.gallery.image_path(image_id)
+    if as_json:
+        print_json({**record.model_dump(mode="json"), "path": str(path)})
+        return
+    console().print(str(path), style="bold green")
+    print_facts(_facts(record))
+    if record.composed is not None:
+        _print_composed(record.composed)
+
+
+def _facts(record: ImageRecord) -> dict[str, Any]:
+    """Return what a person wants to know first; nested values as `name value, name value`."""
+    facts = record.model_dump(
+        mode="json", exclude={"file", "thumbnail", "width", "height", "composed"}
+    )
+    plan = {name: facts["plan"].get(name) for name in ("steps", "guidance", "strength")}
+    facts["plan"] = plan | {"size": f"{record.width}x{record.height}"}
+    facts["created_at"] = f"{_local_time(record.created_at)} ({record.created_at})"
+    facts["seconds"] = f"{record.seconds:.2f}"
+    return facts
+
+
+def _print_composed(report: dict[str, Any]) -> None:
+    """Print what a pack made the prompt of: its blocks, and what was filled into them."""
+    out = console()
+    out.print(f"\nComposed by the pack {report['pack']} {report['version']}:", style="bold")
+    rows: list[tuple[str, str, str]] = []
+    for block in report["blocks"]:
+        rows.append((block["name"], block["source"], block["text"]))
+        rows += [
+            (f"  {{{fill['placeholder']}}}", fill["source"], fill["text"])
+            for fill in block["filled"]
+        ]
+    names, sources = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
+    for name, source, text in rows:
+        out.print(f"  {name:<{names}}  {plain(source):<{sources}}  {plain(text)}")
+    if report["drawn"]:
+        out.print(f"  drawn by the seed: {', '.join(report['drawn'])}")

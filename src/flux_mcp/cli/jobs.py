@@ -1,0 +1,220 @@
+"""`flux-mcp jobs`: who runs and who waits, one job, and how to cancel."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from flux_mcp.cli.common import (
+    AsJson,
+    ConfigPath,
+    DataDir,
+    console,
+    new_app,
+    opened,
+    plain,
+    print_columns,
+    print_facts,
+    print_json,
+    read_settings,
+    run,
+)
+from flux_mcp.errors import InvalidRequestError
+from flux_mcp.requests.schemas import CancelJobRequest
+from flux_mcp.requests.validation import parse_request
+from flux_mcp.service.answers import CancelAnswer, JobAnswer, QueueAnswer, QueuedJobAnswer
+from flux_mcp.settings.settings import Settings
+
+app = new_app(is_group=True)
+
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
+
+
+# --- list --------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_jobs(
+    *,
+    all_jobs: Annotated[bool, typer.Option("--all", help="Ended ones too.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most rows with --all.")] = 20,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show who runs and who waits; with --all the newest jobs, ended ones too."""
+    settings = read_settings(data_dir, config=config)
+    if all_jobs:
+        run(_print_recent_jobs(settings, limit, as_json=as_json))
+    else:
+        run(_print_queue(settings, as_json=as_json))
+
+
+async def _print_queue(settings: Settings, *, as_json: bool) -> None:
+    async with opened(settings, executes=False) as service:
+        queue = await service.describe_queue()
+    if as_json:
+        print_json(queue)
+    else:
+        _print_waiting(queue)
+
+
+def _print_waiting(queue: QueueAnswer) -> None:
+    out = console()
+    if not queue.jobs:
+        out.print("Nothing runs and nothing waits. 'flux-mcp jobs list --all' shows ended jobs.")
+        return
+    print_columns(
+        ("job", "state", "kind", "model", "age", "session"),
+        [
+            (
+                job.job_id,
+                _state(job),
+                job.kind,
+                job.model,
+                _age(job.created_at),
+                plain(job.session or ""),
+            )
+            for job in queue.jobs
+        ],
+    )
+    wait = "" if queue.wait_s is None else f" A new one would start in about {queue.wait_s:.0f} s."
+    out.print(f"{queue.depth} of at most {queue.limit} jobs wait.{wait}")
+
+
+def _state(job: QueuedJobAnswer) -> str:
+    if job.position is not None:
+        return f"waiting {job.position}"
+    return f"step {job.step}/{job.total_steps}"
+
+
+async def _print_recent_jobs(settings: Settings, limit: int, *, as_json: bool) -> None:
+    async with opened(settings, executes=False) as service:
+        jobs = await service.recent_jobs(limit)
+        answers = [await service.describe_job(job) for job in jobs if as_json]
+    if as_json:
+        print_json([answer.model_dump(mode="json") for answer in answers])
+        return
+    if not jobs:
+        console().print("No job yet. 'flux-mcp generate \"a red circle\"' makes one.")
+        return
+    print_columns(
+        ("job", "status", "model", "age", "prompt"),
+        [
+            (job.id, job.status, job.model, _age(job.created_at), plain(job.plan.prompt))
+            for job in jobs
+        ],
+    )
+
+
+def _age(created_at: str) -> str:
+    """Return how long ago something was: `12 s`, `3 min`, `5 h`, `2 d`."""
+    age_s = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(created_at)).total_seconds())
+    for unit_s, unit in ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "min")):
+        if age_s >= unit_s:
+            return f"{age_s / unit_s:.0f} {unit}"
+    return f"{age_s:.0f} s"
+
+
+# --- show --------------------------------------------------------------------------------------
+
+
+@app.command()
+def show(
+    *,
+    job_id: Annotated[str, typer.Argument(help="Its id, as 'jobs list --all' shows it.")],
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one job: how far it is, why it failed, its images."""
+    run(_print_job(read_settings(data_dir, config=config), job_id, as_json=as_json))
+
+
+async def _print_job(settings: Settings, job_id: str, *, as_json: bool) -> None:
+    async with opened(settings, executes=False) as service:
+        answer = await service.describe_job(await service.find_job(job_id))
+    if as_json:
+        print_json(answer)
+        return
+    shown = answer.model_dump(exclude={"images", "error", "notices"})
+    print_facts(shown if answer.error is None else {**shown, "error": str(answer.error)})
+    print_images(answer)
+    print_notices(answer.notices)
+
+
+def print_images(answer: JobAnswer) -> None:
+    """Print the images of a job, each with its path and facts."""
+    out = console()
+    for image in answer.images:
+        out.print(image.path, style="bold green")
+        out.print(
+            f"  {image.id}  {image.width}x{image.height}  seed {image.seed}  model {image.model}  "
+            f"{image.seconds:.1f} s"
+            + "".join(f"  LoRA {lora.name} {lora.weight:g}" for lora in image.loras)
+        )
+        if answer.pack is not None:
+            out.print(f"  {plain(image.prompt)}", style="dim")
+
+
+def print_notices(notices: Iterable[str]) -> None:
+    """Print what an answer wants a person to know, a line each."""
+    for notice in notices:
+        console().print(f"Note: {plain(notice)}", style="yellow")
+
+
+# --- cancel ------------------------------------------------------------------------------------
+
+
+@app.command()
+def cancel(
+    *,
+    job_id: Annotated[str | None, typer.Argument(help="Its id, as 'jobs list' shows it.")] = None,
+    session: Annotated[
+        str | None, typer.Option(help="Instead: every unfinished job of it.")
+    ] = None,
+    data_dir: DataDir = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel one job, or all of a session; a running one stops at its next step."""
+    asked = {"job_id": job_id, "session": session}
+    given = {name: value for name, value in asked.items() if value is not None}
+    run(_cancel(read_settings(data_dir, config=config), given, as_json=as_json))
+
+
+async def _cancel(settings: Settings, asked: dict[str, Any], *, as_json: bool) -> None:
+    """Cancel one job or a session's.
+
+    Raises:
+        InvalidRequestError: neither or both are given.
+        UnknownJobError: there is none with that id.
+    """
+    if len(asked) != 1:
+        raise InvalidRequestError(
+            "Give either the id of a job or --session.", "'flux-mcp jobs list' shows the ids."
+        )
+    request = parse_request(CancelJobRequest, asked)
+    async with opened(settings, executes=False) as service:
+        if request.job_id is not None:
+            answer = await service.cancel(request.job_id)
+        else:
+            answer = await service.cancel_session(request.session or "")
+    if as_json:
+        print_json(answer)
+    else:
+        _print_cancelled(answer)
+
+
+def _print_cancelled(answer: CancelAnswer) -> None:
+    out = console()
+    for label, jobs in (
+        ("cancelled", answer.cancelled),
+        ("stops at its next step", answer.stopping),
+        ("had ended before", answer.already_final),
+    ):
+        for job in jobs:
+            out.print(f"{job}  {label}")
+    if not (answer.cancelled or answer.stopping or answer.already_final):
+        out.print("There was nothing to cancel.")
