@@ -4,7 +4,7 @@ Method: for each of the five kinds a long job (8 images of 256 px, 64 steps each
 its first step beyond number 8 is reported to the client, flux_cancel_job is called. The server is
 the product with a log of when each event of the worker arrived (watched_server.py); one machine has
 one monotonic clock, so the log says how many steps ended after the cancel was sent. The waiting
-call itself tells the client that the job is cancelled. Kinds take turns.
+call itself answers that the job is cancelled. Kinds take turns.
 
 Steps while the cancel travels are counted too, so a step of 5 ms (micro) is harder than one of
 100 ms (a large GPU); milliseconds are beside it. The ratio is the time from the cancel until the
@@ -53,7 +53,7 @@ class Stop:
     call_s: float
     """Of flux_cancel_job itself."""
     answer_to_cancelled_s: float
-    """From its answer until the waiting client is told; below 0: told before."""
+    """From its answer until the waiting client is answered; below 0: before."""
     sent_to_free_s: float
     """From sending until the worker said that it is free."""
 
@@ -96,12 +96,12 @@ async def _stop(client: Client, log: Path, tool: str, arguments: dict[str, Any])
         if value >= CANCEL_FROM_STEP:
             reported.set()
 
-    told_at = 0.0
+    waiting_answered_at = 0.0
 
     async def wait() -> dict[str, Any]:
-        nonlocal told_at
+        nonlocal waiting_answered_at
         job = await call(client, tool, arguments, progress)
-        told_at = time.monotonic()
+        waiting_answered_at = time.monotonic()
         return job
 
     waiting = asyncio.create_task(wait())
@@ -127,7 +127,7 @@ async def _stop(client: Client, log: Path, tool: str, arguments: dict[str, Any])
         steps_after=sum(event["at"] > sent_at for event in steps),
         step_s=statistics.median(b - a for a, b in pairwise(before)),
         call_s=answered_at - sent_at,
-        answer_to_cancelled_s=told_at - answered_at,
+        answer_to_cancelled_s=waiting_answered_at - answered_at,
         sent_to_free_s=freed_at - sent_at,
     )
 
@@ -137,7 +137,7 @@ def _events(log: Path) -> list[dict[str, Any]]:
 
 
 def _running(log: Path) -> str:
-    """Return the id of the job that is drawn: the call that waits for it does not tell yet."""
+    """Return the id of the job that is drawn: the call that waits for it has not answered yet."""
     job_id: str = _events(log)[-1]["job_id"]
     return job_id
 
@@ -145,7 +145,7 @@ def _running(log: Path) -> str:
 def _report(result: Result, kind: str, stops: list[Stop]) -> None:
     steps = [stop.steps_after for stop in stops]
     free = [stop.sent_to_free_s for stop in stops]
-    told = [stop.answer_to_cancelled_s for stop in stops]
+    waited = [stop.answer_to_cancelled_s for stop in stops]
     step_s = statistics.median(stop.step_s for stop in stops)
     result.ratios[f"{kind}.free_in_step_times"] = ratio(statistics.median(free), step_s)
     result.absolute[kind] = {
@@ -153,8 +153,8 @@ def _report(result: Result, kind: str, stops: list[Stop]) -> None:
         "steps_after_most": max(steps),
         "step_ms": ms(step_s),
         "cancel_call_ms": ms(statistics.median(stop.call_s for stop in stops)),
-        "answer_to_cancelled_median_ms": ms(statistics.median(told)),
-        "answer_to_cancelled_p95_ms": ms(quantile(told, 0.95)),
+        "answer_to_cancelled_median_ms": ms(statistics.median(waited)),
+        "answer_to_cancelled_p95_ms": ms(quantile(waited, 0.95)),
         "sent_to_free_median_ms": ms(statistics.median(free)),
         "sent_to_free_p95_ms": ms(quantile(free, 0.95)),
     }
@@ -163,7 +163,7 @@ def _report(result: Result, kind: str, stops: list[Stop]) -> None:
         f"{kind} (a step takes {numbers['step_ms']:.1f} ms)",
         f"steps after: {numbers['steps_after_median']:g}, most {max(steps)}; "
         f"worker free in {numbers['sent_to_free_median_ms']:.0f} ms; "
-        f"told {numbers['answer_to_cancelled_median_ms']:+.0f} ms from the answer",
+        f"waiting call answered {numbers['answer_to_cancelled_median_ms']:+.0f} ms from the answer",
         "C11: <= 1 step + 100 ms" if kind == "all" else "",
     )
 

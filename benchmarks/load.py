@@ -6,10 +6,10 @@ they submit jobs of 64 px, look at them without waiting, search by words, filter
 read thumbnails, cancel, ask for jobs of others. The queue is full most of the time, so the worker
 draws without a pause; a full queue is an answer, and the client comes back. Each answer is checked
 against what its client knows; afterwards every job is followed to its end, and the database is
-compared with all the clients were told.
+compared with everything the clients were answered.
 
 Most clients are lean (load_callers.py); some are the SDK's, of both protocol eras. They share the
-machine with server and worker, so their share of it is told. Their number, time and pace can be
+machine with server and worker, so their share of it is reported. Their number, time and pace can be
 given: --clients, --seconds, --pause-s.
 
 Unit: ratios of 99th percentiles and medians; milliseconds; MiB a minute.
@@ -69,40 +69,40 @@ async def visit(orders: Sequence[Orders], watch: Watch | None = None) -> list[Ac
         )
         for _ in orders
     ]
-    for process, told in zip(processes, orders, strict=True):
-        _tell(process, json.dumps(asdict(told)))
-    await _hear_all(processes, "ready")
+    for process, order in zip(processes, orders, strict=True):
+        _send(process, json.dumps(asdict(order)))
+    await _read_all(processes, "ready")
     watching = asyncio.create_task(watch.run()) if watch else None
     for process in processes:
-        _tell(process, "go")
-    await _hear_all(processes, "visited")
+        _send(process, "go")
+    await _read_all(processes, "visited")
     if watching:
         watching.cancel()
-    accounts = [Account(**json.loads(await _hear(process))) for process in processes]
+    accounts = [Account(**json.loads(await _read(process))) for process in processes]
     for process in processes:
         await process.wait()
     return accounts
 
 
-def _tell(process: asyncio.subprocess.Process, line: str) -> None:
+def _send(process: asyncio.subprocess.Process, line: str) -> None:
     if process.stdin is not None:
         process.stdin.write(f"{line}\n".encode())
 
 
-async def _hear(process: asyncio.subprocess.Process) -> str:
+async def _read(process: asyncio.subprocess.Process) -> str:
     if process.stdout is None or not (line := await process.stdout.readline()):
         raise RuntimeError("visitors ended before their account")
     return line.decode()
 
 
-async def _hear_all(processes: Sequence[asyncio.subprocess.Process], word: str) -> None:
+async def _read_all(processes: Sequence[asyncio.subprocess.Process], word: str) -> None:
     for process in processes:
-        if (await _hear(process)).strip() != word:
+        if (await _read(process)).strip() != word:
             raise RuntimeError(f"visitors did not say {word}")
 
 
 def _orders(asked: argparse.Namespace, url: str, tokens: dict[str, str]) -> list[Orders]:
-    """Return what each process is told. The SDK's clients have one of their own.
+    """Return the orders of each process. The SDK's clients have one of their own.
 
     They work longer on an answer than the lean ones, which would wait for them.
     """

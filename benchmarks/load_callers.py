@@ -2,7 +2,7 @@
 
 The SDK's client spends more of a core on a call than the server does; two hundred of them would
 measure themselves. Most callers are lean: one connection each, requests as the SDK's client of
-2026-07-28 writes them (seen on the wire), HTTP by h11, and no checking of the answer's schema.
+2026-07-28 writes them (recorded from it), HTTP by h11, and no checking of the answer's schema.
 """
 
 import asyncio

@@ -13,7 +13,7 @@ _RANK = {"queued": 0, "running": 1, **dict.fromkeys(FINAL, 2)}
 
 @dataclass
 class Seen:
-    """A job of a visitor, as it was told of it last."""
+    """A job of a visitor, as its last answer had it."""
 
     principal: str
     status: str
@@ -24,11 +24,11 @@ class Seen:
 
 
 class Jobs:
-    """The jobs of one client, as it was told of them.
+    """The jobs of one client, as its answers had them.
 
     Args:
         principal: Whose they are.
-        problem: Is told what must not be.
+        problem: Called with what must not be.
     """
 
     def __init__(self, principal: str, problem: Callable[[str], None]) -> None:
@@ -45,7 +45,7 @@ class Jobs:
         job_id = answer["job_id"]
         self._expect(job_id not in self.seen, "a new job has the id of an older one")
         self.seen[job_id] = Seen(self._principal, answer["status"])
-        self.told(job_id, answer)
+        self.answered(job_id, answer)
 
     def cancelled(self, job_id: str, answer: dict[str, Any]) -> None:
         """Take the answer to a cancel."""
@@ -54,8 +54,8 @@ class Jobs:
         seen.cancel_asked = True
         seen.cancelled_at_once = said == "cancelled"
 
-    def told(self, job_id: str, answer: dict[str, Any]) -> None:
-        """Compare what is told of a job now with what was told before."""
+    def answered(self, job_id: str, answer: dict[str, Any]) -> None:
+        """Compare an answer about a job with the one before."""
         seen, status = self.seen[job_id], answer["status"]
         images = [image["id"] for image in answer["images"]]
         self._expect(answer["job_id"] == job_id, "an answer about another job")
@@ -69,7 +69,7 @@ class Jobs:
             self._expect(answer["step"] >= seen.step, "a running job went back")
         self._expect(len(images) == (status == "completed"), "not the images that were asked for")
         self._expect(status != "failed", f"a job failed: {answer['error']}")
-        self._expect(status != "cancelled" or seen.cancel_asked, "cancelled, and nobody asked")
+        self._expect(status != "cancelled" or seen.cancel_asked, "cancelled without a request")
         self._expect(
             not seen.cancelled_at_once or status == "cancelled", f"cancelled, and then {status}"
         )
@@ -96,26 +96,28 @@ def audit(data_dir: Path, jobs: dict[str, dict[str, Any]]) -> list[str]:
                 "SELECT id, status, principal, attempt FROM jobs"
             )
         }
-        pictures: dict[str, list[str]] = {}
+        images: dict[str, list[str]] = {}
         for job_id, image_id, principal, png, webp in database.execute(
             "SELECT job_id, id, principal, file, thumbnail FROM images ORDER BY n"
         ):
             if job_id in stored:
-                pictures.setdefault(job_id, []).append(image_id)
+                images.setdefault(job_id, []).append(image_id)
                 files = [data_dir / name for name in (png, webp)]
                 if principal != stored[job_id][1] or not all(file.is_file() for file in files):
-                    pictures[job_id].append("an image without its file, or of another principal")
+                    images[job_id].append("an image without its file, or of another principal")
         (whole,) = database.execute("PRAGMA integrity_check").fetchone()
     found = [] if whole == "ok" else [f"the database is damaged: {whole}"]
     found += [f"{job_id} is lost" for job_id in jobs.keys() - stored.keys()]
-    found += [f"{job_id} is nobody's" for job_id in stored.keys() - jobs.keys()]
+    found += [f"{job_id} belongs to no client" for job_id in stored.keys() - jobs.keys()]
     for job_id in jobs.keys() & stored.keys():
-        told, (status, principal, attempt) = jobs[job_id], stored[job_id]
-        has = pictures.get(job_id, [])
-        if (status, principal) != (told["status"], told["principal"]):
-            found.append(f"{job_id} is {status} of {principal}, and was told as {told['status']}")
-        if has != told["images"]:
-            found.append(f"{job_id} has the images {has}, and was told with {told['images']}")
+        answer, (status, principal, attempt) = jobs[job_id], stored[job_id]
+        has = images.get(job_id, [])
+        if (status, principal) != (answer["status"], answer["principal"]):
+            found.append(
+                f"{job_id} is {status} of {principal}, and was answered as {answer['status']}"
+            )
+        if has != answer["images"]:
+            found.append(f"{job_id} has the images {has}, and was answered with {answer['images']}")
         if attempt > 1:
             found.append(f"{job_id} was drawn {attempt} times")
     return found

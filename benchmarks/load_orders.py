@@ -1,4 +1,4 @@
-"""What load.py and its processes of visitors tell each other, as a line of JSON each way."""
+"""What load.py and its processes of visitors send each other, as a line of JSON each way."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ replaced by a submit."""
 
 @dataclass
 class Orders:
-    """What a process of visitors is told."""
+    """What a process of visitors is to do."""
 
     url: str
     visitors: list[tuple[str, str, str]]

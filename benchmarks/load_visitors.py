@@ -80,7 +80,7 @@ class Visitor:
             for job_id, seen in self._jobs.seen.items():
                 while seen.status not in FINAL and time.perf_counter() < deadline:
                     asked = {"job_id": job_id, "wait_s": 10, "preview": "none"}
-                    self._jobs.told(job_id, await self._caller.tool("flux_get_job", asked))
+                    self._jobs.answered(job_id, await self._caller.tool("flux_get_job", asked))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is counted
             self._problem(f"drain: {type(error).__name__}: {error}")
         self._account.jobs |= {job_id: asdict(seen) for job_id, seen in self._jobs.seen.items()}
@@ -120,7 +120,7 @@ class Visitor:
         self._jobs.accepted(first)
         second = await self._timed("submit", "flux_generate", asked)
         self._expect(first["job_id"] == second["job_id"], "one key made two jobs")
-        self._jobs.told(first["job_id"], second)
+        self._jobs.answered(first["job_id"], second)
         return True
 
     async def _look(self) -> bool:
@@ -135,7 +135,7 @@ class Visitor:
         job_id = self._random.choice(job_ids)
         asked = {"job_id": job_id, "wait_s": 0}
         answer = await self._timed("get_job", "flux_get_job", asked)
-        self._jobs.told(job_id, answer)
+        self._jobs.answered(job_id, answer)
         self._images += [image["id"] for image in answer["images"]]
         return True
 
@@ -160,7 +160,7 @@ class Visitor:
         self._expect(times == sorted(times, reverse=True), "hits are not newest first")
         for image in images:
             self._expect(
-                (image["session"] or "").startswith(self._principal), "a hit of somebody else"
+                (image["session"] or "").startswith(self._principal), "a hit of another principal"
             )
             for name in {"kind", "model"} & wanted.keys():
                 self._expect(image[name] == wanted[name], f"a hit of another {name}")
@@ -193,9 +193,9 @@ class Visitor:
         try:
             await self._timed("stranger", "flux_get_job", {"job_id": job_id, "wait_s": 0})
         except RefusedError as error:
-            self._expect(error.code == "unknown_job", f"a job of somebody else: {error}")
+            self._expect(error.code == "unknown_job", f"a job of another principal: {error}")
         else:
-            self._problem("a job of somebody else was shown")
+            self._problem("a job of another principal was shown")
         return True
 
     # --- what must hold --------------------------------------------------------------------------
@@ -267,5 +267,5 @@ def _strangers(visitors: list[Visitor], seed: int) -> Callable[[str], str | None
 
 
 if __name__ == "__main__":
-    told = asyncio.run(visit(Orders(**json.loads(sys.stdin.readline()))))
-    print(json.dumps(asdict(told)), flush=True)
+    account = asyncio.run(visit(Orders(**json.loads(sys.stdin.readline()))))
+    print(json.dumps(asdict(account)), flush=True)

@@ -1,4 +1,4 @@
-"""A folder of its own for each test, and the event loop of these tests."""
+"""A folder of its own for each test; a module may share what its tests do not break."""
 
 from pathlib import Path
 
@@ -7,11 +7,10 @@ import pytest
 from flux_mcp.settings.settings import Settings
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+def settings_in(folder: Path) -> Settings:
+    return Settings(data_dir=folder / "data", device="cpu", torch_threads=1, cancel_grace_s=30.0)
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", device="cpu", torch_threads=1, cancel_grace_s=30.0)
+    return settings_in(tmp_path)

@@ -37,8 +37,10 @@ def open_service(settings: Settings) -> Open:
             make_fleet=lambda settings: ProcessFleet(settings, command),
         )
         await service.open()
-        yield service
-        await service.close()
+        try:
+            yield service
+        finally:
+            await service.close()
 
     return open_service
 

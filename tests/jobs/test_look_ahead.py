@@ -1,4 +1,4 @@
-"""While a job is drawn, its worker is told what comes next; nothing else changes by that."""
+"""While a job is drawn, its worker reads the weights of the next; nothing else changes by that."""
 
 import asyncio
 import json
@@ -21,8 +21,10 @@ from flux_mcp.jobs.process_fleet import WORKER_COMMAND, ProcessFleet
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
-from flux_mcp.worker_protocol.messages import Cancelled, Done, GeneratedImage, Weights, weights_of
+from flux_mcp.worker_protocol.messages import Cancelled, GeneratedImage, Weights, weights_of
 from tests.pipelines.rows import add_own_model, darker
+
+from .conftest import settings_in
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +33,7 @@ DEADLINE_S = 120
 BIG_BYTES = 3 * 2**30
 """Takes seconds to read and hash; a sparse file, so it takes no disk."""
 LONG = GenerateRequest(
-    prompt="a star", model="micro", width=256, height=256, steps=50, seed=1, count=2
+    prompt="a star", model="micro", width=128, height=128, steps=50, seed=1, count=3
 )
 SHORT = GenerateRequest(prompt="a star", model="mine", width=64, height=64, steps=2, seed=1)
 
@@ -91,26 +93,25 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def own_file(settings: Settings) -> Path:
+def open_service(settings: Settings) -> Open:
     settings.data_dir.mkdir()
-    return add_own_model(settings, "mine", darker)
+    add_own_model(settings, "mine", darker)
 
-
-@pytest.fixture
-def open_service(settings: Settings, own_file: Path) -> Open:
     @asynccontextmanager
     async def open_service(
-        habit: str = "", fleet: type[WatchedFleet] = WatchedFleet, **changes: Any
+        habit: str, fleet: type[WatchedFleet] = WatchedFleet, **changes: Any
     ) -> AsyncIterator[tuple[Service, Watch]]:
-        command = (*BAD_WORKER, habit) if habit else WORKER_COMMAND
+        command = (*BAD_WORKER, habit)
         watch = Watch()
         service = Service(
             settings.model_copy(update=changes),
             make_fleet=lambda settings: fleet(settings, command, watch),
         )
         await service.open()
-        yield service, watch
-        await service.close()
+        try:
+            yield service, watch
+        finally:
+            await service.close()
 
     return open_service
 
@@ -198,73 +199,93 @@ async def test_a_fleet_that_cannot_do_it_may_be_idle(
     assert "the executor failed" not in caplog.text
 
 
-async def test_the_next_job_takes_what_was_read_and_draws_the_same(open_service: Open) -> None:
-    taken, images = [], []
-    for is_on in (False, True):
-        async with open_service(prefetch=is_on) as (service, watch):
-            jobs = [await service.submit(request) for request in (LONG, SHORT)]
-            assert [(await reach(service, job, ended)).status for job in jobs] == ["completed"] * 2
-            final = watch.final_of(jobs[1])
-            assert isinstance(final, Done)
-            taken.append(final.prefetched_bytes)
-            images.append(watch.pixels_of(jobs[1]))
-    assert images[0] == images[1]
-    assert taken[0] == 0
-    assert taken[1] > 4_000_000
+# --- a real worker, shared: what a test kills is started again ------------------------------------
 
 
-@pytest.fixture
-def big_file(settings: Settings, own_file: Path) -> Path:
-    """The weights of `big`: one tensor that no transformer has."""
-    path = add_own_model(settings, "big")
+@pytest.fixture(scope="module")
+def real_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a folder with two models of its own, `mine` and `big`.
+
+    The weights of `big` are one tensor that no transformer has.
+    """
+    folder = tmp_path_factory.mktemp("real")
+    settings = settings_in(folder).model_copy(update={"prefetch_min_mb": 0})
+    settings.data_dir.mkdir()
+    add_own_model(settings, "mine", darker)
     place = {"dtype": "U8", "shape": [BIG_BYTES], "data_offsets": [0, BIG_BYTES]}
     header = json.dumps({"filler": place}).encode()
-    with path.open("wb") as stream:
+    with add_own_model(settings, "big").open("wb") as stream:
         stream.write(struct.pack("<Q", len(header)) + header)
         stream.truncate(stream.tell() + BIG_BYTES)
-    return path
+    return settings
 
 
-async def being_read(service: Service, job: Job, path: Path) -> int:
-    """Wait until the worker has a file open while a job is drawn; return its pid."""
+@pytest.fixture(scope="module")
+async def real(real_settings: Settings) -> AsyncIterator[tuple[Service, Watch]]:
+    watch = Watch()
+    service = Service(
+        real_settings,
+        make_fleet=lambda settings: WatchedFleet(settings, WORKER_COMMAND, watch),
+    )
+    await service.open()
+    yield service, watch
+    await service.close()
+
+
+async def being_read(service: Service, job: Job) -> int:
+    """Wait until the worker has the file of `big` open while a job is drawn; return its pid."""
 
     def is_open(_seen: Job) -> bool:
         pid = service.workers()[0].pid
-        return pid is not None and str(path) in {f.path for f in psutil.Process(pid).open_files()}
+        opened = [] if pid is None else psutil.Process(pid).open_files()
+        return any(Path(file.path).stat().st_size > BIG_BYTES for file in opened)
 
     await reach(service, job, is_open)
     return service.workers()[0].pid or 0
 
 
-async def test_a_worker_that_is_killed_while_it_reads_ahead_costs_an_attempt_only(
-    open_service: Open, big_file: Path
+async def test_what_was_read_is_taken_and_a_worker_killed_while_it_reads_costs_an_attempt_only(
+    real: tuple[Service, Watch],
 ) -> None:
-    async with open_service() as (service, watch):
-        current = await service.submit(LONG)
-        following = await service.submit(SHORT.model_copy(update={"model": "big"}))
-        os.kill(await being_read(service, current, big_file), signal.SIGKILL)
-        await service.cancel(following.id)
-        done = await reach(service, current, ended)
-        assert (done.status, done.attempt) == ("completed", 2)
-        after = await service.submit(LONG)
-        await reach(service, after, ended)
-        assert watch.pixels_of(current)[-2:] == watch.pixels_of(after)
+    service, watch = real
+
+    async def draw(*requests: GenerateRequest) -> list[Job]:
+        jobs = [await service.submit(request) for request in requests]
+        for job in jobs:
+            assert (await reach(service, job, ended)).status == "completed"
+        return jobs
+
+    _, behind = await draw(LONG, SHORT)
+    assert watch.final_of(behind).prefetched_bytes > 4_000_000
+
+    current = await service.submit(LONG)
+    following = await service.submit(SHORT.model_copy(update={"model": "big"}))
+    os.kill(await being_read(service, current), signal.SIGKILL)
+    await service.cancel(following.id)
+    done = await reach(service, current, ended)
+    assert (done.status, done.attempt) == ("completed", 2)
+
+    # A new process, in which nothing was read ahead, draws the same.
+    after, alone = await draw(LONG) + await draw(SHORT)
+    assert watch.pixels_of(current)[-3:] == watch.pixels_of(after)
+    assert watch.final_of(alone).prefetched_bytes == 0
+    assert watch.pixels_of(alone) == watch.pixels_of(behind)
 
 
 async def test_cancels_come_through_while_weights_are_read(
-    open_service: Open, big_file: Path
+    real: tuple[Service, Watch],
 ) -> None:
-    async with open_service() as (service, watch):
-        current = await service.submit(LONG)
-        following = await service.submit(SHORT.model_copy(update={"model": "big"}))
-        pid = await being_read(service, current, big_file)
-        await service.cancel(current.id)
-        assert (await reach(service, current, ended)).status == "cancelled"
-        # Now this one waits for its weights.
-        await reach(service, following, lambda job: job.status == "running")
-        await service.cancel(following.id)
-        assert (await reach(service, following, ended)).status == "cancelled"
-        assert isinstance(watch.final_of(following), Cancelled)
-        last = await service.submit(SHORT)
-        assert (await reach(service, last, ended)).status == "completed"
-        assert service.workers()[0].pid == pid
+    service, watch = real
+    current = await service.submit(LONG)
+    following = await service.submit(SHORT.model_copy(update={"model": "big"}))
+    pid = await being_read(service, current)
+    await service.cancel(current.id)
+    assert (await reach(service, current, ended)).status == "cancelled"
+    # Now this one waits for its weights.
+    await reach(service, following, lambda job: job.status == "running")
+    await service.cancel(following.id)
+    assert (await reach(service, following, ended)).status == "cancelled"
+    assert isinstance(watch.final_of(following), Cancelled)
+    last = await service.submit(SHORT)
+    assert (await reach(service, last, ended)).status == "completed"
+    assert service.workers()[0].pid == pid

@@ -17,6 +17,8 @@ from flux_mcp.jobs.process_fleet import MAX_LOG_BYTES, ProcessFleet
 from flux_mcp.requests.plan import RenderPlan
 from flux_mcp.worker_protocol.messages import Cancelled, Done, GeneratedImage, Progress
 
+from .conftest import settings_in
+
 pytestmark = pytest.mark.anyio
 
 PUPPET = '''
@@ -96,15 +98,23 @@ while True:
 '''
 
 
-@pytest.fixture
-def command(tmp_path):
-    script = tmp_path / "puppet.py"
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    script = tmp_path_factory.mktemp("puppet") / "puppet.py"
     script.write_text(PUPPET)
     return (sys.executable, "-P", str(script))
 
 
+@pytest.fixture(scope="module")
+async def fleet(tmp_path_factory, command):
+    """One fleet for the tests that leave it able to draw, whatever they do to its worker."""
+    fleet = ProcessFleet(settings_in(tmp_path_factory.mktemp("shared")), command)
+    yield fleet
+    await fleet.close()
+
+
 @pytest.fixture
-async def fleet(settings, command):
+async def new_fleet(settings, command):
     fleet = ProcessFleet(settings, command)
     yield fleet
     await fleet.close()
@@ -145,24 +155,19 @@ async def test_what_is_loaded_is_known_while_a_job_runs_and_it_can_be_told_what_
     await stream.aclose()
 
 
-async def test_a_worker_that_is_not_running_is_not_started_to_read_ahead(fleet):
-    await fleet.prefetch(None)
-    assert fleet.worker().starts == 0
-    await events_of(fleet, job("draw"))
-    await fleet.kill()
-    await fleet.prefetch(None)
-    assert fleet.worker().starts == 1
+async def test_a_worker_that_is_not_running_is_not_started_to_read_ahead(new_fleet):
+    await new_fleet.prefetch(None)
+    assert new_fleet.worker().starts == 0
+    await events_of(new_fleet, job("draw"))
+    await new_fleet.kill()
+    await new_fleet.prefetch(None)
+    assert new_fleet.worker().starts == 1
 
 
 async def draws(fleet):
     """Whether the fleet draws a whole job now."""
     events = await events_of(fleet, job("draw", "afterwards"))
     return [type(event) for event in events] == [Progress, Done]
-
-
-async def test_nothing_runs_before_it_is_needed(fleet):
-    worker = fleet.worker()
-    assert (worker.is_running, worker.pid) == (False, None)
 
 
 async def test_a_run_yields_its_events_and_ends_with_the_final_one(fleet):
@@ -182,9 +187,12 @@ async def test_one_process_draws_job_after_job(fleet):
     assert fleet.worker().pid == pid
 
 
-async def test_warm_starts_the_worker_and_says_when_it_is_ready(fleet):
-    await fleet.warm()
-    worker = fleet.worker()
+async def test_warm_starts_the_worker_and_says_when_it_is_ready(new_fleet):
+    worker = new_fleet.worker()
+    assert (worker.is_running, worker.pid) == (False, None)  # nothing runs before it is needed
+    await new_fleet.cancel("job")
+    await new_fleet.warm()
+    worker = new_fleet.worker()
     assert worker.is_running
     assert worker.environment is not None
     assert psutil.pid_exists(worker.pid)
@@ -217,10 +225,7 @@ async def test_cancel_stops_the_job_and_may_be_repeated(fleet):
     assert await draws(fleet)
 
 
-async def test_cancel_of_another_job_or_without_a_worker_does_nothing(fleet):
-    await fleet.cancel("job")
-    assert not fleet.worker().is_running
-    assert await draws(fleet)
+async def test_cancel_of_another_job_does_nothing(fleet):
     await fleet.cancel("no such job")
     assert await draws(fleet)
 
@@ -382,17 +387,13 @@ async def test_close_ends_a_worker_that_is_drawing_and_nothing_is_left(settings,
     assert asyncio.all_tasks() == tasks
 
 
-async def test_what_the_worker_prints_to_stderr_is_appended_to_its_log(fleet, settings):
-    assert await draws(fleet)
-    await fleet.release()
-    assert await draws(fleet)
-    assert settings.paths.worker_log.read_text() == "the puppet starts\n" * 2
-
-
-async def test_a_large_log_is_put_aside_when_a_worker_starts(fleet, settings):
+async def test_the_worker_appends_to_its_log_and_a_large_log_is_put_aside(new_fleet, settings):
     log = settings.paths.worker_log
     log.parent.mkdir(parents=True)
     log.write_bytes(b"x" * (MAX_LOG_BYTES + 1))
-    assert await draws(fleet)
+    assert await draws(new_fleet)
     assert log.read_text() == "the puppet starts\n"
     assert log.with_name("worker.log.1").stat().st_size == MAX_LOG_BYTES + 1
+    await new_fleet.release()
+    assert await draws(new_fleet)
+    assert log.read_text() == "the puppet starts\n" * 2

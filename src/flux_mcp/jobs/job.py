@@ -1,4 +1,4 @@
-"""Job: one request on its way to images. A value; the queue owns every stored one.
+"""Job: one request on its way to images, and the statuses it goes through.
 
           submit            claim                  last image saved
 (nothing) ──────► queued ─────────► running ───────────────────────► completed
@@ -26,7 +26,7 @@ PreviewSize = Literal["none", "small", "normal"]
 
 FINAL: frozenset[JobStatus] = frozenset({"completed", "failed", "cancelled"})
 MAX_ATTEMPTS = 2
-"""A job whose worker was lost runs once more; after that it is the job that is to blame."""
+"""A job whose worker was lost runs once more; after that the job is taken to be the cause."""
 
 
 class Job(BaseModel):
@@ -67,10 +67,10 @@ class Job(BaseModel):
     heartbeat_at: str | None = None
     cancel_requested: bool = False
     id_given: bool = False
-    """Whether a caller has been told the id: from then on only an explicit cancel ends the job."""
+    """Whether a caller has been given the id: from then on only an explicit cancel ends the job."""
     preview: PreviewSize = "small"
-    """How large a preview the caller wants that was told the id last: whoever asks for the result
-    of its call later, as a task, gets the result that the call asked for."""
+    """How large a preview the caller wants that was given the id last. A call whose result is asked
+    for later, as a task, gets the preview that the call asked for."""
     error: ErrorInfo | None = None
     load_s: float | None = None
     draw_s: float | None = None

@@ -276,7 +276,7 @@ class WorkerProcess:
         return self._events
 
     def abandon(self, assignment: Assignment) -> None:
-        """Let nobody wait for the job any more: stop it if it still runs."""
+        """Stop waiting for a job, and cancel it if it still runs."""
         self._events = None
         if self._current == (assignment.job_id, assignment.attempt):
             self.cancel(assignment.job_id)
@@ -285,7 +285,7 @@ class WorkerProcess:
         """Write a command and wait until the pipe has taken it.
 
         Raises:
-            WorkerLost: nobody reads the pipe any more.
+            WorkerLost: the pipe is closed at its other end.
         """
         stdin = _pipe(self._process.stdin)
         try:
@@ -298,7 +298,7 @@ class WorkerProcess:
             raise self.lost() from error
 
     def cancel(self, job_id: str) -> None:
-        """Write a cancel; a pipe that nobody reads is noticed by the reader."""
+        """Write a cancel; a pipe that is closed is noticed by the reader."""
         self._write(CancelMessage(job_id=job_id))
 
     def prefetch(self, weights: Weights | None) -> None:

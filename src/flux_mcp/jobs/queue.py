@@ -450,7 +450,7 @@ class JobQueue:
         return self._request_cancel(job_id, "TRUE")
 
     def cancel_unclaimed(self, job_id: str) -> Job:
-        """Do the same, but only while no caller holds its id.
+        """Do as `request_cancel`, but only while no caller has been given its id.
 
         Raises:
             UnknownJobError: there is none with that id.
@@ -489,7 +489,7 @@ class JobQueue:
     def claim(
         self, owner: str, choose: Callable[[Sequence[WaitingJob]], NextJob | None]
     ) -> Job | None:
-        """Take the job whose turn it is; `None` when nobody waits.
+        """Take the next job; `None` when none waits.
 
         The choice is advice; the claim itself is one statement that takes a job only while it is
         still queued, so two executors can never run one job.
@@ -517,7 +517,7 @@ class JobQueue:
                 return self.find(chosen.job_id)
 
     def next_up(self, choose: Callable[[Sequence[WaitingJob]], NextJob | None]) -> Job | None:
-        """Return the job whose turn would be next, and leave it where it is."""
+        """Return the job that `claim` would take now, and leave it where it is."""
         chosen = choose(self._waiting())
         return None if chosen is None else self.find(chosen.job_id)
 
@@ -627,8 +627,8 @@ class JobQueue:
     def recover(self, error: ErrorInfo) -> list[Job]:
         """Deal with every running job; returns them as they are now.
 
-        Only a new holder of the GPU lock calls this, before it runs anything: whoever ran these
-        jobs is gone.
+        Only a new holder of the GPU lock calls this, before it runs anything: the process that ran
+        these jobs is gone.
         """
         orphans = self._many("WHERE status = 'running' ORDER BY seq")
         for job in orphans:

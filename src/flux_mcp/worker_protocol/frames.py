@@ -17,7 +17,7 @@ _LENGTH = struct.Struct(">I")
 
 
 class BrokenFrameError(Exception):
-    """The stream does not hold a frame: whoever writes it is broken and must be replaced."""
+    """The stream does not hold a frame: the process that writes it must be replaced."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""What the executor and a worker say to each other; each message is one frame's header.
+"""The messages between the executor and a worker; each is the header of one frame (frames.py).
 
-Every event carries the job, the attempt and a sequence number, so an event of an older attempt can
-be told apart and dropped. Pixels, images and previews travel as the frame's blobs.
+Commands go to the worker, events come back. Every event carries the job, the attempt and a sequence
+number: one of an older attempt is recognised and dropped. Input images, pixels and previews are the
+frame's blobs.
 
 `defer_build` here and in the other stored models: pydantic then builds a validator when it is first
 used, and a server answers its first client a twentieth sooner.
@@ -19,26 +20,26 @@ from flux_mcp.requests.plan import RenderPlan
 Phase = Literal["loading", "encoding", "denoising", "decoding", "saving"]
 
 
-class _Message(BaseModel):
+class _ProtocolModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class ErrorInfo(_Message):
-    """An error as stored with a job and told to callers."""
+class ErrorInfo(_ProtocolModel):
+    """An error as it is stored with a job and returned to callers."""
 
     code: str
     message: str
     hint: str = ""
 
     def __str__(self) -> str:
-        """`[code] what is wrong. what to do.`, as the errors of errors.py say it."""
+        """`[code] what is wrong. what to do.`, as the errors of errors.py are written."""
         return f"[{self.code}] {self.message} {self.hint}".rstrip()
 
 
 # --- executor -> worker ------------------------------------------------------------------------
 
 
-class RunMessage(_Message):
+class RunMessage(_ProtocolModel):
     """Draw this plan. Blobs: each input's PNG under its SHA-256."""
 
     type: Literal["run"] = "run"
@@ -49,14 +50,14 @@ class RunMessage(_Message):
     preview_interval_s: float = 0.5
 
 
-class CancelMessage(_Message):
+class CancelMessage(_ProtocolModel):
     """Stop this job at the next step. Of no effect when it is not the one being drawn."""
 
     type: Literal["cancel"] = "cancel"
     job_id: str
 
 
-class Weights(_Message):
+class Weights(_ProtocolModel):
     """Which files a plan draws with, and what they are made into."""
 
     kind: Kind
@@ -66,7 +67,7 @@ class Weights(_Message):
     text_precision: Precision | None
 
 
-class PrefetchMessage(_Message):
+class PrefetchMessage(_ProtocolModel):
     """Read these weights into memory while a job is drawn; forget those that were named before.
 
     Nothing answers it: what cannot be read ahead is read when its job comes.
@@ -89,7 +90,7 @@ def parse_command(header: dict[str, Any]) -> Command:
     """Read a command's header.
 
     Raises:
-        pydantic.ValidationError: it is none of ours.
+        pydantic.ValidationError: it is no message of this protocol.
     """
     return _commands().validate_python(header)
 
@@ -97,7 +98,7 @@ def parse_command(header: dict[str, Any]) -> Command:
 # --- worker -> executor ------------------------------------------------------------------------
 
 
-class Environment(_Message):
+class Environment(_ProtocolModel):
     """Where pixels are made: what an image's provenance keeps."""
 
     torch: str
@@ -111,8 +112,8 @@ class Environment(_Message):
     platform: str
 
 
-class Memory(_Message):
-    """What a worker holds of its device's memory, by torch's own count; none on a CPU.
+class Memory(_ProtocolModel):
+    """What a worker has taken of its GPU's memory, as torch counts it; none on a CPU.
 
     The driver's context, some hundreds of MB, is in none of these: only `nvidia-smi` shows it.
     """
@@ -125,7 +126,7 @@ class Memory(_Message):
     """Of the device."""
 
 
-class WorkerReady(_Message):
+class WorkerReady(_ProtocolModel):
     """The worker is up; the first event of each worker."""
 
     type: Literal["ready"] = "ready"
@@ -136,7 +137,7 @@ class WorkerReady(_Message):
     memory: Memory | None = None
 
 
-class _JobEvent(_Message):
+class _JobEvent(_ProtocolModel):
     job_id: str
     attempt: int
     seq: int
@@ -148,7 +149,7 @@ class _FinalEvent(_JobEvent):
     waiting: tuple[str, ...] = ()
     """Those whose weights wait in host memory: one copy away from the GPU."""
     memory: Memory | None = None
-    """What they hold."""
+    """After the job."""
 
 
 class Progress(_JobEvent):
@@ -195,7 +196,7 @@ class Done(_FinalEvent):
     """Seconds spent loading weights for this job."""
     peak_gib: float | None = None
     """Most of the GPU's memory that was taken, by everything that was loaded, without the driver's
-    context; `None` where nobody counts."""
+    context; `None` on a CPU."""
     draw_s: float
     """Seconds spent in the pipeline."""
     weights_sha256: str
@@ -234,7 +235,7 @@ def parse_event(header: dict[str, Any]) -> Event:
     """Read an event's header.
 
     Raises:
-        pydantic.ValidationError: it is none of ours.
+        pydantic.ValidationError: it is no message of this protocol.
     """
     return _events().validate_python(header)
 
