@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flux_mcp.jobs.queue import EndedJob, UnfinishedJobs
 from flux_mcp.jobs.executor import ExecutorState
 from flux_mcp.jobs.fleet import WorkerInfo
-from flux_mcp.service.metrics import HttpTraffic, Metrics, Sources
+from flux_mcp.jobs.queue import EndedJob, UnfinishedJobs
+from flux_mcp.observability.traffic import HttpTraffic
+from flux_mcp.service.metrics import Metrics, Sources
 from flux_mcp.worker_protocol.messages import Environment, Memory
 
 REPOSITORY = Path(__file__).resolve().parents[2]

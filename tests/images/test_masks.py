@@ -95,11 +95,11 @@ def test_feathering_fades_the_edge_and_nothing_further_away(feather_px, invert):
     ],
 )
 def test_a_mask_with_nothing_to_draw_is_refused(value, invert, feather_px):
-    with pytest.raises(InvalidRequestError, match="nothing to draw"):
+    with pytest.raises(InvalidRequestError, match="nothing to generate"):
         finish_mask(grey(value), invert=invert, feather_px=feather_px)
 
 
 def test_a_shape_that_feathering_dissolves_is_refused():
     mask = mask_from_box(Box(x=10, y=10, width=2, height=2), Size(64, 64))
-    with pytest.raises(InvalidRequestError, match="nothing to draw"):
+    with pytest.raises(InvalidRequestError, match="nothing to generate"):
         finish_mask(mask, invert=False, feather_px=40)

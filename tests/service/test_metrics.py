@@ -15,15 +15,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flux_mcp import __version__
-from flux_mcp.jobs.queue import EndedJob
 from flux_mcp.jobs.executor import ExecutorState
 from flux_mcp.jobs.fleet import WorkerInfo
 from flux_mcp.jobs.job import Job, utc_now
 from flux_mcp.jobs.process_fleet import ProcessFleet
+from flux_mcp.jobs.queue import EndedJob
 from flux_mcp.models.registry import KINDS
+from flux_mcp.observability.traffic import HttpTraffic
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.service import metrics
-from flux_mcp.service.metrics import OVERLAP, HttpTraffic, Metrics, Sources
+from flux_mcp.service.metrics import OVERLAP, Metrics, Sources
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import Environment, Memory

@@ -1,7 +1,7 @@
-"""An image's bytes: decoded and checked, encoded again as a plain PNG, stored by their hash.
+"""Images that come in: decoded, checked, encoded again as plain PNGs, stored by their hash.
 
-Owns what an image may be: its formats, and the limits of a header. What comes out is a PNG without
-metadata, named by its SHA-256. Knows neither who named the image nor where it was read.
+Which formats are read and which limits hold is decided here. What comes out is a PNG without
+metadata, named by its SHA-256.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ MIN_SIDE_PX = 8
 SUPPORTED = "Use a PNG, JPEG or WebP file."
 
 _PILLOW_COMPLAINTS = (
-    # What Pillow's readers raise on hostile or broken bytes; none is a defect of ours.
+    # What Pillow's readers raise on hostile or broken bytes.
     OSError,
     EOFError,
     SyntaxError,
@@ -53,10 +53,10 @@ def load_image(
 ) -> InputImage:
     """Decode a PNG, JPEG or WebP wholly and encode it again as a plain PNG.
 
-    Orientation from EXIF is applied; transparency is laid on white (RGB) or refused (L, where it
-    could mean either); 16 bits become 8; colour profiles and all other metadata are dropped. The
-    first image of a camera's multi-picture JPEG counts. The same bytes give the same PNG on one
-    build of Pillow.
+    Orientation from EXIF is applied; transparency is composited onto white (RGB) or refused (L,
+    where it could mean either); 16 bits become 8; colour profiles and all other metadata are
+    dropped. The first image of a camera's multi-picture JPEG counts. The same bytes give the same
+    PNG on one build of Pillow.
 
     The limits are checked before anything is decoded, `max_pixels` against the header. `mode` is
     what the PNG holds: RGB, or L for a mask.
@@ -98,7 +98,7 @@ def check_bytes(size: int, max_bytes: int) -> None:
 
 
 def encode_image(image: Image.Image) -> InputImage:
-    """Return a decoded image as a `InputImage`, without whatever metadata it carries."""
+    """Return a decoded image as an `InputImage`, without whatever metadata it carries."""
     bare = Image.frombytes(image.mode, image.size, image.tobytes())
     buffer = io.BytesIO()
     # Run-length coding costs a third of the default on photographs, is as small there, and is never
@@ -138,7 +138,7 @@ def _as_grey(image: Image.Image) -> Image.Image:
         if layer.getchannel("A").getextrema() != (255, 255):
             raise InvalidImageError(
                 "The mask has transparent parts, which could mean either.",
-                "Use white for what is drawn again and black for what is kept.",
+                "Use white for what is generated again and black for what is kept.",
             )
         return layer.convert("RGB").convert("L")
     return _eight_bits(image).convert("L")
@@ -151,23 +151,23 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-# --- an image to a file -----------------------------------------------------------------------
+# --- storing -----------------------------------------------------------------------------------
 
 
-def store_image(uploads_dir: Path, picture: InputImage) -> Path:
+def store_image(uploads_dir: Path, image: InputImage) -> Path:
     """Return `uploads_dir/<sha256>.png`, written if it is not there yet, wholly or not at all.
 
     Raises:
         StorageError: the disk refused.
     """
-    target = uploads_dir / f"{picture.sha256}.png"
-    part = uploads_dir / f".{picture.sha256}.{secrets.token_hex(4)}.part"
+    target = uploads_dir / f"{image.sha256}.png"
+    part = uploads_dir / f".{image.sha256}.{secrets.token_hex(4)}.part"
     try:
         # The length guards against the empty file a power cut can leave behind a rename.
-        if target.is_file() and target.stat().st_size == len(picture.png):
+        if target.is_file() and target.stat().st_size == len(image.png):
             return target
         try:
-            part.write_bytes(picture.png)
+            part.write_bytes(image.png)
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)

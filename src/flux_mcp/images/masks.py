@@ -1,4 +1,4 @@
-"""Masks: from an image or a box to an L image, where 255 is drawn again and 0 is kept."""
+"""Masks: from an image or a box to an L image, where 255 is generated again and 0 is kept."""
 
 import io
 
@@ -9,28 +9,28 @@ from flux_mcp.images.decoding import InputImage, encode_image
 from flux_mcp.requests.geometry import Size
 from flux_mcp.requests.schemas import Box
 
-DRAWN_FROM = 128
-"""Least value that is drawn: diffusers' fill pipeline splits its mask at one half
+GENERATED_FROM = 128
+"""Least value that is generated again: diffusers' fill pipeline splits its mask at one half
 (`FluxFillPipeline.mask_processor`, `do_binarize=True`; 128 / 255 > 0.5)."""
 
 
-def mask_from_image(picture: InputImage, image_size: Size) -> InputImage:
-    """Return `image`, loaded as L, as the mask of an image.
+def mask_from_image(mask: InputImage, image_size: Size) -> InputImage:
+    """Return an image that was loaded as L, as the mask of an image of `image_size`.
 
     Raises:
         InvalidImageError: it has another size than the image.
     """
-    size = Size(picture.width, picture.height)
+    size = Size(mask.width, mask.height)
     if size != image_size:
         raise InvalidImageError(
             f"The mask is {size} and the image is {image_size}.",
             f"Send a mask of {image_size}, or a box.",
         )
-    return picture
+    return mask
 
 
 def mask_from_box(box: Box, image_size: Size) -> InputImage:
-    """Return a mask that draws the pixels of `box` and keeps the rest.
+    """Return a mask that generates the pixels of `box` and keeps the rest.
 
     Raises:
         InvalidRequestError: the box reaches outside the image.
@@ -54,7 +54,7 @@ def finish_mask(mask: InputImage, *, invert: bool, feather_px: int) -> InputImag
     was (a Gaussian of a third of it, which Pillow makes of three boxes and so ends there).
 
     Raises:
-        InvalidRequestError: no pixel is left to draw.
+        InvalidRequestError: no pixel is left to generate.
     """
     image = _decode(mask)
     if invert:
@@ -62,11 +62,11 @@ def finish_mask(mask: InputImage, *, invert: bool, feather_px: int) -> InputImag
     if feather_px:
         image = image.filter(ImageFilter.GaussianBlur(feather_px / 3))
     brightest = image.getextrema()[1]
-    if not isinstance(brightest, int | float) or brightest < DRAWN_FROM:
+    if not isinstance(brightest, int | float) or brightest < GENERATED_FROM:
         raise InvalidRequestError(
-            "The mask leaves nothing to draw: none of it is white.",
-            "White is drawn again and black is kept; invert swaps them, a smaller feather_px keeps "
-            "small shapes.",
+            "The mask leaves nothing to generate: none of it is white.",
+            "White is generated again and black is kept; invert swaps them, a smaller feather_px "
+            "keeps small shapes.",
         )
     return encode_image(image) if invert or feather_px else mask
 

@@ -1,7 +1,7 @@
-"""Where an image comes from: a reference parsed, a file read where allowed.
+"""References to images: parsed, and files read where that is allowed.
 
-Owns nothing. Knows neither the gallery (an id stays an id) nor the network (a URL is refused), and
-not what the bytes hold (images.py).
+A reference is a gallery id, a path or a data: URI. Gallery ids are looked up elsewhere, URLs are
+refused, and what the bytes hold is checked in decoding.py.
 """
 
 import base64
@@ -56,7 +56,7 @@ class DataReference:
 Reference = GalleryReference | PathReference | DataReference
 
 
-# --- what a reference says ---------------------------------------------------------------------
+# --- parsing -----------------------------------------------------------------------------------
 
 
 def parse_reference(text: str) -> Reference:
@@ -107,7 +107,7 @@ def _parse_image_uri(text: str) -> GalleryReference:
 
 
 def _parse_file_uri(text: str) -> PathReference:
-    hint = "It looks like file:///folder/picture.png, with %20 for a space."
+    hint = "It looks like file:///folder/image.png, with %20 for a space."
     try:
         parts = urlsplit(text)
         path = unquote(parts.path, errors="strict")
@@ -151,7 +151,7 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}...")  # noqa: PLR2004 - one line
 
 
-# --- a file, inside the allowed folders only ---------------------------------------------------
+# --- files, inside the allowed folders only ----------------------------------------------------
 
 
 def read_path(path: Path, readable_dirs: Sequence[Path], max_bytes: int) -> bytes:

@@ -2,11 +2,11 @@
 
 A line is a short sentence without values, and fields. Fields come from the call (`extra=`), from
 the block it stands in (`log_fields`), and from whom the task acts for (principals.py); None leaves
-a field out. Owns the fields of the current task.
+a field out.
 
-Nothing a user wrote is on a line above the level debug: no prompt, no path of an image. Code that
-logs keeps to that by naming ids and codes only; the text of an exception, which may quote its
-input, is kept off here, except where it says what an operator must know (`_said`).
+No line above the level debug has what a user wrote: no prompt, no path of an image. Code that logs
+names ids and codes only; the text of an exception, which may quote its input, is left out here,
+except where it says what an operator must know (`_safe_text`).
 """
 
 import json
@@ -92,8 +92,8 @@ class Ambient(logging.Filter):
         return True
 
 
-class _Lines(logging.Formatter):
-    """What both formats share.
+class _LogFormatter(logging.Formatter):
+    """Base of both formats: fields and exceptions of a record.
 
     Args:
         quotes: Whether the text of every exception may be shown.
@@ -119,7 +119,7 @@ class _Lines(logging.Formatter):
         return None if error is None else explain(error, quotes=self._quotes)
 
 
-class JsonLines(_Lines):
+class JsonLines(_LogFormatter):
     """One JSON object a line: `ts`, `level`, `logger`, `message`, fields, `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -137,7 +137,7 @@ class JsonLines(_Lines):
         return json.dumps(line, default=str)
 
 
-class HumanLines(_Lines):
+class HumanLines(_LogFormatter):
     """Time, level, logger, message, then fields as name=value; an exception on its own lines.
 
     Args:
@@ -176,7 +176,7 @@ def _value(value: Any) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return text without characters that a terminal would obey, and on one line."""
+    """Return text on one line, with control characters escaped."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
@@ -206,17 +206,17 @@ def _explain(error: BaseException, seen: set[int]) -> Iterator[str]:
         yield _CAUSE
     for entry in traceback.format_tb(error.__traceback__):
         yield from entry.splitlines()
-    said = _said(error)
+    text = _safe_text(error)
     name = type(error).__qualname__
-    yield f"{name}: {said}" if said else f"{name} (its text is shown at the log level debug)"
+    yield f"{name}: {text}" if text else f"{name} (its text is shown at the log level debug)"
     if isinstance(error, BaseExceptionGroup):
         for number, member in enumerate(error.exceptions, 1):
             yield f"member {number} of {len(error.exceptions)}:"
             yield from _explain(member, seen)
 
 
-def _said(error: BaseException) -> str | None:
-    """Return the text of an exception that says nothing of what a user wrote, else `None`."""
+def _safe_text(error: BaseException) -> str | None:
+    """Return the text of an exception where it cannot quote what a user wrote, else `None`."""
     if isinstance(error, FluxMcpError) and not isinstance(error, RequestError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:

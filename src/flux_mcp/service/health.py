@@ -1,8 +1,8 @@
-"""Whether this process can have images drawn, for probes: ready, no_worker or degraded.
+"""Operations of a running process: health for probes, metrics for Prometheus.
 
-Owns the last answer, kept for a second, and the one question to the database that may be under way:
-however often it is asked, and however busy the database thread is, a probe costs at most one
-indexed query a second and waits at most `PATIENCE_S`.
+Health is `ready`, `no_worker` or `degraded`. The last answer is kept for a second, and there is one
+query to the database at a time: however often a probe comes, and however busy the database thread
+is, it costs at most one indexed query a second and waits at most `PATIENCE_S`.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from flux_mcp.errors import StorageError
 from flux_mcp.jobs.executor import ExecutorState
 from flux_mcp.jobs.job import utc_now
 from flux_mcp.jobs.queue import EndedJob, UnfinishedJobs
+from flux_mcp.observability.traffic import HttpTraffic
 from flux_mcp.service.answers import HealthAnswer, HealthStatus
-from flux_mcp.service.metrics import HttpTraffic
 from flux_mcp.service.runtime import Runtime
 
 if TYPE_CHECKING:

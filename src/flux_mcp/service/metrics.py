@@ -1,12 +1,13 @@
-"""What goes on at the HTTP door: requests being answered, and callers turned away.
+"""Metrics: what Prometheus scrapes from this process.
 
-Owns these counts. The guard tells, the metrics read; both on the event loop's thread.
+Jobs that have ended are counted from the database, whichever process ran them; what stands now,
+workers, queue and HTTP requests, is read when it is scraped. Imported by the first scrape: most
+processes never see one.
 """
 
 import asyncio
-import collections
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -29,42 +30,8 @@ from flux_mcp.jobs.executor import ExecutorState
 from flux_mcp.jobs.job import utc_now
 from flux_mcp.jobs.queue import EndedJob, UnfinishedJobs
 from flux_mcp.models.registry import KINDS
+from flux_mcp.observability.traffic import HttpTraffic
 from flux_mcp.storage.database import BUSY_TIMEOUT_MS
-
-
-class HttpTraffic:
-    """Counts since the process started."""
-
-    def __init__(self) -> None:
-        self._in_flight = 0
-        self._refused: collections.Counter[str] = collections.Counter()
-
-    def opened(self) -> None:
-        """Count a request that was admitted; open streams too."""
-        self._in_flight += 1
-
-    def closed(self) -> None:
-        """Count its end."""
-        self._in_flight -= 1
-
-    def refused(self, code: str) -> None:
-        """Count a caller that was turned away.
-
-        Args:
-            code: Of the error it was told; never what it sent, because each is a time series.
-        """
-        self._refused[code] += 1
-
-    @property
-    def in_flight(self) -> int:
-        """Requests being answered."""
-        return self._in_flight
-
-    @property
-    def refusals(self) -> Mapping[str, int]:
-        """How often callers were turned away, by code."""
-        return dict(self._refused)
-
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,7 @@
-"""Runtime: what a process keeps open on a data folder, and for how long.
+"""Runtime: what a process keeps open on a data folder: database, queue, gallery, executor.
 
-Composes database, queue, gallery, downloads and executor; each of those owns its own state, and
-this module owns only their lifetimes. One per process, whatever the transport; the use cases are
-service.py's.
+It opens them, in the background or for the first use case, and closes them in order. There is one
+for each process, whatever the transport. The use cases are in service.py.
 """
 
 import asyncio
@@ -92,7 +91,7 @@ class Runtime:
         self.changes = Changes(self.database.data_version)
         self.executor: GpuExecutor | None = None
         self.is_ending = False
-        """Whether the server ends: whoever waits is told how far it is, and no job is let go."""
+        """Whether the server ends: open calls are answered with the job as it is."""
         self._executes = executes
         self._make_fleet = make_fleet
         self._gpus = GpuReader(settings.data_dir, nvidia_tool())
@@ -112,7 +111,7 @@ class Runtime:
         return self._rooms
 
     def open_in_background(self) -> None:
-        """Begin to open; the first use case waits for it. Lets a server answer before the disk."""
+        """Begin to open; the first use case waits for it."""
         if self._opening is None:
             # In a context of its own: what runs in the background acts for no caller.
             self._opening = asyncio.create_task(
@@ -169,7 +168,7 @@ class Runtime:
             logger.info("files that no gallery row names were removed", extra={"files": removed})
 
     def begin_shutdown(self) -> None:
-        """Stop waiting because the server ends: whoever watches a job is told how far it is.
+        """End every wait because the server ends: calls are answered with the job as it is.
 
         Jobs of calls that are cut off all the same are kept for later.
         """
@@ -188,7 +187,7 @@ class Runtime:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.database.close()
 
-    # --- following -----------------------------------------------------------------------------
+    # --- waiting for changes -------------------------------------------------------------------
 
     async def follow(
         self, find: Callable[[], Awaitable[T]], timeout_s: float, look_again_s: float = math.inf
@@ -227,7 +226,7 @@ class Runtime:
         return ExecutorState() if self.executor is None else self.executor.state()
 
     def find_machine(self) -> Machine | None:
-        """Return the GPU that will draw and the machine; `None` where no GPU is known."""
+        """Return the GPU that generates, and the machine; `None` without a known GPU."""
         workers = self.workers()
         environment = workers[0].environment if workers else None
         draws_elsewhere = environment is not None and not environment.device.startswith("cuda")

@@ -1,1 +1,1 @@
-"""How clients reach the MCP server: stdio, HTTP, SSE, and the guard in front of HTTP."""
+"""Transports: stdio, streamable HTTP and SSE, and the guard in front of HTTP."""

@@ -1,7 +1,8 @@
-"""Guard: stands in front of every route of the HTTP server, and lets nobody past who must not.
+"""Guard: the ASGI application in front of every route of the HTTP server.
 
-An ASGI application around another. Owns how many requests each caller has sent lately and has open
-now. The decisions are in admission.py; this module applies them, counts, and answers.
+`Admission` decides from the headers whom a request comes from: the Host must be a name of this
+server, an Origin a page that may call it, and the bearer token one that it knows. `Guard` applies
+that, limits how many requests a caller sends and has open, and answers what it refuses.
 """
 
 import ipaddress
@@ -35,12 +36,32 @@ from flux_mcp.principals import LOCAL
 from flux_mcp.server.transports.tokens import Tokens
 from flux_mcp.settings.settings import Settings
 
+logger = logging.getLogger(__name__)
+
+MINUTE_S = 60
+HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    # What we answer is read by programs: no browser has to guess, frame, load, keep or refer to it.
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+_GONE = (
+    ClientDisconnect,
+    # Of SSE: the message was accepted, and the stream on which it would be answered is closed.
+    anyio.ClosedResourceError,
+    anyio.BrokenResourceError,
+)
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
 _SCHEMES = ("http", "https")
 _BEARER = "bearer"
 
 Headers = Sequence[tuple[bytes, bytes]]
+
+
+# --- whose a request is ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -108,7 +129,7 @@ class Admission:
 
 
 def admission(settings: Settings, tokens: Tokens) -> Admission:
-    """Return who the settings admitted."""
+    """Return the admission that the settings describe."""
     names = {name.lower() for name in settings.allowed_hosts} | LOOPBACK_NAMES
     if not is_any_address(settings.host):
         names.add(settings.host.lower())
@@ -135,23 +156,7 @@ def _host_name(authority: str) -> str | None:
     return found.group(1).strip("[]").lower() if found else None
 
 
-logger = logging.getLogger(__name__)
-
-MINUTE_S = 60
-HEADERS: tuple[tuple[bytes, bytes], ...] = (
-    # What we answer is read by programs: no browser has to guess, frame, load, keep or refer to it.
-    (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-)
-_GONE = (
-    ClientDisconnect,
-    # Of SSE: the message was accepted, and the stream on which it would be answered is closed.
-    anyio.ClosedResourceError,
-    anyio.BrokenResourceError,
-)
+# --- in front of every route -------------------------------------------------------------------
 
 
 class RequestCounts(Protocol):
@@ -168,17 +173,17 @@ class RequestCounts(Protocol):
 
 
 class Guard:
-    """Lets in who may come in, and says who it is.
+    """Admits requests, and says whose they are.
 
     The principal is in `scope["user"]`, where the SDK looks for the credential that a session
     belongs to: a session id in the hands of another caller is worth nothing.
 
     Args:
         app: What is guarded.
-        admission: Who may come in.
+        admission: Decides whose a request is.
         requests_per_s: How many requests a caller may send, over the last minute on average.
         max_requests: How many it may have open at the same time, streams too.
-        tally: Is told of everything.
+        tally: Counts what is admitted and refused.
     """
 
     def __init__(
@@ -204,7 +209,7 @@ class Guard:
             return
         if scope["type"] != "http":
             return  # no WebSocket: the server closes what nobody accepts
-        answer = _Refusal(send)
+        answer = _Response(send)
         try:
             principal = await self._admit(scope)
             with self._counted(principal):
@@ -217,13 +222,13 @@ class Guard:
             logger.info("request refused", extra={"code": error.code})
             await _refuse(error, answer)
         except _GONE:
-            logger.info("a caller left in the middle of its request")
+            logger.info("a client disconnected in the middle of its request")
 
     async def _admit(self, scope: Scope) -> str:
         try:
             principal = self._admission.principal(scope["headers"])
         except AccessError:
-            # Whoever is refused is known by address only; guessing is slowed down.
+            # Who is refused has no name: its address is limited, which slows down guessing.
             client = scope.get("client")
             await self._count(f"address {client[0] if client else 'unknown'}")
             raise
@@ -255,7 +260,7 @@ class Guard:
 
 
 def _whole(scope: Scope, receive: Receive) -> Receive:
-    """Let nobody begin with the half of a request: what is behind us would take it for a bug."""
+    """Raise `ClientDisconnect` where the body ends too soon; the SDK would log it as an error."""
     is_complete = scope["method"] != "POST"
 
     async def read() -> Message:
@@ -270,7 +275,7 @@ def _whole(scope: Scope, receive: Receive) -> Receive:
     return read
 
 
-class _Refusal:
+class _Response:
     """What is sent to one caller: with our headers, begun once, and ended.
 
     The library of event streams does not end those that it closes because the server ends, and the

@@ -1,7 +1,7 @@
-"""Tokens: who a bearer token belongs to. Owns the tokens of this process, as hashes.
+"""Tokens: whose a bearer token is. Kept as hashes.
 
 Read once, at the start of a server that listens. A file of tokens has one a line, `TOKEN` or
-`NAME TOKEN`; empty lines and lines that begin with # say nothing. What a named token made is seen
+`NAME TOKEN`; empty lines and lines that begin with # are comments. What a named token made is seen
 by that name alone (principals.py); a token without a name is this machine's owner.
 """
 
@@ -40,7 +40,7 @@ class Tokens:
     def principal_of(self, token: str) -> str | None:
         """Return whose token this is; `None` when it is nobody's.
 
-        Every known token is compared, each in constant time, so that the time says nothing.
+        Every known token is compared, each in constant time: the time reveals nothing.
         """
         given, found = _hash(token), None
         for known, principal in self._principals.items():
@@ -129,7 +129,7 @@ def _parse(text: str, path: Path) -> dict[str, str]:
         name, token = words if len(words) == _NAME_AND_TOKEN else (LOCAL, words[0])
         mistake = _mistake(words, name, token, found)
         if mistake:
-            # The line itself is not shown: it may be a token with a slip of the pen.
+            # The line itself is not shown: it may be a mistyped token.
             raise TokenFileError(f"{path}, line {number}: {mistake}", "Write: NAME TOKEN.")
         found[token] = name
     if not found:
