@@ -32,6 +32,9 @@ _LISTED_CHOICES = 12
 _LISTED_FINDINGS = 8
 
 
+# --- the list ----------------------------------------------------------------------------------
+
+
 def listed_prompts(packs: PackLibrary) -> list[Prompt]:
     """Return the guide, then every usable pack."""
     family = PromptArgument(
@@ -44,7 +47,7 @@ def listed_prompts(packs: PackLibrary) -> list[Prompt]:
         "full sentences, positive wording, text in quotation marks, and what differs by family.",
         arguments=[family],
     )
-    # A pack of the guide's name could never be asked for.
+    # A pack with the guide's name is hidden by it.
     return [teaching, *(_listed(pack) for pack in packs if pack.name != GUIDE)]
 
 
@@ -77,6 +80,9 @@ def _about(argument: Variable) -> str:
     return " ".join(part for part in parts if part)
 
 
+# --- one prompt --------------------------------------------------------------------------------
+
+
 def found_prompt(packs: PackLibrary, name: str, given: Mapping[str, Any]) -> GetPromptResult:
     """Return the message of a prompt.
 
@@ -94,7 +100,7 @@ def found_prompt(packs: PackLibrary, name: str, given: Mapping[str, Any]) -> Get
     if values:
         choices["variables"] = values
     asked = parse_request(PackChoice, {"name": name, **choices})
-    # With 0, what is left to chance is shown as one example of it; the call draws its own.
+    # Seed 0 gives one example of the choices left to the seed; the call has a seed of its own.
     example = draft_from(pack, choice_of(asked), 0)
     return _message(pack.description, _asking(pack, asked, example))
 
@@ -120,7 +126,7 @@ def _refuse_unknown(name: str, given: Iterable[str], known: Sequence[str]) -> No
 
 def _asking(pack: Pack, asked: PackChoice, example: Composition) -> str:
     """Return which tool to call, with what, and the prompt that results."""
-    drawn = [one.name for one in example.chosen if one.is_random]
+    random = [one.name for one in example.chosen if one.is_random]
     kind = pack.defaults.kind
     choices = asked.model_dump(exclude_unset=True)
     if asked.variables:
@@ -129,19 +135,19 @@ def _asking(pack: Pack, asked: PackChoice, example: Composition) -> str:
     arguments = json.dumps({"pack": choices}, ensure_ascii=False)
     given = arguments if kind == "text2img" else f"{arguments} and the image it starts from"
     lines = [
-        f"Draw an image with the prompt pack '{pack.name}': call {tool_of(kind)} with {given}.",
+        f"Generate an image with the prompt pack '{pack.name}': call {tool_of(kind)} with {given}.",
         f"The pack composes this prompt (do not send it yourself):\n\n{example.prompt}",
     ]
-    if drawn:
-        lines.append(f"Left to the seed, here as one example: {', '.join(drawn)}.")
-    told = [finding for finding in example.audit.findings if finding.verdict != "advice"]
+    if random:
+        lines.append(f"Left to the seed, here as one example: {', '.join(random)}.")
+    findings = [finding for finding in example.audit.findings if finding.verdict != "advice"]
     lines += [
         f"The audit: {finding.verdict} because of '{shorten(finding.text)}' in {finding.block}: "
         f"{finding.reason} {advise(finding.rewording)}".rstrip()
-        for finding in told[:_LISTED_FINDINGS]
+        for finding in findings[:_LISTED_FINDINGS]
     ]
-    if len(told) > _LISTED_FINDINGS:
-        lines.append(f"The audit: {len(told) - _LISTED_FINDINGS} more.")
+    if len(findings) > _LISTED_FINDINGS:
+        lines.append(f"The audit: {len(findings) - _LISTED_FINDINGS} more.")
     lines += example.notices
     return "\n\n".join(lines)
 
@@ -153,16 +159,16 @@ def _message(description: str, text: str) -> GetPromptResult:
     )
 
 
-def completed(packs: PackLibrary, name: str, argument: str, begun: str) -> Completion:
-    """Return the values of a prompt's argument that begin as given, then those that contain it.
+# --- completions -------------------------------------------------------------------------------
 
-    None for a prompt or argument there is not.
-    """
+
+def completed(packs: PackLibrary, name: str, argument: str, begun: str) -> Completion:
+    """Return the completions of a prompt's argument; empty for an unknown prompt or argument."""
     return matching(_values(packs, name, argument), begun)
 
 
 def matching(values: Sequence[str], begun: str) -> Completion:
-    """Return the values that begin so, then those that contain it."""
+    """Return the values that begin with what was typed, then those that contain it."""
     begun = begun.strip().lower()
     first = [value for value in values if value.lower().startswith(begun)]
     then = [value for value in values if begun in value.lower() and value not in first]
