@@ -140,6 +140,13 @@ def test_the_page_of_the_architecture_is_short() -> None:
     assert len(words) <= ARCHITECTURE_WORDS
 
 
+def test_the_page_of_the_architecture_names_classes_that_exist() -> None:
+    source = "".join(path.read_text("utf-8") for path in (REPOSITORY / "src").rglob("*.py"))
+    named = {name for name in SPAN.findall(prose_of(ARCHITECTURE)) if name[0].isupper()}
+    assert named
+    assert {name for name in named if f"\nclass {name}" not in source} == set()
+
+
 def test_every_word_of_make_that_is_named_exists() -> None:
     makefile = text_of(REPOSITORY / "Makefile")
     words = set(" ".join(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)).split())
