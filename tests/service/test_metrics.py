@@ -32,7 +32,7 @@ from tests.jobs.bad_worker import ENVIRONMENT
 
 pytestmark = pytest.mark.anyio
 
-BAD_WORKER = Path(__file__).with_name("jobs") / "bad_worker.py"
+BAD_WORKER = Path(__file__).parents[1] / "jobs" / "bad_worker.py"
 REQUEST = GenerateRequest(prompt="a star", width=64, height=64, steps=4, seed=1, count=2)
 DEADLINE_S = 60
 
