@@ -50,7 +50,7 @@ def script_command(name: str) -> list[str]:
 def stdio_parameters(command: Sequence[str], **settings: object) -> StdioServerParameters:
     """Return how to start a server; settings become its FLUX_MCP_ variables.
 
-    The SDK hands on only a handful of variables, so the caller's own settings do not reach it.
+    The SDK passes on only a few variables: the caller's own settings do not reach the server.
     """
     given = {"torch_threads": THREADS, "log_level": "error", **settings}
     return StdioServerParameters(
@@ -70,7 +70,7 @@ async def flux_server(data_dir: Path, **settings: object) -> AsyncIterator[Clien
 
 @asynccontextmanager
 async def bare_server(answer: Path | None = None) -> AsyncIterator[Client]:
-    """Start a server that is nothing but the SDK and eight tools that do nothing.
+    """Start a server of the SDK alone, with eight tools that do nothing.
 
     Args:
         answer: File of a result that a ninth tool, `same`, returns.
@@ -104,7 +104,7 @@ async def wait_for(client: Client, job_id: str) -> dict[str, Any]:
 
 
 async def draw(client: Client, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Draw, wait until the job is completed, and return it.
+    """Generate, wait until the job is completed, and return it.
 
     Raises:
         RuntimeError: it did not complete.
@@ -119,7 +119,7 @@ async def draw(client: Client, tool: str, arguments: dict[str, Any]) -> dict[str
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Give a folder that is gone afterwards."""
+    """Give a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="flux-mcp-bench-", ignore_cleanup_errors=True) as name:
         yield Path(name)
 
@@ -173,7 +173,7 @@ class Result:
     ratios: dict[str, float] = field(default_factory=dict)
     """The result: each measured within this run."""
     absolute: dict[str, Any] = field(default_factory=dict)
-    """Beside it: this machine's own numbers, units in their names."""
+    """Numbers of this machine, with units in their names."""
     lines: list[tuple[str, str, str]] = field(default_factory=list)
     """Of the printed table: what, how much, target."""
 
@@ -240,7 +240,7 @@ def commit() -> str:
 
 
 def cpu_model() -> str:
-    """Return the processor's name as the system tells it."""
+    """Return the processor's name as the system reports it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for row in info.read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""One call of each drawing tool, the same each time, at any side."""
+"""One call of each image tool, always the same, at any size."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 
-def picture(side_px: int) -> str:
+def sample_image(side_px: int) -> str:
     """Return a red circle on blue as a data: URI."""
     image = Image.new("RGB", (side_px, side_px), (40, 60, 200))
     quarter = side_px // 4
@@ -18,8 +18,8 @@ def picture(side_px: int) -> str:
 
 
 def calls(side_px: int) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return kind -> tool and what it is called with, but for size, steps and seed."""
-    given = picture(side_px)
+    """Return for each kind the tool and its arguments, without size, steps and seed."""
+    given = sample_image(side_px)
     prompt = {"prompt": "a green square in the middle of a yellow background"}
     half, quarter = side_px // 2, side_px // 4
     box = {"box": {"x": quarter, "y": quarter, "width": half, "height": half}}

@@ -1,9 +1,9 @@
 """How long does a new user wait for each kind? Unit: seconds; ratio to a warm text2img image.
 
-Method: a server on an empty data folder, its worker with a torch thread for each core, draws one
-image of each kind with micro at 128 px and 8 steps, then again. The first call of all starts the
-worker, which imports torch and diffusers; the first of each other kind loads that kind. Loading is
-what the worker itself measured (`load_s` of the job), the rest is what the client waited for.
+Method: a server on an empty data folder, its worker with a torch thread for each core, generates
+one image of each kind with micro at 128 px and 8 steps, then again. The very first call starts the
+worker, which imports torch and diffusers; the first call of each other kind loads that kind.
+Loading times are those of the worker (`load_s` of the job), the others those the client waited.
 Several servers, one after another; kinds take turns at being first.
 """
 
@@ -32,7 +32,7 @@ WARM = 5
 
 
 async def measure(quick: bool) -> Result:
-    """Start servers and let each draw every kind for the first time."""
+    """Start servers, and generate every kind for the first time on each."""
     starts = 1 if quick else 5
     kinds = list(calls(SIDE_PX))
     cores = run_facts()["machine"]["cores"]
@@ -58,7 +58,7 @@ async def measure(quick: bool) -> Result:
 
 
 async def _timed(client: Client, kind: str) -> tuple[str, float]:
-    """Draw an image; return its job and the seconds until its answer was here."""
+    """Generate an image; return its job and the seconds until the answer arrived."""
     tool, arguments = calls(SIDE_PX)[kind]
     size = {"model": "micro", "width": SIDE_PX, "height": SIDE_PX, "steps": STEPS, "seed": 1}
     started = time.perf_counter()
@@ -80,7 +80,7 @@ def _report(
     first = statistics.median(first_s)
     all_load = statistics.median(sum(loads) for loads in zip(*load_s.values(), strict=True))
     result.absolute |= {"first_answer_s": round(first, 3), "load_all_kinds_s": round(all_load, 3)}
-    result.line("the first image of all, from its call", f"{first:.1f} s")
+    result.line("the very first image, from its call", f"{first:.1f} s")
     result.line("loading all five kinds, together", f"{all_load:.2f} s", "a few seconds")
     for kind, seconds in warm_s.items():
         warm = statistics.median(seconds)

@@ -3,25 +3,25 @@
 Method: the same plans with the same micro weights, one torch thread and a fresh generator each, all
 four ways in turn within every repetition, each in processes that are warm:
 
-  bare     `pipe()` in a process that has nothing but diffusers; the sum of the calls' seconds
+  bare     `pipe()` in a process with diffusers only; the sum of the calls' seconds
   single   flux_generate over MCP (stdio, `flux-mcp serve`), one call after another, until the
-           answer with its preview is here
-  queued   the same jobs submitted with wait_s=0 as fast as the client can, then waited for: what
-           the queue lets through
-  quiet    the same on a server that draws no previews
+           answer with its preview arrives
+  queued   the same jobs submitted with wait_s=0 as fast as the client can, then waited for: the
+           throughput of the queue
+  quiet    the same on a server without previews
 
 The servers encode every prompt, as the bare pipeline does: their embedding cache is off.
 
-The images must be the same to the last pixel, or there is no result. Micro jobs are 20 to 200
-times shorter than real ones, so the milliseconds per job are what carries over to a large GPU;
-the ratio at 64 steps is the one to hold against target C1 (facts: 500 ms jobs).
+The images must be identical, or there is no result. Micro jobs are 20 to 200 times shorter than
+real ones: the milliseconds per job apply to a large GPU too, the ratios do not. The ratio at 64
+steps is the one to compare with target C1 (jobs of 500 ms).
 
-The worker's idle gap: a job's row has the moment it was claimed and the seconds that the worker
-itself measured, so claim(n+1) - claim(n) - load_s(n) - draw_s(n) is the time in which the worker
-had nothing to do; counted only where job n+1 was waiting already when job n was claimed.
+The worker's idle gap: a job's row has the time when it was claimed and the seconds that the worker
+measured. claim(n+1) - claim(n) - load_s(n) - draw_s(n) is the time in which the worker had no job;
+it counts only if job n+1 was waiting already when job n was claimed.
 
 Progress: one server with previews off, one with a preview every second step, and the bare pipeline,
-in turn; the seconds are those the worker measured for drawing.
+in turn; the seconds are those the worker measured for generating.
 
 Unit: ratios, and milliseconds per job.
 """
@@ -69,7 +69,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As it stands in the result."""
+        """Its key in the result."""
         return f"{self.side_px}px_{self.steps}steps"
 
 
@@ -169,7 +169,7 @@ async def _all_at_once(case: Case, way: str, client: Client, seconds: Seconds) -
     ]
     seconds.submit[way].append(time.perf_counter() - started)
     ids = [job["job_id"] for job in submitted]
-    # First in, first out: after the last, at most two others are still on their way to disk.
+    # First in, first out: after the last, at most two others are still being written to disk.
     await wait_for(client, ids[-1])
     for job_id in ids[-3:]:
         await wait_for(client, job_id)
@@ -205,7 +205,7 @@ def _report_case(result: Result, case: Case, seconds: Seconds, rows: dict[str, J
 def _report_worker(
     result: Result, name: str, batches: Sequence[Sequence[Job]], bare: Sequence[float]
 ) -> dict[str, float]:
-    """Report how long the worker itself drew, and how long it was idle in between."""
+    """Report how long the worker generated, and how long it was idle in between."""
     worker = [sum(worker_s(job) for job in batch) for batch in batches]
     share = result.ratios[f"{name}.worker"] = median_ratio(worker, bare)
     result.line("  the worker's own seconds", f"{share:.3f}x")
@@ -227,7 +227,7 @@ def _report_worker(
 
 
 async def _measure_progress(result: Result, folder: Path, bare: BarePipe, rounds: int) -> None:
-    """Compare the worker's drawing seconds with and without previews, and with bare `pipe()`."""
+    """Compare the worker's seconds with and without previews, and with bare `pipe()`."""
     case = Case(256, 28, 1)
     ways = {"previews_off": 0, "previews_on": 2}
     drawn_s: dict[str, list[float]] = {"bare": []}

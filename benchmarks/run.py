@@ -1,4 +1,4 @@
-"""Run the benchmarks, each in a process of its own, and keep what they found if asked to.
+"""Run the benchmarks, each in a separate process, and record their results if asked to.
 
 python benchmarks/run.py                  all of them
 python benchmarks/run.py --quick          few repetitions: do they still run?
@@ -32,7 +32,7 @@ NAMES = (
 
 
 def main() -> int:
-    """Run what was asked for; return how many benchmarks failed."""
+    """Run the chosen benchmarks; return how many failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def _run(name: str, quick: bool, record: bool) -> bool:
-    """Run one and pass on what it prints; return whether it ended with a result."""
+    """Run one and print its output; return whether it ended with a result."""
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *(["--quick"] if quick else [])]
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:

@@ -51,7 +51,7 @@ TOOLS_FRESH_S = 5.0
 LARGEST_REQUEST_BYTES = 96 * 1024 * 1024
 """The limit of flux-mcp by default (its setting `max_body_bytes`): calls can carry images."""
 END_TIMEOUT_S = 5
-"""How long answers may take to be sent after the router was told to end."""
+"""How long answers may take to be sent once the router is stopped."""
 
 
 class Router:

@@ -45,7 +45,7 @@ class UpstreamError(Exception):
 
 
 class Verbatim(BaseModel):
-    """A result with any fields: nothing is parsed, so nothing can be lost."""
+    """A result with any fields: nothing is parsed, and nothing is lost."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -133,10 +133,10 @@ class Upstream:
     """The one connection to flux-mcp: opened by the first call, and again after it was lost.
 
     The SDK's client must be left by the task that entered it. Calls come and go in tasks of their
-    own, so one more task holds the client for all of them.
+    own: one more task holds the client for all of them.
 
     Args:
-        name: What a user knows flux-mcp by: its URL or its command.
+        name: The name of flux-mcp for users: its URL or its command.
         transport: Opens the streams to it.
     """
 
@@ -166,8 +166,8 @@ class Upstream:
             if error.data == UNSENT:
                 raise self._unreachable(error.message) from error
             raise UpstreamError(
-                f"[upstream_lost] flux-mcp did not answer ({error.message}). If this was to draw "
-                "something, the job may be in its queue: look with flux_get_job and "
+                f"[upstream_lost] flux-mcp did not answer ({error.message}). If this was a request "
+                "for an image, the job may be in its queue: check with flux_get_job and "
                 "flux_search_gallery before you call again."
             ) from error
 
