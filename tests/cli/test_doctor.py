@@ -144,7 +144,7 @@ def test_without_a_gpu_micro_draws_and_what_a_gpu_would_give_is_told(
     ended = bare()
     assert (ended.code, ended.err) == (0, "")
     assert "micro, a demonstration that needs no GPU" in ended.out
-    assert "What a GPU would give" in ended.out
+    assert "With a GPU (text2img" in ended.out
     assert ended.out.splitlines()[0] == printed(found).splitlines()[0]
 
 
@@ -230,7 +230,7 @@ def test_with_a_gpu_what_fits_is_what_the_planner_says(gamer: Machine, printed: 
     assert fits(found, "fill", "low").now.is_demonstration
     assert all(row.pulled.peak_gib <= 19.53 for row in found.fits.rows if row.pulled.model)
     text = printed(found)
-    assert "What draws now (19.5 GiB of a GPU free" in text
+    assert "With what is installed (19.5 GiB of a GPU free" in text
     assert "With every model pulled" in text
 
 
@@ -265,13 +265,13 @@ def test_who_is_on_the_gpu_is_told_and_our_own_worker_by_its_data_folder(
     assert (first.pid, first.is_ours, first.used_gib) == (ours.pid, True, 2.0)
     assert (second.is_ours, second.data_dir) == (False, "/elsewhere")
     assert (third.pid, third.data_dir) == (os.getpid(), None)
-    assert found.gpus[0].untold_gib == round((24564 - 20000 - 2048 - 1024 - 512) / 1024, 2)
+    assert found.gpus[0].other_gib == round((24564 - 20000 - 2048 - 1024 - 512) / 1024, 2)
     assert found.fits.vram_gib == round((20000 + 2048) / 1024, 2), "ours counts as free"
     text = unwrapped(printed(found))
     assert f"({ours.pid}), the worker of this data folder: counts as free" in text
     assert "a worker of flux-mcp for /elsewhere" in text
-    assert "not told: the driver itself, the screen, other programs" in text
-    assert any(f"({os.getpid()}) hold 1.5 GiB of the GPU" in step for step in steps(found))
+    assert "other: the driver itself, the screen, programs it does not list" in text
+    assert any(f"({os.getpid()}) use 1.5 GiB of the GPU" in step for step in steps(found))
 
 
 def test_a_cpu_build_of_torch_beside_a_gpu_comes_first(gamer: Machine):
@@ -381,11 +381,11 @@ def test_what_is_here_is_told_with_its_size_licence_and_what_it_lacks(
     assert about["apache-2.0"].is_allowed
     assert about["flux-non-commercial"].models == ("flux2-dev",)
     assert not about["flux-non-commercial"].is_allowed
-    assert any("flux1-dev is not here as a whole" in step for step in steps(found))
+    assert any("flux1-dev is not complete" in step for step in steps(found))
     assert any("flux2-dev is here, and needs the extra flux2-dev" in step for step in steps(found))
     assert all(row.pulled.licence == "apache-2.0" for row in found.fits.rows if row.pulled.model)
     text = printed(found)
-    for words in ("Models on this disk", "not whole", "lacks the extra flux2-dev", "any use"):
+    for words in ("Models on this disk", "not complete", "lacks the extra flux2-dev", "any use"):
         assert words in text
 
 

@@ -1,4 +1,4 @@
-"""`flux-mcp demo`: the demonstration as it is seen: bars, a table, a sheet of the images."""
+"""`flux-mcp demo`: the demonstration of server/demo.py with bars, a table, a sheet of images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -58,15 +58,15 @@ def demo(
 ) -> None:
     """Start the real server, call each tool that generates, and show the images.
 
-    The tools are called as an MCP client calls them. Takes some seconds: micro generates, whatever
-    else is installed, and the images are kept in the gallery.
+    The tools are called as an MCP client calls them. Takes some seconds: micro
+    generates, whatever else is installed, and the images are kept in the gallery.
     """
     set_up_logging("warning")
     run(_demonstrate(read_settings(data_dir, config=config), sheet, as_json=as_json))
 
 
 async def _demonstrate(settings: Settings, sheet: Path | None, *, as_json: bool) -> None:
-    """Let every drawing tool draw, put the images on a sheet, say what came out.
+    """Call each tool that generates, put the images on a sheet, print what was made.
 
     Raises:
         EngineUnavailableError: a job did not complete; the message says why.
@@ -74,7 +74,7 @@ async def _demonstrate(settings: Settings, sheet: Path | None, *, as_json: bool)
     """
     place = (sheet or settings.paths.demo_sheet).absolute()
     if sheet is not None and not place.parent.is_dir():
-        # Now, not when all is drawn.
+        # Now, not when every image is made.
         raise StorageError(f"There is no folder {place.parent}.", _ANOTHER_SHEET)
     out = console(stderr=True)
     out.print("Starting the server: flux-mcp serve (stdio)")
@@ -106,7 +106,7 @@ class _StoryBars:
 
     def offered(self, tools: list[str]) -> None:
         self._out.print(f"It offers {len(tools)} tools: {', '.join(tools)}")
-        self._out.print("Calling those that draw:")
+        self._out.print("Calling those that generate:")
 
     def begins(self, chapter: Chapter) -> None:
         self._bar = self._progress.add_task("starting", total=None, tool=chapter.tool)
@@ -143,7 +143,7 @@ def write_sheet(place: Path, jobs: tuple[JobAnswer, ...]) -> None:
 
 
 def print_demo(answer: DemoAnswer) -> None:
-    """Print what was drawn, the sheet, how to draw the first image again, and the notices."""
+    """Print the images, the sheet, how to generate the first again, and the notices."""
     out = console()
     rows = [("tool", "seconds", "prompt", "image")]
     for chapter, job in zip(STORY, answer.jobs, strict=True):

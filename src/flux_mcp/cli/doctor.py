@@ -89,7 +89,7 @@ def doctor(
 
 @dataclass(frozen=True)
 class DoctorFlags:
-    """What the flags say."""
+    """The flags that the examination depends on."""
 
     worker: bool = False
     vram_gib: float | None = None
@@ -102,7 +102,7 @@ async def _examine_and_print(settings: Settings, asked: DoctorFlags, *, as_json:
     Raises:
         InvalidRequestError: a size is none.
         StorageError: the data folder cannot be used.
-        typer.Exit: a worker was asked for and cannot draw.
+        typer.Exit: a worker was asked for and cannot generate.
     """
     named = named_machine(asked.vram_gib, asked.ram_gib)
     ensure_dirs(settings.paths)
@@ -134,7 +134,7 @@ async def _learned(
 
 
 async def _worker(settings: Settings) -> WorkerFact:
-    """Start a worker and return what it says it draws on."""
+    """Start a worker and return what it says of its device."""
     fleet = ProcessFleet(settings)
     try:
         await fleet.warm()
@@ -182,10 +182,10 @@ def print_examination(found: Examination) -> None:
 def _about_gpus(found: Examination) -> Iterator[tuple[str, str]]:
     yield "Device", f"{found.device.kind}: {found.device.reason}"
     for gpu in found.gpus:
-        yield "GpuFact", _gpu(gpu)
+        yield "GPU", _gpu(gpu)
         for used_gib, who in _holders(gpu):
-            held = "   ?" if used_gib is None else f"{used_gib:4.1f}"
-            yield f"{'':{_INDENT}}{held} GiB  ", who
+            used = "   ?" if used_gib is None else f"{used_gib:4.1f}"
+            yield f"{'':{_INDENT}}{used} GiB  ", who
 
 
 def _facts(found: Examination) -> Iterator[tuple[str, str]]:
@@ -200,23 +200,23 @@ def _facts(found: Examination) -> Iterator[tuple[str, str]]:
         ),
     )
     memory, disk = found.memory, found.disk
-    yield "Memory", f"{memory.available_gib} of {memory.total_gib} GiB available"
+    yield "RAM", f"{memory.available_gib} of {memory.total_gib} GiB available"
     yield "Data", f"{disk.data_dir}, {disk.free_gib} of {disk.total_gib} GiB free"
     if found.allowed_licences is not None:
         allowed = ", ".join(found.allowed_licences) or "none"
-        yield "Licences", f"{allowed}: others draw only where a call names the model"
+        yield "Licences", f"{allowed}: others are used only where a call names the model"
 
 
 def _gpu(gpu: GpuFact) -> str:
     compute = "" if gpu.compute is None else f", compute {gpu.compute:g}"
-    memory = "memory not told"
+    memory = "its memory is not known"
     if gpu.total_gib is not None and gpu.free_gib is not None:
         memory = f"{gpu.free_gib:.1f} of {gpu.total_gib:.1f} GiB free"
     return f"{gpu.name}, {memory}; driver {gpu.driver}{compute}"
 
 
 def _holders(gpu: GpuFact) -> Iterator[tuple[float | None, str]]:
-    """Yield what is held, and by whom."""
+    """Yield what of the GPU's memory is used, and by whom."""
     for one in gpu.programs:
         who = f"{one.name or 'a program of unknown name'} ({one.pid})"
         if one.is_ours:
@@ -224,8 +224,8 @@ def _holders(gpu: GpuFact) -> Iterator[tuple[float | None, str]]:
         elif one.data_dir is not None:
             who += f", a worker of flux-mcp for {one.data_dir}"
         yield one.used_gib, who
-    if gpu.untold_gib:
-        yield gpu.untold_gib, "not told: the driver itself, the screen, other programs"
+    if gpu.other_gib:
+        yield gpu.other_gib, "other: the driver itself, the screen, programs it does not list"
 
 
 def _print_worker(out: Console, found: Examination) -> None:
@@ -235,12 +235,12 @@ def _print_worker(out: Console, found: Examination) -> None:
         said = found.worker.environment.model_dump(mode="json", exclude_none=True)
         _named(out, "Worker", ", ".join(f"{name} {value}" for name, value in said.items()))
         return
-    _named(out, "Worker", f"cannot draw: {found.worker.error}", style="red")
+    _named(out, "Worker", f"cannot generate: {found.worker.error}", style="red")
     for line in (found.worker.log or "").splitlines():
         out.print(Text(f"{'':{_INDENT}}{plain(line)}", style="dim"))
 
 
-# --- what draws --------------------------------------------------------------------------------
+# --- which models are used ---------------------------------------------------------------------
 
 
 def _print_fits(out: Console, found: Examination) -> None:
@@ -248,11 +248,11 @@ def _print_fits(out: Console, found: Examination) -> None:
     unknown = "no GPU" if found.device.kind == "cpu" else "its memory is not known"
     where = unknown if fits.vram_gib is None else f"{fits.vram_gib:.1f} GiB of a GPU free"
     if fits.ram_gib is not None:
-        where += f", {fits.ram_gib:g} GiB of host memory"
+        where += f", {fits.ram_gib:g} GiB of RAM"
     now = [(row, row.now) for row in fits.rows if row.now is not None]
     pulled = [(row, row.pulled) for row in fits.rows]
     if now:
-        _heading(out, f"What draws now ({where})")
+        _heading(out, f"With what is installed ({where})")
         if all(fit.is_demonstration for _, fit in now):
             text = "micro, a demonstration that needs no GPU: no other model can be used yet."
             _wrap(out, "", text)
@@ -261,7 +261,7 @@ def _print_fits(out: Console, found: Examination) -> None:
             for notice in dict.fromkeys(notice for _, fit in now for notice in fit.notices):
                 _wrap(out, "- ", notice)
     if found.with_a_gpu:
-        _heading(out, "What a GPU would give (text2img, standard, every model pulled)")
+        _heading(out, "With a GPU (text2img, standard, every model pulled)")
         sizes = [(f"{one.vram_gib:g} GiB", one.fit) for one in found.with_a_gpu]
         out.print(_fit_table("gpu", sizes), soft_wrap=False)
     elif [fit for _, fit in now] != [fit for _, fit in pulled]:
@@ -270,7 +270,7 @@ def _print_fits(out: Console, found: Examination) -> None:
 
 
 def _print_table(out: Console, rows: Sequence[tuple[KindFits, Fit]]) -> None:
-    """Print one line for each kind and way to draw it, with the qualities that share it."""
+    """Print one line for each kind and way to load a model, with the qualities that share it."""
     merged: dict[tuple[object, ...], tuple[str, list[str], Fit]] = {}
     for row, fit in rows:
         way = (row.kind, fit.model, fit.precision, fit.placement, fit.vae_tile_px)
@@ -291,17 +291,17 @@ def _qualities(names: Sequence[str]) -> str:
 
 
 def _fit_table(first: str, rows: Iterable[tuple[str, Fit]]) -> Table:
-    table = _table(first, "model", "held", "GiB", "time")
+    table = _table(first, "model", "loaded as", "GiB", "time")
     for name, fit in rows:
         if fit.model is None:
             table.add_row(name, Text("nothing fits", style=_WARN))
             continue
         tile = ", tiled" if fit.vae_tile_px else ""
-        held = f"{fit.precision} {fit.placement}{tile}" if fit.precision else "as the worker can"
+        way = f"{fit.precision} {fit.placement}{tile}" if fit.precision else "as the worker can"
         peak = "" if fit.peak_gib is None else f"{fit.peak_gib:.1f}"
         seconds = "" if fit.seconds is None else f"{fit.seconds:.0f} s"
-        held = "a demonstration" if fit.is_demonstration else held
-        table.add_row(name, fit.model, held, peak, seconds)
+        way = "a demonstration" if fit.is_demonstration else way
+        table.add_row(name, fit.model, way, peak, seconds)
     return table
 
 
@@ -312,7 +312,7 @@ def _print_models(out: Console, found: Examination) -> None:
     here = [model for model in found.models if model.state != "missing"]
     if here:
         _heading(out, "Models on this disk")
-        table = _table("model", "draws", "GiB", "held", "licence")
+        table = _table("model", "kinds", "GiB", "stored as", "licence")
         for model in here:
             table.add_row(
                 model.id,
@@ -333,10 +333,10 @@ def _print_models(out: Console, found: Examination) -> None:
 
 def _remark(model: Model) -> str:
     if model.state == "partial":
-        return "begun, not whole."
+        return "not complete."
     if model.missing_extras:
         return f"lacks the extra {', '.join(model.missing_extras)}."
-    return "" if model.is_drawable else "this version cannot draw with it yet."
+    return "" if model.is_drawable else "this version cannot load it yet."
 
 
 def _print_extras(out: Console, found: Examination) -> None:

@@ -52,7 +52,7 @@ MOST_LINES = 10
 def generate(
     *,
     prompt: Annotated[
-        str | None, typer.Argument(help="What to draw, in full sentences; or give --pack.")
+        str | None, typer.Argument(help="What the image shows, in full sentences; or give --pack.")
     ] = None,
     pack: Annotated[
         str | None,
@@ -99,9 +99,9 @@ def generate(
 ) -> None:
     """Generate an image and wait for it. Ctrl-C cancels it.
 
-    The image's path is printed; it is kept in the gallery with prompt, seed and model.
-    Example: flux-mcp generate "a red bicycle against a white wall" --aspect-ratio 16:9. Or with
-    a pack: flux-mcp generate --pack product-shot --subject "a green carafe" --var light=window
+    The image's path is printed; it is kept in the gallery with prompt, seed, model.
+    Example: flux-mcp generate "a red bicycle against a white wall"
+    With a pack: flux-mcp generate --pack product-shot --var light=window
     """
     asked = {
         "prompt": prompt,

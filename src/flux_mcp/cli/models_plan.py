@@ -45,7 +45,7 @@ def plan(
         typer.Option(help="Memory of the GPU, GiB; else that of this machine's GPU."),
     ] = None,
     ram: Annotated[
-        float | None, typer.Option(help="Memory of the machine, GiB; else it is enough.")
+        float | None, typer.Option(help="RAM of the machine, GiB; else it is enough.")
     ] = None,
     kind: Annotated[
         str, typer.Option(help="text2img, kontext, fill, control or redux.")
@@ -53,7 +53,7 @@ def plan(
     model: Annotated[str | None, typer.Option(help="Model id; else by quality.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels; else the model's own.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels; else the model's own.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="Images.")] = 1,
     batched: Annotated[bool, typer.Option("--batched", help="All of them in one pass.")] = False,
     references: Annotated[
         int | None, typer.Option(min=0, help="Images to read; else 1 where a kind needs it.")
@@ -71,11 +71,11 @@ def plan(
     config: ConfigPath = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what would draw on a GPU: model, precision, placement, memory, time.
+    """Show the model for a GPU, and how it would be loaded: precision, placement, memory, time.
 
-    As if every model were installed and this version could load them all. Ends with 3 and the
-    code too_little_memory if nothing fits. Example: flux-mcp models plan --quality high
-    --vram 16 --ram 32
+    As if every model were installed and this version could load them all. Ends with
+    3 and the code too_little_memory if nothing fits.
+    Example: flux-mcp models plan --quality high --vram 16 --ram 32
     """
     asked = PlanFlags(
         quality=quality,
@@ -176,7 +176,7 @@ def _one_of(flag: str, given: str, known: tuple[str, ...]) -> str:
 
 
 def print_plan(settings: Settings, asked: PlanFlags, *, explain: bool, as_json: bool) -> None:
-    """Print the tier that a GPU would draw with, and the ways that were considered.
+    """Print the tier that fits a GPU, and the ways that were considered.
 
     Raises:
         InvalidRequestError: a flag cannot be used.
@@ -238,8 +238,8 @@ def _print_tier(tier: Tier, machine: Machine) -> None:
         "Model": f"{spec.title} ({spec.id}), {spec.licence}",
         "Precision": f"{loaded_as.precision}, text encoder {loaded_as.text_precision}",
         "Placement": f"{loaded_as.placement}: {load_parts().placement[loaded_as.placement].about}",
-        "Gpu": f"{chosen.peak_gib:.1f} GiB at most, of {machine.gpu.free_gib:g}",
-        "Memory": f"{chosen.ram_gib:.0f} GiB of the machine",
+        "GPU": f"{chosen.peak_gib:.1f} GiB at most, of {machine.gpu.free_gib:g}",
+        "RAM": f"{chosen.ram_gib:.0f} GiB",
         "Time": f"about {chosen.seconds:.0f} s, estimated",
     }
     for name, value in facts.items():
@@ -264,12 +264,12 @@ def _print_considered(considered: list[Candidate]) -> None:
 
 
 def _line(one: Candidate) -> tuple[str, ...]:
-    held = one.loaded_as
-    tiles = "" if held.tile_px is None else f", tiles of {held.tile_px} px"
+    way = one.loaded_as
+    tiles = "" if way.tile_px is None else f", tiles of {way.tile_px} px"
     return (
         one.spec.id,
-        f"{held.precision}/{held.text_precision}",
-        f"{held.placement}{tiles}",
+        f"{way.precision}/{way.text_precision}",
+        f"{way.placement}{tiles}",
         f"{one.peak_gib:.1f} GiB",
         f"{one.ram_gib:.1f} GiB RAM",
         one.refused or "taken",

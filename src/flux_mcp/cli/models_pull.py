@@ -1,4 +1,4 @@
-"""`flux-mcp models pull`: which models, are they wanted, and how far their download is."""
+"""`flux-mcp models pull`: choose models, ask about large ones, download, show the progress."""
 
 import asyncio
 from collections.abc import Sequence
@@ -73,8 +73,8 @@ def pull(
 ) -> None:
     """Download weights; interrupted, the same command resumes where it was.
 
-    Every file is checked against the hub's hash. Ctrl-C stops it. Agents can watch it by the
-    id it prints. Example: flux-mcp models pull flux1-schnell
+    Every file is checked against the hub's hash. Ctrl-C stops it. Agents can watch
+    it by the id it prints. Example: flux-mcp models pull flux1-schnell
     """
     set_up_logging("warning")
     settings = read_settings(data_dir, config=config)
@@ -201,7 +201,7 @@ def _tell(ended: Download, rows: Sequence[ModelSpec], settings: Settings, *, as_
 
 
 def _show(progress: CommandProgress, download: Download, event: PullEvent | None) -> None:
-    """Show what the downloading process tells: whole downloads in lines, bytes as a bar each."""
+    """Show an event of the download: what is listed or complete as a line, bytes as bars."""
     if event is None and not download.is_final:
         progress.say(f"Download {download.id}: agents watch it with flux_get_job.")
     elif isinstance(event, Listed):

@@ -168,8 +168,8 @@ def compose(
 ) -> None:
     """Print the prompt a pack makes, and what its audit says; no image is generated.
 
-    Ends with 2 if the audit refuses it. Example: flux-mcp packs compose product-shot --subject
-    "a green glass carafe" --var light=window
+    Ends with 2 if the audit refuses it.
+    Example: flux-mcp packs compose product-shot --subject wristwatch --var light=window
     """
     asked = PackFlags(name, subject, tuple(variable or ()), extra or "", seed, count)
     run_now(
@@ -274,8 +274,8 @@ def audit(
 ) -> None:
     """Say whether a text mentions what it must not. It understands negation.
 
-    Prints the verdict (pass, warn or refuse) and what was found where. Example: flux-mcp packs
-    audit --forbid people --forbid text "an empty street, no people or signs with text"
+    Prints the verdict (pass, warn or refuse) and what was found where.
+    Example: flux-mcp packs audit --forbid people "an empty street, no people"
     """
     asked = AuditFlags(text, tuple(forbid or ()), tuple(forbid_regex or ()), pack, is_strict=strict)
     run_now(lambda: print_audit(read_settings(data_dir, config=config), asked, as_json=as_json))
@@ -353,8 +353,8 @@ def check(
 ) -> None:
     """Check packs thoroughly: every file, every choice, every prompt they can make.
 
-    Ends with 0 if all can be used (warnings are printed), with 1 if one cannot, with 2 if there
-    is no pack. For the CI of a repository of packs.
+    Ends with 0 if all can be used (warnings are printed), with 1 if one cannot, with
+    2 if there is no pack. For the CI of a repository of packs.
     """
     run_now(lambda: print_checks(read_settings(data_dir, config=config), folder, as_json=as_json))
 

@@ -42,8 +42,8 @@ def serve(
 ) -> None:
     """Serve MCP: over stdin and stdout for clients that start it, or over HTTP.
 
-    Over HTTP callers send a token. It is in the file 'tokens' of the data folder, which is made
-    at the first start.
+    Over HTTP callers send a token. It is in the file 'tokens' of the data folder,
+    which is made at the first start.
     """
     guard = StdoutGuard()
     settings = read_settings(

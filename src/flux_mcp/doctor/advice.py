@@ -1,4 +1,4 @@
-"""What to do next, read off an examination: steps in order, each with its command. Pure."""
+"""What to do next, from an examination: steps in order, each with its command."""
 
 import shlex
 import sys
@@ -8,35 +8,35 @@ from functools import partial
 from flux_mcp.doctor.facts import Examination, Obstacle, ProgramFact, PullFact, Step
 from flux_mcp.settings.installation import command_path
 
-CROWDED_GIB = 1.0
-"""Less than that, held by other programs, is not worth ending them."""
+WORTH_ENDING_GIB = 1.0
+"""Less than that, used by other programs, is not worth ending them."""
 TORCH_SITE = "https://pytorch.org/get-started/locally"
 
 
 def next_steps(found: Examination, pulling: Callable[[Sequence[str]], str]) -> Iterator[Step]:
-    """Yield what to do: first what keeps it from drawing, then what it draws with, then use it.
+    """Yield what to do: first what keeps it from generating, then models, then how to use it.
 
     Args:
         found: Everything but the steps.
         pulling: Returns the command that downloads models, by their ids.
     """
     pulls = partial(_pulls, pulling)
-    with_a_gpu = (pulls, _partial, _extras, _crowd, _use)
-    # A CPU draws micro at once; real models take it many minutes an image.
+    with_a_gpu = (pulls, _partial, _extras, _other_programs, _use)
+    # On a CPU micro is quick, and real models take many minutes an image.
     without = (_use, pulls, _partial, _extras)
     later = without if found.device.kind == "cpu" else with_a_gpu
     for steps in (_packages, _worker, _disk, _gpu, _own_models, *later, _connect):
         yield from steps(found)
 
 
-# --- what keeps it from drawing ----------------------------------------------------------------
+# --- what keeps it from generating -------------------------------------------------------------
 
 
 def _packages(found: Examination) -> Iterator[Step]:
     missing = [name for name, version in found.packages.items() if version is None]
     if missing:
         yield Step(
-            text=f"Install {', '.join(missing)}: the worker cannot draw without.",
+            text=f"Install {', '.join(missing)}: the worker cannot generate without.",
             command=f"{_python()} -m pip install {' '.join(missing)}",
         )
 
@@ -44,8 +44,8 @@ def _packages(found: Examination) -> Iterator[Step]:
 def _worker(found: Examination) -> Iterator[Step]:
     if found.worker is not None and found.worker.error is not None:
         yield Step(
-            text="The worker cannot draw. The end of its log, above, says why; after a change, ask "
-            "it again:",
+            text="The worker cannot generate. The end of its log, above, says why; after a change, "
+            "ask it again:",
             command=f"{_ours()} doctor --worker",
         )
 
@@ -62,9 +62,9 @@ def _disk(found: Examination) -> Iterator[Step]:
 
 def _gpu(found: Examination) -> Iterator[Step]:
     obstacle = found.device.obstacle
-    if found.device.setting not in ("auto", "cuda") or obstacle not in _MENDING:
+    if found.device.setting not in ("auto", "cuda") or obstacle not in _FIXES:
         return
-    yield _MENDING[obstacle](found)
+    yield _FIXES[obstacle](found)
 
 
 def _fix_driver(found: Examination) -> Step:
@@ -94,7 +94,7 @@ def _fix_torch(found: Examination) -> Step:
     )
 
 
-def _renew_driver(found: Examination) -> Step:
+def _fix_old_driver(found: Examination) -> Step:
     return Step(
         text=f"Install a newer NVIDIA driver: torch is built with CUDA {found.torch.cuda}, which "
         f"takes driver {found.torch.least_driver} or newer; {found.gpus[0].driver} is installed. "
@@ -103,7 +103,7 @@ def _renew_driver(found: Examination) -> Step:
     )
 
 
-def _unhide(_: Examination) -> Step:
+def _fix_hidden(_: Examination) -> Step:
     return Step(
         text="CUDA_VISIBLE_DEVICES hides the GPU from every program that is started here, and "
         "from servers whose client sets it: take it away there.",
@@ -111,11 +111,11 @@ def _unhide(_: Examination) -> Step:
     )
 
 
-_MENDING: Mapping[Obstacle | None, Callable[[Examination], Step]] = {
+_FIXES: Mapping[Obstacle | None, Callable[[Examination], Step]] = {
     "driver_fails": _fix_driver,
     "cpu_build": _fix_torch,
-    "old_driver": _renew_driver,
-    "hidden": _unhide,
+    "old_driver": _fix_old_driver,
+    "hidden": _fix_hidden,
 }
 
 
@@ -125,7 +125,7 @@ def _own_models(found: Examination) -> Iterator[Step]:
         yield Step(text=text, command=None)
 
 
-# --- what it draws with ------------------------------------------------------------------------
+# --- models and extras -------------------------------------------------------------------------
 
 
 def _pulls(pulling: Callable[[Sequence[str]], str], found: Examination) -> Iterator[Step]:
@@ -148,7 +148,7 @@ def _about_pulls(pulls: Sequence[PullFact], found: Examination) -> str:
     is_tight = needed_gib > found.disk.free_gib - found.disk.reserve_gib
     tight = f" Only {found.disk.free_gib:.0f} are free: make room first." if is_tight else ""
     return (
-        f"{_and(kinds)} {_s(kinds, 'draw')} with micro, a demonstration. Pull {_and(models)}: "
+        f"{_and(kinds)} {_s(kinds, 'use')} micro, a demonstration. Pull {_and(models)}: "
         f"{_and(list(dict.fromkeys(one.licence for one in pulls)))}, "
         f"{needed_gib:.0f} GiB of disk.{tight}{first}"
     )
@@ -157,7 +157,10 @@ def _about_pulls(pulls: Sequence[PullFact], found: Examination) -> str:
 def _partial(found: Examination) -> Iterator[Step]:
     for model in found.models:
         if model.state == "partial" and model.command and not _is_pulled(model.id, found):
-            yield Step(text=f"{model.id} is not here as a whole: go on.", command=model.command)
+            yield Step(
+                text=f"{model.id} is not complete on this disk: resume its download.",
+                command=model.command,
+            )
 
 
 def _is_pulled(model: str, found: Examination) -> bool:
@@ -174,7 +177,7 @@ def _extras(found: Examination) -> Iterator[Step]:
     }
     for name, model_id in needed.items():
         yield Step(
-            text=f"{model_id} is here, and needs the extra {name} to be drawn with.",
+            text=f"{model_id} is here, and needs the extra {name} to be used.",
             command=commands.get(name),
         )
     for extra in found.extras:
@@ -182,14 +185,14 @@ def _extras(found: Examination) -> Iterator[Step]:
             yield Step(text=f"The extra {extra.name} gives {extra.helps}.", command=extra.command)
 
 
-def _crowd(found: Examination) -> Iterator[Step]:
+def _other_programs(found: Examination) -> Iterator[Step]:
     for gpu in found.gpus:
         others = [one for one in gpu.programs if not one.is_ours and one.used_gib]
         held_gib = sum(one.used_gib or 0.0 for one in others)
-        if gpu.name == found.device.gpu and held_gib >= CROWDED_GIB:
+        if gpu.name == found.device.gpu and held_gib >= WORTH_ENDING_GIB:
             yield Step(
-                text=f"{_and([_program(one) for one in others])} {_s(others, 'hold')} "
-                f"{held_gib:.1f} GiB of the GPU: plans do with what is left.",
+                text=f"{_and([_program(one) for one in others])} {_s(others, 'use')} "
+                f"{held_gib:.1f} GiB of the GPU: plans use what is left.",
                 command=None,
             )
 

@@ -1,6 +1,6 @@
-"""Examine a machine and a data folder: packages, plans and weights, put together.
+"""The examination of a machine and a data folder: device, packages, plans, weights, next steps.
 
-Imports no torch and goes nowhere; the database and a worker are asked by the caller.
+Imports no torch and uses no network; the caller asks the database and a worker.
 """
 
 import platform
@@ -37,7 +37,7 @@ class Known:
 def examine(
     settings: Settings, registry: Registry, found: MachineFindings, known: Known
 ) -> Examination:
-    """Return everything that is to be told.
+    """Return everything that `doctor` prints.
 
     Args:
         settings: Where things lie, and what may be chosen.

@@ -1,6 +1,6 @@
 """What an examination finds: the one structure that `doctor` prints, and `doctor --json` writes.
 
-Pure data. Every field's description is its line in docs/doctor.md; a test keeps them the same. Keys
+Every field's description is its line in docs/doctor.md; a test keeps them the same. Keys
 are stable: they are added, and not renamed.
 """
 
@@ -35,12 +35,12 @@ class Torch(_Fact):
 
 
 class DeviceFact(_Fact):
-    """What would draw."""
+    """The device that images would be generated on."""
 
     setting: str = Field(description="The setting `device`.")
-    kind: DeviceKind = Field(description="What would draw, as far as can be told without torch.")
+    kind: DeviceKind = Field(description="The device, as far as can be told without torch.")
     gpu: str | None = Field(description="The GPU that plans count with, by its driver's name.")
-    obstacle: Obstacle | None = Field(description="What keeps an NVIDIA GPU from drawing.")
+    obstacle: Obstacle | None = Field(description="What keeps an NVIDIA GPU from being used.")
     reason: str = Field(description="Why, in a sentence.")
 
 
@@ -49,8 +49,8 @@ class ProgramFact(_Fact):
 
     pid: int = Field(description="Its process id.")
     name: str | None = Field(description="Its name, where the system or the driver tells it.")
-    used_gib: float | None = Field(description="What it holds of the GPU, where told.")
-    data_dir: str | None = Field(description="The data folder it draws for: a worker of flux-mcp.")
+    used_gib: float | None = Field(description="Memory of the GPU that it uses, where told.")
+    data_dir: str | None = Field(description="The data folder it works for: a worker of flux-mcp.")
     is_ours: bool = Field(description="Whether that is this data folder.")
 
 
@@ -65,9 +65,9 @@ class GpuFact(_Fact):
     free_gib: float | None = Field(description="What is free of it now.")
     is_split: bool = Field(description="Whether it is split into instances (MIG).")
     programs: tuple[ProgramFact, ...] = Field(description="Programs that compute on it.")
-    untold_gib: float | None = Field(
-        description="Memory that no program of the list holds: the driver's own, programs that "
-        "only draw on the screen, and those the driver does not tell of."
+    other_gib: float | None = Field(
+        description="Memory that no listed program uses: the driver's own, that of programs that "
+        "only draw on the screen, and of those the driver does not list."
     )
     notes: tuple[str, ...] = Field(description="What cannot be known about it, and why.")
 
@@ -89,25 +89,25 @@ class Disk(_Fact):
 
 
 class Fit(_Fact):
-    """What would draw a request."""
+    """The model that a request would use, and how it would be loaded."""
 
     model: str | None = Field(description="Model id; null where the request would be refused.")
-    is_demonstration: bool = Field(description="Whether that is micro, which only shows the way.")
+    is_demonstration: bool = Field(description="Whether that is micro, the demonstration.")
     precision: Precision | None = Field(description="Of the transformer; null without a GPU.")
     text_precision: Precision | None = Field(description="Of the large text encoder.")
-    placement: Placement | None = Field(description="Where its weights wait.")
+    placement: Placement | None = Field(description="Where its weights are kept between steps.")
     vae_tile_px: int | None = Field(description="Side of the tiles it decodes in; null: whole.")
     peak_gib: float | None = Field(description="Most of the GPU's memory it would take.")
-    ram_gib: float | None = Field(description="Host memory it would take.")
+    ram_gib: float | None = Field(description="RAM it would take.")
     seconds: float | None = Field(description="Seconds of one image, its weights loaded.")
-    is_measured: bool = Field(description="Whether these were learned here, not computed.")
+    is_measured: bool = Field(description="Whether these were measured here, not computed.")
     licence: Licence | None = Field(description="Its licence class.")
     notices: tuple[str, ...] = Field(description="What an answer would say beside the image.")
     refusal: str | None = Field(description="The error and its hint, where it would be refused.")
 
 
 class KindFits(_Fact):
-    """What would draw a kind in a quality."""
+    """The models that a kind in a quality would use."""
 
     kind: Kind = Field(description="The kind.")
     quality: Quality = Field(description="The quality word.")
@@ -116,16 +116,16 @@ class KindFits(_Fact):
 
 
 class Fits(_Fact):
-    """What would draw, on which GPU."""
+    """The models that requests would use, on which GPU."""
 
     vram_gib: float | None = Field(description="Free memory of the GPU; null where none is known.")
-    ram_gib: float | None = Field(description="Host memory counted with; null counts as enough.")
+    ram_gib: float | None = Field(description="RAM that plans count with; null: enough.")
     is_this_machine: bool = Field(description="Whether that is this machine, not `--vram`.")
     rows: tuple[KindFits, ...] = Field(description="Each kind in each quality.")
 
 
 class GpuSize(_Fact):
-    """What a GPU of a size would draw."""
+    """What a GPU of a size would allow."""
 
     vram_gib: float = Field(description="Memory of the GPU.")
     fit: Fit = Field(description="`text2img` in the quality `standard`, with every model pulled.")
@@ -136,7 +136,7 @@ class Model(_Fact):
 
     id: str = Field(description="Its id.")
     title: str = Field(description="Its name.")
-    kinds: tuple[Kind, ...] = Field(description="What it draws.")
+    kinds: tuple[Kind, ...] = Field(description="Kinds of request it is for.")
     state: State = Field(description="Whether its weights are on this disk; `partial`: begun.")
     used_gib: float = Field(description="What they take of the disk now.")
     disk_gib: float = Field(description="What they take in the end.")
@@ -152,16 +152,18 @@ class Model(_Fact):
 
 
 class PullFact(_Fact):
-    """A download that is worth the while."""
+    """A download that is recommended."""
 
     model: str = Field(description="Model id.")
-    kinds: tuple[Kind, ...] = Field(description="Kinds that have no model yet and would draw.")
+    kinds: tuple[Kind, ...] = Field(
+        description="Kinds that have no model yet and would have this one."
+    )
     licence: Licence = Field(description="Its licence class.")
     licence_pages: tuple[str, ...] = Field(
         description="Pages on which a licence is to be accepted first: its own, its base's."
     )
     disk_gib: float = Field(description="What it takes of the disk, its base too.")
-    why: str | None = Field(description="How it would be held on this GPU, in words.")
+    why: str | None = Field(description="How it would be loaded on this GPU, in words.")
     command: str = Field(description="What to run.")
 
 
@@ -193,8 +195,8 @@ class Step(_Fact):
 class WorkerFact(_Fact):
     """What a worker said that was started for this."""
 
-    environment: Environment | None = Field(description="What it draws with and on.")
-    error: str | None = Field(description="Why it cannot draw.")
+    environment: Environment | None = Field(description="Its libraries and its device.")
+    error: str | None = Field(description="Why it cannot generate.")
     log: str | None = Field(description="The end of its log, where it cannot.")
 
 
@@ -205,17 +207,17 @@ class Examination(_Fact):
     python: str = Field(description="Version of Python.")
     platform: str = Field(description="The operating system.")
     packages: dict[str, str | None] = Field(
-        description="Versions of the packages that draw and serve; null where one is missing."
+        description="Versions of the packages that generate and serve; null where one is missing."
     )
     torch: Torch = Field(description="The installed torch.")
-    device: DeviceFact = Field(description="What would draw, and why.")
-    gpus: tuple[GpuFact, ...] = Field(description="Every NVIDIA GPU the driver tells of.")
-    driver_problem: str | None = Field(description="Why the driver's tool tells of none.")
+    device: DeviceFact = Field(description="The device that would be used, and why.")
+    gpus: tuple[GpuFact, ...] = Field(description="Every NVIDIA GPU the driver lists.")
+    driver_problem: str | None = Field(description="Why the driver's tool lists none.")
     memory: MemoryFact = Field(description="Memory of the machine.")
     disk: Disk = Field(description="The data folder and its disk.")
-    fits: Fits = Field(description="What would draw each kind in each quality.")
+    fits: Fits = Field(description="The model that each kind in each quality would use.")
     with_a_gpu: tuple[GpuSize, ...] = Field(
-        description="What common GPUs would draw, where this machine has none."
+        description="What common GPUs would allow, where this machine has none."
     )
     models: tuple[Model, ...] = Field(description="Every model of the registry but micro.")
     pulls: tuple[PullFact, ...] = Field(description="What to download, the first one first.")

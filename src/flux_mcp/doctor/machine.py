@@ -1,4 +1,7 @@
-"""What this machine is: its GPUs, who is on them, its memory, its disk, and what would draw."""
+"""What this machine is: the device that would be used and why, torch, GPUs, memory, disk.
+
+torch is not imported: its files and the driver's tool say enough.
+"""
 
 import ast
 import platform
@@ -11,7 +14,6 @@ from pathlib import Path
 
 import psutil
 
-from flux_mcp.doctor import machine as devices
 from flux_mcp.doctor.facts import (
     DeviceFact,
     DeviceKind,
@@ -33,8 +35,41 @@ from flux_mcp.worker_protocol.messages import Environment
 
 
 @dataclass(frozen=True)
+class MachineFindings:
+    """What this machine is."""
+
+    torch: Torch
+    device: DeviceFact
+    gpus: tuple[GpuFact, ...]
+    driver_problem: str | None
+    planned: Machine | None
+    """What plans count with; `None` without a GPU, or where its memory is not known."""
+
+
+def look(settings: Settings, reader: GpuReader, said: Environment | None) -> MachineFindings:
+    """Return what this machine is; may take some seconds where there is a GPU.
+
+    Args:
+        settings: The device that was asked for.
+        reader: Asks the driver.
+        said: What a worker said of its device, if one was asked.
+    """
+    driver, torch = reader.ask(), installed_torch()
+    there = Surroundings(settings.device, torch, driver, visible_gpus(), _is_apple_silicon())
+    device = choose(there)
+    if said is not None:
+        device = as_said(device, said)
+    planned = reader.read(device.gpu) if device.kind == "cuda" else None
+    gpus = tuple(_gpu(gpu, settings) for gpu in driver.gpus)
+    return MachineFindings(torch, device, gpus, driver.problem, planned)
+
+
+# --- device ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
 class Surroundings:
-    """What decides the device."""
+    """What decides which device is used."""
 
     setting: str
     torch: Torch
@@ -50,7 +85,7 @@ class Surroundings:
 
 
 def choose(there: Surroundings) -> DeviceFact:
-    """Return what would draw."""
+    """Return the device that a worker would use, and why."""
     obstacle = next(_obstacles(there), None)
     kind, reason = _kind(there, obstacle)
     gpu = None
@@ -64,18 +99,6 @@ def choose(there: Surroundings) -> DeviceFact:
         obstacle=None if obstacle is None else obstacle[0],
         reason=reason,
     )
-
-
-def driver_series(gpu: DriverGpu) -> int | None:
-    """Return the series of a GPU's driver: 580 of `580.95.05`."""
-    series = gpu.driver.partition(".")[0]
-    return int(series) if series.isdigit() else None
-
-
-def is_too_old(gpu: DriverGpu, torch: Torch) -> bool:
-    """Whether a GPU's driver is older than torch's CUDA needs; unknown versions are not."""
-    series = driver_series(gpu)
-    return series is not None and torch.least_driver is not None and series < torch.least_driver
 
 
 def _kind(there: Surroundings, obstacle: tuple[Obstacle, str] | None) -> tuple[DeviceKind, str]:
@@ -101,12 +124,12 @@ def _why_a_gpu(there: Surroundings) -> str:
 
 
 def _obstacles(there: Surroundings) -> Iterator[tuple[Obstacle, str]]:
-    """Yield what keeps a GPU from drawing, the first cause first."""
+    """Yield what keeps a GPU from being used, the first cause first."""
     torch, gpus = there.torch, there.driver.gpus
     if torch.version is None:
         yield "no_torch", "torch is not installed."
     if torch.build == "rocm":
-        return  # an AMD GPU: nvidia-smi knows nothing of it, and torch calls it cuda
+        return  # an AMD GPU: nvidia-smi does not list it, and torch calls it cuda
     if there.driver.problem is not None:
         yield "driver_fails", f"no GPU is known: {there.driver.problem}"
     if not gpus:
@@ -126,18 +149,38 @@ def _which(gpus: Sequence[DriverGpu]) -> str:
         return ""
     return (
         f" Of {len(gpus)} GPUs, plans count with the first of this list until a worker has said "
-        "which one it draws on."
+        "which one it uses."
     )
 
 
+def driver_series(gpu: DriverGpu) -> int | None:
+    """Return the series of a GPU's driver: 580 of `580.95.05`."""
+    series = gpu.driver.partition(".")[0]
+    return int(series) if series.isdigit() else None
+
+
+def is_too_old(gpu: DriverGpu, torch: Torch) -> bool:
+    """Whether a GPU's driver is older than torch's CUDA needs; unknown versions are not."""
+    series = driver_series(gpu)
+    return series is not None and torch.least_driver is not None and series < torch.least_driver
+
+
+def _is_apple_silicon() -> bool:
+    """Whether torch's MPS device can be expected."""
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
+
+
 def as_said(device: DeviceFact, said: Environment) -> DeviceFact:
-    """Return what draws once a worker has said so: that counts more than what could be told."""
+    """Return the device that a worker said it uses: that counts more than what could be told."""
     kind: DeviceKind = "cuda" if said.device.startswith("cuda") else "cpu"
     if said.device == "mps":
         kind = "mps"
     gpu = said.device_name if kind == "cuda" else None
     reason = f"a worker said {said.device}."
     return device.model_copy(update={"kind": kind, "gpu": gpu, "reason": reason})
+
+
+# --- torch and packages ------------------------------------------------------------------------
 
 
 PACKAGES = (
@@ -232,63 +275,7 @@ def missing_extras() -> Iterator[tuple[str, str]]:
             yield name, gives
 
 
-def is_apple_silicon() -> bool:
-    """Whether torch's MPS device can be expected."""
-    return platform.system() == "Darwin" and platform.machine() == "arm64"
-
-
-@dataclass(frozen=True)
-class MachineFindings:
-    """What this machine is."""
-
-    torch: Torch
-    device: DeviceFact
-    gpus: tuple[GpuFact, ...]
-    driver_problem: str | None
-    planned: Machine | None
-    """What plans count with; `None` where no GPU draws, or its memory is not known."""
-
-
-def look(settings: Settings, reader: GpuReader, said: Environment | None) -> MachineFindings:
-    """Return what this machine is; may take some seconds where there is a GPU.
-
-    Args:
-        settings: The device that was asked for.
-        reader: Asks the driver.
-        said: What a worker draws on, if one was asked.
-    """
-    driver, torch = reader.ask(), installed_torch()
-    device = devices.choose(
-        devices.Surroundings(
-            setting=settings.device,
-            torch=torch,
-            driver=driver,
-            visible=visible_gpus(),
-            is_apple_silicon=is_apple_silicon(),
-        )
-    )
-    if said is not None:
-        device = devices.as_said(device, said)
-    planned = reader.read(device.gpu) if device.kind == "cuda" else None
-    gpus = tuple(_gpu(gpu, settings) for gpu in driver.gpus)
-    return MachineFindings(torch, device, gpus, driver.problem, planned)
-
-
-def host_memory() -> MemoryFact:
-    """Return the host memory now."""
-    memory = psutil.virtual_memory()
-    return MemoryFact(total_gib=_gib(memory.total), available_gib=_gib(memory.available))
-
-
-def disk_of(settings: Settings) -> Disk:
-    """Return the disk of the data folder, which exists."""
-    usage = shutil.disk_usage(settings.data_dir)
-    return Disk(
-        data_dir=str(settings.data_dir),
-        total_gib=_gib(usage.total),
-        free_gib=_gib(usage.free),
-        reserve_gib=settings.disk_reserve_gib,
-    )
+# --- GPUs, memory, disk ------------------------------------------------------------------------
 
 
 def _gpu(gpu: DriverGpu, settings: Settings) -> GpuFact:
@@ -311,7 +298,7 @@ def _gpu(gpu: DriverGpu, settings: Settings) -> GpuFact:
         free_gib=_rounded(gpu.free_gib),
         is_split=gpu.is_split,
         programs=programs,
-        untold_gib=_rounded(gpu.other_gib),
+        other_gib=_rounded(gpu.other_gib),
         notes=tuple(_notes(gpu)),
     )
 
@@ -330,6 +317,23 @@ def _notes(gpu: DriverGpu) -> Iterator[str]:
         )
     if any(one.used_gib is None for one in gpu.programs):
         yield "The driver does not tell what each program holds: on Windows it never does."
+
+
+def host_memory() -> MemoryFact:
+    """Return the host memory now."""
+    memory = psutil.virtual_memory()
+    return MemoryFact(total_gib=_gib(memory.total), available_gib=_gib(memory.available))
+
+
+def disk_of(settings: Settings) -> Disk:
+    """Return the disk of the data folder, which exists."""
+    usage = shutil.disk_usage(settings.data_dir)
+    return Disk(
+        data_dir=str(settings.data_dir),
+        total_gib=_gib(usage.total),
+        free_gib=_gib(usage.free),
+        reserve_gib=settings.disk_reserve_gib,
+    )
 
 
 def _gib(size_bytes: float) -> float:

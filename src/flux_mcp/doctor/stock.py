@@ -1,4 +1,4 @@
-"""What is on the disk to draw with, and what would be worth having: models, licences, extras."""
+"""Which models would be used, which are on the disk, and what is worth installing."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from flux_mcp.models.registry import KINDS, QUALITIES, Kind, ModelSpec, Registry
 from flux_mcp.settings.settings import Settings
 
 COMMON_GPUS_GIB = (8.0, 12.0, 16.0, 24.0)
-"""Sizes of GPUs that people have; what they give is shown where there is none."""
+"""Memory of GPUs that people have: what each would allow is shown where there is none."""
 _NOTHING = Fit(
     model=None,
     is_demonstration=False,
@@ -46,7 +46,7 @@ _NOTHING = Fit(
 
 
 def fits_of(machine: Machine | None, choices: Choices, *, is_this_machine: bool = True) -> Fits:
-    """Return what would draw there, with what is installed and with every model pulled.
+    """Return the models that requests would use, with what is installed and with all pulled.
 
     Args:
         machine: What is planned for; `None` where no GPU is known.
@@ -72,7 +72,7 @@ def fits_of(machine: Machine | None, choices: Choices, *, is_this_machine: bool 
 
 
 def common_gpus(choices: Choices, ram_gib: float) -> Iterator[GpuSize]:
-    """Yield what common GPUs would draw in this machine, every model pulled."""
+    """Yield what common GPUs would allow in this machine, every model pulled."""
     for vram_gib in COMMON_GPUS_GIB:
         machine = Machine(Gpu(vram_gib, vram_gib), ram_gib)
         fit = fit_of(usual("text2img", "standard"), machine, as_if_pulled(choices))
@@ -85,7 +85,7 @@ def as_if_pulled(choices: Choices) -> Choices:
 
 
 def fit_of(wanted: Wanted, machine: Machine | None, choices: Choices) -> Fit:
-    """Return what would draw a request, or why it would be refused."""
+    """Return the model that a request would use, or why it would be refused."""
     if machine is None:
         found = choose_without_gpu(wanted, choices)
         if found is None:
@@ -99,10 +99,10 @@ def fit_of(wanted: Wanted, machine: Machine | None, choices: Choices) -> Fit:
         return _NOTHING.model_copy(update={"refusal": f"{error.message} {error.hint}".rstrip()})
     if tier is None:
         return _demonstration(wanted, choices.registry)
-    return _held(tier.chosen, tier.notices)
+    return _loaded(tier.chosen, tier.notices)
 
 
-def _held(chosen: Candidate, notices: tuple[str, ...]) -> Fit:
+def _loaded(chosen: Candidate, notices: tuple[str, ...]) -> Fit:
     spec, loaded_as = chosen.spec, chosen.loaded_as
     return Fit(
         model=spec.id,
@@ -122,7 +122,7 @@ def _held(chosen: Candidate, notices: tuple[str, ...]) -> Fit:
 
 
 def _demonstration(wanted: Wanted, registry: Registry) -> Fit:
-    """Return what draws where no real model may."""
+    """Return the demonstration, which is used where no real model can be."""
     rows: list[ModelSpec] = [row for row in registry[wanted.kind].values() if row.is_demonstration]
     if not rows:
         return _NOTHING.model_copy(update={"refusal": "No model for it is here."})
@@ -132,7 +132,7 @@ def _demonstration(wanted: Wanted, registry: Registry) -> Fit:
 
 @dataclass(frozen=True)
 class Stock:
-    """What is here.
+    """What is on this disk.
 
     Args:
         settings: Where weights lie.
@@ -207,13 +207,13 @@ class Stock:
     def _recommended(self, kind: Kind) -> tuple[ModelSpec, Candidate | None] | None:
         if self.machine is None:
             return next(((row, None) for row in to_recommend(kind, self.choices)), None)
-        # What other programs hold now does not decide what is worth having.
+        # What other programs use now does not decide what is worth installing.
         gpu = replace(self.machine.gpu, free_gib=self.machine.gpu.total_gib)
         found = recommend(replace(self.machine, gpu=gpu), self.choices, (kind,))
         return None if found is None else (found.best.spec, found.best)
 
     def _pull(self, model: str, found: list[tuple[Kind, ModelSpec, Candidate | None]]) -> PullFact:
-        _, spec, held = found[0]
+        _, spec, best = found[0]
         rows = [spec]
         if spec.base is not None:
             base = self.choices.registry.find("text2img", spec.base)
@@ -225,7 +225,7 @@ class Stock:
             licence=spec.licence,
             licence_pages=tuple(licence_page(name) for name in gated if name is not None),
             disk_gib=round(sum(row.disk_gib for row in rows), 1),
-            why=None if held is None else loading_in_words(held),
+            why=None if best is None else loading_in_words(best),
             command=pull_command((model,), self.settings),
         )
 
@@ -266,7 +266,7 @@ class Stock:
         now = self.choices if has_any else as_if_pulled(self.choices)
         before = _best_of_each(self.machine, now)
         after = _best_of_each(self.machine, replace(now, support=more))
-        # What cannot be drawn at all without comes first.
+        # What cannot be generated at all without it comes first.
         for way in sorted(after, key=lambda way: way in before):
             worse, better = before.get(way), after[way]
             if worse is None or (worse.spec.id, worse.loaded_as) != (

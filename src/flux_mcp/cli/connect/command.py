@@ -61,8 +61,8 @@ def connect_command(
 ) -> None:
     """Show an MCP client's entry for this server; write it, or take it out again.
 
-    Nothing is written without --write or --remove. Other entries, comments and layout stay.
-    Example: flux-mcp connect claude-desktop --write
+    Nothing is written without --write or --remove. Other entries, comments and
+    layout stay. Example: flux-mcp connect claude-desktop --write
     """
 
     def work() -> None:
