@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flux_mcp.jobs.process_fleet import worker_environment
+from flux_mcp.models.user_rows import open_registry
 from flux_mcp.worker_protocol.frames import encode, read_frame_blocking
 from flux_mcp.worker_protocol.messages import (
     Cancelled,
@@ -21,6 +22,7 @@ from flux_mcp.worker_protocol.messages import (
     parse_event,
     weights_of,
 )
+from tests.pipelines.harness import Studio
 from tests.pipelines.rows import add_own_model, darker
 
 WORKER = [sys.executable, "-P", "-m", "flux_mcp.pipelines.worker"]
@@ -92,38 +94,40 @@ def own_settings(settings, tmp_path):
     return changed
 
 
-def test_weights_that_were_read_ahead_draw_the_same_image(own_settings, task_for, registry):
+def test_weights_that_were_read_ahead_draw_the_same_image(
+    own_settings, task_for, registry, torch_here
+):
     task = task_for(registry.find("text2img", "micro"), steps=2)
-    plan, other = task.plan, task.changed(model="mine").plan
-    finals, images = [], []
-    for is_told in (False, True):
-        with subprocess.Popen(
-            WORKER,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=worker_environment(own_settings),
-        ) as process:
-            assert isinstance(receive(process), WorkerReady)
-            send(process, RunMessage(job_id="first", attempt=1, plan=plan))
-            while (event := receive(process)).type != "done":
-                if is_told and event.type == "progress" and event.phase == "denoising":
-                    # The same word again changes nothing.
-                    send(process, PrefetchMessage(weights=weights_of(other)))
-            events, pixels = drawn(process, "second", other)
-            again, _ = drawn(process, "third", other)
-            process.kill()
-        finals.append(events[-1])
-        images.append(pixels)
-        assert all(isinstance(last, Done) for last in (events[-1], again[-1]))
-        assert again[-1].prefetched_bytes == 0
-        changes = [e.loaded for e in events if isinstance(e, Progress) and e.loaded is not None]
-        assert changes == [("text2img/micro", "text2img/mine")]
-        assert not [e for e in again if isinstance(e, Progress) and e.loaded is not None]
-    assert images[0] == images[1]
-    assert finals[0].prefetched_bytes == 0
-    assert finals[1].prefetched_bytes > 4_000_000
-    assert finals[0].weights_sha256 == finals[1].weights_sha256
+    mine = open_registry(own_settings).find("text2img", "mine")
+    other = task_for(mine, steps=2)
+    plan = task.plan
+    with subprocess.Popen(
+        WORKER,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=worker_environment(own_settings),
+    ) as process:
+        assert isinstance(receive(process), WorkerReady)
+        send(process, RunMessage(job_id="first", attempt=1, plan=plan))
+        while (first := receive(process)).type != "done":
+            if first.type == "progress" and first.phase == "denoising":
+                # The same message again changes nothing.
+                send(process, PrefetchMessage(weights=weights_of(other.plan)))
+        events, pixels = drawn(process, "second", other.plan)
+        again, pixels_again = drawn(process, "third", other.plan)
+        process.kill()
+    final = events[-1]
+    assert all(isinstance(last, Done) for last in (first, final, again[-1]))
+    assert first.prefetched_bytes == again[-1].prefetched_bytes == 0
+    assert final.prefetched_bytes > 4_000_000
+    changes = [e.loaded for e in events if isinstance(e, Progress) and e.loaded is not None]
+    assert changes == [("text2img/micro", "text2img/mine")]
+    assert not [e for e in again if isinstance(e, Progress) and e.loaded is not None]
+    # What an engine draws that reads the files when the job comes.
+    here = Studio(own_settings).draw(other)
+    assert pixels == pixels_again == here.pixels
+    assert final.weights_sha256 == here.figures.weights_sha256
 
 
 def test_a_command_that_is_no_frame_ends_it(settings):
