@@ -1,18 +1,19 @@
-"""`flux-mcp serve`: a plain call is read without typer, as typer would read it."""
+"""`flux-mcp serve`: a plain call is read without typer, as typer would read it.
 
-import re
+tests/server/test_start.py keeps what is imported before the first answer.
+"""
+
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flux_mcp.cli.app import COMMANDS, load
+from flux_mcp.cli.app import load
 from flux_mcp.cli.entry import SWITCHES, VALUES, plain_serve_flags
 
-from .processes import TIMEOUT_S, Cli
+from .processes import Cli
 
 
 @pytest.fixture
@@ -98,23 +99,3 @@ def test_an_address_that_is_taken_ends_it_with_a_sentence(cli: Cli, taken_port: 
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.splitlines()[-1].startswith(f"[address] 127.0.0.1, port {taken_port}, cannot")
     assert "Traceback" not in ended.err
-
-
-def test_serving_imports_neither_typer_nor_another_command(cli: Cli) -> None:
-    ended = subprocess.run(
-        [cli.command()[0], "-X", "importtime", *cli.command("serve")[1:]],
-        env=cli.environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=TIMEOUT_S,
-        check=True,
-    )
-    assert ended.stdout == ""
-    loaded = set(re.findall(r"^import time: .*\| +(\S+)$", ended.stderr, re.MULTILINE))
-    assert "mcp" in loaded, "it did serve"
-    assert not loaded & {"typer", *(row.module for row in COMMANDS.values())}
-    assert {name for name in loaded if name.startswith("flux_mcp.cli")} == {
-        "flux_mcp.cli",
-        "flux_mcp.cli.entry",
-    }

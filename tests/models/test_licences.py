@@ -3,7 +3,7 @@
 from typing import get_args
 
 from flux_mcp.models.registry import FREE_LICENCES, load_licences
-from flux_mcp.settings.types import Licence
+from flux_mcp.settings.settings import Licence
 
 
 def test_every_licence_is_explained():

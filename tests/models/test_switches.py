@@ -21,7 +21,7 @@ from flux_mcp.models.planning.switches import (
 )
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.switches import StepCache, Switches, load_switches
-from flux_mcp.settings.types import AttentionSetting, CompileSetting
+from flux_mcp.settings.settings import AttentionSetting, CompileSetting
 
 REGISTRY = load_registry()
 ROWS = load_switches()

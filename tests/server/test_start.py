@@ -45,7 +45,6 @@ ALLOWED_MODULES = {
     "flux_mcp.settings.installation",
     "flux_mcp.settings.paths",
     "flux_mcp.settings.settings",
-    "flux_mcp.settings.types",
 }
 """Modules of ours that may be imported before the first answer: a new one is a slower start."""
 # The command itself, which says at its end what is imported.

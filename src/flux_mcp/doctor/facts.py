@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flux_mcp.models.hub.cache import State
 from flux_mcp.models.parts import Placement, Precision
 from flux_mcp.models.registry import Kind, Quality
-from flux_mcp.settings.types import Licence
+from flux_mcp.settings.settings import Licence
 from flux_mcp.worker_protocol.messages import Environment
 
 TorchBuild = Literal["cuda", "rocm", "cpu", "unknown"]

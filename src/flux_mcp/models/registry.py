@@ -34,7 +34,7 @@ from flux_mcp.models.families import (
 from flux_mcp.models.families import Kind as Kind  # noqa: PLC0414 - everybody has it from here
 from flux_mcp.models.memory import Load, LoadedAs, Pieces, gpu_gib
 from flux_mcp.models.parts import Precision, load_parts
-from flux_mcp.settings.types import Licence
+from flux_mcp.settings.settings import Licence
 
 Quality = Literal["low", "standard", "high"]
 Structure = Literal["canny", "depth"]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flux_mcp.models.families import Family
 from flux_mcp.models.formats import Compute, DeviceKind
 from flux_mcp.models.parts import Placement, Precision
-from flux_mcp.settings.types import AttentionBackend
+from flux_mcp.settings.settings import AttentionBackend
 
 Pixels = Literal["identical", "rounding", "approximate"]
 StepCache = Literal["none", "first_block", "taylorseer", "magcache"]

@@ -1,7 +1,7 @@
-"""Environment variables: the only reader of them, beside pydantic-settings below `Settings`.
+"""Environment variables: the only module that reads them, beside pydantic-settings.
 
-Owns nothing. What the settings are called as variables is in config.py; which variables a process
-that we start gets is in jobs/process_fleet.py and jobs/downloads.py.
+The variables of settings are read by `Settings`; those of a process that we start are put together
+in jobs/process_fleet.py and jobs/downloads.py.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Configuration files: where they are looked for, what they may hold, on which line it stands.
+"""Configuration files: where they are looked for, what they may hold, on which line a key stands.
 
-Owns nothing: the files are read when `Settings` is made, and whenever somebody asks where a value
-comes from. They are flat TOML: a key is the name of a setting.
+They are flat TOML: a key is the name of a setting. They are read when `Settings` is made, and again
+when a command shows where each value comes from.
 
 A file that was named is the only one. Else there are two places, and the first wins:
 

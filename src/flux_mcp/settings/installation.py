@@ -1,7 +1,4 @@
-"""Where this package is installed: in a checkout or not, and how its commands are called.
-
-Owns nothing: the disk is the state.
-"""
+"""Where this package is installed: in a checkout or not, and how its commands are called."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""Where everything lies below one data folder. Owns nothing: the folders are the state."""
+"""The files and folders below one data folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ MODELS_FILE = "models.toml"
 
 @dataclass(frozen=True)
 class Paths:
-    """Where everything lives below one data folder."""
+    """The files and folders below one data folder."""
 
     root: Path
 
@@ -22,7 +22,7 @@ class Paths:
 
     @property
     def tokens(self) -> Path:
-        """Who may come in over HTTP, readable by its owner only."""
+        """The tokens of callers over HTTP, readable by its owner only."""
         return self.root / "tokens"
 
     @property
@@ -37,7 +37,7 @@ class Paths:
 
     @property
     def previews(self) -> Path:
-        """One small WebP for each job that is being drawn."""
+        """One small WebP for each running job."""
         return self.root / "previews"
 
     @property
@@ -62,7 +62,7 @@ class Paths:
 
     @property
     def embeddings(self) -> Path:
-        """Prompts as the text encoders made them, kept so that these need not run again."""
+        """Encoded prompts, kept so that the text encoders need not run again."""
         return self.root / "cache" / "embeddings"
 
     @property
@@ -97,7 +97,7 @@ class Paths:
 
     @property
     def demo_sheet(self) -> Path:
-        """What the last demonstration drew, side by side."""
+        """The images of the last demonstration, side by side."""
         return self.root / "demo.png"
 
     @property

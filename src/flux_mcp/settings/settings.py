@@ -1,9 +1,10 @@
 """Settings: everything that can be set, from flags, environment variables, configuration files.
 
-Owns nothing that changes: `Settings` is read once by the command line and handed on. What a file
-may hold is in settings_files.py, what a worker gets of it in jobs/process_fleet.py.
+The command line reads them once and hands them on. files.py reads the files; jobs/process_fleet.py
+gives a worker what `WORKER_SETTINGS` names.
 """
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -17,14 +18,18 @@ from flux_mcp.settings.environment import all_variables
 from flux_mcp.settings.files import config_files, user_config_file, whole_path
 from flux_mcp.settings.installation import PACKAGE_DIR, default_data_dir, default_packs_dir
 from flux_mcp.settings.paths import MODELS_FILE, Paths
-from flux_mcp.settings.types import (
-    AttentionSetting,
-    CompileSetting,
-    HostName,
-    Licence,
-    Origin,
-    is_loopback,
-)
+
+Licence = Literal["apache-2.0", "mit", "flux-non-commercial", "other"]
+"""Licence classes of weights; the first two allow any use."""
+AttentionBackend = Literal["native", "native_cudnn", "native_flash", "flash", "sage", "xformers"]
+"""Rows of models/switches.toml."""
+AttentionSetting = Literal["auto", AttentionBackend]
+CompileSetting = Literal["auto", "on", "off"]
+HostName = Annotated[
+    # A name or an address; no port: any port of such a name is ours.
+    str, Field(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")
+]
+Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/?#\s]+$")]
 
 WORKER_SETTINGS = (
     "data_dir",
@@ -38,7 +43,7 @@ WORKER_SETTINGS = (
     "prefetch_min_mb",
     "log_level",
 )
-"""What a worker reads of the settings; a test looks into its code. The rest has its defaults."""
+"""The settings a worker is given; it has the defaults of the others. A test reads its code."""
 
 
 def default_models_file(given: Mapping[str, Any]) -> Path:
@@ -97,14 +102,16 @@ class Settings(BaseSettings):
     disk_reserve_gib: float = Field(
         2.0, ge=0, description="Free disk space that a download of weights leaves, in GiB."
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to draw.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Device to generate on."
+    )
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of the worker; unset: torch's own choice."
     )
     host_memory_gib: float | None = Field(
         None,
         ge=0,
-        description="Host memory for weights that wait there for the GPU, in GiB; unset: half of "
+        description="RAM for weights that wait there for the GPU, in GiB; unset: half of "
         "the machine's is kept for later jobs, and one job may take more.",
     )
     attention: AttentionSetting = Field(
@@ -126,7 +133,7 @@ class Settings(BaseSettings):
     embedding_cache_mb: int = Field(
         256,
         ge=0,
-        description="Host memory of the worker for encoded prompts, in MB; 0 keeps none there. "
+        description="RAM of the worker for encoded prompts, in MB; 0 keeps none there. "
         "A prompt of FLUX.1 takes 4.2.",
     )
     embedding_cache_disk_mb: int = Field(
@@ -137,8 +144,8 @@ class Settings(BaseSettings):
     )
     prefetch: bool = Field(
         default=True,
-        description="Read the weights of the next job into host memory while the current one is "
-        "drawn, as far as memory is free.",
+        description="Read the weights of the next job into RAM while the current one is "
+        "generated, as far as memory is free.",
     )
     prefetch_min_mb: int = Field(
         100,
@@ -163,7 +170,7 @@ class Settings(BaseSettings):
         4, ge=0, description="How many later jobs may overtake one, to load models less often."
     )
     preview_every_steps: int = Field(
-        2, ge=0, description="A small preview after each so many steps; 0 draws none."
+        2, ge=0, description="A small preview after each so many steps; 0 makes none."
     )
     preview_interval_s: float = Field(
         0.5, ge=0, description="At least this long between two previews of a job."
@@ -201,8 +208,8 @@ class Settings(BaseSettings):
     )
     loopback_without_token: bool = Field(
         default=False,
-        description="Let callers of this machine in over HTTP without a token. Every program and "
-        "every user of this machine can then draw, search and cancel.",
+        description="Admit callers of this machine over HTTP without a token. Every program and "
+        "every user of this machine can then generate, search and cancel.",
     )
     allowed_hosts: tuple[HostName, ...] = Field(
         (),
@@ -266,8 +273,8 @@ class Settings(BaseSettings):
         return (init_settings, env_settings, *files)
 
     @model_validator(mode="after")
-    def _lets_only_neighbours_in_without_a_token(self) -> "Settings":
-        if self.loopback_without_token and not is_loopback(self.host):
+    def _without_token_listens_on_loopback_only(self) -> "Settings":
+        if self.loopback_without_token and not _is_loopback(self.host):
             raise ValueError(
                 f"loopback_without_token is for 127.0.0.1, ::1 and localhost; {self.host} can be "
                 "reached from elsewhere. Let callers send a token."
@@ -275,7 +282,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _knows_every_variable(self) -> "Settings":
+    def _refuse_unknown_variables(self) -> "Settings":
         """Refuse a misspelt variable: silently ignored, it would look as if it were set."""
         prefix = self.model_config["env_prefix"]
         known = {f"{prefix}{name}".upper() for name in type(self).model_fields}
@@ -295,3 +302,11 @@ class Settings(BaseSettings):
     def readable_dirs(self) -> tuple[Path, ...]:
         """Every folder an image may be read from."""
         return (self.paths.uploads, self.paths.images, *self.allowed_dirs)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,4 +1,4 @@
-"""A field of a JSON Schema in a few words: for the reference pages, and for people's mistakes."""
+"""Where each setting comes from, what is wrong with any, and what a setting takes, in words."""
 
 import json
 import re
@@ -22,44 +22,6 @@ from flux_mcp.settings.files import (
 from flux_mcp.settings.settings import Settings
 
 Schema = Mapping[str, Any]
-
-
-def kind_of(field: Schema) -> str:
-    """Say a field's type and range in a few words."""
-    if "anyOf" in field:
-        return " or ".join(kind_of(option) for option in field["anyOf"])
-    if "enum" in field:
-        return ", ".join(f"`{value}`" for value in field["enum"])
-    kind = str(field.get("type", "any"))
-    if kind == "array" and "items" in field:
-        kind = f"list of {kind_of(field['items'])}"
-    kind = "path" if field.get("format") == "path" else kind
-    return ", ".join([kind, *_limits(field)])
-
-
-def _limits(field: Schema) -> Iterator[str]:
-    words = (
-        ("minimum", "at least {:,}"),
-        ("exclusiveMinimum", "above {:,}"),
-        ("maximum", "at most {:,}"),
-        ("minLength", "at least {:,} characters"),
-        ("maxLength", "at most {:,} characters"),
-        ("minItems", "at least {:,}"),
-        ("maxItems", "at most {:,}"),
-    )
-    for key, text in words:
-        if key in field and (key, field[key]) != ("minLength", 1):
-            yield text.format(field[key])
-
-
-def default_of(field: Schema) -> str:
-    """Say a field's default; nothing where leaving it out means that there is none."""
-    value = field.get("default")
-    if value is None:
-        return ""
-    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"
-
-
 DEFAULT = "default"
 UNKNOWN = "unknown until the configuration file is fixed"
 
@@ -207,3 +169,42 @@ def _unknown(name: str, layer: _Layer | None) -> str:
     known = set(Settings.model_fields) - set(NEVER_IN_A_FILE)
     close = get_close_matches(name.lower().removeprefix("flux_mcp_").replace("-", "_"), known, n=1)
     return f"there is no such setting.{f' Did you mean {close[0]}?' if close else ''}"
+
+
+# --- a field of a schema in words --------------------------------------------------------------
+
+
+def kind_of(field: Schema) -> str:
+    """Say a field's type and range in a few words."""
+    if "anyOf" in field:
+        return " or ".join(kind_of(option) for option in field["anyOf"])
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    kind = str(field.get("type", "any"))
+    if kind == "array" and "items" in field:
+        kind = f"list of {kind_of(field['items'])}"
+    kind = "path" if field.get("format") == "path" else kind
+    return ", ".join([kind, *_limits(field)])
+
+
+def _limits(field: Schema) -> Iterator[str]:
+    words = (
+        ("minimum", "at least {:,}"),
+        ("exclusiveMinimum", "above {:,}"),
+        ("maximum", "at most {:,}"),
+        ("minLength", "at least {:,} characters"),
+        ("maxLength", "at most {:,} characters"),
+        ("minItems", "at least {:,}"),
+        ("maxItems", "at most {:,}"),
+    )
+    for key, text in words:
+        if key in field and (key, field[key]) != ("minLength", 1):
+            yield text.format(field[key])
+
+
+def default_of(field: Schema) -> str:
+    """Say a field's default; nothing where leaving it out means that there is none."""
+    value = field.get("default")
+    if value is None:
+        return ""
+    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"

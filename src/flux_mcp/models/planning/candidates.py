@@ -19,7 +19,7 @@ from flux_mcp.models.planning.speed import (
 from flux_mcp.models.planning.support import LoadSupport, full_load_support
 from flux_mcp.models.qualities import load_qualities
 from flux_mcp.models.registry import Kind, ModelSpec, Quality, Registry, Structure
-from flux_mcp.settings.types import Licence
+from flux_mcp.settings.settings import Licence
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from flux_mcp.models.switches import (
     Switches,
     load_switches,
 )
-from flux_mcp.settings.types import AttentionBackend, AttentionSetting, CompileSetting
+from flux_mcp.settings.settings import AttentionBackend, AttentionSetting, CompileSetting
 
 WARM_UP_SHARE = 0.2
 """Of the steps, computed whole before a cache may skip: they decide what the image shows.
