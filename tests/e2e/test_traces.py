@@ -4,7 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,35 @@ def start(tmp_path: Path) -> Start:
 def collector() -> Iterator[Collector]:
     with collecting() as collector:
         yield collector
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What one server did, exported and logged, and is gone."""
+
+    collector: Collector
+    job_id: str
+    log: list[str]
+
+
+@pytest.fixture(scope="module")
+async def traced(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Traced]:
+    """One server that draws a job and refuses three calls."""
+    start = starter(tmp_path_factory.mktemp("traced"))
+    with collecting() as collector:
+        variables = {"FLUX_MCP_OTLP_ENDPOINT": collector.endpoint, "FLUX_MCP_LOG_FORMAT": "json"}
+        async with start(**variables, **OFTEN) as server:
+            answer = await job(server.client, "flux_generate", **ASKED, wait_s=200)
+            for arguments in (
+                {"prompt": MARKER, "model": MARKER},
+                {"prompt": MARKER, "width": MARKER},
+            ):
+                assert (await call(server.client, "flux_generate", **arguments)).is_error
+            with pytest.raises(Exception, match=MARKER):
+                await server.client.get_prompt("product-shot", {"subject": "a cup", MARKER: MARKER})
+            # Exported while the server runs, not only at its end.
+            check_tree_below_submit(await trace_of(collector, answer.job_id or ""))
+        yield Traced(collector, answer.job_id or "", server.lines())
 
 
 def ended(job_id: str) -> Any:
@@ -107,19 +137,14 @@ def check_tree_below_submit(spans: list[Span]) -> Span:
     return submit
 
 
-async def test_a_call_and_the_steps_of_its_job_are_one_tree(
-    start: Start, collector: Collector
-) -> None:
-    async with start(FLUX_MCP_OTLP_ENDPOINT=collector.endpoint, **OFTEN) as server:
-        answer = await job(server.client, "flux_generate", **ASKED, wait_s=200)
-        spans = await trace_of(collector, answer.job_id or "")
-        submit = check_tree_below_submit(spans)
+async def test_a_call_and_the_steps_of_its_job_are_one_tree(traced: Traced) -> None:
     # The call's span ends after the job's: it is there when the server is gone.
-    spans = await trace_of(collector, answer.job_id or "")
+    spans = await trace_of(traced.collector, traced.job_id)
+    submit = check_tree_below_submit(spans)
     called = one(spans, "tools/call flux_generate")
     assert submit.parent_span_id == called.span_id
-    assert attributes(called)["flux.job_id"] == answer.job_id
-    assert collector.services == {"flux-mcp"}
+    assert attributes(called)["flux.job_id"] == traced.job_id
+    assert traced.collector.services == {"flux-mcp"}
 
 
 async def test_the_tree_is_whole_when_another_process_draws(
@@ -163,20 +188,12 @@ async def test_a_job_that_loses_its_worker_has_two_attempts_in_one_job(
 
 
 async def test_no_word_of_a_user_is_in_any_span_and_refusals_have_their_code(
-    start: Start, collector: Collector
+    traced: Traced,
 ) -> None:
-    async with start(FLUX_MCP_OTLP_ENDPOINT=collector.endpoint, **OFTEN) as server:
-        answer = await job(server.client, "flux_generate", **ASKED, wait_s=200)
-        for arguments in (
-            {"prompt": MARKER, "model": MARKER},
-            {"prompt": MARKER, "width": MARKER},
-        ):
-            assert (await call(server.client, "flux_generate", **arguments)).is_error
-        with pytest.raises(Exception, match=MARKER):
-            await server.client.get_prompt("product-shot", {"subject": "a cup", MARKER: MARKER})
-        await trace_of(collector, answer.job_id or "")
-    assert not [body for body in collector.bodies if MARKER.encode() in body]
-    spans = collector.spans_when(lambda spans: bool(named(spans, "prompts/get product-shot")))
+    assert not [body for body in traced.collector.bodies if MARKER.encode() in body]
+    spans = traced.collector.spans_when(
+        lambda spans: bool(named(spans, "prompts/get product-shot"))
+    )
     refused = [
         attributes(span).get("flux.error_code", "none")
         for span in named(spans, "tools/call flux_generate")
@@ -188,16 +205,12 @@ async def test_no_word_of_a_user_is_in_any_span_and_refusals_have_their_code(
     assert (failed.status.code, failed.status.message) == (Status.STATUS_CODE_ERROR, "")
 
 
-async def test_the_log_names_the_trace(start: Start, collector: Collector) -> None:
-    async with start(
-        FLUX_MCP_OTLP_ENDPOINT=collector.endpoint, FLUX_MCP_LOG_FORMAT="json", **OFTEN
-    ) as server:
-        answer = await job(server.client, "flux_generate", **FAST, wait_s=200)
-        spans = await trace_of(collector, answer.job_id or "")
+async def test_the_log_names_the_trace(traced: Traced) -> None:
+    spans = await trace_of(traced.collector, traced.job_id)
     trace_id = spans[0].trace_id.hex()
-    told = [line for line in server.lines() if answer.job_id in line]
-    assert len(told) >= 4
-    assert all(f'"trace_id": "{trace_id}"' in line for line in told)
+    of_the_job = [line for line in traced.log if traced.job_id in line]
+    assert len(of_the_job) >= 4
+    assert all(f'"trace_id": "{trace_id}"' in line for line in of_the_job)
 
 
 def serve(data: Path, **variables: str) -> subprocess.CompletedProcess[str]:
