@@ -127,7 +127,7 @@ class _JobCounters:
         by_model = ("kind", "model")
         self._ended = Counter(
             "flux_mcp_jobs_ended",
-            "Jobs that ended since this process started, whichever process drew them.",
+            "Jobs that ended since this process started, whichever process ran them.",
             (*by_model, "status"),
             registry=registry,
         )
@@ -216,7 +216,7 @@ class _Now(Collector):
             [], self.standing is not None
         )
         queued = _gauge("jobs_queued", "Jobs that wait.", ["kind"])
-        running = _gauge("jobs_running", "Jobs that are drawn or saved.", ["kind"])
+        running = _gauge("jobs_running", "Jobs that run: loading to saving.", ["kind"])
         oldest = _gauge(
             "queue_oldest_wait_seconds", "How long the oldest waiting job has waited; 0 if none."
         )
@@ -231,7 +231,9 @@ class _Now(Collector):
 
     def _worker(self) -> Iterator[Metric]:
         state = self._state()
-        yield _gauge("leads", "Whether this process is the one that draws.").with_([], state.leads)
+        yield _gauge("leads", "Whether this process holds the GPU lock and runs jobs.").with_(
+            [], state.leads
+        )
         up = _gauge("worker_up", "Whether the worker process runs.", ["worker"])
         starts = CounterMetricFamily(
             "flux_mcp_worker_starts",

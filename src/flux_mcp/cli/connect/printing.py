@@ -22,8 +22,8 @@ _STATUS = {
     None: "cannot be read",
 }
 WAITING = (
-    "A drawing tool answers after at most wait_s (45 seconds unless asked otherwise); what is not "
-    "finished goes on, and flux_get_job brings it."
+    "An image tool answers after at most wait_s (45 seconds by default); a job that is not "
+    "finished continues, and flux_get_job returns its images."
 )
 
 
