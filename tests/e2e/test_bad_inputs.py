@@ -383,7 +383,9 @@ MASKS = [
         "Send a mask of 64x64",
         mask={"image": "{folder}/small_mask.png"},
     ),
-    fill(REQUEST, "nothing to generate", "White is generated", mask={"image": "{folder}/black.png"}),
+    fill(
+        REQUEST, "nothing to generate", "White is generated", mask={"image": "{folder}/black.png"}
+    ),
     fill(
         REQUEST,
         "nothing to generate",
@@ -486,7 +488,19 @@ TABLES = ("jobs", "images")
 _PATHS = re.compile(r"(?<![\w:/.])/[\w.-]+(?:/[\w.-]+)+")
 
 
-@pytest.mark.parametrize("row", TABLE, ids=_row_id)
+# The arguments are read by the same code in both eras: the older one is asked once for each tool
+# and code.
+ASKED = [("auto", row) for row in TABLE] + [
+    ("legacy", row) for row in {(row.tool, row.code): row for row in TABLE}.values()
+]
+
+
+@pytest.mark.parametrize(
+    ("client", "row"),
+    ASKED,
+    indirect=["client"],
+    ids=[f"{mode}-{_row_id(row)}" for mode, row in ASKED],
+)
 async def test_a_bad_input_is_refused_with_advice_and_leaves_no_trace(
     world: World, client: Client, row: Bad
 ) -> None:
