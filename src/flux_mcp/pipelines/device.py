@@ -1,7 +1,4 @@
-"""Where to draw: chooses the device, knows its memory, recognises that it ran out.
-
-Knows nothing of models or jobs.
-"""
+"""The device that draws: its choice, its memory, its errors."""
 
 import gc
 import json
@@ -33,7 +30,7 @@ class Device:
 
     @property
     def compute_capability(self) -> float:
-        """What a CUDA GPU can do, as NVIDIA numbers it (8.9); 0 where there is none."""
+        """Of a CUDA GPU, such as 8.9; 0 for other devices."""
         import torch
 
         if self.kind != "cuda":
@@ -43,7 +40,7 @@ class Device:
 
 
 def choose_device(setting: Literal["auto", "cpu", "cuda", "mps"]) -> Device:
-    """Return the device that was asked for; `auto` takes the best there is.
+    """Return the device that a setting names; `auto` takes the best there is.
 
     Raises:
         EngineUnavailableError: the device that was named is not in this machine.
@@ -62,7 +59,7 @@ def choose_device(setting: Literal["auto", "cpu", "cuda", "mps"]) -> Device:
 
 
 def configure_threads(settings: Settings) -> None:
-    """Give torch the CPU threads of the settings; some kinds' pixels depend on the number."""
+    """Set torch's CPU threads from the settings; the pixels of some kinds depend on the number."""
     import torch
 
     if settings.torch_threads is not None:
@@ -108,7 +105,7 @@ def arithmetic(device: Device) -> str:
 def free_memory_gib(device: Device) -> float | None:
     """Return the GiB a new model may take, or `None` where torch cannot tell (CPU, MPS).
 
-    Memory that torch holds but does not use counts as free: it is handed out again.
+    Memory that torch has reserved but does not use counts as free.
     """
     import torch
 
@@ -120,9 +117,9 @@ def free_memory_gib(device: Device) -> float | None:
 
 
 def memory_of(device: Device) -> Memory | None:
-    """Return what this process holds of the device's memory; `None` on a CPU.
+    """Return what this process takes of the device's memory; `None` on a CPU.
 
-    Counters that torch keeps anyway: no call waits for the device. On MPS, which shares the
+    These are counters of torch: no call waits for the device. On MPS, which shares the
     machine's memory, the total is what Metal recommends to stay below
     (pytorch.org/docs/stable/mps).
     """
@@ -149,7 +146,7 @@ def tensors_of(part: Any) -> list[Any]:
 
 
 def free_caches(device: Device) -> None:
-    """Collect what is unreachable and hand torch's cached memory back to the driver."""
+    """Collect unreachable objects and free the memory that torch has cached."""
     import torch
 
     gc.collect()
@@ -160,7 +157,7 @@ def free_caches(device: Device) -> None:
 
 
 def begin_peak(device: Device) -> None:
-    """Forget the most memory that was held so far: the next `peak_gib` counts from here."""
+    """Reset the peak of memory: the next `peak_gib` counts from here."""
     import torch
 
     if device.kind == "cuda":

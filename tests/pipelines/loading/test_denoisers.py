@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flux_mcp.errors import JobCancelledError, WeightsInvalidError
-from flux_mcp.models.hub.cache import Snapshot
+from flux_mcp.models.hub.cache import Snapshot, require_snapshot
 from flux_mcp.pipelines.loading import progress
 from flux_mcp.pipelines.loading.loaders import load_part
 from flux_mcp.pipelines.loading.part_files import PartFiles, list_parts
@@ -189,9 +189,9 @@ def test_what_was_quantised_before_it_was_stored_is_loaded_as_it_is(micro, snaps
 
 def test_a_gguf_file_of_another_type_than_the_plan_says_is_refused(micro, snapshot, micro_gguf):
     wrong = micro.model_copy(update={"precision": "q8_0", "gguf": micro_gguf("Q4_0")})
-    with pytest.raises(WeightsInvalidError, match=r"held in q8_0, but micro-Q4_0\.gguf holds Q4_0"):
+    with pytest.raises(WeightsInvalidError, match=r"in q8_0, but micro-Q4_0\.gguf holds Q4_0"):
         transformer_part(wrong, snapshot)
-    with pytest.raises(WeightsInvalidError, match="held in bf16"):
+    with pytest.raises(WeightsInvalidError, match="loaded in bf16"):
         transformer_part(wrong.model_copy(update={"precision": "bf16"}), snapshot)
 
 
@@ -401,3 +401,18 @@ def test_the_fingerprint_of_a_file_is_of_what_it_holds(fresh, row, micro, micro_
     again = fresh.load(row("q8_0").model_copy(update={"gguf": copy}))
     assert again.weights_sha256 == first.weights_sha256
     assert again.weights_sha256 != fresh.load(micro).weights_sha256
+
+
+@pytest.mark.parametrize("name", ["int8", "bf16", "fp8", "q8_0"])
+def test_a_transformer_made_block_by_block_is_the_one_made_at_once(registry, settings, row, name):
+    spec = row(name)
+    snapshot = require_snapshot(spec, registry, settings)
+    part = next(p for p in list_parts(spec, snapshot) if p.loader == "denoiser")
+    whole = load_part(part, spec.precision)
+    made = load_part(part, spec.precision, made_on="cpu")
+    ours, theirs = made.state_dict(), whole.state_dict()
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        assert type(ours[key]) is type(tensor)
+        flat = [t.dequantize() if hasattr(t, "dequantize") else t for t in (ours[key], tensor)]
+        assert flat[0].float().equal(flat[1].float())

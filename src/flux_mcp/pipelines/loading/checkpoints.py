@@ -1,8 +1,8 @@
 """The tensors of safetensors and GGUF files, known by name and shape before they are read.
 
-Owns the open files of one checkpoint. A tensor is read when a library asks for it, or taken where
-it was fetched before, copied to the device at once, and counted: what is told of the progress has
-happened. Knows no models.
+A tensor is read when a library asks for it, or taken from what was read ahead, copied to the device
+at once, and counted: progress is reported of what has happened. Below: which files and folders can
+be loaded in which precision, by their headers.
 """
 
 import threading
@@ -22,7 +22,7 @@ from flux_mcp.pipelines.loading.progress import ReadProgress
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """What tells a file from the one that replaces it."""
+    """Tells a file from another one that replaces it."""
 
     path: Path
     """With links resolved."""
@@ -42,7 +42,7 @@ class FileIdentity:
 
 
 class FetchedTensors:
-    """A store of tensors by file and name."""
+    """Tensors that were read ahead, by file and name; for several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -51,23 +51,23 @@ class FetchedTensors:
 
     @property
     def held_bytes(self) -> int:
-        """Memory of what nobody has taken."""
+        """Bytes of tensors that were not taken yet."""
         with self._lock:
             return sum(t.nbytes for tensors in self._files.values() for t in tensors.values())
 
     @property
     def taken_bytes(self) -> int:
-        """Bytes taken so far, since the store was made."""
+        """Bytes of all tensors that were taken."""
         with self._lock:
             return self._taken_bytes
 
     def put(self, file: FileIdentity, tensors: Mapping[str, Any]) -> None:
-        """Keep the tensors of a file; they are the store's own from here on."""
+        """Keep the tensors of a file; the caller must not use them any more."""
         with self._lock:
             self._files[file] = dict(tensors)
 
     def take(self, file: FileIdentity, name: str) -> Any | None:
-        """Hand a tensor over; `None` if it is not here. It is the caller's own."""
+        """Return a tensor and forget it; `None` if it is not here."""
         with self._lock:
             tensor = self._files.get(file, {}).pop(name, None)
             if tensor is not None:
@@ -75,12 +75,12 @@ class FetchedTensors:
             return tensor
 
     def has(self, file: FileIdentity) -> bool:
-        """Whether something of a file is here."""
+        """Whether any tensor of a file is here."""
         with self._lock:
             return bool(self._files.get(file))
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Forget all tensors."""
         with self._lock:
             self._files.clear()
 
@@ -91,7 +91,7 @@ class TensorEntry:
 
     name: str
     shape: tuple[int, ...]
-    """As a model has it, also where a file packs several values into a byte."""
+    """As in a model, also where a file packs several values into a byte."""
     stored_bytes: int
     block_type: str | None
     """GGUF's name for how it is packed, such as `Q4_K`; `None` in safetensors files."""
@@ -106,11 +106,11 @@ class TensorEntry:
 
     @property
     def values(self) -> int:
-        """How many numbers it holds."""
+        """How many numbers it has."""
         return prod(self.shape)
 
     def stand_in(self) -> Any:
-        """Return a tensor without content that a loader can rename, split and look at."""
+        """Return a tensor without content, which a loader can rename, split and inspect."""
         import torch
 
         if self.block_type in _UNPACKED:
@@ -126,7 +126,7 @@ class TensorEntry:
 
 
 _UNPACKED = frozenset({None, "F32", "F16"})
-"""What diffusers 0.42.1 holds as torch's own numbers; other blocks stay packed."""
+"""Block types that diffusers 0.42.1 turns into torch's own numbers; others stay packed."""
 
 
 class Handle:
@@ -152,7 +152,7 @@ class Handle:
             # end this process if the file were cut short by then.
             tensor = self._entry.read().to(self._device, copy=True)
         else:
-            # Our own already; but pinned memory is for copying from, not to live in.
+            # Not shared with anything; but pinned memory is for copying from, not for keeping.
             tensor = taken.to(self._device, copy=taken.is_pinned())
         self._progress.add(self._entry.stored_bytes, from_memory=taken is not None)
         return tensor
@@ -228,7 +228,7 @@ class SafetensorsCheckpoint:
 
 
 def _safetensors_entries(path: Path, file: Any) -> dict[str, TensorEntry]:
-    """Return a file's tensors; they follow the header one upon the other, in this order.
+    """Return a file's tensors; they follow the header one after another, in this order.
 
     Source: github.com/huggingface/safetensors, README, "Format"; the library refuses holes.
     """
@@ -269,7 +269,7 @@ _TORCH_NAMES = {
     "F8_E5M2": "float8_e5m2",
     "F8_E8M0": "float8_e8m0fnu",
 }
-"""The format's own name of a number -> torch's (safetensors 0.8, torch.py)."""
+"""The format's name of a number type -> torch's (safetensors 0.8, torch.py)."""
 
 
 class GgufCheckpoint:
@@ -290,7 +290,7 @@ class GgufCheckpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let the mapped file go with the last tensor that is a view of it."""
+        """Unmap the file, once no tensor is a view of it."""
         del self._reader
 
 
@@ -312,20 +312,20 @@ def _packed_tensor(item: Any) -> Any:
     import torch
 
     # A copy: torch warns of arrays that cannot be written to, which a mapped file's cannot.
-    return _as_diffusers_holds(torch.from_numpy(item.data.copy()), item.tensor_type)
+    return _for_diffusers(torch.from_numpy(item.data.copy()), item.tensor_type)
 
 
 def _packer(item: Any) -> Callable[[Any], Any]:
-    """Return what makes a tensor of its bytes; it knows the file's tensor, but does not keep it."""
+    """Return what makes a tensor of its bytes; it keeps no view of the file."""
     import torch
 
     dtype = torch.from_numpy(item.data[:0].copy()).dtype
     shape, kind = item.data.shape, item.tensor_type
-    return lambda stored: _as_diffusers_holds(stored.view(dtype).reshape(shape), kind)
+    return lambda stored: _for_diffusers(stored.view(dtype).reshape(shape), kind)
 
 
-def _as_diffusers_holds(data: Any, kind: Any) -> Any:
-    """Return a tensor as diffusers 0.42.1 holds it: packed blocks know their own type."""
+def _for_diffusers(data: Any, kind: Any) -> Any:
+    """Return a tensor as diffusers 0.42.1 has it: packed blocks with their type."""
     from diffusers.quantizers.gguf.utils import GGUFParameter
 
     return data if kind.name in _UNPACKED else GGUFParameter(data, quant_type=kind)
@@ -341,15 +341,15 @@ class TensorReading:
     """Folder with the part's config.json."""
     checkpoint: Checkpoint
     device: str
-    """Where tensors are put; and quantised, where they are."""
+    """Where tensors are put, and quantised if they are."""
     progress: ReadProgress
     fetched: FetchedTensors = field(default_factory=FetchedTensors)
-    """What was read before; taken from there instead of from the file."""
+    """Tensors that were read ahead, which are not read again."""
 
     def handles(self, entries: Mapping[str, TensorEntry]) -> dict[str, Handle]:
-        """Return what stands for each tensor until it is read, and expect all of them."""
+        """Return a handle for each tensor, and expect to read all of them."""
         self.progress.expect(sum(entry.stored_bytes for entry in entries.values()))
-        # As the files are now that they are open: what was fetched of an older one is not used.
+        # Of the files that are open now: tensors fetched from older ones are not used.
         files = {path: FileIdentity.of(path) for path in {e.path for e in entries.values()}}
         take = self.fetched.take
         return {
@@ -360,6 +360,8 @@ class TensorReading:
         }
 
 
+# --- what can be loaded --------------------------------------------------------------------------
+
 GGUF_SUFFIX = ".gguf"
 FILE_SUFFIXES = frozenset({".safetensors", GGUF_SUFFIX})
 """Neither can run code."""
@@ -369,7 +371,7 @@ def open_checkpoint(files: Sequence[Path]) -> Checkpoint:
     """Return the tensors of a part's files.
 
     Raises:
-        ValueError: (or what the library has) a file is damaged.
+        ValueError: (or an error of the library) a file is damaged.
         OSError: a file cannot be read.
     """
     if len(files) == 1 and files[0].suffix == GGUF_SUFFIX:
@@ -389,7 +391,7 @@ def check_folder(part: str, method: str, precision: Precision) -> None:
     Args:
         part: For messages.
         method: What quantised them before they were stored; empty for none.
-        precision: What they are to be held in.
+        precision: What they are to be loaded as.
 
     Raises:
         WeightsInvalidError: they cannot be.
@@ -398,11 +400,11 @@ def check_folder(part: str, method: str, precision: Precision) -> None:
     if row.from_file_only and method != row.method:
         raise WeightsInvalidError(
             f"{part} cannot be made into {precision} while loading.",
-            "Name a file that holds it so, or another precision.",
+            "Name a file that is stored in it, or another precision.",
         )
     if method and method != row.method:
         raise WeightsInvalidError(
-            f"{part} is stored quantised by {method}, so it cannot be held in {precision}.",
+            f"{part} is stored quantised by {method}, so it cannot be loaded in {precision}.",
             "Give the row the precision it is stored in, or get the 16 bit weights.",
         )
 
@@ -411,7 +413,7 @@ def check_file(part: str, file: Path, precision: Precision) -> None:
     """Check a file of weights, by its header.
 
     Raises:
-        WeightsInvalidError: what it holds cannot be held in `precision`, or it is damaged.
+        WeightsInvalidError: it cannot be loaded in `precision`, or it is damaged.
     """
     if file.suffix != GGUF_SUFFIX:
         check_folder(part, "", precision)
@@ -419,12 +421,12 @@ def check_file(part: str, file: Path, precision: Precision) -> None:
     row = format_of(precision)
     if row.method != "gguf":
         raise WeightsInvalidError(
-            f"{part} is to be held in {precision}, but {file.name} is a GGUF file.",
+            f"{part} is to be loaded in {precision}, but {file.name} is a GGUF file.",
             "Give the row the precision that most of it is packed in, such as 'q8_0'.",
         )
     if (found := _block_type(part, file)) != row.recipe:
         raise WeightsInvalidError(
-            f"{part} is to be held in {precision}, but {file.name} holds {found}.",
+            f"{part} is to be loaded in {precision}, but {file.name} holds {found}.",
             f"Give the row the precision '{found.lower()}'.",
         )
 

@@ -1,8 +1,8 @@
-"""A transformer of diffusers, from any file that holds one, in any precision.
+"""Loads a transformer of diffusers, from any file that has one, in any precision.
 
 Names and shapes are checked against the model before a byte of the weights is read. Built on the
-functions that diffusers 0.42.1's own `from_single_file` consists of: that one cannot quantise while
-loading, and fills nothing in where a tensor is missing.
+functions of which diffusers 0.42.1's own `from_single_file` consists: that one cannot quantise
+while loading, and does not check for missing tensors.
 """
 
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ def load_denoiser(
     Args:
         model_class: The class of diffusers.
         reading: Its tensors, in diffusers' names or in Black Forest Labs'.
-        row: How it is to be held.
-        made_on: A device that quantises each block, which then goes to the reading's: for a GPU
-            that the whole has no room on.
+        row: The format of its weights.
+        made_on: A device that quantises each block, which is then moved to the reading's: for a
+            GPU that has no room for the whole.
 
     Raises:
         WeightsInvalidError: the tensors are not this model's.
@@ -49,7 +49,7 @@ def load_denoiser(
     tensors = _renamed(model_class, model, PendingTensors(reading.handles(entries)))
     dtype = compute_dtype(row.compute)
     model.to(dtype)
-    # Before the weights are there: each is then stored as it will be, and never all in 16 bit.
+    # Before the weights are read: each is then stored in its type at once, never all in 16 bit.
     cast_storage(model, row)
     quantiser = None
     if (chosen := configuration(diffusers, row)) is not None:
@@ -139,7 +139,7 @@ _OTHER_WEIGHTS = (
 
 
 def _renamed(model_class: Any, model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Return the tensors in diffusers' names; in these a file's own q, k and v are apart."""
+    """Return the tensors by diffusers' names, in which q, k and v are separate."""
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
     if not any(name.startswith(_BFL_BLOCK) for name in tensors):

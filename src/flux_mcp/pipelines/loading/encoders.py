@@ -119,7 +119,7 @@ def _by_parameter(model_class: Any, model: Any, reading: TensorReading) -> dict[
 
 
 def _set_packed(model: Any, name: str, tensor: Any, row: Format) -> None:
-    """Put a tensor in its place: matrices of linear layers as they are, others unpacked."""
+    """Set a parameter: matrices of linear layers stay packed, others are unpacked."""
     import torch
     from diffusers.quantizers.gguf.utils import (
         GGUFLinear,

@@ -1,8 +1,8 @@
 """Reads the tensors of weight files into host memory, a chunk at a time, so that it can be stopped.
 
-Keeps nothing. Only files are read: no model is built, so that another thread can draw or load
-meanwhile (`from_pretrained` of diffusers 0.42.1 and transformers 5 changes torch's defaults while
-it runs). By plain reads, not by a mapping: a mapped file that is cut short ends the process.
+Only files are read: no model is built, so that another thread can draw or load meanwhile
+(`from_pretrained` of diffusers 0.42.1 and transformers 5 changes torch's defaults while it runs).
+By plain reads, not by a mapping: a mapped file that is cut short ends the process.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Any
 from flux_mcp.pipelines.loading.checkpoints import FetchedTensors, FileIdentity, TensorEntry
 
 CHUNK_BYTES = 8 * 2**20
-"""Read between two looks whether to stop: some milliseconds from an SSD, 0.1 s from a hard disk."""
+"""Read between two checks whether to stop: milliseconds from an SSD, 0.1 s from a hard disk."""
 RESERVE_BYTES = 2 * 2**30
 """Of host memory, left to the job that draws and to other programs; chosen, not measured."""
 ARENA_BYTES = 2**28
@@ -28,7 +28,7 @@ Check = Callable[[int], None]
 
 
 def has_room(needed_bytes: int, available_bytes: int) -> bool:
-    """Whether so much may be held, where so much of host memory is free."""
+    """Whether so many bytes may be taken of the free host memory."""
     return needed_bytes + RESERVE_BYTES <= available_bytes
 
 
@@ -44,7 +44,7 @@ class Buffers:
 
     Args:
         available: Returns the bytes of host memory that are free.
-        pin: Whether a GPU is to copy from it: pages that cannot be moved are copied several times
+        pin: Whether a GPU will copy from it: pages that cannot be moved are copied several times
             as fast (docs.nvidia.com/cuda/cuda-c-best-practices-guide, "Pinned Memory").
         arena_bytes: How much is taken at a time, to be shared out; `None`: each as it comes.
     """
@@ -91,10 +91,10 @@ _ALIGNMENT = 256
 
 
 def release_pinned() -> None:
-    """Hand back the pinned memory that torch keeps for the next time; for CUDA only."""
+    """Free the pinned memory that torch keeps for later; for CUDA only."""
     import torch
 
-    # torch 2.13 has it; an older one keeps what it has pinned for the next time.
+    # New in torch 2.13; an older one keeps its pinned memory.
     release = getattr(torch.accelerator, "empty_host_cache", None)
     if release is not None:
         release()
@@ -103,7 +103,7 @@ def release_pinned() -> None:
 def make_room(
     fetched: FetchedTensors, files: Sequence[Path], available: Callable[[], int] = available_bytes
 ) -> None:
-    """Let go of what was fetched of other files, where these do not fit into memory beside it.
+    """Drop what was read of other files, where these do not fit into memory beside it.
 
     Raises:
         OSError: a file is not there.
@@ -184,7 +184,7 @@ def _pieces(
 
 
 def _chunks(stream: FileIO, start: int, end: int, buffer: Any | None) -> Iterator[memoryview]:
-    """Read a piece into its buffer, or where it is forgotten; yield it chunk by chunk."""
+    """Read a piece into its buffer, or only to hash it; yield it chunk by chunk."""
     stream.seek(start)
     if buffer is None:
         target = memoryview(bytearray(min(CHUNK_BYTES, end - start)))

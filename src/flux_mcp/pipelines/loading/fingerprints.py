@@ -1,7 +1,7 @@
-"""What a part's files hold, as one SHA-256: equal fingerprints mean equal weights.
+"""The content of a part's files as one SHA-256: equal fingerprints mean equal weights.
 
-Knows files only, no models. Two repositories that ship the same text encoder get the same
-fingerprint, so the encoder is loaded once for both.
+Two repositories that have the same text encoder get the same fingerprint, so the encoder is loaded
+once for both.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from flux_mcp.pipelines.loading.checkpoints import FileIdentity
 from flux_mcp.pipelines.loading.progress import ReadProgress
 
 Report = Callable[[str], None]
-"""Told how much is read of files whose content is not known yet; may raise to stop."""
+"""Called with how much is read of files whose hash is not known yet; may raise to stop."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NEVER_LOADED = frozenset({".bin", ".ckpt", ".h5", ".md", ".msgpack", ".onnx", ".pt", ".pth"})
@@ -28,8 +28,8 @@ _PROVENANCE_KEYS = frozenset(
 class Fingerprints:
     """Fingerprints of folders; a file is read once for as long as its size and time stay.
 
-    For several threads: they share nothing but a dict whose entries are set once and never change.
-    At worst two of them hash the same file.
+    For several threads: they share only a dict whose entries never change once they are set. At
+    worst two of them hash the same file.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Fingerprints:
         Raises:
             OSError: something cannot be read.
         """
-        # Named by what it is: the same weights under another name are the same.
+        # Under a fixed name: the same weights in a file of another name are the same.
         named = (
             _in_folder(folder)
             if file is None
@@ -68,7 +68,7 @@ class Fingerprints:
         return self._all(folder.name, named, report)
 
     def knows(self, path: Path) -> bool:
-        """Whether a file need not be read to be known.
+        """Whether a file's hash is known without reading it.
 
         Raises:
             OSError: it is not there.
@@ -76,7 +76,7 @@ class Fingerprints:
         return self._known_sha256(path) is not None
 
     def learn(self, file: FileIdentity, sha256: str) -> None:
-        """Take the SHA-256 of a file of weights from whoever has read all of it."""
+        """Note the SHA-256 of a file of weights that was read elsewhere."""
         self._known[file] = sha256
 
     def _all(self, name: str, paths: Mapping[str, Path], report: Report) -> str:
@@ -84,7 +84,7 @@ class Fingerprints:
         progress = ReadProgress(f"checking {name}", report)
         progress.expect(sum(path.stat().st_size for path in unknown))
         for path in unknown:
-            # Named before it is read: if it changes meanwhile, the new one is still unknown.
+            # Identified before it is read: if it changes meanwhile, the new one stays unknown.
             file = FileIdentity.of(path)
             self._known[file] = _hash(path, progress)
         whole = hashlib.sha256()
@@ -93,8 +93,8 @@ class Fingerprints:
         return whole.hexdigest()
 
     def _known_sha256(self, path: Path) -> str | None:
-        # Blobs of the hub cache that are stored in LFS carry their SHA-256 as their name: a 24 GB
-        # transformer need not be read to be known (huggingface_hub, "Understand caching").
+        # Blobs of the hub cache that are stored in LFS have their SHA-256 as their name: a 24 GB
+        # transformer need not be read (huggingface_hub, "Understand caching").
         blob = path.resolve()
         if _SHA256.fullmatch(blob.name):
             return blob.name

@@ -1,7 +1,4 @@
-"""How much of a part has been read, told in megabytes and percent.
-
-Owns the count for one part. Knows neither files nor models.
-"""
+"""How much of a part has been read, reported in megabytes and percent."""
 
 import threading
 import time
@@ -13,16 +10,16 @@ INTERVAL_S = 0.25
 
 
 class ReadProgress:
-    """Counts bytes and tells them: 'loading transformer, 412 of 1,234 MB, 33 %'.
+    """Counts bytes and reports them: 'loading transformer, 412 of 1,234 MB, 33 %'.
 
     And how many of them were in memory already: '..., 300 MB of it from memory'.
 
-    transformers reads on several threads, and keeps what goes wrong there to itself for a while:
-    so counting is serial, and whatever `report` raises is raised again at every later call.
+    transformers reads on several threads and raises their errors late: counting is therefore
+    serial, and whatever `report` raises is raised again at every later call.
 
     Args:
-        doing: What is said before the numbers: 'loading transformer'.
-        report: Told the messages; may raise to stop.
+        doing: What comes before the numbers: 'loading transformer'.
+        report: Called with the messages; may raise to stop.
         clock: Seconds.
     """
 
@@ -52,7 +49,7 @@ class ReadProgress:
         self._total = total_bytes
 
     def add(self, read_bytes: int, *, from_memory: bool = False) -> None:
-        """Count what was read; tells it, if the last message is long enough ago or all is read.
+        """Count what was read; reports it, at most four times a second, and when all is read.
 
         Args:
             read_bytes: Since the last call.
@@ -86,5 +83,5 @@ class ReadProgress:
 
 
 def _megabytes(size_bytes: int) -> str:
-    """Return the nearest number of them, but 1 for the smallest file."""
+    """Return the nearest number of megabytes, but 1 for the smallest file."""
     return f"{max(min(size_bytes, 1), round(size_bytes / MB)):,}"

@@ -1,6 +1,7 @@
-"""The libraries' own configurations for a row of formats.toml, and fp8 storage by casting.
+"""How the libraries make a row of formats.toml: their configurations, and fp8 storage by casting.
 
-torchao and bitsandbytes are imported only for the rows that name them. Knows no files.
+And what a device can be used with. torchao and bitsandbytes are imported only for rows that name
+them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -32,9 +33,11 @@ def compute_dtype(compute: Compute) -> Any:
 
 
 def configuration(library: Any, row: Format) -> Any | None:
-    """Return what `library` (diffusers or transformers) makes these weights with while loading.
+    """Return the configuration with which `library` quantises weights while loading.
 
-    `None` where nothing is quantised. Both name their classes alike.
+    Args:
+        library: diffusers or transformers; both name their classes alike.
+        row: The format; `None` is returned where nothing is quantised.
     """
     maker = _MAKERS.get(row.method)
     return None if maker is None else maker(library, row)
@@ -109,7 +112,7 @@ Role = Literal["transformer", "text encoder"]
 
 
 def require_formats(spec: ModelSpec, device: Device) -> None:
-    """Check what the transformer and the text encoder of a row are to be held in.
+    """Check the precisions of a row's transformer and text encoder.
 
     Raises:
         FormatUnsupportedError: not on this device, or not for that part.
@@ -120,7 +123,7 @@ def require_formats(spec: ModelSpec, device: Device) -> None:
 
 
 def require_classes(class_names: Iterable[str]) -> None:
-    """Check what the classes of a pipeline's parts are to be used with.
+    """Check that the packages are installed which the classes of a pipeline's parts need.
 
     Raises:
         ExtraMissingError: a package is missing or too old.
@@ -133,7 +136,7 @@ def require_classes(class_names: Iterable[str]) -> None:
 
 
 def _require(precision: Precision, role: Role, device: Device) -> None:
-    """Check the device first: no package would help where it is the wrong one."""
+    """Check a precision: first the device, because no package helps where it is the wrong one."""
     row = format_of(precision)
     if row.blocked:
         raise FormatUnsupportedError(
@@ -141,7 +144,7 @@ def _require(precision: Precision, role: Role, device: Device) -> None:
         )
     if role == "text encoder" and not row.for_text:
         raise FormatUnsupportedError(
-            f"A text encoder cannot be held in {precision}.", _others(role, device)
+            f"A text encoder cannot be loaded in {precision}.", _others(role, device)
         )
     if device.kind not in row.devices:
         raise FormatUnsupportedError(
@@ -161,7 +164,7 @@ def _require(precision: Precision, role: Role, device: Device) -> None:
 
 
 def _others(role: Role, device: Device) -> str:
-    """Name what this device can hold that is made while loading."""
+    """Name the precisions that this device can use and that are made while loading."""
     names = [
         name
         for name, row in load_formats().format.items()

@@ -1,4 +1,8 @@
-"""Where a model keeps its tensors. Knows what modules of torch and of the libraries look like."""
+"""Where a model has its tensors, and the plain tensors inside of quantised ones.
+
+Weights of torchao, bitsandbytes and GGUF consist of several plain tensors; `leaves_of` takes them
+apart and `rebuilt` puts copies of them together again.
+"""
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +13,7 @@ _STATE = ("absmax", "code", "offset")
 
 
 def leaves_of(tensor: Any) -> list[Any]:
-    """Return the plain tensors that hold a weight's numbers, in a fixed order; no copies."""
+    """Return the plain tensors of a weight, in a fixed order; no copies."""
     import torch
 
     if (state := getattr(tensor, "quant_state", None)) is not None:
@@ -22,12 +26,12 @@ def leaves_of(tensor: Any) -> list[Any]:
 
 
 def nbytes_of(tensor: Any) -> int:
-    """Return what a weight takes: of torchao's, what is inside; they name the size unpacked."""
+    """Return the bytes a weight takes; torchao's own `nbytes` is the size unpacked."""
     return sum(int(leaf.nbytes) for leaf in leaves_of(tensor))
 
 
 def rebuilt(tensor: Any, leaves: Sequence[Any]) -> Any:
-    """Return the same weight with its numbers in other plain tensors; `tensor` is not changed.
+    """Return the same weight made of other plain tensors; `tensor` is not changed.
 
     Args:
         tensor: A parameter or a buffer of a model.
@@ -72,13 +76,13 @@ def _copied_state(state: Any) -> Any:
 
 
 def _state_slots(state: Any) -> list[tuple[Any, str]]:
-    """Return where a 4 bit state keeps tensors."""
+    """Return where a 4 bit state has tensors."""
     states = [state] if state.state2 is None else [state, state.state2]
     return [(one, n) for one in states for n in _STATE if hasattr(getattr(one, n), "dtype")]
 
 
 class Slot(NamedTuple):
-    """Where a model keeps a tensor."""
+    """The place of one tensor in a model."""
 
     module: Any
     name: str
@@ -86,11 +90,11 @@ class Slot(NamedTuple):
 
     @property
     def tensor(self) -> Any:
-        """What is there now."""
+        """The tensor that is there now."""
         return self._tensors[self.name]
 
     def put(self, tensor: Any) -> None:
-        """Put another there, past what modules check of what they are given."""
+        """Put another tensor there, without the checks of the module."""
         self._tensors[self.name] = tensor
         if self.name == "weight" and hasattr(self.module, "quant_state"):
             # bitsandbytes' layers keep what belongs to their weight as well.
@@ -103,7 +107,7 @@ class Slot(NamedTuple):
 
 
 def slots_of(module: Any) -> list[Slot]:
-    """Return every slot of a model that holds a tensor, a tied one each time it occurs."""
+    """Return every slot of a model that has a tensor; a tied tensor has several."""
     return [
         Slot(part, name, is_buffer)
         for part in module.modules()
