@@ -119,7 +119,7 @@ def _first(metadata: Mapping[str, str], keys: tuple[str, ...]) -> str | None:
 
 def _family(base: str) -> Family | None:
     # The newest first: 'FLUX.2 klein' names both what it is and what came before.
-    newest_first = reversed(FAMILIES.items())
+    newest_first = reversed(tuple(FAMILIES.items()))
     words = base.lower()
     return next((key for key, row in newest_first if any(w in words for w in row.base_words)), None)
 
