@@ -56,15 +56,20 @@ def own(settings: Settings) -> Path:
     return folder
 
 
-@pytest.fixture(params=["auto", "legacy"])
+@pytest.fixture
 async def client(
     request: pytest.FixtureRequest, settings: Settings, own: Path
 ) -> AsyncIterator[Client]:
+    """A client of today's protocol, or of the mode that a test names."""
     assert own.is_dir()
     service = Service(settings, executes=False)
-    async with Client(build_server(service), mode=request.param) as client:
+    mode = getattr(request, "param", "auto")
+    async with Client(build_server(service), mode=mode) as client:
         yield client
     await service.close()
+
+
+BOTH_PROTOCOLS = pytest.mark.parametrize("client", ["auto", "legacy"], indirect=True)
 
 
 async def prompts_of(client: Client) -> dict[str, Prompt]:
@@ -100,6 +105,7 @@ async def test_the_guide_and_every_pack_are_listed(client: Client) -> None:
     assert all(prompt.title and prompt.description for prompt in listed)
 
 
+@BOTH_PROTOCOLS
 async def test_a_pack_is_listed_with_its_arguments_and_their_choices(client: Client) -> None:
     pets = (await prompts_of(client))["pets"]
     assert pets.title == "Test"
@@ -142,6 +148,7 @@ async def test_the_guide_teaches_whole_or_one_family(client: Client) -> None:
     assert "Did you mean 'family'?" in await refusal_of(client, GUIDE, familie="flux1")
 
 
+@BOTH_PROTOCOLS
 async def test_a_pack_composes_and_says_which_call_draws_it(client: Client) -> None:
     text = await text_of(client, "pets", subject="dog", light="hard", extra="in the rain")
     assert text.endswith(
@@ -281,6 +288,7 @@ async def test_a_hundred_completions_are_the_most_and_the_rest_is_counted(
     assert (found.total, found.has_more) == (151, True)
 
 
+@BOTH_PROTOCOLS
 async def test_names_of_packs_are_completed(client: Client) -> None:
     template = ResourceTemplateReference(uri="flux://packs/{name}")
     for begun, values in (("p", ["pets", "product-shot", "blog-pin", "micro-shapes"]), ("zz", [])):

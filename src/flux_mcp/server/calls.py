@@ -96,30 +96,42 @@ class ToolCalls:
             return dry_run_result(await self._service.dry_run(request))
         # A task of its own: a call cancelled while its job is being stored must still find out
         # which job that is, to cancel it.
-        submitting = asyncio.create_task(self._service.submit(request, self._is_waited_for))
+        submitting = asyncio.create_task(self._submit(request))
         try:
-            job = await asyncio.shield(submitting)
-            try:
-                return await self._wait_and_answer(job, request, context)
-            except Exception as error:
-                error.add_note(f"The call waited for job {job.id}.")  # for the log
-                raise
+            return await self._answer_for_job(await asyncio.shield(submitting), request, context)
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
                 await self._abandon(submitting)
             raise
+
+    async def _submit(self, request: DrawRequest) -> Job:
+        """Store a job, and count this call among those that wait for it.
+
+        In one step: a call with the same key that comes now already finds it waited for.
+        """
+        job = await self._service.submit(request, self._is_waited_for)
+        self._waiting[job.id] += 1
+        return job
+
+    async def _answer_for_job(
+        self, job: Job, request: DrawRequest, context: Context[Any, Any]
+    ) -> CallToolResult:
+        """Wait for a job and answer; a cancelled call still counts among those that wait."""
+        try:
+            result = await self._wait_and_answer(job, request, context)
+        except Exception as error:
+            error.add_note(f"The call waited for job {job.id}.")  # for the log
+            self._stop_waiting(job.id)
+            raise
+        self._stop_waiting(job.id)
+        return result
 
     async def _wait_and_answer(
         self, job: Job, request: DrawRequest, context: Context[Any, Any]
     ) -> CallToolResult:
         # A caller that does not want to wait is answered with the job's id, tasks or not.
         defers = request.wait_s > TASK_GRACE_S and declares_tasks(context)
-        self._waiting[job.id] += 1
-        try:
-            job = await self._wait(job, TASK_GRACE_S if defers else request.wait_s, context)
-        finally:
-            self._waiting[job.id] -= 1
-            self._waiting += Counter()
+        job = await self._wait(job, TASK_GRACE_S if defers else request.wait_s, context)
         result, position = (
             await self.result_of(job, request.preview),
             await self._service.position(job),
@@ -140,12 +152,17 @@ class ToolCalls:
     def _is_waited_for(self, job_id: str) -> bool:
         return self._waiting[job_id] > 0
 
+    def _stop_waiting(self, job_id: str) -> None:
+        self._waiting[job_id] -= 1
+        self._waiting += Counter()  # drops jobs that no call waits for
+
     async def _abandon(self, submitting: "asyncio.Task[Job]") -> None:
         """Let go of the job of a call that was cancelled, timed out, or whose client is gone."""
         try:
             job = await submitting
         except Exception:  # noqa: BLE001 - nothing was stored, and no caller is left to read why
             return
+        self._stop_waiting(job.id)
         if not self._is_waited_for(job.id):
             await self._service.cancel_if_unclaimed(job.id)
 
