@@ -10,8 +10,10 @@ import pytest
 from flux_mcp.compose.audit import audit_text
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.service.answers import AuditAnswer, JobAnswer
+from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.compose.packs_on_disk import MANIFEST, line_of, manifest, write_pack
+from tests.server.images import keep_image, noise
 
 from .processes import TIMEOUT_S, Cli, Drawn, Ended
 
@@ -364,10 +366,13 @@ def test_an_image_is_shown_with_what_its_prompt_is_made_of(drawn: Drawn) -> None
     assert kept["composed"]["blocks"][0]["text"] == fixed
 
 
-def test_an_image_without_a_pack_has_no_such_part(drawn: Drawn) -> None:
-    fast = ("--width", "64", "--height", "64", "--steps", "4", "--json")
-    plain = drawn.cli("generate", "a red circle", *fast)
-    shown = clean(drawn.cli("gallery", "show", plain.json["images"][0]["id"]))
+def test_an_image_without_a_pack_has_no_such_part(cli: Cli) -> None:
+    async def keep(service: Service) -> str:
+        kept = await keep_image(service, noise(16, 16), 16, 16, prompt="a red circle")
+        return kept.id
+
+    shown = clean(cli("gallery", "show", cli.prepare(keep)))
+    assert "a red circle" in shown.out
     assert "ompos" not in shown.out
 
 

@@ -19,11 +19,11 @@ Template = dict[str, Any]
 """An entry whose strings may be placeholders; clients.toml lists them."""
 
 
-class _Row(BaseModel):
+class _ClientRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ClientVariable(_Row):
+class ClientVariable(_ClientRow):
     """An environment variable of the client that moves the user's file.
 
     Attributes:
@@ -35,7 +35,7 @@ class ClientVariable(_Row):
     file: str
 
 
-class Client(_Row):
+class Client(_ClientRow):
     """One client; the fields are explained at the top of clients.toml."""
 
     id: str

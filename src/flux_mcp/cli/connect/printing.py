@@ -34,7 +34,7 @@ def print_outcome(outcome: Outcome, flags: ConnectFlags, *, as_json: bool) -> No
     elif outcome.file is None:
         console().print(_document(outcome))
     else:
-        _Page(outcome, flags, console()).print()
+        _OutcomePage(outcome, flags, console()).print()
 
 
 def as_dict(outcome: Outcome, flags: ConnectFlags) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _document(outcome: Outcome) -> str:
     return outcome.masked(snippet(outcome.client, outcome.name, outcome.entry))
 
 
-class _Page:
+class _OutcomePage:
     """What one client's file says, would say, or says now."""
 
     def __init__(self, outcome: Outcome, flags: ConnectFlags, out: Console) -> None:
