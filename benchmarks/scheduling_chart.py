@@ -32,7 +32,7 @@ class Comparison:
 
     @property
     def bound_s(self) -> float:
-        """How long a job may wait by the rule: first in first out's longest, and overtaking jobs."""
+        """How long a job may wait: first in first out's longest wait, and the overtaking jobs."""
         job_s = max(job.draw_s for job in self.trace.jobs) + max(self.gpu.first_s, self.gpu.again_s)
         return max(self.fifo.waits_s) + job_s * self.ours.most_overtaken
 
