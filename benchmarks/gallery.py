@@ -12,6 +12,12 @@ files. A search ends with records, as callers get them. Pages of 20.
   both     the common word within one model
   miss     a word that is nowhere
 
+Then contact sheets of 20 thumbnails of photographs (made-up ones: noise at several scales):
+
+  first     of images that were not shown before
+  one_new   of 19 that were and a new one
+  same      of the same 20 again
+
 Unit: ratios of medians and of 99th percentiles; milliseconds. Adding rows: milliseconds each, with
 the settings of the product, measured on the first rows.
 """
@@ -21,10 +27,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from common import Result, ms, p50_p99_ms, quantile, ratio, scratch, start
+from PIL import Image
 from rows import COMMON_WORD, RARE_WORD, records
 from sqlite_utils import Database
 
+from flux_mcp.gallery.previews import THUMBNAIL_PX, Sheets, thumbnail_webp
 from flux_mcp.gallery.search import SearchFilter
 from flux_mcp.gallery.store import Gallery, migrate
 from flux_mcp.storage.database import open_database
@@ -68,6 +77,7 @@ def measure(quick: bool) -> Result:
             _report(result, kind, seconds)
         for database in databases.values():
             database.close()
+        _measure_sheets(folder, result, 3 if quick else 15)
         result.absolute["file_mb"] = {
             name: round((folder / f"{name}.sqlite").stat().st_size / 1e6, 1) for name in galleries
         }
@@ -98,6 +108,39 @@ def _build(folder: Path, small_rows: int, big_rows: int) -> list[float]:
         gallery.add(record)
     database.close()
     return seconds
+
+
+def _measure_sheets(folder: Path, result: Result, repetitions: int) -> None:
+    """Make contact sheets of images that were shown before, and of some that were not."""
+    paths = [folder / f"{number}.webp" for number in range(PAGE + 1)]
+    for number, path in enumerate(paths):
+        path.write_bytes(thumbnail_webp(_photograph(number), THUMBNAIL_PX))
+    labels = [f"img_{number:012d}" for number in range(PAGE)]
+    seconds: dict[str, list[float]] = {"first": [], "one_new": [], "same": []}
+    for _ in range(repetitions):
+        sheets = Sheets()
+        for name, begin in (("first", 0), ("one_new", 1), ("same", 1)):
+            shown = paths[begin : begin + PAGE]
+            started = time.perf_counter()
+            sheets.sheet_jpeg(shown, labels)
+            seconds[name].append(time.perf_counter() - started)
+    result.absolute["sheet"] = {name: p50_p99_ms(found) for name, found in seconds.items()}
+    for name, found in seconds.items():
+        target = "<= 40 ms" if name == "one_new" else ""
+        result.line(f"sheet of 20, {name}", f"p50 {ms(statistics.median(found)):.1f} ms", target)
+
+
+def _photograph(number: int) -> Image.Image:
+    """Return an image with the detail of a photograph: noise at several scales."""
+    choose = np.random.default_rng(number)
+    total = np.zeros((THUMBNAIL_PX, THUMBNAIL_PX, 3))
+    for cells in (4, 16, 64, 256):
+        noise = choose.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        grown = Image.fromarray(noise).resize(
+            (THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BICUBIC
+        )
+        total += np.asarray(grown) / cells
+    return Image.fromarray((255 * (total - total.min()) / np.ptp(total)).astype(np.uint8))
 
 
 def _middle(gallery: Gallery, rows: int) -> SearchFilter:
