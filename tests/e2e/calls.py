@@ -1,4 +1,4 @@
-"""Small words for calling tools in tests."""
+"""Calls of tools in tests, answered as the models of their answers."""
 
 import asyncio
 from collections.abc import Callable
