@@ -17,7 +17,8 @@ from flux_mcp.storage.database import open_database
 
 pytestmark = pytest.mark.anyio
 
-DEADLINE_S = 120
+DEADLINE_S = 300
+"""A guard against a test that hangs; a loaded machine takes a minute to start a worker."""
 SMALL = {"width": 64, "height": 64, "steps": 1, "seed": 1, "model": "micro"}
 
 
