@@ -49,7 +49,7 @@ def models_page() -> str:
             "is stored in: with the whole model on the GPU / with parts offloaded. It is computed "
             "and compared with published measurements, not measured by us. Rows that are not "
             "usable are known to `flux-mcp models plan`; the server neither chooses nor accepts "
-            "them yet: see [candidates.py](../../src/flux_mcp/models/planning/candidates.py)."
+            "them yet: see [support.py](../../src/flux_mcp/models/planning/support.py)."
         ),
         (
             "`flux1-canny-dev-lora` and `flux1-depth-dev-lora` are merged onto `flux1-dev`: they "
@@ -83,7 +83,10 @@ def models_page() -> str:
             "its files, and a row cannot name its licence yet."
         ),
         "## Helpers",
-        "Small models that assist a pipeline, one for each role. They are not used yet.",
+        (
+            "Small models that assist a pipeline, one for each role. They are not used yet: depth "
+            "maps, masks by words, upscaling and similarity search are not available."
+        ),
         table(
             "role",
             "model",
