@@ -96,7 +96,7 @@ async def test_a_listening_server_told_twice_ends_at_once(
         async with connected(server, HTTP) as client, half_a_post(server):
             await job(client, "flux_generate", **SMALL, wait_s=0)
             server.process.send_signal(signal.SIGTERM)
-            await said(server, "told to end")
+            await said(server, "received a signal, shutting down")
             server.process.send_signal(number)
             assert await asyncio.to_thread(server.process.wait, DEADLINE_S) == -number
     assert [stored["status"] for stored in stored_jobs(data)] == ["queued"]

@@ -1,7 +1,7 @@
 """The HTTP server: streamable HTTP at /mcp, the older SSE transport beside it, and the guard.
 
-One service and one MCP server for all of them, however many clients come and go. Owns nothing: the
-service's lifetime is `serve_http`'s caller's, sessions are the SDK's.
+One service and one MCP server answer all clients, however many connect. Sessions are kept by the
+SDK and by sessions.py.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from types import FrameType
 
@@ -136,21 +136,30 @@ def serve_http(service: Service, server: FluxServer | None = None) -> None:
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    logger.info(
-        "serving",
-        extra={
-            "transport": settings.transport,
-            "address": where,
-            "data_dir": str(settings.data_dir),
-            "version": __version__,
-        },
-    )
-    if not settings.loopback_without_token and settings.token is None:
-        logger.info("callers send a token", extra={"token_file": str(token_file(settings))})
-    asyncio.run(_serve(service, server, app, listener))
+
+    def announce() -> None:
+        logger.info(
+            "serving",
+            extra={
+                "transport": settings.transport,
+                "address": where,
+                "data_dir": str(settings.data_dir),
+                "version": __version__,
+            },
+        )
+        if not settings.loopback_without_token and settings.token is None:
+            logger.info("callers send a token", extra={"token_file": str(token_file(settings))})
+
+    asyncio.run(_serve(service, server, app, listener, announce))
 
 
-async def _serve(service: Service, server: FluxServer, app: Guard, listener: socket.socket) -> None:
+async def _serve(
+    service: Service,
+    server: FluxServer,
+    app: Guard,
+    listener: socket.socket,
+    announce: Callable[[], None],
+) -> None:
     config = uvicorn.Config(
         app,
         lifespan="on",
@@ -162,7 +171,7 @@ async def _serve(service: Service, server: FluxServer, app: Guard, listener: soc
     )
     settling = asyncio.create_task(_settle(service, server), name="flux-mcp-settle")
     try:
-        await _Listener(config, server).serve(sockets=[listener])
+        await _Listener(config, server, announce).serve(sockets=[listener])
     finally:
         settling.cancel()
         await asyncio.gather(settling, return_exceptions=True)
@@ -183,9 +192,12 @@ class _Listener(uvicorn.Server):
     The first signal ends the server in order, the second at once.
     """
 
-    def __init__(self, config: uvicorn.Config, server: FluxServer) -> None:
+    def __init__(
+        self, config: uvicorn.Config, server: FluxServer, announce: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._server = server
+        self._announce = announce
         self._told: int | None = None
 
     @contextmanager
@@ -193,6 +205,8 @@ class _Listener(uvicorn.Server):
         """Take signals as long as this serves. uvicorn's own raises them again afterwards."""
         for number in ENDING_SIGNALS:
             signal.signal(number, self.handle_exit)
+        # Only now: whoever reads the line may send a signal at once.
+        self._announce()
         yield
         end_at_once_next_time()
 
@@ -206,7 +220,7 @@ class _Listener(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Begin to end, if that was asked for; return whether to stop listening."""
         if self._told is not None:
-            logger.info("told to end")
+            logger.info("received a signal, shutting down")
             await self._server.finish_calls(DRAIN_S)
             # Streams of events end with this: their library watches uvicorn's own handler.
             super().handle_exit(self._told, None)

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DRAIN_S = 5
-"""How long answers that are under way may take when the server is told to end."""
+"""How long answers that are under way may take after a signal."""
 CLOSE_TIMEOUT_S = 30.0
 OPEN_AFTER_S = 1.0
 """Long enough for a client's handshake and list of tools, on a slow machine too."""
@@ -94,7 +94,7 @@ async def _serve_stdio(
     loop = asyncio.get_running_loop()
 
     def end() -> None:
-        logger.info("told to end")
+        logger.info("received a signal, shutting down")
         end_at_once_next_time()
         stop.set()
 
