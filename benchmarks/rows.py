@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 
 from flux_mcp.gallery.store import Gallery, ImageRecord, migrate
 from flux_mcp.models.registry import load_registry
-from flux_mcp.requests.plan import make_plan
+from flux_mcp.requests.plan import PlanParts, make_plan
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.settings.paths import Paths, ensure_dirs
 from flux_mcp.storage.database import open_database
@@ -46,7 +46,7 @@ def records(first: int, last: int, *, image: str | None = None) -> Iterator[Imag
             else each row names files of its own, which are not there.
     """
     spec = load_registry().find("text2img", "micro")
-    plan = make_plan(GenerateRequest(prompt="a"), spec, revision=None, seed=7)
+    plan = make_plan(GenerateRequest(prompt="a"), spec, PlanParts(revision=None, seed=7))
     for number in range(first, last):
         choose = random.Random(number)  # noqa: S311 - made-up prompts
         words = [*choose.choices(_WORDS, k=12)]
