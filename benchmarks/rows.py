@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFilter
 
+from flux_mcp.gallery.previews import thumbnail_webp
 from flux_mcp.gallery.store import Gallery, ImageRecord, migrate
 from flux_mcp.models.registry import load_registry
 from flux_mcp.requests.plan import PlanParts, make_plan
@@ -88,7 +89,7 @@ def fill(data_dir: Path, made: Iterable[ImageRecord]) -> None:
     stem = paths.root / IMAGE
     image = _scene(512)
     image.save(stem.with_suffix(".png"))
-    image.save(stem.with_suffix(".webp"), quality=80)
+    stem.with_suffix(".webp").write_bytes(thumbnail_webp(image))
     database = open_database(paths.database)
     migrate(database)
     gallery = Gallery(database)

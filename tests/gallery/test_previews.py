@@ -1,9 +1,10 @@
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.gallery import previews
@@ -75,12 +76,67 @@ def test_a_sheet_needs_a_label_for_each_image(tmp_path, count, labels):
         Sheets().sheet_jpeg([tmp_path / "a.png"] * count, ["x"] * labels)
 
 
-def thumbnails(folder, count, side=512):
+def thumbnails(folder, count):
     paths = [folder / f"{n}.webp" for n in range(count)]
     for n, path in enumerate(paths):
-        image = Image.new("RGB", (side, side), (255 * (n % 2), 255 - n, 0))
-        path.write_bytes(thumbnail_webp(image, side))
+        image = Image.new("RGB", (512, 512), (255 * (n % 2), 255 - n, 0))
+        path.write_bytes(thumbnail_webp(image))
     return paths
+
+
+def is_red(pixel):
+    return pixel[0] > 200 > max(pixel[1:])
+
+
+def is_blue(pixel):
+    return pixel[2] > 200 > max(pixel[:2])
+
+
+def test_a_thumbnail_carries_a_jpeg_of_half_its_size_where_exif_has_one(tmp_path):
+    data = thumbnail_webp(Image.new("RGB", (1024, 512), "red"))
+    thumbnail = opened(data)
+    assert (thumbnail.format, thumbnail.size) == ("WEBP", (512, 256))
+    exif = thumbnail.info["exif"]
+    facts = thumbnail.getexif().get_ifd(ExifTags.IFD.IFD1)
+    begin = facts[ExifTags.Base.JpegIFOffset]
+    assert begin + facts[ExifTags.Base.JpegIFByteCount] == len(exif)
+    tile = opened(exif[begin:])
+    assert (tile.format, tile.size) == ("JPEG", (256, 128))
+    assert is_red(tile.getpixel((128, 64)))
+    assert "exif" not in opened(thumbnail_webp(flat(256, 200))).info, "small enough as it is"
+
+
+@pytest.mark.parametrize(("count", "sheet_px"), [(20, 1280), (10, 1280), (20, 768), (10, 768)])
+def test_a_sheet_of_many_is_made_of_the_tiles_and_decodes_no_thumbnail(tmp_path, count, sheet_px):
+    # Thumbnails that are red outside, blue in their tiles.
+    blue = opened(thumbnail_webp(Image.new("RGB", (512, 512), "blue"))).info["exif"]
+    paths = [tmp_path / f"{n}.webp" for n in range(count)]
+    for path in paths:
+        Image.new("RGB", (512, 512), "red").save(path, exif=blue)
+    sheet = opened(Sheets().sheet_jpeg(paths, [""] * count, sheet_px))
+    assert sheet.width == pytest.approx(sheet_px, rel=0.17)
+    assert is_blue(sheet.getpixel((100, 100)))
+    few = opened(Sheets().sheet_jpeg(paths[:4], [""] * 4))
+    assert is_red(few.getpixel((100, 100))), "cells larger than a tile"
+
+
+@pytest.mark.parametrize("exif", [b"", b"II*", b"x" * 200, None])
+def test_a_thumbnail_without_a_tile_that_can_be_read_is_decoded_itself(tmp_path, exif):
+    """Older versions stored none; `None` cuts one off in its middle."""
+    if exif is None:
+        exif = opened(thumbnail_webp(Image.new("RGB", (512, 512), "blue"))).info["exif"][:300]
+    paths = [tmp_path / f"{n}.webp" for n in range(20)]
+    for path in paths:
+        Image.new("RGB", (512, 512), "red").save(path, quality=80, method=2, exif=exif)
+    sheet = opened(Sheets().sheet_jpeg(paths, [""] * 20))
+    assert is_red(sheet.getpixel((100, 100)))
+
+
+def test_thumbnails_of_an_old_data_folder_are_all_on_the_sheet():
+    paths = sorted((Path(__file__).parents[1] / "data" / "old_data" / "images").rglob("*.webp"))
+    sheets = Sheets()
+    sheets.sheet_jpeg(paths, [path.stem for path in paths])
+    assert len(sheets._tiles) == len(paths) > 3
 
 
 def test_a_thumbnail_is_decoded_once_for_many_sheets_and_again_when_its_file_changes(tmp_path):
@@ -93,10 +149,9 @@ def test_a_thumbnail_is_decoded_once_for_many_sheets_and_again_when_its_file_cha
     assert sheets.sheet_jpeg(paths[1:], labels[1:]) != first
     assert dict(sheets._tiles) == tiles, "no tile was made for it"
 
-    paths[0].write_bytes(thumbnail_webp(Image.new("RGB", (512, 512), "blue"), 512))
+    paths[0].write_bytes(thumbnail_webp(Image.new("RGB", (512, 512), "blue")))
     again = opened(sheets.sheet_jpeg(paths, labels))
-    red, green, blue = again.getpixel((100, 100))
-    assert blue > 200 > max(red, green)
+    assert is_blue(again.getpixel((100, 100)))
 
 
 def test_what_is_kept_of_sheets_is_bounded(tmp_path, monkeypatch):
@@ -117,7 +172,7 @@ def test_a_small_preview_is_the_stored_thumbnail_where_it_fits(tmp_path):
     path.write_bytes(as_png(noise(600, 600)))
     made = small_preview_webp(path, 512)
     assert opened(made).size == (512, 512)
-    (tmp_path / "a.webp").write_bytes(thumbnail_webp(flat(600, 600), 512))
+    (tmp_path / "a.webp").write_bytes(thumbnail_webp(flat(600, 600)))
     assert small_preview_webp(path, 512) == (tmp_path / "a.webp").read_bytes()
     assert len(small_preview_webp(path, 512, max_bytes=2000)) <= 2000
     path.unlink()

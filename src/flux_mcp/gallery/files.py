@@ -21,7 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from flux_mcp.errors import InternalError, StorageError
-from flux_mcp.gallery.previews import THUMBNAIL_PX, thumbnail_webp
+from flux_mcp.gallery.previews import thumbnail_webp
 from flux_mcp.settings.paths import Paths
 
 MAX_SWEPT = 256
@@ -81,7 +81,7 @@ class ImageFiles:
         file, thumbnail = folder / f"{image_id}.png", folder / f"{image_id}.webp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(thumbnail, thumbnail_webp(image, THUMBNAIL_PX))
+            write_whole(thumbnail, thumbnail_webp(image))
             write_whole(file, png)
         except OSError as error:
             raise StorageError(

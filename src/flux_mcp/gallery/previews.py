@@ -1,15 +1,20 @@
 """Images made to be looked at: previews, thumbnails, contact sheets and strips.
 
 A preview is a WebP that fits into a number of bytes. A contact sheet is a JPEG: it is encoded in a
-fifth of the time, and shows small images only. `Sheets` keeps what sheets are made of.
+fifth of the time, and shows small images only. A stored thumbnail is a WebP with a smaller JPEG of
+itself inside, its tile, for the cells of sheets: a WebP cannot be decoded at a reduced size.
+`Sheets` keeps what sheets are made of.
 """
 
 import io
 import math
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -17,17 +22,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flux_mcp.errors import InternalError, StorageError
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
 MAX_PREVIEW_BYTES = 300_000
 """Blueprint section 6: three previews and their base64 stay below 1 MB."""
 THUMBNAIL_PX = 512
 """Longest side of a stored thumbnail."""
+TILE_PX = THUMBNAIL_PX // 2
+"""Longest side of the tile in a thumbnail: that of a cell on a sheet of 20."""
 _QUALITIES = {"WEBP": (88, 70, 45, 25), "JPEG": (80, 60, 40, 20)}
 _Format = Literal["WEBP", "JPEG"]
 _HOPELESS = 4
 """So many times too large at one quality, no lower one will do: the image has to shrink."""
 _THUMBNAIL_QUALITY = 80
+_TILE_QUALITY = 80
 
 
 # --- previews and thumbnails -------------------------------------------------------------------
@@ -47,9 +53,16 @@ def preview_webp(
     return _fitted(_shrunk(_open(source), longest_px), "WEBP", max_bytes)
 
 
-def thumbnail_webp(image: Image.Image, longest_px: int) -> bytes:
-    """Return a decoded image as a WebP with sides up to `longest_px`. Never enlarged."""
-    return _encoded(_shrunk(image, longest_px), "WEBP", _THUMBNAIL_QUALITY)
+def thumbnail_webp(image: Image.Image) -> bytes:
+    """Return a decoded image as a WebP with sides up to `THUMBNAIL_PX`, with its tile inside.
+
+    Never enlarged. One that is no larger than a tile has none.
+    """
+    small = _shrunk(image, THUMBNAIL_PX)
+    if max(small.size) <= TILE_PX:
+        return _encoded(small, "WEBP", _THUMBNAIL_QUALITY)
+    tile = _encoded(_shrunk(small, TILE_PX), "JPEG", _TILE_QUALITY)
+    return _encoded(small, "WEBP", _THUMBNAIL_QUALITY, exif=_tile_exif(tile))
 
 
 def small_preview_webp(path: Path, longest_px: int, max_bytes: int = MAX_PREVIEW_BYTES) -> bytes:
@@ -74,7 +87,7 @@ def small_preview_webp(path: Path, longest_px: int, max_bytes: int = MAX_PREVIEW
 
 _CELL_PX = (96, 320)
 """Of a contact sheet: smaller shows nothing, larger is no sheet any more."""
-_NEAR = 0.16
+_NEAR = 0.17
 """A cell may be so much larger or smaller than there is room for, as a share."""
 MAX_KEPT_SHEETS = 16
 MAX_TILE_BYTES = 16 * 1024 * 1024
@@ -152,11 +165,9 @@ class Sheets:
                 self._tiles.move_to_end(key)
                 return tile
         try:
-            tile = _open(file[0])
+            tile = _open_small(file[0], cell_px)
         except StorageError:
             return None
-        # First by a whole number, then the rest of the way, if any.
-        tile.thumbnail((cell_px, cell_px), Image.Resampling.LANCZOS, reducing_gap=1.0)
         with self._lock:
             if key not in self._tiles:
                 self._tiles[key] = tile
@@ -168,13 +179,13 @@ class Sheets:
 
 
 def _cell_px(room_px: int) -> int:
-    """Return the side of a cell: what there is room for, or near it a fraction of a thumbnail.
+    """Return the side of a cell: what there is room for, or near it that of a tile or half of it.
 
-    A thumbnail shrunk by a whole number costs a sixth of one that is resampled.
+    Those are decoded as they are needed; any other side is resampled.
     """
     low, high = _CELL_PX
     wanted = max(low, min(high, room_px))
-    near = min((math.ceil(THUMBNAIL_PX / n) for n in (1, 2, 3, 4)), key=lambda px: abs(px - wanted))
+    near = min((TILE_PX, TILE_PX // 2), key=lambda px: abs(px - wanted))
     return near if abs(near - wanted) <= _NEAR * wanted else wanted
 
 
@@ -247,7 +258,6 @@ def draw_sheet(
         lines_of_words: Lines below the head that the words may take; 0 puts them beside the head.
     """
     rows = math.ceil(len(cells) / columns)
-    font = ImageFont.load_default(font_px)
     line = font_px + _MARGIN_PX
     caption = (1 + lines_of_words) * line + 2 * _MARGIN_PX
     sheet = Image.new(
@@ -262,13 +272,13 @@ def draw_sheet(
         top = GAP_PX + row * (cell_px + caption + GAP_PX)
         _paste_centred(sheet, cell.image, (left, top, cell_px))
         x, y, room = left + 2, top + cell_px + _MARGIN_PX, cell_px - _MARGIN_PX
-        draw.text((x, y), cell.head, _HEAD_INK, font=font)
+        _write(draw, (x, y), cell.head, _HEAD_INK, font_px)
         words = " ".join(cell.words.split())[:_MOST_CHARACTERS]
         if lines_of_words == 0:
-            beside = draw.textlength(f"{cell.head}  ", font=font)
-            draw.text((x + beside, y), _cut(draw, words, font, room - beside), _INK, font=font)
-        for n, text in enumerate(_wrapped(draw, words, font, room, lines_of_words), start=1):
-            draw.text((x, y + n * line), text, _INK, font=font)
+            beside = _width_px(f"{cell.head}  ", font_px)
+            _write(draw, (x + beside, y), _cut(words, font_px, room - beside), _INK, font_px)
+        for n, text in enumerate(_wrapped(words, font_px, room, lines_of_words), start=1):
+            _write(draw, (x, y + n * line), text, _INK, font_px)
     return sheet
 
 
@@ -283,34 +293,83 @@ def _paste_centred(
     sheet.paste(image, (left + across, top + down))
 
 
-def _wrapped(
-    draw: ImageDraw.ImageDraw, text: str, font: Font, room_px: float, most: int
-) -> list[str]:
+def _wrapped(text: str, font_px: int, room_px: int, most: int) -> list[str]:
     """Break text between words into at most `most` lines; the last takes the rest, cut."""
     lines: list[str] = []
     words = text.split()
     while words and len(lines) < most:
         taken = 1
-        while taken < len(words) and (
-            draw.textlength(" ".join(words[: taken + 1]), font=font) <= room_px
-        ):
+        while taken < len(words) and (_width_px(" ".join(words[: taken + 1]), font_px) <= room_px):
             taken += 1
         if len(lines) == most - 1:
             taken = len(words)
-        lines.append(_cut(draw, " ".join(words[:taken]), font, room_px))
+        lines.append(_cut(" ".join(words[:taken]), font_px, room_px))
         words = words[taken:]
     return lines
 
 
-def _cut(draw: ImageDraw.ImageDraw, text: str, font: Font, room_px: float) -> str:
-    if draw.textlength(text, font=font) <= room_px:
+def _cut(text: str, font_px: int, room_px: int) -> str:
+    if _width_px(text, font_px) <= room_px:
         return text
-    while text and draw.textlength(f"{text}...", font=font) > room_px:
+    while text and _width_px(f"{text}...", font_px) > room_px:
         text = text[:-1]
     return f"{text.rstrip()}..." if text else ""
 
 
+def _width_px(text: str, font_px: int) -> int:
+    return sum(_glyph(character, font_px).advance_px for character in text)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    ink: tuple[int, int, int],
+    font_px: int,
+) -> None:
+    x, y = place
+    for character in text:
+        glyph = _glyph(character, font_px)
+        draw.bitmap((x - _GLYPH_MARGIN_PX, y), glyph.mask, ink)
+        x += glyph.advance_px
+
+
+@dataclass(frozen=True)
+class _Glyph:
+    mask: Image.Image
+    advance_px: int
+
+
+_GLYPH_MARGIN_PX = 4
+"""Beside a glyph in its mask: some reach beyond their advance."""
+
+
+_font = lru_cache(maxsize=16)(ImageFont.load_default)
+
+
+@lru_cache(maxsize=2048)
+def _glyph(character: str, font_px: int) -> _Glyph:
+    """Return a rasterized character.
+
+    The ids on a sheet of 20 are 400 characters: Pillow keeps none of them, and takes as long for
+    the text as for decoding the images.
+    """
+    font = _font(font_px)
+    advance_px = round(font.getlength(character))
+    mask = Image.new("L", (advance_px + 2 * _GLYPH_MARGIN_PX, 2 * font_px))
+    ImageDraw.Draw(mask).text((_GLYPH_MARGIN_PX, 0), character, 255, font=font)
+    return _Glyph(mask, advance_px)
+
+
 # --- decoding, resizing, encoding --------------------------------------------------------------
+
+
+_BROKEN = (OSError, SyntaxError, ValueError)
+"""What Pillow raises for files it cannot read."""
+
+
+def _unreadable(error: Exception) -> StorageError:
+    return StorageError(f"An image of the gallery cannot be read: {error}.", "Restore the file.")
 
 
 def _open(source: Path | bytes) -> Image.Image:
@@ -319,10 +378,64 @@ def _open(source: Path | bytes) -> Image.Image:
         with Image.open(file, formats=("PNG", "WEBP")) as image:
             image.load()
             return image if image.mode == "RGB" else image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise StorageError(
-            f"An image of the gallery cannot be read: {error}.", "Restore the file."
-        ) from error
+    except _BROKEN as error:
+        raise _unreadable(error) from error
+
+
+def _open_small(path: Path, longest_px: int) -> Image.Image:
+    """Return an image of ours with sides up to `longest_px`, from its tile if that is large enough.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(error) from error
+    if longest_px <= TILE_PX and (jpeg := _tile_jpeg(data)):
+        with suppress(*_BROKEN), Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as tile:
+            return _reduced(tile, longest_px)  # decoded at a reduced size, where that is enough
+    return _reduced(_open(data).copy(), longest_px)  # the opened one would keep its decoder
+
+
+def _reduced(image: Image.Image, longest_px: int) -> Image.Image:
+    """Shrink an image in place: by a whole number first, then the rest of the way, if any."""
+    image.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS, reducing_gap=1.0)
+    image.load()
+    return image
+
+
+_EXIF = struct.Struct("<2sHI HI H HHII HHII HHII I")
+"""What stands before the thumbnail in Exif data: two directories, the first of them empty."""
+
+
+def _tile_exif(jpeg: bytes) -> bytes:
+    """Return Exif data with a JPEG as its thumbnail, where cameras put theirs."""
+    head = _EXIF.pack(
+        *(b"II", 42, 8),  # little-endian TIFF, the first directory at byte 8
+        *(0, 14),  # no entries, the next directory at byte 14
+        3,
+        *(0x0103, 3, 1, 6),  # Compression: JPEG
+        *(0x0201, 4, 1, _EXIF.size),  # JPEGInterchangeFormat: where it begins
+        *(0x0202, 4, 1, len(jpeg)),  # JPEGInterchangeFormatLength
+        0,  # no further directory
+    )
+    return head + jpeg
+
+
+def _tile_jpeg(webp: bytes) -> bytes:
+    """Return the tile in a thumbnail; empty where there is none, as in older files and PNGs.
+
+    The chunks of the file are walked here: Pillow would set up a decoder first, which costs as much
+    as decoding the tile.
+    """
+    at = 12
+    while webp[:4] == b"RIFF" and at + 8 <= len(webp):
+        name, size = struct.unpack_from("<4sI", webp, at)
+        if name == b"EXIF":
+            return webp[at + 8 + _EXIF.size : at + 8 + size]
+        at += 8 + size + size % 2
+    return b""
 
 
 def _shrunk(image: Image.Image, longest_px: int) -> Image.Image:
@@ -351,7 +464,8 @@ def _fitted(image: Image.Image, file_format: _Format, max_bytes: int) -> bytes:
         image = _shrunk(image, max(1, max(image.size) * 3 // 4))
 
 
-def _encoded(image: Image.Image, file_format: _Format, quality: int) -> bytes:
+def _encoded(image: Image.Image, file_format: _Format, quality: int, *, exif: bytes = b"") -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, file_format, quality=quality, method=2)  # the method is WebP's alone
+    # The method is WebP's alone.
+    image.save(buffer, file_format, quality=quality, method=2, exif=exif)
     return buffer.getvalue()
