@@ -38,9 +38,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "venv failed. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "Installing pinned dependencies into $(VENV) (torch is the large one) ..."
 	@$(if $(TORCH_INDEX),$(GET_TORCH))
-	@# --no-compile: Python compiles what is imported; compiling all of torch takes a minute.
-	@$(PIP) install --quiet --progress-bar off --no-compile \
-	  --constraint constraints.txt --editable '.[dev]'
+	@$(PIP) install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: $(READY)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_mcp.models import architectures
 from flux_mcp.models.architectures import SWAPPED, Architecture, from_config, known_architectures
+from flux_mcp.models.families import FAMILIES, Family
 from flux_mcp.models.loras.fit import fit_control, place
 from flux_mcp.models.loras.header import read_control_header, read_header
 from flux_mcp.models.registry import load_registry
@@ -25,13 +25,17 @@ MICRO = REGISTRY.find("text2img", "micro")
 FLUX1, *_ = known_architectures()
 KLEIN = next(one for one in known_architectures() if one.name == "FLUX.2 klein 4B")
 FEW = {"num_layers": 2, "num_single_layers": 2}
-CONFIGS: list[tuple[str, dict[str, Any]]] = [
+CONFIGS: list[tuple[str, Family, dict[str, Any]]] = [
     # Blocks are alike: two of each are enough, but for the defaults of the classes.
-    ("FLUX.1 whole", {"_class_name": "FluxTransformer2DModel"}),
-    ("FLUX.2 whole", {"_class_name": "Flux2Transformer2DModel"}),
-    *((name, {**config, **FEW}) for name, _family, config in architectures._KNOWN),
+    ("FLUX.1 whole", "flux1", {"_class_name": "FluxTransformer2DModel"}),
+    ("FLUX.2 whole", "flux2", {"_class_name": "Flux2Transformer2DModel"}),
     *(
-        (folder.parent.parent.name, json.loads(folder.read_text()))
+        (name, family, {**config, **FEW})
+        for family, spec in FAMILIES.items()
+        for name, config in spec.transformers.items()
+    ),
+    *(
+        (folder.parent.parent.name, "micro", json.loads(folder.read_text()))
         for folder in (PACKAGE_DIR / "weights" / "micro").glob("*/transformer/config.json")
     ),
 ]
@@ -47,9 +51,11 @@ def built(config: dict[str, Any]) -> Any:
         return transformer.from_config({k: v for k, v in config.items() if k[0] != "_"})
 
 
-@pytest.mark.parametrize(("name", "config"), CONFIGS, ids=[name for name, _ in CONFIGS])
-def test_the_layers_we_compute_are_those_diffusers_builds(name, config):
-    computed = from_config(name, "flux1", config)
+@pytest.mark.parametrize(
+    ("name", "family", "config"), CONFIGS, ids=[name for name, _, _ in CONFIGS]
+)
+def test_the_layers_we_compute_are_those_diffusers_builds(name, family, config):
+    computed = from_config(name, family, config)
     assert computed is not None
     assert computed.linears == architecture_of(built(config), MICRO).linears
 
