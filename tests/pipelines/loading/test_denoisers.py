@@ -45,7 +45,9 @@ def row(micro, micro_gguf):
 def drawn(fresh, row, task_for, images):
     def draw(precision, *, again=False):
         if precision not in images or again:
-            images[precision] = fresh.draw(task_for(row(precision))).images[0].astype(int)
+            images[precision] = (
+                fresh.draw(task_for(row(precision), width=64, height=64)).images[0].astype(int)
+            )
         return images[precision]
 
     return draw
@@ -111,7 +113,7 @@ def test_k_blocks_are_unpacked_as_gguf_itself_does_and_drawn_with(
         ours = dequantize_gguf_tensor(transformer.get_parameter(name)).float().numpy()
         # diffusers multiplies in 16 bit.
         assert np.allclose(ours, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max()), name
-    drawn = fresh.draw(task_for(spec, steps=1)).images[0]
+    drawn = fresh.draw(task_for(spec, steps=1, width=64, height=64)).images[0]
     assert drawn.std() > 5
 
 

@@ -287,7 +287,7 @@ JOBS = st.lists(
 
 
 @sampling(
-    max_examples=6,
+    max_examples=2,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     # Each example draws images: looking for a smaller one that fails would take minutes.
