@@ -186,10 +186,7 @@ def output_schema(*models: type[BaseModel]) -> Schema:
     shapes = [_answer_schema(model) for model in models]
     if len(shapes) == 1:
         return shapes[0]
-    named = [
-        {"title": model.__name__, **shape} for model, shape in zip(models, shapes, strict=True)
-    ]
-    return {"type": "object", "anyOf": named}
+    return {"type": "object", "anyOf": shapes}
 
 
 def _answer_schema(model: type[BaseModel]) -> Schema:
@@ -263,16 +260,20 @@ def _plain_argument(node: Schema) -> Schema:
 
 
 def _plain_answer(node: Schema) -> Schema:
-    """Return a node of an output schema with null as one of its types, the short way."""
+    """Return a node of an output schema; each alternative has one type, null is one of them.
+
+    A list of types would be shorter, but clients that map schemas to one type drop it (the
+    Inspector's strict list warns).
+    """
     node = {key: value for key, value in node.items() if key not in _UNPUBLISHED_OF_OUTPUTS}
     if "enum" in node:
         node.pop("type", None)
     if len(inner := _not_null(node)) != 1:
         return node
+    if "enum" not in inner[0]:
+        return node
     one = {**inner[0], **{key: value for key, value in node.items() if key != "anyOf"}}
-    if "enum" in one:
-        return {**one, "enum": [*one["enum"], None]}
-    return {**one, "type": [one["type"], "null"]}
+    return {**one, "enum": [*one["enum"], None]}
 
 
 def _not_null(node: Schema) -> list[Schema]:
