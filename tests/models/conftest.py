@@ -19,7 +19,7 @@ def running_hub() -> Iterator[HubServer]:
 
 @pytest.fixture
 def hub(running_hub: HubServer) -> HubServer:
-    """A hub that knows nothing yet."""
+    """A hub without files yet."""
     running_hub.clear()
     return running_hub
 

@@ -37,7 +37,7 @@ SMALL = {"width": 64, "height": 64, "steps": 3}
 
 
 def unload(studio: Studio, spec: ModelSpec) -> None:
-    """Let a row be loaded anew; its base stays."""
+    """Let a row be loaded again; its base stays."""
     studio.residency._drop([f"{spec.kind}/{spec.id}"])
 
 
