@@ -262,10 +262,10 @@ def test_a_gpu_that_is_too_small_for_a_case_is_told_what_it_needs(tmp_path):
 def test_the_counted_work_of_a_step_is_that_of_the_planner(torch_threads):
     """Two ways to the same number: torch's counter on FLUX.1 itself, and a formula."""
     from gpu_checks.scale import FULL
-    from gpu_checks.work import image_tokens
+    from gpu_checks.work import square_tokens
     from gpu_checks.work import step_flops as counted
 
-    flops = counted(FULL, image_tokens(1024), 512)
+    flops = counted(FULL, square_tokens(1024), 512)
     assert flops.total == pytest.approx(step_flops("flux1-12b", 1024 * 1024 / 1e6), rel=1e-3)
     assert flops.total == pytest.approx(74.38e12, rel=1e-3)
     assert flops.attention / flops.total == pytest.approx(0.2, abs=0.001)

@@ -12,6 +12,7 @@ from flux_mcp.jobs.job import Job
 from flux_mcp.requests.schemas import GenerateRequest, SearchRequest
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
+from tests.e2e.clients.transports import until
 from tests.models.lora_files import put_striped
 
 pytestmark = pytest.mark.anyio
@@ -93,7 +94,7 @@ async def test_an_old_data_folder_opens_with_all_that_is_in_it(service: Service)
     assert (interrupted.status, interrupted.attempt) == ("completed", 2)
     assert (waiting.status, waiting.attempt) == ("completed", 1)
     assert len((await service.describe_job(interrupted)).images) == 8
-    assert not list(service.settings.paths.previews.iterdir())
+    await until(lambda: not list(service.settings.paths.previews.iterdir()))
 
     # And the same request draws the same pixels as before.
     again = await service.submit(GenerateRequest(**jobs[2].request))

@@ -21,6 +21,8 @@ from filelock import FileLock
 from mcp.shared.exceptions import MCPError
 from mcp.types import REQUEST_TIMEOUT, CallToolResult
 
+from tests.e2e.calls import queue
+
 from .holding import ends, hold, stop
 from .transports import (
     DEADLINE_S,
@@ -86,7 +88,8 @@ async def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
         servers = {
             setting: stack.enter_context(listening(data, **variables(setting))) for setting in CASES
         }
-        roles = [act(play, server, setting) for setting, server in servers.items()]
+        loaded = asyncio.Barrier(len(CASES) * len(ROUTES))
+        roles = [act(play, server, setting, loaded) for setting, server in servers.items()]
         await asyncio.gather(*roles, vanish(play, servers))
         await settled(data, {session for session, end in TABLE.items() if end == "cancelled"})
         nobody_draws.release()
@@ -100,11 +103,13 @@ def variables(setting: str) -> dict[str, str]:
     return {"FLUX_MCP_ON_DISCONNECT": setting, "FLUX_MCP_QUEUE_LIMIT": str(len(TABLE))}
 
 
-async def act(play: Play, server: Server, setting: str) -> None:
+async def act(play: Play, server: Server, setting: str, loaded: asyncio.Barrier) -> None:
     """Lose patience, stop, and hang up, over every route at the same time."""
 
     async def over(route: Route) -> None:
         async with connected(server, route, **variables(setting)) as client:
+            await queue(client)
+            await loaded.wait()  # a server loads most of itself for its first call
             name, cases = f"{setting}-{route}", CASES[setting]
             play.calls[name] = await ends(
                 await hold(client, f"times out-{name}", cases, PATIENCE_S)

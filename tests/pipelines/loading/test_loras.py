@@ -4,7 +4,7 @@ import pytest
 
 from flux_mcp.errors import UnsupportedOptionError
 from flux_mcp.models.formats import format_of, load_formats
-from flux_mcp.pipelines import loras as putting_on
+from flux_mcp.pipelines.loras import adapters
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
@@ -50,6 +50,6 @@ def test_fp8_storage_refuses_one(drawn, micro, striped):
 def test_fp8_storage_could_not_draw_with_one(drawn, micro, striped, monkeypatch):
     """When this fails, formats.toml can say `takes_loras` for fp8."""
     willing = format_of("fp8").model_copy(update={"takes_loras": True})
-    monkeypatch.setattr(putting_on, "format_of", lambda _precision: willing)
+    monkeypatch.setattr(adapters, "format_of", lambda _precision: willing)
     with pytest.raises((NotImplementedError, RuntimeError), match="Float8_e4m3fn"):
         drawn(micro.model_copy(update={"precision": "fp8"}), striped)
