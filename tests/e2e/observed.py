@@ -30,6 +30,10 @@ class Observed:
     def lines(self) -> list[str]:
         return self.log.read_text(encoding="utf-8").splitlines()
 
+    def said(self, words: str) -> int:
+        """Return how many lines have these words."""
+        return sum(words in line for line in self.lines())
+
 
 Start = Callable[..., AbstractAsyncContextManager[Observed]]
 

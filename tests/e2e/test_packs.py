@@ -70,7 +70,12 @@ async def left_alone(service: Service) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "background"), [("red", "white"), ("yellow", "black"), ("green", "blue")]
+    ("wanted", "background"),
+    [
+        ("red", "white"),
+        ("yellow", "black"),
+        pytest.param("green", "blue", marks=pytest.mark.torture),
+    ],
 )
 async def test_what_is_chosen_is_drawn(client: Client, wanted: str, background: str) -> None:
     pack = shapes(colour=wanted, background=background)
@@ -169,8 +174,7 @@ async def test_the_seed_of_a_result_repeats_words_and_pixels_where_none_was_aske
 async def test_a_batch_has_a_prompt_for_each_image_too(
     client: Client, shared_service: Service
 ) -> None:
-    asked = {"pack": shapes(colour="*", background="*"), "seed": 40, "count": 3}
-    asked |= {"preview": "none", "wait_s": 200}
+    asked = {**QUICK, "pack": shapes(colour="*", background="*"), "seed": 40, "count": 3}
     one_by_one = await job(client, "flux_generate", **asked)
     together = await job(client, "flux_generate", **asked, batched=True)
     assert any("one pass" in notice for notice in together.notices)

@@ -1,4 +1,7 @@
-"""What a real server writes to stderr: every move of a job, and nothing a user wrote."""
+"""What a real server writes to stderr: every move of a job, and nothing a user wrote.
+
+Its worker is a light one: what a worker says goes into a file of its own.
+"""
 
 import json
 import sys
@@ -9,6 +12,7 @@ import pytest
 from mcp.shared.exceptions import MCPError
 
 from .calls import FAST, SLOW, call, draws, is_final, job, job_until
+from .light import light_worker
 from .observed import Observed, Start, starter
 
 pytestmark = [
@@ -18,6 +22,9 @@ pytestmark = [
 
 MARKER = "zanzibarquartz"
 IMAGE = "data:image/png;base64,emFuemliYXJxdWFydHo="
+
+
+LIGHT = light_worker(holds=True)
 
 
 @pytest.fixture
@@ -49,7 +56,7 @@ async def live_through_everything(server: Observed) -> dict[str, str]:
     await job_until(client, lost.job_id or "", draws)
     server.worker().kill()
     # Its second attempt: the new worker has to be there before it is asked to stop.
-    await job_until(client, lost.job_id or "", lambda answer: not draws(answer))
+    await job_until(client, lost.job_id or "", lambda _: server.said("job started") == 3)
     await job_until(client, lost.job_id or "", draws)
     await call(client, "flux_cancel_job", job_id=lost.job_id)
     await job_until(client, lost.job_id or "", is_final)
@@ -65,7 +72,7 @@ def words_of(path: Path) -> str:
 
 
 async def test_json_lines_name_every_move_of_a_job_and_no_word_of_a_user(start: Start) -> None:
-    async with start(FLUX_MCP_LOG_FORMAT="json") as server:
+    async with start(FLUX_MCP_LOG_FORMAT="json", **LIGHT) as server:
         ids = await live_through_everything(server)
     words_of(server.log)
     lines: list[dict[str, Any]] = [json.loads(line) for line in server.lines()]
@@ -114,7 +121,7 @@ async def test_json_lines_name_every_move_of_a_job_and_no_word_of_a_user(start: 
 
 
 async def test_lines_for_people_say_the_same_without_colour_in_a_file(start: Start) -> None:
-    async with start() as server:
+    async with start(**LIGHT) as server:
         ids = await live_through_everything(server)
     text = words_of(server.log)
     assert "\x1b" not in text
@@ -127,6 +134,6 @@ async def test_lines_for_people_say_the_same_without_colour_in_a_file(start: Sta
 
 
 async def test_from_warnings_on_a_server_that_does_well_says_nothing(start: Start) -> None:
-    async with start(FLUX_MCP_LOG_LEVEL="warning") as server:
+    async with start(FLUX_MCP_LOG_LEVEL="warning", **LIGHT) as server:
         await job(server.client, "flux_generate", **FAST, wait_s=200)
     assert server.lines() == []

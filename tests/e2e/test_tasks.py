@@ -22,6 +22,7 @@ from mcp.types import HEADER_MISMATCH, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_C
 from tests.server.task_client import TASKS_ID, TasksClient, ask, ended, task_of
 
 from .calls import FAST, job
+from .light import light_worker
 
 pytestmark = [
     pytest.mark.anyio,
@@ -32,13 +33,12 @@ DEADLINE_S = 120
 TOKENS = {"ada": "ada-has-a-token-of-her-own", "bob": "bob-has-a-token-of-his-own"}
 
 
-@pytest.fixture
-def environment(tmp_path: Path, weights_dir: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, weights_dir: Path) -> dict[str, str]:
     return {
         **os.environ,
-        "FLUX_MCP_DATA_DIR": str(tmp_path / "data"),
+        "FLUX_MCP_DATA_DIR": str(tmp_path_factory.mktemp("tasks") / "data"),
         "FLUX_MCP_WEIGHTS_DIR": str(weights_dir),
-        "FLUX_MCP_TORCH_THREADS": "1",
     }
 
 
@@ -58,18 +58,20 @@ async def over_stdio(environment: dict[str, str]) -> AsyncIterator[tuple[Client,
 
 async def test_a_task_survives_the_death_of_its_server(environment: dict[str, str]) -> None:
     asked = {**FAST, "steps": 64, "count": 2, "preview": "normal"}
-    async with over_stdio(environment) as (client, server):
+    holding, drawing = ({**environment, **light_worker(holds=holds)} for holds in (True, False))
+    async with over_stdio(holding) as (client, server):
         created = await task_of(client, "flux_generate", **asked)
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 task = await ask(client.session, "tasks/get", created.task_id)
                 if task["statusMessage"].startswith("denoising, "):
                     break
+                await asyncio.sleep(0.1)
         server.kill()
         await asyncio.to_thread(psutil.wait_procs, [server], DEADLINE_S)
     assert task["status"] == "working"
 
-    async with over_stdio(environment) as (client, _):
+    async with over_stdio(drawing) as (client, _):
         task = await ended(client.session, created.task_id, DEADLINE_S)
         assert (task["status"], task["createdAt"]) == ("completed", created.wire["createdAt"])
         answer = await job(client, "flux_get_job", job_id=created.task_id)
@@ -82,11 +84,11 @@ async def test_a_task_survives_the_death_of_its_server(environment: dict[str, st
 # --- over HTTP ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def url(environment: dict[str, str]) -> AsyncIterator[str]:
     """A server that lets ada and bob in and never draws: somebody else has the GPU lock."""
     data = Path(environment["FLUX_MCP_DATA_DIR"])
-    data.mkdir(parents=True)
+    data.mkdir(parents=True, exist_ok=True)
     tokens = data / "tokens"
     tokens.touch(0o600)
     tokens.write_text("".join(f"{name} {token}\n" for name, token in TOKENS.items()))

@@ -225,7 +225,7 @@ async def test_progress_grows_until_the_image_is_there(client: Client) -> None:
         assert message
         told.append((progress, total))
 
-    asked = {**SLOW, "count": 2, "wait_s": 200}
+    asked = {**FAST, "steps": 64, "count": 2, "wait_s": 200}
     result = await client.call_tool("flux_generate", asked, progress_callback=tell)
     assert result.structured_content["status"] == "completed"
     values = [value for value, _ in told]
@@ -237,7 +237,7 @@ async def test_progress_grows_until_the_image_is_there(client: Client) -> None:
 async def test_a_running_job_is_shown_with_a_preview(modern: Client) -> None:
     started = await job(modern, "flux_generate", **SLOW, wait_s=0)
     while True:
-        shown = await call(modern, "flux_get_job", job_id=started.job_id, wait_s=0)
+        shown = await call(modern, "flux_get_job", job_id=started.job_id, wait_s=0.1)
         assert shown.structured_content["status"] in ("queued", "running")
         if any(isinstance(block, ImageContent) for block in shown.content):
             break

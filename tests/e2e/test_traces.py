@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from flux_mcp.settings.environment import traces_are_asked_for
+
 from .calls import FAST, SLOW, call, draws, is_final, job, job_until
 from .collector import Collector, attributes, collecting
+from .light import light_worker
 from .observed import Start, starter
 
 pytestmark = [
@@ -27,33 +30,27 @@ STEPS, PASSES = 4, 2
 OFTEN = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Start:
-    return starter(tmp_path)
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as collector:
-        yield collector
-
-
 @dataclass(frozen=True)
 class Traced:
-    """What one server did, exported and logged, and is gone."""
+    """What two servers on one folder did, exported and logged, and are gone."""
 
     collector: Collector
     job_id: str
+    """Drawn by the server that was asked."""
+    elsewhere_id: str
+    """Drawn by the other one."""
     log: list[str]
+    """Of the server that draws."""
 
 
 @pytest.fixture(scope="module")
 async def traced(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Traced]:
-    """One server that draws a job and refuses three calls."""
+    """One server draws two jobs, one of them for the other server, and refuses three calls."""
     start = starter(tmp_path_factory.mktemp("traced"))
     with collecting() as collector:
-        variables = {"FLUX_MCP_OTLP_ENDPOINT": collector.endpoint, "FLUX_MCP_LOG_FORMAT": "json"}
-        async with start(**variables, **OFTEN) as server:
+        ours = {"FLUX_MCP_OTLP_ENDPOINT": collector.endpoint, "FLUX_MCP_LOG_FORMAT": "json"}
+        standard = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_SERVICE_NAME": "two"}
+        async with start(**ours, **OFTEN) as server:
             answer = await job(server.client, "flux_generate", **ASKED, wait_s=200)
             for arguments in (
                 {"prompt": MARKER, "model": MARKER},
@@ -64,7 +61,10 @@ async def traced(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Trac
                 await server.client.get_prompt("product-shot", {"subject": "a cup", MARKER: MARKER})
             # Exported while the server runs, not only at its end.
             check_tree_below_submit(await trace_of(collector, answer.job_id or ""))
-        yield Traced(collector, answer.job_id or "", server.lines())
+            async with start(**standard, **OFTEN) as other:
+                elsewhere = await job(other.client, "flux_generate", **ASKED, wait_s=200)
+                assert not other.process.children()
+        yield Traced(collector, answer.job_id or "", elsewhere.job_id or "", server.lines())
 
 
 def ended(job_id: str) -> Any:
@@ -144,33 +144,28 @@ async def test_a_call_and_the_steps_of_its_job_are_one_tree(traced: Traced) -> N
     called = one(spans, "tools/call flux_generate")
     assert submit.parent_span_id == called.span_id
     assert attributes(called)["flux.job_id"] == traced.job_id
-    assert traced.collector.services == {"flux-mcp"}
 
 
-async def test_the_tree_is_whole_when_another_process_draws(
-    start: Start, collector: Collector
-) -> None:
-    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **OFTEN}
-    async with (
-        start(OTEL_SERVICE_NAME="one", **variables) as one_server,
-        start(OTEL_SERVICE_NAME="two", **variables) as two_server,
-    ):
-        await job(one_server.client, "flux_generate", **FAST, wait_s=200)
-        other = two_server if one_server.process.children() else one_server
-        answer = await job(other.client, "flux_generate", **ASKED, wait_s=200)
-        spans = await trace_of(collector, answer.job_id or "")
-        check_tree_below_submit(spans)
-    assert collector.services == {"one", "two"}
+async def test_the_tree_is_whole_when_another_process_draws(traced: Traced) -> None:
+    spans = await trace_of(traced.collector, traced.elsewhere_id)
+    submit = check_tree_below_submit(spans)
+    assert submit.parent_span_id == one(spans, "tools/call flux_generate").span_id
+    # What each calls itself: as we do, or as a standard variable says.
+    assert traced.collector.services == {"flux-mcp", "two"}
 
 
-async def test_a_job_that_loses_its_worker_has_two_attempts_in_one_job(
-    start: Start, collector: Collector
-) -> None:
-    async with start(FLUX_MCP_OTLP_ENDPOINT=collector.endpoint, **OFTEN) as server:
+async def test_a_job_that_loses_its_worker_has_two_attempts_in_one_job(tmp_path: Path) -> None:
+    with collecting() as collector:
+        await lose_a_worker(starter(tmp_path), collector)
+
+
+async def lose_a_worker(start: Start, collector: Collector) -> None:
+    variables = {"FLUX_MCP_OTLP_ENDPOINT": collector.endpoint, **OFTEN}
+    async with start(**variables, **light_worker(holds=True)) as server:
         lost = await job(server.client, "flux_generate", **SLOW, wait_s=0)
         await job_until(server.client, lost.job_id or "", draws)
         server.worker().kill()
-        await job_until(server.client, lost.job_id or "", lambda answer: not draws(answer))
+        await job_until(server.client, lost.job_id or "", lambda _: server.said("job started") == 2)
         await job_until(server.client, lost.job_id or "", draws)
         await call(server.client, "flux_cancel_job", job_id=lost.job_id)
         await job_until(server.client, lost.job_id or "", is_final)
@@ -198,14 +193,15 @@ async def test_no_word_of_a_user_is_in_any_span_and_refusals_have_their_code(
         attributes(span).get("flux.error_code", "none")
         for span in named(spans, "tools/call flux_generate")
     ]
-    assert sorted(refused) == ["invalid_size", "none", "unknown_model"]
+    assert sorted(refused) == ["invalid_size", "none", "none", "unknown_model"]
     submits = [attributes(span).get("error.type", "none") for span in named(spans, "flux.submit")]
-    assert sorted(submits) == ["none", "unknown_model"]
+    assert sorted(submits) == ["none", "none", "unknown_model"]
     failed = one(spans, "prompts/get product-shot")
     assert (failed.status.code, failed.status.message) == (Status.STATUS_CODE_ERROR, "")
 
 
-async def test_the_log_names_the_trace(traced: Traced) -> None:
+async def test_the_log_names_the_trace_and_no_word_of_a_user(traced: Traced) -> None:
+    assert not [line for line in traced.log if MARKER in line]
     spans = await trace_of(traced.collector, traced.job_id)
     trace_id = spans[0].trace_id.hex()
     of_the_job = [line for line in traced.log if traced.job_id in line]
@@ -258,13 +254,20 @@ def test_a_standard_variable_without_the_packages_is_a_warning(
     assert "pip install 'flux-mcp-server[otel]'" in ended.stderr
 
 
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+NOT_ASKED_FOR = [
+    {},
+    {**ENDPOINT, "OTEL_SDK_DISABLED": "true"},
+    {**ENDPOINT, "OTEL_TRACES_EXPORTER": "none"},
+    {"OTEL_TRACES_EXPORTER": "console"},
+]
+
+
 @pytest.mark.parametrize(
     "variables",
     [
-        {},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_TRACES_EXPORTER": "none"},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_SDK_DISABLED": "true"},
-        {"OTEL_TRACES_EXPORTER": "console"},
+        *NOT_ASKED_FOR[:2],
+        *(pytest.param(one, marks=pytest.mark.torture) for one in NOT_ASKED_FOR[2:]),
     ],
 )
 def test_a_server_that_nobody_asks_for_traces_imports_no_sdk(
@@ -274,3 +277,22 @@ def test_a_server_that_nobody_asks_for_traces_imports_no_sdk(
     assert ended.returncode == 0
     assert "traced" not in ended.stderr
     assert "exported" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "asked"),
+    [
+        *((variables, False) for variables in NOT_ASKED_FOR),
+        (ENDPOINT, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318"}, True),
+        ({"OTEL_TRACES_EXPORTER": "console, otlp"}, True),
+    ],
+)
+def test_which_variables_ask_for_traces(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], *, asked: bool
+) -> None:
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert traces_are_asked_for() == asked
