@@ -97,9 +97,10 @@ async def worker(gpu_settings: Settings) -> AsyncIterator[WorkerStudio]:
 @pytest.fixture(scope="session")
 def task_of(registry: Registry) -> Callable[..., Task]:
     """Makes a small task of a kind, held in bf16 as on a GPU unless told otherwise."""
+    usual = {"precision": "bf16", "width": 128, "height": 128}
 
     def make(kind: Any, **changes: Any) -> Task:
-        return make_task(registry.find(kind, "micro"), **({"precision": "bf16"} | changes))
+        return make_task(registry.find(kind, "micro"), **(usual | changes))
 
     return make
 

@@ -48,7 +48,8 @@ def easel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Easel]:
         weights_dir=PACKAGE_DIR / "weights",
         device="cuda",
     )
-    yield Easel(Studio(settings, device=Device("cuda:0")), make_task(ROW, steps=STEPS))
+    task = make_task(ROW, width=128, height=128, steps=STEPS)
+    yield Easel(Studio(settings, device=Device("cuda:0")), task)
     torch._dynamo.reset()
 
 

@@ -1,5 +1,7 @@
 """Fixtures for drawing: micro's weights, an engine in this process, one worker process."""
 
+import json
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -7,11 +9,11 @@ import pytest
 
 from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.loras.library import open_loras
-from flux_mcp.models.registry import Registry, load_registry
+from flux_mcp.models.registry import ModelSpec, Registry, load_registry
 from flux_mcp.requests.plan import PlanLora
 from flux_mcp.settings.installation import PACKAGE_DIR
 from flux_mcp.settings.settings import Settings
-from tests.models.lora_files import Tensors, put_striped, write
+from tests.models.lora_files import STRIPED, Tensors, put_striped, write
 from tests.pipelines.harness import Studio, Task, WorkerStudio, make_task
 
 PutLora = Callable[..., PlanLora]
@@ -68,11 +70,45 @@ def studio(settings: Settings, torch_here: None) -> Studio:
 
 
 @pytest.fixture(scope="session")
+def short_micro(
+    settings: Settings, registry: Registry, tmp_path_factory: pytest.TempPathFactory
+) -> ModelSpec:
+    """Micro with the first of each sort of block alone: torch takes seconds to trace a block."""
+    from safetensors.torch import load_file, save_file
+
+    micro = registry.find("text2img", "micro")
+    folder = tmp_path_factory.mktemp("short") / "text2img"
+    shutil.copytree(settings.weights_dir / str(micro.folder), folder)
+    config, (file,) = (
+        folder / "transformer" / "config.json",
+        folder.glob("transformer/*.safetensors"),
+    )
+    counts = {"num_layers": 1, "num_single_layers": 1}
+    config.write_text(json.dumps(json.loads(config.read_text()) | counts))
+    tensors = load_file(file)
+    save_file({name: one for name, one in tensors.items() if is_in_short_micro(name)}, file)
+    return micro.model_copy(update={"folder": str(folder)})
+
+
+def is_in_short_micro(tensor: str) -> bool:
+    return "transformer_blocks." not in tensor or "transformer_blocks.0." in tensor
+
+
+@pytest.fixture(scope="session")
 async def worker(settings: Settings) -> AsyncIterator[WorkerStudio]:
     """One worker process for the whole session."""
     fleet = ProcessFleet(settings)
     yield WorkerStudio(fleet)
     await fleet.close()
+
+
+@pytest.fixture
+def short_striped(put: PutLora) -> PlanLora:
+    """The package's LoRA, as far as it is one of `short_micro`."""
+    from safetensors.numpy import load_file
+
+    tensors = load_file(STRIPED)
+    return put("striped", {name: one for name, one in tensors.items() if is_in_short_micro(name)})
 
 
 @pytest.fixture

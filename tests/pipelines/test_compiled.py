@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flux_mcp.errors import InvalidLoraError
-from flux_mcp.models.registry import load_registry
+from flux_mcp.models.registry import ModelSpec
 from flux_mcp.models.switches import Switches
 from flux_mcp.pipelines.loras.adapters import combined, slot_rank
 from flux_mcp.requests.plan import PlanLora
@@ -21,9 +21,8 @@ from flux_mcp.settings.settings import Settings
 from tests.models.lora_files import Tensors, pair, write
 from tests.pipelines.harness import Studio, Task
 
-TEXT2IMG = load_registry().find("text2img", "micro")
 COMPILED = Switches(compiled=True)
-SMALL, LARGE = {"width": 160, "height": 160}, {"width": 192, "height": 224}
+SMALL, LARGE = {"width": 80, "height": 80}, {"width": 96, "height": 112}
 """Neither has as many tokens as the prompt: torch would take the two numbers for one."""
 
 
@@ -33,11 +32,12 @@ class Compiled:
 
     studio: Studio
     task: Task
+    spec: ModelSpec
     graphs: list[Any]
 
     @property
     def transformer(self) -> Any:
-        return self.studio.load(TEXT2IMG).pipe.transformer
+        return self.studio.load(self.spec).pipe.transformer
 
     @property
     def said(self) -> list[str]:
@@ -49,7 +49,9 @@ class Compiled:
 
 
 @pytest.fixture(scope="module")
-def compiled(task_for: Any, settings: Settings, torch_here: None) -> Iterator[Compiled]:
+def compiled(
+    task_for: Any, settings: Settings, short_micro: ModelSpec, torch_here: None
+) -> Iterator[Compiled]:
     import torch._dynamo
 
     graphs: list[Any] = []
@@ -62,12 +64,17 @@ def compiled(task_for: Any, settings: Settings, torch_here: None) -> Iterator[Co
     # The compiler's trace: pytest would keep each of its many thousand lines.
     logging.getLogger("torch.__trace").setLevel(logging.WARNING)
     torch._dynamo.reset()
-    yield Compiled(Studio(settings, compiler=count), task_for(TEXT2IMG, steps=2), graphs)
+    studio = Studio(settings, (short_micro,), compiler=count)
+    yield Compiled(studio, task_for(short_micro, steps=2), short_micro, graphs)
     torch._dynamo.reset()
 
 
-def block(number: int = 0, layer: str = "attn.to_q", **how: Any) -> Tensors:
-    return pair(f"transformer.transformer_blocks.{number}.{layer}", 128, 128, **how)
+def block(layer: str = "attn.to_q", **how: Any) -> Tensors:
+    return pair(f"transformer.transformer_blocks.0.{layer}", 128, 128, **how)
+
+
+def weighted(lora: PlanLora, weight: float) -> PlanLora:
+    return lora.model_copy(update={"weight": weight})
 
 
 def test_a_transformer_is_compiled_once_for_all_jobs_and_sizes(compiled):
@@ -99,13 +106,15 @@ def test_a_plan_that_is_not_compiled_does_not_run_compiled_blocks(compiled):
     assert torch._dynamo.config.recompile_limit >= 64
 
 
-def test_loras_on_a_compiled_transformer_change_without_compiling_again(compiled, put):
+def test_loras_on_a_compiled_transformer_change_without_compiling_again(
+    compiled, put, short_striped
+):
     bare, bare_large = compiled.draw(), compiled.draw(**LARGE)
-    striped, small = put("striped"), put("small", block(), block(1))
+    striped, small = short_striped, put("small", block(), block(layer="attn.to_k"))
     first = compiled.draw(striped)
     compiled.draw()
     once = len(compiled.graphs)
-    half = compiled.draw(striped.model_copy(update={"weight": 0.5}))
+    half = compiled.draw(weighted(striped, 0.5))
     other = compiled.draw(small)
     both = compiled.draw(small, striped)
     assert len({one.tobytes() for one in (bare, first, half, other, both)}) == 5
@@ -117,46 +126,53 @@ def test_loras_on_a_compiled_transformer_change_without_compiling_again(compiled
     assert len(compiled.graphs) == once, "something compiled again"
 
 
-def test_only_a_lora_of_other_layers_or_of_a_larger_rank_compiles_again(compiled, put):
-    compiled.draw(put("striped"))
+def test_only_a_lora_of_other_layers_or_of_a_larger_rank_compiles_again(
+    compiled, put, short_striped
+):
+    compiled.draw(short_striped)
     before = len(compiled.graphs)
     elsewhere = put("elsewhere", block(layer="attn.to_out.0"))
     drawn = compiled.draw(elsewhere)
     once = len(compiled.graphs)
     assert once > before
-    compiled.draw(put("striped", weight=0.5))
+    compiled.draw(weighted(short_striped, 0.5))
     assert np.array_equal(compiled.draw(elsewhere), drawn)
     assert len(compiled.graphs) == once
 
 
-def test_adapters_of_plans_that_are_not_compiled_do_not_disturb_the_slots(compiled, put):
-    striped = put("striped")
+def test_adapters_of_plans_that_are_not_compiled_do_not_disturb_the_slots(
+    compiled, put, short_striped
+):
+    striped = short_striped
     first, once = compiled.draw(striped), len(compiled.graphs)
     compiled.draw(striped, put("small", block()), switches=Switches())
     assert np.array_equal(compiled.draw(striped), first)
     assert len(compiled.graphs) == once
 
 
-def test_what_a_slot_draws_is_what_adapters_draw(compiled, put):
+def test_what_a_slot_draws_is_what_adapters_draw(compiled, put, short_striped):
     """The weights are multiplied in beforehand: only the last bits may round otherwise."""
-    striped, small = put("striped", weight=0.7), put("small", block(), block(1), weight=-0.4)
+    striped = weighted(short_striped, 0.7)
+    small = put("small", block(), block(layer="attn.to_k"), weight=-0.4)
     plain = Switches()
     in_slot = compiled.draw(small, striped).astype(int)
     assert np.abs(in_slot - compiled.draw(small, striped, switches=plain)).max() <= 1
     assert np.abs(in_slot - compiled.draw(switches=plain)).max() > 1
 
 
-def test_pixels_do_not_depend_on_what_the_slot_held_before(compiled, put):
-    small = put("small", block(), block(1))
+def test_pixels_do_not_depend_on_what_the_slot_held_before(compiled, put, short_striped):
+    small = put("small", block(), block(layer="attn.to_k"))
     alone = compiled.draw(small)
-    compiled.draw(put("striped"))
+    compiled.draw(short_striped)
     assert np.array_equal(compiled.draw(small), alone)
 
 
-def test_a_lora_that_is_broken_leaves_a_compiled_transformer_as_it_was(compiled, put, settings):
+def test_a_lora_that_is_broken_leaves_a_compiled_transformer_as_it_was(
+    compiled, put, short_striped, settings
+):
     import hashlib
 
-    compiled.draw(put("striped"))
+    compiled.draw(short_striped)
     bare = compiled.draw(switches=Switches())
     tensors = block()
     next(iter(tensors.values()))[0, 0] = np.nan

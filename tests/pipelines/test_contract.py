@@ -4,23 +4,42 @@ import io
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from flux_mcp.jobs.fleet import WorkerLost
+from flux_mcp.models.families import MICRO as FAMILY_SPEC
 from flux_mcp.models.registry import KINDS, ModelSpec, Registry, load_registry
+from flux_mcp.models.switches import Switches
 from flux_mcp.pipelines.families.flux1 import FAMILY
+from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import Cancelled, Done, Failed, GeneratedImage, Progress
+from tests.pipelines.harness import SIDE, TINY
 
 pytestmark = pytest.mark.anyio
 
 MICRO = [row for row in load_registry() if row.is_demonstration]
 every_kind = pytest.mark.parametrize("spec", MICRO, ids=[row.kind for row in MICRO])
 
+EVERY_THIRD = Switches(
+    step_cache="taylorseer",
+    step_cache_options={
+        "cache_interval": 3,
+        "disable_cache_before_step": 2,
+        "max_order": 1,
+        "use_lite_mode": True,
+    },
+)
 
-def as_array(pixels: bytes, width: int = 128, height: int = 128) -> np.ndarray:
+
+def embeddings_in(settings: Settings) -> set[Path]:
+    return set(settings.paths.embeddings.rglob("*.safetensors"))
+
+
+def as_array(pixels: bytes, width: int = SIDE, height: int = SIDE) -> np.ndarray:
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3).astype(int)
 
 
@@ -29,13 +48,13 @@ async def test_every_kind_has_a_micro_row_and_an_adapter():
 
 
 @every_kind
-async def test_it_renders_the_size_of_the_plan_and_reports_each_step(worker, task_for, spec):
-    task = task_for(spec, width=96, height=160, seeds=(1, 2))
+async def test_it_renders_the_size_of_the_plan_and_tells_how_far_it_is(worker, task_for, spec):
+    task = task_for(spec, width=96, height=160, steps=3, seeds=(1, 2))
     drawing = await worker.draw(task)
 
     assert isinstance(drawing.final, Done), drawing.final
-    assert drawing.steps == [1, 2, 3, 4, 4, 5, 6, 7, 8]  # 4 again: the second pass begins
-    assert [event.total_steps for event in drawing.of(Progress)] == [8] * len(drawing.of(Progress))
+    assert drawing.steps == [1, 2, 3, 3, 4, 5, 6]  # 3 again: the second pass begins
+    assert [event.total_steps for event in drawing.of(Progress)] == [6] * len(drawing.of(Progress))
     assert [(e.index, e.seed, e.width, e.height) for e in drawing.of(GeneratedImage)] == [
         (0, 1, 96, 160),
         (1, 2, 96, 160),
@@ -44,20 +63,27 @@ async def test_it_renders_the_size_of_the_plan_and_reports_each_step(worker, tas
     assert as_array(drawing.pixels[0], 96, 160).std() > 20
     assert drawing.pixels[0] != drawing.pixels[1]
 
-
-@every_kind
-async def test_its_events_are_numbered_and_its_phases_come_in_order(worker, task_for, spec):
-    drawing = await worker.draw(task_for(spec))
+    # Events are numbered, phases come in order, and what is left is estimated.
     assert [r.event.seq for r in drawing.reports] == list(range(len(drawing.reports)))
     phases = list(dict.fromkeys(event.phase for event in drawing.of(Progress)))
     assert phases == ["loading", "encoding", "denoising", "decoding"]
     known = [e.eta_s for e in drawing.of(Progress) if e.phase == "denoising" and e.step]
     assert all(eta is not None and eta >= 0 for eta in known)
 
+    # Previews are small WebP images.
+    assert [(event.index, event.step) for event, _ in drawing.previews] == [
+        *((0, step) for step in (1, 2, 3)),
+        *((1, step) for step in (4, 5, 6)),
+    ]
+    for event, data in drawing.previews:
+        with Image.open(io.BytesIO(data), formats=("WEBP",)) as preview:
+            assert preview.size == (event.width, event.height) == (96, 160)
+        assert len(data) < 16_000
+
 
 @every_kind
 async def test_it_stops_when_cancelled_and_draws_the_same_pixels_afterwards(worker, task_for, spec):
-    task = task_for(spec)
+    task = task_for(spec, steps=2)
     before = await worker.draw(task)
     # Long enough that a cancel sent after the third step cannot come too late.
     long = task.changed(width=256, height=256, steps=64, seeds=tuple(range(8)))
@@ -71,38 +97,20 @@ async def test_it_stops_when_cancelled_and_draws_the_same_pixels_afterwards(work
 
 
 @every_kind
-async def test_the_same_seed_gives_the_same_pixels_alone_or_as_one_of_several(
+async def test_each_seed_draws_the_same_alone_as_one_of_several_and_in_one_pass(
     worker, task_for, spec
 ):
-    several = await worker.draw(task_for(spec, seeds=(5, 6, 7)))
-    alone = await worker.draw(task_for(spec, seeds=(6,)))
+    task = task_for(spec, steps=2, seeds=(5, 6, 7))
+    several = await worker.draw(task)
+    alone = await worker.draw(task.changed(seeds=(6,)))
+    batched = await worker.draw(task.changed(batched=True))
+
     assert alone.pixels == [several.pixels[1]]
-
-
-@every_kind
-async def test_a_batched_plan_draws_every_seed_in_one_pass(worker, task_for, spec):
-    task = task_for(spec, seeds=(5, 6, 7), batched=True)
-    batched = await worker.draw(task)
-    one_by_one = await worker.draw(task.changed(batched=False))
-
-    assert batched.steps == [1, 2, 3, 4]
+    assert batched.steps == [1, 2]
     assert [(e.index, e.seed) for e in batched.of(GeneratedImage)] == [(0, 5), (1, 6), (2, 7)]
     # A batch rounds differently (facts: 1/255 in fp32), but must not mix up seeds or images.
-    for drawn, alone in zip(batched.pixels, one_by_one.pixels, strict=True):
-        assert np.abs(as_array(drawn) - as_array(alone)).max() <= 2
-
-
-@every_kind
-async def test_its_previews_are_small_webp_images(worker, task_for, spec):
-    drawing = await worker.draw(task_for(spec, seeds=(1, 2)))
-    assert [(event.index, event.step) for event, _ in drawing.previews] == [
-        *((0, step) for step in (1, 2, 3, 4)),
-        *((1, step) for step in (5, 6, 7, 8)),
-    ]
-    for event, data in drawing.previews:
-        with Image.open(io.BytesIO(data), formats=("WEBP",)) as preview:
-            assert preview.size == (event.width, event.height) == (128, 128)
-        assert len(data) < 16_000
+    for together, one_by_one in zip(batched.pixels, several.pixels, strict=True):
+        assert np.abs(as_array(together) - as_array(one_by_one)).max() <= 2
 
 
 @every_kind
@@ -115,7 +123,7 @@ async def test_it_draws_the_smallest_the_largest_and_odd_shapes(worker, task_for
 
 @every_kind
 async def test_the_prompt_changes_the_image(worker, task_for, spec):
-    task = task_for(spec)
+    task = task_for(spec, steps=1)
     one = await worker.draw(task)
     other = await worker.draw(task.changed(prompt="a green star on a yellow background"))
     assert one.pixels != other.pixels
@@ -125,7 +133,7 @@ async def test_the_prompt_changes_the_image(worker, task_for, spec):
     "spec", [row for row in MICRO if row.takes_negative_prompt], ids=lambda row: row.kind
 )
 async def test_a_negative_prompt_changes_the_image(worker, task_for, spec):
-    task = task_for(spec)
+    task = task_for(spec, steps=1)
     plain = await worker.draw(task)
     steered = await worker.draw(task.changed(negative_prompt="a star", true_cfg_scale=4.0))
     assert isinstance(steered.final, Done)
@@ -154,7 +162,7 @@ async def test_fill_keeps_every_pixel_outside_the_mask(worker, task_for, registr
 async def test_an_image_that_is_no_image_fails_the_job_and_not_the_worker(
     worker, task_for, registry
 ):
-    task = task_for(registry.find("kontext", "micro"))
+    task = task_for(registry.find("kontext", "micro"), steps=1)
     broken = replace(task, inputs=dict.fromkeys(task.inputs, b"not an image"))
     assert (await worker.draw(broken)).final.error.code == "invalid_image"
     missing = replace(task, inputs={})
@@ -165,7 +173,7 @@ async def test_an_image_that_is_no_image_fails_the_job_and_not_the_worker(
 async def test_a_job_that_does_not_fit_unloads_everything_and_the_next_one_works(
     worker, task_for, registry
 ):
-    task = task_for(registry.find("text2img", "micro"))
+    task = task_for(registry.find("text2img", "micro"), steps=1)
     before = await worker.draw(task)
     # 17 TB of noise: refused by the allocator at once.
     too_large = await worker.draw(task.changed(width=2**22, height=2**22))
@@ -176,7 +184,7 @@ async def test_a_job_that_does_not_fit_unloads_everything_and_the_next_one_works
 
 
 async def test_an_error_nobody_foresaw_fails_the_job_and_not_the_worker(worker, task_for, registry):
-    task = task_for(registry.find("text2img", "micro"))
+    task = task_for(registry.find("text2img", "micro"), steps=1)
     before = await worker.draw(task)
     pid = worker.fleet.worker().pid
     assert (await worker.draw(task.changed(vae_tile_px=1))).final.error.code == "internal"
@@ -198,7 +206,8 @@ async def test_done_names_the_weights_and_what_is_loaded(worker, task_for, regis
         return registry.find(kind, "micro")
 
     drawn = {
-        k: (await worker.draw(task_for(micro(k)))).final for k in ("text2img", "redux", "fill")
+        k: (await worker.draw(task_for(micro(k), steps=1))).final
+        for k in ("text2img", "redux", "fill")
     }
     assert drawn["redux"].weights_sha256 == drawn["text2img"].weights_sha256  # one transformer
     assert drawn["fill"].weights_sha256 != drawn["text2img"].weights_sha256
@@ -207,13 +216,84 @@ async def test_done_names_the_weights_and_what_is_loaded(worker, task_for, regis
     assert drawn["fill"].draw_s > 0
 
 
-async def test_a_killed_worker_is_reported_and_the_next_run_draws_the_same(
+# --- what a plan may ask of it besides -----------------------------------------------------------
+
+
+async def test_a_lora_and_a_step_cache_are_gone_when_the_next_plan_has_none(
+    worker, task_for, put, registry
+):
+    """In the process itself; test_loras.py and test_switches.py ask each of them for more."""
+    task = task_for(registry.find("text2img", "micro"), steps=9)
+    before = await worker.draw(task)
+    with_lora = task.changed(loras=(put("striped"),))
+    cached = task.changed(switches=EVERY_THIRD)
+    drawn = []
+    for other in (with_lora, cached):
+        drawn.append(await worker.draw(other))
+        assert isinstance(drawn[-1].final, Done), drawn[-1].final
+        assert (await worker.draw(task)).pixels == before.pixels
+    assert len({one.pixels[0] for one in (before, *drawn)}) == 3
+    long = with_lora.changed(width=256, height=256, steps=64, seeds=(1, 2, 3, 4))
+    stopped = await worker.draw(long, cancel_after_step=2)
+    assert isinstance(stopped.final, Cancelled)
+    assert (await worker.draw(task)).pixels == before.pixels
+    assert [(await worker.draw(other)).pixels for other in (with_lora, cached)] == [
+        one.pixels for one in drawn
+    ]
+
+
+async def test_it_holds_each_part_as_the_plan_says_and_tells_how_far_it_has_read(
     worker, task_for, registry
 ):
     spec = registry.find("text2img", "micro")
-    task = task_for(spec)
+    plain = await worker.draw(task_for(spec, precision="bf16", **TINY))
+    smaller = await worker.draw(task_for(spec, precision="fp8", text_precision="bf16", **TINY))
+    assert isinstance(smaller.final, Done), smaller.final
+    assert "loading transformer, 5 of 5 MB, 100 %" in smaller.loading
+    assert not any("text_encoder" in line or "vae" in line for line in smaller.loading)
+    assert smaller.final.weights_sha256 == plain.final.weights_sha256
+    assert smaller.pixels != plain.pixels
+
+    await worker.draw(task_for(spec, precision="bf16", **TINY))
+    encoded = await worker.draw(task_for(spec, precision="bf16", text_precision="fp8", **TINY))
+    assert any(line.startswith("loading text_encoder_2,") for line in encoded.loading)
+    assert not any(line.startswith("loading transformer") for line in encoded.loading)
+    assert encoded.pixels != plain.pixels
+
+
+@pytest.mark.parametrize("precision", ["nf4", "fp8dq", "svdq_nvfp4"])
+async def test_what_the_device_cannot_hold_fails_the_job_and_not_the_worker(
+    worker, task_for, registry, precision
+):
+    task = task_for(registry.find("text2img", "micro"), steps=1)
     before = await worker.draw(task)
-    long = task.changed(width=256, height=256, steps=64, seeds=tuple(range(8)))
+    refused = await worker.draw(task.changed(precision=precision))
+    assert refused.final.error.code == "format_unsupported"
+    assert "Use one of: " in refused.final.error.hint
+    assert refused.final.loaded == before.final.loaded
+    assert (await worker.draw(task)).pixels == before.pixels
+
+
+# --- when it is killed ---------------------------------------------------------------------------
+
+
+async def test_the_worker_after_a_killed_one_draws_the_same_without_loading_a_text_encoder(
+    worker, studio, settings, task_for, registry
+):
+    """What was encoded once is on the disk for every process that follows."""
+    tasks = [
+        task_for(registry.find(kind, "micro"), steps=1, precision=precision, prompt="a blue boat")
+        for kind, precision in [*((kind, "fp32") for kind in KINDS), ("text2img", "bf16")]
+    ]
+    tasks[-1] = tasks[-1].changed(**TINY)
+    known = embeddings_in(settings)
+    before = [(await worker.draw(task)).pixels for task in tasks]
+    # One for each precision: the kinds share their encoders, and so their entries.
+    assert len(embeddings_in(settings) - known) == 2
+    # This engine caches nothing.
+    assert before == [studio.draw(task).pixels for task in tasks]
+
+    long = tasks[0].changed(width=256, height=256, steps=64, seeds=tuple(range(8)))
     victim = worker.fleet.worker().pid
     events = worker.fleet.run(worker.assign(long))
     while (await anext(events)).event.step < 2:
@@ -223,6 +303,12 @@ async def test_a_killed_worker_is_reported_and_the_next_run_draws_the_same(
         [report async for report in events]
     assert not worker.fleet.worker().is_running
 
-    after = await worker.draw(task)
-    assert after.pixels == before.pixels
+    after = [await worker.draw(task) for task in tasks]
+    assert [drawing.pixels for drawing in after] == before
+    told = {line for drawing in after for line in drawing.loading}
+    assert "loading transformer" in told
+    assert not told & {f"loading {name}" for name in FAMILY_SPEC.text_parts}
     assert worker.fleet.worker().pid != victim
+    # And is loaded when a text is new.
+    new = await worker.draw(tasks[0].changed(prompt="a red boat"))
+    assert "loading text_encoder_2" in new.loading

@@ -11,8 +11,10 @@ from flux_mcp.models.registry import KINDS
 from flux_mcp.pipelines.engine import _to_pixels
 from flux_mcp.pipelines.families.adapter import open_images, reference_size
 from flux_mcp.pipelines.families.flux1 import FAMILY
+from tests.pipelines.harness import SIDE
 
 SEED = 7
+STEPS = 2
 
 
 @pytest.fixture
@@ -23,11 +25,21 @@ def resident_of(studio, registry):
 @pytest.fixture
 def drawn(studio):
     """Draw a task in this process and return its images."""
-    return lambda task: studio.draw(task).images
+    return lambda task: studio.draw(task, steps=STEPS).images
+
+
+@pytest.fixture(scope="module")
+def stock_base(settings, torch_here):
+    import diffusers
+    import torch
+
+    return diffusers.FluxPipeline.from_pretrained(
+        settings.weights_dir / "micro" / "text2img", dtype=torch.float32, local_files_only=True
+    )
 
 
 @pytest.fixture
-def stock(settings, registry, task_for):
+def stock(settings, registry, task_for, stock_base):
     """Call the kind's pipeline as diffusers itself loads it, without any code of ours."""
     import diffusers
     import torch
@@ -35,10 +47,7 @@ def stock(settings, registry, task_for):
     def call(kind, **arguments):
         spec = registry.find(kind, "micro")
         folder = settings.weights_dir / spec.folder
-        base = diffusers.FluxPipeline.from_pretrained(
-            settings.weights_dir / "micro" / "text2img", dtype=torch.float32, local_files_only=True
-        )
-        pipe = base
+        base = pipe = stock_base
         if kind != "text2img":
             transformer = diffusers.FluxTransformer2DModel.from_pretrained(
                 folder, subfolder="transformer", dtype=torch.float32, local_files_only=True
@@ -49,9 +58,9 @@ def stock(settings, registry, task_for):
         pipe.set_progress_bar_config(disable=True)
         image = pipe(
             prompt=task_for(spec).plan.prompt,
-            width=128,
-            height=128,
-            num_inference_steps=4,
+            width=SIDE,
+            height=SIDE,
+            num_inference_steps=STEPS,
             guidance_scale=spec.default_guidance,
             max_sequence_length=spec.max_sequence_length,
             generator=torch.Generator("cpu").manual_seed(SEED),
@@ -82,7 +91,7 @@ def test_true_cfg_draws_what_the_stock_call_draws(drawn, stock, task_for, regist
 def test_kontext_draws_what_the_stock_call_draws(drawn, stock, task_for, registry):
     task = task_for(registry.find("kontext", "micro"))
     (reference,) = inputs_of(task)
-    expected = stock("kontext", image=reference, max_area=128 * 128, _auto_resize=False)
+    expected = stock("kontext", image=reference, max_area=SIDE * SIDE, _auto_resize=False)
     assert (drawn(task)[0] == expected).all()
 
 
@@ -164,7 +173,10 @@ def test_fill_blends_along_a_soft_mask_and_keeps_what_it_leaves_out(drawn, task_
     ramp = np.zeros((128, 128), np.uint8)
     ramp[:, 40:] = np.minimum(255, (np.arange(88) * 5))[None, :]
     task = task_for(
-        registry.find("fill", "micro"), inputs=[("image", image), ("mask", Image.fromarray(ramp))]
+        registry.find("fill", "micro"),
+        inputs=[("image", image), ("mask", Image.fromarray(ramp))],
+        width=128,
+        height=128,
     )
     result = drawn(task)[0].astype(int)
     difference = np.abs(result - np.asarray(image).astype(int)).sum(axis=2)
@@ -213,7 +225,7 @@ def test_a_reference_is_scaled_to_multiples_of_16_within_the_area(given, area, e
 def test_kontext_takes_a_reference_of_another_size_and_keeps_the_plans(drawn, task_for, registry):
     image = inputs_of(task_for(registry.find("kontext", "micro")))[0].resize((300, 100))
     task = task_for(registry.find("kontext", "micro"), inputs=[("reference", image)])
-    assert drawn(task)[0].shape == (128, 128, 3)
+    assert drawn(task)[0].shape == (SIDE, SIDE, 3)
 
 
 def test_canny_takes_the_structure_of_an_ordinary_image(drawn, task_for, registry):
@@ -252,8 +264,7 @@ def test_drawing_over_and_over_leaves_no_tensors_behind(drawn, task_for, registr
 
     import torch
 
-    small = {"width": 64, "height": 64, "steps": 1}
-    tasks = [task_for(registry.find(kind, "micro"), **small) for kind in KINDS]
+    tasks = [task_for(registry.find(kind, "micro")) for kind in KINDS]
 
     def alive_after_drawing():
         for task in tasks:
@@ -263,4 +274,4 @@ def test_drawing_over_and_over_leaves_no_tensors_behind(drawn, task_for, registr
 
     alive_after_drawing()
     alive = alive_after_drawing()
-    assert [alive_after_drawing() for _ in range(2)] == [alive] * 2
+    assert alive_after_drawing() == alive

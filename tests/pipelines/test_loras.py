@@ -19,11 +19,8 @@ from flux_mcp.models.registry import load_registry
 from flux_mcp.pipelines.loras.adapters import KEPT_ADAPTERS, LoraAdapters
 from flux_mcp.requests.plan import PlanLora
 from flux_mcp.settings.settings import Settings
-from flux_mcp.worker_protocol.messages import Cancelled, Done, Failed
 from tests.models.lora_files import Tensors, pair, write
 from tests.pipelines.harness import Studio, Task, make_task
-
-pytestmark = pytest.mark.anyio
 
 REGISTRY = load_registry()
 MICRO = [row for row in REGISTRY if row.is_demonstration]
@@ -36,89 +33,36 @@ def block(number: int = 0, **how: Any) -> Tensors:
     return pair(f"transformer.transformer_blocks.{number}.attn.to_out.0", 128, 128, **how)
 
 
-# --- through a real worker -----------------------------------------------------------------------
+# --- by kind -------------------------------------------------------------------------------------
 
 
 @every_kind
-async def test_it_changes_the_image_and_the_next_one_is_as_before(worker, task_for, put, spec):
-    task = task_for(spec)
-    before = await worker.draw(task)
+def test_it_changes_the_image_and_the_next_one_is_as_before_also_after_a_cancel(studio, put, spec):
+    task = make_task(spec, steps=2)
     striped = task.changed(loras=(put("striped"),))
-    first = await worker.draw(striped)
-    after = await worker.draw(task)
-    again = await worker.draw(striped)
+    before = studio.pixels(task)
+    first = studio.pixels(striped)
+    assert first != before
+    assert studio.pixels(task) == before
+    assert studio.pixels(striped) == first
+    with pytest.raises(JobCancelledError):
+        studio.draw(striped, stop_after=1)
+    assert studio.pixels(task) == before
 
-    assert isinstance(first.final, Done), first.final
-    assert first.pixels != before.pixels
-    assert after.pixels == before.pixels
-    assert again.pixels == first.pixels
 
-
-@every_kind
-async def test_a_cancel_in_the_middle_leaves_nothing_behind(worker, task_for, put, spec):
-    task = task_for(spec)
-    before = await worker.draw(task)
-    long = task.changed(
-        width=256, height=256, steps=64, seeds=(1, 2, 3, 4), loras=(put("striped"),)
+def test_a_transformer_that_two_kinds_share_is_clean_for_the_other(studio, put):
+    redux, text2img = (
+        make_task(row, steps=2) for row in (REGISTRY.find("redux", "micro"), TEXT2IMG)
     )
-    stopped = await worker.draw(long, cancel_after_step=2)
-    assert isinstance(stopped.final, Cancelled)
-    assert (await worker.draw(task)).pixels == before.pixels
-
-
-async def test_a_transformer_that_two_kinds_share_is_clean_for_the_other(worker, task_for, put):
-    redux = task_for(REGISTRY.find("redux", "micro"))
-    text2img = task_for(TEXT2IMG)
-    before = [(await worker.draw(task)).pixels for task in (redux, text2img)]
+    before = [studio.pixels(task) for task in (redux, text2img)]
     striped = put("striped")
-    await worker.draw(text2img.changed(loras=(striped,)))
-    assert (await worker.draw(redux)).pixels == before[0]
-    await worker.draw(redux.changed(loras=(striped,)))
-    assert [(await worker.draw(task)).pixels for task in (redux, text2img)] == before
+    studio.draw(text2img, loras=(striped,))
+    assert studio.pixels(redux) == before[0]
+    studio.draw(redux, loras=(striped,))
+    assert [studio.pixels(task) for task in (redux, text2img)] == before
 
 
-async def test_several_count_each_with_its_weight(worker, task_for, put):
-    task = task_for(TEXT2IMG)
-    striped, other = put("striped"), put("other", block(), block(1))
-
-    async def drawn(*loras: PlanLora) -> list[bytes]:
-        drawing = await worker.draw(task.changed(loras=loras))
-        assert isinstance(drawing.final, Done), drawing.final
-        return drawing.pixels
-
-    half = striped.model_copy(update={"weight": 0.5})
-    none = striped.model_copy(update={"weight": 0.0})
-    seen = [
-        await drawn(),
-        await drawn(striped),
-        await drawn(half),
-        await drawn(other),
-        await drawn(other, striped),
-        await drawn(other, half),
-        await drawn(other.model_copy(update={"weight": -1.0}), striped),
-    ]
-    assert len({pixels[0] for pixels in seen}) == len(seen)
-    assert await drawn(none) == seen[0]
-    assert await drawn(other, none) == seen[3]
-    assert await drawn(other, striped) == seen[4]
-
-
-async def test_a_file_that_changed_after_the_plan_fails_the_job(worker, task_for, put, settings):
-    task = task_for(TEXT2IMG)
-    before = await worker.draw(task)
-    planned = put("changing", block())
-    put("changing", block(1))
-    drawing = await worker.draw(task.changed(loras=(planned,)))
-    assert isinstance(drawing.final, Failed)
-    assert drawing.final.error.code == "weights_invalid"
-    assert "'changing' was changed or removed" in drawing.final.error.message
-    (settings.paths.loras / "changing.safetensors").unlink()
-    gone = await worker.draw(task.changed(loras=(planned,)))
-    assert gone.final.error.code == "weights_invalid"
-    assert (await worker.draw(task)).pixels == before.pixels
-
-
-# --- in this process -----------------------------------------------------------------------------
+# --- what is on a transformer --------------------------------------------------------------------
 
 
 @dataclass
@@ -159,7 +103,7 @@ def own_studio(settings: Settings, torch_here: None) -> Studio:
 @pytest.fixture
 def easel(own_studio: Studio, settings: Settings) -> Iterator[Easel]:
     own_studio.engine.adapters = LoraAdapters(settings.paths.loras)
-    easel = Easel(own_studio, make_task(TEXT2IMG))
+    easel = Easel(own_studio, make_task(TEXT2IMG, steps=2))
     yield easel
     if getattr(easel.transformer, "peft_config", None):
         easel.transformer.unload_lora()
@@ -169,6 +113,41 @@ def same_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
     import torch
 
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_several_count_each_with_its_weight(easel, put):
+    striped, other = put("striped"), put("other", block(), block(1))
+
+    def drawn(*loras: PlanLora) -> bytes:
+        return easel.draw(*loras).tobytes()
+
+    half = striped.model_copy(update={"weight": 0.5})
+    none = striped.model_copy(update={"weight": 0.0})
+    seen = [
+        drawn(),
+        drawn(striped),
+        drawn(half),
+        drawn(other),
+        drawn(other, striped),
+        drawn(other, half),
+        drawn(other.model_copy(update={"weight": -1.0}), striped),
+    ]
+    assert len(set(seen)) == len(seen)
+    assert drawn(none) == seen[0]
+    assert drawn(other, none) == seen[3]
+    assert drawn(other, striped) == seen[4]
+
+
+def test_a_file_that_changed_after_the_plan_fails_the_job(easel, put, settings):
+    before = easel.draw()
+    planned = put("changing", block())
+    put("changing", block(1))
+    with pytest.raises(WeightsInvalidError, match="'changing' was changed or removed"):
+        easel.draw(planned)
+    (settings.paths.loras / "changing.safetensors").unlink()
+    with pytest.raises(WeightsInvalidError):
+        easel.draw(planned)
+    assert np.array_equal(easel.draw(), before)
 
 
 def test_it_draws_what_the_stock_call_of_diffusers_draws(easel, put, settings):

@@ -28,19 +28,6 @@ from tests.pipelines.rows import add_own_model, darker
 WORKER = [sys.executable, "-P", "-m", "flux_mcp.pipelines.worker"]
 
 
-@pytest.fixture
-def process(settings):
-    with subprocess.Popen(
-        WORKER,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=worker_environment(settings),
-    ) as process:
-        yield process
-        process.kill()
-
-
 def send(process, message, blobs=None):
     process.stdin.write(b"".join(encode(message.model_dump(mode="json"), blobs)))
     process.stdin.flush()
@@ -62,30 +49,6 @@ def drawn(process, job_id, plan):
     return events, pixels
 
 
-def test_it_ends_in_the_middle_of_a_step_when_stdin_closes(process, task_for, registry):
-    task = task_for(
-        registry.find("text2img", "micro"), width=256, height=256, steps=64, seeds=tuple(range(8))
-    )
-    stopped = task.changed(seeds=(1,))
-    # Cancelled while it waits for the libraries: it must never start.
-    send(process, RunMessage(job_id="stopped", attempt=1, plan=stopped.plan), task.inputs)
-    send(process, CancelMessage(job_id="stopped"))
-    assert isinstance(receive(process), WorkerReady)
-    assert isinstance(receive(process), Cancelled)
-
-    send(process, RunMessage(job_id="long", attempt=1, plan=task.plan), task.inputs)
-    while (event := receive(process)).type != "progress" or event.step < 2:
-        assert event.job_id == "long"
-    process.stdin.close()
-    assert process.wait(60) == 0
-
-    last = event
-    while (frame := read_frame_blocking(process.stdout)) is not None:
-        last = parse_event(frame.header)
-    assert getattr(last, "step", 0) < task.plan.total_steps
-    process.stdin = None  # closed above; Popen would close it again
-
-
 @pytest.fixture
 def own_settings(settings, tmp_path):
     """A data folder with a model of its own, and no threshold for reading ahead."""
@@ -94,13 +57,8 @@ def own_settings(settings, tmp_path):
     return changed
 
 
-def test_weights_that_were_read_ahead_draw_the_same_image(
-    own_settings, task_for, registry, torch_here
-):
-    task = task_for(registry.find("text2img", "micro"), steps=2)
-    mine = open_registry(own_settings).find("text2img", "mine")
-    other = task_for(mine, steps=2)
-    plan = task.plan
+@pytest.fixture
+def process(own_settings):
     with subprocess.Popen(
         WORKER,
         stdin=subprocess.PIPE,
@@ -108,15 +66,30 @@ def test_weights_that_were_read_ahead_draw_the_same_image(
         stderr=subprocess.DEVNULL,
         env=worker_environment(own_settings),
     ) as process:
-        assert isinstance(receive(process), WorkerReady)
-        send(process, RunMessage(job_id="first", attempt=1, plan=plan))
-        while (first := receive(process)).type != "done":
-            if first.type == "progress" and first.phase == "denoising":
-                # The same message again changes nothing.
-                send(process, PrefetchMessage(weights=weights_of(other.plan)))
-        events, pixels = drawn(process, "second", other.plan)
-        again, pixels_again = drawn(process, "third", other.plan)
+        yield process
         process.kill()
+
+
+def test_it_reads_ahead_what_comes_next_and_ends_in_the_middle_of_a_step_when_stdin_closes(
+    process, own_settings, task_for, registry, torch_here
+):
+    task = task_for(registry.find("text2img", "micro"), steps=2)
+    mine = open_registry(own_settings).find("text2img", "mine")
+    other = task_for(mine, steps=2)
+    # Cancelled while it waits for the libraries: it must never start.
+    send(process, RunMessage(job_id="stopped", attempt=1, plan=task.plan))
+    send(process, CancelMessage(job_id="stopped"))
+    assert isinstance(receive(process), WorkerReady)
+    assert isinstance(receive(process), Cancelled)
+
+    # Weights that were read ahead draw the same image.
+    send(process, RunMessage(job_id="first", attempt=1, plan=task.plan))
+    while (first := receive(process)).type != "done":
+        if first.type == "progress" and first.phase == "denoising":
+            # The same message again changes nothing.
+            send(process, PrefetchMessage(weights=weights_of(other.plan)))
+    events, pixels = drawn(process, "second", other.plan)
+    again, pixels_again = drawn(process, "third", other.plan)
     final = events[-1]
     assert all(isinstance(last, Done) for last in (first, final, again[-1]))
     assert first.prefetched_bytes == again[-1].prefetched_bytes == 0
@@ -128,6 +101,18 @@ def test_weights_that_were_read_ahead_draw_the_same_image(
     here = Studio(own_settings).draw(other)
     assert pixels == pixels_again == here.pixels
     assert final.weights_sha256 == here.figures.weights_sha256
+
+    long = task.changed(width=256, height=256, steps=64, seeds=tuple(range(8)))
+    send(process, RunMessage(job_id="long", attempt=1, plan=long.plan), long.inputs)
+    while (event := receive(process)).type != "progress" or event.step < 2:
+        assert event.job_id == "long"
+    process.stdin.close()
+    assert process.wait(60) == 0
+    last = event
+    while (frame := read_frame_blocking(process.stdout)) is not None:
+        last = parse_event(frame.header)
+    assert getattr(last, "step", 0) < long.plan.total_steps
+    process.stdin = None  # closed above; Popen would close it again
 
 
 def test_a_command_that_is_no_frame_ends_it(settings):

@@ -11,15 +11,16 @@ from flux_mcp.pipelines.loading import progress
 from flux_mcp.pipelines.loading.loaders import load_part
 from flux_mcp.pipelines.loading.part_files import PartFiles, list_parts
 from flux_mcp.pipelines.loading.slots import nbytes_of, slots_of
+from tests.pipelines.harness import TINY
 from tests.pipelines.loading.gguf_files import SCALES, write_gguf
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
 BLOCK_TYPES = ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
 # Mean difference from bf16, of 255: twice what was measured on micro, whose 128 channels round more
-# than 3072 do. fp32 itself differs by 0.41.
+# than 3072 do. fp32 itself differs by 0.30.
 MEAN_BOUND = {"fp32": 0.9, "fp8": 1.4, "fp8wo": 1.4, "int8": 1.1, "q8_0": 0.8}
-MEAN_BOUND |= dict.fromkeys(("q5_1", "q5_0", "q4_1", "q4_0"), 5.0)
+MEAN_BOUND |= {"q5_1": 2.0, "q5_0": 2.0, "q4_1": 2.0, "q4_0": 13.0}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def drawn(fresh, row, task_for, images):
     def draw(precision, *, again=False):
         if precision not in images or again:
             images[precision] = (
-                fresh.draw(task_for(row(precision), width=64, height=64)).images[0].astype(int)
+                fresh.draw(task_for(row(precision), **TINY), steps=4).images[0].astype(int)
             )
         return images[precision]
 
@@ -113,7 +114,7 @@ def test_k_blocks_are_unpacked_as_gguf_itself_does_and_drawn_with(
         ours = dequantize_gguf_tensor(transformer.get_parameter(name)).float().numpy()
         # diffusers multiplies in 16 bit.
         assert np.allclose(ours, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max()), name
-    drawn = fresh.draw(task_for(spec, steps=1, width=64, height=64)).images[0]
+    drawn = fresh.draw(task_for(spec, **TINY)).images[0]
     assert drawn.std() > 5
 
 
@@ -393,7 +394,11 @@ def test_a_file_of_black_forest_labs_is_read_into_the_same_tensors(tmp_path):
     loaded = load_part(part, "fp8", report=said.append).state_dict()
     assert loaded.keys() == state.keys()
     # Stored as fp8 and held as fp8: not a bit is lost on the way through 16 bit.
-    assert all(loaded[n].float().equal(t.float()) for n, t in state.items())
+    for name, tensor in state.items():
+        if loaded[name].dtype == tensor.dtype:
+            assert loaded[name].view(torch.uint8).equal(tensor.view(torch.uint8)), name
+        else:
+            assert loaded[name].float().equal(tensor.float()), name
     assert said[-1].endswith(" MB, 100 %")
 
 

@@ -11,6 +11,7 @@ from flux_mcp.models.families import PART_CLASSES
 from flux_mcp.models.hub.cache import Snapshot
 from flux_mcp.pipelines.loading.loaders import load_part
 from flux_mcp.pipelines.loading.part_files import PartFiles
+from tests.pipelines.harness import TINY
 from tests.pipelines.loading.conftest import tensors_of
 from tests.pipelines.loading.gguf_files import write_gguf
 from tests.pipelines.loading.tiny_flux2 import klein_row
@@ -160,7 +161,7 @@ def test_an_image_is_drawn_with_an_encoder_of_another_precision(
 ):
     def drawn(**changes):
         spec = micro.model_copy(update={"precision": "bf16", **changes})
-        return fresh.draw(task_for(spec)).images[0].astype(int)
+        return fresh.draw(task_for(spec, **TINY)).images[0].astype(int)
 
     path = encoder_gguf(tmp_path / "t5.gguf", t5.folder, t5.class_name, "Q8_0")
     exact = drawn()

@@ -5,6 +5,7 @@ import pytest
 from flux_mcp.errors import UnsupportedOptionError
 from flux_mcp.models.formats import format_of, load_formats
 from flux_mcp.pipelines.loras import adapters
+from tests.pipelines.harness import TINY
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
@@ -22,7 +23,7 @@ def striped(put):
 
 @pytest.fixture
 def drawn(fresh, task_for):
-    return lambda spec, *loras: fresh.pixels(task_for(spec, loras=loras))
+    return lambda spec, *loras: fresh.pixels(task_for(spec, **TINY, loras=loras))
 
 
 @pytest.mark.parametrize(

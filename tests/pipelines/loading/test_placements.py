@@ -21,13 +21,11 @@ from flux_mcp.models.planning.support import full_load_support
 from flux_mcp.models.registry import KINDS
 from flux_mcp.pipelines.memory.residency import leaner, room_for
 from flux_mcp.requests.plan import load_of_plan
-from tests.pipelines.harness import AMPLE_BYTES, Studio, Task, image, make_task
+from tests.pipelines.harness import AMPLE_BYTES, TINY, Studio, Task, image, make_task
 from tests.pipelines.loading.tiny_flux2 import klein_row
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
-SMALL = {"width": 32, "height": 32, "steps": 2}
-"""A CPU decodes such an image in bf16 within a third of a second."""
 FORMATS = ("bf16", "fp8", "fp8wo", "int8", "q8_0")
 """One for each way to store weights: all kinds have fp32, and GGUF's block types are alike."""
 CASES = (*KINDS, *FORMATS, "flux2 klein, kontext", "flux2 dev, text2img", "control LoRA")
@@ -47,7 +45,7 @@ def striped(put):
 @pytest.fixture(scope="module")
 def without_gpu(studio, registry):
     """What is drawn where nothing moves, by kind."""
-    return {kind: studio.pixels(make_task(registry.find(kind, "micro"), **SMALL)) for kind in KINDS}
+    return {kind: studio.pixels(make_task(registry.find(kind, "micro"), **TINY)) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +54,19 @@ def task_of(registry, micro, micro_gguf, edges, klein_dir):
 
     def task(case: str) -> Task:
         if case in KINDS:
-            return make_task(registry.find(case, "micro"), **SMALL)
+            return make_task(registry.find(case, "micro"), **TINY)
         if case in FORMATS:
             changes = {"id": f"micro-{case}", "precision": case, "text_precision": case}
             if format_of(case).method == "gguf":
                 changes |= {"text_precision": "bf16", "gguf": micro_gguf(case.upper())}
-            return make_task(micro.model_copy(update=changes), **SMALL)
+            return make_task(micro.model_copy(update=changes), **TINY)
         if case == "control LoRA":
-            return make_task(edges, **SMALL)
+            return make_task(edges, **TINY)
         if case == "flux2 klein, kontext":
             row = klein_row("kontext", klein_dir / "klein")
-            return make_task(row, [("reference", image())], **SMALL)
+            return make_task(row, [("reference", image())], **TINY)
         dev = {"pipeline": "Flux2Pipeline", "id": "tiny-dev", "takes_guidance": True}
-        return make_task(klein_row("text2img", klein_dir / "dev", **dev), **SMALL)
+        return make_task(klein_row("text2img", klein_dir / "dev", **dev), **TINY)
 
     return task
 
@@ -84,9 +82,8 @@ def test_pixels_are_the_same_in_every_placement(on_gpu, studio, task_of, striped
     # The one that copies nothing back comes last.
     for placement in reversed(PLACEMENTS):
         assert on_gpu.pixels(task, placement=placement, loras=loras) == with_lora, placement
-        assert on_gpu.pixels(task, placement=placement) == bare, placement
         with pytest.raises(JobCancelledError):
-            on_gpu.draw(task, placement=placement, stop_after=1)
+            on_gpu.draw(task, placement=placement, loras=loras, stop_after=1)
         assert placement == "resident" or on_gpu.store.gpu_bytes == 0
         assert on_gpu.residency.loaded == (f"{task.spec.kind}/{task.spec.id}",)
         assert on_gpu.pixels(task, placement=placement) == bare, placement
@@ -298,6 +295,7 @@ def test_mixed_jobs_draw_the_same_and_keep_within_both_memories(
     studio, settings, micro, jobs, share, host_mb
 ):
     rows = {p: micro.model_copy(update={"id": f"micro-{p}", "precision": p}) for p in ROWS}
+    # No smaller than the row allows: what room a plan is given is reckoned for such sizes.
     tasks = {name: make_task(row, width=64, height=64, steps=1) for name, row in rows.items()}
     limited = settings.model_copy(update={"host_memory_gib": host_mb / 1024})
     gpu_bytes = int(share * needed(make_task(micro, width=64, height=64, steps=1)))
