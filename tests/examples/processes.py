@@ -15,6 +15,8 @@ import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from tests.e2e.clients.transports import SERVE
+
 ROUTER = Path(__file__).resolve().parents[2] / "examples" / "router" / "router.py"
 DEADLINE_S = 120
 
@@ -79,8 +81,8 @@ class Running:
 
 @contextmanager
 def flux_mcp(environment: Mapping[str, str], port: int = 0) -> Iterator[Running]:
-    """Run `flux-mcp serve` over HTTP; its address has no path."""
-    command = ["-m", "flux_mcp", "serve", "--transport", "http", "--port", str(port)]
+    """Run `flux-mcp serve` over HTTP, with a light worker; its address has no path."""
+    command = [*SERVE, "--transport", "http", "--port", str(port)]
     running = Running(command, environment, r"address=(http://\S+)")
     try:
         yield running

@@ -1,6 +1,8 @@
 """A worker process for tests: speaks the real protocol, with one bad habit given as argument.
 
 good         draws black images
+patient      draws black images; a job whose prompt begins with "wait" it only begins, until that
+             is cancelled, or with "wait for the next attempt" until this one ends
 deaf         reports one step, then neither listens nor draws
 listens      reports one step, then waits for a cancel of that job
 dies         exits in the middle of a job
@@ -52,6 +54,14 @@ def wait_for_cancel(job_id: str) -> None:
     while (frame := read_frame_blocking(sys.stdin.buffer)) is not None:
         if parse_command(frame.header) == CancelMessage(job_id=job_id):
             return
+    sys.exit()  # whoever wanted it is gone
+
+
+def waits(message: RunMessage) -> bool:
+    prompt = message.plan.prompt
+    return prompt.startswith("wait") and not (
+        prompt.startswith("wait for the next attempt") and message.attempt > 1
+    )
 
 
 def run(message: RunMessage, habit: str) -> None:
@@ -61,14 +71,16 @@ def run(message: RunMessage, habit: str) -> None:
         error = ErrorInfo(code="engine_unavailable", message="no torch", hint="install it")
         send(Failed(**stamp, error=error))
         return
-    progress = {"phase": "denoising", "step": 1, "total_steps": plan.total_steps}
+    is_kept_waiting = habit == "patient" and waits(message)
+    step = 2 if is_kept_waiting else 1
+    progress = {"phase": "denoising", "step": step, "total_steps": plan.total_steps}
     send(Progress(**stamp, **progress))
     if habit == "confused":
         send(Cancelled(**{**stamp, "attempt": message.attempt - 1}))
         send(Failed(**{**stamp, "job_id": "job_other"}, error=ErrorInfo(code="x", message="x")))
     if habit == "deaf":
         threading.Event().wait()
-    if habit == "listens":
+    if habit == "listens" or is_kept_waiting:
         wait_for_cancel(message.job_id)
         send(Cancelled(**stamp))
         return

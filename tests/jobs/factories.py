@@ -1,9 +1,18 @@
-"""Jobs and plans for tests that need no images."""
+"""Jobs, plans and a worker for tests that need no images."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from flux_mcp.jobs.job import Job, new_job_id, utc_now
 from flux_mcp.requests.plan import RenderPlan
+
+BAD_WORKER = (sys.executable, str(Path(__file__).with_name("bad_worker.py")))
+"""The command of a worker process; a habit of it goes behind."""
+LIGHT_WORKER = (*BAD_WORKER, "patient")
+"""For tests to which it does not matter what is drawn."""
+ENDLESS: dict[str, Any] = {"prompt": "wait until you are cancelled", "width": 64, "height": 64}
+"""What the light worker goes on with until it is cancelled."""
 
 
 def make_plan_row(**changes: Any) -> RenderPlan:

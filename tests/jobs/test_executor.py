@@ -2,10 +2,8 @@
 
 import asyncio
 import io
-import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,9 +16,10 @@ from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 
+from .factories import BAD_WORKER
+
 pytestmark = pytest.mark.anyio
 
-BAD_WORKER = Path(__file__).with_name("bad_worker.py")
 DEADLINE_S = 60
 REQUEST = GenerateRequest(prompt="a star", width=64, height=64, steps=4, seed=1, count=2)
 
@@ -31,7 +30,7 @@ Open = Callable[..., AbstractAsyncContextManager[Service]]
 def open_service(settings: Settings) -> Open:
     @asynccontextmanager
     async def open_service(habit: str, **changes: Any) -> AsyncIterator[Service]:
-        command = [sys.executable, str(BAD_WORKER), habit]
+        command = (*BAD_WORKER, habit)
         service = Service(
             settings.model_copy(update=changes),
             make_fleet=lambda settings: ProcessFleet(settings, command),
@@ -76,7 +75,7 @@ async def test_a_worker_that_does_not_stop_is_ended_and_the_job_is_cancelled(
 class LateFleet(ProcessFleet):
     """The real fleet, but a job reaches its worker only after a first cancel of it."""
 
-    def __init__(self, settings: Settings, command: list[str]) -> None:
+    def __init__(self, settings: Settings, command: Sequence[str]) -> None:
         super().__init__(settings, command)
         self._is_cancelled = asyncio.Event()
 
@@ -91,7 +90,7 @@ class LateFleet(ProcessFleet):
 
 
 async def test_a_cancel_that_overtakes_its_job_stops_it_all_the_same(settings: Settings) -> None:
-    command = [sys.executable, str(BAD_WORKER), "listens"]
+    command = (*BAD_WORKER, "listens")
     service = Service(settings, make_fleet=lambda settings: LateFleet(settings, command))
     await service.open()
     job = await service.submit(REQUEST)

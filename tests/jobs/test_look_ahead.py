@@ -1,11 +1,15 @@
-"""While a job is drawn, its worker reads the weights of the next; nothing else changes by that."""
+"""While a job is drawn, its worker reads the weights of the next; nothing else changes by that.
+
+The real worker of these tests also shows what its model swaps take, which is stored.
+"""
 
 import asyncio
+import base64
+import io
 import json
 import os
 import signal
 import struct
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,27 +18,30 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 
 from flux_mcp.jobs.fleet import Assignment, Report
 from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.process_fleet import WORKER_COMMAND, ProcessFleet
-from flux_mcp.requests.schemas import GenerateRequest
+from flux_mcp.requests.schemas import GenerateRequest, VariationRequest
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
+from flux_mcp.storage.database import open_database
 from flux_mcp.worker_protocol.messages import Cancelled, GeneratedImage, Weights, weights_of
 from tests.pipelines.rows import add_own_model, darker
 
 from .conftest import settings_in
+from .factories import BAD_WORKER
 
 pytestmark = pytest.mark.anyio
 
-BAD_WORKER = (sys.executable, str(Path(__file__).with_name("bad_worker.py")))
 DEADLINE_S = 300
 """A guard against a test that hangs; a loaded machine takes a minute to start a worker."""
 BIG_BYTES = 3 * 2**30
 """Takes seconds to read and hash; a sparse file, so it takes no disk."""
 LONG = GenerateRequest(
-    prompt="a star", model="micro", width=128, height=128, steps=50, seed=1, count=3
+    prompt="a star", model="micro", width=64, height=64, steps=50, seed=1, count=4
 )
 SHORT = GenerateRequest(prompt="a star", model="mine", width=64, height=64, steps=2, seed=1)
 
@@ -233,6 +240,44 @@ async def real(real_settings: Settings) -> AsyncIterator[tuple[Service, Watch]]:
     await service.close()
 
 
+def red() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (200, 40, 40)).save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+async def test_a_loaded_pipeline_goes_on_and_what_loading_took_is_kept(
+    real: tuple[Service, Watch], real_settings: Settings
+) -> None:
+    """The first of those who share the worker: it has loaded nothing yet."""
+    service, _ = real
+    small = {"width": 64, "height": 64, "steps": 1, "seed": 1, "model": "micro"}
+    draw = GenerateRequest(prompt="a star", **small)
+    vary = VariationRequest(images=[red()], **small)
+    # All three are there before the worker is: it takes seconds to start.
+    jobs = [await service.submit(request) for request in (draw, vary, draw)]
+    seen = [await reach(service, job, ended) for job in jobs]
+    assert [job.status for job in seen] == ["completed"] * 3
+
+    # Nothing is known of loading redux, so the third job overtook the second.
+    assert [job.overtakes for job in seen] == [0, 1, 0]
+    worker = service.workers()[0]
+    assert worker.used == worker.loaded_by_use == ("text2img/micro", "redux/micro")
+    # Read as the next server of this folder will.
+    database = open_database(real_settings.paths.database)
+    rows = database.execute(
+        "SELECT kind, load_level, load_s > 0 FROM measurements ORDER BY n"
+    ).fetchall()
+    costs = Measurements(database).costs(None)
+    database.close()
+    assert rows == [
+        ("text2img", "first", True),
+        ("text2img", None, None),
+        ("redux", "first", True),
+    ]
+    assert costs.load_s.keys() == costs.draw_s.keys() == {"text2img/micro", "redux/micro"}
+
+
 async def being_read(service: Service, job: Job) -> int:
     """Wait until the worker has the file of `big` open while a job is drawn; return its pid."""
 
@@ -256,7 +301,7 @@ async def test_what_was_read_is_taken_and_a_worker_killed_while_it_reads_costs_a
             assert (await reach(service, job, ended)).status == "completed"
         return jobs
 
-    _, behind = await draw(LONG, SHORT)
+    before, behind = await draw(LONG, SHORT)
     assert watch.final_of(behind).prefetched_bytes > 4_000_000
 
     current = await service.submit(LONG)
@@ -267,8 +312,8 @@ async def test_what_was_read_is_taken_and_a_worker_killed_while_it_reads_costs_a
     assert (done.status, done.attempt) == ("completed", 2)
 
     # A new process, in which nothing was read ahead, draws the same.
-    after, alone = await draw(LONG) + await draw(SHORT)
-    assert watch.pixels_of(current)[-3:] == watch.pixels_of(after)
+    (alone,) = await draw(SHORT)
+    assert watch.pixels_of(current)[-LONG.count :] == watch.pixels_of(before)
     assert watch.final_of(alone).prefetched_bytes == 0
     assert watch.pixels_of(alone) == watch.pixels_of(behind)
 

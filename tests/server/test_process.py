@@ -33,9 +33,10 @@ print(json.dumps([sys.getswitchinterval(), gc.get_freeze_count(), gc.get_thresho
 # Counts the heaps that malloc has made for four threads which all hold some memory.
 HEAPS = """
 import ctypes, sys, threading
-from flux_mcp.server.transports.http import share_heap
 
 if sys.argv[1] == "shared":
+    from flux_mcp.server.transports.http import share_heap
+
     share_heap()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

@@ -383,6 +383,18 @@ async def test_nothing_is_announced_while_nothing_changes_and_a_bug_ends_nothing
 # --- changes, over stdio -----------------------------------------------------------------------
 
 
+# Every change is waited for: by default that is seconds.
+LOOKS_OFTEN = """
+import sys
+from flux_mcp.cli import main
+from flux_mcp.server import prompt_feed
+
+prompt_feed.LOOK_EVERY_S = 0.1
+sys.argv = ["flux-mcp", "serve"]
+main()
+"""
+
+
 @dataclass
 class Heard:
     """What a client was told, in its era's way."""
@@ -414,7 +426,7 @@ async def served(
 
     parameters = StdioServerParameters(
         command=sys.executable,
-        args=["-m", "flux_mcp", "serve"],
+        args=["-P", "-c", LOOKS_OFTEN],
         env={
             **os.environ,
             "FLUX_MCP_DATA_DIR": str(settings.data_dir),
@@ -437,6 +449,13 @@ async def served(
             await asyncio.gather(following, return_exceptions=True)
 
 
+def rewrite(file: Path, text: str, aside: Path) -> None:
+    """Put another file in place at once: half of it would be one more change."""
+    aside.mkdir(exist_ok=True)
+    (aside / file.name).write_text(text, encoding="utf-8")
+    (aside / file.name).rename(file)
+
+
 def put(folder: Path, own: Path) -> None:
     """Put a pack in place at once, as `git` or a person moving a folder does."""
     aside = own.parent / "aside" / folder.name
@@ -449,6 +468,7 @@ async def test_a_pack_that_changes_on_disk_is_announced_and_used_without_a_resta
     settings: Settings, tmp_path: Path, mode: Literal["auto", "legacy"]
 ) -> None:
     own, made = settings.paths.packs, write_pack(tmp_path / "pets")
+    aside = tmp_path / "rewritten"
     own.mkdir(parents=True)
     async with served(settings, mode) as (client, heard):
         capabilities = client.server_capabilities.prompts
@@ -461,24 +481,24 @@ async def test_a_pack_that_changes_on_disk_is_announced_and_used_without_a_resta
         assert "pets" in await prompts_of(client)
         assert "a tabby cat on a chair" in await text_of(client, "pets")
 
-        (own / "pets" / "subjects" / "cat.txt").write_text("a black cat", encoding="utf-8")
+        rewrite(own / "pets" / "subjects" / "cat.txt", "a black cat", aside)
         await heard.next()
         assert "a black cat" in await text_of(client, "pets")
         dry = await client.call_tool("flux_generate", {"pack": "pets", "dry_run": True})
         assert dry.structured_content is not None
         assert "a black cat" in dry.structured_content["plan"]["prompt"]
 
-        (own / "pets" / "pack.json").write_text(manifest(titel="Pets"), encoding="utf-8")
+        rewrite(own / "pets" / "pack.json", manifest(titel="Pets"), aside)
         await heard.next()
         assert "pets" not in await prompts_of(client)
         assert "pets/pack.json:" in await refusal_of(client, "pets")
         assert "micro-shapes" in await prompts_of(client), "the others are not touched"
 
-        (own / "pets" / "pack.json").write_text(manifest(title="Pets"), encoding="utf-8")
+        rewrite(own / "pets" / "pack.json", manifest(title="Pets"), aside)
         await heard.next()
         assert (await prompts_of(client))["pets"].title == "Pets"
 
-        shutil.rmtree(own / "pets")
+        (own / "pets").rename(aside / "pets")
         await heard.next()
         assert "pets" not in await prompts_of(client)
         assert heard.changes == 5, "each change once, and nothing else"

@@ -29,6 +29,7 @@ from pydantic import TypeAdapter
 
 from flux_mcp.errors import UnknownJobError
 from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.principals import LOCAL, acting_as
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.server import calls
@@ -37,7 +38,8 @@ from flux_mcp.server.calls import ToolCalls
 from flux_mcp.server.job_tasks import JobTasks
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
-from tests.e2e.calls import FAST, SLOW, cancel_call_while_drawing, job
+from tests.e2e.calls import FAST, cancel_call_while_drawing, job
+from tests.jobs.factories import ENDLESS, LIGHT_WORKER
 
 from .task_client import TASKS_ID, TasksClient, ask, begun, ended, task_of
 
@@ -72,16 +74,24 @@ async def waiting(idle: Service) -> AsyncIterator[Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+async def busy(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """A service whose worker is light, and quick or endless as it is asked."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("busy") / "data", allowed_dirs=())
+    service = Service(settings, make_fleet=lambda settings: ProcessFleet(settings, LIGHT_WORKER))
+    await service.open()
+    yield service
+    await service.close()
+
+
 @pytest.fixture
-async def drawing(
-    shared_service: Service, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Client]:
+async def drawing(busy: Service, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Client]:
     """A client that takes tasks, of a server that draws and whose grace no job is quick enough for.
 
     So a small image becomes a task on any machine.
     """
     monkeypatch.setattr(calls, "TASK_GRACE_S", 0.0)
-    async with client_of(shared_service, extensions=[TasksClient()]) as client:
+    async with client_of(busy, extensions=[TasksClient()]) as client:
         yield client
 
 
@@ -214,7 +224,7 @@ async def test_a_full_queue_refuses_a_call_instead_of_making_a_task(settings: Se
 
 async def test_a_repeated_call_is_the_same_task_and_at_last_its_result(drawing: Client) -> None:
     asked = {**FAST, "idempotency_key": secrets.token_hex(8)}
-    before = await task_of(drawing, "flux_generate", **SLOW)
+    before = await task_of(drawing, "flux_generate", **ENDLESS)
     first = await task_of(drawing, "flux_generate", **asked)
     again = await task_of(drawing, "flux_generate", **asked)
     assert again.task_id == first.task_id
@@ -229,7 +239,7 @@ async def test_a_repeated_call_is_the_same_task_and_at_last_its_result(drawing: 
 
 
 async def test_a_task_ends_with_exactly_what_the_call_would_have_answered(
-    drawing: Client, shared_service: Service
+    drawing: Client, busy: Service
 ) -> None:
     asked = {**FAST, "count": 2, "idempotency_key": secrets.token_hex(8)}
     created = await task_of(drawing, "flux_generate", **asked)
@@ -239,7 +249,7 @@ async def test_a_task_ends_with_exactly_what_the_call_would_have_answered(
     result = CallToolResult.model_validate(task["result"], by_name=False)
     kinds = [type(block) for block in result.content]
     assert kinds == [TextContent, ImageContent, ImageContent, ResourceLink, ResourceLink]
-    async with client_of(shared_service) as other:
+    async with client_of(busy) as other:
         waited = await other.call_tool("flux_generate", {**asked, "wait_s": 60})
     assert task["result"] == plain(waited)
 
@@ -261,33 +271,33 @@ async def test_the_result_has_the_preview_that_the_call_asked_for(
     assert len(shown) == previews
 
 
-async def test_a_task_says_how_far_its_job_is(drawing: Client, shared_service: Service) -> None:
-    created = await task_of(drawing, "flux_generate", **SLOW)
-    async for seen in shared_service.watch(created.task_id, 120):
+async def test_a_task_says_how_far_its_job_is(drawing: Client, busy: Service) -> None:
+    created = await task_of(drawing, "flux_generate", **ENDLESS)
+    async for seen in busy.watch(created.task_id, 120):
         if seen.step >= 2:
             break
     task = await ask(drawing.session, "tasks/get", created.task_id)
     assert task["status"] == "working"
-    assert re.match(r"denoising, step \d+ of 512", task["statusMessage"])
+    assert re.match(r"denoising, step 2 of \d+", task["statusMessage"])
     assert task["lastUpdatedAt"] > task["createdAt"]
-    await shared_service.cancel(created.task_id)
+    await busy.cancel(created.task_id)
 
 
 async def test_a_job_that_fails_is_a_call_that_succeeded_with_an_error(
-    drawing: Client, shared_service: Service
+    drawing: Client, busy: Service
 ) -> None:
-    before = await task_of(drawing, "flux_generate", **SLOW)
+    before = await task_of(drawing, "flux_generate", **ENDLESS)
     colour = "#" + secrets.token_hex(3)
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64), colour).save(buffer, "PNG")
     uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     created = await task_of(drawing, "flux_edit", prompt="make it blue", images=[uri])
-    (incoming,) = (await shared_service.find_job(created.task_id)).plan.inputs
-    (stored,) = shared_service.settings.paths.uploads.glob(f"**/{incoming.sha256}*")
+    (incoming,) = (await busy.find_job(created.task_id)).plan.inputs
+    (stored,) = busy.settings.paths.uploads.glob(f"**/{incoming.sha256}*")
     stored.unlink()
     await ask(drawing.session, "tasks/cancel", before.task_id)
     task = await ended(drawing.session, created.task_id)
-    failed = await shared_service.find_job(created.task_id)
+    failed = await busy.find_job(created.task_id)
     assert failed.status == "failed"
     assert task["status"] == "completed"
     assert task["result"]["isError"] is True
@@ -318,13 +328,11 @@ async def test_a_waiting_task_is_cancelled_at_once(waiting: Client, idle: Servic
     assert (await idle.find_job(task_id)).status == "cancelled"
 
 
-async def test_a_running_task_stops_at_its_next_step(
-    drawing: Client, shared_service: Service
-) -> None:
-    task_id = (await task_of(drawing, "flux_generate", **SLOW)).task_id
-    await until(shared_service, task_id, "running")
+async def test_a_running_task_is_stopped_and_says_so(drawing: Client, busy: Service) -> None:
+    task_id = (await task_of(drawing, "flux_generate", **ENDLESS)).task_id
+    await until(busy, task_id, "running")
     assert await ask(drawing.session, "tasks/cancel", task_id) == {"resultType": "complete"}
-    stopped = await until(shared_service, task_id, "cancelled")
+    stopped = await until(busy, task_id, "cancelled")
     assert stopped.step < stopped.total_steps
     assert (await ask(drawing.session, "tasks/get", task_id))["status"] == "cancelled"
 
@@ -337,22 +345,24 @@ async def test_cancelling_a_task_that_has_ended_changes_nothing(drawing: Client)
 
 
 async def test_a_call_cancelled_before_it_became_a_task_takes_its_job_along(
-    drawing: Client, shared_service: Service, monkeypatch: pytest.MonkeyPatch
+    drawing: Client, busy: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calls, "TASK_GRACE_S", 100.0)
     session = secrets.token_hex(8)
-    await cancel_call_while_drawing(drawing, "flux_generate", **SLOW, session=session, wait_s=200)
-    (only_one,) = [one for one in await shared_service.recent_jobs(5) if one.session == session]
+    await cancel_call_while_drawing(
+        drawing, "flux_generate", **ENDLESS, session=session, wait_s=200
+    )
+    (only_one,) = [one for one in await busy.recent_jobs(5) if one.session == session]
     assert not only_one.id_given
-    await until(shared_service, only_one.id, "cancelled")
+    await until(busy, only_one.id, "cancelled")
 
 
-async def test_a_task_outlives_its_client(drawing: Client, shared_service: Service) -> None:
-    before = await task_of(drawing, "flux_generate", **SLOW)
-    async with client_of(shared_service, extensions=[TasksClient()]) as client:
+async def test_a_task_outlives_its_client(drawing: Client, busy: Service) -> None:
+    before = await task_of(drawing, "flux_generate", **ENDLESS)
+    async with client_of(busy, extensions=[TasksClient()]) as client:
         created = await task_of(client, "flux_generate", **FAST)
-    await shared_service.cancel(before.task_id)
-    assert (await until(shared_service, created.task_id, "completed")).id_given
+    await busy.cancel(before.task_id)
+    assert (await until(busy, created.task_id, "completed")).id_given
 
 
 # --- whose it is -------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from tests.e2e.clients.transports import ROUTES, Route, Server, connected
 
 WAIT_S = 230
 SMALL: dict[str, Any] = {**FAST, "steps": 1, "preview": "none"}
+ENDLESS: dict[str, Any] = {**FAST, "prompt": "wait until you are cancelled", "preview": "none"}
+"""The light worker begins it, and goes on when it is cancelled."""
 
 
 Call = asyncio.Task[CallToolResult]

@@ -13,10 +13,10 @@ import pytest
 from filelock import FileLock
 
 from flux_mcp.service.answers import JobAnswer
-from tests.e2e.calls import FAST, SLOW, call, draws, is_final, job, job_until
+from tests.e2e.calls import FAST, call, draws, is_final, job, job_until
 
 from .dropping import post
-from .holding import SMALL, WAIT_S, waiting
+from .holding import ENDLESS, SMALL, WAIT_S, waiting
 from .transports import (
     DEADLINE_S,
     HTTP,
@@ -55,7 +55,7 @@ async def test_told_to_end_with_calls_open_on_every_route_servers_keep_every_job
         async with AsyncExitStack() as stack:
             owner = await stack.enter_async_context(connected(server, HTTP))
             # Longer than the time that answers under way are given: none of them is reached.
-            running = await job(owner, "flux_generate", **SLOW, session="running", wait_s=0)
+            running = await job(owner, "flux_generate", **ENDLESS, session="running", wait_s=0)
             before = set(psutil.Process().children())
             calls = []
             for number, route in zip(count(), ROUTES, strict=False):

@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
+from mcp import Client
 
 from flux_mcp.service.answers import JobAnswer
-from tests.e2e.calls import SLOW, call, is_final, job, job_until
+from tests.e2e.calls import call, is_final, job, job_until
 
-from .holding import SMALL, WAIT_S, ends, waiting
-from .transports import HTTP, ROUTES, TOKENS, Route, Server, connected, http_client
+from .holding import ENDLESS, SMALL, WAIT_S, ends, waiting
+from .transports import HTTP, ROUTES, STDIO, TOKENS, Route, Server, connected, http_client
 
 pytestmark = pytest.mark.anyio
 
@@ -21,7 +22,7 @@ MAX_REQUESTS = 64
 async def slow(server: Server) -> AsyncIterator[str]:
     """A job that keeps the GPU busy until it is cancelled."""
     async with connected(server, HTTP) as client:
-        started = await job(client, "flux_generate", **SLOW, wait_s=0)
+        started = await job(client, "flux_generate", **ENDLESS, wait_s=0)
         yield started.job_id or ""
         await call(client, "flux_cancel_job", job_id=started.job_id)
         await job_until(client, started.job_id or "", is_final)
@@ -29,9 +30,12 @@ async def slow(server: Server) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)
 async def test_ten_calls_wait_while_others_are_answered_and_then_all_are(
-    server: Server, slow: str, route: Route
+    server: Server, stdio: Client, slow: str, route: Route
 ) -> None:
-    async with connected(server, route) as client:
+    async with AsyncExitStack() as stack:
+        client = stdio
+        if route != STDIO:
+            client = await stack.enter_async_context(connected(server, route))
         drawing = {**SMALL, "wait_s": WAIT_S}
         calls = [await waiting(client, "flux_generate", drawing) for _ in range(5)]
         looking = {"job_id": slow, "wait_s": WAIT_S}

@@ -11,9 +11,9 @@ from mcp.types import CONNECTION_CLOSED
 
 from flux_mcp.server.transports.sessions import MAX_EVENT_BYTES
 from flux_mcp.service.answers import JobAnswer
-from tests.e2e.calls import SLOW, call, is_final, job, job_until
+from tests.e2e.calls import call, is_final, job, job_until
 
-from .holding import SMALL, WAIT_S, waiting
+from .holding import ENDLESS, SMALL, WAIT_S, waiting
 from .raw import Session, answer, line_to, opened, progress, request, tool_call
 from .transports import (
     DEADLINE_S,
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 async def busy(server: Server) -> AsyncIterator[Client]:
     """Keep the GPU busy: what is asked for inside the block waits, until the job is cancelled."""
     async with connected(server, HTTP) as client:
-        slow = await job(client, "flux_generate", **SLOW, session="busy", wait_s=0)
+        slow = await job(client, "flux_generate", **ENDLESS, session="busy", wait_s=0)
         yield client
         await call(client, "flux_cancel_job", job_id=slow.job_id)
         await job_until(client, slow.job_id or "", is_final)

@@ -10,9 +10,9 @@ from mcp import Client
 from mcp.types import CallToolResult
 
 from flux_mcp.service.answers import JobAnswer
-from tests.e2e.calls import SLOW, call, is_final, job, job_until
+from tests.e2e.calls import call, is_final, job, job_until
 
-from .holding import SMALL, WAIT_S, ends, stop, waiting
+from .holding import ENDLESS, SMALL, WAIT_S, ends, stop, waiting
 from .transports import HTTP, LEGACY_HTTP, LEGACY_SSE, SSE, STDIO, Route, Server, connected
 
 pytestmark = pytest.mark.anyio
@@ -22,13 +22,6 @@ PAIRS = [
     pytest.param(LEGACY_HTTP, SSE, id="legacy http and sse"),
     pytest.param(STDIO, HTTP, id="stdio and http"),
 ]
-
-
-@pytest.fixture(scope="module")
-async def stdio(server: Server) -> AsyncIterator[Client]:
-    """One server process over stdio beside the one that listens."""
-    async with connected(server, STDIO) as client:
-        yield client
 
 
 @pytest.fixture
@@ -47,7 +40,7 @@ async def pair(
 async def slow(server: Server) -> AsyncIterator[str]:
     """A job that keeps the GPU busy until it is cancelled."""
     async with connected(server, HTTP) as client:
-        started = await job(client, "flux_generate", **SLOW, wait_s=0)
+        started = await job(client, "flux_generate", **ENDLESS, wait_s=0)
         yield started.job_id or ""
         await call(client, "flux_cancel_job", job_id=started.job_id)
         await job_until(client, started.job_id or "", is_final)

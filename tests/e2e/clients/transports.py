@@ -1,5 +1,7 @@
 """Real servers and clients of every transport and era, on one data folder.
 
+What the servers draw does not matter here: their worker is a light one, see `light.py`.
+
 A route is how a client comes in: the transport, and the era it opens with (`auto` is 2026-07-28,
 `legacy` the handshake of 2025-11-25).
 """
@@ -31,6 +33,7 @@ TOKENS = {
     "ada": "ada-0123456789abcdef",
     "bob": "bob-0123456789abcdef",
 }
+SERVE = ("-P", str(Path(__file__).with_name("light.py")), "serve")
 _LISTENING = re.compile(r"address=(http://[\w.\[\]:]+)")
 
 
@@ -68,13 +71,6 @@ class Server:
     def as_process(self) -> psutil.Process:
         return psutil.Process(self.process.pid)
 
-    def worker(self) -> psutil.Process:
-        return next(
-            child
-            for child in self.as_process().children()
-            if "flux_mcp.pipelines.worker" in child.cmdline()
-        )
-
     def errors(self) -> list[str]:
         return errors_in(self.said)
 
@@ -109,7 +105,7 @@ def environment(data: Path, **variables: str) -> dict[str, str]:
 @contextmanager
 def listening(data: Path, **variables: str) -> Iterator[Server]:
     """Start a server of streamable HTTP and SSE; end it afterwards, killed if it must be."""
-    command = [sys.executable, "-m", "flux_mcp", "serve", "--transport", "http", "--sse"]
+    command = [sys.executable, *SERVE, "--transport", "http", "--sse"]
     with subprocess.Popen(
         [*command, "--port", "0"],
         stdin=subprocess.DEVNULL,
@@ -160,7 +156,7 @@ async def connected(
     if route.transport == "stdio":
         started = StdioServerParameters(
             command=sys.executable,
-            args=["-m", "flux_mcp", "serve"],
+            args=list(SERVE),
             env=environment(server.data, FLUX_MCP_LOG_LEVEL="warning", **variables),
         )
         async with Client(stdio_client(started), mode=route.era) as client:
@@ -197,4 +193,4 @@ async def until(is_so: Callable[[], bool]) -> None:
     """Look again and again at what another process does."""
     async with asyncio.timeout(DEADLINE_S):
         while not is_so():  # noqa: ASYNC110 - another process rings no bell
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
