@@ -192,8 +192,9 @@ def test_what_was_quantised_before_it_was_stored_is_loaded_as_it_is(micro, snaps
 
 def test_a_gguf_file_of_another_type_than_the_plan_says_is_refused(micro, snapshot, micro_gguf):
     wrong = micro.model_copy(update={"precision": "q8_0", "gguf": micro_gguf("Q4_0")})
-    with pytest.raises(WeightsInvalidError, match=r"in q8_0, but micro-Q4_0\.gguf holds Q4_0"):
+    with pytest.raises(WeightsInvalidError, match=r"q8_0, but micro-Q4_0\.gguf .* Q4_0") as refused:
         transformer_part(wrong, snapshot)
+    assert "'q4_0'" in refused.value.hint
     with pytest.raises(WeightsInvalidError, match="loaded in bf16"):
         transformer_part(wrong.model_copy(update={"precision": "bf16"}), snapshot)
 
@@ -232,8 +233,8 @@ def test_a_truncated_gguf_file_is_refused(micro, snapshot, tmp_path, micro_gguf)
     [
         (lambda t: t.pop("proj_out.weight"), "lacks 1 tensors, such as proj_out.weight"),
         (
-            lambda t: t.update({"scaled_fp8": t["proj_out.bias"].clone()}),
-            "1 tensors that FluxTransformer2DModel does not know, such as scaled_fp8",
+            lambda t: t.update({"odd": t["proj_out.bias"].clone()}),
+            "1 tensors that FluxTransformer2DModel does not know, such as odd",
         ),
         (
             lambda t: t.update({"x_embedder.weight": t["x_embedder.weight"].repeat(1, 2)}),
@@ -393,9 +394,9 @@ def test_a_file_of_black_forest_labs_is_read_into_the_same_tensors(tmp_path):
     )
     loaded = load_part(part, "fp8", report=said.append).state_dict()
     assert loaded.keys() == state.keys()
-    # Stored as fp8 and held as fp8: not a bit is lost on the way through 16 bit.
+    # Matrices are held as the bytes they are, the rest in 16 bit: not a bit is lost.
     for name, tensor in state.items():
-        if loaded[name].dtype == tensor.dtype:
+        if loaded[name].dtype == torch.int8:
             assert loaded[name].view(torch.uint8).equal(tensor.view(torch.uint8)), name
         else:
             assert loaded[name].float().equal(tensor.float()), name

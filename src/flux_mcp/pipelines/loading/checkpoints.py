@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from flux_mcp.errors import WeightsInvalidError
-from flux_mcp.models.formats import format_of
+from flux_mcp.models.formats import format_of, load_formats
 from flux_mcp.models.parts import Precision
 from flux_mcp.pipelines.loading.progress import ReadProgress
 
@@ -103,6 +103,10 @@ class TensorEntry:
     """Of its first byte in that file."""
     shaped: Callable[[Any], Any]
     """Makes the tensor out of its bytes, in one dimension, without a copy."""
+    dtype: Any = None
+    """Torch's, of the stored numbers; `None` in GGUF files."""
+    finish: Callable[[Any], Any] = lambda tensor: tensor
+    """Makes what a model gets of what was read, on the device."""
 
     @property
     def values(self) -> int:
@@ -125,8 +129,10 @@ class TensorEntry:
         return GGUFParameter(blocks, quant_type=kind)
 
 
-_UNPACKED = frozenset({None, "F32", "F16"})
-"""Block types that diffusers 0.42.1 turns into torch's own numbers; others stay packed."""
+_NUMBERS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""GGUF's block types that are plain numbers -> torch's. diffusers 0.42.1 takes BF16 for packed, and
+then fails on every tensor that is no linear layer's weight."""
+_UNPACKED = frozenset({None, *_NUMBERS})
 
 
 class Handle:
@@ -155,7 +161,7 @@ class Handle:
             # Not shared with anything; but pinned memory is for copying from, not for keeping.
             tensor = taken.to(self._device, copy=taken.is_pinned())
         self._progress.add(self._entry.stored_bytes, from_memory=taken is not None)
-        return tensor
+        return self._entry.finish(tensor)
 
 
 class PendingTensors(dict[str, Any]):
@@ -256,6 +262,7 @@ def _safetensors_entry(path: Path, offset: int, file: Any, name: str) -> TensorE
         path=path,
         offset=offset,
         shaped=lambda stored: stored.view(dtype).reshape(shape),
+        dtype=dtype,
     )
 
 
@@ -325,10 +332,16 @@ def _packer(item: Any) -> Callable[[Any], Any]:
 
 
 def _for_diffusers(data: Any, kind: Any) -> Any:
-    """Return a tensor as diffusers 0.42.1 has it: packed blocks with their type."""
+    """Return a tensor as diffusers 0.42.1 has it: plain numbers, or packed blocks with their type.
+
+    The gguf package has BF16 as bytes.
+    """
+    import torch
     from diffusers.quantizers.gguf.utils import GGUFParameter
 
-    return data if kind.name in _UNPACKED else GGUFParameter(data, quant_type=kind)
+    if kind.name in _NUMBERS:
+        return data.view(getattr(torch, _NUMBERS[kind.name]))
+    return GGUFParameter(data, quant_type=kind)
 
 
 @dataclass(frozen=True)
@@ -418,16 +431,28 @@ def check_file(part: str, file: Path, precision: Precision) -> None:
     if file.suffix != GGUF_SUFFIX:
         check_folder(part, "", precision)
         return
-    row = format_of(precision)
-    if row.method != "gguf":
+    row, found = format_of(precision), _block_type(part, file)
+    if found in _UNPACKED:
+        if row.method == "gguf":
+            raise WeightsInvalidError(
+                f"{part} is to be loaded in {precision}, but {file.name} holds {found}: it is not "
+                "packed.",
+                "Give the row the precision 'bf16', or one that is made while loading.",
+            )
+        return
+    known = {
+        one.recipe: name for name, one in load_formats().format.items() if one.method == "gguf"
+    }
+    if found not in known:
         raise WeightsInvalidError(
-            f"{part} is to be loaded in {precision}, but {file.name} is a GGUF file.",
-            "Give the row the precision that most of it is packed in, such as 'q8_0'.",
+            f"{file.name} holds {found}, a packing of GGUF that is not supported.",
+            f"Get the file in one of: {', '.join(sorted(known))}.",
         )
-    if (found := _block_type(part, file)) != row.recipe:
+    if found != row.recipe or row.method != "gguf":
         raise WeightsInvalidError(
-            f"{part} is to be loaded in {precision}, but {file.name} holds {found}.",
-            f"Give the row the precision '{found.lower()}'.",
+            f"{part} is to be loaded in {precision}, but {file.name} is a GGUF file that holds "
+            f"{found}.",
+            f"Give the row the precision '{known[found]}'.",
         )
 
 

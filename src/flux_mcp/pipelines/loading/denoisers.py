@@ -5,6 +5,7 @@ functions of which diffusers 0.42.1's own `from_single_file` consists: that one 
 while loading, and does not check for missing tensors.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,10 @@ from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.models.formats import Format
 from flux_mcp.pipelines.loading.checkpoints import PendingTensors, TensorEntry, TensorReading
 from flux_mcp.pipelines.loading.quantisers import cast_storage, compute_dtype, configuration
+from flux_mcp.pipelines.loading.scaled import hold_scaled, split_scales
 from flux_mcp.pipelines.loading.slots import send, slot_of
 
-_WHOLE_CHECKPOINT = "model.diffusion_model."
+_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 """Before the transformer's names in files that hold VAE and text encoders as well."""
 _BFL_BLOCK = "double_blocks."
 """In the names that Black Forest Labs' own files have; diffusers has others."""
@@ -44,13 +46,19 @@ def load_denoiser(
         model = model_class.from_config(
             model_class.load_config(str(reading.config), local_files_only=True)
         )
-    entries = _of_the_transformer(reading.checkpoint.entries)
-    stand_ins = _check(model_class, model, entries)
-    tensors = _renamed(model_class, model, PendingTensors(reading.handles(entries)))
     dtype = compute_dtype(row.compute)
+    stored = split_scales(reading.part, _of_the_transformer(reading.checkpoint.entries))
+    stand_ins = _check(model_class, model, stored.entries)
     model.to(dtype)
-    # Before the weights are read: each is then stored in its type at once, never all in 16 bit.
-    cast_storage(model, row)
+    if row.method == "casting" and stored.is_narrow:
+        # Renamed, split and reordered by rows as the weights will be.
+        hold_scaled(model, _renamed(model_class, model, stored.storage()), dtype)
+        entries = stored.kept(dtype)
+    else:
+        entries = stored.widened(dtype)
+        # Before the weights are read: each is then stored in its type at once, never all in 16 bit.
+        cast_storage(model, row)
+    tensors = _renamed(model_class, model, PendingTensors(reading.handles(entries)))
     quantiser = None
     if (chosen := configuration(diffusers, row)) is not None:
         quantiser = DiffusersAutoQuantizer.from_config(chosen, pre_quantized=row.from_file_only)
@@ -86,12 +94,23 @@ def _by_block(tensors: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _of_the_transformer(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
     """Return the transformer's tensors, where a file holds a whole pipeline."""
-    own = {
-        name.removeprefix(_WHOLE_CHECKPOINT): entry
-        for name, entry in entries.items()
-        if name.startswith(_WHOLE_CHECKPOINT)
-    }
-    return own or dict(entries)
+    for prefix in _PREFIXES:
+        own = {
+            name.removeprefix(prefix): entry
+            for name, entry in entries.items()
+            if name.startswith(prefix)
+        }
+        if own:
+            break
+    else:
+        own = dict(entries)
+    if not any(name.startswith(_BFL_BLOCK) for name in own):
+        return own
+    # Some exports call the norms of Black Forest Labs' blocks as every other tensor is called.
+    return {_NORM.sub(r"\1.scale", name): entry for name, entry in own.items()}
+
+
+_NORM = re.compile(r"(\.norm\.(?:query|key)_norm)\.weight")
 
 
 def _check(model_class: Any, model: Any, entries: Mapping[str, TensorEntry]) -> dict[str, Any]:
@@ -104,6 +123,8 @@ def _check(model_class: Any, model: Any, entries: Mapping[str, TensorEntry]) -> 
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     try:
         stand_ins = _renamed(model_class, model, told)
+        # The converters take out what they know, and pass over the rest.
+        unused = sorted(told) if stand_ins is not told else []
         # Packed tensors know the shape they are unpacked to.
         found = {n: tuple(getattr(t, "quant_shape", t.shape)) for n, t in stand_ins.items()}
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
@@ -116,7 +137,7 @@ def _check(model_class: Any, model: Any, entries: Mapping[str, TensorEntry]) -> 
         raise WeightsInvalidError(
             f"transformer lacks {len(missing)} tensors, such as {missing[0]}.", _OTHER_WEIGHTS
         )
-    if unknown := sorted(set(found) - set(wanted)):
+    if unknown := sorted({*found, *unused} - set(wanted)):
         raise WeightsInvalidError(
             f"transformer has {len(unknown)} tensors that {model_class.__name__} does not know, "
             f"such as {unknown[0]}.",

@@ -1,8 +1,10 @@
 """Loads a large text encoder of transformers, from its folder or a GGUF file, in any precision.
 
-GGUF files name tensors as llama.cpp does; the gguf package translates the names.
+GGUF files name tensors as llama.cpp does, which the gguf package translates, or as transformers.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,7 @@ from flux_mcp.models.families import PART_CLASSES
 from flux_mcp.models.formats import Format
 from flux_mcp.pipelines.loading.checkpoints import TensorEntry, TensorReading
 from flux_mcp.pipelines.loading.quantisers import cast_storage, compute_dtype, configuration
+from flux_mcp.pipelines.loading.scaled import hold_scaled, split_scales
 
 
 def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
@@ -34,10 +37,14 @@ def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
     options: dict[str, Any] = {}
     if (chosen := configuration(transformers, row)) is not None:
         options["quantization_config"] = chosen
+    entries = reading.checkpoint.entries
+    if any(entry.block_type for entry in entries.values()):
+        entries = _by_parameter(model_class, _without_weights(model_class, reading), reading)
+    stored = split_scales(reading.part, entries)
     model, info = model_class.from_pretrained(
         None,
         config=_config(model_class, reading),
-        state_dict=reading.handles(reading.checkpoint.entries),
+        state_dict=reading.handles(stored.widened(compute_dtype(row.compute))),
         dtype=compute_dtype(row.compute),
         device_map={"": reading.device},
         output_loading_info=True,
@@ -48,12 +55,54 @@ def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
         raise WeightsInvalidError(
             f"{reading.part} lacks {len(missing)} tensors, such as {missing[0]}.", _OTHER_ENCODER
         )
-    cast_storage(model, row)
+    refuse_unknown(reading.part, info["unexpected_keys"])
+    if row.method == "casting" and stored.is_narrow:
+        # Narrowed again, exactly; what the file has in 16 bit stays so.
+        hold_scaled(model, stored.storage(), compute_dtype(row.compute))
+    else:
+        cast_storage(model, row)
     return model
+
+
+def refuse_unknown(part: str, names: Iterable[str]) -> None:
+    """Refuse a file with tensors that its model does not know: it is another's, or packed.
+
+    Args:
+        part: For messages.
+        names: What is left over.
+
+    Raises:
+        WeightsInvalidError: one of them is nothing that may be left out.
+    """
+    unknown = sorted(name for name in names if not _LEFT_OUT.fullmatch(name))
+    if unknown:
+        raise WeightsInvalidError(
+            f"{part} has {len(unknown)} tensors that its model does not know, such as "
+            f"{unknown[0]}.",
+            _OTHER_ENCODER,
+        )
+
+
+_LEFT_OUT = re.compile(
+    r"(?:encoder|decoder)\.embed_tokens\.weight"  # T5's table under its other names
+    r"|(?:text_model\.)?embeddings\.position_ids"  # CLIP's, computed
+    r"|decoder\..*|lm_head\.weight"  # of a T5 that also decodes
+    r"|logit_scale|text_projection\.weight|spiece_model"
+)
+"""Tensors of whole models, of which a text encoder is one half."""
 
 
 def _config(model_class: Any, reading: TensorReading) -> Any:
     return model_class.config_class.from_pretrained(str(reading.config), local_files_only=True)
+
+
+def _without_weights(model_class: Any, reading: TensorReading) -> Any:
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        model = model_class(_config(model_class, reading))
+    model.tie_weights()
+    return model
 
 
 def _load_packed(model_class: Any, reading: TensorReading, row: Format) -> Any:
@@ -61,11 +110,7 @@ def _load_packed(model_class: Any, reading: TensorReading, row: Format) -> Any:
 
     transformers' own GGUF loading unpacks all of them for good.
     """
-    from accelerate import init_empty_weights
-
-    with init_empty_weights():
-        model = model_class(_config(model_class, reading))
-    model.tie_weights()
+    model = _without_weights(model_class, reading)
     entries = _by_parameter(model_class, model, reading)
     handles = reading.handles(entries)
     for name, parameter in list(model.named_parameters()):
@@ -104,17 +149,22 @@ def _by_parameter(model_class: Any, model: Any, reading: TensorReading) -> dict[
     names = gguf.get_tensor_name_map(
         getattr(gguf.MODEL_ARCH, known.gguf), model.config.num_hidden_layers
     )
+    entries = reading.checkpoint.entries
     found, missing = {}, []
     for name, _ in model.named_parameters():
-        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if theirs is None or theirs not in reading.checkpoint.entries:
+        # stable-diffusion.cpp keeps transformers' own names.
+        llamas = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        theirs = next((one for one in (llamas, name) if one in entries), None)
+        if theirs is None:
             missing.append(name)
         else:
-            found[name] = reading.checkpoint.entries[theirs]
+            found[name] = entries[theirs]
     if missing:
         raise WeightsInvalidError(
             f"{reading.part} lacks {len(missing)} tensors, such as {missing[0]}.", _OTHER_ENCODER
         )
+    used = {entry.name for entry in found.values()}
+    refuse_unknown(reading.part, set(entries) - used)
     return found
 
 

@@ -17,7 +17,7 @@ from flux_mcp.pipelines.loading.checkpoints import (
     open_checkpoint,
 )
 from flux_mcp.pipelines.loading.denoisers import load_denoiser
-from flux_mcp.pipelines.loading.encoders import load_encoder
+from flux_mcp.pipelines.loading.encoders import load_encoder, refuse_unknown
 from flux_mcp.pipelines.loading.fetching import make_room
 from flux_mcp.pipelines.loading.part_files import (
     DOWNLOAD_AGAIN,
@@ -96,6 +96,7 @@ def _load_whole(part_class: Any, part: PartFiles, row: Format) -> Any:
         raise WeightsInvalidError(
             f"{part.name} lacks {len(missing)} tensors, such as {missing[0]}.", DOWNLOAD_AGAIN
         )
+    refuse_unknown(part.name, info["unexpected_keys"])
     return model
 
 
