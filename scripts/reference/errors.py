@@ -6,6 +6,9 @@ from flux_mcp import errors
 from flux_mcp.cli import common
 from reference.markdown import NOTE, page, table
 
+RAISED_ITSELF = (errors.StorageError,)
+"""Of the classes that have subclasses, those that are raised themselves."""
+
 
 def errors_page() -> str:
     """Return the error tree with its codes, and the exit codes of the command line."""
@@ -39,7 +42,9 @@ def errors_page() -> str:
 
 
 def _branch(branch: type[errors.FluxMcpError]) -> str:
-    return f"## {branch.__name__}\n\n{_about(branch)}\n\n{_error_rows(branch.__subclasses__())}"
+    own = [branch] if branch in RAISED_ITSELF else []
+    rows = _error_rows([*own, *branch.__subclasses__()])
+    return f"## {branch.__name__}\n\n{_about(branch)}\n\n{rows}"
 
 
 def _error_rows(classes: Sequence[type[errors.FluxMcpError]]) -> str:

@@ -373,5 +373,9 @@ class StorageError(FluxMcpError):
     code = "storage"
 
 
+class DatabaseUnavailableError(StorageError):
+    """The database does not answer at the moment: locked, out of space, or out of reach."""
+
+
 class InternalError(FluxMcpError):
     """An unexpected state inside flux-mcp, which is a bug."""

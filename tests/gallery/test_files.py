@@ -11,7 +11,6 @@ from PIL import Image
 
 from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.gallery import files as files_module
-from flux_mcp.gallery.files import MAX_SWEPT
 from flux_mcp.gallery.store import new_image_id
 
 from .images import flat, noise
@@ -99,38 +98,58 @@ def test_a_missing_file_is_a_storage_error(files):
         files.read("images/2026/01/img_gone.png")
 
 
-# --- sweeping ----------------------------------------------------------------------------------
+# --- files without a row -----------------------------------------------------------------------
 
 
 def age(paths, seconds: float) -> None:
     then = time.time() - seconds
-    for path in paths.images.rglob("*.*"):
+    for path in paths.root.rglob("*.*"):
         os.utime(path, (then, then), follow_symlinks=False)
 
 
-def test_the_sweep_removes_old_leftovers_and_nothing_else(files, paths):
+def names(paths) -> list[str]:
+    return sorted(path.name for path in paths)
+
+
+def test_old_files_without_a_row_are_found_and_others_are_not(files, paths):
     kept, lost = save(files, flat(8, 8), "img_kept"), save(files, flat(8, 8), "img_lost")
     folder = paths.images / "2026/03"
-    (folder / ".img_half.0a1b.part").write_bytes(b"half")
+    (folder / ".img_half.0a1b2c3d.part").write_bytes(b"half")
+    (folder / "img_gone.webp").write_bytes(b"a thumbnail of nothing")
     (folder / "holiday.png").write_bytes(b"the user's own")
     known = {kept.file, kept.thumbnail}
-    assert files.sweep("2026/03", known, older_than_s=3600) == 0
+    young = files.without_row("2026/03", known, 3600)
+    assert (young.images, young.rest) == ((), ())
     age(paths, 7200)
-    assert files.sweep("2026/03", known, older_than_s=3600) == 3
-    assert everything_below(folder) == ["holiday.png", "img_kept.png", "img_kept.webp"]
-    assert lost.file not in everything_below(paths.root)
+    found = files.without_row("2026/03", known, 3600)
+    assert names(found.images) == ["img_lost.png"]
+    assert names(found.rest) == [".img_half.0a1b2c3d.part", "img_gone.webp"]
+    assert lost.file == found.images[0].relative_to(paths.root).as_posix()
 
 
-def test_a_lost_database_does_not_cost_the_images(files, paths, caplog):
-    folder = paths.images / "2026/03"
-    folder.mkdir(parents=True)
-    for n in range(MAX_SWEPT + 1):
-        (folder / f"img_{n}.png").write_bytes(b"x")
-    (folder / ".img_half.0a1b.part").write_bytes(b"half")
+def test_half_written_uploads_and_previews_are_found(files, paths):
+    for part in (
+        paths.uploads / f".{'a' * 64}.0a1b2c3d.part",
+        paths.previews / ".job_a.0a1b2c3d.part",
+    ):
+        part.write_bytes(b"half")
+    (paths.uploads / f"{'a' * 64}.png").write_bytes(b"whole")
+    files.save_preview("job_a", b"whole")
+    assert files.unfinished(3600) == ()
     age(paths, 7200)
-    assert files.sweep("2026/03", frozenset()) == 1
-    assert len(everything_below(folder)) == MAX_SWEPT + 1
-    assert "are not removed" in caplog.text
+    assert names(files.unfinished(3600)) == sorted(
+        [".job_a.0a1b2c3d.part", f".{'a' * 64}.0a1b2c3d.part"]
+    )
+    assert list(files.old_previews(3600)) == ["job_a"]
+
+
+def test_an_image_moved_aside_overwrites_nothing(files, paths):
+    for _ in range(2):
+        saved = save(files, flat(8, 8), "img_a")
+        aside = files.set_aside(paths.root / saved.file)
+        assert aside.read_bytes().startswith(b"\x89PNG")
+    assert len(everything_below(paths.set_aside)) == 2
+    assert everything_below(paths.images) == []
 
 
 WRITE = """
@@ -153,9 +172,7 @@ stop()
 
 
 @pytest.mark.parametrize(("at", "left"), [("half", 1), ("before the row", 2)])
-def test_a_killed_process_leaves_files_without_a_row_and_the_sweep_removes_them(
-    files, gallery, paths, at, left
-):
+def test_a_killed_process_leaves_files_without_a_row(files, gallery, paths, at, left):
     process = subprocess.Popen(
         [sys.executable, "-c", WRITE, str(paths.root), at],
         stdin=subprocess.PIPE,
@@ -164,13 +181,13 @@ def test_a_killed_process_leaves_files_without_a_row_and_the_sweep_removes_them(
     assert process.stdout.readline() == b"here\n"
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
-    names = everything_below(paths.images)
-    assert len(names) == left
-    assert all(name.endswith(".part") for name in names) == (at == "half")
+    left_behind = everything_below(paths.images)
+    assert len(left_behind) == left
+    assert all(name.endswith(".part") for name in left_behind) == (at == "half")
     age(paths, 7200)
     assert files.months() == ("2026/03",)
-    assert files.sweep("2026/03", gallery.known_files("2026/03")) == left
-    assert everything_below(paths.images) == []
+    found = files.without_row("2026/03", gallery.known_files("2026/03"), 3600)
+    assert (len(found.images), len(found.rest)) == ((0, 1) if at == "half" else (1, 0))
 
 
 ADD_MANY = """
@@ -214,8 +231,11 @@ def test_whenever_a_process_is_killed_no_row_is_without_its_file(files, gallery,
     for line in told:
         assert gallery.find(line.decode().strip())
     age(paths, 7200)
-    files.sweep(month, known)
-    assert {f"images/{name}" for name in everything_below(paths.images)} == known
+    found = files.without_row(month, known, 3600)
+    without = {path.relative_to(paths.root).as_posix() for path in (*found.images, *found.rest)}
+    with_image = {f"{name[:-3]}webp" for name in without if name.endswith("png")}
+    there = {f"images/{name}" for name in everything_below(paths.images)}
+    assert there == known | without | with_image
 
 
 # --- previews of running jobs ------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from flux_mcp.errors import (
     InternalError,
     InvalidRequestError,
+    StorageError,
     UnknownImageError,
 )
 from flux_mcp.gallery.search import SearchFilter
@@ -155,3 +156,20 @@ def test_images_of_one_microsecond_keep_their_order_and_their_dates(gallery, rec
 def test_a_limit_below_one_is_refused(gallery):
     with pytest.raises(InvalidRequestError, match="limit"):
         gallery.search(SearchFilter(limit=0))
+
+
+@pytest.mark.parametrize("damage", ["plan = '{'", "kind = 'of next year'", "created_at = 'today'"])
+def test_a_row_that_cannot_be_read_does_not_take_a_page_along(
+    gallery, record, database, damage, caplog
+):
+    for n in range(5):
+        gallery.add(record(n, prompt=f"p{n}"))
+    bad = gallery.search(SearchFilter(limit=9)).images[2]
+    database.execute(f"UPDATE images SET {damage} WHERE id = ?", [bad.id])  # noqa: S608 - our own
+    assert prompts(gallery.search(SearchFilter(limit=9))) == ["p4", "p3", "p1", "p0"]
+    first = gallery.search(SearchFilter(limit=3))
+    assert prompts(first) == ["p4", "p3"]
+    assert prompts(gallery.search(SearchFilter(limit=3, cursor=first.next_cursor))) == ["p1", "p0"]
+    assert f"an image is left out of a list: [storage] The row of image {bad.id}" in caplog.text
+    with pytest.raises(StorageError, match="cannot be read"):
+        gallery.find(bad.id)

@@ -1,5 +1,6 @@
 """The jobs table: each move is guarded, nothing is lost, nothing runs twice."""
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -10,7 +11,12 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
+from flux_mcp.errors import (
+    IdempotencyConflictError,
+    QueueFullError,
+    StorageError,
+    UnknownJobError,
+)
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job
 from flux_mcp.jobs.queue import JobQueue, job_migrations
 from flux_mcp.jobs.scheduler import NextJob, WaitingJob
@@ -394,3 +400,51 @@ def test_migrating_twice_changes_nothing(database: Database) -> None:
     before = database.schema
     job_migrations().apply(database)
     assert database.schema == before
+
+
+# --- rows that cannot be read --------------------------------------------------------------------
+
+
+DAMAGES = {
+    "plan": '\'{"kind": "text2img"\'',
+    "plan ": '\'{"kind": "of next year"}\'',
+    "notices": "'no list'",
+    "error": "'[1]'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_row_that_cannot_be_read_fails_and_the_queue_goes_on(
+    queue: JobQueue, database: Database, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good, later = (queue.submit(make_job(session="s")) for _ in range(3))
+    statement = f"UPDATE jobs SET {damage} = {DAMAGES[damage]} WHERE id = ?"  # noqa: S608 - our own
+    database.execute(statement, [bad.id])
+    # What only looks goes on without it.
+    assert queue.next_up(first) is None
+    assert {job.id for job in queue.recent(9)} == {good.id, later.id}
+    assert {job.id for job in queue.unfinished_of_session("s")} == {good.id, later.id}
+    assert sum(queue.waiting_work().values()) > 0
+    with pytest.raises(StorageError, match=f"{bad.id} cannot be read.*damaged"):
+        queue.find(bad.id)
+    # What runs jobs ends it, and takes the next one.
+    assert claim(queue).id == good.id
+    status, error = database.execute(
+        "SELECT status, error FROM jobs WHERE id = ?", [bad.id]
+    ).fetchone()
+    assert (status, json.loads(error)["code"]) == ("failed", "storage")
+    assert "a job that cannot be read has failed" in caplog.text
+    assert queue.next_up(first) == later
+
+
+def test_a_new_leader_ends_a_running_job_that_it_cannot_read(
+    queue: JobQueue, database: Database
+) -> None:
+    bad, good = queue.submit(make_job()), queue.submit(make_job())
+    for _ in range(2):
+        claim(queue)
+    database.execute("UPDATE jobs SET plan = '{}' WHERE id = ?", [bad.id])
+    (recovered,) = queue.recover(ErrorInfo(code="worker_lost", message="gone", hint=""))
+    assert (recovered.id, recovered.status) == (good.id, "queued")
+    assert claim(queue).id == good.id
+    assert queue.depth() == 0

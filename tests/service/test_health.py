@@ -134,16 +134,15 @@ async def test_a_worker_that_cannot_start_degrades(open_service: Open, settings:
     await service.close()
 
 
-async def test_a_database_that_is_none_degrades_and_a_path_is_not_told(
+async def test_a_database_that_cannot_be_opened_degrades_and_a_path_is_not_told(
     open_service: Open, settings: Settings
 ) -> None:
-    settings.paths.root.mkdir()
-    settings.paths.database.write_bytes(b"no database" * 1000)
+    settings.paths.database.mkdir(parents=True)
     async with open_service() as service:
         seen = await health_until(service, lambda answer: "refuses" in answer.reason)
         assert (seen.status, seen.http_status, seen.queue_depth) == ("degraded", 503, None)
         assert str(settings.paths.root) not in seen.model_dump_json()
-        settings.paths.database.unlink()
+        settings.paths.database.rmdir()
         fixed = await health_until(service, lambda answer: answer.leads)
         assert fixed.status == "no_worker"
 

@@ -7,8 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlite_utils.migrations import Migrations
 
-from flux_mcp.storage.database import DatabaseThread, immediate, open_database
+from flux_mcp.errors import StorageError
+from flux_mcp.storage.database import (
+    DatabaseThread,
+    bring_up_to_date,
+    immediate,
+    open_database,
+)
 
 ADD = """
 import sys
@@ -153,3 +160,67 @@ def test_the_data_version_changes_when_another_connection_writes_and_only_then(t
         await thread.close()
 
     asyncio.run(use())
+
+
+# --- a file that is damaged, gone, or newer ------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("content", [b"no database" * 500, b"SQLite format 3\0" + bytes(4000)])
+async def test_a_damaged_file_is_renamed_and_never_overwritten(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.sqlite"
+    path.write_bytes(content)
+    threads = [DatabaseThread(path, nothing) for _ in range(3)]
+    await asyncio.gather(*(thread.open() for thread in threads))
+    for thread in threads:
+        await thread.call(lambda: None)
+        await thread.close()
+    renamed = [one for one in tmp_path.iterdir() if ".damaged-" in one.name]
+    assert [one.read_bytes() for one in renamed] == [content]
+    assert "the database is damaged" in caplog.text
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be deleted there")
+@pytest.mark.parametrize("comes", ["nothing", "another"])
+async def test_a_file_that_is_deleted_or_replaced_while_it_is_open_is_noticed(
+    tmp_path: Path, comes: str
+) -> None:
+    path = tmp_path / "a.sqlite"
+    thread = DatabaseThread(path, nothing)
+    await thread.open()
+    path.rename(tmp_path / "kept.sqlite")
+    if comes == "another":
+        path.touch()
+    with pytest.raises(StorageError, match="deleted or replaced"):
+        await thread.call(lambda: None)
+    # Put back, all goes on.
+    (tmp_path / "kept.sqlite").rename(path)
+    await thread.call(lambda: None)
+    path.unlink()
+    await thread.close()
+
+
+@pytest.mark.anyio
+async def test_a_file_that_a_newer_version_changed_is_refused_and_left_as_it_is(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.sqlite"
+    steps = Migrations("jobs")
+    steps(name="0001_jobs")(nothing)
+    newer = Migrations("jobs")
+    newer(name="0001_jobs")(nothing)
+    newer(name="0002_of_next_year")(nothing)
+    database = open_database(path)
+    bring_up_to_date(database, newer)
+    before = database.schema
+    database.close()
+    thread = DatabaseThread(path, lambda opened: bring_up_to_date(opened, steps))
+    with pytest.raises(StorageError, match=r"newer version .*0002_of_next_year"):
+        await thread.open()
+    await thread.close()
+    database = open_database(path)
+    assert database.schema == before
+    database.close()

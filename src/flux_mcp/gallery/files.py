@@ -1,18 +1,20 @@
-"""ImageFiles: the files below `images/` and `previews/`, written whole or not at all, and swept.
+"""ImageFiles: the files below `images/` and `previews/`, written whole or not at all.
 
 The caller writes an image's row (store.py) after its files: a crash may leave a file without a row,
-never a row without a file. How an image is made small is in previews.py.
+never a row without a file. `without_row` finds such files; a finished PNG among them is never
+removed, but taken back into the gallery or moved aside (service/recovery.py). How an image is made
+small is in previews.py.
 """
 
 import hashlib
 import io
-import logging
 import os
 import re
 import secrets
 import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,18 +22,25 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from flux_mcp.errors import InternalError, StorageError
+from flux_mcp.errors import InternalError, InvalidImageError, StorageError
 from flux_mcp.gallery.previews import thumbnail_webp
+from flux_mcp.gallery.provenance import UNREADABLE
 from flux_mcp.settings.paths import Paths
-
-MAX_SWEPT = 256
-"""More files without a row than this mean a lost database rather than a crash: none is removed."""
-
-logger = logging.getLogger(__name__)
 
 _OURS = re.compile(r"img_[A-Za-z0-9_-]+\.(?:png|webp)")
 _JOB_ID = re.compile(r"job_[A-Za-z0-9_-]{1,64}")
-_PART = re.compile(r"\.img_[A-Za-z0-9_-]+\.[0-9a-f]+\.part")
+_PART = re.compile(r"\.[A-Za-z0-9_-]+\.[0-9a-f]{8}\.part")
+_PREVIEW = re.compile(r"(job_[A-Za-z0-9_-]{1,64})\.webp")
+
+
+@dataclass(frozen=True)
+class FilesWithoutRow:
+    """Files of a month that no row names."""
+
+    images: tuple[Path, ...]
+    """Finished PNGs, each an image somebody waited for."""
+    rest: tuple[Path, ...]
+    """Half-written files, and thumbnails of images that are not there: nobody can miss them."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ class ImageFiles:
         self._images = self._root / paths.images.relative_to(paths.root)
         self._below_root = f"{paths.images.relative_to(paths.root).as_posix()}/"
         self._previews = paths.previews
+        self._uploads = paths.uploads
+        self._set_aside = paths.set_aside
 
     def save(
         self,
@@ -89,8 +100,8 @@ class ImageFiles:
                 f"Free disk space or permissions below {self._images}.",
             ) from error
         return SavedImage(
-            file=file.relative_to(self._root).as_posix(),
-            thumbnail=thumbnail.relative_to(self._root).as_posix(),
+            file=self._relative(file),
+            thumbnail=self._relative(thumbnail),
             sha256=hashlib.sha256(png).hexdigest(),
             pixels_sha256=hashlib.sha256(pixels).hexdigest(),
             size_bytes=len(png),
@@ -152,42 +163,124 @@ class ImageFiles:
         found = self._images.glob("[0-9][0-9][0-9][0-9]/[0-9][0-9]")
         return tuple(sorted(path.relative_to(self._images).as_posix() for path in found))
 
-    def sweep(self, month: str, known_files: Collection[str], older_than_s: float = 3600.0) -> int:
-        """Remove what crashes left behind in a month, and return how many files that were.
+    def has_images(self) -> bool:
+        """Return whether there is any finished PNG."""
+        return any(
+            _OURS.fullmatch(path.name)
+            for month in self.months()
+            for path in (self._images / month).glob("*.png")
+        )
 
-        That is: unfinished files, and images and thumbnails without a row, both last written more
-        than `older_than_s` ago (another process may be between file and row). Only names this class
-        issues are touched. If more than `MAX_SWEPT` finished files have no row, the database was
-        lost rather than a process: none of them is removed, and a warning is logged.
+    def without_row(
+        self, month: str, known_files: Collection[str], older_than_s: float
+    ) -> FilesWithoutRow:
+        """Return the files of a month that no row names and that are older than `older_than_s`.
+
+        Younger ones may be on their way: another process is between file and row. Only names that
+        this class gives are looked at.
         """
-        before = time.time() - older_than_s
-        parts, orphans = [], []
-        for path in self._files_older_than(month, before):
+        found: list[Path] = []
+        parts: list[Path] = []
+        for path in _older(self._images / month, older_than_s):
             if _PART.fullmatch(path.name):
                 parts.append(path)
-            elif (
-                _OURS.fullmatch(path.name)
-                and path.relative_to(self._root).as_posix() not in known_files
-            ):
-                orphans.append(path)
-        if len(orphans) > MAX_SWEPT:
-            logger.warning(
-                "%d files below %s have no row in the gallery and are not removed",
-                len(orphans),
-                self._images,
-            )
-            orphans = []
-        for path in parts + orphans:
-            path.unlink(missing_ok=True)
-        return len(parts) + len(orphans)
+            elif _OURS.fullmatch(path.name) and self._relative(path) not in known_files:
+                found.append(path)
+        images = tuple(sorted(path for path in found if path.suffix == ".png"))
+        thumbnails = tuple(
+            path
+            for path in found
+            if path.suffix == ".webp" and not path.with_suffix(".png").exists()
+        )
+        return FilesWithoutRow(images, (*parts, *thumbnails))
 
-    def _files_older_than(self, month: str, before: float) -> Iterator[Path]:
-        for path in (self._images / month).iterdir():
-            try:
-                if path.lstat().st_mtime < before:
-                    yield path
-            except FileNotFoundError:
-                continue  # another process swept it, or its rename came in between
+    def unfinished(self, older_than_s: float) -> tuple[Path, ...]:
+        """Return half-written uploads and previews that are older than `older_than_s`."""
+        return tuple(
+            path
+            for folder in (self._uploads, self._previews)
+            for path in _older(folder, older_than_s)
+            if _PART.fullmatch(path.name)
+        )
+
+    def old_previews(self, older_than_s: float) -> Mapping[str, Path]:
+        """Return previews that are older than `older_than_s`, by the id of their job."""
+        found = {
+            path: _PREVIEW.fullmatch(path.name) for path in _older(self._previews, older_than_s)
+        }
+        return {match[1]: path for path, match in found.items() if match}
+
+    def examine(self, path: Path, size_px: tuple[int, int]) -> SavedImage:
+        """Decode a finished PNG that has no row; make its thumbnail if that is missing.
+
+        Args:
+            path: The PNG.
+            size_px: Width and height that its metadata tell.
+
+        Raises:
+            InvalidImageError: it is damaged, or its size is not the one its metadata tell.
+            StorageError: it cannot be read, or its thumbnail cannot be written.
+        """
+        try:
+            png = path.read_bytes()
+            image = _decode_png(png)
+            if image.size != size_px:
+                raise InvalidImageError(f"Its size is {image.size}, its metadata say {size_px}.")
+            thumbnail = path.with_suffix(".webp")
+            if not thumbnail.exists():
+                write_whole(thumbnail, thumbnail_webp(image))
+        except OSError as error:
+            raise StorageError(f"{path} cannot be taken back: {error.strerror}.") from error
+        return SavedImage(
+            file=self._relative(path),
+            thumbnail=self._relative(thumbnail),
+            sha256=hashlib.sha256(png).hexdigest(),
+            pixels_sha256=hashlib.sha256(image.tobytes()).hexdigest(),
+            size_bytes=len(png),
+        )
+
+    def set_aside(self, path: Path) -> Path:
+        """Move a finished PNG out of the gallery's folders; return where it is now.
+
+        Its thumbnail is removed. Nothing is overwritten.
+
+        Raises:
+            StorageError: the disk refused; it is where it was.
+        """
+        target = self._set_aside / path.name
+        try:
+            self._set_aside.mkdir(exist_ok=True)
+            while target.exists():
+                target = target.with_name(f"{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+            path.rename(target)
+            path.with_suffix(".webp").unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be moved aside: {error.strerror}.") from error
+        return target
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+
+def _older(folder: Path, than_s: float) -> Iterator[Path]:
+    before = time.time() - than_s
+    try:
+        names = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return
+    for path in names:
+        with suppress(FileNotFoundError):  # another process removed it, or its rename came between
+            if path.lstat().st_mtime < before:
+                yield path
+
+
+def _decode_png(png: bytes) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")
+    except UNREADABLE as error:
+        raise InvalidImageError(f"The PNG is damaged: {error}.") from error
 
 
 def write_whole(target: Path, data: bytes, *, survives_power_cut: bool = True) -> None:

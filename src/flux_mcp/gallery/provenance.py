@@ -33,9 +33,17 @@ MAX_INTEGER = 2**63 - 1
 IMAGE_ID = r"^img_[A-Za-z0-9_-]{1,64}$"
 CREATED_AT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00$"
 
-logger = logging.getLogger(__name__)
+UNREADABLE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What Pillow raises at a damaged file, or at one whose header tells an impossible size."""
 
-_UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError)
+logger = logging.getLogger(__name__)
 
 
 def _encodable(text: str) -> str:
@@ -208,7 +216,7 @@ def _text_chunks(source: Path | bytes) -> Mapping[str, Any]:
         with Image.open(file, formats=("PNG",)) as image:
             # Ours stand before the pixels, so opening has read them.
             return {str(key): value for key, value in image.info.items()}
-    except (*_UNREADABLE, Image.DecompressionBombWarning) as error:
+    except UNREADABLE as error:
         raise InvalidImageError(
             f"This is not a PNG that can be read: {error}.", "Give a PNG made by flux-mcp."
         ) from error

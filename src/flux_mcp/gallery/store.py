@@ -8,7 +8,9 @@ Every method is synchronous and runs on the database thread.
 """
 
 import json
+import logging
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from pydantic_core import from_json
 from flux_mcp.errors import (
     InternalError,
     InvalidRequestError,
+    StorageError,
     UnknownImageError,
 )
 from flux_mcp.gallery.files import SavedImage
@@ -48,6 +51,8 @@ from flux_mcp.storage.database import bring_up_to_date, immediate, is_from_befor
 if TYPE_CHECKING:
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations
+
+logger = logging.getLogger(__name__)
 
 _JSON_COLUMNS = ("composed", "loras", "plan", "parents", "environment")
 _RELATIVE_PATH = r"^[A-Za-z0-9_-][A-Za-z0-9_./-]*$"
@@ -167,13 +172,35 @@ def _to_row(record: ImageRecord) -> dict[str, Any]:
 
 
 def _to_record(row: dict[str, Any]) -> ImageRecord:
-    """Return the record of a row. Columns that a newer version added are left out."""
-    values = {
-        name: from_json(value) if name in _JSON_COLUMNS and value is not None else value
-        for name, value in row.items()
-        if name in _COLUMNS
-    }
-    return ImageRecord.model_validate(values)
+    """Return the record of a row. Columns that a newer version added are left out.
+
+    Raises:
+        StorageError: the row is damaged, or another version wrote it otherwise.
+    """
+    try:
+        values = {
+            name: from_json(value) if name in _JSON_COLUMNS and value is not None else value
+            for name, value in row.items()
+            if name in _COLUMNS
+        }
+        return ImageRecord.model_validate(values)
+    except ValueError as error:  # pydantic's errors are some
+        raise StorageError(
+            f"The row of image {row['id']} cannot be read: it is damaged, or another version of "
+            "flux-mcp wrote it.",
+            "The image itself is below the folder 'images' of the data folder.",
+        ) from error
+
+
+def _readable(rows: Iterable[dict[str, Any]]) -> tuple[ImageRecord, ...]:
+    """Return the records of a list: a row that cannot be read does not take the others along."""
+    records = []
+    for row in rows:
+        try:
+            records.append(_to_record(row))
+        except StorageError as error:
+            logger.warning("an image is left out of a list: %s", error)
+    return tuple(records)
 
 
 # --- the tables --------------------------------------------------------------------------------
@@ -385,7 +412,7 @@ class Gallery:
         cursor = None
         if more:
             cursor = make_cursor(rows[-1]["n"], statement.fingerprint, self._cursor_key())
-        return Page(tuple(_to_record(row) for row in rows), cursor)
+        return Page(_readable(rows), cursor)
 
     def _one(self, where: str, *values: object) -> ImageRecord | None:
         rows = self._rows(f"SELECT * FROM images WHERE {where}", values)  # noqa: S608 - our own text

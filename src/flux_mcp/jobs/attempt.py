@@ -11,9 +11,14 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_mcp.errors import FluxMcpError, StorageError, WorkerLostError
+from flux_mcp.errors import (
+    DatabaseUnavailableError,
+    FluxMcpError,
+    StorageError,
+    WorkerLostError,
+)
 from flux_mcp.jobs.changes import Changes
-from flux_mcp.jobs.fleet import Assignment, Fleet, Report, WorkerLost
+from flux_mcp.jobs.fleet import Assignment, Fleet, Report, WorkerLost, WorkerNotStarted
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.journal import Journal
 from flux_mcp.jobs.look_ahead import LookAhead
@@ -62,21 +67,29 @@ class AttemptRunner:
     journal: Journal
     look_ahead: LookAhead
 
-    async def run(self, fleet: Fleet, job: Job) -> None:
-        """Run a claimed job; return when the worker is free again."""
-        with self.journal.about(job):
-            await self._run(fleet, job)
+    async def run(self, fleet: Fleet, job: Job) -> bool:
+        """Run a claimed job; return when the worker is free again.
 
-    async def _run(self, fleet: Fleet, job: Job) -> None:
+        Returns:
+            False where no worker could be started: the job is back in its place in the queue.
+        """
+        with self.journal.about(job):
+            return await self._run(fleet, job)
+
+    async def _run(self, fleet: Fleet, job: Job) -> bool:
         self.journal.started(job)
         canceller = asyncio.create_task(self._watch_for_cancel(fleet, job))
-        is_drawn = False
+        is_drawn, has_worker = False, True
         try:
             inputs = await asyncio.to_thread(_read_inputs, self.settings.paths.uploads, job)
             assignment = Assignment(job.id, job.attempt, job.plan, inputs)
             is_drawn = await self._draw(fleet, job, assignment)
+        except WorkerNotStarted as error:
+            has_worker = False
+            status = await self.database.insist(self.queue.not_started, job)
+            self.journal.not_started(job, str(error), status)
         except WorkerLost as error:
-            status = await self.database.call(self.queue.lost, job, lost_for_good(str(error)))
+            status = await self.database.insist(self.queue.lost, job, lost_for_good(str(error)))
             self.journal.lost(job, str(error), status)
         except FluxMcpError as error:
             await self._fail(job, error_info(error))
@@ -91,9 +104,10 @@ class AttemptRunner:
                 self.saver.start_waiting()
                 await self.sink.drop_preview(job.id)
             self.changes.poke()
+        return has_worker
 
     async def _fail(self, job: Job, error: ErrorInfo) -> None:
-        await self.database.call(self.queue.fail, job, error)
+        await self.database.insist(self.queue.fail, job, error)
         self.journal.failed(job, error)
 
     async def _draw(self, fleet: Fleet, job: Job, assignment: Assignment) -> bool:
@@ -127,7 +141,7 @@ class AttemptRunner:
                         await self._fail(job, error)
                         return False
                     case Cancelled():
-                        await self.database.call(self.queue.cancelled, job)
+                        await self.database.insist(self.queue.cancelled, job)
                         self.journal.cancelled(job)
                         return False
 
@@ -171,14 +185,14 @@ class AttemptRunner:
             total_steps=job.total_steps,
         )
         self.journal.drawn(job, done)
-        await self.database.call(self.queue.report, saving)
+        await self.database.insist(self.queue.report, saving)
         await self.saver.put(Drawn(job, images, done, environment, load))
 
     async def _watch_for_cancel(self, fleet: Fleet, job: Job) -> None:
         """Send a cancel to the worker; end the worker if it does not stop within the grace time."""
         while True:
             ticket = self.changes.ticket()
-            if await self.database.call(self.queue.is_cancel_requested, job.id):
+            if await self.database.insist(self.queue.is_cancel_requested, job.id):
                 break
             await self.changes.wait(ticket, LOOK_AGAIN_S)
         with suppress(TimeoutError):
@@ -205,7 +219,11 @@ class _ProgressWriter:
         if progress.phase == self._phase and now_s - self._last_s < MIN_REPORT_INTERVAL_S:
             return
         self._phase, self._last_s = progress.phase, now_s
-        await self._database.call(self._queue.report, progress)
+        try:
+            await self._database.call(self._queue.report, progress)
+        except DatabaseUnavailableError as error:
+            # The image is drawn without anybody seeing how far it is.
+            logger.warning("progress could not be stored: %s", error)
         self._changes.poke()
 
 

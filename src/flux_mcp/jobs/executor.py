@@ -1,8 +1,8 @@
 """GpuExecutor: runs the queue's jobs on the GPU, one at a time, in one server process at a time.
 
-Every server process has one. The one that holds `data/gpu.lock` leads: it has the fleet and runs
-jobs; the others wait to take over. How a job is run is in attempt.py, how its images are saved in
-saving.py, which job is next in scheduler.py.
+Every server process has one. The one that holds the GPU lock (gpu_lock.py) leads: it has the fleet
+and runs jobs; the others wait to take over. How a job is run is in attempt.py, how its images are
+saved in saving.py, which job is next in scheduler.py.
 """
 
 import asyncio
@@ -16,12 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from filelock import FileLock, Timeout
-
 from flux_mcp.errors import StorageError
 from flux_mcp.jobs.attempt import AttemptRunner, lost_for_good
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo, WorkerLost
+from flux_mcp.jobs.gpu_lock import GpuLock
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.journal import Journal
 from flux_mcp.jobs.look_ahead import Choose, LookAhead
@@ -38,6 +37,9 @@ TAKE_OVER_S = 0.5
 """How often a server that does not lead tries the lock."""
 IDLE_WAIT_S = 5.0
 HEARTBEAT_S = 5.0
+MAX_BACKOFF_S = 30.0
+SAVE_PATIENCE_S = 20.0
+"""How long the end of this process waits for a database that does not answer."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class ExecutorState:
     """Its task has ended or keeps failing: it will not draw."""
     trouble: str | None = None
     """The code of what went wrong with the last worker or job."""
+    lock_error: str | None = None
+    """Why the GPU lock cannot be tried; `None` where it can."""
     workers: tuple[WorkerInfo, ...] = ()
 
 
@@ -79,13 +83,14 @@ class GpuExecutor:
         self._sink = sink
         self._measurements = measurements
         self._make_fleet = make_fleet
-        self._lock = FileLock(settings.paths.gpu_lock)
+        self._lock = GpuLock(settings.paths)
+        self._lock_error: str | None = None
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._fleet: Fleet | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._other_leads = False
-        self._has_failed = False
+        self._failures = 0
         self._journal = Journal()
         self._saver = Saver(queue, database, changes, sink, self._journal)
         self._look_ahead = LookAhead(queue, database, changes, self._choose, settings.prefetch)
@@ -109,8 +114,9 @@ class GpuExecutor:
         return ExecutorState(
             leads=self._fleet is not None,
             other_leads=self._other_leads,
-            is_dead=self._has_failed or (self._task is not None and self._task.done()),
+            is_dead=self._failures > 0 or (self._task is not None and self._task.done()),
             trouble=self._journal.trouble,
+            lock_error=self._lock_error,
             workers=self.workers(),
         )
 
@@ -136,20 +142,31 @@ class GpuExecutor:
                 continue
             try:
                 await self._lead()
-            except Exception:
-                self._has_failed = True
+            except Exception as error:
                 # Nobody awaits this task: log the error, release the lock, try again.
-                logger.exception("the executor failed; it starts again")
-                await asyncio.sleep(TAKE_OVER_S)
+                self._failures += 1
+                wait_s = backoff_s(self._failures)
+                if isinstance(error, StorageError):
+                    logger.error("the executor waits %.0f s: %s", wait_s, error)  # noqa: TRY400
+                else:
+                    logger.exception("the executor failed; it starts again in %.0f s", wait_s)
+                await asyncio.sleep(wait_s)
 
     def _try_lock(self) -> bool:
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            self._other_leads = True
+            has_lock = self._lock.acquire()
+        except OSError as error:
+            # It may be a matter of a moment, such as too many open files: try again, and say so.
+            if self._lock_error != str(error):
+                logger.error("the GPU lock cannot be taken; no job runs: %s", error)  # noqa: TRY400
+            self._lock_error = str(error)
+            self._other_leads = False
             return False
-        self._other_leads = False
-        return True
+        if self._lock_error is not None:
+            logger.info("the GPU lock can be tried again")
+        self._lock_error = None
+        self._other_leads = not has_lock
+        return has_lock
 
     async def _lead(self) -> None:
         fleet = self._make_fleet()
@@ -174,10 +191,13 @@ class GpuExecutor:
         """End the worker, save what is drawn, give back what is not, release the lock."""
         try:
             await fleet.close()
-            await self._saver.finish()
+            await self._saver.finish(SAVE_PATIENCE_S)
             # Also a job whose claim was under way when this task was cancelled.
             moved = await self._database.call(self._queue.give_back, self._owner)
             self._journal.given_back(moved)
+        except StorageError as error:
+            # The next leader takes back what this one leaves running.
+            logger.error("jobs could not be given back: %s", error)  # noqa: TRY400
         finally:
             self._fleet = None
             self._lock.release()
@@ -197,15 +217,19 @@ class GpuExecutor:
 
     async def _consume(self, fleet: Fleet) -> None:
         """Run jobs one after another; end the worker when it has been idle for long."""
-        idle_since = time.monotonic()
+        idle_since, failed_starts = time.monotonic(), 0
         while True:
             ticket = self._changes.ticket()
             job = await self._claim(fleet)
-            self._has_failed = False
+            self._failures = 0
             if job is not None:
                 self._changes.poke()
-                await self._attempts.run(fleet, job)
+                has_worker = await self._attempts.run(fleet, job)
                 idle_since = time.monotonic()
+                failed_starts = 0 if has_worker else failed_starts + 1
+                if not has_worker:
+                    # Not the job's fault, nor that of those behind it: they keep their places.
+                    await asyncio.sleep(backoff_s(failed_starts))
                 continue
             self._saver.start_waiting()
             await self._look_ahead.nothing_waits(fleet)
@@ -217,7 +241,7 @@ class GpuExecutor:
             await self._changes.wait(ticket, wait_s)
 
     async def _claim(self, fleet: Fleet) -> Job | None:
-        return await self._database.call(self._queue.claim, self._owner, self._choose(fleet))
+        return await self._database.insist(self._queue.claim, self._owner, self._choose(fleet))
 
     def _choose(self, fleet: Fleet) -> Choose:
         """Return how to choose the next job for a fleet as it is now."""
@@ -226,3 +250,8 @@ class GpuExecutor:
         most = self._settings.max_overtakes
         read_costs = partial(self._measurements.costs, device)
         return lambda waiting: choose_next(waiting, worker.loaded_by_use, read_costs, most)
+
+
+def backoff_s(failures: int) -> float:
+    """Return how long to wait after so many failures in a row: 0.5, 1, 2, ... seconds."""
+    return min(TAKE_OVER_S * 2.0 ** min(failures - 1, 16), MAX_BACKOFF_S)

@@ -16,6 +16,10 @@ class WorkerLost(Exception):  # noqa: N818 - an event of a job more than an erro
     """The worker of a running job is gone: it died, broke its stream, or was ended."""
 
 
+class WorkerNotStarted(WorkerLost):
+    """No worker could be started for a job, which has not begun: another try may do."""
+
+
 @dataclass(frozen=True)
 class Assignment:
     """One job, ready for a worker."""
@@ -89,6 +93,7 @@ class Fleet(Protocol):
         early cancels its job.
 
         Raises:
+            WorkerNotStarted: the worker died before it was ready.
             WorkerLost: the worker died before a final event.
         """
         ...

@@ -123,8 +123,13 @@ class Journal:
         self._traces.end(job.id, status, "worker_lost")
         logger.warning("job lost its worker", extra={"reason": why, "status": status})
 
+    def not_started(self, job: Job, why: str, status: JobStatus) -> None:
+        """Log that no worker could be started for a job, and what became of the job."""
+        self._traces.end(job.id, status)
+        self.worker_failed(why)
+
     def worker_failed(self, why: str) -> None:
-        """Log that a worker died without a job, while starting."""
+        """Log that a worker died while starting."""
         self._in_trouble("worker_lost")
         logger.warning("the worker could not be started", extra={"reason": why})
 

@@ -22,7 +22,7 @@ from typing import IO, TypeVar
 
 from pydantic import ValidationError
 
-from flux_mcp.jobs.fleet import Assignment, Report, WorkerInfo, WorkerLost
+from flux_mcp.jobs.fleet import Assignment, Report, WorkerInfo, WorkerLost, WorkerNotStarted
 from flux_mcp.settings.environment import all_variables
 from flux_mcp.settings.settings import WORKER_SETTINGS, Settings
 from flux_mcp.worker_protocol.frames import BrokenFrameError, encode, read_frame
@@ -106,6 +106,7 @@ class ProcessFleet:
         stopped, or ends it.
 
         Raises:
+            WorkerNotStarted: the worker died before it was ready.
             WorkerLost: the worker died before a final event.
         """
         async with self._slot:
@@ -207,6 +208,7 @@ class WorkerProcess:
         self._current: tuple[str, int] | None = None
         self._events: asyncio.Queue[Report | None] | None = None
         self._broken = ""
+        self._was_ready = False
         self.is_lost = False
         self.loaded: tuple[str, ...] = ()
         self.used: tuple[str, ...] = ()
@@ -237,7 +239,7 @@ class WorkerProcess:
                     limit=STREAM_LIMIT_BYTES,
                 )
         except OSError as error:
-            raise WorkerLost(f"The worker cannot be started: {error}.") from error
+            raise WorkerNotStarted(f"The worker cannot be started: {error}.") from error
         logger.info("worker started", extra={"pid": process.pid})
         return cls(process, remember)
 
@@ -329,6 +331,8 @@ class WorkerProcess:
         how = f"with exit code {code}"
         if code is not None and code < 0:
             how = f"by signal {_signal_name(-code)}"
+        if not self._was_ready:
+            return WorkerNotStarted(f"The worker ended while it started, {how}.{self._broken}")
         return WorkerLost(f"The worker ended {how}.{self._broken}")
 
     async def _read(self) -> None:
@@ -354,6 +358,7 @@ class WorkerProcess:
         if isinstance(event, WorkerReady):
             self._remember(event.environment)
             self.memory = event.memory
+            self._was_ready = True
             self._up.set()
             return
         if (event.job_id, event.attempt) != self._current:

@@ -4,7 +4,8 @@ A job is in one of five statuses. The methods that move it are the only ones tha
 
     queued      `submit`; `claim` takes it; `request_cancel` ends it
     running     `claim`; `report` and `heartbeat` update it; `complete`, `fail` and `cancelled` end
-                it; `lost`, `give_back` and `recover` put it back into the queue, or end it
+                it; `lost`, `not_started`, `give_back` and `recover` put it back into the queue, or
+                end it
     completed   final: its images have rows in the gallery
     failed      final: `error` says why
     cancelled   final: a caller asked for it
@@ -16,12 +17,20 @@ Everything here is synchronous and runs on the database thread.
 """
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from flux_mcp.errors import IdempotencyConflictError, QueueFullError, UnknownJobError
+from pydantic import ValidationError
+
+from flux_mcp.errors import (
+    IdempotencyConflictError,
+    QueueFullError,
+    StorageError,
+    UnknownJobError,
+)
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, JobStatus, PreviewSize, utc_now
 from flux_mcp.jobs.scheduler import NextJob, WaitingJob
 from flux_mcp.models.registry import Kind
@@ -32,15 +41,18 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations
 
+logger = logging.getLogger(__name__)
+
 HISTORY = 20
 """Newest completed jobs that estimates are made of."""
 _DEFAULT_JOB_S = 30.0
 """How long a job is said to take before any has ended."""
 
 _PIPELINE = "kind || '/' || model"
-_WORK = """(json_array_length(plan, '$.seeds') * json_extract(plan, '$.steps')
-    * json_extract(plan, '$.width') * json_extract(plan, '$.height') / 1e6)"""
-"""`estimates.work` of a stored plan: megapixel-steps."""
+_WORK = """(CASE WHEN json_valid(plan) THEN
+    json_array_length(plan, '$.seeds') * json_extract(plan, '$.steps')
+    * json_extract(plan, '$.width') * json_extract(plan, '$.height') / 1e6 ELSE 0 END)"""
+"""`estimates.work` of a stored plan: megapixel-steps; 0 for one that cannot be read."""
 
 # --- the table ---------------------------------------------------------------------------------
 
@@ -141,11 +153,25 @@ def to_row(job: Job) -> dict[str, Any]:
 
 
 def from_row(row: dict[str, Any]) -> Job:
-    """Return the job of a row. Columns that a newer version added are left out."""
+    """Return the job of a row. Columns that a newer version added are left out.
+
+    Raises:
+        StorageError: the row is damaged, or another version wrote it otherwise.
+    """
     values = {name: value for name, value in row.items() if name in Job.model_fields}
-    for name in _JSON_COLUMNS:
-        values[name] = None if values[name] is None else json.loads(values[name])
-    return Job.model_validate(values)
+    try:
+        for name in _JSON_COLUMNS:
+            values[name] = None if values[name] is None else json.loads(values[name])
+        return Job.model_validate(values)
+    except (ValidationError, ValueError, RecursionError) as error:
+        wrong = "JSON"
+        if isinstance(error, ValidationError):
+            wrong = ", ".join(sorted({str(one["loc"][0]) for one in error.errors() if one["loc"]}))
+        raise StorageError(
+            f"The job {row['id']} cannot be read from the database ({wrong}): its row is damaged, "
+            "or another version of flux-mcp wrote it.",
+            "Submit the request again.",
+        ) from error
 
 
 # --- what is read of jobs besides whole ones ---------------------------------------------------
@@ -262,6 +288,7 @@ class JobQueue:
 
         Raises:
             UnknownJobError: there is none with that id.
+            StorageError: its row cannot be read.
         """
         job = self._one("WHERE id = ? AND principal = ifnull(?, principal)", (job_id, principal))
         if job is None:
@@ -272,12 +299,12 @@ class JobQueue:
         return job
 
     def recent(self, limit: int) -> list[Job]:
-        """Return the newest jobs, finished or not, newest first."""
-        return self._many("ORDER BY seq DESC LIMIT ?", (limit,))
+        """Return the newest jobs, finished or not, newest first; those that can be read."""
+        return self._readable("ORDER BY seq DESC LIMIT ?", (limit,))
 
     def unfinished_of_session(self, session: str, principal: str | None = None) -> list[Job]:
         """Return the jobs of a session that can still be cancelled; with a principal, its own."""
-        return self._many(
+        return self._readable(
             "WHERE session = ? AND status IN ('queued', 'running') "
             "AND principal = ifnull(?, principal) ORDER BY seq",
             (session, principal),
@@ -396,13 +423,23 @@ class JobQueue:
         return dict(rows)
 
     def _one(self, where: str, values: Sequence[object] = ()) -> Job | None:
-        jobs = self._many(where, values)
-        return jobs[0] if jobs else None
+        rows = self._rows(where, values)
+        return from_row(rows[0]) if rows else None
 
-    def _many(self, where: str, values: Sequence[object] = ()) -> list[Job]:
+    def _readable(self, where: str, values: Sequence[object] = ()) -> list[Job]:
+        """Return jobs of a list: one that cannot be read does not take the others along."""
+        jobs = []
+        for row in self._rows(where, values):
+            try:
+                jobs.append(from_row(row))
+            except StorageError as error:
+                logger.warning("a job is left out of a list: %s", error)
+        return jobs
+
+    def _rows(self, where: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
         cursor = self._database.execute(f"SELECT * FROM jobs {where}", tuple(values))
         names = [column[0] for column in cursor.description]
-        return [from_row(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def _value(self, sql: str, values: Sequence[object] = ()) -> Any:
         return self._database.execute(sql, tuple(values)).fetchone()[0]
@@ -514,12 +551,16 @@ class JobQueue:
                         [(job_id,) for job_id in chosen.overtaken],
                     )
             if taken:
-                return self.find(chosen.job_id)
+                try:
+                    return self.find(chosen.job_id)
+                except StorageError as error:
+                    self._fail_unreadable(chosen.job_id, error)
 
     def next_up(self, choose: Callable[[Sequence[WaitingJob]], NextJob | None]) -> Job | None:
         """Return the job that `claim` would take now, and leave it where it is."""
         chosen = choose(self._waiting())
-        return None if chosen is None else self.find(chosen.job_id)
+        found = [] if chosen is None else self._readable("WHERE id = ?", (chosen.job_id,))
+        return found[0] if found else None
 
     def _waiting(self) -> list[WaitingJob]:
         rows = self._database.execute(
@@ -624,13 +665,50 @@ class JobQueue:
             )
         return self.find(job.id).status
 
+    def not_started(self, job: Job) -> JobStatus:
+        """Put a running job back for which no worker could be started; return what it is now.
+
+        The attempt does not count. One that was asked to stop is cancelled.
+        """
+        if self.find(job.id).cancel_requested:
+            self.cancelled(job)
+        else:
+            self._database.execute(
+                """
+                UPDATE jobs SET status = 'queued', owner = NULL, phase = NULL, step = 0,
+                    eta_s = NULL, attempt = attempt - 1,
+                    message = 'its worker could not be started; it is tried again'
+                WHERE id = ? AND attempt = ? AND status = 'running'
+                """,
+                (job.id, job.attempt),
+            )
+        return self.find(job.id).status
+
     def recover(self, error: ErrorInfo) -> list[Job]:
         """Deal with every running job; returns them as they are now.
 
         Only a new holder of the GPU lock calls this, before it runs anything: the process that ran
         these jobs is gone.
         """
-        orphans = self._many("WHERE status = 'running' ORDER BY seq")
-        for job in orphans:
-            self.lost(job, error)
-        return [self.find(job.id) for job in orphans]
+        recovered = []
+        running = self._database.execute(
+            "SELECT id FROM jobs WHERE status = 'running' ORDER BY seq"
+        )
+        for (job_id,) in running.fetchall():
+            try:
+                self.lost(self.find(job_id), error)
+                recovered.append(self.find(job_id))
+            except StorageError as unreadable:
+                self._fail_unreadable(job_id, unreadable)
+        return recovered
+
+    def _fail_unreadable(self, job_id: str, error: StorageError) -> None:
+        """End a running job whose row cannot be read: the queue goes on without it."""
+        logger.error("a job that cannot be read has failed: %s", error)
+        info = ErrorInfo(code=error.code, message=error.message, hint=error.hint)
+        with immediate(self._database) as database:
+            database.conn.execute(
+                "UPDATE jobs SET status = 'failed', error = ?, finished_at = ? "
+                "WHERE id = ? AND status = 'running'",
+                (info.model_dump_json(), utc_now(), job_id),
+            )

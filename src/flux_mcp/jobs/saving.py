@@ -98,10 +98,20 @@ class Saver:
             task.add_done_callback(self._tasks.discard)
         self._waiting.clear()
 
-    async def finish(self) -> None:
-        """Wait until everything is saved."""
+    async def finish(self, timeout_s: float) -> None:
+        """Wait until everything is saved, or the time is up.
+
+        Images that have their files by then are taken back into the gallery at the next start.
+        """
         self.start_waiting()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self._tasks:
+            return
+        _, unsaved = await asyncio.wait(self._tasks, timeout=timeout_s)
+        for task in unsaved:
+            task.cancel()
+        if unsaved:
+            logger.error("the images of finished jobs are not saved", extra={"jobs": len(unsaved)})
+            await asyncio.wait(unsaved)
 
     async def _save(self, drawn: Drawn) -> None:
         # Fields of its own: this task may have been started while another job is on the GPU.
@@ -117,7 +127,7 @@ class Saver:
         self._journal.saving(job)
         try:
             await self._sink.save(drawn)
-            await self._database.call(self._queue.complete, job, done.load_s, done.draw_s)
+            await self._database.insist(self._queue.complete, job, done.load_s, done.draw_s)
         except FluxMcpError as error:
             await self._fail(job, error_info(error))
         except Exception:
@@ -127,7 +137,7 @@ class Saver:
             self._journal.completed(job, done)
 
     async def _fail(self, job: Job, error: ErrorInfo) -> None:
-        await self._database.call(self._queue.fail, job, error)
+        await self._database.insist(self._queue.fail, job, error)
         self._journal.failed(job, error)
 
 

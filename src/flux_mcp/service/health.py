@@ -95,6 +95,8 @@ class Health:
 
 def judge(state: ExecutorState) -> tuple[HealthStatus, str]:
     """Return the status of a process whose database answers, and why it is that. Pure."""
+    if state.lock_error is not None:
+        return "degraded", "the GPU lock cannot be taken; the log says why"
     if state.is_dead:
         return "degraded", "the executor has stopped or keeps failing; the log says why"
     if state.trouble is not None:

@@ -31,13 +31,14 @@ class GallerySink:
     async def save(self, drawn: Drawn) -> None:
         """Save every image: first its file, then its row.
 
-        An image that an earlier attempt saved is left as it is: it has the same pixels.
+        An image that an earlier attempt saved is left as it is: it has the same pixels. A database
+        that does not answer is waited for.
 
         Raises:
             StorageError: the disk or the database refused.
         """
         saved = {
-            record.index for record in await self.database.call(self.gallery.of_job, drawn.job.id)
+            record.index for record in await self.database.insist(self.gallery.of_job, drawn.job.id)
         }
         for image, pixels in drawn.images:
             if image.index in saved:
@@ -53,10 +54,10 @@ class GallerySink:
                 to_metadata(provenance),
             )
             record = record_of(provenance, files, drawn.job.principal)
-            await self.database.call(self.gallery.add, record)
+            await self.database.insist(self.gallery.add, record)
         # With a step cache steps are skipped: their seconds do not predict another job's.
         if not saved and drawn.job.plan.switches.step_cache == "none":
-            await self.database.call(
+            await self.database.insist(
                 self.measurements.add,
                 drawn.environment.device_name,
                 figure_of(drawn, self.registry),

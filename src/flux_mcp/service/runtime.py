@@ -13,7 +13,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from flux_mcp.errors import InternalError, StorageError
+from flux_mcp.errors import FluxMcpError, InternalError, StorageError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.store import Gallery
 from flux_mcp.gallery.store import migrate as migrate_gallery
@@ -32,15 +32,13 @@ from flux_mcp.models.planning.machine import GpuReader, nvidia_tool
 from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.registry import Registry
 from flux_mcp.service.outputs import GallerySink
+from flux_mcp.service.recovery import Recovery
 from flux_mcp.service.views import Views
 from flux_mcp.settings.paths import ensure_dirs
 from flux_mcp.settings.settings import Settings
 from flux_mcp.storage.database import DatabaseThread
 
 logger = logging.getLogger(__name__)
-
-SWEEP_AGE_S = 3600.0
-"""Files without a row are removed once they are this old: younger ones may be on their way."""
 
 _MIGRATIONS = (migrate_jobs, migrate_downloads, migrate_gallery, migrate_measurements)
 
@@ -135,12 +133,21 @@ class Runtime:
 
     async def _open(self) -> None:
         await asyncio.to_thread(ensure_dirs, self.settings.paths)
+        is_lost = await asyncio.to_thread(self._lost_its_database)
         database = await self.database.open()
+        if is_lost:
+            logger.error(
+                "the database was missing or empty beside images: a new one was made, and the "
+                "images are taken back from their files; jobs and ratings are lost",
+                extra={"database": str(self.settings.paths.database)},
+            )
         queue = JobQueue(database, self.settings.queue_limit)
         gallery = Gallery(database)
         limit = self.settings.queue_limit
         downloads, measurements = DownloadStore(database), Measurements(database)
-        views = Views(queue, Estimates(queue), gallery, self.files, downloads, limit)
+        views = Views(
+            queue, Estimates(queue), gallery, self.files, downloads, limit, self._why_nothing_runs
+        )
         self._rooms = Rooms(queue, gallery, views, downloads, measurements)
         self._background.append(
             asyncio.create_task(self.changes.watch_other_processes(), name="flux-mcp-changes")
@@ -157,15 +164,24 @@ class Runtime:
                 lambda: self._make_fleet(self.settings),
             )
             self.executor.start()
-            self._background.append(asyncio.create_task(self._sweep(), name="flux-mcp-sweep"))
+            self._background.append(
+                asyncio.create_task(self._recover(self._rooms), name="flux-mcp-recovery")
+            )
 
-    async def _sweep(self) -> None:
-        removed = 0
-        for month in await asyncio.to_thread(self.files.months):
-            known = await self.database.call(self.rooms.gallery.known_files, month)
-            removed += await asyncio.to_thread(self.files.sweep, month, known, SWEEP_AGE_S)
-        if removed:
-            logger.info("files that no gallery row names were removed", extra={"files": removed})
+    def _lost_its_database(self) -> bool:
+        path = self.settings.paths.database
+        is_there = path.exists() and path.stat().st_size > 0
+        return not is_there and self.files.has_images()
+
+    async def _recover(self, rooms: Rooms) -> None:
+        recovery = Recovery(self.files, rooms.gallery, rooms.queue, self.database)
+        try:
+            await recovery.run()
+        except FluxMcpError as error:
+            logger.warning("the data folder was not looked through to its end: %s", error)
+        except Exception:
+            # Nobody awaits this task.
+            logger.exception("looking through the data folder failed")
 
     def begin_shutdown(self) -> None:
         """End every wait because the server ends: calls are answered with the job as it is.
@@ -224,6 +240,12 @@ class Runtime:
     def executor_state(self) -> ExecutorState:
         """Return how the executor of this process stands."""
         return ExecutorState() if self.executor is None else self.executor.state()
+
+    def _why_nothing_runs(self) -> str | None:
+        error = self.executor_state().lock_error
+        if error is None:
+            return None
+        return f"No job runs at present: this server cannot take the GPU lock ({error})."
 
     def find_machine(self) -> Machine | None:
         """Return the GPU that generates, and the machine; `None` without a known GPU."""

@@ -3,7 +3,7 @@
 `Views` reads the database and runs on its thread; the functions read nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -88,7 +88,10 @@ def download_answer(download: Download) -> DownloadAnswer:
 
 
 class Views:
-    """The answers that need the database: about jobs, the queue, and the cost of a plan."""
+    """The answers that need the database: about jobs, the queue, and the cost of a plan.
+
+    `trouble` returns why no job runs at present, to be told about those that wait.
+    """
 
     def __init__(
         self,
@@ -98,6 +101,7 @@ class Views:
         files: ImageFiles,
         downloads: DownloadStore,
         limit: int,
+        trouble: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._jobs = jobs
         self._estimates = estimates
@@ -105,10 +109,12 @@ class Views:
         self._files = files
         self._downloads = downloads
         self._limit = limit
+        self._trouble = trouble
 
     def job(self, job: Job) -> JobAnswer:
         """Return the answer about a job; with its images once it is completed."""
         images = self._gallery.of_job(job.id) if job.status == "completed" else ()
+        trouble = self._trouble() if job.status == "queued" else None
         return JobAnswer(
             job_id=job.id,
             status=job.status,
@@ -124,7 +130,7 @@ class Views:
             prompt=job.plan.prompt,
             pack=_pack_of(job.composed),
             session=job.session,
-            notices=job.notices,
+            notices=job.notices if trouble is None else (*job.notices, trouble),
             error=job.error,
             images=tuple(image_answer(record, self._files) for record in images),
         )

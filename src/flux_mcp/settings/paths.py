@@ -36,6 +36,11 @@ class Paths:
         return self.root / "images"
 
     @property
+    def set_aside(self) -> Path:
+        """Finished PNG files that have no place in the gallery: damaged, or drawn twice."""
+        return self.root / "set-aside"
+
+    @property
     def previews(self) -> Path:
         """One small WebP for each running job."""
         return self.root / "previews"

@@ -10,15 +10,19 @@ of which (`0001_...`) makes them. Files of before the first release have other, 
 """
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from flux_mcp.errors import StorageError
+from filelock import FileLock
+
+from flux_mcp.errors import DatabaseUnavailableError, StorageError
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -29,6 +33,40 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 15_000
 _WAL_AGAIN_S = 0.01
+_DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_NOMEM,
+    }
+)
+"""What may be over in a while."""
+_AGAIN_S, _MAX_AGAIN_S = 0.5, 5.0
+_TELL_EVERY_S = 60.0
+_BESIDE = ("-wal", "-shm")
+"""What SQLite keeps beside a file."""
+FORMER_STEPS = frozenset(
+    {
+        "create_jobs",
+        "keep_what_prompts_are_composed_of",
+        "bind_jobs_to_principals",
+        "keep_the_preview_a_caller_wants",
+        "create_downloads",
+        "0001_images",
+        "0002_cursor_key",
+        "0003_principal",
+        "create_measurements",
+        "tell_loads_apart",
+    }
+)
+"""Names of steps of before the first release, which were squashed."""
+
+logger = logging.getLogger(__name__)
 
 
 def open_database(path: Path) -> "Database":
@@ -42,9 +80,13 @@ def open_database(path: Path) -> "Database":
     from sqlite_utils import Database
 
     database = Database(path)
-    database.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    _enable_wal(database)
-    database.execute("PRAGMA synchronous = NORMAL")
+    try:
+        database.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        _enable_wal(database)
+        database.execute("PRAGMA synchronous = NORMAL")
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
@@ -83,13 +125,41 @@ def immediate(database: "Database") -> Iterator["Database"]:
 
 
 def bring_up_to_date(database: "Database", steps: "Migrations") -> None:
-    """Apply the steps that are missing; several processes may do so at the same time."""
+    """Apply the steps that are missing; several processes may do so at the same time.
+
+    Raises:
+        StorageError: a newer version has applied steps that are not known here.
+    """
+    refuse_newer(database, steps)
     if not steps.pending(database):
         return
     # The lock is held while `apply` looks again: it finds nothing if another process was first.
     # Its own transactions nest inside as savepoints.
     with immediate(database):
         steps.apply(database)
+
+
+def refuse_newer(database: "Database", steps: "Migrations") -> None:
+    """Refuse a file to which a newer version has applied steps that are not known here.
+
+    Raises:
+        StorageError: it has; nothing was changed.
+    """
+    from sqlite_utils import Database
+
+    applied = [step.name for step in steps.applied(database)]
+    if not applied:
+        return
+    nothing = Database(memory=True)
+    known = FORMER_STEPS | {step.name for step in steps.pending(nothing)}
+    nothing.close()
+    unknown = [name for name in applied if name not in known]
+    if unknown:
+        raise StorageError(
+            f"The database was changed by a newer version of flux-mcp (step {unknown[0]} of "
+            f"{steps.name}), and this one cannot read it.",
+            "Update flux-mcp, or use another data folder with --data-dir or FLUX_MCP_DATA_DIR.",
+        )
 
 
 def is_from_before_squash(database: "Database", table: str, expected: Collection[str]) -> bool:
@@ -132,20 +202,57 @@ class DatabaseThread:
         self._prepare = prepare
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flux-mcp-database")
         self._database: Database | None = None
+        self._file: tuple[int, int] | None = None
+        """Device and inode of the open file."""
 
     async def open(self) -> "Database":
         """Open the file, bring its tables up to date, and return it for this thread's use.
 
+        A file that is no SQLite database, or a damaged one, is renamed and a new one made: nothing
+        of it is overwritten.
+
         Raises:
-            StorageError: it cannot be opened, or is not a database of ours.
+            StorageError: it cannot be opened, or was changed by a newer version.
         """
         return await self.call(self._open)
 
     def _open(self) -> "Database":
-        self._database = open_database(self._path)
-        for step in self._prepare:
-            step(self._database)
+        try:
+            self._database = self._prepared()
+        except sqlite3.DatabaseError as error:
+            if not _is_damaged(error):
+                raise
+            # Another process may be doing the same.
+            with FileLock(self._path.with_name(f"{self._path.name}.lock")):
+                self._database = self._prepared_anew()
+        self._file = _identity(self._path)
         return self._database
+
+    def _prepared_anew(self) -> "Database":
+        """Open the file once more; if it is still damaged, rename it and make a new one."""
+        try:
+            return self._prepared()
+        except sqlite3.DatabaseError as error:
+            if not _is_damaged(error):
+                raise
+            aside = _rename(self._path)
+            logger.error(  # noqa: TRY400 - the error is told; its traceback says nothing more
+                "the database is damaged (%s): it was renamed and a new one made; images are taken "
+                "back from their files, jobs and ratings are lost",
+                error,
+                extra={"database": str(self._path), "renamed": str(aside)},
+            )
+            return self._prepared()
+
+    def _prepared(self) -> "Database":
+        database = open_database(self._path)
+        try:
+            for step in self._prepare:
+                step(database)
+        except BaseException:
+            database.close()
+            raise
+        return database
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` on the database thread.
@@ -154,17 +261,59 @@ class DatabaseThread:
         never half done.
 
         Raises:
-            StorageError: SQLite refused: the disk is full, the file is damaged or stays locked.
+            StorageError: SQLite refused: the disk is full, the file is damaged, stays locked, or
+                is no longer there.
         """
+
+        def run() -> T:
+            self._require_same_file()
+            return function(*args, **kwargs)
+
+        return await self._run(run)
+
+    async def insist(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` as `call` does; while the database does not answer, try again and again.
+
+        For what must not be lost: the function must be one that may be run twice.
+
+        Raises:
+            StorageError: the file is damaged.
+        """
+        wait_s, told_s = _AGAIN_S, float("-inf")
+        while True:
+            try:
+                return await self.call(function, *args, **kwargs)
+            except DatabaseUnavailableError as error:
+                if time.monotonic() - told_s >= _TELL_EVERY_S:
+                    told_s = time.monotonic()
+                    logger.error("the database does not answer; it is tried again: %s", error)  # noqa: TRY400
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, _MAX_AGAIN_S)
+
+    async def _run(self, work: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
         try:
-            return await asyncio.shield(work)
+            return await asyncio.shield(loop.run_in_executor(self._thread, work))
         except sqlite3.Error as error:
-            raise StorageError(
-                f"The database {self._path} refused: {error}.",
-                "Check the disk's free space and the folder's permissions ('flux-mcp doctor').",
-            ) from error
+            message = f"The database {self._path} refused: {error}."
+            if _is_damaged(error):
+                raise StorageError(
+                    message,
+                    "End every flux-mcp process and move the file away: the next start makes a new "
+                    "one and takes the images back from their files.",
+                ) from error
+            hint = "Check the disk's free space and the folder's permissions ('flux-mcp doctor')."
+            kind = DatabaseUnavailableError if _primary(error) in _PASSING else StorageError
+            raise kind(message, hint) from error
+
+    def _require_same_file(self) -> None:
+        """Refuse to write into a file that was deleted or replaced: nobody would read it."""
+        if self._file is not None and _identity(self._path) != self._file:
+            raise DatabaseUnavailableError(
+                f"The database {self._path} was deleted or replaced while flux-mcp runs.",
+                "End every flux-mcp process and put it back; without it, the next start makes a "
+                "new one and takes the images back from their files.",
+            )
 
     async def data_version(self) -> int:
         """Return a number that changes whenever *another* connection commits."""
@@ -184,5 +333,31 @@ class DatabaseThread:
                 self._database.close()
                 self._database = None
 
-        await self.call(shut)
+        await self._run(shut)
         self._thread.shutdown(wait=False)
+
+
+def _is_damaged(error: sqlite3.Error) -> bool:
+    return _primary(error) in _DAMAGED
+
+
+def _primary(error: sqlite3.Error) -> int:
+    # Errors of the module sqlite3 itself, such as a closed connection, have no code.
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _rename(path: Path) -> Path:
+    """Rename a database, and what SQLite keeps beside it; return its new place."""
+    aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+    for beside in ("", *_BESIDE):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + beside).rename(aside.with_name(aside.name + beside))
+    return aside
