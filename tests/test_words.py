@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 
@@ -55,3 +56,23 @@ def test_the_package_and_its_documents_use_the_words_of_the_field(pattern: str):
             if expression.search(line):
                 found.append(f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()}")
     assert not found, f"say: {SAY_INSTEAD[pattern]}\n" + "\n".join(found)
+
+
+def test_nobody_is_told_to_install_the_distribution_of_a_stranger():
+    """That name belongs to somebody else on the package index, whose code a hint would run."""
+    theirs = "flux-mcp-server"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    found = []
+    for name in listed.stdout.split("\0"):
+        path = REPOSITORY / name
+        if not path.is_file() or path == Path(__file__).resolve():
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        if theirs in text:
+            found.append(name)
+    assert found == []

@@ -7,7 +7,8 @@ from pathlib import Path
 from flux_mcp.models.formats import load_formats
 
 FORMATS = "Other formats of weights"
-FORMAT_EXTRAS = {"bitsandbytes", "flux2-dev", "gguf", "torchao"}
+FORMAT_EXTRAS = {"bitsandbytes", "flux2-dev", "gguf"}
+IN_THE_BASE = {"torchao"}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -48,7 +49,8 @@ def test_every_extra_for_a_format_of_weights_has_its_lines() -> None:
     extras = project()["optional-dependencies"]
     lines = {(cells[0].strip("`"), name) for name, cells in described(FORMATS).items()}
     assert lines == {(extra, name) for extra in FORMAT_EXTRAS for name in named(extras[extra])}
-    assert set(load_formats().extra) == FORMAT_EXTRAS
+    assert set(load_formats().extra) == FORMAT_EXTRAS | IN_THE_BASE
+    assert set(named(project()["dependencies"])) >= IN_THE_BASE
 
 
 def test_every_line_says_what_is_used() -> None:

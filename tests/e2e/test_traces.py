@@ -241,7 +241,7 @@ def test_an_endpoint_without_the_packages_ends_the_command_with_what_to_install(
     ended = serve(tmp_path, FLUX_MCP_OTLP_ENDPOINT="http://127.0.0.1:4318", **without_sdk)
     assert ended.returncode == 1
     assert "[tracing_unavailable]" in ended.stderr
-    assert "pip install 'flux-mcp-server[otel]'" in ended.stderr
+    assert "install 'opentelemetry-sdk>=1.35'" in ended.stderr
     assert ended.stdout == ""
 
 
@@ -251,7 +251,7 @@ def test_a_standard_variable_without_the_packages_is_a_warning(
     ended = serve(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4318", **without_sdk)
     assert ended.returncode == 0
     assert "WARNING flux_mcp.observability.tracing: nothing is traced" in ended.stderr
-    assert "pip install 'flux-mcp-server[otel]'" in ended.stderr
+    assert "install 'opentelemetry-sdk>=1.35'" in ended.stderr
 
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}

@@ -342,11 +342,14 @@ def _remark(model: Model) -> str:
 def _print_extras(out: Console, found: Examination) -> None:
     if not found.extras:
         return
-    _heading(out, "Extras that are not installed: pip install 'flux-mcp-server[NAME]'")
+    _heading(out, "Extras that are not installed")
     table = _table("name", "gives")
     for extra in found.extras:
         table.add_row(extra.name, plain(extra.gives))
     out.print(table, soft_wrap=False)
+    for extra in found.extras:
+        # One line, however long: it is to be copied.
+        out.print(f"    {extra.command}", style="cyan")
 
 
 def _print_steps(out: Console, found: Examination) -> None:

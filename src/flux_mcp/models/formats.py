@@ -19,6 +19,7 @@ from flux_mcp.errors import ExtraMissingError
 from flux_mcp.models.families import PipelineClass
 from flux_mcp.models.parts import Precision
 from flux_mcp.models.registry import ModelSpec
+from flux_mcp.settings.installation import install_command
 
 Method = Literal["plain", "casting", "torchao", "bitsandbytes", "gguf", "nunchaku_lite"]
 """`plain`: torch's own number types; `casting`: stored in fewer bits and widened one layer at a
@@ -108,8 +109,9 @@ def text_precision(spec: ModelSpec) -> Precision:
 
 
 def install_line(extra: str) -> str:
-    """Return the command that installs an extra of this package."""
-    return f"pip install 'flux-mcp-server[{extra}]'"
+    """Return the command that installs the packages of an extra."""
+    packages = load_formats().extra[extra].packages
+    return install_command(*(f"{name}>={least}" for name, least in packages.items()))
 
 
 def require_extra(extra: str, what: str) -> None:

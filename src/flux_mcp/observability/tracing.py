@@ -16,6 +16,7 @@ from opentelemetry.trace import Span, StatusCode
 from flux_mcp import __version__
 from flux_mcp.errors import TracingUnavailableError
 from flux_mcp.settings.environment import traces_are_asked_for
+from flux_mcp.settings.installation import install_command
 from flux_mcp.settings.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_EXPORTER = ("opentelemetry-sdk>=1.35", "opentelemetry-exporter-otlp-proto-http>=1.35")
+"""The packages of the extra `otel`."""
 _TRACES_PATH = "/v1/traces"
 """Where a collector takes traces below its endpoint (opentelemetry.io/docs/specs/otlp)."""
 
@@ -41,7 +44,7 @@ def start_tracing(settings: Settings) -> None:
     except ImportError as error:
         missing = TracingUnavailableError(
             f"Traces are to be exported, but {error.name} is not installed.",
-            "Install it: pip install 'flux-mcp-server[otel]'. Or unset the endpoint.",
+            f"Install it: {install_command(*_EXPORTER)}. Or unset the endpoint.",
         )
         if settings.otlp_endpoint is not None:
             raise missing from error

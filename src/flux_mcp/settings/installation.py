@@ -1,5 +1,7 @@
 """Where this package is installed: in a checkout or not, and how its commands are called."""
 
+import importlib.util
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -36,8 +38,35 @@ def command_path(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     if shutil.which(name) or not beside.exists():
         return name
-    in_checkout = len(beside.parents) > 2 and beside.parents[2] == Path.cwd()  # noqa: PLR2004
-    return str(beside.relative_to(Path.cwd())) if in_checkout else str(beside)
+    return _as_typed(beside)
+
+
+def _as_typed(path: Path) -> str:
+    """Return a program's path as a person types it: `.venv/bin/...` in a checkout's folder."""
+    try:
+        here = Path.cwd()
+    except OSError:
+        return str(path)  # the folder this process was started in was removed
+    in_checkout = len(path.parents) > 2 and path.parents[2] == here  # noqa: PLR2004
+    return str(path.relative_to(here)) if in_checkout else str(path)
+
+
+def install_command(*requirements: str) -> str:
+    """Return the command that installs packages beside this one, for a person to copy.
+
+    It names packages, never this distribution: what an index has under its name need not be ours.
+
+    Args:
+        requirements: As pip takes them, such as `gguf>=0.17.0`.
+    """
+    wanted = " ".join(f"'{one}'" if re.search(r"[<>=\[ ]", one) else one for one in requirements)
+    python = Path(sys.executable)
+    pip = python.with_name("pip.exe" if sys.platform == "win32" else "pip")
+    if pip.exists():
+        return f"{_as_typed(pip)} install {wanted}"
+    if importlib.util.find_spec("pip") is None:
+        return f"uv pip install --python {_as_typed(python)} {wanted}"
+    return f"{_as_typed(python)} -m pip install {wanted}"
 
 
 def command_file(name: str) -> Path | None:

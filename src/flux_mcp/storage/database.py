@@ -224,11 +224,11 @@ class DatabaseThread:
                 raise
             # Another process may be doing the same.
             with FileLock(self._path.with_name(f"{self._path.name}.lock")):
-                self._database = self._prepared_anew()
+                self._database = self._prepared_again()
         self._file = _identity(self._path)
         return self._database
 
-    def _prepared_anew(self) -> "Database":
+    def _prepared_again(self) -> "Database":
         """Open the file once more; if it is still damaged, rename it and make a new one."""
         try:
             return self._prepared()

@@ -11,6 +11,7 @@ from flux_mcp.models import formats
 from flux_mcp.models.formats import load_formats
 from flux_mcp.pipelines.device import Device
 from flux_mcp.pipelines.loading.quantisers import require_classes, require_formats
+from flux_mcp.settings.installation import install_command
 
 CPU = Device("cpu")
 ALL = load_formats().format
@@ -82,13 +83,13 @@ def test_a_missing_extra_is_named_with_the_line_for_pip(micro):
         require_formats(spec, Gpu())
     assert str(caught.value) == (
         "[extra_missing] Weights in nf4 cannot be used without the package bitsandbytes. "
-        "Run: pip install 'flux-mcp-server[bitsandbytes]'."
+        f"Run: {install_command('bitsandbytes>=0.46.1')}."
     )
 
 
 @pytest.mark.skipif(installed("torchvision") is not None, reason="torchvision is installed")
 def test_a_class_that_wants_another_package_is_refused_with_the_line_for_pip():
-    with pytest.raises(ExtraMissingError, match=r"flux-mcp-server\[flux2-dev\]"):
+    with pytest.raises(ExtraMissingError, match=r"install 'torchvision>=0\.24\.0'"):
         require_classes(["AutoencoderKLFlux2", "PixtralProcessor"])
     require_classes(["AutoencoderKLFlux2", "Qwen2Tokenizer"])
 

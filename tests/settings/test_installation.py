@@ -1,0 +1,65 @@
+"""How commands are called, and how packages are installed beside this one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flux_mcp.settings import installation
+from flux_mcp.settings.installation import command_path, install_command
+
+
+def python_in(folder: Path, *, has_pip: bool) -> Path:
+    scripts = folder / ".venv" / "bin"
+    scripts.mkdir(parents=True)
+    for name in ("python", *(("pip",) if has_pip else ())):
+        (scripts / name).touch()
+    return scripts / "python"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX paths")
+@pytest.mark.parametrize(
+    ("has_pip", "finds_pip", "expected"),
+    [
+        (True, True, ".venv/bin/pip install 'gguf>=0.17.0' torchao"),
+        (False, True, ".venv/bin/python -m pip install 'gguf>=0.17.0' torchao"),
+        (False, False, "uv pip install --python .venv/bin/python 'gguf>=0.17.0' torchao"),
+    ],
+)
+def test_packages_are_installed_where_this_python_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    has_pip: bool,
+    finds_pip: bool,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(python_in(tmp_path, has_pip=has_pip)))
+    monkeypatch.setattr(
+        installation.importlib.util, "find_spec", lambda _name: object() if finds_pip else None
+    )
+    monkeypatch.chdir(tmp_path)
+    assert install_command("gguf>=0.17.0", "torchao") == expected
+    monkeypatch.chdir("/")
+    assert str(tmp_path) in install_command("torchao")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be removed there")
+def test_a_working_folder_that_was_removed_is_no_error(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = (
+        f"import os, shutil; shutil.rmtree({str(gone)!r}); "
+        "from flux_mcp.settings.installation import command_path, install_command; "
+        "print(command_path('flux-mcp'), install_command('torchao'))"
+    )
+    environment = {**os.environ, "PATH": "/nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=gone, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "install torchao" in done.stdout
+    assert command_path("flux-mcp")
