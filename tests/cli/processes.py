@@ -5,10 +5,11 @@ import io
 import json
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ for words in json.loads(sys.argv[1]):
         main()
     except SystemExit as left:
         assert not left.code, left.code
-print(*sys.modules, file=sys.stderr)
+    print("loaded:", *sys.modules, file=sys.stderr)
 """
 
 
@@ -108,6 +109,10 @@ class Cli:
 
     def imports(self, *commands: tuple[str, ...]) -> set[str]:
         """Run commands one after another in one process; return every module it loaded."""
+        return self.imports_after_each(*commands)[-1]
+
+    def imports_after_each(self, *commands: tuple[str, ...]) -> list[set[str]]:
+        """Return every module that was loaded when each of the commands had ended."""
         ended = subprocess.run(
             [sys.executable, "-c", _IMPORTS, json.dumps(commands)],
             env=self.environment(),
@@ -117,7 +122,18 @@ class Cli:
             stderr=subprocess.PIPE,
             encoding="utf-8",
         )
-        return set(ended.stderr.split())
+        loaded = [line for line in ended.stderr.splitlines() if line.startswith("loaded: ")]
+        assert len(loaded) == len(commands)
+        return [set(line.split()[1:]) for line in loaded]
+
+    def update_database(self) -> None:
+        """Make the data folder's database one that a newer version has changed."""
+        assert self("jobs", "list").code == 0
+        with closing(sqlite3.connect(self.data_dir / "gallery.sqlite")) as database, database:
+            database.execute(
+                "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) "
+                "SELECT migration_set, 'of_tomorrow', applied_at FROM _sqlite_migrations LIMIT 1"
+            )
 
     def prepare(self, work: Callable[[Service], Any]) -> Any:
         """Put something into the data folder through a service that runs nothing."""

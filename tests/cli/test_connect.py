@@ -1,9 +1,8 @@
-"""`flux-mcp connect` as a process; and the entry it writes, used by the SDK's client."""
+"""`flux-mcp connect`; and the entry it writes, used by the SDK's client."""
 
 import json
 import os
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from flux_mcp.settings.installation import command_file
 
-from .processes import TIMEOUT_S, Cli, Ended
+from .processes import Cli, Ended
 
 TOKEN = "a-token-of-thirty-two-characters"  # noqa: S105  (admitted nowhere)
 
@@ -166,27 +165,22 @@ def test_generic_prints_a_document_and_nothing_else(cli: Cli, tmp_path: Path) ->
 # --- the entry at work ---------------------------------------------------------------------------
 
 
-def write_project_entry(cli: Cli, client: str, project: Path) -> dict[str, Any]:
-    where = ["--scope", "project"] if client == "claude-code" else ["--file", ".mcp.json"]
-    subprocess.run(
-        cli.command("connect", client, *where, "--write"),
-        cwd=project,
-        env=cli.environment(),
-        check=True,
-        timeout=TIMEOUT_S,
-        stdout=subprocess.DEVNULL,
-    )
-    entry: dict[str, Any] = json.loads((project / ".mcp.json").read_text())["mcpServers"]["flux"]
+def written_entry(cli: Cli, file: Path, *words: str) -> dict[str, Any]:
+    clean(cli("connect", *words, "--write"))
+    entry: dict[str, Any] = json.loads(file.read_text())["mcpServers"]["flux"]
     return entry
 
 
 @pytest.mark.anyio
 @pytest.mark.skipif(command_file("flux-mcp") is None, reason="flux-mcp is not installed here")
-@pytest.mark.parametrize("client", ["generic", "claude-code"])
-async def test_an_sdk_client_gets_the_eight_tools_from_the_entry(
-    cli: Cli, tmp_path: Path, client: str
+async def test_an_sdk_client_gets_the_eight_tools_from_the_entry_of_every_project_file(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = write_project_entry(cli, client, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    written = written_entry(cli, tmp_path / "any.json", "generic", "--file", "any.json")
+    claude_code = ("claude-code", "--scope", "project")
+    project = written_entry(cli, tmp_path / ".mcp.json", *claude_code)
+    assert {**project, "type": None} == {**written, "type": None}
     environment = {**os.environ, **written["env"]}
     parameters = StdioServerParameters(
         command=written["command"], args=written["args"], env=environment, cwd=tmp_path

@@ -27,6 +27,7 @@ from flux_mcp.models.registry import KINDS, QUALITIES, load_registry
 from flux_mcp.service.service import Service
 from flux_mcp.settings.installation import command_path
 from flux_mcp.settings.settings import Settings
+from tests.e2e.light import light_worker
 from tests.models.hub import put_in_hub_cache
 from tests.models.nvidia import RTX_4090, gpu, program, put_nvidia_smi
 
@@ -345,9 +346,8 @@ def test_what_finished_jobs_took_counts(gamer: Machine):
     assert after.seconds == pytest.approx(0.4, abs=0.05), "four steps of a tenth of a second"
 
 
-def test_a_damaged_database_is_a_note_and_no_more(gamer: Machine, printed: Prints):
-    gamer.cli.data_dir.mkdir()
-    (gamer.cli.data_dir / "gallery.sqlite").write_bytes(b"not a database" * 100)
+def test_a_database_that_cannot_be_read_is_a_note_and_no_more(gamer: Machine, printed: Prints):
+    gamer.cli.update_database()
     found = gamer.found()
     assert any("What finished jobs took is not known" in notice for notice in found.notices)
     assert "What finished jobs took is not known" in unwrapped(printed(found))
@@ -443,8 +443,10 @@ def test_a_size_that_is_none_is_refused(bare: Machine):
 # --- the worker --------------------------------------------------------------------------------
 
 
-def test_a_worker_is_asked_and_its_word_counts(bare: Machine):
-    found = bare.found("--worker")
+@pytest.mark.parametrize("is_real", [False, pytest.param(True, marks=pytest.mark.torture)])
+def test_a_worker_is_asked_and_its_word_counts(bare: Machine, *, is_real: bool):
+    more = {} if is_real else light_worker(holds=False)
+    found = bare.found("--worker", **more)
     assert found.worker is not None
     assert found.worker.environment is not None
     assert found.device.kind == found.worker.environment.device.partition(":")[0]
@@ -452,10 +454,14 @@ def test_a_worker_is_asked_and_its_word_counts(bare: Machine):
 
 
 def test_a_worker_that_cannot_draw_is_an_exit_code_and_a_step(bare: Machine):
-    ended = bare("--worker", "--json", FLUX_MCP_DEVICE="cuda")
+    bare.put_torch("2.13.0", "13.0")
+    assert bare.site is not None
+    # In front of the real one, which takes seconds to import.
+    (bare.site / "torch" / "__init__.py").write_text("raise ImportError('a broken torch')")
+    ended = bare("--worker", "--json")
     found = Examination.model_validate(ended.json)
     assert ended.code == 1
     assert found.worker is not None
     assert found.worker.error == "its libraries or its device cannot be used"
-    assert found.worker.log
+    assert "a broken torch" in (found.worker.log or "")
     assert found.next[0].command == f"{OURS} doctor --worker"

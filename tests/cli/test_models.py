@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -29,16 +31,47 @@ REGISTRY = load_registry()
 
 
 @pytest.fixture
-def hub() -> Iterator[HubServer]:
-    server = HubServer()
-    with server.running():
-        server.add(SCHNELL, FILES)
-        yield server
+def hub(running_hub: HubServer) -> HubServer:
+    running_hub.clear()
+    running_hub.add(SCHNELL, FILES)
+    return running_hub
 
 
 @pytest.fixture
 def cli(tmp_path: Path, weights_dir: Path, hub: HubServer) -> Cli:
     return Cli(tmp_path / "data", weights_dir, **alone(hub, tmp_path))
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A data folder after `models pull flux1-schnell --json`, and what that printed."""
+
+    data_dir: Path
+    ended: Ended
+
+
+@pytest.fixture(scope="module")
+def pulled(
+    running_hub: HubServer, tmp_path_factory: pytest.TempPathFactory, weights_dir: Path
+) -> Pulled:
+    folder = tmp_path_factory.mktemp("pulled")
+    running_hub.clear()
+    running_hub.add(SCHNELL, FILES)
+    cli = Cli(folder / "data", weights_dir, **alone(running_hub, folder))
+    ended = cli("models", "pull", "flux1-schnell", "--yes", "--json")
+    assert ended.code == 0, ended.err
+    return Pulled(cli.data_dir, ended)
+
+
+@pytest.fixture
+def installed(pulled: Pulled, cli: Cli) -> Cli:
+    """A data folder of the test's own in which flux1-schnell is installed."""
+    shutil.copytree(pulled.data_dir, cli.data_dir, symlinks=True)
+    return cli
+
+
+def folder_of(cli: Cli) -> Path:
+    return Path(cli("models", "info", "flux1-schnell", "--json").json["folder"])
 
 
 def state(cli: Cli, model: str) -> str:
@@ -100,56 +133,61 @@ def test_the_life_of_weights_on_a_disk(cli: Cli, hub: HubServer):
     assert not list(hf_cache.glob("flux-mcp/*.json"))
 
 
-def test_json_is_one_document_and_progress_is_beside_it(cli: Cli, hub: HubServer):
-    ended = cli("models", "pull", "flux1-schnell", "--yes", "--json")
-    assert ended.code == 0
-    download = Download.model_validate(ended.json)
+def test_json_is_one_document_and_progress_is_beside_it(pulled: Pulled, installed: Cli):
+    download = Download.model_validate(pulled.ended.json)
     assert (download.status, download.models) == ("completed", ("flux1-schnell",))
     assert download.done_bytes == download.total_bytes > SIZE
-    checked = cli("models", "verify", "flux1-schnell", "--json").json["snapshots"]
+    assert " %)" in pulled.ended.err
+    checked = installed("models", "verify", "flux1-schnell", "--json").json["snapshots"]
     assert [(one["repository"], one["wrong"]) for one in checked] == [(SCHNELL, [])]
-    removed = cli("models", "remove", "flux1-schnell", "--yes", "--json").json
+    removed = installed("models", "remove", "flux1-schnell", "--yes", "--json").json
     assert removed["removed"] == [SCHNELL]
     assert removed["freed_bytes"] >= SIZE
 
 
+def test_what_was_pulled_is_what_the_hub_has_where_the_settings_say(installed: Cli):
+    folder = folder_of(installed)
+    there = {path for path in folder.rglob("*") if path.is_file()}
+    assert folder / TRANSFORMER in there
+    for path in there:
+        assert path.read_bytes() == FILES[path.relative_to(folder).as_posix()]
+    settings = Settings(data_dir=installed.data_dir, weights_dir=installed.weights_dir)
+    found = find_snapshot(REGISTRY.find("text2img", "flux1-schnell"), settings)
+    assert found is not None
+    assert found.folder == folder
+    assert folder.parents[1] == settings.paths.hub / cache_folder(SCHNELL)
+
+
 @pytest.mark.parametrize("with_manifest", [True, False], ids=["pulled by us", "by another"])
-def test_verify_finds_one_flipped_bit_offline(cli: Cli, hub: HubServer, *, with_manifest: bool):
-    cli("models", "pull", "flux1-schnell", "--yes")
-    asked = len(hub.seen)
+def test_verify_finds_one_flipped_bit_offline(
+    installed: Cli, hub: HubServer, *, with_manifest: bool
+):
     if not with_manifest:
-        for manifest in (cli.data_dir / "hf-cache" / "flux-mcp").iterdir():
+        for manifest in (installed.data_dir / "hf-cache" / "flux-mcp").iterdir():
             manifest.unlink()
-    assert cli("models", "verify", "flux1-schnell").code == 0
-    folder = Path(cli("models", "info", "flux1-schnell", "--json").json["folder"])
-    with (folder / TRANSFORMER).open("r+b") as stream:
+    assert installed("models", "verify", "flux1-schnell").code == 0
+    with (folder_of(installed) / TRANSFORMER).open("r+b") as stream:
         stream.seek(SIZE // 2)
         byte = stream.read(1)
         stream.seek(SIZE // 2)
         stream.write(bytes([byte[0] ^ 1]))
-    wrong = cli("models", "verify")
+    wrong = installed("models", "verify")
     assert wrong.code == 1
     assert f"  {TRANSFORMER}: its hash is " in wrong.out
     assert "models pull" in wrong.err
-    assert len(hub.seen) == asked
+    assert hub.seen == []
 
 
-@pytest.mark.parametrize(
-    ("path", "says"), [(TRANSFORMER, "it has 5 bytes"), ("vae/config.json", "it is not there")]
-)
-def test_verify_finds_what_is_short_or_gone_and_pull_fixes_it(
-    cli: Cli, hub: HubServer, path: str, says: str
-):
-    cli("models", "pull", "flux1-schnell", "--yes")
-    folder = Path(cli("models", "info", "flux1-schnell", "--json").json["folder"])
-    if says.startswith("it has"):
-        (folder / path).write_bytes(b"short")
-    else:
-        (folder / path).resolve().unlink()
-    wrong = cli("models", "verify", "flux1-schnell")
-    assert (wrong.code, says in wrong.out) == (1, True), wrong.out
-    assert cli("models", "pull", "flux1-schnell", "--yes").code == 0
-    assert cli("models", "verify").code == 0
+def test_verify_finds_what_is_short_or_gone_and_pull_fixes_it(installed: Cli):
+    folder = folder_of(installed)
+    (folder / TRANSFORMER).write_bytes(b"short")
+    short = installed("models", "verify", "flux1-schnell")
+    assert (short.code, f"{TRANSFORMER}: it has 5 bytes" in short.out) == (1, True), short.out
+    (folder / "vae/config.json").resolve().unlink()
+    gone = installed("models", "verify", "flux1-schnell")
+    assert (gone.code, "vae/config.json: it is not there" in gone.out) == (1, True), gone.out
+    assert installed("models", "pull", "flux1-schnell", "--yes").code == 0
+    assert installed("models", "verify").code == 0
 
 
 def test_a_base_is_pulled_with_what_needs_it_and_stays_while_it_does(cli: Cli, hub: HubServer):
@@ -168,28 +206,16 @@ def test_a_base_is_pulled_with_what_needs_it_and_stays_while_it_does(cli: Cli, h
     assert cli("models", "remove", "flux1-dev", "--yes").out.startswith(f"{DEV} is removed.")
 
 
-def test_what_was_pulled_is_what_the_hub_has_and_draws(cli: Cli, hub: HubServer, tmp_path: Path):
-    fast = ("--width", "64", "--height", "64", "--steps", "4", "--seed", "7", "--model", "micro")
-    cli("models", "pull", "flux1-schnell", "--yes")
-    (tmp_path / "pulled" / "micro").mkdir(parents=True)
-    folder = cli("models", "info", "flux1-schnell", "--json").json["folder"]
-    (tmp_path / "pulled" / "micro" / "text2img").symlink_to(folder)
-    pulled = cli(
-        "generate", "a red circle", *fast, "--json", FLUX_MCP_WEIGHTS_DIR=str(tmp_path / "pulled")
-    )
-    assert pulled.code == 0, pulled.err
-    assert Path(pulled.json["images"][0]["path"]).is_file()
-    there = {path for path in Path(folder).rglob("*") if path.is_file()}
-    assert Path(folder) / TRANSFORMER in there
-    for path in there:
-        assert path.read_bytes() == FILES[path.relative_to(folder).as_posix()]
-
-
 # --- Ctrl-C, kills, several at once ------------------------------------------------------------
 
 
-def test_control_c_leaves_what_the_next_pull_goes_on_with(cli: Cli, hub: HubServer):
-    hub.faults[TRANSFORMER] = [Fault(hold_after=3 * MIB)]
+def partial_bytes(cli: Cli) -> int:
+    (partial,) = cli.data_dir.glob("hf-cache/hub/*/blobs/*.incomplete")
+    return partial.stat().st_size
+
+
+def test_control_c_and_a_kill_leave_what_the_next_pull_goes_on_with(cli: Cli, hub: HubServer):
+    hub.faults[TRANSFORMER] = [Fault(hold_after=3 * MIB), Fault(hold_after=MIB)]
     with begin(cli, "flux1-schnell", "--yes") as process:
         wait_for_line(process, " %)")
         children = psutil.Process(process.pid).children(recursive=True)
@@ -204,16 +230,9 @@ def test_control_c_leaves_what_the_next_pull_goes_on_with(cli: Cli, hub: HubServ
     assert psutil.wait_procs(children, timeout=TIMEOUT_S)[1] == []
     assert newest_download(cli).status == "cancelled"
     assert state(cli, "flux1-schnell") == "partial"
-    (partial,) = cli.data_dir.glob("hf-cache/hub/*/blobs/*.incomplete")
-    have = partial.stat().st_size
-    assert have > MIB
-    hub.sent.clear()
-    assert cli("models", "pull", "flux1-schnell", "--yes").code == 0
-    assert hub.sent[TRANSFORMER] == SIZE - have
-
-
-def test_a_killed_pull_takes_its_process_along_and_is_seen_as_lost(cli: Cli, hub: HubServer):
-    hub.faults[TRANSFORMER] = [Fault(hold_after=3 * MIB)]
+    after_control_c = partial_bytes(cli)
+    assert after_control_c > MIB
+    # The next one goes on, and is killed: its process goes with it, and it is seen as lost.
     with begin(cli, "flux1-schnell", "--yes") as process:
         wait_for_line(process, " %)")
         children = psutil.Process(process.pid).children(recursive=True)
@@ -221,7 +240,12 @@ def test_a_killed_pull_takes_its_process_along_and_is_seen_as_lost(cli: Cli, hub
         process.wait(TIMEOUT_S)
         assert psutil.wait_procs(children, timeout=TIMEOUT_S)[1] == []
     killed = newest_download(cli)
+    assert state(cli, "flux1-schnell") == "partial"
+    have = partial_bytes(cli)
+    assert have >= after_control_c
+    hub.sent.clear()
     assert cli("models", "pull", "flux1-schnell", "--yes").code == 0
+    assert hub.sent[TRANSFORMER] == SIZE - have
 
     async def look(service: Service) -> Download:
         return await service.downloads.find(killed.id)
@@ -274,11 +298,10 @@ def test_a_mistake_is_told_with_its_exit_code(
     assert not list(cli.data_dir.glob("hf-cache/hub/models--*"))
 
 
-def test_removal_asks_where_nobody_can_answer_it_is_refused(cli: Cli, hub: HubServer):
-    cli("models", "pull", "flux1-schnell", "--yes")
-    ended = cli("models", "remove", "flux1-schnell")
+def test_removal_asks_where_nobody_can_answer_it_is_refused(installed: Cli):
+    ended = installed("models", "remove", "flux1-schnell")
     assert (ended.code, "Give --yes" in ended.err) == (2, True)
-    assert state(cli, "flux1-schnell") == "installed"
+    assert state(installed, "flux1-schnell") == "installed"
 
 
 def test_a_disk_that_is_too_small_is_told(cli: Cli, hub: HubServer):
@@ -343,14 +366,3 @@ def test_a_model_without_a_licence_names_the_page_and_the_ways_to_log_in(cli: Cl
     assert ended.code == 1
     for words in (f"https://huggingface.co/{SCHNELL}", "HF_TOKEN", "hf auth login", "keyring set"):
         assert words in ended.err
-
-
-# --- agents watch it ---------------------------------------------------------------------------
-
-
-def test_settings_say_where_pulled_weights_lie(cli: Cli, hub: HubServer):
-    cli("models", "pull", "flux1-schnell", "--yes")
-    settings = Settings(data_dir=cli.data_dir, weights_dir=cli.weights_dir)
-    found = find_snapshot(REGISTRY.find("text2img", "flux1-schnell"), settings)
-    assert found is not None
-    assert found.folder.parents[1] == settings.paths.hub / cache_folder(SCHNELL)

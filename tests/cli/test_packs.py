@@ -9,13 +9,13 @@ import pytest
 
 from flux_mcp.compose.audit import audit_text
 from flux_mcp.compose.library import PackLibrary
-from flux_mcp.service.answers import AuditAnswer, JobAnswer
+from flux_mcp.service.answers import AuditAnswer
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.compose.packs_on_disk import MANIFEST, line_of, manifest, write_pack
 from tests.server.images import keep_image, noise
 
-from .processes import TIMEOUT_S, Cli, Drawn, Ended
+from .processes import TIMEOUT_S, Cli, Ended
 
 SHIPPED = ["blog-pin", "editorial-illustration", "micro-shapes", "product-shot"]
 SHAPES = "micro-shapes"
@@ -315,55 +315,6 @@ def test_a_new_pack_may_lie_elsewhere(cli: Cli, tmp_path: Path, own: Path) -> No
 
 
 # --- images ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory, weights_dir: Path) -> Drawn:
-    """Two images with a pack, once for every test that only looks."""
-    cli = Cli(tmp_path_factory.mktemp("packs") / "data", weights_dir)
-    ended = cli(
-        "generate", "--pack", SHAPES, "--subject", "star", "--var", "colour=*",
-        "--var", "background=white", "--extra", "like a sticker", "--count", "2", "--seed", "3",
-        "--width", "64", "--height", "64", "--steps", "4", "--json",
-    )  # fmt: skip
-    assert ended.code == 0, ended.err
-    return Drawn(cli, ended, JobAnswer.model_validate(ended.json))
-
-
-def test_generate_draws_with_a_pack_what_compose_prints(drawn: Drawn) -> None:
-    prompts = [image.prompt for image in drawn.answer.images]
-    composed = clean(
-        drawn.cli(
-            "packs", "compose", SHAPES, "--subject", "star", "--var", "colour=*",
-            "--var", "background=white", "--extra", "like a sticker", "--count", "2", "--seed", "3",
-        )
-    )  # fmt: skip
-    assert prompts == composed.out.splitlines()
-    assert len(set(prompts)) == 2
-    assert drawn.answer.pack == f"{SHAPES} 1.0.0"
-
-
-def test_a_job_of_a_pack_is_shown_with_its_words(drawn: Drawn) -> None:
-    shown = clean(drawn.cli("jobs", "show", drawn.answer.job_id or ""))
-    assert re.search(rf"^pack +{SHAPES} 1\.0\.0$", shown.out, re.MULTILINE)
-    for image in drawn.answer.images:
-        assert f"  {image.prompt}\n" in shown.out
-
-
-def test_an_image_is_shown_with_what_its_prompt_is_made_of(drawn: Drawn) -> None:
-    image = drawn.answer.images[1]
-    colour = image.prompt.split()[2]
-    shown = clean(drawn.cli("gallery", "show", image.id)).out
-    about = shown.partition(f"\n\nComposed by the pack {SHAPES} 1.0.0:\n")[2].splitlines()
-    rows = [re.split(r"  +", line.strip()) for line in about]
-    fixed = image.prompt.removesuffix(", like a sticker")
-    assert ["fixed", "fixed_block.txt", fixed] in rows
-    assert ["{subject}", "subjects/star.txt", "star"] in rows
-    assert ["{colour}", f"pack.json (colour: {colour})", colour] in rows
-    assert ["extra", "argument extra", "like a sticker"] in rows
-    assert about[-1].strip() == "drawn by the seed: colour"
-    kept = clean(drawn.cli("gallery", "show", image.id, "--json")).json
-    assert kept["composed"]["blocks"][0]["text"] == fixed
 
 
 def test_an_image_without_a_pack_has_no_such_part(cli: Cli) -> None:

@@ -1,8 +1,9 @@
 """The processes of these tests: each server and each run of the suite is started once."""
 
 import os
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -47,33 +48,50 @@ def fixtures() -> Iterator[str]:
         yield address
 
 
+Started = Mapping[str, Mapping[str, Future[SuiteRun]]]
+"""Runs of the suite by fixture and revision."""
+RUNS: Mapping[str, tuple[str, Callable[[str], Sequence[str]]]] = {
+    "product_runs": ("product", lambda revision: ["--suite", "all", "--spec-version", revision]),
+    "required": ("fixtures", lambda revision: ["--requirements", revision]),
+}
+"""Fixtures that are runs of the suite, each with its server and the options for a revision."""
+
+
 @pytest.fixture(scope="session")
-def product_runs(
-    suite: Suite, product: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, SuiteRun]:
+def started(
+    request: pytest.FixtureRequest, suite: Suite, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Started]:
+    """Begin every run that a test of this session waits for.
+
+    A run mostly waits, so those against one server go on beside those against the other; the
+    revisions follow each other, as both ask the same server.
+    """
+    asked = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    runs: dict[str, dict[str, Future[SuiteRun]]] = {}
+    with ExitStack() as pools:
+        for name in RUNS.keys() & asked:
+            server, options = RUNS[name]
+            url = f"{request.getfixturevalue(server)}/mcp"
+            pool = pools.enter_context(ThreadPoolExecutor(max_workers=1))
+            runs[name] = {
+                revision: pool.submit(
+                    suite.run, url, tmp_path_factory.mktemp(server), *options(revision)
+                )
+                for revision in REVISIONS
+            }
+        yield runs
+
+
+@pytest.fixture(scope="session")
+def product_runs(started: Started) -> dict[str, SuiteRun]:
     """Every scenario of a revision against the product, those that cannot pass as well."""
-    return {
-        revision: suite.run(
-            f"{product}/mcp",
-            tmp_path_factory.mktemp("product"),
-            *("--suite", "all", "--spec-version", revision),
-        )
-        for revision in REVISIONS
-    }
+    return {revision: run.result() for revision, run in started["product_runs"].items()}
 
 
 @pytest.fixture(scope="session")
-def required(
-    suite: Suite, fixtures: str, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], SuiteRun]:
-    """Run a requirement set against the conformance server, once."""
-
-    @cache
-    def run(revision: str) -> SuiteRun:
-        results = tmp_path_factory.mktemp("required")
-        return suite.run(f"{fixtures}/mcp", results, "--requirements", revision)
-
-    return run
+def required(started: Started) -> Callable[[str], SuiteRun]:
+    """Return the run of a requirement set against the conformance server."""
+    return lambda revision: started["required"][revision].result()
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ def test_no_text_breaks_the_search(gallery, query):
 
 
 @settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15
 )
 @given(st.lists(st.from_regex(r"[a-z]{2,8}", fullmatch=True), min_size=1, max_size=5))
 def test_a_prompt_is_found_by_each_of_its_words(tmp_path_factory, record, words):

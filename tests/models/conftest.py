@@ -8,7 +8,7 @@ import pytest
 from flux_mcp.settings.settings import Settings
 
 from .hub_server import HubServer
-from .pulls import Puller
+from .pulls import TOKEN, Puller
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +28,18 @@ def hub(running_hub: HubServer) -> HubServer:
 def puller(running_hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Puller]:
     """A downloading process that is used again and again."""
     one = Puller(running_hub, Settings(data_dir=tmp_path_factory.mktemp("puller")))
+    yield one
+    running_hub.clear()
+    one.close()
+
+
+@pytest.fixture(scope="session")
+def puller_with_token(
+    running_hub: HubServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Puller]:
+    """A downloading process like the other one, in whose environment a token is."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("puller-with-token"))
+    one = Puller(running_hub, settings, HF_TOKEN=TOKEN)
     yield one
     running_hub.clear()
     one.close()

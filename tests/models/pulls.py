@@ -101,13 +101,15 @@ def pull(hub: HubServer, settings: Settings, asked: PullRequest, **more: str) ->
 class Puller:
     """Pulls in one process that lives as long as the hub it asks."""
 
-    def __init__(self, hub: HubServer, settings: Settings) -> None:
+    def __init__(self, hub: HubServer, settings: Settings, **more: str) -> None:
+        self._log = (settings.data_dir / "puller.log").open("w+", encoding="utf-8")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.models.puller"],
             cwd=ROOT,
-            env=environment(hub, settings),
+            env=environment(hub, settings, **more),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._log,
             text=True,
         )
 
@@ -122,7 +124,8 @@ class Puller:
         for answer in self._process.stdout:
             event = json.loads(answer)
             if "code" in event and "type" not in event:
-                return Ran(event["code"], events, "")
+                self._log.seek(0)
+                return Ran(event["code"], events, self._log.read())
             events.append(event)
         raise AssertionError(f"the process ended with {self._process.wait(TIMEOUT_S)}")
 
@@ -132,6 +135,7 @@ class Puller:
         self._process.stdin.close()
         assert self._process.wait(TIMEOUT_S) == 0
         self._process.stdout.close()
+        self._log.close()
 
 
 def wait_for_bytes(process: subprocess.Popen[str], path: str, at_least: int) -> None:

@@ -133,7 +133,7 @@ def place(wanted: Wanted, where: Machine) -> tuple[int, Candidate] | None:
     return ways.index((chosen.spec.id, chosen.loaded_as)), chosen
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(wanted=wanted_switches(), vram_gib=SIZES, ram_gib=RAMS)
 def test_a_plan_is_within_the_memory_and_is_the_best_that_is(wanted, vram_gib, ram_gib):
     found = place(wanted, machine(vram_gib, ram_gib))
@@ -150,7 +150,7 @@ def test_a_plan_is_within_the_memory_and_is_the_best_that_is(wanted, vram_gib, r
         assert found[0] == fitting[0]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(wanted=wanted_switches(), vram_gib=SIZES, ram_gib=st.floats(8, 512), more=st.floats(0, 64))
 def test_more_memory_never_gives_a_worse_plan(wanted, vram_gib, ram_gib, more):
     before = place(wanted, machine(vram_gib, ram_gib))
@@ -159,7 +159,7 @@ def test_more_memory_never_gives_a_worse_plan(wanted, vram_gib, ram_gib, more):
         assert before is None or (after is not None and after[0] <= before[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(wanted=wanted_switches(), vram_gib=st.floats(0.1, 12), ram_gib=st.floats(2, 32))
 def test_what_an_error_says_would_fit_does(wanted, vram_gib, ram_gib):
     try:
