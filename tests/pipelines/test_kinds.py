@@ -259,6 +259,7 @@ def test_numbers_that_are_no_colours_are_refused():
         _to_pixels(colours)
 
 
+@pytest.mark.torture
 def test_drawing_over_and_over_leaves_no_tensors_behind(drawn, task_for, registry):
     import gc
 

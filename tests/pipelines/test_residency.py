@@ -106,6 +106,7 @@ def test_a_revision_that_is_not_on_this_disk_is_missing(residency, registry):
         residency.pipeline(spec, "resident", quietly)
 
 
+@pytest.mark.torture
 def test_loading_and_clearing_over_and_over_does_not_grow(residency, registry):
     import torch
 

@@ -40,6 +40,7 @@ async def use(client: Client, image: str, job_id: str, small: int, large: int) -
         assert not (await call(client, "flux_edit", **asked)).is_error
 
 
+@pytest.mark.torture
 async def test_many_calls_and_many_large_images_leave_no_memory(server: Server, image: str) -> None:
     assert len(OVER_HTTP) * USING[1] * IMAGE_BYTES >= 2 * ALLOWED_BYTES
     sizes_bytes = []

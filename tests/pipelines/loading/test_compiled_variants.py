@@ -64,6 +64,7 @@ def drawn(on_gpu):
     return draw
 
 
+@pytest.mark.torture
 def test_compiled_transformers_share_weights_and_follow_them_off_the_gpu_and_back(
     on_gpu, drawn, short_micro, short_edges, graphs, short_striped
 ):

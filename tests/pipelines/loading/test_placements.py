@@ -283,6 +283,7 @@ JOBS = st.lists(
 )
 
 
+@pytest.mark.torture
 @sampling(
     max_examples=2,
     deadline=None,
