@@ -29,6 +29,8 @@ pytestmark = pytest.mark.usefixtures("torch_here")
 FORMATS = ("bf16", "fp8", "fp8wo", "int8", "q8_0")
 """One for each way to store weights: all kinds have fp32, and GGUF's block types are alike."""
 CASES = (*KINDS, *FORMATS, "flux2 klein, kontext", "flux2 dev, text2img", "control LoRA")
+ALIKE = {"kontext": "text2img", "control": "text2img", "fp8wo": "int8"}
+"""Cases of the same parts, or stored in the same way, as another: the long run has them too."""
 KEY = "text2img/micro"
 
 
@@ -71,7 +73,9 @@ def task_of(registry, micro, micro_gguf, edges, klein_dir):
     return task
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.torture if c in ALIKE else ()) for c in CASES]
+)
 def test_pixels_are_the_same_in_every_placement(on_gpu, studio, task_of, striped, case):
     """Also after a job that was stopped, and with a LoRA that comes and goes."""
     task = task_of(case)
