@@ -464,3 +464,26 @@ def test_a_text_encoder_in_gguf_may_have_either_names(t5, tmp_path, kind, precis
     file, values = gguf_file(tmp_path / "t5.gguf", tensors, kind_of, rename)
     right = states(encoder(in_a_folder(tmp_path / "right", source, values), "fp32"))
     assert error(states(encoder(source, precision, file)), right) < 0.02
+
+
+# --- parts that their library loads whole --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "class_name", "library"),
+    [("vae", "AutoencoderKL", "diffusers"), ("text_encoder", "CLIPTextModel", "transformers")],
+)
+def test_a_small_part_with_a_tensor_that_is_not_known_is_refused(
+    settings, registry, tmp_path, part, class_name, library
+):
+    import torch
+    from safetensors.torch import load_file
+
+    micro = settings.weights_dir / str(registry.find("text2img", "micro").folder)
+    (own,) = (micro / part).glob("*.safetensors")
+    folder = shutil.copytree(micro / part, tmp_path / part)
+    files = PartFiles(part, library, class_name, folder)
+    assert load_part(files, "fp32") is not None
+    written(folder / own.name, load_file(own) | {"of.another.model": torch.zeros(2)})
+    with pytest.raises(WeightsInvalidError, match=r"does not know, such as of\.another\.model"):
+        load_part(files, "fp32")
