@@ -30,7 +30,6 @@ from flux_mcp.settings.paths import Paths
 _OURS = re.compile(r"img_[A-Za-z0-9_-]+\.(?:png|webp)")
 _JOB_ID = re.compile(r"job_[A-Za-z0-9_-]{1,64}")
 _PART = re.compile(r"\.[A-Za-z0-9_-]+\.[0-9a-f]{8}\.part")
-_PREVIEW = re.compile(r"(job_[A-Za-z0-9_-]{1,64})\.webp")
 
 
 @dataclass(frozen=True)
@@ -205,10 +204,11 @@ class ImageFiles:
 
     def old_previews(self, older_than_s: float) -> Mapping[str, Path]:
         """Return previews that are older than `older_than_s`, by the id of their job."""
-        found = {
-            path: _PREVIEW.fullmatch(path.name) for path in _older(self._previews, older_than_s)
+        return {
+            path.stem: path
+            for path in _older(self._previews, older_than_s)
+            if path.suffix == ".webp" and _JOB_ID.fullmatch(path.stem)
         }
-        return {match[1]: path for path, match in found.items() if match}
 
     def examine(self, path: Path, size_px: tuple[int, int]) -> SavedImage:
         """Decode a finished PNG that has no row; make its thumbnail if that is missing.

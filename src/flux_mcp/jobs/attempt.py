@@ -23,7 +23,7 @@ from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.journal import Journal
 from flux_mcp.jobs.look_ahead import LookAhead
 from flux_mcp.jobs.queue import JobQueue
-from flux_mcp.jobs.saving import Drawn, ResultSink, Saver, error_info
+from flux_mcp.jobs.saving import Drawn, ResultSink, Saver
 from flux_mcp.jobs.scheduler import LoadLevel, load_level
 from flux_mcp.settings.settings import Settings
 from flux_mcp.storage.database import DatabaseThread
@@ -92,7 +92,7 @@ class AttemptRunner:
             status = await self.database.insist(self.queue.lost, job, lost_for_good(str(error)))
             self.journal.lost(job, str(error), status)
         except FluxMcpError as error:
-            await self._fail(job, error_info(error))
+            await self._fail(job, ErrorInfo.of(error))
         except Exception:
             logger.exception("unexpected error while running a job")
             await fleet.kill()
@@ -242,7 +242,7 @@ def _read_inputs(uploads: Path, job: Job) -> dict[str, bytes]:
 def lost_for_good(detail: str = "") -> ErrorInfo:
     """Return the error of a job that lost its last worker."""
     because = f" ({detail})" if detail else ""
-    return error_info(
+    return ErrorInfo.of(
         WorkerLostError(
             f"The worker process died twice while drawing this job{because}.",
             "Try a smaller size or another model; what it said is in logs/worker.log of the data "

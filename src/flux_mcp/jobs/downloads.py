@@ -343,7 +343,7 @@ class Downloader:
             await asyncio.shield(self._end(download.id, "cancelled"))
             raise
         except StorageError as error:
-            told = ErrorInfo(code=error.code, message=error.message, hint=error.hint)
+            told = ErrorInfo.of(error)
             with contextlib.suppress(StorageError):  # it may be the database that cannot be used
                 await self._end(download.id, "failed", told)
             raise

@@ -705,7 +705,7 @@ class JobQueue:
     def _fail_unreadable(self, job_id: str, error: StorageError) -> None:
         """End a running job whose row cannot be read: the queue goes on without it."""
         logger.error("a job that cannot be read has failed: %s", error)
-        info = ErrorInfo(code=error.code, message=error.message, hint=error.hint)
+        info = ErrorInfo.of(error)
         with immediate(self._database) as database:
             database.conn.execute(
                 "UPDATE jobs SET status = 'failed', error = ?, finished_at = ? "

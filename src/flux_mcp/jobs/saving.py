@@ -129,7 +129,7 @@ class Saver:
             await self._sink.save(drawn)
             await self._database.insist(self._queue.complete, job, done.load_s, done.draw_s)
         except FluxMcpError as error:
-            await self._fail(job, error_info(error))
+            await self._fail(job, ErrorInfo.of(error))
         except Exception:
             logger.exception("unexpected error while saving the images of a job")
             await self._fail(job, _NOT_SAVED)
@@ -139,8 +139,3 @@ class Saver:
     async def _fail(self, job: Job, error: ErrorInfo) -> None:
         await self._database.insist(self._queue.fail, job, error)
         self._journal.failed(job, error)
-
-
-def error_info(error: FluxMcpError) -> ErrorInfo:
-    """Return an error of ours as it is stored with a job."""
-    return ErrorInfo(code=error.code, message=error.message, hint=error.hint)

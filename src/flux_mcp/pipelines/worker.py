@@ -119,7 +119,7 @@ def _ended(
     if isinstance(error, JobCancelledError):
         return Cancelled(**reporter.stamp(), **state)
     error = error or InternalError("The job ended without a result.")
-    info = ErrorInfo(code=error.code, message=error.message, hint=error.hint)
+    info = ErrorInfo.of(error)
     return Failed(**reporter.stamp(), error=info, **state)
 
 

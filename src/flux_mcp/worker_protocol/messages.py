@@ -9,10 +9,11 @@ used, and a server answers its first client a twentieth sooner.
 """
 
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from flux_mcp.errors import FluxMcpError
 from flux_mcp.models.parts import Precision
 from flux_mcp.models.registry import Kind
 from flux_mcp.requests.plan import RenderPlan
@@ -30,6 +31,11 @@ class ErrorInfo(_ProtocolModel):
     code: str
     message: str
     hint: str = ""
+
+    @classmethod
+    def of(cls, error: FluxMcpError) -> Self:
+        """Return a deliberate error as it is stored and sent."""
+        return cls(code=error.code, message=error.message, hint=error.hint)
 
     def __str__(self) -> str:
         """`[code] what is wrong. what to do.`, as the errors of errors.py are written."""

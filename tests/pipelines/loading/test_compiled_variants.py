@@ -22,7 +22,7 @@ COMPILED = Switches(compiled=True)
 
 @pytest.fixture
 def short_edges(short_micro, config, row_for, tmp_path):
-    """What is laid over `short_micro`."""
+    """What is merged onto `short_micro`."""
     counts = {"num_layers": 1, "num_single_layers": 1}
     return row_for(write(tmp_path / "edges.safetensors", bfl(config | counts, CHANNELS)))
 
@@ -99,7 +99,7 @@ def test_compiled_transformers_share_weights_and_follow_them_off_the_gpu_and_bac
     assert on_gpu.traffic[0] > before
     assert len(graphs) == once
 
-    # A base and what is laid over it are compiled each for itself, once.
+    # A base and what is merged onto it are compiled each for itself, once.
     followed = drawn(edges, switches=Switches())
     for spec, expected in ((edges, followed), (micro, bare), (edges, followed)):
         assert np.array_equal(drawn(spec), expected)
