@@ -19,11 +19,12 @@ from flux_mcp.settings.paths import ensure_dirs
 from flux_mcp.settings.settings import Settings
 from flux_mcp.storage import database as database_module
 
+from .factories import BAD_WORKER
+
 pytestmark = pytest.mark.anyio
 
-WORKER = Path(__file__).with_name("bad_worker.py")
 DEADLINE_S = 120
-GOOD = (sys.executable, str(WORKER), "good")
+GOOD = (*BAD_WORKER, "good")
 REQUEST = GenerateRequest(prompt="a star", width=64, height=64, steps=4, seed=1)
 
 
@@ -164,8 +165,8 @@ async def test_a_worker_that_cannot_start_for_a_while_costs_no_job(
         "import pathlib, runpy, sys\n"
         f"if not pathlib.Path({str(is_there)!r}).exists():\n"
         "    sys.exit(3)\n"
-        f"sys.argv = [{str(WORKER)!r}, 'good']\n"
-        f"runpy.run_path({str(WORKER)!r}, run_name='__main__')\n",
+        f"sys.argv = [{BAD_WORKER[1]!r}, 'good']\n"
+        f"runpy.run_path({BAD_WORKER[1]!r}, run_name='__main__')\n",
         encoding="utf-8",
     )
     async with opened(settings, (sys.executable, str(starter))) as service:

@@ -1,12 +1,10 @@
 """Probes: each state with real parts, a busy database, and no work beyond one question a second."""
 
 import asyncio
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +22,10 @@ from flux_mcp.service.health import Health, judge
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import ErrorInfo
-from tests.jobs.factories import make_job
+from tests.jobs.factories import BAD_WORKER, make_job
 
 pytestmark = pytest.mark.anyio
 
-BAD_WORKER = Path(__file__).parents[1] / "jobs" / "bad_worker.py"
 REQUEST = GenerateRequest(prompt="a star", width=64, height=64, steps=4, seed=1)
 DEADLINE_S = 60
 
@@ -42,7 +39,7 @@ def open_service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Open:
 
     @asynccontextmanager
     async def open_service(habit: str = "good", **changes: Any) -> AsyncIterator[Service]:
-        command = [sys.executable, str(BAD_WORKER), habit]
+        command = (*BAD_WORKER, habit)
         service = Service(
             settings.model_copy(update=changes),
             make_fleet=lambda settings: ProcessFleet(settings, command),
@@ -108,7 +105,7 @@ async def test_a_worker_that_cannot_draw_degrades_until_one_can(
         seen = await service.operations.health()
         assert (seen.status, seen.http_status) == ("degraded", 503)
         assert code in seen.reason
-        service.runtime.executor._fleet._command = (sys.executable, str(BAD_WORKER), "good")
+        service.runtime.executor._fleet._command = (*BAD_WORKER, "good")
         await service.runtime.executor._fleet.kill()
         assert await ended(service) == "completed"
         assert (await service.operations.health()).status == "ready"

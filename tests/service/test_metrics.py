@@ -2,12 +2,10 @@
 
 import asyncio
 import os
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -29,10 +27,10 @@ from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import Environment, Memory
 from tests.jobs.bad_worker import ENVIRONMENT
+from tests.jobs.factories import BAD_WORKER
 
 pytestmark = pytest.mark.anyio
 
-BAD_WORKER = Path(__file__).parents[1] / "jobs" / "bad_worker.py"
 REQUEST = GenerateRequest(prompt="a star", width=64, height=64, steps=4, seed=1, count=2)
 DEADLINE_S = 60
 
@@ -44,7 +42,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 def open_service(settings: Settings) -> Open:
     @asynccontextmanager
     async def open_service(habit: str = "good") -> AsyncIterator[Service]:
-        command = [sys.executable, str(BAD_WORKER), habit]
+        command = (*BAD_WORKER, habit)
         service = Service(settings, make_fleet=lambda settings: ProcessFleet(settings, command))
         await service.open()
         yield service
