@@ -12,9 +12,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# pip compiles on one processor, which takes as long as all else it does: compileall uses all of them.
+INSTALL := $(PIP) install --no-compile --quiet --progress-bar off
+# Our own modules are compiled once and not at the start of each of the hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 TORCH := $(shell grep '^torch==' constraints.txt)
-GET_TORCH = $(PIP) install --quiet --progress-bar off --index-url '$(TORCH_INDEX)' '$(TORCH)' && \
+GET_TORCH = $(INSTALL) --index-url '$(TORCH_INDEX)' '$(TORCH)' && \
   echo '$(TORCH_INDEX)' > $(VENV)/.torch-index
 
 # The suite and the Inspector, pinned by the lock in SUITE. The Inspector wants Node 22.19 or newer;
@@ -38,20 +42,25 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "venv failed. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "Installing pinned dependencies into $(VENV) (torch is the large one) ..."
 	@$(if $(TORCH_INDEX),$(GET_TORCH))
-	@$(PIP) install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
+	@$(INSTALL) --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # templates for newer Pythons among them
 	@touch $@
 
 demo: $(READY)
 	@$(BIN)/flux-mcp demo
 
-# Files are spread over the processors; the tests of a file share their fixtures on one of them. No
-# more than four: each brings workers with torch of its own.
+# Files are spread over processes; the tests of a file share their fixtures in one of them. One more
+# process than processors, since each waits for servers it started a sixth of its time; no more than
+# four, since each brings workers with torch of its own.
+PROCESSES = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+PYTEST = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(PYTEST)
 
 # The same promises in many more ways; takes long, so it is run before a release.
 torture: $(READY)
-	$(BIN)/python -m pytest -m torture --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(PYTEST) -m torture
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flux_mcp.service.answers import CancelAnswer, JobAnswer, QueueAnswer, SearchAnswer
+from tests.e2e.light import light_worker
 from tests.models.hub_server import HubServer
 from tests.models.lora_files import pair, put_striped, write
 from tests.models.pulls import SCHNELL, alone, micro_files
@@ -42,6 +43,7 @@ def drawn(
         "generate", "--pack", *CHOSEN, "--lora", "striped:0.5", "--lora", "b",
         "--width", "64", "--height", "64", "--steps", "2", "--session", SESSION, "--json",
         "--model", "micro", FLUX_MCP_WEIGHTS_DIR=str(folder / "pulled"),
+        **light_worker(holds=False),
     )  # fmt: skip
     assert ended.code == 0, ended.err
     return Drawn(cli, ended, JobAnswer.model_validate(ended.json))

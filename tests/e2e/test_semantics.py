@@ -117,6 +117,7 @@ async def test_the_shape_is_drawn_as_asked(client: Client, wanted: str) -> None:
     assert mostly([name == wanted for name in found]), found
 
 
+@pytest.mark.torture
 async def test_a_wide_image_holds_the_same_scene(client: Client) -> None:
     answer = await job(
         client, "flux_generate", prompt="a red circle on a cyan background", seed=5,
@@ -191,6 +192,7 @@ async def test_a_variation_keeps_the_colours(client: Client) -> None:
     assert mostly([colour(picture) == "pink" for picture in varied])
 
 
+@pytest.mark.torture
 async def test_the_heavier_of_two_images_shows_more(client: Client) -> None:
     first = given(drawn_by_us(scene("green", "circle", "white")))
     second = given(drawn_by_us(scene("black", "circle", "orange")))
@@ -225,6 +227,7 @@ async def test_a_batch_draws_what_single_images_draw(client: Client) -> None:
         assert np.abs(pixels(one).astype(int) - pixels(other)).mean() < 1.5
 
 
+@pytest.mark.torture
 async def test_a_negative_prompt_pushes_away(client: Client) -> None:
     """Nothing is said of the colour but what it must not be."""
     plain = await draw(client, "flux_generate", prompt="a circle", negative_prompt="")

@@ -154,6 +154,7 @@ async def test_the_tree_is_whole_when_another_process_draws(traced: Traced) -> N
     assert traced.collector.services == {"flux-mcp", "two"}
 
 
+@pytest.mark.torture
 async def test_a_job_that_loses_its_worker_has_two_attempts_in_one_job(tmp_path: Path) -> None:
     with collecting() as collector:
         await lose_a_worker(starter(tmp_path), collector)

@@ -38,7 +38,8 @@ pytestmark = [
 ]
 
 TOKEN = "a-token-for-these-tests"  # noqa: S105 - opens nothing else
-ERAS = ("auto", "legacy")
+ERAS = ("auto", pytest.param("legacy", marks=pytest.mark.torture))
+"""The router has one way for both; the SDK serves either."""
 LONG: dict[str, Any] = {**ENDLESS, "wait_s": 200}
 """Drawn until it is cancelled or killed in the middle."""
 
@@ -311,6 +312,7 @@ async def test_the_router_outlives_flux_mcp(environment: dict[str, str]) -> None
                     assert await queue_of(client)
 
 
+@pytest.mark.torture
 async def test_the_token_comes_from_a_file_that_may_change(
     shared_environment: dict[str, str], shared_flux: Running, tmp_path: Path
 ) -> None:
@@ -329,7 +331,9 @@ async def test_the_token_comes_from_a_file_that_may_change(
             assert await queue_of(client)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.torture)]
+)
 async def test_a_signal_ends_the_router_in_order(
     shared_flux: Running,
     shared_environment: dict[str, str],
@@ -437,7 +441,7 @@ def to_another(
 
 
 async def test_nothing_is_lost_added_or_reordered_on_the_way(to_another: Running) -> None:
-    for mode in ERAS:
+    for mode in ("auto", "legacy"):
         async with client_of(to_another.address, mode=mode) as client:
             await passes_everything_on(client)
 
@@ -465,6 +469,7 @@ async def passes_everything_on(client: Client) -> None:
     assert echoed.meta["example.org/asked"] == meta
 
 
+@pytest.mark.torture
 async def test_a_command_that_breaks_off_is_started_again_and_again(
     to_another: Running,
 ) -> None:

@@ -290,6 +290,7 @@ async def being_read(service: Service, job: Job) -> int:
     return service.workers()[0].pid or 0
 
 
+@pytest.mark.torture  # its parts: tests/pipelines/test_worker.py and tests/e2e/test_processes.py
 async def test_what_was_read_is_taken_and_a_worker_killed_while_it_reads_costs_an_attempt_only(
     real: tuple[Service, Watch],
 ) -> None:

@@ -126,6 +126,7 @@ def test_loras_on_a_compiled_transformer_change_without_compiling_again(
     assert len(compiled.graphs) == once, "something compiled again"
 
 
+@pytest.mark.torture
 def test_only_a_lora_of_other_layers_or_of_a_larger_rank_compiles_again(
     compiled, put, short_striped
 ):

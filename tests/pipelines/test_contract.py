@@ -277,6 +277,7 @@ async def test_what_the_device_cannot_hold_fails_the_job_and_not_the_worker(
 # --- when it is killed ---------------------------------------------------------------------------
 
 
+@pytest.mark.torture  # its parts: tests/pipelines/test_texts.py and tests/e2e/test_processes.py
 async def test_the_worker_after_a_killed_one_draws_the_same_without_loading_a_text_encoder(
     worker, studio, settings, task_for, registry
 ):

@@ -392,6 +392,7 @@ print(hits)
 """
 
 
+@pytest.mark.torture  # two processes import torch for it
 def test_processes_that_write_at_once_read_whole_entries_and_keep_the_bound(tmp_path):
     limit = 16 * file_size()
     command = [sys.executable, "-c", WRITER, str(tmp_path), str(limit)]

@@ -21,7 +21,15 @@ CACHES = tuple(load_switches().step_cache)
 STEPS = 9
 EVERY_KIND_AND_CACHE = [
     *(pytest.param(TEXT2IMG, cache, id=f"text2img-{cache}") for cache in CACHES),
-    *(pytest.param(row, CACHES[0], id=f"{row.kind}-{CACHES[0]}") for row in MICRO[1:]),
+    *(
+        pytest.param(
+            row,
+            CACHES[0],
+            id=f"{row.kind}-{CACHES[0]}",
+            marks=[] if row.kind == "kontext" else [pytest.mark.torture],
+        )
+        for row in MICRO[1:]
+    ),
 ]
 """Every cache with one kind and every kind with one cache: the pipeline's class decides how a cache
 is told of a pass, the cache decides what it keeps."""
@@ -95,7 +103,9 @@ def test_each_of_several_images_is_the_one_it_is_alone(studio, task_for, cache):
     assert together == [studio.pixels(task), studio.pixels(task.changed(seeds=(8,)))]
 
 
-@every_cache
+@pytest.mark.parametrize(
+    "cache", [CACHES[0], *(pytest.param(cache, marks=pytest.mark.torture) for cache in CACHES[1:])]
+)
 def test_both_passes_of_true_guidance_have_a_cache_of_their_own(studio, task_for, cache):
     """With one for both, the negative prompt's rest would be added to the prompt's own."""
 

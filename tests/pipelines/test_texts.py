@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from itertools import product
 
 import numpy as np
 import pytest
@@ -80,11 +81,12 @@ def encoders_that_must_not_run():
 
 # --- the same pixels -------------------------------------------------------------------------
 
-# The cache is the same for all kinds and keeps what it is given: 16 bit, which is ten times slower
-# on a CPU, is asked of one kind here, and of the others by `make torture`.
-DRAWN = [(kind, "fp32") for kind in KINDS] + [
-    pytest.param(kind, "bf16", marks=[] if kind == "text2img" else [pytest.mark.torture])
-    for kind in KINDS
+# The cache keeps what it is given. Kinds differ in whether an image stands beside the text or in
+# its place; the others, and 16 bit, ten times slower on a CPU, are asked by `make torture`.
+USUAL = {("text2img", "fp32"), ("redux", "fp32"), ("text2img", "bf16")}
+DRAWN = [
+    pytest.param(*case, marks=[] if case in USUAL else [pytest.mark.torture])
+    for case in product(KINDS, ("fp32", "bf16"))
 ]
 
 

@@ -201,7 +201,7 @@ def check_schema(tool: str, result: CallToolResult) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "count"),
-    [("emoji", 8), *(("quotes", count) for count in (1, MAX_PREVIEWS, MAX_PREVIEWS + 1, 8))],
+    [("quotes", MAX_PREVIEWS), ("emoji", 8)],
 )
 def test_a_finished_job_of_noise_stays_below_a_million_characters(
     noisy: dict[tuple[int, int], Path], prompt: str, count: int
@@ -268,9 +268,7 @@ async def test_the_budget_holds_over_the_protocol_with_real_rows(service: Servic
         assert min(size_of(sheet)) > 300, "a sheet, large enough to tell the images apart"
 
 
-@pytest.mark.parametrize(
-    ("sign", "count"), [("😀", 8), ("\\", 8), ("😀", 1)], ids=["emoji", "backslashes", "one"]
-)
+@pytest.mark.parametrize(("sign", "count"), [("😀", 8), ("\\", 1)], ids=["emoji", "backslashes"])
 async def test_a_dry_run_of_the_worst_pack_stays_below_a_million_characters(
     service: Service, sign: str, count: int
 ) -> None:

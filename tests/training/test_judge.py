@@ -67,7 +67,9 @@ MANY = pytest.mark.torture
 
 
 @pytest.mark.parametrize(("seed", "drawings"), [(1, 30), pytest.param(11, 70, marks=MANY)])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [blurred, *(pytest.param(way, marks=MANY) for way in WAYS if way is not blurred)]
+)
 def test_a_true_drawing_is_right_however_it_was_treated(
     way: Callable[[Pixels], Pixels], seed: int, drawings: int
 ) -> None:
@@ -77,7 +79,9 @@ def test_a_true_drawing_is_right_however_it_was_treated(
         assert judge(way(drawing.draw(scene, SIDE, SIDE, random)), scene).right, scene
 
 
-@pytest.mark.parametrize("way", [as_it_is, noisy, as_jpeg])
+@pytest.mark.parametrize(
+    "way", [as_jpeg, pytest.param(as_it_is, marks=MANY), pytest.param(noisy, marks=MANY)]
+)
 def test_a_true_drawing_is_right_on_every_canvas(way: Callable[[Pixels], Pixels]) -> None:
     # Without a blur: one of 1.5 px makes stars of 8 px, on the smallest canvas, round to any eye.
     random = Random(2)
@@ -91,7 +95,7 @@ def test_a_true_drawing_is_right_on_every_canvas(way: Callable[[Pixels], Pixels]
 
 
 @pytest.mark.parametrize(("seed", "drawings"), [(3, 15), pytest.param(13, 35, marks=MANY)])
-@pytest.mark.parametrize("way", [as_it_is, blurred])
+@pytest.mark.parametrize("way", [blurred, pytest.param(as_it_is, marks=MANY)])
 def test_a_true_pair_is_right_and_its_mirror_is_not(
     way: Callable[[Pixels], Pixels], seed: int, drawings: int
 ) -> None:

@@ -125,6 +125,7 @@ class TestCompilerThatFails:
 
         return fail
 
+    @pytest.mark.torture
     def test_it_draws_all_the_same_and_the_log_says_why(self, drawn, short_micro, graphs, caplog):
         bare = drawn(short_micro, switches=Switches())
         assert not graphs

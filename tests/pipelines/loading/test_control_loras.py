@@ -295,7 +295,9 @@ def test_loading_that_is_stopped_leaves_the_base_as_it_was(studio, micro, edges,
 # --- bases in other formats ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8", "q8_0"])
+@pytest.mark.parametrize(
+    "precision", ["q8_0", *(pytest.param(p, marks=pytest.mark.torture) for p in ("bf16", "int8"))]
+)
 def test_it_is_merged_onto_a_base_in_any_format(settings, micro, edges, micro_gguf, precision):
     changes = {"precision": precision}
     own = {"gguf": micro_gguf(precision.upper())} if precision.startswith("q") else {}

@@ -2,6 +2,7 @@
 
 import io
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -37,14 +38,19 @@ WEIGHTS = {"klein": {}, "base": BASE, "dev": DEV}
 REFERENCES = [("reference", picture()), ("reference", picture(200, 100))]
 
 
-@pytest.fixture(params=["text2img", "kontext"])
-def kind(request):
-    return request.param
+USUAL = {("klein", "text2img"), ("klein", "kontext"), ("base", "text2img"), ("dev", "kontext")}
+"""Each of the weights and each kind; the other pairs are asked by `make torture`."""
 
 
-@pytest.fixture(params=WEIGHTS)
-def spec(request, kind, klein_dir):
-    return klein_row(kind, klein_dir / request.param, **WEIGHTS[request.param])
+@pytest.fixture(
+    params=[
+        pytest.param(case, id="-".join(case), marks=[] if case in USUAL else [pytest.mark.torture])
+        for case in product(WEIGHTS, ("text2img", "kontext"))
+    ]
+)
+def spec(request, klein_dir):
+    weights, kind = request.param
+    return klein_row(kind, klein_dir / weights, **WEIGHTS[weights])
 
 
 @pytest.fixture

@@ -14,8 +14,15 @@ STEPS = 9
 """Guidance above 1 gives klein's base model two passes a step, each with a state of its own."""
 
 
-@pytest.mark.parametrize("kind", ["text2img", "kontext"])
-@pytest.mark.parametrize(("weights", "changes"), [("base", BASE), ("dev", DEV)])
+@pytest.mark.parametrize(
+    ("weights", "changes", "kind"),
+    [
+        ("base", BASE, "text2img"),
+        ("dev", DEV, "kontext"),
+        pytest.param("base", BASE, "kontext", marks=pytest.mark.torture),
+        pytest.param("dev", DEV, "text2img", marks=pytest.mark.torture),
+    ],
+)
 def test_taylorseer_skips_steps_and_leaves_nothing_behind(
     fresh, klein_dir, task_for, weights, changes, kind
 ):

@@ -26,8 +26,14 @@ def drawn(fresh, task_for):
     return lambda spec, *loras: fresh.pixels(task_for(spec, **TINY, loras=loras))
 
 
+# Plain weights, quantised ones, GGUF; others of these three sorts are asked by `make torture`.
+USUAL = ("fp32", "int8", "q8_0")
+PRECISIONS = [*(name for name in MADE_ON_CPU if format_of(name).takes_loras), "q8_0", "q4_0"]
+
+
 @pytest.mark.parametrize(
-    "precision", [*(name for name in MADE_ON_CPU if format_of(name).takes_loras), "q8_0", "q4_0"]
+    "precision",
+    [pytest.param(p, marks=[] if p in USUAL else [pytest.mark.torture]) for p in PRECISIONS],
 )
 def test_a_lora_changes_the_image_and_leaves_nothing_behind(
     drawn, micro, micro_gguf, striped, precision
