@@ -1,4 +1,6 @@
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from flux_mcp.errors import (
     InvalidRequestError,
     PathNotAllowedError,
 )
+from flux_mcp.images import references
 from flux_mcp.images.references import (
     DataReference,
     GalleryReference,
@@ -196,3 +199,110 @@ def test_a_file_over_the_limit_is_refused_and_one_at_it_is_not(allowed: Path):
     assert read_path(allowed / "a.png", [allowed], 6) == b"inside"
     with pytest.raises(InvalidImageError, match="larger than 5 bytes"):
         read_path(allowed / "a.png", [allowed], 5)
+
+
+@pytest.fixture(params=["beneath", "compared"])
+def opening(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to open: beneath a descriptor, and as on Windows, which has no such descriptors."""
+    monkeypatch.setattr(references, "_WALKS", request.param == "beneath")
+    monkeypatch.setattr(
+        references, "_path_of_opened", lambda opened: Path(f"/proc/self/fd/{opened}").readlink()
+    )
+    return request.param
+
+
+SWAPPED_READS = 500
+"""Each meets the path in some state; the deterministic test is below."""
+
+
+def read_during(change: Callable[[], None], path: Path, allowed: Path) -> set[str]:
+    """Read a path again and again while a thread changes what leads there; return what was read."""
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def change_until_done() -> None:
+        while not done.is_set():
+            change()
+
+    thread = threading.Thread(target=change_until_done)
+    thread.start()
+    try:
+        for _ in range(SWAPPED_READS):
+            try:
+                seen.add(read_path(path, [allowed], 100).decode())
+            except (PathNotAllowedError, InvalidImageError) as error:
+                seen.add(error.code)
+    finally:
+        done.set()
+        thread.join()
+    return seen
+
+
+def test_a_folder_that_becomes_a_link_during_the_call_leads_nowhere(allowed: Path, opening: str):
+    """Swapped thousands of times: resolving sees the folder, opening the link, or the reverse."""
+    outside = allowed.parent / "outside"
+    deep = allowed / "one" / "two"
+    for folder, content in ((deep, "inside"), (outside / "two", "outside")):
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_text(content)
+    (allowed / "link").symlink_to(outside)
+    one, link, kept = allowed / "one", allowed / "link", allowed / "kept"
+
+    def swap() -> None:
+        one.rename(kept)
+        link.rename(one)
+        one.rename(link)
+        kept.rename(one)
+
+    seen = read_during(swap, deep / "a.png", allowed)
+    assert "inside" in seen
+    assert "outside" not in seen
+
+
+def test_a_file_that_becomes_a_link_during_the_call_leads_nowhere(allowed: Path, opening: str):
+    link, kept = allowed / "link", allowed / "kept.png"
+    link.symlink_to(allowed.parent / "secret.png")
+    file = allowed / "a.png"
+
+    def swap() -> None:
+        file.rename(kept)
+        link.rename(file)
+        file.rename(link)
+        kept.rename(file)
+
+    assert "outside" not in read_during(swap, file, allowed)
+
+
+@pytest.mark.parametrize("swapped", ["one", "one/two", "one/two/a.png"])
+def test_a_link_that_comes_after_the_path_was_resolved_is_not_followed(
+    allowed: Path, opening: str, swapped: str, monkeypatch: pytest.MonkeyPatch
+):
+    path = allowed / "one" / "two" / "a.png"
+    for folder in (allowed, allowed.parent / "outside"):
+        (folder / "one" / "two").mkdir(parents=True)
+        (folder / "one" / "two" / "a.png").write_text("?")
+    resolve = references._resolve
+
+    def resolve_then_swap(path: Path) -> Path | None:
+        resolved = resolve(path)
+        (allowed / swapped).rename(allowed / "kept")
+        (allowed / swapped).symlink_to(allowed.parent / "outside" / swapped)
+        return resolved
+
+    monkeypatch.setattr(references, "_resolve", resolve_then_swap)
+    with pytest.raises(InvalidImageError, match="changed meanwhile"):
+        read_path(path, [allowed], 100)
+
+
+def test_both_ways_to_open_read_the_same(allowed: Path, opening: str):
+    (allowed / "folder").mkdir()
+    (allowed / "folder" / "b.png").write_bytes(b"deep")
+    assert read_path(allowed / "folder" / "b.png", [allowed], 100) == b"deep"
+    for path, problem in (
+        (allowed / "folder", "not a regular file"),
+        (allowed, "not a regular file"),
+        (allowed / "a.png" / "b.png", "cannot be read"),
+        (allowed / "none" / "b.png", "No such file"),
+    ):
+        with pytest.raises(InvalidImageError, match=problem):
+            read_path(path, [allowed], 100)

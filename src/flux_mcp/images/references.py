@@ -6,12 +6,16 @@ refused, and what the bytes hold is checked in decoding.py.
 
 import base64
 import binascii
+import errno
 import os
 import re
 import stat
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from flux_mcp.errors import (
@@ -157,16 +161,22 @@ def _shown(text: str) -> str:
 def read_path(path: Path, readable_dirs: Sequence[Path], max_bytes: int) -> bytes:
     """Return the bytes of a regular file inside one of `readable_dirs`, links resolved first.
 
-    Outside of them the answer is the same whether or not something is there.
+    Outside of them the answer is the same whether or not something is there. The file is opened
+    beneath the folder, following no link: whoever may write there can put a link into its path at
+    any moment, also after the path was resolved.
 
     Raises:
         PathNotAllowedError: the path, or what it links to, lies outside.
-        InvalidImageError: inside, but no regular file, unreadable, or larger than `max_bytes`.
+        InvalidImageError: inside, but no regular file, unreadable, larger than `max_bytes`, or its
+            path was changed meanwhile.
     """
     resolved = _resolve(path)
     folders = [folder.resolve() for folder in readable_dirs]
-    if resolved is None or not any(resolved.is_relative_to(folder) for folder in folders):
-        allowed = ", ".join(str(folder) for folder in readable_dirs)
+    folder = None
+    if resolved is not None:
+        folder = next((one for one in folders if resolved.is_relative_to(one)), None)
+    if resolved is None or folder is None:
+        allowed = ", ".join(str(one) for one in readable_dirs)
         raise PathNotAllowedError(
             f"{_shown(str(path))} is outside the folders images may be read from.",
             f"Copy the file into one of: {allowed}."
@@ -174,13 +184,17 @@ def read_path(path: Path, readable_dirs: Sequence[Path], max_bytes: int) -> byte
             else "Give a gallery image id or a data: URI: this server reads no files for you.",
         )
     try:
-        # Looked at before it is opened: opening a device may do something, and a pipe would wait.
-        if not stat.S_ISREG(resolved.lstat().st_mode):
-            raise InvalidImageError(f"{_shown(str(path))} is not a regular file.", SUPPORTED)
-        data = _read_at_most(resolved, max_bytes + 1)
+        with _open_beneath(folder, resolved.relative_to(folder).parts) as file:
+            data = file.read(max_bytes + 1)
+    except _NotAFileError as error:
+        raise InvalidImageError(f"{_shown(str(path))} is not a regular file.", SUPPORTED) from error
     except OSError as error:
+        # Resolving left no link, so one that is met was put there since.
+        is_changed = error.errno in _MET_A_LINK
+        problem = "its path was changed meanwhile" if is_changed else error.strerror
         raise InvalidImageError(
-            f"{_shown(str(path))} cannot be read: {error.strerror}.", "Check the path."
+            f"{_shown(str(path))} cannot be read: {problem}.",
+            "Try again." if is_changed else "Check the path.",
         ) from error
     check_bytes(len(data), max_bytes)
     return data
@@ -195,12 +209,97 @@ def _resolve(path: Path) -> Path | None:
         return None
 
 
-def _read_at_most(resolved: Path, limit: int) -> bytes:
-    # The path was resolved, so a link in the last place was put there since: O_NOFOLLOW refuses it.
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    with os.fdopen(os.open(resolved, flags), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise InvalidImageError("The file changed while it was read.", "Try again.")
-        return file.read(limit)
+class _NotAFileError(Exception):
+    """A folder, a device, a pipe or a socket."""
+
+
+_MET_A_LINK = (errno.ELOOP, errno.ENOTDIR, errno.ESTALE)
+"""What an open that follows no links answers to one: ELOOP in the last place, else ENOTDIR."""
+_WALKS = {os.open, os.stat} <= os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
+"""Whether folders can be opened, and files in them by name: everywhere but on Windows."""
+
+
+def _open_beneath(folder: Path, parts: Sequence[str]) -> IO[bytes]:
+    """Open a regular file by its path below a folder.
+
+    Args:
+        folder: Absolute, without links.
+        parts: The path of the file below it, without links and `..`.
+
+    Raises:
+        _NotAFileError: it is none.
+        OSError: it cannot be opened, or one of the parts is a link.
+    """
+    if not parts:
+        raise _NotAFileError
+    if not _WALKS:
+        return _open_and_compare(folder, folder.joinpath(*parts))
+    *between, name = parts
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    at = os.open(folder, flags | os.O_DIRECTORY)
+    try:
+        for part in between:
+            outer = at
+            at = os.open(part, flags | os.O_DIRECTORY, dir_fd=outer)
+            os.close(outer)
+        # Looked at before it is opened: opening a device may do something, and a pipe would wait.
+        _require_file(os.stat(name, dir_fd=at, follow_symlinks=False))
+        opened = os.open(name, flags | os.O_NONBLOCK, dir_fd=at)
+    finally:
+        os.close(at)
+    with _closed_on_error(opened) as file:
+        _require_file(os.fstat(opened))
+    return file
+
+
+def _open_and_compare(folder: Path, resolved: Path) -> IO[bytes]:
+    """Open a file by its whole path, and refuse it unless what was opened lies in the folder.
+
+    Raises:
+        _NotAFileError: it is no regular file.
+        OSError: it cannot be opened, or a link led out of the folder.
+    """
+    _require_file(resolved.lstat())
+    opened = os.open(resolved, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    with _closed_on_error(opened) as file:
+        _require_file(os.fstat(opened))
+        if not _path_of_opened(opened).is_relative_to(folder):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return file
+
+
+def _path_of_opened(descriptor: int) -> Path:
+    """Return where an open file lies, on Windows: that of the file itself, whatever led to it.
+
+    Source: learn.microsoft.com, GetFinalPathNameByHandleW; flags 0 give a DOS path, normalized.
+    """
+    if sys.platform != "win32":
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    import ctypes  # noqa: PLC0415 - Windows only
+    import msvcrt  # noqa: PLC0415 - Windows only
+
+    ask = ctypes.WinDLL("kernel32", use_last_error=True).GetFinalPathNameByHandleW
+    ask.argtypes = (ctypes.c_void_p, ctypes.c_wchar_p, ctypes.c_uint32, ctypes.c_uint32)
+    room = 32_768  # the longest path of Windows
+    buffer = ctypes.create_unicode_buffer(room)
+    if not 0 < ask(msvcrt.get_osfhandle(descriptor), buffer, room, 0) < room:
+        raise ctypes.WinError(ctypes.get_last_error())
+    text = buffer.value.removeprefix("\\\\?\\")
+    return Path("\\\\" + text.removeprefix("UNC\\") if text.startswith("UNC\\") else text)
+
+
+@contextmanager
+def _closed_on_error(descriptor: int) -> Iterator[IO[bytes]]:
+    file = os.fdopen(descriptor, "rb")
+    try:
+        yield file
+    except BaseException:
+        file.close()
+        raise
+
+
+def _require_file(found: os.stat_result) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if not stat.S_ISREG(found.st_mode):
+        raise _NotAFileError
