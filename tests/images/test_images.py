@@ -2,17 +2,23 @@ import base64
 import hashlib
 import io
 import struct
+import subprocess
+import sys
+import threading
 import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from flux_mcp.errors import InvalidImageError, StorageError
+from flux_mcp.images.budget import DecodeBudget
+from flux_mcp.images.colours import CONVERTED, NO_PROFILE, NOT_TOLD, UNUSABLE
 from flux_mcp.images.decoding import InputImage, load_image, store_image
 from flux_mcp.images.references import DataReference, parse_reference
+from tests.images.profiles import cmyk_profile, grey_profile, rgb_profile
 
 MIB = 1024 * 1024
 
@@ -23,6 +29,25 @@ def load(data, mode="RGB", max_bytes=MIB, max_pixels=1_000_000):
 
 def pixels_of(picture: InputImage) -> Image.Image:
     return Image.open(io.BytesIO(picture.png))
+
+
+def png(width, height, bits, colour_type, chunks, rows):
+    """A PNG from its parts: what Pillow does not write."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
+def grey_png(bits, levels, transparent):
+    """A grey PNG of eight equal rows, of which one level is transparent."""
+    number = 0
+    for level in levels:
+        number = number << bits | level
+    row = b"\0" + number.to_bytes(max(1, len(levels) * bits // 8), "big")
+    return png(len(levels), 8, bits, 0, [(b"tRNS", struct.pack(">H", transparent))], 8 * row)
 
 
 # --- loading -----------------------------------------------------------------------------------
@@ -90,6 +115,28 @@ def test_sixteen_bit_grey_keeps_its_shades(encoded, mode):
     assert pixels_of(load(encoded(image, "PNG"), mode)).convert("L").getpixel((3, 3)) == 128
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_the_transparent_shade_of_a_grey_png_is_its_own(bits):
+    """Shades beside it stay: of 16 bits too, where eight cannot tell them apart."""
+    most = (1 << bits) - 1
+    levels = [0, most // 2, most // 2 + 1, most] * 2
+    data = grey_png(bits, levels, transparent=most // 2)
+    shown = pixels_of(load(data)).convert("L")
+    for x, level in enumerate(levels):
+        expected = 255 if level == most // 2 else (level << 8) // (1 << bits) if bits > 4 else None
+        expected = level * 255 // most if expected is None else expected
+        assert shown.getpixel((x, 0)) == expected, f"level {level} of {most}"
+    with pytest.raises(InvalidImageError, match="transparent parts"):
+        load(data, "L")
+
+
+def test_one_transparent_colour_of_sixteen_bits_is_refused():
+    rows = b"".join(b"\0" + struct.pack(">24H", *range(24)) for _ in range(8))
+    data = png(8, 8, 16, 2, [(b"tRNS", struct.pack(">3H", 0, 1, 2))], rows)
+    with pytest.raises(InvalidImageError, match="one transparent colour"):
+        load(data)
+
+
 def test_a_cmyk_jpeg_becomes_rgb(encoded):
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     red, green, blue = pixels_of(load(encoded(image, "JPEG"))).getpixel((3, 3))
@@ -150,17 +197,7 @@ def test_a_truncated_image_is_found(encoded, format_name):
 
 
 def test_a_small_file_that_claims_a_huge_image_is_refused_before_it_is_decoded():
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        )
-
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
-    bomb = (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 10_000))
-    )
+    bomb = png(30_000, 30_000, 8, 2, [], b"\0" * 10_000)
     assert len(bomb) < 1000
     with pytest.raises(InvalidImageError):
         load(bomb, max_pixels=50_000_000)
@@ -205,6 +242,173 @@ def test_damaged_bytes_give_an_image_or_a_deliberate_error(format_name, data):
         load(bytes(damaged))
     except InvalidImageError:
         return
+
+
+# --- colours -----------------------------------------------------------------------------------
+
+LINEAR_MIDDLE = 188
+"""Half of the light in sRGB (IEC 61966-2-1): 1.055 * 0.502 ** (1 / 2.4) - 0.055, of 255."""
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "format_name", "profile"),
+    [
+        ("RGB", (128, 128, 128), "PNG", rgb_profile()),
+        ("RGB", (128, 128, 128), "JPEG", rgb_profile()),
+        ("RGBA", (128, 128, 128, 255), "PNG", rgb_profile()),
+        ("RGBA", (128, 128, 128, 255), "WEBP", rgb_profile()),
+        ("P", 128, "PNG", rgb_profile()),
+        ("L", 128, "JPEG", rgb_profile()),
+        ("L", 128, "PNG", grey_profile()),
+        ("LA", (128, 255), "PNG", grey_profile()),
+        ("I;16", 128 * 256, "PNG", grey_profile()),
+    ],
+)
+def test_colours_are_converted_from_their_profile(encoded, mode, colour, format_name, profile):
+    image = Image.new(mode, (16, 16), colour)
+    if mode == "P":
+        image.putpalette([level for level in range(256) for _ in range(3)])
+    picture = load(encoded(image, format_name, icc_profile=profile))
+    shown = pixels_of(picture).getpixel((3, 3))
+    assert max(abs(level - LINEAR_MIDDLE) for level in shown) <= 1
+    assert picture.notices == (CONVERTED,)
+
+
+def test_transparency_stays_when_colours_are_converted(encoded):
+    image = Image.new("RGBA", (16, 16), (128, 128, 128, 0))
+    shown = pixels_of(load(encoded(image, "PNG", icc_profile=rgb_profile())))
+    assert shown.getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_cmyk_is_converted_by_its_own_profile_and_without_one_it_is_said(encoded):
+    image = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    picture = load(encoded(image, "JPEG", icc_profile=cmyk_profile()))
+    assert pixels_of(picture).getpixel((3, 3)) == (255, 255, 255)
+    assert picture.notices == (CONVERTED,)
+    assert load(encoded(image, "JPEG")).notices == (NO_PROFILE,)
+
+
+@pytest.mark.parametrize(
+    ("mode", "profile"),
+    [
+        pytest.param("RGB", b"no profile at all", id="junk"),
+        pytest.param("RGB", rgb_profile()[:200], id="cut"),
+        pytest.param("RGB", grey_profile(), id="of grey"),
+        pytest.param("RGB", cmyk_profile(), id="of cmyk"),
+        pytest.param("CMYK", rgb_profile(), id="of colours"),
+    ],
+)
+def test_a_profile_that_cannot_be_used_is_said(encoded, mode, profile):
+    image = Image.new(mode, (16, 16))
+    picture = load(encoded(image, "JPEG", icc_profile=profile))
+    assert picture.notices == (UNUSABLE,)
+    assert pixels_of(picture).tobytes() == image.convert("RGB").tobytes()
+
+
+def test_a_profile_that_cannot_be_unpacked_is_said():
+    rows = 8 * (b"\0" + bytes(24))
+    data = png(8, 8, 8, 2, [(b"iCCP", b"name\0\0not zlib")], rows)
+    assert load(data).notices == (UNUSABLE,)
+
+
+def test_srgb_in_whatever_words_changes_nothing(encoded):
+    noise = Image.effect_noise((64, 64), 80).convert("RGB")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert load(encoded(noise, "PNG", icc_profile=profile)) == load(encoded(noise, "PNG"))
+
+
+def test_a_mask_holds_numbers_and_no_colours(encoded):
+    image = Image.new("L", (16, 16), 128)
+    picture = load(encoded(image, "PNG", icc_profile=grey_profile()), "L")
+    assert pixels_of(picture).getpixel((3, 3)) == 128
+    assert picture.notices == ()
+
+
+def test_another_colour_space_without_a_profile_is_said(encoded):
+    rows = 8 * (b"\0" + bytes(24))
+    for gamma, said in ((100_000, (NOT_TOLD,)), (45_455, ())):
+        data = png(8, 8, 8, 2, [(b"gAMA", struct.pack(">I", gamma))], rows)
+        assert load(data).notices == said
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA001] = 0xFFFF
+    image = Image.new("RGB", (16, 16))
+    assert load(encoded(image, "JPEG", exif=exif)).notices == (NOT_TOLD,)
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def test_images_wait_for_memory_in_their_order():
+    budget = DecodeBudget(most_bytes=100)
+    ended: list[str] = []
+    threads = []
+
+    def decode(name: str, size_bytes: int) -> None:
+        with budget.taken(size_bytes):
+            ended.append(name)
+
+    with budget.taken(60):
+        for number, (name, size_bytes) in enumerate([("large", 1000), ("small", 1)], start=1):
+            threads.append(threading.Thread(target=decode, args=(name, size_bytes)))
+            threads[-1].start()
+            while len(budget._waiting) < number:
+                threads[-1].join(0.001)
+        assert ended == []
+    for thread in threads:
+        thread.join()
+    assert ended == ["large", "small"]
+
+
+def test_a_failure_frees_the_memory_it_waited_for():
+    budget = DecodeBudget(most_bytes=10)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="broken"), budget.taken(10):
+            raise ValueError("broken")
+
+
+HUNGRY = """
+import io, os
+from pathlib import Path
+from PIL import Image
+from flux_mcp.images.budget import give_back_memory
+from flux_mcp.images.decoding import BYTES_PER_PIXEL, load_image
+
+def peak_bytes():
+    (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
+    return 1024 * int(line.split()[1])
+
+buffer = io.BytesIO()
+Image.new("RGB", (8, 8)).save(buffer, "PNG")
+load_image(buffer.getvalue(), max_bytes=1000, max_pixels=1000, mode="RGB")  # imports everything
+side = 1000
+exif = Image.Exif()
+exif[0x0112] = 6
+for mode, name, options in (
+    ("RGB", "PNG", {"exif": exif}),
+    ("RGBA", "PNG", {}),
+    ("P", "PNG", {"transparency": 0}),
+    ("I;16", "PNG", {"transparency": 0}),
+    ("CMYK", "JPEG", {"exif": exif}),
+):
+    buffer = io.BytesIO()
+    image = Image.new("L", (side, side))
+    image.frombytes(os.urandom(side * side))
+    image = image.convert(mode)
+    image.save(buffer, name, compress_level=1, **options)
+    image.close()
+    data = buffer.getvalue()
+    give_back_memory()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_bytes()
+    load_image(data, max_bytes=len(data), max_pixels=side * side, mode="RGB")
+    used = (peak_bytes() - before) / side / side
+    assert used <= BYTES_PER_PIXEL, f"{mode}: {used:.1f} bytes a pixel"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the highest use of memory is read from /proc")
+def test_decoding_takes_no_more_memory_than_it_waits_for():
+    subprocess.run([sys.executable, "-c", HUNGRY], check=True)
 
 
 # --- storing -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.errors import (
@@ -22,6 +24,7 @@ from flux_mcp.errors import (
     WeightsMissingError,
 )
 from flux_mcp.gallery.files import ImageFiles
+from flux_mcp.images.colours import NO_PROFILE
 from flux_mcp.models.planning.candidates import Gpu, Machine
 from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.registry import Registry, Structure, load_registry
@@ -285,6 +288,21 @@ async def test_no_model_at_all_is_refused_with_the_command_that_installs_one(
         await decide(bare, GenerateRequest(prompt="x"))
     with pytest.raises(UnknownModelError, match="Did you mean 'flux1-dev'"):
         await decide(bare, GenerateRequest(prompt="x", model="flux1-dex"))
+
+
+async def test_what_was_done_to_the_colours_of_an_image_is_said(settings: Settings) -> None:
+    buffer = io.BytesIO()
+    Image.new("CMYK", (64, 64)).save(buffer, "JPEG")
+    image = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    decision = await decide(settings, EditRequest(images=[image], prompt="make it red"))
+    assert NO_PROFILE in decision.notices
+
+
+async def test_images_beyond_what_a_model_takes_are_not_even_decoded(settings: Settings) -> None:
+    broken = "data:image/png;base64,AAAA"
+    request = EditRequest(images=[broken] * 8, prompt="make it red", model="micro")
+    with pytest.raises(UnsupportedOptionError, match="not 8"):
+        await decide(settings, request)
 
 
 async def test_deciding_writes_nothing(settings: Settings) -> None:

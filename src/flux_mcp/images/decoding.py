@@ -9,6 +9,8 @@ import io
 import secrets
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,11 +18,16 @@ from typing import Literal
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flux_mcp.errors import InvalidImageError, StorageError
+from flux_mcp.images.budget import DecodeBudget
+from flux_mcp.images.colours import to_srgb
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/jpg", "image/webp")
 MIN_SIDE_PX = 8
 SUPPORTED = "Use a PNG, JPEG or WebP file."
+BYTES_PER_PIXEL = 13
+"""At most while an image is decoded: Pillow keeps RGB, RGBA and CMYK in four bytes, twice where an
+image is turned or its mode changes; a PNG of noise takes three more, and grows by copying."""
 
 _PILLOW_COMPLAINTS = (
     # What Pillow's readers raise on hostile or broken bytes.
@@ -46,31 +53,71 @@ class InputImage:
     """Of `png`."""
     width: int
     height: int
+    notices: tuple[str, ...] = ()
+    """What was changed or guessed when it was decoded."""
 
 
 def load_image(
-    data: bytes, *, max_bytes: int, max_pixels: int, mode: Literal["RGB", "L"]
+    data: bytes,
+    *,
+    max_bytes: int,
+    max_pixels: int,
+    mode: Literal["RGB", "L"],
+    budget: DecodeBudget | None = None,
 ) -> InputImage:
     """Decode a PNG, JPEG or WebP wholly and encode it again as a plain PNG.
 
     Orientation from EXIF is applied; transparency is composited onto white (RGB) or refused (L,
-    where it could mean either); 16 bits become 8; colour profiles and all other metadata are
+    where it could mean either); 16 bits become 8; colours are converted to sRGB from the profile
+    that is embedded, but not in L, where a level is a number and no colour; all other metadata are
     dropped. The first image of a camera's multi-picture JPEG counts. The same bytes give the same
     PNG on one build of Pillow.
 
-    The limits are checked before anything is decoded, `max_pixels` against the header. `mode` is
-    what the PNG holds: RGB, or L for a mask.
+    Args:
+        data: The file.
+        max_bytes: Of the file.
+        max_pixels: Of the image. Both limits are checked before anything is decoded.
+        mode: What the PNG holds: RGB, or L for a mask.
+        budget: Waits here until there is memory for it; left out, it does not wait.
 
     Raises:
         InvalidImageError: another type, truncated, animated, smaller than 8x8, or over a limit.
     """
     check_bytes(len(data), max_bytes)
+    with _refused(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as header:
+        _check_header(header, max_pixels)
+        size_bytes = BYTES_PER_PIXEL * header.width * header.height
+    if budget is None:
+        return _decoded(data, max_pixels, mode)
+    with budget.taken(size_bytes):
+        return _decoded(data, max_pixels, mode)
+
+
+def _decoded(data: bytes, max_pixels: int, mode: Literal["RGB", "L"]) -> InputImage:
+    with _refused(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        stored = _stored_mode(opened)
+        opened.load()
+        # In place, here and below: a copy of the largest image takes 200 MB.
+        ImageOps.exif_transpose(opened, in_place=True)
+        image = _eight_bits(opened, stored)
+        if mode == "L":
+            return encode_image(_as_grey(image))
+        # Empty, not `None`, where Pillow found a profile that it could not unpack.
+        profile = (opened.info["icc_profile"] or b"") if "icc_profile" in opened.info else None
+        image, notice = to_srgb(image, profile)
+        image = _as_rgb(image)
+        return encode_image(image, notices=() if notice is None else (notice,))
+
+
+@contextmanager
+def _refused(max_pixels: int) -> Iterator[None]:
+    """Turn what Pillow raises at a file into our error.
+
+    Raises:
+        InvalidImageError: Pillow cannot read it.
+    """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            _check_header(opened, max_pixels)
-            opened.load()
-            upright = ImageOps.exif_transpose(opened)
-            image = _as_rgb(upright) if mode == "RGB" else _as_grey(upright)
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidImageError(
             "The image has too many pixels to decode.",
@@ -82,7 +129,6 @@ def load_image(
         raise InvalidImageError(
             f"The image cannot be decoded: {error}.", "Save it again, or send it whole."
         ) from error
-    return encode_image(image)
 
 
 def check_bytes(size: int, max_bytes: int) -> None:
@@ -97,15 +143,15 @@ def check_bytes(size: int, max_bytes: int) -> None:
         )
 
 
-def encode_image(image: Image.Image) -> InputImage:
+def encode_image(image: Image.Image, *, notices: tuple[str, ...] = ()) -> InputImage:
     """Return a decoded image as an `InputImage`, without whatever metadata it carries."""
-    bare = Image.frombytes(image.mode, image.size, image.tobytes())
     buffer = io.BytesIO()
     # Run-length coding costs a third of the default on photographs, is as small there, and is never
-    # large on flat masks (benchmark: 1024x1024, 77 against 231 ms, 1.66 MB both).
-    bare.save(buffer, "PNG", compress_type=zlib.Z_RLE)
+    # large on flat masks (benchmark: 1024x1024, 77 against 231 ms, 1.66 MB both). Of the metadata,
+    # Pillow writes these two by itself.
+    image.save(buffer, "PNG", compress_type=zlib.Z_RLE, icc_profile=None, transparency=None)
     png = buffer.getvalue()
-    return InputImage(png, hashlib.sha256(png).hexdigest(), bare.width, bare.height)
+    return InputImage(png, hashlib.sha256(png).hexdigest(), image.width, image.height, notices)
 
 
 def _check_header(image: Image.Image, max_pixels: int) -> None:
@@ -124,31 +170,87 @@ def _check_header(image: Image.Image, max_pixels: int) -> None:
         raise InvalidImageError("The image is animated.", "Send one frame of it.")
 
 
+# --- modes -------------------------------------------------------------------------------------
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return _eight_bits(image).convert("RGB")
+    match image.mode:
+        case "RGB":
+            return image
+        case "LA":
+            white = Image.new("L", image.size, "white")
+            white.paste(image.getchannel("L"), mask=image.getchannel("A"))
+            return white.convert("RGB")
+        case "RGBA":
+            white = Image.new("RGB", image.size, "white")
+            white.paste(image, mask=image)
+            return white
+        case _:
+            return image.convert("RGB")
 
 
 def _as_grey(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        if layer.getchannel("A").getextrema() != (255, 255):
+    has_alpha = image.mode in ("LA", "RGBA")
+    if has_alpha and image.getchannel("A").getextrema() != (255, 255):
+        raise InvalidImageError(
+            "The mask has transparent parts, which could mean either.",
+            "Use white for what is generated again and black for what is kept.",
+        )
+    if image.mode == "CMYK":
+        image = image.convert("RGB")
+    return image if image.mode == "L" else image.convert("L")
+
+
+_LEVELS_APART = {"L;2": 255 // 3, "L;4": 255 // 15}
+"""What Pillow multiplies grey levels of two and four bits by, but not the one that is transparent
+(13.0, libImaging/Unpack.c and `PngStream.chunk_tRNS`)."""
+
+
+def _stored_mode(image: Image.Image) -> str:
+    """Return in which mode the pixels lie in the file, such as `RGB;16B`; before they are loaded.
+
+    Raises:
+        InvalidImageError: one of 16-bit colours is transparent: of 8 bits, it is many.
+    """
+    tiles = getattr(image, "tile", None)
+    stored = tiles[0].args if tiles else ""
+    stored = stored if isinstance(stored, str) else ""
+    if "transparency" in image.info:
+        if stored == "RGB;16B":
             raise InvalidImageError(
-                "The mask has transparent parts, which could mean either.",
-                "Use white for what is generated again and black for what is kept.",
+                "The image has 16 bits a channel and one transparent colour, which 8 bits cannot "
+                "tell from others.",
+                "Save it with an alpha channel, or with 8 bits a channel.",
             )
-        return layer.convert("RGB").convert("L")
-    return _eight_bits(image).convert("L")
+        if stored in _LEVELS_APART:
+            image.info["transparency"] *= _LEVELS_APART[stored]
+    return stored
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    # Pillow 13 clips 16-bit grey at 255 when converting: nearly everything would turn white.
-    if image.mode.startswith("I;16"):
-        return image.point(lambda value: value * (1 / 256) + 0)
-    return image
+def _eight_bits(image: Image.Image, stored: str) -> Image.Image:
+    """Return a loaded image as L, LA, RGB, RGBA or CMYK; transparency is in its alpha channel."""
+    if stored.startswith("I;16") or image.mode.startswith("I"):
+        return _from_sixteen_bit_grey(image)
+    if image.mode in ("LA", "RGBA", "CMYK"):
+        return image
+    if "transparency" in image.info:
+        return image.convert("RGBA")
+    if image.mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _from_sixteen_bit_grey(image: Image.Image) -> Image.Image:
+    # Pillow 13 clips at 255 when converting: nearly everything would turn white.
+    wide = image.convert("I")
+    grey = wide.point([level >> 8 for level in range(1 << 16)], "L")
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return grey
+    # Compared with all 16 bits: of 8, a shade would be as transparent as its neighbours.
+    alpha = wide.point([0 if level == transparent else 255 for level in range(1 << 16)], "L")
+    del wide
+    return Image.merge("LA", (grey, alpha))
 
 
 # --- storing -----------------------------------------------------------------------------------

@@ -225,7 +225,7 @@ def make_plan(request: DrawRequest, spec: ModelSpec, parts: PlanParts) -> Render
         UnsupportedOptionError: the model cannot do what an option asks.
         InvalidRequestError: more steps than the model takes.
     """
-    _refuse_what_the_model_cannot(request, spec, parts.inputs)
+    refuse_what_the_model_cannot(request, spec)
     size = _size(request, spec, parts.inputs)
     first_seed = parts.seed if request.seed is None else request.seed
     texts = parts.texts or (request.prompt or "",)
@@ -296,9 +296,13 @@ def plan_loras(choices: Sequence[LoraChoice], found: Sequence[Lora]) -> tuple[Pl
     return tuple(planned)
 
 
-def _refuse_what_the_model_cannot(
-    request: DrawRequest, spec: ModelSpec, inputs: Sequence[PlanInput]
-) -> None:
+def refuse_what_the_model_cannot(request: DrawRequest, spec: ModelSpec) -> None:
+    """Refuse options that a model does not have, as far as the request alone tells.
+
+    Raises:
+        UnsupportedOptionError: the model cannot do what an option asks.
+        InvalidRequestError: more steps than the model takes.
+    """
     if request.negative_prompt is not None and not spec.takes_negative_prompt:
         raise UnsupportedOptionError(
             f"{spec.id} cannot use a negative prompt for {spec.kind}.",
@@ -313,11 +317,11 @@ def _refuse_what_the_model_cannot(
             f"steps: {spec.id} takes at most {spec.max_steps}.",
             f"Ask for {spec.max_steps} or fewer.",
         )
-    references = [item for item in inputs if item.role == "reference"]
-    if len(references) > spec.max_reference_images:
+    references = len(request.images) if isinstance(request, EditRequest | VariationRequest) else 0
+    if references > spec.max_reference_images:
         raise UnsupportedOptionError(
             f"{spec.id} takes at most {_images(spec.max_reference_images)} for {spec.kind}, "
-            f"not {len(references)}.",
+            f"not {references}.",
             "Leave some out, or combine them into one image first.",
         )
     structure = structure_of(request)

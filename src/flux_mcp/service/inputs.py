@@ -8,7 +8,8 @@ from typing import Literal
 
 from flux_mcp.errors import RequestError
 from flux_mcp.gallery.files import ImageFiles
-from flux_mcp.images.decoding import InputImage, load_image, store_image
+from flux_mcp.images.budget import DecodeBudget
+from flux_mcp.images.decoding import BYTES_PER_PIXEL, InputImage, load_image, store_image
 from flux_mcp.images.masks import finish_mask, mask_from_box, mask_from_image
 from flux_mcp.images.references import (
     DataReference,
@@ -76,6 +77,7 @@ class InputReader:
     def __init__(self, settings: Settings, files: ImageFiles) -> None:
         self._settings = settings
         self._files = files
+        self._budget = DecodeBudget()
 
     def read(self, request: DrawRequest, gallery: Mapping[str, str]) -> tuple[Incoming, ...]:
         """Return every image of a request, decoded and checked, in the order plans list them.
@@ -88,7 +90,7 @@ class InputReader:
             RequestError: a reference names nothing, or nothing usable.
             StorageError: the file of a gallery image is gone.
         """
-        read = _RequestInputs(self._settings, self._files, gallery)
+        read = _RequestInputs(self._settings, self._files, self._budget, gallery)
         match request:
             case EditRequest():
                 return tuple(read.image(image, "reference") for image in request.images)
@@ -118,6 +120,7 @@ class _RequestInputs:
 
     settings: Settings
     files: ImageFiles
+    budget: DecodeBudget
     gallery: Mapping[str, str]
 
     def image(self, reference: str, role: InputRole, weight: float = 1.0) -> Incoming:
@@ -125,11 +128,9 @@ class _RequestInputs:
         return Incoming(image, _plan_input(image, role, weight, image_id))
 
     def mask(self, request: FillRequest, image: InputImage) -> Incoming:
-        mask = finish_mask(
-            self._raw_mask(request.mask, Size(image.width, image.height)),
-            invert=request.invert,
-            feather_px=request.feather_px,
-        )
+        raw = self._raw_mask(request.mask, Size(image.width, image.height))
+        with self.budget.taken(BYTES_PER_PIXEL * raw.width * raw.height):
+            mask = finish_mask(raw, invert=request.invert, feather_px=request.feather_px)
         return Incoming(mask, _plan_input(mask, "mask"))
 
     def _raw_mask(self, mask: Mask, size: Size) -> InputImage:
@@ -153,6 +154,7 @@ class _RequestInputs:
             max_bytes=settings.max_image_bytes,
             max_pixels=settings.max_image_pixels,
             mode=mode,
+            budget=self.budget,
         )
         return image, image_id
 

@@ -38,6 +38,7 @@ from flux_mcp.requests.plan import (
     plan_loras,
     plan_notices,
     planned_drawing,
+    refuse_what_the_model_cannot,
     structure_of,
     wanted_of,
 )
@@ -147,6 +148,7 @@ class Planner:
         spec = chosen.spec
         _require_fit(spec, installed, loras)
         planned_loras = plan_loras(request.loras or (), loras)
+        refuse_what_the_model_cannot(request, spec)  # before its images are decoded
         incoming = self._inputs.read(request, stored.images)
         switches = choose_switches(
             planned_drawing(request, spec, chosen.loaded_as),
@@ -167,6 +169,7 @@ class Planner:
         notices = (
             *chosen.notices,
             *wording.notices,
+            *dict.fromkeys(notice for item in incoming for notice in item.image.notices),
             *plan_notices(
                 request, plan, spec, how_to_install and f"For real images run: {how_to_install}."
             ),
