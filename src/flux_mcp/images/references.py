@@ -273,19 +273,20 @@ def _path_of_opened(descriptor: int) -> Path:
 
     Source: learn.microsoft.com, GetFinalPathNameByHandleW; flags 0 give a DOS path, normalized.
     """
-    if sys.platform != "win32":
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-    import ctypes  # noqa: PLC0415 - Windows only
-    import msvcrt  # noqa: PLC0415 - Windows only
+    if sys.platform == "win32":
+        import ctypes  # noqa: PLC0415 - Windows only
+        import msvcrt  # noqa: PLC0415 - Windows only
 
-    ask = ctypes.WinDLL("kernel32", use_last_error=True).GetFinalPathNameByHandleW
-    ask.argtypes = (ctypes.c_void_p, ctypes.c_wchar_p, ctypes.c_uint32, ctypes.c_uint32)
-    room = 32_768  # the longest path of Windows
-    buffer = ctypes.create_unicode_buffer(room)
-    if not 0 < ask(msvcrt.get_osfhandle(descriptor), buffer, room, 0) < room:
-        raise ctypes.WinError(ctypes.get_last_error())
-    text = buffer.value.removeprefix("\\\\?\\")
-    return Path("\\\\" + text.removeprefix("UNC\\") if text.startswith("UNC\\") else text)
+        ask = ctypes.WinDLL("kernel32", use_last_error=True).GetFinalPathNameByHandleW
+        ask.argtypes = (ctypes.c_void_p, ctypes.c_wchar_p, ctypes.c_uint32, ctypes.c_uint32)
+        room = 32_768  # the longest path of Windows
+        buffer = ctypes.create_unicode_buffer(room)
+        if not 0 < ask(msvcrt.get_osfhandle(descriptor), buffer, room, 0) < room:
+            raise ctypes.WinError(ctypes.get_last_error())
+        text = buffer.value.removeprefix("\\\\?\\")
+        is_share = text.startswith("UNC\\")
+        return Path("\\\\" + text.removeprefix("UNC\\") if is_share else text)
+    raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
 
 @contextmanager
