@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from flux_mcp.errors import InternalError, StorageError
+from flux_mcp.errors import InternalError, InvalidImageError, StorageError
 from flux_mcp.gallery import previews
 from flux_mcp.gallery.previews import (
     Sheets,
@@ -14,8 +14,9 @@ from flux_mcp.gallery.previews import (
     small_preview_webp,
     thumbnail_webp,
 )
+from flux_mcp.gallery.provenance import from_png
 
-from .images import as_png, flat, noise
+from .images import as_png, claiming, flat, noise, with_a_text_of
 
 
 def test_a_preview_keeps_the_shape_and_is_never_enlarged(tmp_path):
@@ -42,10 +43,28 @@ def test_a_budget_nothing_fits_into_is_our_own_mistake():
         preview_webp(as_png(flat(32, 32)), 32, max_bytes=10)
 
 
-@pytest.mark.parametrize("source", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
-def test_a_damaged_source_is_a_storage_error(source):
+@pytest.mark.parametrize(
+    "source",
+    [
+        b"",
+        b"text",
+        b"\x89PNG\r\n\x1a\n",
+        pytest.param(claiming(12_000), id="more pixels than Pillow warns of"),
+        pytest.param(claiming(30_000), id="more pixels than Pillow decodes"),
+        pytest.param(claiming(2**31 - 1), id="more pixels than there can be"),
+        pytest.param(with_a_text_of(2 * 1024 * 1024), id="more text than Pillow unpacks"),
+    ],
+)
+def test_a_damaged_source_is_a_storage_error_and_an_empty_place_on_a_sheet(source, tmp_path):
     with pytest.raises(StorageError):
         preview_webp(source, 100)
+    path = tmp_path / "a.png"
+    path.write_bytes(source)
+    with pytest.raises(StorageError):
+        small_preview_webp(path, 100)
+    assert opened(Sheets().sheet_jpeg([path], ["a"])).format == "JPEG"
+    with pytest.raises(InvalidImageError):
+        from_png(path)
 
 
 @pytest.mark.parametrize("count", [1, 5, 100])

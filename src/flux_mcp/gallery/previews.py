@@ -21,6 +21,7 @@ from typing import Literal
 from PIL import Image, ImageDraw, ImageFont
 
 from flux_mcp.errors import InternalError, StorageError
+from flux_mcp.gallery.provenance import UNREADABLE
 
 MAX_PREVIEW_BYTES = 300_000
 """Blueprint section 6: three previews and their base64 stay below 1 MB."""
@@ -364,10 +365,6 @@ def _glyph(character: str, font_px: int) -> _Glyph:
 # --- decoding, resizing, encoding --------------------------------------------------------------
 
 
-_BROKEN = (OSError, SyntaxError, ValueError)
-"""What Pillow raises for files it cannot read."""
-
-
 def _unreadable(error: Exception) -> StorageError:
     return StorageError(f"An image of the gallery cannot be read: {error}.", "Restore the file.")
 
@@ -378,7 +375,7 @@ def _open(source: Path | bytes) -> Image.Image:
         with Image.open(file, formats=("PNG", "WEBP")) as image:
             image.load()
             return image if image.mode == "RGB" else image.convert("RGB")
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise _unreadable(error) from error
 
 
@@ -393,7 +390,7 @@ def _open_small(path: Path, longest_px: int) -> Image.Image:
     except OSError as error:
         raise _unreadable(error) from error
     if longest_px <= TILE_PX and (jpeg := _tile_jpeg(data)):
-        with suppress(*_BROKEN), Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as tile:
+        with suppress(*UNREADABLE), Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as tile:
             return _reduced(tile, longest_px)  # decoded at a reduced size, where that is enough
     return _reduced(_open(data).copy(), longest_px)  # the opened one would keep its decoder
 

@@ -12,6 +12,8 @@ leaves out the others: a file of a newer version can be read as far as this one 
 import io
 import json
 import logging
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +40,12 @@ UNREADABLE = (
     EOFError,
     SyntaxError,
     ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
