@@ -124,6 +124,37 @@ def test_search_gives_the_newest_first_whatever_the_order_of_adding(gallery, rec
     assert prompts(gallery.search(SearchFilter())) == ["image 3", "image 2", "image 1"]
 
 
+def test_what_is_saved_last_is_first_after_the_clock_was_put_back(gallery, record):
+    """By years, by an hour, by a second; dates are those that the clock told all the same."""
+    moments = {
+        "future": "2036-05-01T00:00:00.000000+00:00",
+        "now": "2026-05-02T01:00:00.000000+00:00",
+        "an hour before": "2026-05-02T00:00:00.000000+00:00",
+        "a second before": "2026-05-01T23:59:59.000000+00:00",
+    }
+    added = {
+        name: gallery.add(record(n, prompt=name, created_at=moment), is_new=True)
+        for n, (name, moment) in enumerate(moments.items())
+    }
+    newest_first = list(reversed(moments))
+    assert prompts(gallery.search(SearchFilter())) == newest_first
+    assert prompts(gallery.search(SearchFilter(created_before="2026-06-01"))) == newest_first[:3]
+    assert prompts(gallery.search(SearchFilter(created_before="2026-05-02"))) == newest_first[:1]
+    assert prompts(gallery.search(SearchFilter(created_after="2026-06-01"))) == ["future"]
+    first = gallery.search(SearchFilter(created_before="2026-06-01", limit=2))
+    rest = SearchFilter(created_before="2026-06-01", limit=2, cursor=first.next_cursor)
+    assert prompts(first) + prompts(gallery.search(rest)) == newest_first[:3]
+    for name, month in (("future", "2036/05"), ("now", "2026/05")):
+        assert added[name].file in gallery.known_files(month)
+    assert len(gallery.known_files("2026/05")) == 6
+
+
+def test_an_image_that_is_taken_back_has_the_place_of_its_time(gallery, record):
+    gallery.add(record(5, prompt="new"), is_new=True)
+    gallery.add(record(1, prompt="old"))
+    assert prompts(gallery.search(SearchFilter())) == ["new", "old"]
+
+
 @pytest.mark.parametrize("limit", [1, 3, 7, 8, 100])
 @pytest.mark.parametrize("query", [None, "image"])
 def test_pages_hold_every_row_once(gallery, record, limit, query):

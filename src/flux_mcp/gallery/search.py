@@ -20,6 +20,9 @@ MIN_PREFIX_CHARACTERS = 3
 """A word that ends in * finds longer words from here on; shorter beginnings have too many."""
 PER_MICROSECOND = 256
 """Places in the order of rows for each microsecond: that many may share one."""
+NEAR = 60 * 1_000_000 * PER_MICROSECOND
+"""Places by which a row may stand behind its time, so that what was saved last is first: an hour
+put back, or a clock set right, is more, and is recorded (`Gallery.add`)."""
 _FACETS = ("kind", "model", "session", "principal")
 _MAC_BYTES = 12
 
@@ -48,11 +51,14 @@ class SearchFilter:
 
 @dataclass
 class Statement:
-    """One search: equal columns, a range of `n`, and words."""
+    """One search: equal columns, a range of `n`, times, and words."""
 
     equal: dict[str, object]
     at_least: int
     less_than: int
+    created_after: str | None
+    """As the column has it; so is `created_before`."""
+    created_before: str | None
     match: str | None
     finds_nothing: bool
     fingerprint: bytes
@@ -61,15 +67,24 @@ class Statement:
         """Leave out what is not older than row `n`."""
         self.less_than = min(self.less_than, n)
 
+    def reach(self, n: int) -> None:
+        """Look at rows up to `n` too: some of them stand behind their time."""
+        if self.created_before is not None:
+            self.less_than = max(self.less_than, n + 1)
+
     def build(self, limit: int) -> tuple[str, dict[str, object]]:
         """Return the SQL and its values."""
-        values = {
+        values: dict[str, object] = {
             **self.equal,
             "at_least": self.at_least,
             "less_than": self.less_than,
             "limit": limit,
         }
         conditions = [f"images.{name} = :{name}" for name in self.equal]
+        for name, sign in (("created_after", ">="), ("created_before", "<")):
+            if (moment := getattr(self, name)) is not None:
+                conditions.append(f"images.created_at {sign} :{name}")
+                values[name] = moment
         source, key = f"images {self._index()}", "images.n"
         if self.match is not None:
             conditions.append("images_fts MATCH :match")
@@ -119,7 +134,9 @@ def statement_for(wanted: SearchFilter) -> Statement:
     return Statement(
         equal=given,
         at_least=_clamp(-MAX_INTEGER if after is None else after * PER_MICROSECOND),
-        less_than=_clamp(MAX_INTEGER if before is None else before * PER_MICROSECOND),
+        less_than=_clamp(MAX_INTEGER if before is None else before * PER_MICROSECOND + NEAR),
+        created_after=_column_time(after),
+        created_before=_column_time(before),
         match=match,
         finds_nothing=match == "" or not all(is_storable(value) for value in given.values()),
         fingerprint=hashlib.sha256(text.encode()).digest(),
@@ -185,6 +202,17 @@ def _parse_time(name: str, text: str | None) -> int | None:
             f"{name}: {text[:40]!r} is not an ISO 8601 date or time.",
             "Write 2026-01-31 or 2026-01-31T18:00:00Z.",
         ) from error
+
+
+def _column_time(moment: int | None) -> str | None:
+    """Return a moment as the column `created_at` has it; `None` if no row can have it."""
+    if moment is None:
+        return None
+    try:
+        time = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=moment)
+    except OverflowError:  # before the year 1, or after 9999
+        return None
+    return time.isoformat(timespec="microseconds")
 
 
 def _clamp(n: int) -> int:

@@ -34,6 +34,7 @@ from flux_mcp.gallery.provenance import (
     stored_plan,
 )
 from flux_mcp.gallery.search import (
+    NEAR,
     PER_MICROSECOND,
     SearchFilter,
     facets_of,
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _JSON_COLUMNS = ("composed", "loras", "plan", "parents", "environment")
+_LAST_BEHIND_ITS_TIME = "last_behind_its_time"
+"""In `gallery_facts`: the `n` up to which a search for times before a date has to look."""
 _RELATIVE_PATH = r"^[A-Za-z0-9_-][A-Za-z0-9_./-]*$"
 
 
@@ -226,7 +229,8 @@ def gallery_migrations() -> "Migrations":
         images.create(
             {
                 # The order of the gallery: microseconds of created_at since 1970, times 256, plus
-                # a counter. Newest first, pages and date ranges are all walks along this key.
+                # a counter; more where the clock was put back. Newest first, pages and date ranges
+                # are all walks along this key.
                 "n": int,
                 "id": str,
                 "job_id": str,
@@ -324,10 +328,15 @@ class Gallery:
     def __init__(self, database: "Database") -> None:
         self._database = database
 
-    def add(self, record: ImageRecord) -> ImageRecord:
+    def add(self, record: ImageRecord, *, is_new: bool = False) -> ImageRecord:
         """Store a row, and return what is stored for its (job_id, index).
 
         A late duplicate changes nothing: the row that was first is returned.
+
+        Args:
+            record: The row.
+            is_new: Whether the image was made just now. It becomes the first of the gallery, also
+                where the clock was put back since the one before; else its time gives its place.
 
         Raises:
             InternalError: the id is taken by an image of another job.
@@ -339,21 +348,34 @@ class Gallery:
                 return there
             if self._one("id = ?", record.id) is not None:
                 raise InternalError(f"Image id {record.id} is used twice.")
-            row["n"] = self._next_n(record.created_at)
+            row["n"] = self._next_n(record.created_at, is_new=is_new)
             columns = ", ".join(f'"{name}"' for name in row)
             values = ", ".join(f":{name}" for name in row)
             self._database.execute(f"INSERT INTO images ({columns}) VALUES ({values})", row)  # noqa: S608 - our own column names
         return record
 
-    def _next_n(self, created_at: str) -> int:
+    def _next_n(self, created_at: str, *, is_new: bool) -> int:
         first = microseconds(datetime.fromisoformat(created_at)) * PER_MICROSECOND
+        end = MAX_INTEGER if is_new else first + PER_MICROSECOND
         (last,) = self._database.execute(
-            "SELECT max(n) FROM images WHERE n >= ? AND n < ?", [first, first + PER_MICROSECOND]
+            "SELECT max(n) FROM images WHERE n >= ? AND n < ?", [first, end]
         ).fetchone()
         n = first if last is None else int(last) + 1
-        if n >= first + PER_MICROSECOND:
+        if n >= end:
             raise InternalError(f"More than {PER_MICROSECOND} images were made at {created_at}.")
+        if n >= first + NEAR:
+            self._database.execute(
+                "INSERT OR REPLACE INTO gallery_facts (name, value) VALUES (?, ?)",
+                [_LAST_BEHIND_ITS_TIME, str(n)],
+            )
         return n
+
+    def _last_behind_its_time(self) -> int:
+        """Return the `n` of the last row that stands further than `NEAR` behind its time."""
+        found = self._database.execute(
+            "SELECT value FROM gallery_facts WHERE name = ?", [_LAST_BEHIND_ITS_TIME]
+        ).fetchone()
+        return -MAX_INTEGER if found is None else int(found[0])
 
     def find(self, image_id: str, principal: str | None = None) -> ImageRecord:
         """Return the row of an image; with a principal, only if it is that one's.
@@ -382,9 +404,10 @@ class Gallery:
         """
         start = datetime.strptime(month, "%Y/%m").replace(tzinfo=UTC)
         end = (start + timedelta(days=31)).replace(day=1)
+        since, until = (microseconds(moment) * PER_MICROSECOND for moment in (start, end))
         rows = self._database.execute(
-            "SELECT file, thumbnail FROM images WHERE n >= ? AND n < ?",
-            [microseconds(moment) * PER_MICROSECOND for moment in (start, end)],
+            "SELECT file, thumbnail FROM images WHERE n >= ? AND n < ? AND created_at LIKE ?",
+            [since, max(until + NEAR, self._last_behind_its_time() + 1), f"{start:%Y-%m}-%"],
         )
         return frozenset(name for row in rows for name in row)
 
@@ -401,6 +424,7 @@ class Gallery:
         if wanted.limit < 1:
             raise InvalidRequestError("limit: must be at least 1.", "Ask for 20.")
         statement = statement_for(wanted)
+        statement.reach(self._last_behind_its_time())
         if wanted.cursor is not None:
             statement.below(read_cursor(wanted.cursor, statement.fingerprint, self._cursor_key()))
         if statement.finds_nothing:

@@ -54,7 +54,7 @@ class GallerySink:
                 to_metadata(provenance),
             )
             record = record_of(provenance, files, drawn.job.principal)
-            await self.database.insist(self.gallery.add, record)
+            await self.database.insist(self.gallery.add, record, is_new=True)
         # With a step cache steps are skipped: their seconds do not predict another job's.
         if not saved and drawn.job.plan.switches.step_cache == "none":
             await self.database.insist(
