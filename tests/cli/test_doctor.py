@@ -16,6 +16,8 @@ import pytest
 
 from flux_mcp import __version__
 from flux_mcp.cli.doctor import print_examination
+from flux_mcp.doctor import machine
+from flux_mcp.doctor.advice import next_steps
 from flux_mcp.doctor.facts import Examination
 from flux_mcp.jobs.scheduler import TimedJob
 from flux_mcp.models.planning.candidates import Choices
@@ -172,6 +174,15 @@ def test_a_disk_without_room_is_told_first_and_beside_what_to_pull(bare: Machine
     first, *_, free, _, _ = steps(bare.found(FLUX_MCP_DISK_RESERVE_GIB="1e9"))
     assert first.startswith("The disk is nearly full")
     assert "are free: make room first." in free
+
+
+def test_a_data_folder_on_a_network_is_told_first(bare: Machine, monkeypatch: pytest.MonkeyPatch):
+    assert bare.found().disk.network is None
+    monkeypatch.setattr(machine, "network_file_system", lambda _: "nfs4")
+    disk = machine.disk_of(bare.settings)
+    found = bare.found().model_copy(update={"disk": disk})
+    (step, *_) = next_steps(found, lambda _: "")
+    assert "network file system (nfs4)" in step.text
 
 
 def test_it_reads_well_in_eighty_columns(gamer: Machine, printed: Prints):

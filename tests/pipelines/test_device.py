@@ -1,16 +1,22 @@
 """Where to draw, and what counts as out of memory."""
 
+import errno
+
 import pytest
 
-from flux_mcp.errors import EngineUnavailableError
+from flux_mcp.errors import EngineUnavailableError, OutOfMemoryError
+from flux_mcp.pipelines import worker
 from flux_mcp.pipelines.device import (
     Device,
     choose_device,
     describe,
     free_memory_gib,
     is_device_fault,
+    is_out_of_host_memory,
     is_out_of_memory,
 )
+from flux_mcp.pipelines.memory.prefetch import Prefetcher
+from flux_mcp.settings.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("torch_here")
 
@@ -40,13 +46,35 @@ def test_free_memory_is_not_known_on_a_cpu():
 def test_every_way_of_running_out_of_memory_is_recognised():
     import torch
 
-    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"))
-    assert is_out_of_memory(MemoryError())
+    of_the_gpu = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    assert is_out_of_memory(of_the_gpu)
+    assert not is_out_of_host_memory(of_the_gpu)
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
-    assert is_out_of_memory(caught.value)
+    for of_the_host in (
+        caught.value,
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("could not create a primitive"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ):
+        assert is_out_of_memory(of_the_host)
+        assert is_out_of_host_memory(of_the_host)
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 must have the same dtype"))
     assert not is_out_of_memory(ValueError("not enough memory"))
+
+
+def test_what_was_caused_by_too_little_memory_is_that_as_well(monkeypatch):
+    """transformers imports its parts late, and puts what they raise into its own error."""
+
+    def import_what_does_not_fit() -> None:
+        raise RuntimeError("Failed to import diffusers.pipelines") from MemoryError()
+
+    monkeypatch.setattr(worker, "import_pipelines", import_what_does_not_fit)
+    error = worker.start_engine(Settings(), Prefetcher())
+    assert isinstance(error, OutOfMemoryError)
+    assert "RAM" in error.message
+    assert isinstance(worker._explain(MemoryError()), OutOfMemoryError)
 
 
 def test_a_fault_of_the_gpu_is_told_from_an_ordinary_error():

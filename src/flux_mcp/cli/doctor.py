@@ -201,7 +201,8 @@ def _facts(found: Examination) -> Iterator[tuple[str, str]]:
     )
     memory, disk = found.memory, found.disk
     yield "RAM", f"{memory.available_gib} of {memory.total_gib} GiB available"
-    yield "Data", f"{disk.data_dir}, {disk.free_gib} of {disk.total_gib} GiB free"
+    network = "" if disk.network is None else f", on a network file system: {disk.network}"
+    yield "Data", f"{disk.data_dir}, {disk.free_gib} of {disk.total_gib} GiB free{network}"
     if found.allowed_licences is not None:
         allowed = ", ".join(found.allowed_licences) or "none"
         yield "Licences", f"{allowed}: others are used only where a call names the model"

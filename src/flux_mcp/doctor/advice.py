@@ -52,6 +52,13 @@ def _worker(found: Examination) -> Iterator[Step]:
 
 def _disk(found: Examination) -> Iterator[Step]:
     disk = found.disk
+    if disk.network is not None:
+        yield Step(
+            text=f"The data folder is on a network file system ({disk.network}), where the "
+            "database may be damaged and two machines may generate at once. Choose a folder on a "
+            "local disk with --data-dir or FLUX_MCP_DATA_DIR.",
+            command=None,
+        )
     if disk.free_gib < disk.reserve_gib:
         yield Step(
             text=f"The disk is nearly full: {disk.free_gib} GiB are free. See what the models "

@@ -86,6 +86,9 @@ class Disk(_Fact):
     total_gib: float = Field(description="Size of its disk.")
     free_gib: float = Field(description="What is free there.")
     reserve_gib: float = Field(description="What downloads leave free: `disk_reserve_gib`.")
+    network: str | None = Field(
+        description="Type of its file system, such as nfs4, where that is one of a network."
+    )
 
 
 class Fit(_Fact):

@@ -30,6 +30,7 @@ from flux_mcp.models.memory import GIB
 from flux_mcp.models.planning.candidates import Machine
 from flux_mcp.models.planning.machine import DriverAnswer, DriverGpu, GpuReader
 from flux_mcp.settings.environment import visible_gpus
+from flux_mcp.settings.file_systems import network_file_system
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import Environment
 
@@ -333,6 +334,7 @@ def disk_of(settings: Settings) -> Disk:
         total_gib=_gib(usage.total),
         free_gib=_gib(usage.free),
         reserve_gib=settings.disk_reserve_gib,
+        network=network_file_system(settings.data_dir),
     )
 
 

@@ -1,7 +1,9 @@
 """The device that draws: its choice, its memory, its errors."""
 
+import errno
 import gc
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,8 +13,20 @@ from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import Environment, Memory
 
 GIB = 2**30
-_CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
-"""How torch 2.13 words it where it raises a plain RuntimeError."""
+_OUT_OF_MEMORY_WORDS = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "failed to map segment",
+    "unable to mmap",
+    "bad_alloc",
+    "can't start new thread",
+    "could not create a primitive",  # oneDNN
+    "could not create a memory",
+)
+"""How torch 2.13, its libraries, the loader of shared libraries and Python word it where they raise
+a plain RuntimeError, OSError or ImportError."""
 
 
 @dataclass(frozen=True)
@@ -184,11 +198,44 @@ def is_device_fault(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the device or the machine has no memory left."""
+    """Whether an exception, or what caused it, says that no memory is left: device's or host's."""
     import torch
 
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in _CPU_OUT_OF_MEMORY
+    return any(
+        isinstance(one, MemoryError | torch.OutOfMemoryError) or _words_it(one)
+        for one in _with_causes(error)
     )
+
+
+def is_out_of_host_memory(error: BaseException) -> bool:
+    """Whether no memory of the host is left, of which there is one beside the device's.
+
+    Also where torch could not be imported for that reason.
+    """
+    return any(
+        isinstance(one, MemoryError) or (_words_it(one) and not _names_a_device(one))
+        for one in _with_causes(error)
+    )
+
+
+def _words_it(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | OSError | ImportError) and any(
+        words in text for words in _OUT_OF_MEMORY_WORDS
+    )
+
+
+def _names_a_device(error: BaseException) -> bool:
+    return any(name in str(error) for name in ("CUDA", "MPS", "HIP"))
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what it was raised from or for, each once."""
+    seen: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in seen:
+        seen.append(following)
+        yield following
+        following = following.__cause__ or following.__context__

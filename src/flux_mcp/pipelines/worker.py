@@ -28,6 +28,7 @@ from flux_mcp.pipelines.device import (
     configure_threads,
     describe,
     is_device_fault,
+    is_out_of_host_memory,
     is_out_of_memory,
 )
 from flux_mcp.pipelines.engine import Engine, EngineState
@@ -100,6 +101,8 @@ def _draw(command: RunCommand, engine: Engine, reporter: EventReporter) -> Done:
 
 
 def _explain(error: Exception) -> FluxMcpError:
+    if is_out_of_host_memory(error):
+        return _out_of_host_memory()
     if is_out_of_memory(error):
         return OutOfMemoryError(
             "The job does not fit into the device's memory.",
@@ -108,6 +111,14 @@ def _explain(error: Exception) -> FluxMcpError:
     return InternalError(
         f"Drawing failed: {type(error).__name__}: {str(error)[:500]}",
         "The worker's log has the details.",
+    )
+
+
+def _out_of_host_memory() -> OutOfMemoryError:
+    return OutOfMemoryError(
+        "The worker has no memory (RAM) of the machine left.",
+        "Ask for a smaller image or a smaller model, close other programs, or lift the limit that "
+        "this process has (ulimit -v, a container's).",
     )
 
 
@@ -147,6 +158,8 @@ def start_engine(settings: Settings, prefetcher: Prefetcher) -> Engine | FluxMcp
         return error
     except Exception as error:  # noqa: BLE001 - a broken install raises anything
         traceback.print_exc()
+        if is_out_of_host_memory(error):
+            return _out_of_host_memory()
         return EngineUnavailableError(
             f"torch or diffusers cannot be imported: {type(error).__name__}: {str(error)[:300]}",
             "Install them for this Python: pip install 'torch>=2.9' 'diffusers>=0.42.1,<0.43'.",
@@ -174,6 +187,9 @@ def main() -> NoReturn:
         run_job(command, engine, writer, commands)
         # The name would keep the job's images until the next one comes.
         del command
+        if isinstance(engine, OutOfMemoryError):
+            # The libraries are half imported; a new worker finds the memory as it is by then.
+            sys.exit()
 
 
 if __name__ == "__main__":

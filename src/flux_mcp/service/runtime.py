@@ -34,6 +34,7 @@ from flux_mcp.models.registry import Registry
 from flux_mcp.service.outputs import GallerySink
 from flux_mcp.service.recovery import Recovery
 from flux_mcp.service.views import Views
+from flux_mcp.settings.file_systems import network_file_system
 from flux_mcp.settings.paths import ensure_dirs
 from flux_mcp.settings.settings import Settings
 from flux_mcp.storage.database import DatabaseThread
@@ -134,6 +135,13 @@ class Runtime:
     async def _open(self) -> None:
         await asyncio.to_thread(ensure_dirs, self.settings.paths)
         is_lost = await asyncio.to_thread(self._lost_its_database)
+        network = await asyncio.to_thread(network_file_system, self.settings.data_dir)
+        if network is not None:
+            logger.warning(
+                "the data folder is on a network file system, where the database may be damaged "
+                "and two machines may generate at once",
+                extra={"data_dir": str(self.settings.data_dir), "file_system": network},
+            )
         database = await self.database.open()
         if is_lost:
             logger.error(
