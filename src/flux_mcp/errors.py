@@ -14,7 +14,8 @@ FluxMcpError(code, message, hint)
 bug, and is reported as `internal`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import SequenceMatcher
 from typing import ClassVar
 
 
@@ -379,3 +380,35 @@ class DatabaseUnavailableError(StorageError):
 
 class InternalError(FluxMcpError):
     """An unexpected state inside flux-mcp, which is a bug."""
+
+
+# --- hints ---------------------------------------------------------------------------------------
+
+_ALIKE = 0.74
+"""Least share of letters that a slip keeps: `sede` has it of `seed`, `weights` not of `height`
+once the first letter must be the same."""
+_LEAST_PREFIX = 4
+"""Letters from which on the beginning of a name stands for all of it."""
+
+
+def nearest_name(name: str, known: Collection[str]) -> str | None:
+    """Return the known name that another one may be a slip of; `None` where none is near.
+
+    Not merely the likest: a wrong proposal sends a caller astray.
+    """
+    lower = name.lower().replace("-", "_")
+    begins = [one for one in known if _begins(lower, one) or _begins(one, lower)]
+    if begins:
+        return min(begins, key=lambda one: abs(len(one) - len(lower)))
+    alike = {
+        one: SequenceMatcher(None, lower, one.lower()).ratio()
+        for one in known
+        if one[:1].lower() == lower[:1]
+    }
+    best = max(alike, key=alike.__getitem__, default=None)
+    return best if best is not None and alike[best] >= _ALIKE else None
+
+
+def _begins(short: str, long: str) -> bool:
+    """Whether `width` is meant by `width_px`, or `aspect_ratio` by `aspect`."""
+    return len(short) >= _LEAST_PREFIX and long.lower().startswith(f"{short.lower()}_")

@@ -1,11 +1,23 @@
+import json
+import re
+from typing import Any
+
 import pytest
 
-from flux_mcp.errors import InvalidRequestError, InvalidSizeError, PromptTooLongError, RequestError
+from flux_mcp.errors import (
+    InvalidRequestError,
+    InvalidSizeError,
+    PromptTooLongError,
+    RequestError,
+    nearest_name,
+)
 from flux_mcp.requests.schemas import (
     CancelJobRequest,
+    EditRequest,
     FillRequest,
     GenerateRequest,
     SearchRequest,
+    StructuralRequest,
     VariationRequest,
 )
 from flux_mcp.requests.validation import parse_request
@@ -158,6 +170,158 @@ def test_a_pack_may_come_as_json_text(pack):
 
 def test_a_pack_may_come_as_its_name_alone():
     assert parse_request(GenerateRequest, {"pack": "shapes"}).pack.name == "shapes"
+
+
+# --- shapes and names that callers guess -------------------------------------------------------
+
+BOX = {"x": 1, "y": 2, "width": 3, "height": 4}
+PNG = "iVBORw0KGgo" + "A" * 65
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "understood"),
+    [
+        (EditRequest, {"image": "img_a"}, {"images": ["img_a"]}),
+        (EditRequest, {"images": "img_a"}, {"images": ["img_a"]}),
+        (EditRequest, {"images": [{"image": "img_a"}]}, {"images": ["img_a"]}),
+        (EditRequest, {"images": [PNG]}, {"images": [f"data:image/png;base64,{PNG}"]}),
+        (VariationRequest, {"image": "img_a"}, {"images": [{"image": "img_a"}]}),
+        (VariationRequest, {"images": "img_a"}, {"images": [{"image": "img_a"}]}),
+        (
+            VariationRequest,
+            {"images": {"image": "img_a", "weight": "0.5"}},
+            {"images": [{"image": "img_a", "weight": 0.5}]},
+        ),
+        (StructuralRequest, {"images": ["img_a"]}, {"image": "img_a"}),
+        (FillRequest, {"images": ["img_a"], "mask": "img_b"}, {"mask": {"image": "img_b"}}),
+        (FillRequest, {"image": "img_a", "mask": BOX}, {"mask": {"box": BOX}}),
+        (FillRequest, {"image": "img_a", "mask": json.dumps(BOX)}, {"mask": {"box": BOX}}),
+        (
+            FillRequest,
+            {"image": "img_a", "mask": {"box": {"x0": 1, "y0": 2, "x1": 4, "y1": 6}}},
+            {"mask": {"box": BOX}},
+        ),
+        (
+            FillRequest,
+            {"image": "img_a", "mask": {"left": 1, "top": 2, "width": 3, "height": 4}},
+            {"mask": {"box": BOX}},
+        ),
+        (GenerateRequest, {"loras": "ink"}, {"loras": [{"name": "ink"}]}),
+        (GenerateRequest, {"steps": "8", "guidance": "3.5"}, {"steps": 8, "guidance": 3.5}),
+    ],
+)
+def test_a_shape_that_can_mean_one_thing_only_is_taken(model, given, understood):
+    request = parse_request(model, {"prompt": "a", **given})
+    shown = request.model_dump(mode="json", exclude_unset=True)
+    assert {name: shown[name] for name in understood} == understood
+
+
+def whole_values(hint: str) -> list[dict[str, Any]]:
+    """Return the arguments that a hint has whole, as `"steps": 28`, each as it is to be sent."""
+    found, end = [], 0
+    while match := re.compile(r'"([a-z_]+)": ').search(hint, end):
+        value, end = json.JSONDecoder().raw_decode(hint, match.end())
+        found.append({match[1]: value})
+    return found
+
+
+FILL = {"prompt": "a", "image": "img_a"}
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"box": [10, 20, 40, 60]},
+        {"box": [10, 20, 5, 60]},
+        [10, 20, 40, 60],
+        {"box": {"left": 9, "top": 2, "right": 3, "bottom": 4}},
+        {"box": {"x": 0.1, "y": 0.2, "width": 0.5, "height": 0.5}},
+        {"box": {**BOX, "widht": 3}},
+        {"box": BOX, "image": "img_b"},
+        {"box": BOX, "feather_px": 3},
+        {"polygon": [[0, 0], [5, 5], [0, 5]]},
+        {},
+        5,
+        None,
+    ],
+)
+def test_after_a_wrong_mask_the_hint_has_a_whole_right_one(mask):
+    with pytest.raises(RequestError) as refused:
+        parse_request(FillRequest, {**FILL, "mask": mask})
+    masks = [one for one in whole_values(refused.value.hint) if "mask" in one]
+    assert masks, refused.value.hint
+    for one in masks:
+        parse_request(FillRequest, {**FILL, **one})
+
+
+def test_four_numbers_that_could_be_two_boxes_are_answered_with_both():
+    with pytest.raises(RequestError) as refused:
+        parse_request(FillRequest, {**FILL, "mask": {"box": [10, 20, 40, 60]}})
+    corners, sides = whole_values(refused.value.hint)
+    assert corners["mask"]["box"] == {"x": 10, "y": 20, "width": 30, "height": 40}
+    assert sides["mask"]["box"] == {"x": 10, "y": 20, "width": 40, "height": 60}
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "whole"),
+    [
+        (GenerateRequest, {"size": "1024x768"}, [{"width": 1024}, {"height": 768}]),
+        (GenerateRequest, {"num_inference_steps": 28}, [{"steps": 28}]),
+        (GenerateRequest, {"guidance_scale": 3.5}, [{"guidance": 3.5}]),
+        (GenerateRequest, {"n": 2}, [{"count": 2}]),
+        (GenerateRequest, {"width_px": 512}, [{"width": 512}]),
+        (GenerateRequest, {"aspect": "16:9"}, [{"aspect_ratio": "16:9"}]),
+        (GenerateRequest, {"sede": 5}, [{"seed": 5}]),
+        (GenerateRequest, {"lora": "ink"}, [{"loras": [{"name": "ink", "weight": 1}]}]),
+        (EditRequest, {"input_image": "img_a"}, [{"images": ["img_a"]}]),
+        (FillRequest, {"image": "img_a", "mask_image": "img_b"}, [{"mask": {"image": "img_b"}}]),
+        (FillRequest, {"image": "img_a", "box": BOX}, [{"mask": {"box": BOX}}]),
+        (SearchRequest, {"max_results": 5}, [{"limit": 5}]),
+    ],
+)
+def test_a_name_from_elsewhere_is_answered_with_ours_and_its_value(model, given, whole):
+    words = {} if model is SearchRequest else {"prompt": "a"}
+    with pytest.raises(InvalidRequestError, match="There is no argument") as refused:
+        parse_request(model, {**words, **given})
+    assert whole_values(refused.value.hint) == whole
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "says"),
+    [
+        (VariationRequest, "weights", '"weight": 0.7'),
+        (GenerateRequest, "weights", '"weight": 0.7'),
+        (EditRequest, "strength", "Say in the prompt"),
+        (GenerateRequest, "output_format", "stored as PNG"),
+        (GenerateRequest, "scheduler", "each model has its own"),
+        (GenerateRequest, "right", "Arguments: "),
+        (GenerateRequest, "discount", "Arguments: "),
+    ],
+)
+def test_what_there_is_nothing_for_is_said_and_no_nonsense_proposed(model, name, says):
+    images = {} if model is GenerateRequest else {"images": ["img_a"]}
+    with pytest.raises(InvalidRequestError) as refused:
+        parse_request(model, {"prompt": "a", **images, name: 1})
+    assert says in refused.value.hint
+    assert "Did you mean" not in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("promt", "prompt"),
+        ("sede", "seed"),
+        ("heigth", "height"),
+        ("negative", "negative_prompt"),
+        ("seed_value", "seed"),
+        ("wait-s", "wait_s"),
+        ("weights", None),
+        ("light", None),
+        ("x", None),
+    ],
+)
+def test_a_slip_is_told_from_another_word(name, meant):
+    assert nearest_name(name, GenerateRequest.model_fields) == meant
 
 
 def test_a_variation_needs_neither_prompt_nor_pack():

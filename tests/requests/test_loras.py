@@ -52,8 +52,8 @@ def test_a_name_alone_counts_fully(written):
         ([""], "loras.0.name"),
         (["ink", "grain", {"name": "ink", "weight": 0.5}], "named twice"),
         ([f"l{n}" for n in range(9)], "at most 8 items"),
-        ("ink", "loras: Input should be a valid list"),
-        ({"ink": 0.8}, "loras: Input should be a valid list"),
+        (5, "loras: Input should be a valid list"),
+        ({"ink": 0.8}, "There is no argument 'loras.0.ink'"),
     ],
 )
 def test_what_is_written_wrongly_is_refused_and_says_how(written, says):

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from flux_mcp.errors import InvalidImageError, InvalidRequestError
 from flux_mcp.images.decoding import InputImage, encode_image
 from flux_mcp.requests.geometry import Size
-from flux_mcp.requests.schemas import Box
+from flux_mcp.requests.schemas import Box, whole_mask
 
 GENERATED_FROM = 128
 """Least value that is generated again: diffusers' fill pipeline splits its mask at one half
@@ -24,7 +24,8 @@ def mask_from_image(mask: InputImage, image_size: Size) -> InputImage:
     if size != image_size:
         raise InvalidImageError(
             f"The mask is {size} and the image is {image_size}.",
-            f"Send a mask of {image_size}, or a box.",
+            f"Send a mask of {image_size}, or a box: "
+            f"{whole_mask(0, 0, image_size.width // 2, image_size.height // 2)}.",
         )
     return mask
 
@@ -39,12 +40,19 @@ def mask_from_box(box: Box, image_size: Size) -> InputImage:
     if right > image_size.width or bottom > image_size.height:
         raise InvalidRequestError(
             f"The box reaches to ({right}, {bottom}), outside the image.",
-            f"The image is {image_size}; x + width and y + height may reach that far.",
+            f"The image is {image_size}; what of the box lies in it is {_inside(box, image_size)}.",
         )
     mask = Image.new("L", (image_size.width, image_size.height), 0)
     # Pillow's rectangle includes its lower right corner.
     ImageDraw.Draw(mask).rectangle((box.x, box.y, right - 1, bottom - 1), fill=255)
     return encode_image(mask)
+
+
+def _inside(box: Box, image_size: Size) -> str:
+    width = min(box.x + box.width, image_size.width) - box.x
+    height = min(box.y + box.height, image_size.height) - box.y
+    is_outside = width < 1 or height < 1
+    return "nothing" if is_outside else whole_mask(box.x, box.y, width, height)
 
 
 def finish_mask(mask: InputImage, *, invert: bool, feather_px: int) -> InputImage:

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from flux_mcp.errors import nearest_name
 from flux_mcp.models.registry import KINDS, Kind, ModelSpec, Registry, load_registry
 from flux_mcp.settings.files import is_toml, sets_key
 from flux_mcp.settings.settings import Settings
@@ -224,9 +225,9 @@ class _RowReader:
         hint = "docs/models/README.md says what columns take."
         if problem["type"] == "extra_forbidden":
             columns = [name for name in ModelSpec.model_fields if name != "origin"]
-            close = get_close_matches(top, columns, n=1)
+            close = nearest_name(top, columns)
             message = "There is no such column"
-            hint = f"Did you mean '{close[0]}'?" if close else "Leave it out."
+            hint = f"Did you mean '{close}'?" if close else "Leave it out."
         self._at(number, table, top, f"{message}.", hint, shown=field)
 
     def _at(

@@ -6,6 +6,9 @@ one; tests/server/test_schema.py bounds what all of them together may cost. Only
 are checked here; what a particular model can do is decided in plan.py.
 """
 
+import json
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -28,13 +31,36 @@ from flux_mcp.requests.validation import (
     Real,
     Request,
     Words,
+    as_list,
     brief,
     parse_json_text,
     printable,
 )
 
+_BASE64_OF: Mapping[str, str] = {
+    "iVBORw0KGgo": "image/png",
+    "/9j/": "image/jpeg",
+    "UklGR": "image/webp",
+}
+"""What base64 of each type of image begins with."""
+_LEAST_BASE64 = 64
+"""Shorter text is no image; a path may begin with /9j/."""
+
+
+def _as_reference(given: object) -> object:
+    """Accept an image's bytes as base64 without `data:` before it, and `{"image": reference}`."""
+    if isinstance(given, dict) and given.keys() == {"image"}:
+        given = given["image"]
+    if isinstance(given, str) and len(given) >= _LEAST_BASE64:
+        media_type = next((one for head, one in _BASE64_OF.items() if given.startswith(head)), None)
+        if media_type is not None and re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", given):
+            return f"data:{media_type};base64,{given}"
+    return given
+
+
 ImageReference = Annotated[
     str,
+    BeforeValidator(_as_reference, json_schema_input_type=str),
     Field(
         min_length=1,
         description="A gallery image id, a flux://images/{id} URI, an absolute path inside an "
@@ -44,17 +70,83 @@ ImageReference = Annotated[
 ]
 
 
+_CORNERS = (
+    ("x0", "y0", "x1", "y1"),
+    ("x1", "y1", "x2", "y2"),
+    ("left", "top", "right", "bottom"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x_min", "y_min", "x_max", "y_max"),
+)
+_SIDES = (("left", "top", "width", "height"), ("x", "y", "w", "h"))
+"""Names of a box's numbers elsewhere: two corners, or a corner and the sides."""
+_EXAMPLE_BOX = '{"box": {"x": 0, "y": 0, "width": 256, "height": 256}}'
+
+
 class Box(Request):
     """A rectangle in the image's own pixels; (0, 0) is the top left corner."""
 
-    x: int = Field(ge=0, description="Left edge.", json_schema_extra=brief(""))
-    y: int = Field(ge=0, description="Top edge.", json_schema_extra=brief(""))
-    width: int = Field(ge=1, description="Width of the box.", json_schema_extra=brief(""))
-    height: int = Field(ge=1, description="Height of the box.", json_schema_extra=brief(""))
+    x: int = Field(ge=0, description="Left edge, in pixels.", json_schema_extra=brief(""))
+    y: int = Field(ge=0, description="Top edge, in pixels.", json_schema_extra=brief(""))
+    width: int = Field(
+        ge=1, description="Width of the box, in pixels.", json_schema_extra=brief("")
+    )
+    height: int = Field(
+        ge=1, description="Height of the box, in pixels.", json_schema_extra=brief("")
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_names(cls, data: Any) -> Any:
+        """Accept corners and sides by their names; four bare numbers could be either."""
+        data = parse_json_text(data)
+        if isinstance(data, list) and len(data) == 4 and all(map(_is_number, data)):  # noqa: PLR2004
+            raise MistakeError(
+                "four numbers could be two corners or a corner and a size", _either_box(data)
+            )
+        if not isinstance(data, dict) or not all(map(_is_number, data.values())):
+            return data
+        for names in _CORNERS:
+            if data.keys() == set(names):
+                return _box_of_corners([data[name] for name in names])
+        for names in _SIDES:
+            if data.keys() == set(names):
+                return dict(zip(("x", "y", "width", "height"), map(data.get, names), strict=True))
+        return data
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _either_box(numbers: list[Any]) -> str:
+    x, y, third, fourth = numbers
+    sides = whole_mask(x, y, third, fourth)
+    if third <= x or fourth <= y:
+        return f"For [x, y, width, height] give {sides}."
+    corners = whole_mask(x, y, third - x, fourth - y)
+    return f"For [x0, y0, x1, y1] give {corners}. For [x, y, width, height] give {sides}."
+
+
+def whole_mask(x: float, y: float, width: float, height: float) -> str:
+    """Return the whole argument `mask` with a box, for a hint."""
+    box = {"x": x, "y": y, "width": width, "height": height}
+    return f'"mask": {json.dumps({"box": box})}'
+
+
+def _box_of_corners(numbers: list[Any]) -> dict[str, Any]:
+    left, top, right, bottom = numbers
+    if right <= left or bottom <= top:
+        raise MistakeError(
+            "its second corner is not to the right of and below the first",
+            "Give the top left corner first.",
+        )
+    return {"x": left, "y": top, "width": right - left, "height": bottom - top}
 
 
 class Mask(Request):
     """The area to generate again: exactly one of `image` and `box`."""
+
+    example: ClassVar[str] = f'{_EXAMPLE_BOX}, or {{"image": "img_..."}}'
 
     image: ImageReference | None = Field(
         None,
@@ -68,6 +160,18 @@ class Mask(Request):
         json_schema_extra=brief("In pixels from the top left."),
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        """Accept the image's reference alone, and the box alone."""
+        if isinstance(data, str) and data.lstrip()[:1] not in ("[", "{"):
+            return {"image": data}
+        is_box = isinstance(data, list) or (
+            isinstance(data, dict)
+            and any(data.keys() == set(names) for names in (*_CORNERS, *_SIDES, Box.model_fields))
+        )
+        return {"box": data} if is_box else data
+
     @model_validator(mode="after")
     def _is_given_one_way(self) -> "Mask":
         if (self.image is None) == (self.box is None):
@@ -79,6 +183,8 @@ class Mask(Request):
 
 class WeightedImage(Request):
     """An image with its share in a variation."""
+
+    example: ClassVar[str] = '[{"image": "img_...", "weight": 1}]'
 
     image: ImageReference
     weight: Real = Field(
@@ -133,6 +239,8 @@ def _short_names(variables: dict[str, str]) -> dict[str, str]:
 class PackChoice(Request):
     """A prompt pack, and what is chosen in it."""
 
+    example: ClassVar[str] = '{"name": "...", "subject": "...", "variables": ["light=dawn"]}'
+
     name: Name = Field(
         description="Name of the pack; an error lists those there are.", json_schema_extra=brief("")
     )
@@ -169,6 +277,8 @@ class PackChoice(Request):
 class LoraChoice(Request):
     """A LoRA, and how strongly it counts."""
 
+    example: ClassVar[str] = '[{"name": "...", "weight": 0.8}]'
+
     name: Name = Field(
         description="Its file's name without .safetensors.", json_schema_extra=brief("")
     )
@@ -195,7 +305,7 @@ def _each_once(loras: list[LoraChoice]) -> list[LoraChoice]:
 
 LoraChoices = Annotated[
     list[LoraChoice],
-    BeforeValidator(parse_json_text),
+    BeforeValidator(as_list),
     Field(max_length=MAX_LORAS),
     AfterValidator(_each_once),
 ]
@@ -387,11 +497,35 @@ class EditRequest(DrawRequest):
         "rest'.",
     )
     images: Annotated[
-        list[ImageReference], BeforeValidator(parse_json_text), Field(min_length=1, max_length=8)
+        list[ImageReference], BeforeValidator(as_list), Field(min_length=1, max_length=8)
     ] = Field(
         description="The image to change; further ones are references where supported.",
         json_schema_extra=brief("The image to change; further ones are references."),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_image(cls, data: Any) -> Any:
+        """Accept `image: "id"` for `images: ["id"]`."""
+        return _renamed(data, "image", "images")
+
+
+def _renamed(data: Any, given: str, ours: str) -> Any:
+    """Take an argument by another name that can only mean ours, where ours is not given."""
+    if not isinstance(data, dict) or given not in data or ours in data:
+        return data
+    return {ours if name == given else name: value for name, value in data.items()}
+
+
+def _from_one(given: object) -> object:
+    """Accept a list of one image for the image."""
+    given = parse_json_text(given)
+    if isinstance(given, list) and len(given) > 1:
+        raise MistakeError("takes one image", "flux_edit and flux_variation take several.")
+    return given[0] if isinstance(given, list) and given else given
+
+
+OneImage = Annotated[ImageReference, BeforeValidator(_from_one, json_schema_input_type=str)]
 
 
 class FillRequest(DrawRequest):
@@ -406,7 +540,7 @@ class FillRequest(DrawRequest):
         "instruction).",
         json_schema_extra=brief("What is seen inside the mask: a description, not an instruction."),
     )
-    image: ImageReference
+    image: OneImage
     mask: Annotated[Mask, BeforeValidator(parse_json_text)] = Field(
         description="The area to change: {'box': {...}} or {'image': ...}.",
         json_schema_extra=brief("The area to change: box or image."),
@@ -420,6 +554,12 @@ class FillRequest(DrawRequest):
         json_schema_extra=brief("Soften the mask's edge."),
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_image(cls, data: Any) -> Any:
+        """Accept `images: ["id"]` for `image: "id"`."""
+        return _renamed(data, "images", "image")
+
 
 class VariationRequest(DrawRequest):
     """Generate something like one or several images."""
@@ -429,7 +569,7 @@ class VariationRequest(DrawRequest):
     needs_words: ClassVar[bool] = False
 
     images: Annotated[
-        list[WeightedImage], BeforeValidator(parse_json_text), Field(min_length=1, max_length=8)
+        list[WeightedImage], BeforeValidator(as_list), Field(min_length=1, max_length=8)
     ] = Field(description="The images to vary or mix.")
     prompt: Words | None = Field(
         None, max_length=MAX_PROMPT_CHARACTERS, description="Words to steer the variation."
@@ -445,9 +585,10 @@ class VariationRequest(DrawRequest):
     @model_validator(mode="before")
     @classmethod
     def _plain_references(cls, data: Any) -> Any:
-        """Accept `images: ["id", ...]` as well as `[{"image": "id", "weight": 1}]`."""
+        """Accept `images: ["id", ...]` and `image: "id"` for `[{"image": "id", "weight": 1}]`."""
+        data = _renamed(data, "image", "images")
         if isinstance(data, dict) and "images" in data:
-            images = parse_json_text(data["images"])
+            images = as_list(data["images"])
             if isinstance(images, list):
                 images = [{"image": item} if isinstance(item, str) else item for item in images]
             return {**data, "images": images}
@@ -475,7 +616,7 @@ class StructuralRequest(DrawRequest):
         "control_image.",
         json_schema_extra=brief("canny follows edges; depth a depth map, given as control_image."),
     )
-    image: ImageReference | None = Field(
+    image: OneImage | None = Field(
         None,
         description="An image whose edges are taken (canny). Not with control_image.",
         json_schema_extra=brief("Image whose edges are followed. Not with control_image."),
@@ -485,6 +626,12 @@ class StructuralRequest(DrawRequest):
         description="A structure image made already: white edges on black, or a depth map.",
         json_schema_extra=brief("Finished structure: white edges on black, or a depth map."),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_image(cls, data: Any) -> Any:
+        """Accept `images: ["id"]` for `image: "id"`."""
+        return _renamed(data, "images", "image")
 
     @model_validator(mode="after")
     def _structure_is_given_one_way(self) -> "StructuralRequest":

@@ -1,8 +1,7 @@
 """Validation of requests: the types of their fields, and one error with a hint for a mistake."""
 
 import json
-from difflib import get_close_matches
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +20,7 @@ from flux_mcp.errors import (
     PromptTooLongError,
     RequestError,
 )
+from flux_mcp.requests.other_names import instead_of
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_COUNT = 8
@@ -55,6 +55,13 @@ class MistakeError(ValueError):
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+def as_list(value: object) -> object:
+    """Accept one item for a list of them, and either as JSON text."""
+    value = parse_json_text(value)
+    is_broken = isinstance(value, str) and value.lstrip()[:1] in ("[", "{")
+    return [value] if isinstance(value, str | dict) and not is_broken else value
 
 
 def _is_control(character: str) -> bool:
@@ -100,6 +107,9 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    example: ClassVar[str] = ""
+    """A whole right value, for the hint of an error inside an argument that has this shape."""
+
     @model_validator(mode="before")
     @classmethod
     def _no_truth_for_a_number(cls, data: Any) -> Any:
@@ -124,31 +134,6 @@ _CODES: dict[tuple[str, str], type[RequestError]] = {
     ("width", "*"): InvalidSizeError,
     ("height", "*"): InvalidSizeError,
 }
-_NAMES_ELSEWHERE: dict[str, tuple[str, ...]] = {
-    # Names in diffusers and hosted APIs, which models use by habit, and ours.
-    "num_inference_steps": ("steps",),
-    "sampling_steps": ("steps",),
-    "guidance_scale": ("guidance",),
-    "cfg_scale": ("guidance",),
-    "true_cfg_scale": ("negative_prompt",),
-    "num_images_per_prompt": ("count",),
-    "num_images": ("count",),
-    "batch_size": ("count",),
-    "n": ("count",),
-    "generator": ("seed",),
-    "size": ("width", "aspect_ratio"),
-    "resolution": ("width", "aspect_ratio"),
-    "image": ("images",),
-    "input_image": ("image", "images"),
-    "image_path": ("image", "images"),
-    "image_url": ("image", "images"),
-    "init_image": ("image", "images"),
-    "mask_image": ("mask",),
-    "control_type": ("structure",),
-    "text": ("query", "prompt"),
-    "timeout": ("wait_s",),
-    "id": ("job_id",),
-}
 
 
 def parse_request(model: type[M], arguments: dict[str, Any]) -> M:
@@ -165,21 +150,22 @@ def parse_request(model: type[M], arguments: dict[str, Any]) -> M:
 
 def explain(error: ValidationError, model: type[BaseModel]) -> RequestError:
     """Return the first error that pydantic found as one of our errors."""
-    detail = error.errors(include_url=False)[0]
+    detail = _most_telling(error.errors(include_url=False))
     where = ".".join(str(part) for part in detail["loc"]) or "arguments"
     field = str(detail["loc"][0]) if detail["loc"] else ""
     kind = _CODES.get((field, detail["type"])) or _CODES.get((field, "*")) or InvalidRequestError
+    whole = _example(detail["loc"], model)
     if detail["type"] == "extra_forbidden":
-        return InvalidRequestError(
-            f"There is no argument '{where}'.", _nearest(detail["loc"], model)
-        )
+        known = tuple(_owner(detail["loc"], model).model_fields)
+        hint = instead_of(str(detail["loc"][-1]), detail["input"], known)
+        return InvalidRequestError(f"There is no argument '{where}'.", _with(whole, hint))
     if kind is PromptTooLongError:
         message = f"{field} is longer than {MAX_PROMPT_CHARACTERS} characters"
         return kind(f"{message}.", "Say it shorter; the text encoders cut long prompts anyway.")
     message = _message(detail)
     if where == "arguments":
         return kind(f"{message[:1].upper()}{message[1:]}.", _hint(detail, model))
-    return kind(f"{where}: {message}.", _hint(detail, model))
+    return kind(f"{where}: {message}.", _with(whole, _hint(detail, model)))
 
 
 def _message(detail: Any) -> str:
@@ -204,15 +190,30 @@ def _hint(detail: Any, model: type[BaseModel]) -> str:
     return about or "Correct it and call again."
 
 
-def _nearest(where: Where, model: type[BaseModel]) -> str:
-    owner = _owner(where, model)
-    known = list(owner.model_fields)
-    name = str(where[-1])
-    ours = [one for one in _NAMES_ELSEWHERE.get(name.lower(), ()) if one in known]
-    close = ours[:1] or get_close_matches(name.lower(), known, n=1)
-    if close:
-        return f"Did you mean '{close[0]}'?"
-    return f"Arguments: {', '.join(known)}."
+def _example(where: Where, model: type[BaseModel]) -> str:
+    """Return a whole right value of the argument that an error is in, where one was written."""
+    field = model.model_fields.get(str(where[0])) if where else None
+    inner = None if field is None else _model_in(field.annotation)
+    example = inner.example if inner is not None and issubclass(inner, Request) else ""
+    return f' A whole one: "{where[0]}": {example}.' if example else ""
+
+
+def _with(whole: str, hint: str) -> str:
+    """Add a whole right value to a hint, unless it has one of its own."""
+    name = whole.partition(": ")[2].partition(":")[0]
+    return hint if name and f"{name}: {{" in hint else f"{hint}{whole}"
+
+
+def _most_telling(details: list[Any]) -> Any:
+    """Return the first error; of a value that is missing, the other name it was given by."""
+    first = details[0]
+    if first["type"] != "missing":
+        return first
+    place = first["loc"][:-1]
+    others = (
+        one for one in details if one["type"] == "extra_forbidden" and one["loc"][:-1] == place
+    )
+    return next(others, first)
 
 
 def _field(where: Where, model: type[BaseModel]) -> FieldInfo | None:

@@ -7,13 +7,13 @@ gives a worker what `WORKER_SETTINGS` names.
 import ipaddress
 import os
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from flux_mcp.errors import nearest_name
 from flux_mcp.settings.environment import all_variables
 from flux_mcp.settings.files import config_files, user_config_file, whole_path
 from flux_mcp.settings.installation import PACKAGE_DIR, default_data_dir, default_packs_dir
@@ -285,11 +285,12 @@ class Settings(BaseSettings):
     def _refuse_unknown_variables(self) -> "Settings":
         """Refuse a misspelt variable: silently ignored, it would look as if it were set."""
         prefix = self.model_config["env_prefix"]
-        known = {f"{prefix}{name}".upper() for name in type(self).model_fields}
+        known = {name.upper() for name in type(self).model_fields}
         for variable in all_variables():
-            if variable.startswith(prefix) and variable not in known:
-                close = get_close_matches(variable, known, n=1)
-                meant = f" Did you mean {close[0]}?" if close else ""
+            name = variable.removeprefix(prefix)
+            if name != variable and name not in known:
+                close = nearest_name(name, known)
+                meant = f" Did you mean {prefix}{close}?" if close else ""
                 raise ValueError(f"There is no setting {variable}.{meant}")
         return self
 

@@ -4,14 +4,13 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails, to_jsonable_python
 from pydantic_settings import SettingsError
 
-from flux_mcp.errors import SettingsFileError
+from flux_mcp.errors import SettingsFileError, nearest_name
 from flux_mcp.settings.files import (
     NEVER_IN_A_FILE,
     ConfigFile,
@@ -167,8 +166,8 @@ def _unknown(name: str, layer: _Layer | None) -> str:
     if layer is not None and isinstance(layer.values[name], dict):
         return "there are no tables here; write name = value, without a [heading] above."
     known = set(Settings.model_fields) - set(NEVER_IN_A_FILE)
-    close = get_close_matches(name.lower().removeprefix("flux_mcp_").replace("-", "_"), known, n=1)
-    return f"there is no such setting.{f' Did you mean {close[0]}?' if close else ''}"
+    close = nearest_name(name.lower().removeprefix("flux_mcp_"), known)
+    return f"there is no such setting.{f' Did you mean {close}?' if close else ''}"
 
 
 # --- a field of a schema in words --------------------------------------------------------------
