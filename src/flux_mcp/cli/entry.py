@@ -73,6 +73,7 @@ def _serve_at_once(flags: dict[str, Any]) -> bool:
     try:
         settings = Settings(**flags)
     except (ValidationError, SettingsError, SettingsFileError):
+        guard.stderr.close()
         return False
     try:
         serve_with(settings, guard)
@@ -93,7 +94,7 @@ def serve_with(settings: Settings, guard: StdoutGuard) -> None:
     Raises:
         FluxMcpError: traces cannot be sent, or the address cannot be listened on.
     """
-    logs.set_up(settings.log_level, settings.log_format)
+    logs.set_up(settings.log_level, settings.log_format, is_terminal=guard.stderr.is_terminal)
     # Behind the guard: what an import prints would break the protocol.
     from flux_mcp.observability.tracing import start_tracing  # noqa: PLC0415
 

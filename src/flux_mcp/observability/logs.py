@@ -45,22 +45,30 @@ def log_fields(**fields: Any) -> Iterator[None]:
         _fields.reset(token)
 
 
-def set_up(level: str, log_format: LogFormat = "human", stream: TextIO | None = None) -> None:
+def set_up(
+    level: str,
+    log_format: LogFormat = "human",
+    stream: TextIO | None = None,
+    *,
+    is_terminal: bool | None = None,
+) -> None:
     """Send the log to stderr: ours from `level` on, that of libraries from warnings on.
 
     Args:
         level: debug, info, warning or error.
         log_format: How a line looks.
         stream: Instead of stderr.
+        is_terminal: Whether a person looks at it; `None` asks the stream, which a relay hides.
     """
     out = sys.stderr if stream is None else stream
+    by_person = out.isatty() if is_terminal is None else is_terminal
     handler = logging.StreamHandler(out)
     handler.addFilter(Ambient())
     quotes = level == "debug"
     if log_format == "json":
         handler.setFormatter(JsonLines(quotes=quotes))
     else:
-        handler.setFormatter(HumanLines(quotes=quotes, colour=wants_colour(out)))
+        handler.setFormatter(HumanLines(quotes=quotes, colour=wants_colour(by_person)))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("flux_mcp").setLevel(level.upper())
     # What a library warns of is a line like any other.

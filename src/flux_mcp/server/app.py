@@ -7,7 +7,7 @@ longer to import than the SDK, and a client that has just started a server waits
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,16 @@ class FluxServer(MCPServer[Any]):
         return self._lowlevel_server
 
     # --- lifetime ------------------------------------------------------------------------------
+
+    async def serve_streams(self, streams: AbstractAsyncContextManager[tuple[Any, Any]]) -> None:
+        """Serve one client until it is gone.
+
+        Args:
+            streams: Its messages, and where to send it others, as the SDK's transports give them.
+        """
+        async with streams as (received, sent):
+            server = self._lowlevel_server
+            await server.run(received, sent, server.create_initialization_options())
 
     async def load(self) -> None:
         """Import and make everything that answers calls, instead of at the first of them."""

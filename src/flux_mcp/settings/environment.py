@@ -5,7 +5,6 @@ in jobs/process_fleet.py and jobs/downloads.py.
 """
 
 import os
-from typing import TextIO
 
 
 def all_variables() -> dict[str, str]:
@@ -13,9 +12,9 @@ def all_variables() -> dict[str, str]:
     return dict(os.environ)
 
 
-def wants_colour(stream: TextIO) -> bool:
+def wants_colour(is_terminal: bool) -> bool:  # noqa: FBT001 - its only argument
     """Whether to write colours: to a terminal, unless NO_COLOR is set (no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR")
+    return is_terminal and not os.environ.get("NO_COLOR")
 
 
 def has_width() -> bool:

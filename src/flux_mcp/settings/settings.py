@@ -224,7 +224,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         96 * 1024 * 1024,
         ge=4096,
-        description="Largest HTTP request: two images of the largest size as base64, and words.",
+        description="Largest request, over HTTP or as a line of stdio: two images of the largest "
+        "size as base64, and words.",
     )
     requests_per_s: float = Field(
         50.0, gt=0, description="HTTP requests of one caller, over the last minute on average."

@@ -5,7 +5,7 @@ prints would break the protocol. The first answers need only the SDK; the servic
 after them, or for the first call.
 
 The process leaves through `os._exit`: text that a library left in a buffer is then never flushed
-onto the pipe of the protocol, which the SDK has given back by that time (stdout.py).
+onto the pipe of the protocol.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flux_mcp import __version__
-from flux_mcp.server.transports.stdout import StdoutGuard
+from flux_mcp.server.transports.stdout import StdoutGuard, claim_stdin
 from flux_mcp.settings.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DRAIN_S = 5
 """How long answers that are under way may take after a signal."""
+FLUSH_S = 1.0
+"""How long a client that was told to stop may go without reading its last answers."""
 CLOSE_TIMEOUT_S = 30.0
 OPEN_AFTER_S = 1.0
 """Long enough for a client's handshake and list of tools, on a slow machine too."""
@@ -75,6 +77,7 @@ async def _serve_and_leave(
 
     stop_tracing()
     sys.stderr.flush()
+    guard.stderr.close()
     # From here, not after the loop: it would first cancel the calls that are still open.
     os._exit(status)
 
@@ -84,6 +87,7 @@ async def _serve_stdio(
 ) -> int:
     from flux_mcp.server.app import build_server
     from flux_mcp.server.on_demand import OnDemand
+    from flux_mcp.server.transports.lines import Lines
 
     async def opening() -> "Service":
         made = await asyncio.to_thread(make_service, settings)
@@ -108,8 +112,8 @@ async def _serve_stdio(
     # What stands now stays until the end; garbage is looked for in what comes after it.
     gc.freeze()
     gc.enable()
-    guard.open()
-    serving = asyncio.create_task(server.run_stdio_async(), name="flux-mcp-stdio")
+    lines = Lines(claim_stdin(), guard.pipe, settings.max_body_bytes)
+    serving = asyncio.create_task(server.serve_streams(lines.streams()), name="flux-mcp-stdio")
     # A client that has just started us is answered first; its first call loads at once.
     loop.call_later(OPEN_AFTER_S, server.load_in_background)
     announcing = asyncio.create_task(server.announce_changes(), name="flux-mcp-announce")
@@ -117,7 +121,7 @@ async def _serve_stdio(
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if stop.is_set():
         await server.finish_calls(DRAIN_S)
-    guard.shut()
+    await lines.flush(FLUSH_S if stop.is_set() else DRAIN_S)
     announcing.cancel()
     trouble = serving.exception() if serving.done() else None
     failed = trouble is not None and not is_client_gone(trouble)
