@@ -338,6 +338,29 @@ class TooManyOpenError(AccessError):
     headers = (("retry-after", "1"),)
 
 
+class TooManySessionsError(AccessError):
+    """The caller has as many sessions as it may, or the server has, and each is being used."""
+
+    code = "too_many_sessions"
+    http_status = 429
+    headers = (("retry-after", "5"),)
+
+
+class BodyTimeoutError(AccessError):
+    """The body of a request did not come in time."""
+
+    code = "request_timeout"
+    http_status = 408
+
+
+class BodiesFullError(AccessError):
+    """The bodies of open requests hold as much memory as they may."""
+
+    code = "bodies_full"
+    http_status = 503
+    headers = (("retry-after", "5"),)
+
+
 # --- start ---------------------------------------------------------------------------------------
 
 

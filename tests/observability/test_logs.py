@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -159,3 +160,31 @@ def test_libraries_speak_from_warnings_on_and_their_warnings_are_lines() -> None
         warnings.warn("old", DeprecationWarning, stacklevel=1)
     LOGGER.debug("detail")
     assert [line["logger"] for line in objects(stream)] == ["library", "py.warnings"]
+
+
+def test_a_message_that_comes_again_and_again_is_one_line_a_minute_with_how_often() -> None:
+    stream = log("json")
+    repeats = logs.Repeats(LOGGER)
+    for code in ("a", "b"):
+        for _ in range(100):
+            LOGGER.info("request refused", extra={"code": code})
+    LOGGER.info("another")
+    now_s = time.time()
+    repeats.tell(now_s + logs.REPEAT_S / 2)
+    assert len(objects(stream)) == 3
+    repeats.tell(now_s + logs.REPEAT_S + 1)
+    repeats.tell(now_s + logs.REPEAT_S + 2)
+    told = [(line["message"], line.get("code"), line.get("times")) for line in objects(stream)]
+    assert told[3:] == [("request refused", "a", 99), ("request refused", "b", 99)]
+    LOGGER.info("another")
+    assert objects(stream)[-1]["message"] == "another"
+    LOGGER.info("another")
+    repeats.close()
+    assert objects(stream)[-1] == {
+        **objects(stream)[-2],
+        "ts": objects(stream)[-1]["ts"],
+        "times": 1,
+    }
+    LOGGER.info("another")
+    LOGGER.info("another")
+    assert len(objects(stream)) == 9

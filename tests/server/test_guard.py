@@ -19,6 +19,8 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from flux_mcp.errors import (
+    BodiesFullError,
+    BodyTimeoutError,
     HostRefusedError,
     OriginRefusedError,
     RateLimitedError,
@@ -26,8 +28,10 @@ from flux_mcp.errors import (
     UnauthorizedError,
 )
 from flux_mcp.server.app import build_server
+from flux_mcp.server.transports.bodies import Bodies
 from flux_mcp.server.transports.guard import HEADERS, Guard, admission
 from flux_mcp.server.transports.http import build_http_app
+from flux_mcp.server.transports.shares import Shares
 from flux_mcp.server.transports.tokens import Tokens
 from flux_mcp.service.service import Service
 from flux_mcp.settings.installation import PACKAGE_DIR
@@ -36,6 +40,8 @@ from flux_mcp.settings.settings import Settings
 pytestmark = pytest.mark.anyio
 
 ADA, BOB = "a" * 24, "b" * 24
+BODY = 1000
+"""Bytes of the bodies of one caller, over the small application."""
 METHODS = ("GET", "POST", "DELETE", "OPTIONS", "HEAD", "PUT")
 UNKNOWN = (
     "/",
@@ -87,11 +93,24 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def ask(self, method: str, path: str, headers: Headers, body: bytes = b"") -> "Answer":
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes = b"",
+        *,
+        length: int | None = None,
+        chunked: bool = False,
+    ) -> "Answer":
         """Send a request as it is written here: header by header, twice if so."""
         reads, writes = await asyncio.open_connection("127.0.0.1", self.port)
         lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
-        lines += [f"Content-Length: {len(body)}", "Connection: close"]
+        if chunked:
+            lines += ["Transfer-Encoding: chunked", "Connection: close"]
+            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        else:
+            lines += [f"Content-Length: {length or len(body)}", "Connection: close"]
         writes.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
         raw = await asyncio.wait_for(reads.read(), 30)
         writes.close()
@@ -320,10 +339,24 @@ async def small(tmp_path: Path) -> AsyncIterator[tuple[Server, asyncio.Event]]:
     async def fail(_: Request) -> Response:
         raise ZeroDivisionError
 
-    app = Starlette(routes=[Route("/wait", wait), Route("/fail", fail)])
+    async def read(request: Request) -> Response:
+        return PlainTextResponse(str(len(await request.body())))
+
+    async def read_and_wait(request: Request) -> Response:
+        await request.body()
+        return await wait(request)
+
+    routes = [Route("/wait", wait), Route("/fail", fail)]
+    routes += [
+        Route("/read", read, methods=["POST"]),
+        Route("/read-and-wait", read_and_wait, methods=["POST"]),
+    ]
+    app = Starlette(routes=routes)
     judge = admission(Settings(data_dir=tmp_path), Tokens({ADA: "ada", BOB: "bob"}))
     counts = Counts()
-    async for running in listening(Guard(app, judge, 1.0, 2, counts), counts):
+    open_requests, bodies = Shares(100, 2, 2), Bodies(Shares(2 * BODY, BODY), BODY, 60.0, 0.2)
+    guard = Guard(app, judge, 1.0, open_requests, bodies, counts)
+    async for running in listening(guard, counts):
         yield running, release
 
 
@@ -373,6 +406,39 @@ async def test_each_caller_may_ask_so_often(small: tuple[Server, asyncio.Event])
     assert (refused.status, refused.code) == (429, RateLimitedError.code)
     bob = await server.ask("GET", "/x", [LOCALHOST, ("Authorization", f"Bearer {BOB}")])
     assert bob.status == 404
+
+
+async def test_a_body_that_stops_in_its_middle_is_refused(
+    small: tuple[Server, asyncio.Event],
+) -> None:
+    server, _ = small
+    stopped = await server.ask("POST", "/read", [LOCALHOST, TOKEN], b"half", length=8)
+    assert (stopped.status, stopped.code) == (408, BodyTimeoutError.code)
+    assert stopped.headers["connection"] == "close"
+    assert server.counts.open == 0
+    assert (await server.ask("POST", "/read", [LOCALHOST, TOKEN], b"all")).body == b"3"
+
+
+@pytest.mark.parametrize("says", ["its length", "nothing"])
+async def test_bodies_of_a_caller_that_would_hold_too_much_are_refused(
+    small: tuple[Server, asyncio.Event], says: str
+) -> None:
+    server, release = small
+    as_ada, as_bob = [LOCALHOST, TOKEN], [LOCALHOST, ("Authorization", f"Bearer {BOB}")]
+    first = asyncio.create_task(
+        server.ask("POST", "/read-and-wait", as_ada, b"x" * (BODY * 3 // 4))
+    )
+    await server.counts.until_open(1)
+    # Nothing else of hers is read meanwhile: the length that was said is set aside at once.
+    body = b"x" * (BODY // 2)
+    chunked = says == "nothing"
+    refused = await server.ask("POST", "/read", as_ada, body, chunked=chunked)
+    assert (refused.status, refused.code) == (503, BodiesFullError.code)
+    assert refused.headers["retry-after"] == "5"
+    assert (await server.ask("POST", "/read", as_bob, body, chunked=chunked)).status == 200
+    release.set()
+    assert (await first).status == 200
+    assert (await server.ask("POST", "/read", as_ada, body, chunked=chunked)).status == 200
 
 
 async def test_guessing_tokens_is_slowed_down_and_shuts_nobody_out(

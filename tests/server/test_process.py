@@ -87,7 +87,7 @@ def test_no_answer_waits_for_an_acknowledgement(tmp_path: Path) -> None:
     """Accepted connections have Nagle's algorithm off, as asyncio's own listeners have."""
     settings = Settings(data_dir=tmp_path, transport="http", port=0)
     with (
-        _listen(settings) as listener,
+        _listen(settings, backlog=16) as listener,
         socket.create_connection(listener.getsockname()[:2]),
     ):
         accepted, _ = listener.accept()

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -188,6 +189,64 @@ def _printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+# --- the same line again and again -------------------------------------------------------------
+
+REPEAT_S = 60.0
+
+
+class Repeats(logging.Filter):
+    """Lets each message of a logger pass once a minute; then one line says how often it came.
+
+    For what others can make happen as often as they like: the log must not grow with it. Messages
+    are told apart by their text without arguments, their code, and the type of their exception.
+
+    Args:
+        target: The logger whose lines pass through this until `close`.
+    """
+
+    def __init__(self, target: logging.Logger) -> None:
+        super().__init__()
+        self._target = target
+        self._since: dict[str, float] = {}
+        self._held: dict[str, tuple[logging.LogRecord, int]] = {}
+        target.addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is written now."""
+        kind = record.exc_info[0] if record.exc_info else None
+        message = f"{record.msg} {record.__dict__.get('code')} {kind}"
+        if "times" in record.__dict__ or message not in self._since:
+            self._since[message] = record.created
+            return True
+        _, times = self._held.get(message, (record, 0))
+        self._held[message] = (record, times + 1)
+        return False
+
+    def tell(self, now_s: float) -> None:
+        """Write what was held back, of messages whose last line is a minute old; forget others.
+
+        Args:
+            now_s: Seconds since the epoch, as records have them.
+        """
+        for message, since_s in list(self._since.items()):
+            if abs(now_s - since_s) >= REPEAT_S and not self._write_held(message, now_s):
+                del self._since[message]
+
+    def close(self) -> None:
+        """Write what was held back, and let every line pass."""
+        for message in list(self._since):
+            self._write_held(message, time.time())
+        self._target.removeFilter(self)
+
+    def _write_held(self, message: str, now_s: float) -> bool:
+        record, times = self._held.pop(message, (None, 0))
+        if record is None:
+            return False
+        record.__dict__.update(times=times, created=now_s)
+        self._target.handle(record)
+        return True
 
 
 # --- exceptions --------------------------------------------------------------------------------

@@ -227,6 +227,26 @@ class Settings(BaseSettings):
         description="Largest request, over HTTP or as a line of stdio: two images of the largest "
         "size as base64, and words.",
     )
+    max_bodies_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=4096,
+        description="Bodies of all open HTTP requests together; one caller with a named token may "
+        "have half of it. At least `max_body_bytes`.",
+    )
+    body_timeout_s: float = Field(
+        120.0, gt=0, description="The body of an HTTP request must have come by then."
+    )
+    max_connections: int = Field(
+        1000,
+        ge=1,
+        description="Open connections over HTTP; fewer where the system allows few open files.",
+    )
+    max_sessions: int = Field(
+        100,
+        ge=1,
+        description="Sessions (protocol 2025-11-25 over HTTP) of one caller with a named token; "
+        "its oldest one that is idle makes room for the next.",
+    )
     requests_per_s: float = Field(
         50.0, gt=0, description="HTTP requests of one caller, over the last minute on average."
     )

@@ -107,8 +107,8 @@ async def test_sessions_that_are_never_closed_are_bounded_and_forgotten_when_idl
             assert observed.session_count == FEW_SESSIONS
             http = await stack.enter_async_context(http_client())
             refused = await http.post(f"{server.url}/mcp", json=hello(), headers=ACCEPT)
-            assert refused.status_code == 503
-            assert refused.json()["error"]["message"] == "Too many open sessions"
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "too_many_sessions"
             assert len(observed.feed._connections) == FEW_SESSIONS
             # Whoever has a session goes on.
             async with session.post(request("tools/list", 9)) as stream:

@@ -9,7 +9,6 @@ import ipaddress
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +32,8 @@ from flux_mcp.errors import (
     UnauthorizedError,
 )
 from flux_mcp.principals import LOCAL
+from flux_mcp.server.transports.bodies import Bodies
+from flux_mcp.server.transports.shares import Shares
 from flux_mcp.server.transports.tokens import Tokens
 from flux_mcp.settings.settings import Settings
 
@@ -182,7 +183,8 @@ class Guard:
         app: What is guarded.
         admission: Decides whose a request is.
         requests_per_s: How many requests a caller may send, over the last minute on average.
-        max_requests: How many it may have open at the same time, streams too.
+        requests: How many callers may have open at the same time, streams too.
+        bodies: Reads what they send.
         tally: Counts what is admitted and refused.
     """
 
@@ -191,15 +193,16 @@ class Guard:
         app: ASGIApp,
         admission: Admission,
         requests_per_s: float,
-        max_requests: int,
+        requests: Shares,
+        bodies: Bodies,
         tally: RequestCounts,
     ) -> None:
         self._app = app
         self._admission = admission
         self._rate = RateLimitItemPerMinute(max(1, round(requests_per_s * MINUTE_S)))
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._max_requests = max_requests
-        self._open: Counter[str] = Counter()
+        self._requests = requests
+        self._bodies = bodies
         self._tally = tally
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -212,12 +215,16 @@ class Guard:
         answer = _Response(send)
         try:
             principal = await self._admit(scope)
-            with self._counted(principal):
+            with (
+                self._counted(principal),
+                self._bodies.received(scope, receive, principal, answer.mute) as read,
+            ):
                 token = AccessToken(token="", client_id=principal, scopes=[])
                 inside = {**scope, "user": AuthenticatedUser(token)}
-                await self._app(inside, _whole(scope, receive), answer)
+                await self._app(inside, read, answer)
                 await answer.end()
         except AccessError as error:
+            answer.is_muted = False
             self._tally.refused(error.code)
             logger.info("request refused", extra={"code": error.code})
             await _refuse(error, answer)
@@ -244,35 +251,18 @@ class Guard:
 
     @contextmanager
     def _counted(self, principal: str) -> Iterator[None]:
-        if self._open[principal] >= self._max_requests:
+        if not self._requests.take(principal):
             raise TooManyOpenError(
-                f"{self._max_requests} requests of this caller are open already.",
+                f"{self._requests.taken(principal)} requests of this caller are open already, of "
+                f"at most {self._requests.limit(principal)}.",
                 "Close streams that are no longer read, or wait for answers.",
             )
-        self._open[principal] += 1
         self._tally.opened()
         try:
             yield
         finally:
-            self._open[principal] -= 1
-            self._open += Counter()  # forgets who has none
+            self._requests.give_back(principal)
             self._tally.closed()
-
-
-def _whole(scope: Scope, receive: Receive) -> Receive:
-    """Raise `ClientDisconnect` where the body ends too soon; the SDK would log it as an error."""
-    is_complete = scope["method"] != "POST"
-
-    async def read() -> Message:
-        nonlocal is_complete
-        message = await receive()
-        if message["type"] == "http.request":
-            is_complete = is_complete or not message.get("more_body", False)
-        elif not is_complete:
-            raise ClientDisconnect
-        return message
-
-    return read
 
 
 class _Response:
@@ -286,8 +276,15 @@ class _Response:
         self._send = send
         self._is_begun = False
         self._is_ended = False
+        self.is_muted = False
+
+    def mute(self) -> None:
+        """Leave out what is answered from now on: the guard answers."""
+        self.is_muted = True
 
     async def __call__(self, message: Message) -> None:
+        if self.is_muted:
+            return
         if message["type"] == "http.response.start":
             if self._is_begun:
                 return

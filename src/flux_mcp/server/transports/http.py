@@ -28,8 +28,16 @@ from flux_mcp import __version__
 from flux_mcp.errors import AddressError, StorageError
 from flux_mcp.principals import LOCAL
 from flux_mcp.server.app import FluxServer, build_server
+from flux_mcp.server.transports.bodies import Bodies
+from flux_mcp.server.transports.connections import (
+    ConnectionLimits,
+    Connections,
+    allowed_descriptors,
+    connection_limits,
+)
 from flux_mcp.server.transports.guard import Guard, RequestCounts, admission
 from flux_mcp.server.transports.sessions import Sessions
+from flux_mcp.server.transports.shares import Shares
 from flux_mcp.server.transports.stdio import DRAIN_S, ENDING_SIGNALS, end_at_once_next_time
 from flux_mcp.server.transports.tokens import load_tokens, token_file
 from flux_mcp.service.service import Service
@@ -39,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 MCP_PATH, SSE_PATH, MESSAGES_PATH = "/mcp", "/sse", "/messages/"
 HEALTH_PATH, METRICS_PATH = "/healthz", "/metrics"
-BACKLOG = 256
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread keeps the interpreter while another wants it; Python's own default is 5 ms."""
 FULL_COLLECTION_EVERY = 100
@@ -55,6 +62,7 @@ def build_http_app(
     server: FluxServer,
     tally: RequestCounts | None = None,
     sessions: Sessions | None = None,
+    limits: ConnectionLimits | None = None,
 ) -> Guard:
     """Return the guarded application of a server.
 
@@ -63,12 +71,17 @@ def build_http_app(
         server: Answers the clients.
         tally: Counts requests, instead of the service's own metrics.
         sessions: Those of streamable HTTP, instead of new ones with the usual limits.
+        limits: How many connections there may be, which callers share.
 
     Raises:
         TokenFileError: there is no usable file of tokens, and none can be made.
     """
     settings = service.settings
-    sessions = sessions or Sessions(server, settings.max_body_bytes)
+    sessions = sessions or Sessions(
+        server, settings.max_body_bytes, max_of_one=settings.max_sessions
+    )
+    limits = limits or connection_limits(settings.max_connections, allowed_descriptors())
+    most_bytes = max(settings.max_bodies_bytes, settings.max_body_bytes)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -92,7 +105,12 @@ def build_http_app(
         Starlette(routes=routes, lifespan=lifespan),
         admission(settings, load_tokens(settings)),
         settings.requests_per_s,
-        settings.max_requests,
+        Shares(limits.total, min(settings.max_requests, limits.total // 2), settings.max_requests),
+        Bodies(
+            Shares(most_bytes, max(most_bytes // 2, settings.max_body_bytes)),
+            settings.max_body_bytes,
+            settings.body_timeout_s,
+        ),
         tally or service.operations.traffic,
     )
 
@@ -132,8 +150,14 @@ def serve_http(service: Service, server: FluxServer | None = None) -> None:
     share_interpreter()
     share_heap()
     server = server or build_server(service)
-    app = build_http_app(service, server)
-    listener = _listen(settings)
+    limits = connection_limits(settings.max_connections, allowed_descriptors())
+    if limits.total < settings.max_connections:
+        logger.warning(
+            "few open files are allowed (ulimit -n), so few connections are",
+            extra={"max_connections": limits.total},
+        )
+    app = build_http_app(service, server, limits=limits)
+    listener = _listen(settings, limits.backlog)
     host, port = listener.getsockname()[:2]
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -150,7 +174,7 @@ def serve_http(service: Service, server: FluxServer | None = None) -> None:
         if not settings.loopback_without_token and settings.token is None:
             logger.info("callers send a token", extra={"token_file": str(token_file(settings))})
 
-    asyncio.run(_serve(service, server, app, listener, announce))
+    asyncio.run(_serve(service, server, app, listener, Connections(limits), announce))
 
 
 async def _serve(
@@ -158,10 +182,14 @@ async def _serve(
     server: FluxServer,
     app: Guard,
     listener: socket.socket,
+    connections: Connections,
     announce: Callable[[], None],
 ) -> None:
     config = uvicorn.Config(
         app,
+        # Called with what uvicorn gives a class of protocols.
+        http=connections,  # type: ignore[arg-type]
+        backlog=connections.limits.backlog,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -170,11 +198,13 @@ async def _serve(
         ws="none",
     )
     settling = asyncio.create_task(_settle(service, server), name="flux-mcp-settle")
+    watching = asyncio.create_task(connections.watch(), name="flux-mcp-connections")
     try:
         await _Listener(config, server, announce).serve(sockets=[listener])
     finally:
         settling.cancel()
-        await asyncio.gather(settling, return_exceptions=True)
+        watching.cancel()
+        await asyncio.gather(settling, watching, return_exceptions=True)
         await service.close()
 
 
@@ -227,13 +257,13 @@ class _Listener(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _listen(settings: Settings, backlog: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         family, _, _, _, address = found[0]
-        listener = socket.create_server(address, family=family, backlog=BACKLOG)
+        listener = socket.create_server(address, family=family, backlog=backlog)
     except (OSError, OverflowError) as error:
         raise AddressError(
             f"{settings.host}, port {settings.port}, cannot be listened on: {error}.",

@@ -6,17 +6,23 @@ SDK names streams by request ids, which each client counts from 1.
 """
 
 import asyncio
+import logging
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
+from mcp.server.auth.middleware.bearer_auth import AuthorizationContext
 from mcp.server.streamable_http import (
     GET_STREAM_KEY,
     EventCallback,
     EventId,
     EventMessage,
     EventStore,
+    StreamableHTTPServerTransport,
     StreamId,
 )
 from mcp.server.streamable_http_manager import (
@@ -32,7 +38,11 @@ from mcp.types import (
     jsonrpc_message_adapter,
 )
 
+from flux_mcp.errors import TooManySessionsError
+from flux_mcp.principals import LOCAL
 from flux_mcp.server.app import FluxServer
+
+logger = logging.getLogger(__name__)
 
 RETRY_MS = 1000
 """How soon a client may come back, as it is told."""
@@ -155,6 +165,7 @@ class Sessions(StreamableHTTPSessionManager):
         server: What is served; run the sessions, then hand them requests.
         max_body_bytes: Of one request.
         max_sessions: Clients of the older protocol at the same time.
+        max_of_one: Of one caller with a named token.
         idle_timeout_s: A client of the older protocol is forgotten after so long a silence.
     """
 
@@ -164,8 +175,10 @@ class Sessions(StreamableHTTPSessionManager):
         max_body_bytes: int,
         *,
         max_sessions: int = MAX_SESSIONS,
+        max_of_one: int = MAX_SESSIONS,
         idle_timeout_s: float = DEFAULT_SESSION_IDLE_TIMEOUT,
     ) -> None:
+        self._max_of_one = max_of_one
         super().__init__(
             server.protocol_server,
             # The guard in front has checked Host and Origin, of every route in the same way.
@@ -184,3 +197,47 @@ class Sessions(StreamableHTTPSessionManager):
     @event_store.setter
     def event_store(self, _: EventStore | None) -> None:
         """Take what the SDK's constructor sets, and do without it."""
+
+    def _admit_session(
+        self, requestor: AuthorizationContext | None
+    ) -> StreamableHTTPServerTransport | None:
+        """Begin a session, for which an idle one may have to make room.
+
+        A caller with as many as it may have loses its own oldest one. Where there is no room at
+        all, it is one of whoever has most; the owner's only for the owner.
+
+        Raises:
+            TooManySessionsError: none of them is idle.
+        """
+        caller = _name(requestor)
+        held = Counter(_name(owner) for owner in self._session_owners.values())
+        if caller != LOCAL and held[caller] >= self._max_of_one:
+            self._end_oldest({caller}, f"{held[caller]} sessions of this caller")
+        elif self.max_sessions is not None and len(self._server_instances) >= self.max_sessions:
+            most = [name for name, _ in held.most_common() if name != LOCAL or caller == LOCAL]
+            self._end_oldest(set(most[:1]), f"{self.max_sessions} sessions")
+        return super()._admit_session(requestor)
+
+    def _end_oldest(self, names: set[str], how_many: str) -> None:
+        idle = {
+            session_id: transport.idle_scope.deadline
+            for session_id, transport in self._server_instances.items()
+            if _name(self._session_owners.get(session_id)) in names
+            and transport.idle_scope is not None
+            and transport.idle_scope.deadline < math.inf
+        }
+        tasks: Any = self._task_group  # the SDK sets it later than it says its type
+        if not idle or tasks is None:
+            raise TooManySessionsError(
+                f"{how_many} are open, and each is being used.",
+                "End sessions that are no longer needed (DELETE), or use one for many calls.",
+            )
+        oldest = min(idle, key=idle.__getitem__)
+        logger.info("an idle session makes room for a new one")
+        transport = self._server_instances.pop(oldest)
+        self._session_owners.pop(oldest, None)
+        tasks.start_soon(self._discard_session, oldest, transport)
+
+
+def _name(owner: AuthorizationContext | None) -> str:
+    return LOCAL if owner is None else owner["client_id"]
