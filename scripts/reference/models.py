@@ -188,7 +188,11 @@ def models_page() -> str:
             "```"
         ),
         (
-            "Weights are one of `repository`, `folder`, `file` and `gguf`; pickles are refused. "
+            "Weights are in a `repository` or `folder`; `file` or `gguf` names the transformer's "
+            "own file, `text_file`, `text_gguf`, `clip_file` and `vae_file` those of other parts. "
+            "Beside files for all of these, the folder needs only configurations and tokenizers "
+            "([formats.md](formats.md#files)); `flux-mcp models adopt FOLDER` writes such rows for "
+            "a `models/` folder of ComfyUI or Forge. Pickles are refused. "
             "A row with `lora = true`, or one that extends such a row, is a control LoRA: its "
             "`repository` or `file` holds the LoRA, and everything else comes from its `base`. "
             "Without `kind`, a row stands for every kind of the model it extends. "

@@ -11,6 +11,7 @@ from flux_mcp.models.planning.support import load_support_with
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.user_rows import open_registry, read_own_rows
 from flux_mcp.settings.settings import Settings
+from tests.models.weight_files import empty_file, empty_gguf
 
 from .hub import put_in_hub_cache
 
@@ -84,6 +85,7 @@ def test_the_data_folders_row_wins_over_the_users(settings):
     ("line", "form"),
     [
         ('file = "one.safetensors"', "file"),
+        ('file = "one.SFT"', "file"),
         ('gguf = "one.gguf"\nprecision = "q4_k"', "gguf"),
     ],
 )
@@ -93,7 +95,10 @@ def test_a_single_file_is_installed_with_the_parts_it_lacks(settings, line, form
     assert row.form == form
     put_in_hub_cache(settings, row.repository)
     assert find_snapshot(row, settings) is None
-    (row.file or row.gguf).touch()
+    if row.gguf:
+        empty_gguf(row.gguf, "Q4_K")
+    else:
+        empty_file(row.file)
     assert find_snapshot(row, settings) is not None
     assert load_support_with(["gguf"]).can_load(row)
     assert load_support_with([]).can_load(row) is (form == "file")
@@ -122,6 +127,29 @@ EXTENDS = 'id = "a"\nextends = "flux1-dev"\n'
         (EXTENDS + 'file = "a.ckpt"', 4, "does not end in .safetensors"),
         (EXTENDS + 'gguf = "a.gguf"', 4, "precision is not said"),
         (EXTENDS + 'gguf = 3\nprecision = "q4_k"', 4, "It is not text"),
+        (EXTENDS + 'text_gguf = "a.gguf"', 4, "precision is not said"),
+        (EXTENDS + 'vae_file = "ae.pt"', 4, "does not end in .safetensors or .sft"),
+        (
+            EXTENDS + 'text_file = "a.sft"\ntext_gguf = "b.gguf"\ntext_precision = "q8_0"',
+            1,
+            "text_file and text_gguf both name",
+        ),
+        (EXTENDS + 'parts_folder = "x"', 1, "parts_folder goes with folder"),
+        (
+            'id = "a"\nextends = "flux2-klein-4b"\nkind = "text2img"\nclip_file = "a.sft"',
+            1,
+            "FLUX.2 has no part for clip_file",
+        ),
+        (
+            'id = "a"\nextends = "flux1-redux-dev"\nfile = "a.sft"',
+            1,
+            "file is not used by this row: its base's row",
+        ),
+        (
+            'id = "a"\nextends = "flux1-canny-dev-lora"\nfile = "a.sft"\nvae_file = "b.sft"',
+            1,
+            "vae_file is not used by this row: its base's row",
+        ),
         (EXTENDS + 'folder = "x"\nrepository = "a/b"', 4, "named by repository already"),
         (EXTENDS + 'licens = "mit"', 4, "Did you mean 'licence'?"),
         (EXTENDS + 'max_steps = "many"', 4, "max_steps"),

@@ -13,6 +13,7 @@ from flux_mcp.models.hub.cache import (
 )
 from flux_mcp.models.registry import load_registry
 from flux_mcp.settings.settings import Settings
+from tests.models.weight_files import empty_file, empty_gguf
 
 from .hub import COMMIT, FILES, INDEX, put_in_hub_cache
 
@@ -71,7 +72,7 @@ def test_the_packages_own_weights_need_their_shared_parts(settings):
         assert find_snapshot(MICRO_FILL, settings) is None
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).touch()
+            empty_file(folder / name)
     found = find_snapshot(MICRO_FILL, settings)
     assert (found.folder, found.parts_folder, found.revision) == (own, shared, None)
 
@@ -104,9 +105,11 @@ def test_a_file_of_its_own_stands_for_a_parts_weights_but_not_for_its_descriptio
     file = tmp_path / "flux1-dev-Q8_0.gguf"
     row = DEV.model_copy(update={"gguf": file, "precision": "q8_0"})
     assert find_snapshot(row, settings) is None  # neither weights nor file
-    file.write_bytes(b"GGUF")
+    empty_gguf(file)
     assert find_snapshot(row, settings) is not None
-    assert find_snapshot(row.model_copy(update={"gguf": None, "file": file}), settings) is not None
+    other = empty_file(tmp_path / "flux1-dev.sft")
+    changes = {"gguf": None, "file": other, "precision": "bf16"}
+    assert find_snapshot(row.model_copy(update=changes), settings) is not None
     assert find_snapshot(DEV, settings) is None
     (snapshot / "transformer" / "config.json").unlink()
     assert find_snapshot(row, settings) is None
@@ -120,7 +123,7 @@ def test_a_file_stands_for_the_large_text_encoder_only(settings, tmp_path):
     (snapshot / "text_encoder_2").mkdir()
     (snapshot / "text_encoder_2" / "config.json").write_text("{}", encoding="utf-8")
     file = tmp_path / "t5-Q8_0.gguf"
-    file.write_bytes(b"GGUF")
+    empty_gguf(file)
     row = DEV.model_copy(update={"text_gguf": file, "text_precision": "q8_0"})
     assert find_snapshot(DEV, settings) is None
     assert find_snapshot(row, settings) is not None

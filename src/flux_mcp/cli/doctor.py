@@ -333,6 +333,8 @@ def _print_models(out: Console, found: Examination) -> None:
 
 
 def _remark(model: Model) -> str:
+    if model.problem:
+        return model.problem
     if model.state == "partial":
         return "not complete."
     if model.missing_extras:

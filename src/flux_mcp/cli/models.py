@@ -31,7 +31,7 @@ from flux_mcp.cli.models_plan import plan
 from flux_mcp.cli.models_pull import pull
 from flux_mcp.cli.progress import progress_on_stderr
 from flux_mcp.errors import InvalidRequestError, WeightsMissingError
-from flux_mcp.models.hub.cache import find_snapshot, install_hint, state_of_model
+from flux_mcp.models.hub.cache import find_snapshot, install_hint, problem_in_words, state_of_model
 from flux_mcp.models.hub.manifest import Checkable, WrongFile, checkable
 from flux_mcp.models.hub.remove import Removal, disk_bytes, plan_removal, remove
 from flux_mcp.models.hub.selection import GIB, comes_from, licence_page, rows_of, users_of
@@ -42,7 +42,7 @@ from flux_mcp.settings.settings import Settings
 app = new_app(is_group=True)
 
 ModelId = Annotated[str, typer.Argument(help="Its id, as 'models list' shows it.")]
-_STYLES = {"installed": "green", "partial": "yellow", "missing": "dim"}
+_STYLES = {"installed": "green", "partial": "yellow", "missing": "dim", "invalid": "red"}
 
 
 # --- list and info -----------------------------------------------------------------------------
@@ -76,6 +76,9 @@ def print_models(settings: Settings, *, as_json: bool) -> None:
             model["licence"],
         )
     console().print(table, soft_wrap=False)
+    for model in models:
+        if model["problem"]:
+            console().print(plain(f"{model['id']}: {model['problem']}"), style="red")
     for notice in registry.notices:
         console().print(plain(notice), style="yellow")
     console().print("'flux-mcp models info MODEL' says more, 'flux-mcp models pull MODEL' gets it.")
@@ -102,7 +105,7 @@ def print_model(settings: Settings, model: str, *, as_json: bool) -> None:
     registry = open_registry(settings)
     found = _model(registry, model, settings)
     row = rows_of(registry, model)[0]
-    if found["state"] != "installed":
+    if found["state"] in ("partial", "missing"):
         found["install"] = install_hint(row, settings)
     if as_json:
         print_json(found)
@@ -123,6 +126,7 @@ def _model(registry: Registry, model: str, settings: Settings) -> dict[str, Any]
         "id": model,
         "title": first.title,
         "state": state_of_model(model, registry, settings),
+        "problem": problem_in_words(rows, settings),
         "kinds": [row.kind for row in rows],
         "licence": first.licence,
         "gated": first.gated,

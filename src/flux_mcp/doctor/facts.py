@@ -140,7 +140,11 @@ class Model(_Fact):
     id: str = Field(description="Its id.")
     title: str = Field(description="Its name.")
     kinds: tuple[Kind, ...] = Field(description="Kinds of request it is for.")
-    state: State = Field(description="Whether its weights are on this disk; `partial`: begun.")
+    state: State = Field(
+        description="Whether its weights are on this disk; `partial`: begun; `invalid`: a file is "
+        "no weight file, or another model's."
+    )
+    problem: str | None = Field(default=None, description="What is wrong with an invalid file.")
     used_gib: float = Field(description="What they take of the disk now.")
     disk_gib: float = Field(description="What they take in the end.")
     precision: Precision = Field(description="How its transformer is stored.")

@@ -7,7 +7,13 @@ from flux_mcp.doctor.facts import Extra, Fit, Fits, GpuSize, KindFits, LicenceFa
 from flux_mcp.doctor.machine import missing_extras
 from flux_mcp.errors import TooLittleMemoryError
 from flux_mcp.models.formats import has_extra, install_line, lacking_extras, load_formats
-from flux_mcp.models.hub.cache import find_snapshot, pull_command, state_of, state_of_model
+from flux_mcp.models.hub.cache import (
+    find_snapshot,
+    problem_in_words,
+    pull_command,
+    state_of,
+    state_of_model,
+)
 from flux_mcp.models.hub.remove import disk_bytes
 from flux_mcp.models.hub.selection import licence_page, rows_of
 from flux_mcp.models.memory import GIB
@@ -158,6 +164,7 @@ class Stock:
             title=first.title,
             kinds=tuple(row.kind for row in rows),
             state=state_of_model(model, self.choices.registry, self.settings),
+            problem=problem_in_words(rows, self.settings),
             used_gib=round(self._used_bytes(rows) / GIB, 2),
             disk_gib=first.disk_gib,
             precision=first.precision,
@@ -178,7 +185,7 @@ class Stock:
 
     def _used_bytes(self, rows: list[ModelSpec]) -> int:
         repositories = {row.repository for row in rows if row.repository is not None}
-        own = {path for row in rows for path in (row.file, row.gguf, row.text_gguf) if path}
+        own = {path for row in rows for path in row.files.values()}
         files = sum(path.stat().st_size for path in own if path.is_file())
         return files + sum(disk_bytes(name, self.settings) for name in repositories)
 

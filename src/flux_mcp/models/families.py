@@ -25,6 +25,8 @@ PartLoader = Literal["denoiser", "text", "model", "encoder", "plain"]
 """`denoiser`: the transformer, in the precision of the plan; `text`: the large text encoder, in
 the text precision of the plan; `model`, `encoder`: other weights of diffusers and of transformers,
 in what the transformer computes in; `plain`: no weights."""
+FileColumn = Literal["file", "gguf", "text_file", "text_gguf", "clip_file", "vae_file"]
+"""Columns of a row that name one file with the weights of one part."""
 Sizes = tuple[int, int]
 """Of a linear layer: numbers that go in, numbers that come out."""
 
@@ -38,6 +40,8 @@ class PartClass:
     loader: PartLoader
     gguf: str | None = None
     """llama.cpp's architecture for a text encoder that can be read from a GGUF file."""
+    columns: tuple[FileColumn, ...] = ()
+    """Columns of a row, one of which may name a file with its weights."""
 
 
 @dataclass(frozen=True)
@@ -167,14 +171,21 @@ def _blocks(
     }
 
 
-def _diffusers(loader: PartLoader, *names: str) -> dict[tuple[str, str], PartClass]:
-    return {("diffusers", name): PartClass("diffusers", loader) for name in names}
+def _diffusers(
+    loader: PartLoader, *names: str, columns: tuple[FileColumn, ...] = ()
+) -> dict[tuple[str, str], PartClass]:
+    part = PartClass("diffusers", loader, columns=columns)
+    return {("diffusers", name): part for name in names}
 
 
 def _transformers(
-    loader: PartLoader, *names: str, gguf: str | None = None
+    loader: PartLoader,
+    *names: str,
+    gguf: str | None = None,
+    columns: tuple[FileColumn, ...] = (),
 ) -> dict[tuple[str, str], PartClass]:
-    return {("transformers", name): PartClass("transformers", loader, gguf) for name in names}
+    part = PartClass("transformers", loader, gguf, columns)
+    return {("transformers", name): part for name in names}
 
 
 # --- FLUX.1 --------------------------------------------------------------------------------------
@@ -231,12 +242,15 @@ FLUX1 = FamilySpec(
     },
     negative_prompt_kinds=frozenset({"text2img", "kontext"}),
     part_classes={
-        **_diffusers("model", "AutoencoderKL"),
-        **_diffusers("denoiser", "FluxTransformer2DModel"),
+        **_diffusers("model", "AutoencoderKL", columns=("vae_file",)),
+        **_diffusers("denoiser", "FluxTransformer2DModel", columns=("file", "gguf")),
         **_diffusers("plain", "FlowMatchEulerDiscreteScheduler"),
         ("flux", "ReduxImageEncoder"): PartClass("diffusers.pipelines.flux.modeling_flux", "model"),
-        **_transformers("encoder", "CLIPTextModel", "SiglipVisionModel"),
-        **_transformers("text", "T5EncoderModel", gguf="T5ENCODER"),
+        **_transformers("encoder", "CLIPTextModel", columns=("clip_file",)),
+        **_transformers("encoder", "SiglipVisionModel"),
+        **_transformers(
+            "text", "T5EncoderModel", gguf="T5ENCODER", columns=("text_file", "text_gguf")
+        ),
         **_transformers("plain", "CLIPTokenizer", "CLIPTokenizerFast", "SiglipImageProcessor"),
         **_transformers("plain", "T5Tokenizer", "T5TokenizerFast"),
     },
@@ -331,12 +345,14 @@ FLUX2 = FamilySpec(
     },
     negative_prompt_kinds=frozenset(),
     part_classes={
-        **_diffusers("model", "AutoencoderKLFlux2"),
-        **_diffusers("denoiser", "Flux2Transformer2DModel"),
+        **_diffusers("model", "AutoencoderKLFlux2", columns=("vae_file",)),
+        **_diffusers("denoiser", "Flux2Transformer2DModel", columns=("file", "gguf")),
         **_diffusers("plain", "FlowMatchEulerDiscreteScheduler"),
         # Not from GGUF files: llama.cpp reorders the rows of Mistral's matrices.
-        **_transformers("text", "Mistral3ForConditionalGeneration"),
-        **_transformers("text", "Qwen3ForCausalLM", gguf="QWEN3"),
+        **_transformers("text", "Mistral3ForConditionalGeneration", columns=("text_file",)),
+        **_transformers(
+            "text", "Qwen3ForCausalLM", gguf="QWEN3", columns=("text_file", "text_gguf")
+        ),
         **_transformers("plain", "PixtralProcessor", "Qwen2Tokenizer", "Qwen2TokenizerFast"),
     },
     text_parts=("text_encoder", "tokenizer"),

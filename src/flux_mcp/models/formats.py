@@ -155,7 +155,7 @@ def lacking_extras(spec: ModelSpec) -> tuple[str, ...]:
     needed = {
         formats.format[spec.precision].extra,
         formats.format[text_precision(spec)].extra,
-        "gguf" if spec.gguf or spec.text_gguf else None,
+        "gguf" if {"gguf", "text_gguf"} & set(spec.files) else None,
         *(name for name, row in formats.extra.items() if spec.pipeline in row.pipelines),
     }
     return tuple(name for name in formats.extra if name in needed and not has_extra(name))

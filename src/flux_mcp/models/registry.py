@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -29,6 +29,8 @@ from flux_mcp.models.families import (
     FAMILIES,
     Family,
     FamilySpec,
+    FileColumn,
+    PartClass,
     PipelineClass,
 )
 from flux_mcp.models.families import Kind as Kind  # noqa: PLC0414 - everybody has it from here
@@ -40,7 +42,7 @@ Quality = Literal["low", "standard", "high"]
 Structure = Literal["canny", "depth"]
 WeightsForm = Literal["folder", "file", "gguf", "lora"]
 """`folder`: a whole pipeline; `file`, `gguf`: a transformer in one file, the other parts from a
-pipeline's folder; `lora`: a LoRA merged onto `base`."""
+pipeline's folder or from files of their own; `lora`: a LoRA merged onto `base`."""
 KINDS: tuple[Kind, ...] = ("text2img", "kontext", "fill", "control", "redux")
 QUALITIES: tuple[Quality, ...] = ("low", "standard", "high")
 FREE_LICENCES: frozenset[Licence] = frozenset({"apache-2.0", "mit"})
@@ -70,8 +72,14 @@ class ModelSpec(BaseModel):
     `folder`. So does `gguf`. In a LoRA's row: the LoRA, and then nothing else names weights."""
     gguf: Path | None = None
     """One GGUF file that holds the transformer."""
+    text_file: Path | None = None
+    """One safetensors file that holds the large text encoder (T5, Qwen3)."""
     text_gguf: Path | None = None
     """One GGUF file that holds the large text encoder."""
+    clip_file: Path | None = None
+    """One safetensors file that holds FLUX.1's small text encoder (CLIP)."""
+    vae_file: Path | None = None
+    """One safetensors file that holds the VAE."""
     lora: bool = False
     """Whether the repository or `file` holds a LoRA, which is merged onto `base`."""
     parts_folder: str | None = None
@@ -124,8 +132,9 @@ class ModelSpec(BaseModel):
             self._require_one_lora()
         elif (self.repository is None) == (self.folder is None):
             raise ValueError("exactly one of repository and folder names the weights")
-        if self.file is not None and self.gguf is not None:
-            raise ValueError("file and gguf both name the transformer; give one")
+        self._require_used_files()
+        if self.parts_folder is not None and self.folder is None:
+            raise ValueError("parts_folder goes with folder; without it, it is not used")
         if (self.base is not None) != (self.kind == "redux" or self.lora):
             raise ValueError("redux and LoRA rows, and only those, name a base model")
         if bool(self.structures) != (self.kind == "control"):
@@ -134,6 +143,24 @@ class ModelSpec(BaseModel):
             raise ValueError("steps must give low, standard and high")
         self._require_family()
         return self
+
+    def _require_used_files(self) -> None:
+        """Refuse files that nothing would be read from."""
+        given = self.files
+        for one, other, what in (
+            ("file", "gguf", "the transformer"),
+            ("text_file", "text_gguf", "the large text encoder"),
+        ):
+            if one in given and other in given:
+                raise ValueError(f"{one} and {other} both name {what}; give one")
+        known = {c for part in self.family_spec.part_classes.values() for c in part.columns}
+        if unknown := sorted(set(given) - known):
+            raise ValueError(f"{self.family_spec.title} has no part for {unknown[0]}")
+        unused = sorted(set(given) - ({"file"} if self.lora else set()))
+        if unused and (self.lora or self.kind == "redux"):
+            raise ValueError(
+                f"{unused[0]} is not used by this row: its base's row names the files that draw"
+            )
 
     def _require_family(self) -> None:
         """Refuse what no model of the family has."""
@@ -150,7 +177,7 @@ class ModelSpec(BaseModel):
             raise ValueError(f"{self.pipeline} takes no negative prompt")
 
     def _require_one_lora(self) -> None:
-        if (self.repository is None) == (self.file is None) or self.folder or self.gguf:
+        if (self.repository is None) == (self.file is None) or self.folder:
             raise ValueError("exactly one of repository and file names a LoRA")
         if self.kind != "control":
             raise ValueError("only control models are made of a LoRA; others go into data/loras/")
@@ -181,6 +208,18 @@ class ModelSpec(BaseModel):
         if self.gguf is not None:
             return "gguf"
         return "folder" if self.file is None else "file"
+
+    @property
+    def files(self) -> Mapping[FileColumn, Path]:
+        """The files it names for single parts, by column."""
+        columns: tuple[FileColumn, ...] = get_args(FileColumn)
+        given = ((column, getattr(self, column)) for column in columns)
+        return {column: path for column, path in given if path is not None}
+
+    def own_file(self, part: PartClass) -> Path | None:
+        """Return the file that holds the weights of a part, where it names one."""
+        files = self.files
+        return next((files[column] for column in part.columns if column in files), None)
 
     @property
     def pieces(self) -> Pieces:

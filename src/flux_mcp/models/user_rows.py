@@ -2,7 +2,9 @@
 
 A table `[[model]]` holds columns of `ModelSpec`. With `extends = "flux1-dev"` everything else is
 taken from that model's row, or from each of its rows where no `kind` is given. The weights are one
-of `repository`, `folder`, `file` (safetensors) and `gguf`; paths are relative to the file. A row
+of `repository`, `folder`, `file` (safetensors) and `gguf`; beside `file` or `gguf`, `folder` may
+describe the parts. `text_file`, `text_gguf`, `clip_file` and `vae_file` name files of other parts.
+Paths are relative to the file of rows. A row
 that is a LoRA (`lora = true`, or one that extends such a row) has it in `repository` or `file`.
 
 A row that has the id of a shipped one replaces it. A file with a mistake in it is not used at all,
@@ -14,17 +16,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from flux_mcp.errors import nearest_name
+from flux_mcp.models.families import FileColumn
 from flux_mcp.models.registry import KINDS, Kind, ModelSpec, Registry, load_registry
 from flux_mcp.settings.files import is_toml, sets_key
 from flux_mcp.settings.settings import Settings
 
-_WEIGHTS = ("repository", "folder", "file", "gguf")
-_FILES: Mapping[str, str] = {"file": ".safetensors", "gguf": ".gguf", "text_gguf": ".gguf"}
+_WEIGHTS = (("repository", "folder"), ("file", "gguf"))
+"""Columns of which a table gives one: where all parts are, and the transformer's own file."""
+_FILES: Mapping[str, tuple[str, ...]] = {
+    column: (".gguf",) if column.endswith("gguf") else (".safetensors", ".sft")
+    for column in get_args(FileColumn)
+}
+"""Column -> how the name of its file ends, in small letters or capitals."""
 
 
 @dataclass(frozen=True)
@@ -160,21 +168,22 @@ class _RowReader:
         return tuple(seen.values())
 
     def _check_weights(self, number: int, table: Mapping[str, Any]) -> None:
-        named = [name for name in _WEIGHTS if name in table]
-        for name in named[1:]:
-            hint = f"Give one of {', '.join(_WEIGHTS)}."
-            self._at(number, table, name, f"The weights are named by {named[0]} already.", hint)
-        for name in [*named, *(["text_gguf"] if "text_gguf" in table else [])]:
-            suffix, value = _FILES.get(name, ""), table[name]
+        for one, other in _WEIGHTS:
+            if one in table and other in table:
+                message = f"The weights are named by {one} already."
+                self._at(number, table, other, message, f"Give one of {one} and {other}.")
+        for name in [name for name in ("repository", "folder", *_FILES) if name in table]:
+            suffixes, value = _FILES.get(name, ("",)), table[name]
             if not isinstance(value, str):
                 self._at(number, table, name, "It is not text.", 'Write it in quotes: "...".')
-            elif not value.endswith(suffix):
-                message = f"'{value}' does not end in {suffix}."
+            elif not value.lower().endswith(suffixes):
+                message = f"'{value}' does not end in {' or '.join(suffixes)}."
                 hint = "Pickled weights (.ckpt, .pt, .bin) can run code and are never loaded."
                 self._at(number, table, name, message, hint)
-        if "gguf" in table and "precision" not in table:
-            hint = 'Say it as the file has it: precision = "q4_k", or q8_0, q6_k, q5_k, q4_0.'
-            self._at(number, table, "gguf", "Its precision is not said.", hint)
+        for name, column in (("gguf", "precision"), ("text_gguf", "text_precision")):
+            if name in table and column not in table:
+                hint = f'Say it as the file has it: {column} = "q4_k", or q8_0, q6_k, q5_k, q4_0.'
+                self._at(number, table, name, "Its precision is not said.", hint)
 
     def _bases(self, number: int, table: Mapping[str, Any]) -> list[ModelSpec | None]:
         """Return the rows a table extends; `None` stands for no row at all."""
@@ -199,9 +208,8 @@ class _RowReader:
         columns = {} if base is None else _inherited(base, table)
         columns |= {name: value for name, value in table.items() if name != "extends"}
         columns |= {name: self._path.parent / Path(columns[name]).expanduser()
-                    for name in ("folder", *_FILES) if name in table}  # fmt: skip
-        if "folder" in table:
-            columns["folder"] = str(columns["folder"])
+                    for name in ("folder", "parts_folder", *_FILES) if name in table}  # fmt: skip
+        columns |= {n: str(columns[n]) for n in ("folder", "parts_folder") if n in table}
         columns.setdefault("title", str(table.get("id", "")))
         columns.setdefault("source", str(self._path))
         columns["origin"] = self._path

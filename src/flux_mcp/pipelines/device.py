@@ -221,10 +221,12 @@ def is_out_of_host_memory(error: BaseException) -> bool:
 def _words_it(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError | OSError | ImportError) and any(
-        words in text for words in _OUT_OF_MEMORY_WORDS
+    # Errors of safetensors, which is written in Rust, are plain exceptions.
+    is_of_a_library = isinstance(error, RuntimeError | OSError | ImportError) or (
+        type(error).__module__.startswith("safetensors")
     )
+    text = str(error).lower()
+    return is_of_a_library and any(words in text for words in _OUT_OF_MEMORY_WORDS)
 
 
 def _names_a_device(error: BaseException) -> bool:

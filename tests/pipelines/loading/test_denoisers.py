@@ -223,7 +223,7 @@ def test_a_file_that_is_no_gguf_is_refused(micro, snapshot, tmp_path):
     file = tmp_path / "no.gguf"
     file.write_bytes(b"GGUF" + b"\0" * 40)
     spec = micro.model_copy(update={"precision": "q8_0", "gguf": file})
-    with pytest.raises(WeightsInvalidError, match="no GGUF file, or damaged"):
+    with pytest.raises(WeightsInvalidError, match=r"no\.gguf has no GGUF header that can be read"):
         transformer_part(spec, snapshot)
 
 
@@ -231,8 +231,8 @@ def test_a_truncated_gguf_file_is_refused(micro, snapshot, tmp_path, micro_gguf)
     file = tmp_path / "short.gguf"
     file.write_bytes(micro_gguf("Q8_0").read_bytes()[:-5000])
     spec = micro.model_copy(update={"precision": "q8_0", "gguf": file})
-    with pytest.raises(WeightsInvalidError, match="transformer cannot be loaded"):
-        load_part(transformer_part(spec, snapshot), "q8_0")
+    with pytest.raises(WeightsInvalidError, match=r"short\.gguf is cut short"):
+        transformer_part(spec, snapshot)
 
 
 @pytest.mark.parametrize(

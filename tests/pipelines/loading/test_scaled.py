@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from flux_mcp.errors import WeightsInvalidError
-from flux_mcp.pipelines.loading.checkpoints import check_file
+from flux_mcp.models.row_files import check_stored
+from flux_mcp.models.weight_headers import read_weight_header
 from flux_mcp.pipelines.loading.loaders import load_part
 from flux_mcp.pipelines.loading.part_files import PartFiles
 from flux_mcp.pipelines.loading.slots import nbytes_of, slots_of
@@ -119,7 +120,7 @@ def with_values(model, values, dtype):
 
 
 def loaded(folder, file, precision):
-    check_file("transformer", file, precision)
+    check_stored("transformer", read_weight_header(file), precision)
     part = PartFiles("transformer", "diffusers", "Flux2Transformer2DModel", folder, file)
     return load_part(part, precision)
 
@@ -325,7 +326,7 @@ def states(model):
 
 def encoder(folder, precision, file=None):
     if file is not None:
-        check_file("text_encoder_2", file, precision)
+        check_stored("text_encoder_2", read_weight_header(file), precision)
     part = PartFiles("text_encoder_2", "transformers", "T5EncoderModel", folder, file)
     return load_part(part, precision)
 
@@ -424,7 +425,7 @@ def test_a_gguf_file_without_any_packed_tensor_is_like_any_file(flux2, tmp_path,
     ours, right = (results(loaded(folder, one, precision), dtype) for one in (file, same))
     assert error(ours, right) < 0.002
     with pytest.raises(WeightsInvalidError, match=rf"holds {kind}: it is not packed") as refused:
-        check_file("transformer", file, "q8_0")
+        check_stored("transformer", read_weight_header(file), "q8_0")
     assert "'bf16'" in refused.value.hint
 
 
@@ -441,7 +442,7 @@ def test_a_packing_that_is_not_supported_is_named_with_those_that_are(flux2, tmp
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(WeightsInvalidError, match="IQ4_NL, a packing of GGUF") as refused:
-        check_file("transformer", tmp_path / "x.gguf", "q4_0")
+        check_stored("transformer", read_weight_header(tmp_path / "x.gguf"), "q4_0")
     assert "Q4_K" in refused.value.hint
 
 

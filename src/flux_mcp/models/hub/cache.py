@@ -17,9 +17,10 @@ from typing import Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from flux_mcp.errors import DownloadRunningError, WeightsMissingError
+from flux_mcp.errors import DownloadRunningError, WeightsInvalidError, WeightsMissingError
 from flux_mcp.models.hub.selection import HubFile, licence_page, parts_named, rows_of
 from flux_mcp.models.registry import ModelSpec, Registry
+from flux_mcp.models.row_files import problem_of_row
 from flux_mcp.settings.installation import command_path, default_data_dir
 from flux_mcp.settings.paths import Paths
 from flux_mcp.settings.settings import Settings
@@ -128,8 +129,9 @@ def hold_download_lock(paths: Paths) -> Iterator[None]:
 
 # --- finding -------------------------------------------------------------------------------------
 
-State = Literal["installed", "partial", "missing"]
-"""How many of a model's weights are on this disk: all, some, none; from most to least."""
+State = Literal["installed", "partial", "missing", "invalid"]
+"""How many of a model's weights are on this disk: all, some, none; or a file is no weight file, or
+not that of its row. From best to worst."""
 _SHARD = re.compile(r"-\d+-of-0*(?P<count>\d+)\.safetensors$")
 
 
@@ -148,12 +150,13 @@ class Snapshot:
 def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
     """Return the folders of a row's weights, or `None` where they are not all on this disk.
 
-    An incomplete download does not count.
+    An incomplete download does not count, nor do files with a wrong header.
     """
+    if find_problem(spec, settings) is not None:
+        return None
     if spec.lora:
         return _find_lora(spec, settings)
-    one_file = spec.file or spec.gguf
-    if one_file is not None and not one_file.is_file():
+    if not all(path.is_file() for path in spec.files.values()):
         return None
     if spec.folder is not None:
         folder = settings.weights_dir / spec.folder
@@ -166,6 +169,18 @@ def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
         snapshot = found
     folders = (snapshot.folder, snapshot.parts_folder)
     return snapshot if _is_complete(snapshot.folder, folders, _own_files(spec)) else None
+
+
+def find_problem(spec: ModelSpec, settings: Settings) -> WeightsInvalidError | None:
+    """Return what is wrong with a row's files that are on this disk, by their headers."""
+    named = dict.fromkeys(one for one in (spec.folder, spec.parts_folder) if one is not None)
+    return problem_of_row(spec, [settings.weights_dir / folder for folder in named])
+
+
+def problem_in_words(rows: Iterable[ModelSpec], settings: Settings) -> str | None:
+    """Return what is wrong with the files of a model's rows and what to do, or `None`."""
+    problems = (find_problem(row, settings) for row in rows)
+    return next((f"{one.message} {one.hint}" for one in problems if one is not None), None)
 
 
 def _find_lora(spec: ModelSpec, settings: Settings) -> Snapshot | None:
@@ -194,13 +209,11 @@ def _main_revision(cached: Path) -> str:
 
 def _own_files(spec: ModelSpec) -> Mapping[str, Path]:
     """Return the files that replace a part's weights, by the part's class."""
-    files = {}
-    for (_, class_name), part in spec.family_spec.part_classes.items():
-        if part.loader == "denoiser":
-            files[class_name] = spec.gguf or spec.file
-        elif part.gguf is not None:
-            files[class_name] = spec.text_gguf
-    return {name: path for name, path in files.items() if path is not None}
+    files = (
+        (class_name, spec.own_file(part))
+        for (_, class_name), part in spec.family_spec.part_classes.items()
+    )
+    return {name: path for name, path in files if path is not None}
 
 
 def _is_complete(folder: Path, folders: Sequence[Path], own_files: Mapping[str, Path]) -> bool:
@@ -262,6 +275,8 @@ def state_of(spec: ModelSpec, settings: Settings) -> State:
     """Return whether the own weights of `spec` are on this disk: all, some of them, or none."""
     if find_snapshot(spec, settings) is not None:
         return "installed"
+    if find_problem(spec, settings) is not None:
+        return "invalid"
     repository = spec.repository
     if repository is not None and any((settings.paths.hub / cache_folder(repository)).glob("*/*")):
         return "partial"
@@ -301,11 +316,14 @@ def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) ->
 
     Raises:
         WeightsMissingError: some are missing; the hint is the command that installs them.
+        WeightsInvalidError: a file is no weight file, or another model's, by its header.
     """
     if spec.base is not None:
         require_snapshot(registry.find("text2img", spec.base), registry, settings)
     snapshot = find_snapshot(spec, settings)
     if snapshot is None:
+        if (problem := find_problem(spec, settings)) is not None:
+            raise problem
         raise WeightsMissingError(
             f"The weights of {spec.id} ({spec.kind}) are not on this machine.",
             install_hint(spec, settings),
@@ -318,11 +336,32 @@ def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) ->
 
 def install_hint(spec: ModelSpec, settings: Settings) -> str:
     """Return what to do about missing weights of a row."""
-    if spec.repository is None and spec.file is not None:
-        return f"Put the file there: {spec.file}; or fix its row in {spec.origin}."
+    gone = [path for path in spec.files.values() if not path.exists()]
+    if gone:
+        return f"Put the file there: {gone[0]}; or fix its row in {spec.origin}."
+    if spec.origin is not None and spec.repository is None:
+        return _describe_folder(spec, settings)
     if spec.repository is None:
         return "They come with the package: install it again, or restore them from git."
     return f"Run: {install_command(spec, settings)}."
+
+
+def _describe_folder(spec: ModelSpec, settings: Settings) -> str:
+    """Return what a row's own folder lacks: with files for all weights, it still has the rest."""
+    folder = settings.weights_dir / str(spec.folder)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return f"{folder} needs a model_index.json, as diffusers writes it."
+    try:
+        parts = parts_named(json.loads(index.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return f"{index} cannot be read."
+    lacking = [part for part in parts if not (folder / part).is_dir()]
+    what = f" It lacks {', '.join(lacking)}." if lacking else ""
+    return (
+        f"{folder} needs, for each part, its config.json and weights, or the row a file for them; "
+        f"and tokenizers and scheduler.{what}"
+    )
 
 
 def install_command(spec: ModelSpec, settings: Settings) -> str:

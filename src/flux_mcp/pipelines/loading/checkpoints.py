@@ -1,13 +1,12 @@
 """The tensors of safetensors and GGUF files, known by name and shape before they are read.
 
 A tensor is read when a library asks for it, or taken from what was read ahead, copied to the device
-at once, and counted: progress is reported of what has happened. Below: which files and folders can
-be loaded in which precision, by their headers.
+at once, and counted: progress is reported of what has happened.
 """
 
+import errno
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -15,8 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from flux_mcp.errors import WeightsInvalidError
-from flux_mcp.models.formats import format_of, load_formats
-from flux_mcp.models.parts import Precision
+from flux_mcp.models.weight_headers import StoredTensor, is_gguf, read_weight_header
 from flux_mcp.pipelines.loading.progress import ReadProgress
 
 
@@ -208,62 +206,81 @@ class Checkpoint(Protocol):
 class SafetensorsCheckpoint:
     """One or several safetensors files.
 
+    Each tensor is read by itself, never mapped: torch's mapping of a file wants host memory for the
+    whole of it, so that one larger than that could not be loaded in fewer bits.
+
     Args:
         paths: Shards of one model, or one file.
 
     Raises:
-        safetensors.SafetensorError: a file is damaged.
-        OSError: a file cannot be read.
+        WeightsInvalidError: a file is damaged, or cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        from safetensors import safe_open
-
         self.entries: dict[str, TensorEntry] = {}
-        with ExitStack() as files:
-            for path in paths:
-                file = files.enter_context(safe_open(path, framework="pt", device="cpu"))
-                self.entries |= _safetensors_entries(path, file)
-            self._files = files.pop_all()
+        for path in paths:
+            header, file = read_weight_header(path), FileIdentity.of(path)
+            for name, stored in header.tensors.items():
+                self.entries[name] = _safetensors_entry(path, file, name, stored)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
+    def __exit__(self, *_: object) -> None: ...
 
 
-def _safetensors_entries(path: Path, file: Any) -> dict[str, TensorEntry]:
-    """Return a file's tensors; they follow the header one after another, in this order.
-
-    Source: github.com/huggingface/safetensors, README, "Format"; the library refuses holes.
-    """
-    with path.open("rb") as stream:
-        offset = 8 + int.from_bytes(stream.read(8), "little")
-    entries = {}
-    for name in file.offset_keys():
-        entries[name] = _safetensors_entry(path, offset, file, name)
-        offset += entries[name].stored_bytes
-    return entries
-
-
-def _safetensors_entry(path: Path, offset: int, file: Any, name: str) -> TensorEntry:
+def _safetensors_entry(
+    path: Path, file: FileIdentity, name: str, stored: StoredTensor
+) -> TensorEntry:
     import torch
 
-    view = file.get_slice(name)
-    shape = tuple(view.get_shape())
-    dtype = getattr(torch, _TORCH_NAMES[view.get_dtype()])
+    if stored.number_type not in _TORCH_NAMES:
+        raise WeightsInvalidError(
+            f"{path.name} holds {stored.number_type}, which is not supported.",
+            "Get it in 16 bit, or in fp8.",
+        )
+    shape = stored.shape
+    dtype = getattr(torch, _TORCH_NAMES[stored.number_type])
+
+    def shaped(content: Any) -> Any:
+        return content.view(dtype).reshape(shape)
+
     return TensorEntry(
         name=name,
         shape=shape,
-        stored_bytes=prod(shape) * dtype.itemsize,
+        stored_bytes=stored.values * dtype.itemsize,
         block_type=None,
-        read=lambda: file.get_tensor(name),
+        read=lambda: shaped(_read_bytes(file, stored)),
         path=path,
-        offset=offset,
-        shaped=lambda stored: stored.view(dtype).reshape(shape),
+        offset=stored.offset,
+        shaped=shaped,
         dtype=dtype,
     )
+
+
+def _read_bytes(file: FileIdentity, stored: StoredTensor) -> Any:
+    """Read one tensor's bytes, from the file that was checked.
+
+    Raises:
+        OSError: it is gone, was replaced, or is cut short.
+    """
+    import torch
+
+    content = torch.empty(stored.size_bytes, dtype=torch.uint8, device="cpu")
+    if not stored.size_bytes:
+        return content
+    array: Any = content.numpy()
+    target, filled = memoryview(array), 0
+    with file.path.open("rb", buffering=0) as stream:
+        if FileIdentity.of(file.path) != file:
+            raise OSError(errno.ESTALE, "it was replaced while it was loaded", str(file.path))
+        stream.seek(stored.offset)
+        while filled < stored.size_bytes:
+            got = stream.readinto(target[filled:])
+            if not got:
+                raise OSError(errno.EIO, "it was cut short while it was loaded", str(file.path))
+            filled += got
+    return content
 
 
 _TORCH_NAMES = {
@@ -358,6 +375,18 @@ class TensorReading:
     progress: ReadProgress
     fetched: FetchedTensors = field(default_factory=FetchedTensors)
     """Tensors that were read ahead, which are not read again."""
+    prefixes: tuple[str, ...] = ()
+    """Before the part's names, in files that hold several parts."""
+
+    @property
+    def entries(self) -> dict[str, TensorEntry]:
+        """The part's own tensors, by their names without a prefix."""
+        entries = self.checkpoint.entries
+        for prefix in self.prefixes:
+            own = {n.removeprefix(prefix): e for n, e in entries.items() if n.startswith(prefix)}
+            if own:
+                return own
+        return dict(entries)
 
     def handles(self, entries: Mapping[str, TensorEntry]) -> dict[str, Handle]:
         """Return a handle for each tensor, and expect to read all of them."""
@@ -373,13 +402,6 @@ class TensorReading:
         }
 
 
-# --- what can be loaded --------------------------------------------------------------------------
-
-GGUF_SUFFIX = ".gguf"
-FILE_SUFFIXES = frozenset({".safetensors", GGUF_SUFFIX})
-"""Neither can run code."""
-
-
 def open_checkpoint(files: Sequence[Path]) -> Checkpoint:
     """Return the tensors of a part's files.
 
@@ -387,93 +409,6 @@ def open_checkpoint(files: Sequence[Path]) -> Checkpoint:
         ValueError: (or an error of the library) a file is damaged.
         OSError: a file cannot be read.
     """
-    if len(files) == 1 and files[0].suffix == GGUF_SUFFIX:
+    if len(files) == 1 and is_gguf(files[0]):
         return GgufCheckpoint(files[0])
     return SafetensorsCheckpoint(files)
-
-
-def stored_method(config: Mapping[str, Any]) -> str:
-    """Return what quantised weights before they were stored, by a config.json; empty for none."""
-    stored = config.get("quantization_config")
-    return str(stored.get("quant_method", "unknown")) if isinstance(stored, dict) else ""
-
-
-def check_folder(part: str, method: str, precision: Precision) -> None:
-    """Check a folder's weights.
-
-    Args:
-        part: For messages.
-        method: What quantised them before they were stored; empty for none.
-        precision: What they are to be loaded as.
-
-    Raises:
-        WeightsInvalidError: they cannot be.
-    """
-    row = format_of(precision)
-    if row.from_file_only and method != row.method:
-        raise WeightsInvalidError(
-            f"{part} cannot be made into {precision} while loading.",
-            "Name a file that is stored in it, or another precision.",
-        )
-    if method and method != row.method:
-        raise WeightsInvalidError(
-            f"{part} is stored quantised by {method}, so it cannot be loaded in {precision}.",
-            "Give the row the precision it is stored in, or get the 16 bit weights.",
-        )
-
-
-def check_file(part: str, file: Path, precision: Precision) -> None:
-    """Check a file of weights, by its header.
-
-    Raises:
-        WeightsInvalidError: it cannot be loaded in `precision`, or it is damaged.
-    """
-    if file.suffix != GGUF_SUFFIX:
-        check_folder(part, "", precision)
-        return
-    row, found = format_of(precision), _block_type(part, file)
-    if found in _UNPACKED:
-        if row.method == "gguf":
-            raise WeightsInvalidError(
-                f"{part} is to be loaded in {precision}, but {file.name} holds {found}: it is not "
-                "packed.",
-                "Give the row the precision 'bf16', or one that is made while loading.",
-            )
-        return
-    known = {
-        one.recipe: name for name, one in load_formats().format.items() if one.method == "gguf"
-    }
-    if found not in known:
-        raise WeightsInvalidError(
-            f"{file.name} holds {found}, a packing of GGUF that is not supported.",
-            f"Get the file in one of: {', '.join(sorted(known))}.",
-        )
-    if found != row.recipe or row.method != "gguf":
-        raise WeightsInvalidError(
-            f"{part} is to be loaded in {precision}, but {file.name} is a GGUF file that holds "
-            f"{found}.",
-            f"Give the row the precision '{known[found]}'.",
-        )
-
-
-def _block_type(part: str, file: Path) -> str:
-    try:
-        with open_checkpoint([file]) as checkpoint:
-            return main_block_type(checkpoint.entries)
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise WeightsInvalidError(
-            f"{part} cannot be loaded: {file} is no GGUF file, or damaged: {error}",
-            "Get the file again.",
-        ) from error
-
-
-def main_block_type(entries: Mapping[str, TensorEntry]) -> str:
-    """Return the block type that most numbers of a GGUF file are packed in.
-
-    Files are mixtures: norms stay in 32 bit, and K-quants give some layers more bits than others.
-    """
-    values: dict[str, int] = {}
-    for entry in entries.values():
-        kind = entry.block_type or ""
-        values[kind] = values.get(kind, 0) + entry.values
-    return max(values, key=lambda kind: values[kind])

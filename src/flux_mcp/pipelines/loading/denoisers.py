@@ -16,8 +16,6 @@ from flux_mcp.pipelines.loading.quantisers import cast_storage, compute_dtype, c
 from flux_mcp.pipelines.loading.scaled import hold_scaled, split_scales
 from flux_mcp.pipelines.loading.slots import send, slot_of
 
-_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
-"""Before the transformer's names in files that hold VAE and text encoders as well."""
 _BFL_BLOCK = "double_blocks."
 """In the names that Black Forest Labs' own files have; diffusers has others."""
 
@@ -47,7 +45,7 @@ def load_denoiser(
             model_class.load_config(str(reading.config), local_files_only=True)
         )
     dtype = compute_dtype(row.compute)
-    stored = split_scales(reading.part, _of_the_transformer(reading.checkpoint.entries))
+    stored = split_scales(reading.part, _with_scales_of_norms(reading.entries))
     stand_ins = _check(model_class, model, stored.entries)
     model.to(dtype)
     if row.method == "casting" and stored.is_narrow:
@@ -92,18 +90,8 @@ def _by_block(tensors: dict[str, Any]) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
-def _of_the_transformer(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
-    """Return the transformer's tensors, where a file holds a whole pipeline."""
-    for prefix in _PREFIXES:
-        own = {
-            name.removeprefix(prefix): entry
-            for name, entry in entries.items()
-            if name.startswith(prefix)
-        }
-        if own:
-            break
-    else:
-        own = dict(entries)
+def _with_scales_of_norms(own: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """Return the tensors with the norms of Black Forest Labs' blocks under their usual names."""
     if not any(name.startswith(_BFL_BLOCK) for name in own):
         return own
     # Some exports call the norms of Black Forest Labs' blocks as every other tensor is called.

@@ -1,4 +1,4 @@
-"""Loads a large text encoder of transformers, from its folder or a GGUF file, in any precision.
+"""Loads a text encoder of transformers, from its folder or a file of its own, in any precision.
 
 GGUF files name tensors as llama.cpp does, which the gguf package translates, or as transformers.
 """
@@ -37,13 +37,17 @@ def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
     options: dict[str, Any] = {}
     if (chosen := configuration(transformers, row)) is not None:
         options["quantization_config"] = chosen
-    entries = reading.checkpoint.entries
+    entries = reading.entries
     if any(entry.block_type for entry in entries.values()):
         entries = _by_parameter(model_class, _without_weights(model_class, reading), reading)
     stored = split_scales(reading.part, entries)
+    config = _config(model_class, reading)
+    if _HEAD not in entries and hasattr(config, "tie_word_embeddings"):
+        # What is left out needs no memory: only hidden states are used, and no head makes them.
+        config.tie_word_embeddings = True
     model, info = model_class.from_pretrained(
         None,
-        config=_config(model_class, reading),
+        config=config,
         state_dict=reading.handles(stored.widened(compute_dtype(row.compute))),
         dtype=compute_dtype(row.compute),
         device_map={"": reading.device},
@@ -62,6 +66,9 @@ def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
     else:
         cast_storage(model, row)
     return model
+
+
+_HEAD = "lm_head.weight"
 
 
 def refuse_unknown(part: str, names: Iterable[str]) -> None:
@@ -87,7 +94,8 @@ _LEFT_OUT = re.compile(
     r"(?:encoder|decoder)\.embed_tokens\.weight"  # T5's table under its other names
     r"|(?:text_model\.)?embeddings\.position_ids"  # CLIP's, computed
     r"|decoder\..*|lm_head\.weight"  # of a T5 that also decodes
-    r"|logit_scale|text_projection\.weight|spiece_model"
+    r"|logit_scale|text_projection\.weight"
+    r"|spiece_model|tekken_model"  # ComfyUI's tokenizers
 )
 """Tensors of whole models, of which a text encoder is one half."""
 
@@ -149,7 +157,7 @@ def _by_parameter(model_class: Any, model: Any, reading: TensorReading) -> dict[
     names = gguf.get_tensor_name_map(
         getattr(gguf.MODEL_ARCH, known.gguf), model.config.num_hidden_layers
     )
-    entries = reading.checkpoint.entries
+    entries = reading.entries
     found, missing = {}, []
     for name, _ in model.named_parameters():
         # stable-diffusion.cpp keeps transformers' own names.

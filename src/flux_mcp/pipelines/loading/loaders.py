@@ -5,11 +5,14 @@ What is loaded, and for how long it is kept, is decided by memory/residency.py.
 
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.models.formats import Format, format_of
 from flux_mcp.models.parts import Precision
+from flux_mcp.models.weight_headers import refused_file
 from flux_mcp.pipelines.device import is_out_of_memory
 from flux_mcp.pipelines.loading.checkpoints import (
     FetchedTensors,
@@ -27,6 +30,7 @@ from flux_mcp.pipelines.loading.part_files import (
 )
 from flux_mcp.pipelines.loading.progress import ReadProgress
 from flux_mcp.pipelines.loading.quantisers import compute_dtype
+from flux_mcp.pipelines.loading.vaes import load_vae
 
 
 def load_part(
@@ -61,11 +65,9 @@ def load_part(
                 if device == "cpu":
                     make_room(fetched, part.files)
                 reading = TensorReading(
-                    part.name, part.folder, checkpoint, device, progress, fetched
+                    part.name, part.folder, checkpoint, device, progress, fetched, part.prefixes
                 )
-                if part.loader == "denoiser":
-                    return load_denoiser(part_class, reading, row, made_on)
-                return load_encoder(part_class, reading, row)
+                return _load_by_tensor(part_class, part, reading, row, made_on)
         return _load_whole(part_class, part, row)
     except WeightsInvalidError:
         raise
@@ -75,10 +77,31 @@ def load_part(
             raise progress.stopped from None
         if is_out_of_memory(error):
             raise
+        if isinstance(error, OSError) and (problem := _unreadable(error)) is not None:
+            raise problem from error
         raise WeightsInvalidError(
             f"{part.name} cannot be loaded: {type(error).__name__}: {first_line(error)}",
             DOWNLOAD_AGAIN,
         ) from error
+
+
+def _load_by_tensor(
+    part_class: Any, part: PartFiles, reading: TensorReading, row: Format, made_on: str | None
+) -> Any:
+    """Load a part whose tensors are read here; those that are never quantised go to the CPU."""
+    if part.loader == "denoiser":
+        return load_denoiser(part_class, reading, row, made_on)
+    if part.loader == "text":
+        return load_encoder(part_class, reading, row)
+    load = load_vae if part.loader == "model" else load_encoder
+    return load(part_class, replace(reading, device="cpu"), row)
+
+
+def _unreadable(error: OSError) -> WeightsInvalidError | None:
+    """Return what is said where the system refused to read a file; it need not be damaged."""
+    if not isinstance(error.filename, str):
+        return None
+    return refused_file(Path(error.filename), error)
 
 
 def _load_whole(part_class: Any, part: PartFiles, row: Format) -> Any:

@@ -5,6 +5,7 @@ loaded in the precision of the row, a transformer with the channels the row prom
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,10 @@ from flux_mcp.models.families import PART_CLASSES, PartClass, PartLoader
 from flux_mcp.models.formats import format_of, text_precision
 from flux_mcp.models.hub.cache import Snapshot
 from flux_mcp.models.parts import Precision
+from flux_mcp.models.recognition import PREFIXES
 from flux_mcp.models.registry import ModelSpec
-from flux_mcp.pipelines.loading.checkpoints import (
-    FILE_SUFFIXES,
-    check_file,
-    check_folder,
-    stored_method,
-)
+from flux_mcp.models.row_files import ROLES, check_quantised, check_stored
+from flux_mcp.models.weight_headers import is_weight_file, read_weight_header
 
 DOWNLOAD_AGAIN = "Remove the files and download them again; 'flux-mcp doctor' shows where they are."
 
@@ -47,6 +45,12 @@ class PartFiles:
     def loader(self) -> PartLoader:
         """How it is loaded."""
         return self.part_class.loader
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What may be before its names in a file that holds several parts."""
+        roles = (ROLES[column][0] for column in self.part_class.columns)
+        return PREFIXES.get(next(roles, "other"), ())
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -105,7 +109,7 @@ def pipeline_options(spec: ModelSpec, snapshot: Snapshot) -> dict[str, bool]:
 
 def _with_own_file(part: PartFiles, spec: ModelSpec) -> PartFiles:
     """Take the weights from the row's own file, where it names one for this part."""
-    own = {"denoiser": spec.gguf or spec.file, "text": spec.text_gguf}.get(part.loader)
+    own = spec.own_file(part.part_class)
     return part if own is None else replace(part, file=own)
 
 
@@ -134,7 +138,7 @@ def _refuse_pickles(part: PartFiles) -> None:
         raise WeightsInvalidError(
             f"{part.name} has no safetensors file in {part.folder}.", _PICKLES_RUN_CODE
         )
-    if part.file is not None and part.file.suffix not in FILE_SUFFIXES:
+    if part.file is not None and not is_weight_file(part.file):
         raise WeightsInvalidError(
             f"{part.name} is to be read from {part.file}, which is neither safetensors nor GGUF.",
             _PICKLES_RUN_CODE,
@@ -146,17 +150,27 @@ _PICKLES_RUN_CODE = "Pickled weights can run code and are never loaded; get the 
 
 def _check_stored(part: PartFiles, precision: Precision) -> None:
     if part.file is not None:
-        check_file(part.name, part.file, precision)
-    else:
-        config = _read_json(part.folder / "config.json")
-        check_folder(part.name, stored_method(config), precision)
+        check_stored(part.name, read_weight_header(part.file), precision)
+        return
+    for path in part.files:
+        read_weight_header(path)
+    config = _read_json(part.folder / "config.json")
+    check_quantised(part.name, _stored_quantised(config), precision)
+
+
+def _stored_quantised(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return how weights were quantised before they were stored, by a config.json."""
+    stored = config.get("quantization_config")
+    return stored if isinstance(stored, dict) else {}
 
 
 def is_read_by_tensor(part: PartFiles) -> bool:
     """Whether its tensors are read here one by one; else its library opens the files itself."""
+    if part.file is not None:
+        return True
     if part.loader not in _READ_TENSOR_BY_TENSOR:
         return False
-    return part.file is not None or not stored_method(_read_json(part.folder / "config.json"))
+    return not _stored_quantised(_read_json(part.folder / "config.json"))
 
 
 def _check_channels(part: PartFiles, spec: ModelSpec) -> None:
