@@ -1,6 +1,7 @@
 """`flux-mcp models`: which models there are, what is on this disk, and whether it is whole.
 
-`models plan` and `models pull` are in modules of their own; only `pull` goes online.
+`models plan`, `models pull` and `models adopt` are in modules of their own; only `pull` goes
+online.
 """
 
 from functools import partial
@@ -27,6 +28,7 @@ from flux_mcp.cli.common import (
     read_settings,
     run_now,
 )
+from flux_mcp.cli.models_adopt import adopt
 from flux_mcp.cli.models_plan import plan
 from flux_mcp.cli.models_pull import pull
 from flux_mcp.cli.progress import progress_on_stderr
@@ -143,10 +145,11 @@ def _model(registry: Registry, model: str, settings: Settings) -> dict[str, Any]
     }
 
 
-# --- plan and pull -----------------------------------------------------------------------------
+# --- plan, pull and adopt ----------------------------------------------------------------------
 
 app.command()(plan)
 app.command()(pull)
+app.command()(adopt)
 
 
 # --- verify ------------------------------------------------------------------------------------
