@@ -19,7 +19,7 @@ from flux_mcp.models.descriptions import (
     find_tokenizers,
     tokenizers_of,
 )
-from flux_mcp.models.families import FAMILIES, FileColumn
+from flux_mcp.models.families import FileColumn
 from flux_mcp.models.hub.cache import find_snapshot
 from flux_mcp.models.parts import Precision
 from flux_mcp.models.recognition import FoundPart, Role, recognise
@@ -138,9 +138,7 @@ def write_rows(adoption: Adoption, settings: Settings, shipped: Registry) -> Pat
     try:
         for model in adoption.new:
             if model.folder is not None:
-                spec = _row(shipped, model.extends)
-                config = _transformer_config(spec)
-                describe(spec, config, adoption.tokenizers, model.folder)
+                describe(_row(shipped, model.extends), adoption.tokenizers, model.folder)
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         tables = [model.as_toml() for model in adoption.new]
         made = "\n".join([*([text.rstrip("\n") + "\n"] if text.strip() else []), *tables])
@@ -356,15 +354,6 @@ def _precision(part: FoundPart) -> Precision | None:
 
 def _row(shipped: Registry, model: str) -> ModelSpec:
     return next(row for row in shipped if row.id == model)
-
-
-def _transformer_config(spec: ModelSpec) -> dict[str, object]:
-    """Return the `config.json` of a shipped model's transformer."""
-    titles = {"flux2-klein-4b": "FLUX.2 klein 4B", "flux2-klein-9b": "FLUX.2 klein 9B"}
-    config = dict(FAMILIES[spec.family].transformers[titles.get(spec.transformer, "FLUX.1")])
-    config |= {"guidance_embeds": spec.takes_guidance, "in_channels": spec.in_channels}
-    # What comes in beside the latents, for fill and control, does not come out.
-    return config if spec.vae != "flux1" else config | {"out_channels": 64}
 
 
 def _rows_there(settings: Settings, shipped: Registry) -> dict[Path, ModelSpec]:

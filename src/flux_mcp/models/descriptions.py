@@ -85,9 +85,19 @@ def is_tokenizer(folder: Path, kind: TokenizerKind) -> bool:
         return False
 
 
+def transformer_config(spec: ModelSpec) -> dict[str, Any]:
+    """Return the `config.json` of a model's transformer, by its size and its channels."""
+    (title,) = (
+        title
+        for row, channels, title in load_descriptions()["transformer"]
+        if (row, channels) == (spec.transformer, spec.in_channels)
+    )
+    own = {"guidance_embeds": spec.takes_guidance, "in_channels": spec.in_channels}
+    return {**spec.family_spec.transformers[title], **own}
+
+
 def describe(
     spec: ModelSpec,
-    transformer: Mapping[str, Any],
     tokenizers: Mapping[TokenizerKind, Path],
     folder: Path,
 ) -> None:
@@ -95,7 +105,6 @@ def describe(
 
     Args:
         spec: A row that `can_describe`.
-        transformer: Its transformer's `config.json`.
         tokenizers: A folder for each that `tokenizers_of` names.
         folder: Written over what is there; the same each time.
 
@@ -108,9 +117,9 @@ def describe(
     if "is_distilled" in spec.family_spec.pipeline_options:
         index["is_distilled"] = True
     _write(folder / "model_index.json", index)
-    shift = "dynamic" if spec.takes_guidance or spec.family != "flux1" else "schnell"
+    shift = known["schedulers"].get(spec.id, "dynamic")
     _write(folder / "scheduler" / "scheduler_config.json", known["scheduler"][shift])
-    _write(folder / "transformer" / "config.json", transformer)
+    _write(folder / "transformer" / "config.json", transformer_config(spec))
     _write(folder / "vae" / "config.json", known["config"][spec.vae])
     for number, encoder in enumerate(spec.text_encoders, start=1):
         part = "text_encoder" if number == 1 else f"text_encoder_{number}"

@@ -141,6 +141,13 @@ def gpu_gib(pieces: Pieces, loaded_as: LoadedAs, load: Load) -> float:
     return parts.machine.context_gib + peak
 
 
+def working_gib(pieces: Pieces, load: Load) -> float:
+    """Return the most that a job takes beside weights, where the whole image is decoded at once."""
+    row = _transformer(pieces)
+    decoding = _decoding_gib(pieces, LoadedAs("bf16", "bf16", "resident"), load)
+    return max(row.activation_gib_per_megapixel * load.token_megapixels, decoding)
+
+
 def ram_gib(pieces: Pieces, loaded_as: LoadedAs) -> float:
     """Return the host memory a machine should have: for weights that wait, and for everything else.
 

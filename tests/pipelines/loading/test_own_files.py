@@ -10,13 +10,19 @@ import shutil
 import numpy as np
 import pytest
 
-from flux_mcp.errors import WeightsInvalidError
+from flux_mcp.errors import TooLittleMemoryError, WeightsInvalidError
 from flux_mcp.models.hub.cache import Snapshot
 from flux_mcp.models.registry import ModelSpec
-from flux_mcp.pipelines.device import is_out_of_memory
+from flux_mcp.pipelines.device import GIB, is_out_of_memory
 from flux_mcp.pipelines.loading.checkpoints import open_checkpoint
 from flux_mcp.pipelines.loading.loaders import load_part
-from flux_mcp.pipelines.loading.part_files import PartFiles, list_parts
+from flux_mcp.pipelines.loading.part_files import (
+    PartFiles,
+    list_parts,
+    loaded_bytes,
+    part_precision,
+)
+from flux_mcp.pipelines.memory.residency import require_host_room
 from tests.models.weight_files import sparse_file
 from tests.pipelines.harness import TINY, make_task
 
@@ -229,3 +235,35 @@ def test_a_vae_of_flux2_and_an_encoder_without_its_head_are_read(klein_dir, tmp_
         for key, tensor in expected.items():
             assert torch.equal(found[key], tensor), key
             assert found[key].dtype == tensor.dtype
+
+
+def test_what_weights_will_take_is_known_from_headers(
+    micro, micro_folder, described, split, tmp_path
+):
+    from safetensors.torch import load_file
+
+    def needed(spec, folder):
+        parts = list_parts(spec, Snapshot(folder, folder, None))
+        return {part.name: loaded_bytes(part, part_precision(part, spec)) for part in parts}
+
+    whole = needed(micro, micro_folder)
+    transformer = read(micro_folder / "transformer").values()
+    assert whole["transformer"] == sum(4 * tensor.numel() for tensor in transformer)
+    assert whole["tokenizer"] == whole["scheduler"] == 0
+    changes = {"precision": "bf16", "text_precision": "bf16"}
+    half = needed(micro.model_copy(update=changes), micro_folder)
+    assert half["transformer"] * 2 == whole["transformer"]
+    one = {
+        f"{prefix}{name}": tensor
+        for prefix, column in (("model.diffusion_model.", "file"), ("vae.", "vae_file"))
+        for name, tensor in load_file(split[column]).items()
+    }
+    path = save(tmp_path / "checkpoint.safetensors", one)
+    both = needed(row_of(micro, micro_folder, {"file": path, "vae_file": path}), micro_folder)
+    assert (both["transformer"], both["vae"]) == (whole["transformer"], whole["vae"])
+
+
+def test_what_does_not_fit_into_host_memory_is_refused_before_it_is_loaded():
+    require_host_room("big", 8 * GIB, 8 * GIB)
+    with pytest.raises(TooLittleMemoryError, match=r"big needs 33.1 GiB of host memory, and 23.5"):
+        require_host_room("big", int(33.1 * GIB), int(23.5 * GIB))

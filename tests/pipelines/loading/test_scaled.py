@@ -351,6 +351,28 @@ def test_scales_are_applied_to_a_text_encoder(t5, tmp_path, names, precision, mo
     assert error(states(encoder(source, precision, single)), right) <= most
 
 
+def test_a_narrow_text_encoder_is_never_wide_as_a_whole(t5, tmp_path, monkeypatch):
+    import torch
+    from transformers import T5EncoderModel
+
+    source, tensors = t5
+    file_tensors, _ = stored_in_8_bit(tensors)
+    single = written(tmp_path / "t5xxl.safetensors", file_tensors)
+    monkeypatch.setattr(T5EncoderModel, "from_pretrained", None)  # which widens all of it first
+    model = encoder(source, "fp8", single)
+    matrices = [m.weight for m in model.modules() if type(m).__name__ == "ScaledLinear"]
+    assert matrices
+    assert {one.dtype for one in matrices} == {torch.int8}
+    assert not any(tensor.is_meta for tensor in model.state_dict().values())
+    lacking = {n: t for n, t in file_tensors.items() if "final_layer_norm" not in n}
+    monkeypatch.undo()
+    with pytest.raises(WeightsInvalidError, match="lacks 1 tensors"):
+        encoder(source, "fp8", written(tmp_path / "lacks.safetensors", lacking))
+    wrong = file_tensors | {"encoder.final_layer_norm.weight": torch.ones(3)}
+    with pytest.raises(WeightsInvalidError, match=r"is \(3,\), not"):
+        encoder(source, "fp8", written(tmp_path / "wrong.safetensors", wrong))
+
+
 def test_a_text_encoder_with_a_tensor_that_is_not_known_is_refused(t5, tmp_path):
     import torch
 

@@ -13,7 +13,7 @@ from flux_mcp.models.families import PART_CLASSES
 from flux_mcp.models.formats import Format
 from flux_mcp.pipelines.loading.checkpoints import TensorEntry, TensorReading
 from flux_mcp.pipelines.loading.quantisers import cast_storage, compute_dtype, configuration
-from flux_mcp.pipelines.loading.scaled import hold_scaled, split_scales
+from flux_mcp.pipelines.loading.scaled import ScaledTensors, hold_scaled, split_scales
 
 
 def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
@@ -31,9 +31,6 @@ def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
         return _load_packed(model_class, reading, row)
     import transformers
 
-    if row.method == "casting":
-        # transformers reads all of it in 16 bit first, for which a GPU may have no room.
-        reading = replace(reading, device="cpu")
     options: dict[str, Any] = {}
     if (chosen := configuration(transformers, row)) is not None:
         options["quantization_config"] = chosen
@@ -41,10 +38,12 @@ def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
     if any(entry.block_type for entry in entries.values()):
         entries = _by_parameter(model_class, _without_weights(model_class, reading), reading)
     stored = split_scales(reading.part, entries)
+    if row.method == "casting":
+        if stored.is_narrow and (held := _load_held(model_class, reading, stored, row)) is not None:
+            return held
+        # transformers reads all of it in 16 bit first, for which a GPU may have no room.
+        reading = replace(reading, device="cpu")
     config = _config(model_class, reading)
-    if _HEAD not in entries and hasattr(config, "tie_word_embeddings"):
-        # What is left out needs no memory: only hidden states are used, and no head makes them.
-        config.tie_word_embeddings = True
     model, info = model_class.from_pretrained(
         None,
         config=config,
@@ -68,7 +67,8 @@ def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
     return model
 
 
-_HEAD = "lm_head.weight"
+_HEADS = frozenset({"lm_head.weight", "output.weight"})
+"""The head of a language model, as transformers and llama.cpp name it."""
 
 
 def refuse_unknown(part: str, names: Iterable[str]) -> None:
@@ -101,7 +101,11 @@ _LEFT_OUT = re.compile(
 
 
 def _config(model_class: Any, reading: TensorReading) -> Any:
-    return model_class.config_class.from_pretrained(str(reading.config), local_files_only=True)
+    config = model_class.config_class.from_pretrained(str(reading.config), local_files_only=True)
+    if not _HEADS & reading.entries.keys() and hasattr(config, "tie_word_embeddings"):
+        # What is left out needs no memory: only hidden states are used, and no head makes them.
+        config.tie_word_embeddings = True
+    return config
 
 
 def _without_weights(model_class: Any, reading: TensorReading) -> Any:
@@ -111,6 +115,62 @@ def _without_weights(model_class: Any, reading: TensorReading) -> Any:
         model = model_class(_config(model_class, reading))
     model.tie_weights()
     return model
+
+
+def _load_held(
+    model_class: Any, reading: TensorReading, stored: ScaledTensors, row: Format
+) -> Any | None:
+    """Build an encoder whose matrices are the file's 8 bit floats; it is never all in 16 bit.
+
+    Returns:
+        `None` where a parameter has another name in the file, which transformers would know.
+
+    Raises:
+        WeightsInvalidError: the tensors are not this encoder's.
+    """
+    import torch
+
+    from flux_mcp.pipelines.loading.scaled_linear import ScaledLinear
+
+    dtype = compute_dtype(row.compute)
+    model = _without_weights(model_class, reading)
+    shapes = {name: tuple(one.shape) for name, one in model.named_parameters()}
+    if not shapes.keys() <= stored.entries.keys():
+        return None
+    all_names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    refuse_unknown(reading.part, set(stored.entries) - all_names)
+    for name, shape in shapes.items():
+        if stored.entries[name].shape != shape:
+            raise WeightsInvalidError(
+                f"{reading.part}: {name} is {stored.entries[name].shape}, not {shape}.",
+                _OTHER_ENCODER,
+            )
+    hold_scaled(model, stored.storage(), dtype)
+    held = {
+        f"{path}.weight"
+        for path, module in model.named_modules()
+        if isinstance(module, ScaledLinear)
+    }
+    kept, widened = stored.kept(dtype), stored.widened(dtype)
+    handles = reading.handles({n: (kept if n in held else widened)[n] for n in shapes})
+    for name, handle in handles.items():
+        path, _, leaf = name.rpartition(".")
+        module, tensor = model.get_submodule(path), handle[...]
+        if name in held:
+            module.weight = tensor
+        else:
+            setattr(module, leaf, torch.nn.Parameter(tensor.to(dtype), requires_grad=False))
+    return _finished(model, reading.device)
+
+
+def _finished(model: Any, device: str) -> Any:
+    """Return a model whose parameters were set one by one, for use."""
+    model.tie_weights()
+    # Tables that were computed, not read; and scales.
+    for module in model.modules():
+        for buffer_name, buffer in module.named_buffers(recurse=False):
+            setattr(module, buffer_name, buffer.to(device))
+    return model.eval()
 
 
 def _load_packed(model_class: Any, reading: TensorReading, row: Format) -> Any:
@@ -129,12 +189,7 @@ def _load_packed(model_class: Any, reading: TensorReading, row: Format) -> Any:
                 _OTHER_ENCODER,
             )
         _set_packed(model, name, handles[name][...], row)
-    model.tie_weights()
-    # Tables that were computed, not read.
-    for module in model.modules():
-        for buffer_name, buffer in module.named_buffers(recurse=False):
-            setattr(module, buffer_name, buffer.to(reading.device))
-    return model.eval()
+    return _finished(model, reading.device)
 
 
 _OTHER_ENCODER = "It is another encoder's file; get the one that this model was trained with."

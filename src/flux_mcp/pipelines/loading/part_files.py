@@ -14,7 +14,7 @@ from flux_mcp.errors import WeightsInvalidError
 from flux_mcp.models.families import PART_CLASSES, PartClass, PartLoader
 from flux_mcp.models.formats import format_of, text_precision
 from flux_mcp.models.hub.cache import Snapshot
-from flux_mcp.models.parts import Precision
+from flux_mcp.models.parts import Precision, load_parts
 from flux_mcp.models.recognition import PREFIXES
 from flux_mcp.models.registry import ModelSpec
 from flux_mcp.models.row_files import ROLES, check_quantised, check_stored
@@ -171,6 +171,24 @@ def is_read_by_tensor(part: PartFiles) -> bool:
     if part.loader not in _READ_TENSOR_BY_TENSOR:
         return False
     return not _stored_quantised(_read_json(part.folder / "config.json"))
+
+
+def loaded_bytes(part: PartFiles, precision: Precision) -> int:
+    """Return what a part's weights take when they are loaded, by the headers of its files."""
+    if part.loader == "plain":
+        return 0
+    if not is_read_by_tensor(part) and part.loader in _READ_TENSOR_BY_TENSOR:
+        return sum(path.stat().st_size for path in part.files)  # stored as they will be held
+    values, is_narrow = 0, False
+    for path in part.files:
+        tensors = read_weight_header(path).tensors
+        prefix = next((p for p in part.prefixes if any(n.startswith(p) for n in tensors)), "")
+        own = [one for name, one in tensors.items() if name.startswith(prefix)]
+        values += sum(one.values for one in own)
+        is_narrow |= any(one.number_type.startswith("F8") for one in own)
+    if part.loader == "text" and format_of(precision).method == "casting" and not is_narrow:
+        precision = format_of(precision).compute  # it is narrowed when all of it is there
+    return round(values * load_parts().precision[precision].bytes_per_parameter)
 
 
 def _check_channels(part: PartFiles, spec: ModelSpec) -> None:

@@ -12,22 +12,24 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flux_mcp.errors import WeightsInvalidError
+from flux_mcp.errors import TooLittleMemoryError, WeightsInvalidError
 from flux_mcp.models.formats import format_of, text_precision
-from flux_mcp.models.memory import Load, LoadedAs, gpu_gib, ram_gib
+from flux_mcp.models.memory import Load, LoadedAs, gpu_gib, ram_gib, working_gib
 from flux_mcp.models.parts import PLACEMENTS, Placement, Precision, load_parts
 from flux_mcp.models.planning.machine import host_budget_gib, machine_memory_gib
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.pipelines.device import GIB, Device, free_caches, tensors_of
 from flux_mcp.pipelines.loaded import Resident
 from flux_mcp.pipelines.loading.checkpoints import FetchedTensors
+from flux_mcp.pipelines.loading.fetching import available_bytes
 from flux_mcp.pipelines.loading.fingerprints import Fingerprints
 from flux_mcp.pipelines.loading.loaders import load_part, make_pipeline
-from flux_mcp.pipelines.loading.part_files import PartFiles, part_precision
+from flux_mcp.pipelines.loading.part_files import PartFiles, loaded_bytes, part_precision
 from flux_mcp.pipelines.loading.pipeline_files import (
     Report,
     assemble,
     find_files,
+    list_files,
     name_by_content,
 )
 from flux_mcp.pipelines.loading.quantisers import require_formats
@@ -59,6 +61,11 @@ class Room:
         taken = ram_gib(self.spec.pieces, self._holding(placement))
         return int((taken - load_parts().machine.base_ram_gib) * GIB)
 
+    @property
+    def working_bytes(self) -> int:
+        """What drawing takes beside weights, without tiles."""
+        return int(working_gib(self.spec.pieces, self.load) * GIB)
+
     def _holding(self, placement: Placement) -> LoadedAs:
         return LoadedAs(self.spec.precision, text_precision(self.spec), placement, self.tile_px)
 
@@ -66,6 +73,26 @@ class Room:
 def room_for(spec: ModelSpec, load: Load | None, tile_px: int | None) -> Room:
     """Return what a row takes; without a load, to draw an image of its own size."""
     return Room(spec, load or Load(spec.default_pixels / 1e6), tile_px)
+
+
+def require_host_room(model: str, needed_bytes: int, free_bytes: int) -> None:
+    """Refuse what does not fit before it is loaded, where all weights stay in host memory.
+
+    Args:
+        model: For the message.
+        needed_bytes: For weights that are not loaded yet, and for drawing.
+        free_bytes: Of host memory.
+
+    Raises:
+        TooLittleMemoryError: it would end this process, or others.
+    """
+    if needed_bytes > free_bytes:
+        raise TooLittleMemoryError(
+            f"{model} needs {needed_bytes / GIB:.1f} GiB of host memory, and "
+            f"{free_bytes / GIB:.1f} GiB can be used.",
+            "Close other programs, ask for a smaller image, or use a model or files with fewer "
+            "bits.",
+        )
 
 
 def leaner(placement: Placement, spec: ModelSpec) -> Iterator[Placement]:
@@ -246,10 +273,22 @@ class Residency:
         free_caches(self._device)
 
     def _load(self, spec: ModelSpec, placement: Placement, room: Room, report: Report) -> Resident:
+        if self.store.gpu is None:
+            # Before files are hashed, which takes minutes, with all the memory there is.
+            parts_here = list_files(spec, self._registry, self._settings).parts
+            least = sum(loaded_bytes(part, part_precision(part, spec)) for part in parts_here)
+            require_host_room(spec.id, least, int(machine_memory_gib() * GIB))
         files = find_files(spec, self._registry, self._settings, self._fingerprints, report)
         wanted = frozenset(files.keys.values())
         self._drop_unused(wanted)
         placement = self._make_room(spec, placement, wanted, room, report)
+        if self.store.gpu is None:
+            needed = sum(
+                loaded_bytes(part, part_precision(part, spec))
+                for part, key in files.keys.items()
+                if key not in self.store
+            )
+            require_host_room(spec.id, needed + room.working_bytes, available_bytes())
         self.store.begin(wanted, placement)
         parts = {
             part: self._part(part, key, spec, placement, report)
