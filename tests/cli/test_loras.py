@@ -7,7 +7,7 @@ import pytest
 from flux_mcp.cli.loras import read_loras
 from flux_mcp.errors import InvalidRequestError
 from flux_mcp.service.answers import LoraAnswer
-from tests.models.lora_files import pair, put_striped, write
+from tests.models.lora_files import lokr_of, pair, put_striped, write
 
 from .processes import Cli
 
@@ -43,7 +43,7 @@ def test_each_is_listed_and_what_is_wrong_with_any(cli: Cli, folder: Path) -> No
     write(folder / "odd.safetensors", pair("transformer.odd", 8, 8))
     (folder / "old.pt").write_bytes(b"x")
     out = cli("loras", "list").out.splitlines()
-    assert out[0].startswith("odd      cannot be used: [invalid_lora] Its layers (odd, ...) fit no")
+    assert out[0].startswith("odd      cannot be used: [invalid_lora] It fits no model")
     assert "is a pickle" in out[1]
     assert out[2].split()[:4] == ["striped", "micro", "rank", "8"]
     assert out[2].endswith("trigger words: striped")
@@ -62,6 +62,19 @@ def test_one_is_shown(cli: Cli) -> None:
         assert fact in out
     answer = LoraAnswer.model_validate(cli("loras", "show", "striped", "--json").json)
     assert answer.sha256 in out
+
+
+def test_a_lokr_in_a_folder_is_shown_with_what_is_not_used(cli: Cli, folder: Path) -> None:
+    lokr = lokr_of("transformer.transformer_blocks.0.attn.to_q", 128, 128)
+    words = pair("lora_te1_x", 8, 8, ends="lora_down")
+    write(folder / "styles" / "my ink (v2).safetensors", lokr, words)
+    assert "styles/my ink (v2)  micro   LoKr  " in cli("loras", "list").out
+    out = cli("loras", "show", "styles/my ink (v2)").out
+    assert "1 (LoKr)" in out
+    assert "not used      1 layers of text encoders" in out
+    dry = cli("generate", "a red circle", "--lora", "styles/my ink (v2):0.5", "--dry-run")
+    assert "LoRA styles/my ink (v2), weight 0.5, " in dry.out
+    assert "Of the LoRA 'styles/my ink (v2)' is not used: 1 layers of text" in dry.out + dry.err
 
 
 @pytest.mark.usefixtures("folder")

@@ -15,7 +15,7 @@ from flux_mcp.server.app import build_server
 from flux_mcp.service.answers import LoraAnswer
 from flux_mcp.service.service import Service
 from tests.compose.packs_on_disk import write_pack
-from tests.models.lora_files import flux1, pair, put_striped, write
+from tests.models.lora_files import flux1, lokr_of, pair, put_striped, write
 
 from .calls import FAST, call, job
 
@@ -115,9 +115,29 @@ async def test_they_are_resources(client: Client, folder: Path) -> None:
     assert (answer.families, answer.ranks, answer.trigger_words) == (("micro",), (8,), ("striped",))
     with pytest.raises(MCPError, match="unknown_lora"):
         await client.read_resource("flux://loras/none")
-    with pytest.raises(MCPError, match="fit no model known here"):
+    with pytest.raises(MCPError, match="fits no model known here"):
         await client.read_resource("flux://loras/odd")
     (folder / "odd.safetensors").unlink()
+
+
+async def test_one_in_a_folder_is_a_resource_and_drawn_with(client: Client, folder: Path) -> None:
+    name = "styles/my ink (v2)"
+    lokr = lokr_of("lora_unet_double_blocks_0_img_attn_qkv", 128, 384)
+    path = write(folder / f"{name}.safetensors", lokr, pair("lora_te1_x", 8, 8))
+    uris = [one.uri for one in (await client.list_resources()).resources]
+    (uri,) = [one for one in uris if "styles" in one]
+    (content,) = (await client.read_resource(uri)).contents
+    assert isinstance(content, TextResourceContents)
+    answer = LoraAnswer.model_validate_json(content.text)
+    assert (answer.name, answer.forms) == (name, ("lokr",))
+    assert answer.left_out == ("1 layers of text encoders",)
+    plain = await job(client, "flux_generate", **FAST)
+    drawn = await job(client, "flux_generate", **FAST, loras=[name])
+    assert [lora.name for lora in drawn.images[0].loras] == [name]
+    assert drawn.images[0].pixels_sha256 != plain.images[0].pixels_sha256
+    said = f"Of the LoRA '{name}' is not used: 1 layers of text encoders."
+    assert said in drawn.notices
+    path.unlink()
 
 
 @pytest.mark.usefixtures("folder")

@@ -40,6 +40,16 @@ def pair(
     return tensors
 
 
+def lokr_of(layer: str, inputs: int, outputs: int, factor: int = 8) -> Tensors:
+    """Return a layer's two factors of a Kronecker product, the same ones for the same layer."""
+    numbers = np.random.default_rng([inputs, outputs, *layer.encode()])
+    second = (outputs // factor, inputs // factor)
+    return {
+        f"{layer}.lokr_w1": numbers.normal(0, 0.2, (factor, factor)).astype(np.float32),
+        f"{layer}.lokr_w2": numbers.normal(0, 0.2, second).astype(np.float32),
+    }
+
+
 def write(path: Path, *tensors: Tensors, **metadata: str) -> Path:
     """Write a safetensors file."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -207,8 +208,8 @@ def fit(path: Path, in_channels: int = 64):
 def test_every_tensor_of_a_file_has_its_place(tmp_path):
     tensors = bfl(MICRO, 64)
     found = fit(write(tmp_path / "one.safetensors", tensors))
-    used = {name for one in found.placed for name in (one.layer.down, one.layer.up)}
-    assert used | set(found.biases.values()) | set(found.norms.values()) == set(tensors)
+    used = {name for one in found.placed for name in one.layer.tensors.values()}
+    assert used | set(found.norms.values()) == set(tensors)
     assert found.norms["transformer_blocks.1.attn.norm_added_k.weight"] == (
         "double_blocks.1.txt_attn.norm.key_norm.scale"
     )
@@ -219,12 +220,11 @@ def test_every_tensor_of_a_file_has_its_place(tmp_path):
     }
 
 
-def test_norms_and_biases_are_a_control_loras_alone(tmp_path):
+def test_norms_are_a_control_loras_alone(tmp_path):
     layer = "transformer.transformer_blocks.0.attn.to_out.0"
-    biased = pair(layer, 128, 128)
-    biased[f"{layer}.lora_B.bias"] = biased[f"{layer}.lora_B.weight"][:, 0].copy()
-    path = write(tmp_path / "style.safetensors", biased)
-    with pytest.raises(InvalidLoraError, match="no LoRA layers"):
+    norm = {"transformer.transformer_blocks.0.attn.norm_q.weight": np.ones(32, np.float32)}
+    path = write(tmp_path / "style.safetensors", pair(layer, 128, 128) | norm)
+    with pytest.raises(InvalidLoraError, match="changes 1 norms of the transformer"):
         read_header(path)
     with pytest.raises(InvalidLoraError, match="no control LoRA"):
         fit(path)

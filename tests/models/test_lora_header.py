@@ -59,6 +59,21 @@ def test_the_trained_one_is_read():
             "double_blocks.0.processor.proj_lora1",
         ),
         ("double_blocks.0.img_attn.proj", "lora_A", "bfl", "double_blocks.0.img_attn.proj"),
+        (BLOCK, "lora_A", "diffusers", BLOCK),
+        (f"unet.{BLOCK}", "lora_A", "diffusers", BLOCK),
+        (f"base_model.model.transformer.{BLOCK}", "lora_A", "peft", BLOCK),
+        (
+            "transformer.double_blocks.0.img_attn.qkv.1",
+            "lora_down",
+            "onetrainer",
+            "double_blocks.0.img_attn.qkv.1",
+        ),
+        (
+            "lycoris_transformer_blocks_0_attn_to_q",
+            "lora_down",
+            "lycoris",
+            "transformer_blocks_0_attn_to_q",
+        ),
     ],
 )
 def test_each_layout_is_recognised(tmp_path, layer, ends, layout, name):
@@ -97,6 +112,9 @@ def test_an_alpha_in_bf16_is_read(tmp_path):
         ({"transformer.lora_alpha": 8, "transformer.alpha_pattern": {"^" + BLOCK: 2}}, 2.0),
         ({"transformer.lora_alpha": 8, "transformer.alpha_pattern": {"to_k": 2}}, 8.0),
         ({"transformer.lora_alpha": 8, "transformer.alpha_pattern": {"o_q": 2}}, 8.0),
+        ({"transformer.lora_alpha": 8, "transformer.alpha_pattern": {r"attn\.to_[qk]": 2}}, 2.0),
+        ({"transformer.lora_alpha": 8, "transformer.alpha_pattern": {"(to_k|to_v)": 2}}, 8.0),
+        ({"transformer.lora_alpha": 8, "transformer.alpha_pattern": {"^to_q": 2}}, 8.0),
         ({"transformer.lora_alpha": 8, "transformer.use_rslora": True}, 16.0),
         ({"text_encoder.lora_alpha": 8}, 4.0),
     ],
@@ -126,7 +144,8 @@ def test_every_rank_that_occurs_is_told(tmp_path):
 def test_a_control_lora_is_recognised_by_its_norms(tmp_path):
     tensors = pair("double_blocks.0.img_attn.proj", 8, 4)
     norm = {"double_blocks.0.img_attn.norm.query_norm.scale": np.ones(4, np.float32)}
-    assert read_header(write(tmp_path / "a.safetensors", tensors, norm)).is_control
+    first = pair("img_in", 8, 4)
+    assert read_header(write(tmp_path / "a.safetensors", tensors, first, norm)).is_control
 
 
 GOOD = pair(KOHYA, 8, 4, ends="lora_down")
@@ -138,17 +157,53 @@ DOWN, UP = GOOD
     [
         ({DOWN: GOOD[DOWN]}, "lacks one of its matrices"),
         ({**GOOD, UP: np.zeros((4, 3), np.float32)}, "do not fit together"),
-        ({**GOOD, DOWN: np.zeros((2, 8), np.int32)}, "not of two matrices"),
-        ({**GOOD, DOWN: np.zeros((2, 8, 1), np.float32)}, "not of two matrices"),
+        ({**GOOD, DOWN: np.zeros((2, 8), np.int32)}, "cannot be used: I32 of the shape"),
+        ({**GOOD, DOWN: np.zeros((2, 8, 3), np.float32)}, "cannot be used: F32 of the shape"),
+        ({**GOOD, f"{KOHYA}.lora_A.weight": GOOD[DOWN]}, "are for the same layer"),
+        (
+            pair(f"{KOHYA}", 8, 4) | {f"{KOHYA}.lora_A.other.weight": GOOD[DOWN]},
+            "are for the same layer",
+        ),
+        (
+            pair(KOHYA, 8, 4)
+            | {"x.lora_A.two.weight": GOOD[DOWN], "x.lora_B.two.weight": GOOD[UP]},
+            "holds several adapters of PEFT: .*'two'",
+        ),
+        ({**GOOD, f"{KOHYA}.lokr_w1": np.ones((2, 2), np.float32)}, "matrices of different forms"),
+        ({f"{KOHYA}.lokr_w1": np.ones((2, 2), np.float32)}, "lacks one of its matrices"),
+        (
+            {
+                f"{KOHYA}.lokr_w1": np.ones((2, 2), np.float32),
+                f"{KOHYA}.lokr_w2_a": np.ones((2, 3), np.float32),
+                f"{KOHYA}.lokr_w2_b": np.ones((2, 2), np.float32),
+            },
+            "do not fit together",
+        ),
         ({**GOOD, f"{KOHYA}.alpha": np.ones(2, np.float32)}, "not one number"),
         ({**GOOD, f"{KOHYA}.alpha": np.array(np.nan, np.float32)}, "is no number"),
-        ({**GOOD, "lora_unet_other.alpha": np.array(1, np.float32)}, "an alpha and no matrices"),
         ({**GOOD, f"{KOHYA}.dora_scale": np.ones(4, np.float32)}, "It is a DoRA"),
-        ({"lora_unet_x.lokr_w1": np.ones(4, np.float32)}, "It is a LoKr"),
+        ({"transformer.x.lora_magnitude_vector": np.ones(4, np.float32)}, "It is a DoRA"),
         ({"lora_unet_x.hada_w1_a": np.ones(4, np.float32)}, "It is a LoHa"),
-        ({**GOOD, f"{KOHYA}.diff_b": np.ones(4, np.float32)}, "1 of its tensors are no LoRA"),
+        ({"lora_unet_x.oft_blocks": np.ones(4, np.float32)}, "It is an OFT or BOFT"),
+        ({"transformer.x.boft_R": np.ones(4, np.float32)}, "It is a BOFT"),
+        ({"lora_unet_x.a1.weight": np.ones(4, np.float32)}, "It is a GLoRA"),
+        ({"transformer.x.ia3_l": np.ones(4, np.float32)}, r"It is an \(IA\)3"),
+        ({**GOOD, f"{KOHYA}.lora_mid.weight": np.ones(4, np.float32)}, "It is a LoCon"),
+        ({**GOOD, f"{KOHYA}.scalar": np.ones((), np.float32)}, "more than a LoRA"),
+        (
+            {"transformer_blocks.0.qkv_proj.lora_down": np.ones((8, 2), np.float32)},
+            "layout of Nunchaku",
+        ),
+        ({**GOOD, f"{KOHYA}.diff_b": np.ones(5, np.float32)}, "do not fit together"),
+        (
+            {**GOOD, "diffusion_model.a.query_norm.scale.diff": np.ones(4, np.float32)},
+            "changes 1 norms of the transformer",
+        ),
+        ({**GOOD, f"{KOHYA}.lora_down.scale_weight": np.ones((), np.float32)}, "no LoRA layers"),
+        ({**GOOD, f"{KOHYA}.unheard_of": np.ones(4, np.float32)}, "1 of its tensors are no LoRA"),
         ({"transformer.x_embedder.weight": np.ones((4, 4), np.float32)}, "are no LoRA layers"),
-        (pair("lora_te_x", 8, 4), "no LoRA layer of a FLUX transformer"),
+        (pair("lora_te_x", 8, 4), "for text encoders alone"),
+        ({"a.alpha": np.array(1, np.float32)}, "no LoRA layer of a FLUX transformer"),
     ],
 )
 def test_what_cannot_be_applied_is_refused(tmp_path, tensors, says):
@@ -199,11 +254,22 @@ def test_a_download_that_was_broken_off_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"alpha_pattern": {"(a+)+$": 1}}', '{"lora_alpha": "x"}', "[" * 100_000]
+    ("text", "says"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"lora_alpha": "x"}', "is damaged"),
+        ("[" * 100_000, "is damaged"),
+        ('{"alpha_pattern": {"(": 1}}', r"'\(' is no regular expression"),
+        ('{"alpha_pattern": {"(a|aa)+[^a]": 1}}', "takes too long"),
+        ('{"alpha_pattern": {"%s": 1}}' % ("x" * 1001), "is damaged"),
+        ('{"peft_type": "LOHA"}', "says it is a LOHA"),
+    ],
 )
-def test_settings_of_peft_that_cannot_be_read_are_refused(tmp_path, text):
-    path = write(tmp_path / "a.safetensors", GOOD, lora_adapter_metadata=text)
-    with pytest.raises(InvalidLoraError, match="lora_adapter_metadata is damaged"):
+def test_settings_of_peft_that_cannot_be_read_are_refused(tmp_path, text, says):
+    tensors = pair(f"transformer.{'a' * 200}", 8, 4)
+    path = write(tmp_path / "a.safetensors", tensors, lora_adapter_metadata=text)
+    with pytest.raises(InvalidLoraError, match=f"lora_adapter_metadata.* {says}"):
         read_header(path)
 
 
@@ -211,3 +277,50 @@ def test_a_dora_is_refused_by_its_settings(tmp_path):
     path = write(tmp_path / "a.safetensors", GOOD, lora_adapter_metadata='{"use_dora": true}')
     with pytest.raises(InvalidLoraError, match="DoRA"):
         read_header(path)
+
+
+LOKR = {
+    f"{KOHYA}.lokr_w1": np.ones((4, 2), np.float32),
+    f"{KOHYA}.lokr_w2_a": np.ones((6, 3), np.float32),
+    f"{KOHYA}.lokr_w2_b": np.ones((3, 5), np.float32),
+    f"{KOHYA}.alpha": np.array(6, np.float32),
+}
+
+
+def test_a_lokr_is_measured_by_its_factors(tmp_path):
+    header = read_header(write(tmp_path / "a.safetensors", LOKR))
+    (layer,) = header.layers
+    assert (layer.form, layer.inputs, layer.outputs, layer.rank, layer.scale) == (
+        "lokr", 10, 24, 3, 2.0
+    )  # fmt: skip
+    assert (header.forms, header.ranks, header.is_narrow) == (("lokr",), (3,), False)
+
+
+def test_the_alpha_of_whole_factors_scales_nothing(tmp_path):
+    whole = {f"{KOHYA}.lokr_w1": np.ones((4, 2), np.float32)}
+    whole |= {f"{KOHYA}.lokr_w2": np.ones((6, 5), np.float32), f"{KOHYA}.alpha": np.array(1e10)}
+    header = read_header(write(tmp_path / "a.safetensors", whole))
+    assert (header.layers[0].scale, header.ranks, header.alphas) == (1.0, (), ())
+
+
+def test_whatever_is_left_out_is_said(tmp_path):
+    header = read_header(
+        write(
+            tmp_path / "a.safetensors",
+            GOOD,
+            pair("lora_te1_x", 8, 4, ends="lora_down"),
+            {"bundle_emb.ohwx.t5": np.ones((2, 8), np.float32)},
+            {"lora_unet_gone.alpha": np.array(1, np.float32)},
+            {"diffusion_model.a.key_norm.scale.diff": np.zeros(4, np.float32)},
+            {"lora_unet_img_in.lora_down.weight": np.ones((0, 8), np.float32)},
+            {"lora_unet_img_in.lora_up.weight": np.ones((4, 0), np.float32)},
+        )
+    )
+    assert [layer.down for layer in header.layers] == [DOWN]
+    assert header.left_out == (
+        "1 layers of text encoders",
+        "embeddings of words (ohwx)",
+        "alphas of layers it does not have (lora_unet_gone)",
+        "1 layers of rank 0",
+        "1 tensors of zeros",
+    )

@@ -1,6 +1,7 @@
 """Which LoRAs there are, what each is for, and what is wrong with those that cannot be used."""
 
 import hashlib
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -149,13 +150,38 @@ def test_words_do_not_decide_against_the_sizes(library, folder):
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        (pair("transformer.transformer_blocks.0.attn.to_q", 32, 32), "fit no model known here"),
-        (pair("lora_unet_down_blocks_1_attentions_0_proj_in", 640, 640), "fit no model"),
-        (pair("transformer.transformer_blocks.0.attn.to_q", 3072, 3073), "fit no model"),
+        (
+            pair("transformer.transformer_blocks.0.attn.to_q", 32, 32),
+            (
+                "It fits no model known here. The nearest is FLUX.1: 0 of its 1 layers fit there. "
+                "Its layer 'transformer_blocks.0.attn.to_q' is 32 to 32, that of FLUX.1 3072 to"
+            ),
+        ),
+        (
+            pair("lora_unet_down_blocks_1_attentions_0_proj_in", 640, 640),
+            (
+                "FLUX.1 has no layer 'down_blocks_1_attentions_0_proj_in' (tensor "
+                "'lora_unet_down_blocks_1_attentions_0_proj_in.lora_A.weight', shape (2, 640))"
+            ),
+        ),
+        (
+            pair("transformer.transformer_blocks.0.attn.to_q", 3072, 3073)
+            | pair("transformer.transformer_blocks.0.attn.to_k", 3072, 3072)
+            | pair("transformer.transformer_blocks.0.ff.linear_in", 3072, 18432),
+            (
+                "The nearest is FLUX.2 klein 4B: 2 of its 3 layers fit there. Its layer "
+                "'transformer_blocks.0.attn.to_q' is 3072 to 3073, that of FLUX.2 klein 4B 3072 "
+                "to 3072 (tensors 'transformer.transformer_blocks.0.attn.to_q.lora_A.weight' "
+                "(2, 3072), 'transformer.transformer_blocks.0.attn.to_q.lora_B.weight' (3073, 2))"
+            ),
+        ),
         (
             pair("lora_unet_double_blocks_0_img_attn_qkv", 3072, 9216)
             | pair("transformer.transformer_blocks.0.attn.to_q", 3072, 3072),
-            "fit no model",
+            (
+                "It changes one layer twice: as 'transformer_blocks.0.attn.to_q' and as "
+                "'double_blocks_0_img_attn_qkv'"
+            ),
         ),
         (pair("transformer.x_embedder", 128, 3072) | flux1(), "control LoRA"),
     ],
@@ -177,10 +203,9 @@ def test_a_pickle_is_listed_and_never_opened(library, folder):
 
 
 def test_other_files_are_nobodys_business(library, folder):
-    for name in ("ink.toml", "ink.png", "README.md", ".hidden"):
+    for name in ("ink.toml", "ink.png", "README.md", ".hidden", "._striped.safetensors"):
         (folder / name).write_text("x")
-    (folder / "more").mkdir()
-    put_striped(folder / "more")
+    put_striped(folder / ".cache" / "huggingface")
     assert library.listing() == ()
 
 
@@ -188,15 +213,59 @@ def test_a_link_to_somewhere_else_is_not_followed(library, folder, tmp_path):
     put_striped(tmp_path)
     (folder / "there.safetensors").symlink_to(tmp_path / "striped.safetensors")
     (folder / "gone.safetensors").symlink_to(tmp_path / "nothing.safetensors")
-    (folder / "dir.safetensors").mkdir()
+    (folder / "other").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    put_striped(tmp_path / "elsewhere")
     assert "link to somewhere else" in bad(library, "there")
     assert "cannot be read" in bad(library, "gone")
-    assert "not a file" in bad(library, "dir")
+    assert "link to somewhere else" in bad(library, "other")
+    assert len(library.listing()) == 3
 
 
-def test_a_name_that_fits_no_uri_is_listed_and_not_used(library, folder):
-    put_striped(folder, "my stripes (1)")
-    assert "name cannot be used" in bad(library, "my stripes (1)")
+USABLE_NAMES = [
+    "my stripes (1)", "styles/ink", "flux/styles/[v2] ink, rough {x}", "墨絵", "ink.v1.5+2",
+    "Über Größe", "a" * 200,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", USABLE_NAMES)
+def test_names_with_folders_spaces_and_brackets_are_used(library, folder, name):
+    path = folder / f"{name}.safetensors"
+    put_striped(path.parent, path.stem)
+    path.with_suffix(".toml").write_text('title = "Mine"')
+    (lora,) = library
+    assert (lora.name, lora.about.title, library.names()) == (name, "Mine", (name,))
+    assert library.find(name) == lora
+    assert library.find(unicodedata.normalize("NFD", name)) == lora
+
+
+@pytest.mark.parametrize("suffix", [".SAFETENSORS", ".Safetensors", ".sft"])
+def test_the_suffix_may_be_written_in_any_way(library, folder, suffix):
+    put_striped(folder).rename(folder / f"striped{suffix}")
+    assert library.find("striped").families == ("micro",)
+
+
+@pytest.mark.parametrize("name", ["a:b", "a?", 'a"b', "a\\b", "a\nb", "a|b", "a ", "a" * 201])
+def test_a_name_that_not_every_system_has_is_listed_and_not_used(library, folder, name):
+    put_striped(folder, name)
+    assert "name cannot be used" in bad(library, name)
+
+
+def test_of_two_files_of_one_name_the_first_is_used(library, folder):
+    put_striped(folder)
+    (folder / "striped.SAFETENSORS").write_bytes(b"x")
+    assert library.find("striped").path.suffix == ".safetensors"
+    one, other = library.listing()
+    assert isinstance(one, Lora)
+    assert isinstance(other, BadLora)
+    assert other.error.message == "striped.safetensors has the same name."
+
+
+def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(library, folder):
+    put_striped(folder / "styles", "Striped")
+    for name in ("striped", "Striped.safetensors", "styles/striped"):
+        with pytest.raises(UnknownLoraError) as refused:
+            library.find(name)
+        assert refused.value.hint.startswith("Did you mean 'styles/Striped'?")
 
 
 # --- what people say of it -----------------------------------------------------------------------

@@ -140,6 +140,7 @@ def test_blocks_are_compiled_where_it_pays_and_nowhere_else() -> None:
     assert not chosen(drawing(), compile="off").compiled
     assert not chosen(drawing(placement="model_offload")).compiled
     assert not chosen(drawing(precision="q4_k")).compiled
+    assert not chosen(drawing(has_wide_loras=True)).compiled
     assert not chosen(drawing(), replace(EVERYTHING, compute=7.5)).compiled
     assert not chosen(drawing(), replace(EVERYTHING, compute=None)).compiled
     assert not chosen(drawing(), replace(EVERYTHING, packages={})).compiled

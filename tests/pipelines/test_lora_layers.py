@@ -11,9 +11,12 @@ from flux_mcp.models.families import FAMILIES, Family
 from flux_mcp.models.loras.fit import fit_control, place
 from flux_mcp.models.loras.header import read_control_header, read_header
 from flux_mcp.models.registry import load_registry
-from flux_mcp.pipelines.loras.adapters import _matrices
-from flux_mcp.pipelines.loras.layers import architecture_of, matrices_of, rows_of
-from flux_mcp.requests.plan import PlanLora
+from flux_mcp.pipelines.loras.layers import (
+    architecture_of,
+    biases_of,
+    changes_of,
+    matrices_of,
+)
 from flux_mcp.settings.installation import PACKAGE_DIR
 from tests.models.control_lora_files import bfl
 from tests.models.lora_files import pair, write
@@ -79,10 +82,10 @@ def products(matrices: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def ours(path: Any, architecture: Architecture) -> dict[str, np.ndarray]:
     import torch
+    from safetensors.torch import load_file
 
-    placed = place(read_header(path), architecture)
-    plan = PlanLora(name="one", sha256="0" * 64, weight=1.0)
-    return products(_matrices(plan, path.read_bytes(), placed, torch.float32))
+    placed = place(read_header(path), architecture).placed
+    return products(matrices_of(changes_of(placed, load_file(path), torch.float32)))
 
 
 def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -208,9 +211,9 @@ def test_a_control_lora_becomes_what_diffusers_makes_of_it(tmp_path):
     path = write(tmp_path / "control.safetensors", bfl(config, 128, rank=2))
     tensors = load_file(path)
     fit = fit_control(read_control_header(path), "flux1-dev", "flux1", config, 128)
-    made = matrices_of(fit.placed, tensors, torch.float32)
+    made = matrices_of(changes_of(fit.placed, tensors, torch.float32))
     for one in fit.placed:
-        for target, rows in rows_of(one, tensors[fit.biases[one.layer.up]]):
+        for target, rows in biases_of(one, tensors):
             made[f"{target}.lora_B.bias"] = rows
     made |= {name: tensors[tensor] for name, tensor in fit.norms.items()}
 

@@ -19,7 +19,7 @@ from flux_mcp.models.registry import load_registry
 from flux_mcp.pipelines.loras.adapters import KEPT_ADAPTERS, LoraAdapters
 from flux_mcp.requests.plan import PlanLora
 from flux_mcp.settings.settings import Settings
-from tests.models.lora_files import Tensors, pair, write
+from tests.models.lora_files import Tensors, lokr_of, pair, write
 from tests.pipelines.harness import Studio, Task, make_task
 
 REGISTRY = load_registry()
@@ -293,6 +293,26 @@ def test_an_error_while_drawing_switches_it_off(easel, put):
         easel.adapters.active([striped], easel.resident),
     ):
         raise RuntimeError("broke")
+    assert np.array_equal(easel.draw(), image)
+
+
+def test_a_lokr_of_a_folder_leaves_the_transformer_as_it_was(easel, put, settings):
+    """Beside a LoRA on the same layers, with a suffix in capitals, also after one that fails."""
+    before, image, striped = easel.state(), easel.draw(), put("striped")
+    name = "styles/my lokr (v2)"
+    lokr = put(name, lokr_of("lora_unet_double_blocks_0_img_attn_qkv", 128, 384))
+    path = settings.paths.loras / f"{name}.safetensors"
+    path.rename(path.with_suffix(".SAFETENSORS"))
+    together = easel.draw(striped, lokr)
+    seen = {one.tobytes() for one in (image, together, easel.draw(lokr), easel.draw(striped))}
+    assert len(seen) == 4
+    assert np.array_equal(easel.draw(lokr.model_copy(update={"weight": 0.0})), image)
+    assert np.array_equal(easel.draw(striped, lokr), together)
+    broken = write_unseen(settings.paths.loras / "broken.safetensors", fits_not())
+    with pytest.raises(LoraMismatchError):
+        easel.draw(lokr, broken)
+    assert easel.is_bare()
+    assert same_state(easel.state(), before)
     assert np.array_equal(easel.draw(), image)
 
 

@@ -17,10 +17,11 @@ def asked(loras: Any) -> DrawRequest:
     return parse_request(GenerateRequest, {"prompt": "a star", "loras": loras})
 
 
-def lora(name: str, sha256: str = "", text_encoder_layers: int = 0, **about: Any) -> Lora:
-    header = LoraHeader("diffusers", (), (), text_encoder_layers, is_control=False)
+def lora(name: str, sha256: str = "", left_out: tuple[str, ...] = (), **about: Any) -> Lora:
+    header = LoraHeader("diffusers", (), (), 0, is_control=False)
     digest = (sha256 or name.encode().hex()).ljust(64, "0")
-    return Lora(name, Path(name), 1, header, LoraAbout(**about), ("micro",), lambda _: digest)
+    about_it = LoraAbout(**about)
+    return Lora(name, Path(name), 1, header, about_it, ("micro",), lambda _: digest, left_out)
 
 
 def choices(*names: str, weight: float = 1.0) -> list[LoraChoice]:
@@ -109,5 +110,8 @@ def test_a_weight_it_is_not_made_for_is_told(weight, told):
 
 
 def test_a_part_that_is_not_used_is_told():
-    (notice,) = lora_notices(choices("ink"), [lora("ink", text_encoder_layers=3)], ["a cat"])
-    assert "text encoder" in notice
+    left_out = ("3 layers of text encoders", "1 layers of rank 0")
+    (notice,) = lora_notices(choices("ink"), [lora("ink", left_out=left_out)], ["a cat"])
+    assert notice == (
+        "Of the LoRA 'ink' is not used: 3 layers of text encoders; 1 layers of rank 0."
+    )

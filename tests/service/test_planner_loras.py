@@ -3,13 +3,21 @@
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
-from flux_mcp.errors import InvalidLoraError, LoraMismatchError, UnknownLoraError
+from flux_mcp.errors import (
+    InvalidLoraError,
+    LoraMismatchError,
+    UnknownLoraError,
+    UnsupportedOptionError,
+)
+from flux_mcp.models.loras.library import architecture_of, open_loras, require_fit
+from flux_mcp.models.registry import Registry
 from flux_mcp.requests.plan import as_asked
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.settings.settings import Settings
-from tests.models.lora_files import flux1, pair, put_striped, write
-from tests.service.test_planner import decide, install
+from tests.models.lora_files import STRIPED, flux1, pair, put_striped, write
+from tests.service.test_planner import REGISTRY, decide, install
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +50,7 @@ async def test_an_unknown_one_is_refused_with_those_there_are(settings: Settings
 
 async def test_one_that_is_wrong_is_refused_with_what_is_wrong(settings: Settings) -> None:
     write(settings.paths.loras / "odd.safetensors", pair("transformer.odd", 8, 8))
-    with pytest.raises(InvalidLoraError, match="fit no model known here"):
+    with pytest.raises(InvalidLoraError, match=r"fits no model known here.*no layer 'odd'"):
         await decide(settings, asked("odd"))
 
 
@@ -77,3 +85,39 @@ async def test_what_keeps_one_from_showing_is_told(settings: Settings) -> None:
     (settings.paths.loras / "striped.toml").write_text('trigger_words = ["zebra"]')
     notices = (await decide(settings, asked("striped"))).notices
     assert any("'zebra'" in notice for notice in notices)
+
+
+async def test_what_a_file_has_and_is_not_used_is_told(settings: Settings) -> None:
+    words = pair("lora_te1_text_model_x", 8, 8, ends="lora_down")
+    put_striped(settings.paths.loras)
+    path = settings.paths.loras / "styles" / "my (v2).safetensors"
+    write(path, load_file(STRIPED), words)
+    notices = (await decide(settings, asked("styles/my (v2)"))).notices
+    said = "Of the LoRA 'styles/my (v2)' is not used: 1 layers of text encoders."
+    assert said in notices
+
+
+async def test_weights_that_take_no_loras_are_refused_before_a_job_is_queued(
+    settings: Settings,
+) -> None:
+    put_striped(settings.paths.loras)
+    rows = [
+        row.model_copy(update={"precision": "fp8"}) if row.is_demonstration else row
+        for row in REGISTRY
+    ]
+    registry = Registry(tuple(rows))
+    with pytest.raises(UnsupportedOptionError, match="Weights in fp8 take no LoRAs"):
+        await decide(settings, asked("striped"), registry=registry)
+    off = asked({"name": "striped", "weight": 0})
+    assert (await decide(settings, off, registry=registry)).plan.precision == "fp8"
+
+
+async def test_a_lora_of_a_narrower_first_layer_is_used_and_told(settings: Settings) -> None:
+    write(settings.paths.loras / "first.safetensors", pair("transformer.x_embedder", 32, 128))
+    found = open_loras(settings, REGISTRY).find("first")
+    folder = settings.weights_dir / str(REGISTRY.find("fill", "micro").folder)
+    fill, text2img = (REGISTRY.find(kind, "micro") for kind in ("fill", "text2img"))
+    (notice,) = require_fit(found, fill, architecture_of(fill, folder))
+    assert "first layer of 32 inputs, that of micro has 288 more" in notice
+    folder = settings.weights_dir / str(text2img.folder)
+    assert require_fit(found, text2img, architecture_of(text2img, folder)) == ()

@@ -25,6 +25,7 @@ from flux_mcp.settings.settings import Settings
 app = new_app(is_group=True)
 
 MIB = 2**20
+_FORMS = {"lokr": "LoKr", "diff": "whole layers", "bias": "biases"}
 
 
 @app.command("list")
@@ -92,10 +93,8 @@ def print_lora(settings: Settings, name: str, *, as_json: bool) -> None:
         "family": " or ".join(answer.families),
         "trigger words": ", ".join(answer.trigger_words) or "none known",
         "weights": None if low is None else f"{low:g} to {high:g}",
-        "layers": f"{answer.layers} ({_ranks(answer)}, alpha {_numbers(answer.alphas)})",
-        "text encoder": f"{answer.text_encoder_layers} layers, not used"
-        if answer.text_encoder_layers
-        else None,
+        "layers": f"{answer.layers} ({_ranks(answer)}{_alphas(answer)})",
+        "not used": "; ".join(answer.left_out) or None,
         "layout": answer.layout,
         "licence": answer.licence,
         "source": answer.source,
@@ -106,7 +105,13 @@ def print_lora(settings: Settings, name: str, *, as_json: bool) -> None:
 
 
 def _ranks(answer: LoraAnswer) -> str:
-    return f"rank {_numbers(answer.ranks)}"
+    ranks = [f"rank {_numbers(answer.ranks)}"] if answer.ranks else []
+    others = [_FORMS[form] for form in answer.forms if form in _FORMS]
+    return ", ".join([*ranks, *others])
+
+
+def _alphas(answer: LoraAnswer) -> str:
+    return f", alpha {_numbers(answer.alphas)}" if answer.alphas else ""
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -11,10 +11,30 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from flux_mcp.models.families import FAMILIES, Family, Sizes
+from flux_mcp.models.families import ADDED_QKV, FAMILIES, QKV, Family, Sizes
 
 SWAPPED = "norm_out.linear"
 """Black Forest Labs' code has shift before scale in it, diffusers scale before shift."""
+
+CUT_OFF = 4
+"""Some exports have lost as many letters of diffusers' names, such as `sformer_blocks.0`: the
+prefix `transformer.` was taken for the longer `diffusion_model.`. diffusers 0.42.1 knows that name
+too (`_convert_non_diffusers_flux2_lora_to_diffusers`)."""
+FUSED = {
+    "attn.to_v": ("attn.to_qkv", QKV),
+    "attn.add_v_proj": ("attn.to_added_qkv", ADDED_QKV),
+}
+"""Layers that diffusers can fuse, by the last of them."""
+
+
+@dataclass(frozen=True)
+class NamedLayers:
+    """What a name stands for."""
+
+    layers: tuple[str, ...]
+    """Names in diffusers."""
+    is_foreign: bool = False
+    """Whether the name is Black Forest Labs' and not diffusers' own."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +46,8 @@ class Architecture:
     linears: Mapping[str, Sizes]
     """Every linear layer by its name in diffusers."""
 
-    def find(self, name: str) -> tuple[str, ...]:
-        """Return the layers that a name stands for, by their names in diffusers.
+    def find(self, name: str) -> "NamedLayers":
+        """Return the layers that a name stands for.
 
         Args:
             name: diffusers' or Black Forest Labs', with `_` for each `.` or without, as trainers
@@ -37,7 +57,7 @@ class Architecture:
             Several layers where one of Black Forest Labs' is several of diffusers'; none where
             there is no such layer.
         """
-        return self._by_flat_name.get(_flat(name), ())
+        return self._by_flat_name.get(_flat(name), NamedLayers(()))
 
     @cached_property
     def block_counts(self) -> tuple[int, int]:
@@ -61,10 +81,25 @@ class Architecture:
                     yield f"{inner}.{index}.{ours}", f"{inner}.{index}.{ours}"
 
     @cached_property
-    def _by_flat_name(self) -> Mapping[str, tuple[str, ...]]:
-        found = {_flat(theirs): ours for theirs, ours in self._foreign()}
+    def _by_flat_name(self) -> Mapping[str, "NamedLayers"]:
+        found = {_flat(name[CUT_OFF:]): NamedLayers((name,)) for name in self.linears}
+        for theirs, ours in self._foreign():
+            found[_flat(theirs)] = NamedLayers(ours, is_foreign=True)
+            if len(ours) > 1:
+                # OneTrainer numbers the layers (OMI's names; so does kohya where it splits them).
+                for number, one in enumerate(ours):
+                    found[_flat(f"{theirs}.{number}")] = NamedLayers((one,), is_foreign=True)
+        found |= {_flat(name): NamedLayers(ours) for name, ours in self._fused()}
         # Last: one transformer's own name for a layer is never another layer's foreign one.
-        return found | {_flat(name): (name,) for name in self.linears}
+        return found | {_flat(name): NamedLayers((name,)) for name in self.linears}
+
+    def _fused(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield what diffusers calls layers it has fused (`fuse_qkv_projections`)."""
+        for name in self.linears:
+            for last, (fused, parts) in FUSED.items():
+                block = name.removesuffix(last)
+                if block != name and all(f"{block}{part}" in self.linears for part in parts):
+                    yield f"{block}{fused}", tuple(f"{block}{part}" for part in parts)
 
     def _foreign(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         names, (doubles, singles) = FAMILIES[self.family].layer_names, self.block_counts
@@ -79,11 +114,6 @@ class Architecture:
         for theirs, ours in names.other.items():
             if all(one in self.linears for one in ours):
                 yield theirs, ours
-
-
-def is_foreign(name: str, layers: tuple[str, ...]) -> bool:
-    """Whether a name is Black Forest Labs' and not diffusers' own."""
-    return _flat(name) not in {_flat(layer) for layer in layers}
 
 
 def from_config(name: str, family: Family, config: Mapping[str, Any]) -> Architecture | None:
@@ -114,7 +144,8 @@ def known_architectures() -> tuple[Architecture, ...]:
 
 
 def _flat(name: str) -> str:
-    return name.replace(".", "_")
+    # Some files of kohya's layout have one `_` too many at the end.
+    return name.replace(".", "_").rstrip("_")
 
 
 def _count(linears: Mapping[str, Sizes], blocks: str) -> int:

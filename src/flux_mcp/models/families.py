@@ -119,6 +119,7 @@ _DOUBLE_ATTENTION: Mapping[str, tuple[str, ...]] = {
 }
 _ENDS: Mapping[str, tuple[str, ...]] = {
     "img_in": ("x_embedder",),
+    "img_in.proj": ("x_embedder",),  # OneTrainer's (convert_flux_lora.py)
     "txt_in": ("context_embedder",),
     "final_layer.linear": ("proj_out",),
     "final_layer.adaLN_modulation.1": ("norm_out.linear",),

@@ -15,7 +15,7 @@ from typing import Literal
 from packaging.version import Version
 from pydantic import BaseModel, ConfigDict
 
-from flux_mcp.errors import ExtraMissingError
+from flux_mcp.errors import ExtraMissingError, UnsupportedOptionError
 from flux_mcp.models.families import PipelineClass
 from flux_mcp.models.parts import Precision
 from flux_mcp.models.registry import ModelSpec
@@ -97,6 +97,19 @@ def load_formats() -> Formats:
 def format_of(precision: Precision) -> Format:
     """Return the row of a precision."""
     return load_formats().format[precision]
+
+
+def require_takes_loras(precision: Precision) -> None:
+    """Refuse LoRAs where the transformer's weights take none.
+
+    Raises:
+        UnsupportedOptionError: they cannot be attached to weights in this precision.
+    """
+    if not format_of(precision).takes_loras:
+        raise UnsupportedOptionError(
+            f"Weights in {precision} take no LoRAs.",
+            "Leave them out, or choose a model in another precision.",
+        )
 
 
 def text_precision(spec: ModelSpec) -> Precision:

@@ -399,10 +399,8 @@ def lora_notices(
                 f"The LoRA '{lora.name}' shows when the prompt says {words}, and not every prompt "
                 f"does."
             )
-        if lora.header.text_encoder_layers:
-            notices.append(
-                f"The LoRA '{lora.name}' was also trained on a text encoder; that part is not used."
-            )
+        if lora.left_out:
+            notices.append(f"Of the LoRA '{lora.name}' is not used: {'; '.join(lora.left_out)}.")
         low, high = about.weight_range or (choice.weight, choice.weight)
         if not low <= choice.weight <= high:
             notices.append(

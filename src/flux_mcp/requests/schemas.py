@@ -279,8 +279,9 @@ class LoraChoice(Request):
 
     example: ClassVar[str] = '[{"name": "...", "weight": 0.8}]'
 
-    name: Name = Field(
-        description="Its file's name without .safetensors.", json_schema_extra=brief("")
+    name: Key = Field(
+        description="Its file's name without .safetensors; in a folder: folder/name.",
+        json_schema_extra=brief(""),
     )
     weight: Real = Field(
         1,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from urllib.parse import quote
 
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.types import Resource
@@ -76,7 +77,7 @@ class ResourceReader:
         ]
         loras = [
             Resource(
-                uri=LORA_URI.format(name=lora.name),
+                uri=LORA_URI.format(name=quote(lora.name, safe="")),
                 name=lora.name,
                 title=lora.about.title,
                 description=lora_line(lora),

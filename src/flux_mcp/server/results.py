@@ -176,9 +176,9 @@ def _composed_lines(composed: ComposedAnswer) -> Iterator[str]:
 
 def _lora_text(lora: LoraAnswer, weight: float) -> str:
     words = ", ".join(lora.trigger_words) or "none known"
-    ranks = ", ".join(map(str, lora.ranks))
+    what = f"rank {', '.join(map(str, lora.ranks))}" if lora.ranks else " and ".join(lora.forms)
     return (
-        f"LoRA {lora.name}: weight {weight:g}, family {' or '.join(lora.families)}, rank {ranks}, "
+        f"LoRA {lora.name}: weight {weight:g}, family {' or '.join(lora.families)}, {what}, "
         f"trigger words: {words}, sha256 {lora.sha256}."
     )
 

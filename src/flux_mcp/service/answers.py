@@ -81,6 +81,8 @@ class LoraAnswer(_Answer):
     alphas: tuple[float, ...] = ()
     layers: int = 0
     text_encoder_layers: int = Field(0, description="Of text encoders, which are not used.")
+    forms: tuple[str, ...] = Field((), description="What it is: lora, lokr, diff, bias.")
+    left_out: tuple[str, ...] = Field((), description="What in the file is not used.")
     layout: str | None = Field(None, description="Whose names its file uses.")
     dtypes: tuple[str, ...] = ()
     size_bytes: int | None = None
@@ -105,6 +107,8 @@ class LoraAnswer(_Answer):
             alphas=header.alphas,
             layers=len(header.layers),
             text_encoder_layers=header.text_encoder_layers,
+            forms=header.forms,
+            left_out=lora.left_out,
             layout=header.layout,
             dtypes=header.dtypes,
             size_bytes=lora.size_bytes,

@@ -7,12 +7,13 @@ disk and the GPU are looked at once (`Installed`), and the rest is decided from 
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.tokens import TokenCount, count_prompt, cut_warning
 from flux_mcp.errors import UnsupportedOptionError, WeightsMissingError
+from flux_mcp.models.formats import require_takes_loras
 from flux_mcp.models.hub.cache import Snapshot, find_snapshot, install_command, require_snapshot
 from flux_mcp.models.loras.fit import check_control_file
 from flux_mcp.models.loras.library import (
@@ -146,12 +147,23 @@ class Planner:
         how_to_install = _how_to_install(request, installed)
         chosen = _choose(request, installed, loras, how_to_install)
         spec = chosen.spec
-        _require_fit(spec, installed, loras)
+        fit_notices = _require_fit(spec, installed, loras)
         planned_loras = plan_loras(request.loras or (), loras)
+        counting = [
+            lora
+            for choice, lora in zip(request.loras or (), loras, strict=True)
+            if choice.weight != 0
+        ]
+        drawing = replace(
+            planned_drawing(request, spec, chosen.loaded_as),
+            has_wide_loras=not all(lora.header.is_narrow for lora in counting),
+        )
+        if counting:
+            require_takes_loras(drawing.precision)
         refuse_what_the_model_cannot(request, spec)  # before its images are decoded
         incoming = self._inputs.read(request, stored.images)
         switches = choose_switches(
-            planned_drawing(request, spec, chosen.loaded_as),
+            drawing,
             installed.target,
             _switch_settings(self._settings, request),
         )
@@ -176,6 +188,7 @@ class Planner:
             *switches.notices,
             *dict.fromkeys(filter(None, map(cut_warning, tokens))),
             *lora_notices(request.loras or (), loras, plan.texts),
+            *fit_notices,
         )
         return Decision(plan, notices, incoming, wording, tokens, chosen.expected_s, loras)
 
@@ -379,8 +392,11 @@ def _how_to_install(request: DrawRequest, installed: Installed) -> str | None:
 # --- what must be read of the chosen model -------------------------------------------------------
 
 
-def _require_fit(spec: ModelSpec, installed: Installed, loras: Sequence[Lora]) -> None:
+def _require_fit(spec: ModelSpec, installed: Installed, loras: Sequence[Lora]) -> tuple[str, ...]:
     """Refuse a control LoRA that does not fit its base, and LoRAs that do not fit the model.
+
+    Returns:
+        What the caller should know of how the request's are used.
 
     Raises:
         WeightsInvalidError: the model is a LoRA, and does not fit its base.
@@ -390,8 +406,7 @@ def _require_fit(spec: ModelSpec, installed: Installed, loras: Sequence[Lora]) -
     if spec.lora:
         check_control_file(spec, installed.require(spec), base.folder / "transformer")
     layers = architecture_of(spec, base.folder) if loras else None
-    for lora in loras:
-        require_fit(lora, spec, layers)
+    return tuple(notice for lora in loras for notice in require_fit(lora, spec, layers))
 
 
 def _count(

@@ -1,10 +1,12 @@
 """Which formats a LoRA can be put on and taken off again: what the table says of it."""
 
+import numpy as np
 import pytest
 
 from flux_mcp.errors import UnsupportedOptionError
 from flux_mcp.models.formats import format_of, load_formats
 from flux_mcp.pipelines.loras import adapters
+from tests.models.lora_files import lokr_of
 from tests.pipelines.harness import TINY
 
 pytestmark = pytest.mark.usefixtures("torch_here")
@@ -22,6 +24,15 @@ def striped(put):
 
 
 @pytest.fixture
+def lokr(put):
+    block = "lora_unet_double_blocks_0_img_attn"
+    biases = {f"{block}_proj.diff_b": np.ones(128, np.float32)}
+    return put(
+        "lokr", lokr_of(f"{block}_qkv", 128, 384), lokr_of(f"{block}_proj", 128, 128), biases
+    )
+
+
+@pytest.fixture
 def drawn(fresh, task_for):
     return lambda spec, *loras: fresh.pixels(task_for(spec, **TINY, loras=loras))
 
@@ -35,8 +46,8 @@ PRECISIONS = [*(name for name in MADE_ON_CPU if format_of(name).takes_loras), "q
     "precision",
     [pytest.param(p, marks=[] if p in USUAL else [pytest.mark.torture]) for p in PRECISIONS],
 )
-def test_a_lora_changes_the_image_and_leaves_nothing_behind(
-    drawn, micro, micro_gguf, striped, precision
+def test_a_lora_and_a_lokr_change_the_image_and_leave_nothing_behind(
+    drawn, micro, micro_gguf, striped, lokr, precision
 ):
     changes = {"precision": precision}
     if format_of(precision).method == "gguf":
@@ -45,6 +56,7 @@ def test_a_lora_changes_the_image_and_leaves_nothing_behind(
     before = drawn(spec)
     with_lora = drawn(spec, striped)
     assert with_lora != before
+    assert drawn(spec, striped, lokr) not in {before, with_lora}
     assert drawn(spec) == before
     assert drawn(spec, striped) == with_lora
 
@@ -56,7 +68,6 @@ def test_fp8_storage_refuses_one(drawn, micro, striped):
 
 def test_fp8_storage_could_not_draw_with_one(drawn, micro, striped, monkeypatch):
     """When this fails, formats.toml can say `takes_loras` for fp8."""
-    willing = format_of("fp8").model_copy(update={"takes_loras": True})
-    monkeypatch.setattr(adapters, "format_of", lambda _precision: willing)
+    monkeypatch.setattr(adapters, "require_takes_loras", lambda _precision: None)
     with pytest.raises((NotImplementedError, RuntimeError), match="Float8_e4m3fn"):
         drawn(micro.model_copy(update={"precision": "fp8"}), striped)

@@ -5,13 +5,13 @@ model that follows edges or depth of one that draws from words; then for the fil
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flux_mcp.errors import InvalidLoraError, LoraMismatchError, WeightsInvalidError
-from flux_mcp.models.architectures import Architecture, from_config, is_foreign
+from flux_mcp.models.architectures import Architecture, from_config
 from flux_mcp.models.families import Family
 from flux_mcp.models.hub.cache import Snapshot
 from flux_mcp.models.loras.header import (
@@ -19,50 +19,137 @@ from flux_mcp.models.loras.header import (
     LoraLayer,
     read_control_header,
     refuse_others,
-    without_prefix,
 )
+from flux_mcp.models.loras.names import LAYOUTS, without_prefix
 from flux_mcp.models.registry import ModelSpec
 
 # --- any LoRA ------------------------------------------------------------------------------------
 
 
+INPUT_LAYER = "x_embedder"
+"""Takes in the noise; of a model that fills or follows a control image, this beside it."""
+OUTPUT_LAYER = "proj_out"
+"""Gives as many numbers of each place as the noise has."""
+
+
 @dataclass(frozen=True)
 class Placed:
-    """One pair of matrices, and the layers of a transformer it changes."""
+    """What a file adds to one layer, and the layers of a transformer that it is."""
 
     layer: LoraLayer
     targets: tuple[str, ...]
-    """Names in diffusers; the rows of `up` are theirs, one target after another."""
+    """Names in diffusers; the rows of the change are theirs, one target after another."""
     sizes: tuple[int, ...]
     """Rows of each target."""
     is_foreign: bool
     """Whether it is named as Black Forest Labs' code does; some rows then have another order."""
+    inputs: int
+    """Of each target."""
+    padding: int = 0
+    """Inputs of the target that come after the layer's own, and that it does not use."""
 
 
-def place(header: LoraHeader, architecture: Architecture) -> tuple[Placed, ...]:
+@dataclass(frozen=True)
+class Placement:
+    """Which layers of a transformer a LoRA changes."""
+
+    placed: tuple[Placed, ...]
+    repeated: tuple[LoraLayer, ...] = ()
+    """Layers that are not used: the file has them a second time, in another layout."""
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What is not used, in words."""
+        if not self.repeated:
+            return ()
+        layouts = " and ".join(dict.fromkeys(layer.layout for layer in self.repeated))
+        return (f"{len(self.repeated)} layers it has a second time, in the layout of {layouts}",)
+
+
+def place(header: LoraHeader, architecture: Architecture) -> Placement:
     """Return which layers of a transformer a LoRA changes.
 
     Raises:
         LoraMismatchError: it has a layer that the transformer has not, or has in another size.
     """
-    placed = []
+    placed, misfits = _place_each(header, architecture)
+    if misfits:
+        raise LoraMismatchError(misfits[0])
+    return _each_once(placed)
+
+
+def _place_each(header: LoraHeader, architecture: Architecture) -> tuple[list[Placed], list[str]]:
+    """Return the layers that fit, and what is wrong with each of the others."""
+    placed, misfits = [], []
     for layer in header.layers:
-        targets = architecture.find(layer.name)
-        linears = [architecture.linears.get(target) for target in targets]
-        sizes = tuple(linear[1] for linear in linears if linear is not None)
-        if not sizes or len(sizes) != len(targets):
-            raise LoraMismatchError(f"{architecture.name} has no layer '{layer.name[:120]}'.")
-        inputs = {linear[0] for linear in linears if linear is not None}
-        if inputs != {layer.inputs} or sum(sizes) != layer.outputs:
+        found = _place_one(layer, architecture)
+        if isinstance(found, str):
+            misfits.append(found)
+        else:
+            placed.append(found)
+    return placed, misfits
+
+
+def _place_one(layer: LoraLayer, architecture: Architecture) -> Placed | str:
+    """Return the layers that one of the file is; else what is wrong with it."""
+    named = architecture.find(layer.name)
+    linears = [architecture.linears[one] for one in named.layers if one in architecture.linears]
+    if not linears or len(linears) != len(named.layers):
+        role, shape = next(iter(layer.shapes.items()))
+        return (
+            f"{architecture.name} has no layer '{layer.name[:120]}' (tensor "
+            f"'{layer.tensors[role][:160]}', shape {shape})."
+        )
+    sizes = tuple(outputs for _, outputs in linears)
+    inputs, outputs = linears[0][0], sum(sizes)
+    padding = _padding(layer, named.layers, architecture)
+    if layer.inputs not in {None, inputs - padding} or layer.outputs != outputs:
+        tensors = ", ".join(
+            f"'{layer.tensors[role][:160]}' {shape}" for role, shape in layer.shapes.items()
+        )
+        own = outputs if layer.inputs is None else f"{layer.inputs} to {layer.outputs}"
+        return (
+            f"Its layer '{layer.name[:120]}' is {own}, that of {architecture.name} {inputs} to "
+            f"{outputs} (tensors {tensors})."
+        )
+    return Placed(layer, named.layers, sizes, named.is_foreign, inputs, padding)
+
+
+def _padding(layer: LoraLayer, targets: tuple[str, ...], architecture: Architecture) -> int:
+    """Return how many inputs of the first layer a LoRA of a narrower model does not know.
+
+    They come after those of the noise, which every model of a family has (FluxFillPipeline and
+    FluxControlPipeline of diffusers 0.42.1), and as many come out at the end.
+    """
+    if targets != (INPUT_LAYER,) or OUTPUT_LAYER not in architecture.linears:
+        return 0
+    inputs, noise = architecture.linears[INPUT_LAYER][0], architecture.linears[OUTPUT_LAYER][1]
+    return inputs - noise if layer.inputs == noise else 0
+
+
+def _each_once(placed: Sequence[Placed]) -> Placement:
+    """Leave out what a file has a second time in another layout.
+
+    Raises:
+        LoraMismatchError: it changes a layer twice in one layout, or in part.
+    """
+    taken: dict[str, LoraLayer] = {}
+    kept, repeated = [], []
+    for one in sorted(placed, key=lambda one: LAYOUTS.index(one.layer.layout)):
+        before = [taken[target] for target in one.targets if target in taken]
+        if not before:
+            kept.append(one)
+            taken |= dict.fromkeys(one.targets, one.layer)
+        elif len(before) == len(one.targets) and all(
+            layer.layout != one.layer.layout for layer in before
+        ):
+            repeated.append(one.layer)
+        else:
             raise LoraMismatchError(
-                f"Its layer '{layer.name[:120]}' is {layer.inputs} to {layer.outputs}, that of "
-                f"{architecture.name} {min(inputs)} to {sum(sizes)}."
+                f"It changes one layer twice: as '{before[0].name[:120]}' and as "
+                f"'{one.layer.name[:120]}'."
             )
-        placed.append(Placed(layer, targets, sizes, is_foreign(layer.name, targets)))
-    everything = [target for one in placed for target in one.targets]
-    if len(set(everything)) != len(everything):
-        raise LoraMismatchError("It changes one layer twice.")
-    return tuple(placed)
+    return Placement(tuple(kept), tuple(repeated))
 
 
 def fits(header: LoraHeader, architecture: Architecture) -> bool:
@@ -74,10 +161,24 @@ def fits(header: LoraHeader, architecture: Architecture) -> bool:
     return True
 
 
+def nearest_misfit(header: LoraHeader, architectures: Sequence[Architecture]) -> str:
+    """Say why a LoRA fits none of some transformers, by the one that most of its layers fit."""
+    tried = [(one, *_place_each(header, one)) for one in architectures]
+    nearest, placed, misfits = max(tried, key=lambda one: len(one[1]))
+    if misfits:
+        why = misfits[0]
+    else:
+        try:
+            _each_once(placed)
+            why = ""
+        except LoraMismatchError as error:
+            why = error.message
+    fit = f"{len(placed)} of its {len(header.layers)} layers fit there"
+    return f"The nearest is {nearest.name}: {fit}. {why}"
+
+
 # --- control LoRAs -------------------------------------------------------------------------------
 
-INPUT_LAYER = "x_embedder"
-"""Takes in the noise and, widened, the control image beside it."""
 _FIX = "Name the file of a control LoRA that was trained for this base."
 
 
@@ -86,8 +187,6 @@ class ControlFit:
     """What a control LoRA changes."""
 
     placed: tuple[Placed, ...]
-    biases: Mapping[str, str]
-    """Tensor that is added to a layer's bias, by the tensor `up` of its pair of matrices."""
     norms: Mapping[str, str]
     """Tensor that replaces a norm, by the norm's name in diffusers."""
 
@@ -120,32 +219,28 @@ def fit_control(
     widened = from_config(name, family, control_config(config, in_channels))
     if widened is None:
         raise LoraMismatchError(f"{name} has a transformer that takes no control LoRA.", _FIX)
-    placed = place(header, widened)
-    if all(INPUT_LAYER not in one.targets for one in placed):
+    placement = place(header, widened)
+    first = next((one for one in placement.placed if INPUT_LAYER in one.targets), None)
+    if first is None:
         raise InvalidLoraError(
             "It is no control LoRA: nothing in it takes in a control image.", _FIX
+        )
+    if first.padding:
+        raise LoraMismatchError(
+            f"Its layer '{first.layer.name}' is {first.layer.inputs} to {first.layer.outputs}, "
+            f"that of {name} {in_channels} to {first.layer.outputs}: nothing in it takes in a "
+            "control image.",
+            _FIX,
         )
     if header.text_encoder_layers:
         raise InvalidLoraError(
             "It was trained on a text encoder too, which would change what prompts mean.", _FIX
         )
-    biases = dict(_biases(header, placed))
+    if left_out := header.left_out or placement.left_out:
+        raise InvalidLoraError(f"It has {left_out[0]}.", _FIX)
     norms = dict(_norms(header, widened, int(config.get("attention_head_dim", 128))))
-    refuse_others([one for one in header.others if one not in {*biases.values(), *norms.values()}])
-    return ControlFit(placed, biases, norms)
-
-
-def _biases(header: LoraHeader, placed: tuple[Placed, ...]) -> Iterator[tuple[str, str]]:
-    for one in placed:
-        name = f"{one.layer.up.removesuffix('.weight')}.bias"
-        shape = header.others.get(name)
-        if shape is None:
-            continue
-        if shape != (one.layer.outputs,):
-            raise LoraMismatchError(
-                f"Its bias '{name[:120]}' has the shape {shape}, not ({one.layer.outputs},).", _FIX
-            )
-        yield one.layer.up, name
+    refuse_others([one for one in header.others if one not in norms.values()])
+    return ControlFit(placement.placed, norms)
 
 
 def _norms(

@@ -1,4 +1,4 @@
-"""The LoRAs of a data folder: the files of `data/loras/`, what each is for, what is wrong with it.
+"""The LoRAs of a data folder: the files in `data/loras/`, what each is for, what is wrong with it.
 
 `LoraLibrary` reads the folder at every call, and of a file only the header; the SHA-256 of a whole
 file is computed when it is first needed and kept for as long as the file does not change.
@@ -6,10 +6,12 @@ file is computed when it is first needed and kept for as long as the file does n
 
 import hashlib
 import json
+import os
 import re
 import threading
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,12 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from flux_mcp.errors import InvalidLoraError, LoraMismatchError, UnknownLoraError
 from flux_mcp.models.architectures import Architecture, from_config, known_architectures
 from flux_mcp.models.families import FAMILIES, FLUX1_CONTROL, Family
-from flux_mcp.models.loras.fit import control_config, fits, place
+from flux_mcp.models.loras.fit import control_config, fits, nearest_misfit, place
 from flux_mcp.models.loras.header import LoraHeader, read_header
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.settings.settings import Settings
 
-SUFFIX = ".safetensors"
+SUFFIXES = (".safetensors", ".sft")
+"""In lower or upper case; `.sft` is the same format."""
 MAX_WEIGHT = 4.0
 """Weights reach from -4 to 4: beyond, every LoRA draws noise."""
 _LONGEST = 200
@@ -37,7 +40,11 @@ _LICENCE_KEYS = ("modelspec.license",)
 _BASE_KEYS = ("modelspec.architecture", "ss_base_model_version")
 
 _PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_LONGEST_NAME = 200
+_NO_NAME = re.compile(r'[\\:*?"<>|]')
+"""Not in names on every system; `:` also stands before a weight on the command line."""
+_DEEPEST = 8
+"""Folders below each other that are looked into."""
 
 
 # --- what a file says of itself ------------------------------------------------------------------
@@ -139,6 +146,8 @@ class Lora:
     families: tuple[Family, ...]
     """Families with a transformer that it fits; usually one."""
     hash_file: Callable[[Path], str] = field(repr=False, compare=False)
+    left_out: tuple[str, ...] = ()
+    """What in the file is not used, in words."""
 
     @property
     def sha256(self) -> str:
@@ -157,6 +166,11 @@ class BadLora:
     name: str
     path: Path
     error: InvalidLoraError
+
+
+def _second(name: str, path: Path, first: Path) -> BadLora:
+    error = InvalidLoraError(f"{first.name} has the same name.", "Rename one of them.")
+    return BadLora(name, path, error)
 
 
 class LoraLibrary:
@@ -179,11 +193,17 @@ class LoraLibrary:
 
     def listing(self) -> tuple[Lora | BadLora, ...]:
         """Return every file by name, also those that cannot be used."""
-        return tuple(self._read(path) for path in self._files())
+        first = find_files(self.folder)
+        return tuple(
+            _second(name, path, first[name])
+            if path.suffix.lower() in SUFFIXES and first[name] != path
+            else self._read(name, path)
+            for name, path in _list_files(self.folder)
+        )
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all files that may be LoRAs; reads none of them."""
-        return tuple(path.stem for path in self._files() if path.suffix == SUFFIX)
+        return tuple(find_files(self.folder))
 
     def find(self, name: str) -> Lora:
         """Return one by its name.
@@ -203,49 +223,39 @@ class LoraLibrary:
         """
         if not names:
             return ()
-        paths = {path.stem: path for path in self._files() if path.suffix == SUFFIX}
+        paths = find_files(self.folder)
         return tuple(self._find_in(paths, name) for name in names)
 
     def _find_in(self, paths: Mapping[str, Path], name: str) -> Lora:
+        name = unicodedata.normalize("NFC", name)
         if name not in paths:
-            close = get_close_matches(name.lower(), paths, n=1)
-            meant = f"Did you mean '{close[0]}'? " if close else ""
+            meant = _nearest(name, paths)
             raise UnknownLoraError(
                 f"There is no LoRA '{name[:100]}'.",
                 f"{meant}LoRAs: {', '.join(list(paths)[:50])}."
                 if paths
                 else f"There is none: put .safetensors files into {self.folder}.",
             )
-        found = self._read(paths[name])
+        found = self._read(name, paths[name])
         if isinstance(found, BadLora):
             raise InvalidLoraError(
                 f"The LoRA '{name}' cannot be used: {found.error.message}", found.error.hint
             )
         return found
 
-    def _files(self) -> list[Path]:
+    def _read(self, name: str, path: Path) -> Lora | BadLora:
         try:
-            entries = list(self.folder.iterdir())
-        except OSError:
-            return []
-        return sorted(
-            (path for path in entries if path.suffix in _PICKLES or path.suffix == SUFFIX),
-            key=lambda path: (path.stem, path.suffix),
-        )
-
-    def _read(self, path: Path) -> Lora | BadLora:
-        try:
-            return self._read_good(path)
+            return self._read_good(name, path)
         except InvalidLoraError as error:
-            return BadLora(path.stem, path, error)
+            return BadLora(name, path, error)
         except OSError as error:
             return BadLora(
-                path.stem,
+                name,
                 path,
                 InvalidLoraError(f"It cannot be read: {error.strerror}.", "Look at its rights."),
             )
 
-    def _read_good(self, path: Path) -> Lora:
+    def _read_good(self, name: str, path: Path) -> Lora:
         check_file(path, self.folder)
         header = read_header(path)
         about = with_metadata(read_about(path.with_suffix(".toml")), header.metadata)
@@ -259,19 +269,20 @@ class LoraLibrary:
             )
         if not fitting:
             raise InvalidLoraError(
-                f"Its layers ({header.layers[0].name[:100]}, ...) fit no model known here.",
+                f"It fits no model known here. {nearest_misfit(header, self._architectures)}",
                 f"Only LoRAs for {_listed([one.title for one in FAMILIES.values()])} can be used.",
             )
         families = tuple(dict.fromkeys(one.family for one in fitting))
         if about.family in families:
             families = (about.family,)
         return Lora(
-            name=path.stem,
+            name=name,
             path=path,
             size_bytes=path.stat().st_size,
             header=header,
             about=about,
             families=families,
+            left_out=(*header.left_out, *place(header, fitting[0]).left_out),
             hash_file=self._sha256,
         )
 
@@ -291,6 +302,61 @@ class LoraLibrary:
             ) from error
 
 
+def find_files(folder: Path) -> dict[str, Path]:
+    """Return every file of a folder that may be a LoRA, by name: its path without its suffix.
+
+    Folders in it are looked into, and are part of the name: `styles/ink`.
+    """
+    found: dict[str, Path] = {}
+    for name, path in _list_files(folder):
+        if path.suffix.lower() in SUFFIXES:
+            found.setdefault(name, path)
+    return found
+
+
+def _list_files(folder: Path) -> list[tuple[str, Path]]:
+    """Return names and paths of all files of a folder that are or look like LoRAs, by name."""
+    paths: list[Path] = []
+    for inside, folders, files in os.walk(folder):
+        here = Path(inside)
+        depth = len(here.relative_to(folder).parts)
+        links = [here / one for one in folders if (here / one).is_symlink()]
+        paths += [path for path in links if not _is_inside(path, folder)]
+        # Hidden ones are other programs' own: caches, and what macOS keeps beside a file.
+        folders[:] = [one for one in folders if one[0] != "." and depth < _DEEPEST]
+        paths += [
+            here / file
+            for file in files
+            if file[0] != "." and Path(file).suffix.lower() in {*_PICKLES, *SUFFIXES}
+        ]
+    named = [(_name_of(path, folder), path) for path in paths]
+    # A name that two files have is the first one's.
+    return sorted(named, key=lambda one: (one[0], one[1].suffix not in SUFFIXES, one[1].suffix))
+
+
+def _name_of(path: Path, folder: Path) -> str:
+    inside = path.relative_to(folder)
+    is_file = inside.suffix.lower() in {*_PICKLES, *SUFFIXES}
+    # macOS takes letters with accents apart.
+    return unicodedata.normalize("NFC", (inside.with_suffix("") if is_file else inside).as_posix())
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """Return a sentence with the name that is meant; none where nothing is near."""
+    whole = {one.casefold(): one for one in names}
+    last = {one.casefold().rpartition("/")[2]: one for one in names}
+    near = last | whole
+    wanted = name.casefold()
+    for suffix in SUFFIXES:
+        wanted = wanted.removesuffix(suffix)
+    close = get_close_matches(wanted, near, n=1)
+    return f"Did you mean '{near[close[0]]}'? " if close else ""
+
+
 def check_file(path: Path, folder: Path) -> None:
     """Refuse a file that is never opened, by its name and folder.
 
@@ -298,14 +364,18 @@ def check_file(path: Path, folder: Path) -> None:
         InvalidLoraError: a pickle, a name that cannot be used, or a link to somewhere else.
         OSError: its links cannot be resolved.
     """
-    if path.suffix != SUFFIX:
+    suffix = path.suffix.lower()
+    if suffix in _PICKLES:
         raise InvalidLoraError(
-            "It is a pickle, which can run code and is never loaded.", f"Get it as {SUFFIX}."
+            "It is a pickle, which can run code and is never loaded.", f"Get it as {SUFFIXES[0]}."
         )
-    if not _NAME.fullmatch(path.stem):
+    name = _name_of(path, folder)
+    parts = name.split("/")
+    is_usable = all(p.isprintable() and p == p.strip() and not _NO_NAME.search(p) for p in parts)
+    if not is_usable or len(name) > _LONGEST_NAME:
         raise InvalidLoraError(
             "Its name cannot be used.",
-            "Rename the file: letters, digits, dots, - and _, at most 100.",
+            f'Rename it: no \\ : * ? " < > |, no space at an end, at most {_LONGEST_NAME} letters.',
         )
     real = path.resolve(strict=True)
     if not real.is_relative_to(folder.resolve()) or not real.is_file():
@@ -354,13 +424,16 @@ def _read_config(folder: Path) -> Mapping[str, object] | None:
     return config if isinstance(config, dict) else None
 
 
-def require_fit(lora: Lora, spec: ModelSpec, architecture: Architecture | None) -> None:
+def require_fit(lora: Lora, spec: ModelSpec, architecture: Architecture | None) -> tuple[str, ...]:
     """Refuse a LoRA that a model cannot use.
 
     Args:
         lora: The LoRA.
         spec: The model's row.
         architecture: The model's layers; `None` leaves the check of sizes to the worker.
+
+    Returns:
+        What the caller should know of how it is used.
 
     Raises:
         LoraMismatchError: it is for another family, or does not fit layer by layer.
@@ -373,11 +446,17 @@ def require_fit(lora: Lora, spec: ModelSpec, architecture: Architecture | None) 
             f"Leave it out, or choose a model of the family {families}.",
         )
     if architecture is None:
-        return
+        return ()
     try:
-        place(lora.header, architecture)
+        placement = place(lora.header, architecture)
     except LoraMismatchError as error:
         raise LoraMismatchError(
             f"The LoRA '{lora.name}' does not fit {spec.id}: {error.message}",
             "Leave it out, or choose the model it was trained for.",
         ) from None
+    return tuple(
+        f"The LoRA '{lora.name}' was trained with a first layer of {one.layer.inputs} inputs, that "
+        f"of {spec.id} has {one.padding} more: it changes nothing of what comes in there."
+        for one in placement.placed
+        if one.padding
+    )

@@ -45,6 +45,8 @@ class Drawing:
     steps: int
     has_true_cfg: bool
     """Whether each step runs the transformer twice, for and against."""
+    has_wide_loras: bool = False
+    """Whether a LoRA is more than pairs of narrow matrices: no slot of compiled blocks holds it."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,8 @@ def _compile_reason(drawing: Drawing, target: TargetDevice, step_cache: StepCach
         return reason
     if step_cache != "none":
         return "a step cache and compiled blocks do not go together"
+    if drawing.has_wide_loras:
+        return "a LoKr, or a LoRA with biases, is not compiled"
     if drawing.placement not in row.placements:
         return f"weights that move during a job ({drawing.placement}) are not compiled"
     if drawing.precision not in row.precisions:

@@ -16,27 +16,32 @@ outside of the blocks. Never fused either: unfusing is not exact.
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from flux_mcp.errors import InvalidLoraError, UnsupportedOptionError, WeightsInvalidError
-from flux_mcp.models.formats import format_of
+from flux_mcp.models.formats import require_takes_loras
 from flux_mcp.models.loras.fit import Placed, place
 from flux_mcp.models.loras.header import parse_header
-from flux_mcp.models.loras.library import SUFFIX, check_file
+from flux_mcp.models.loras.library import check_file, find_files
 from flux_mcp.pipelines.loaded import Resident
 from flux_mcp.pipelines.loading.pipeline_files import Report
 from flux_mcp.pipelines.loras.layers import (
     DOWN,
     UP,
+    Change,
+    LowRank,
     architecture_of,
     are_finite,
     attach,
+    attach_matrices,
+    changes_of,
     delete_adapter,
     kept_adapters,
     matrices_of,
+    numbers_of,
 )
 from flux_mcp.requests.plan import PlanLora
 
@@ -98,11 +103,7 @@ class LoraAdapters:
             self._delete_carried(resident.pipe.transformer)
         if not wanted:
             return
-        if not format_of(resident.spec.precision).takes_loras:
-            raise UnsupportedOptionError(
-                f"Weights in {resident.spec.precision} take no LoRAs.",
-                "Leave them out, or choose a model in another precision.",
-            )
+        require_takes_loras(resident.spec.precision)
         transformer = resident.pipe.transformer
         try:
             if compiled:
@@ -170,7 +171,8 @@ class LoraAdapters:
         read = []
         for lora in wanted:
             report(f"loading LoRA {lora.name}")
-            read.append((lora.weight, _read_matrices(lora, self._folder, resident)))
+            changes = _read_changes(lora, self._folder, resident)
+            read.append((lora.weight, matrices_of(_low_rank(lora, changes))))
         names = "' and '".join(lora.name for lora in wanted)
         self._slots.write(names, transformer, contents, read)
 
@@ -218,17 +220,17 @@ def _strip(transformer: Any, names: Sequence[str]) -> None:
 
 def _attach(lora: PlanLora, folder: Path, resident: Resident) -> None:
     """Attach the LoRA of one file."""
-    transformer = resident.pipe.transformer
-    matrices = _read_matrices(lora, folder, resident)
-    attach(lora.name, lora.sha256, transformer, matrices)
+    changes = _read_changes(lora, folder, resident)
+    attach(lora.name, lora.sha256, resident.pipe.transformer, changes)
 
 
-def _read_matrices(lora: PlanLora, folder: Path, resident: Resident) -> dict[str, Any]:
-    """Return the matrices of one file by the names PEFT gives them; they fit the transformer."""
+def _read_changes(lora: PlanLora, folder: Path, resident: Resident) -> dict[str, Change]:
+    """Return what one file changes of the transformer, which it fits."""
     transformer = resident.pipe.transformer
     data = _read(lora, folder)
-    placed = place(parse_header(io.BytesIO(data)), architecture_of(transformer, resident.spec))
-    return _matrices(lora, data, placed, transformer.dtype)
+    architecture = architecture_of(transformer, resident.spec)
+    placed = place(parse_header(io.BytesIO(data)), architecture).placed
+    return _changes(lora, data, placed, transformer.dtype)
 
 
 def _read(lora: PlanLora, folder: Path) -> bytes:
@@ -237,12 +239,12 @@ def _read(lora: PlanLora, folder: Path) -> bytes:
     Raises:
         WeightsInvalidError: the file is gone, or another one has its name.
     """
-    path = folder / f"{lora.name}{SUFFIX}"
-    try:
-        check_file(path, folder)
-        data = path.read_bytes()
-    except (OSError, InvalidLoraError):
-        data = b""
+    path = find_files(folder).get(lora.name)
+    data = b""
+    if path is not None:
+        with suppress(OSError, InvalidLoraError):
+            check_file(path, folder)
+            data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != lora.sha256:
         raise WeightsInvalidError(
             f"The LoRA '{lora.name}' was changed or removed after this job was planned.",
@@ -251,21 +253,42 @@ def _read(lora: PlanLora, folder: Path) -> bytes:
     return data
 
 
-def _matrices(lora: PlanLora, data: bytes, placed: Sequence[Placed], dtype: Any) -> dict[str, Any]:
-    """Return the matrices by the names PEFT gives them, in the transformer's own precision.
+def _changes(
+    lora: PlanLora, data: bytes, placed: Sequence[Placed], dtype: Any
+) -> dict[str, Change]:
+    """Return what a file changes, in the transformer's own precision.
 
     Raises:
         InvalidLoraError: a number is NaN or infinite.
     """
     from safetensors.torch import load
 
-    matrices = matrices_of(placed, load(data), dtype)
-    if not are_finite(matrices.values()):
+    changes = changes_of(placed, load(data), dtype)
+    if not are_finite(numbers_of(changes)):
         raise InvalidLoraError(
             f"The LoRA '{lora.name}' has numbers that are NaN or infinite.",
             "It was trained or saved wrongly: get it again.",
         )
-    return matrices
+    return changes
+
+
+def _low_rank(lora: PlanLora, changes: Mapping[str, Change]) -> dict[str, LowRank]:
+    """Return changes that fit into a slot, which are all of them.
+
+    Raises:
+        UnsupportedOptionError: one is none of two narrow matrices alone.
+    """
+    narrow = {
+        target: change
+        for target, change in changes.items()
+        if isinstance(change, LowRank) and change.bias is None
+    }
+    if len(narrow) < len(changes):
+        raise UnsupportedOptionError(
+            f"The LoRA '{lora.name}' is a LoKr or has biases: compiled blocks take neither.",
+            "Ask again: such an image is drawn without compilation.",
+        )
+    return narrow
 
 
 # --- slots of a compiled transformer -------------------------------------------------------------
@@ -312,7 +335,7 @@ class LoraSlots:
         held.pop(slot, None)
         if is_new and there:
             delete_adapter(transformer, slot)
-        attach(names, slot, transformer, matrices, in_place=not is_new)
+        attach_matrices(names, slot, transformer, matrices, in_place=not is_new)
         held[slot] = contents
 
     def forget(self, transformer: Any) -> None:

@@ -11,11 +11,18 @@ it turns around one matrix too many (`swap_scale_shift` of norm_out.linear's fir
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flux_mcp.errors import InternalError
-from flux_mcp.models.loras.fit import INPUT_LAYER, ControlFile, ControlFit, control_config
+from flux_mcp.models.loras.fit import (
+    INPUT_LAYER,
+    ControlFile,
+    ControlFit,
+    Placed,
+    control_config,
+)
 from flux_mcp.pipelines.loading.checkpoints import (
     PendingTensors,
     SafetensorsCheckpoint,
@@ -26,8 +33,9 @@ from flux_mcp.pipelines.loras.layers import (
     CONTROL_ADAPTER,
     are_finite,
     attach,
-    matrices_of,
-    rows_of,
+    biases_of,
+    changes_of,
+    numbers_of,
 )
 
 
@@ -53,20 +61,20 @@ def merged_onto(base: Any, file: ControlFile, report: Callable[[str], None]) -> 
                 CONTROL_ADAPTER, file.path.parent, checkpoint, str(base.device), progress
             )
             tensors = PendingTensors(reading.handles(checkpoint.entries))
-            matrices = matrices_of(file.fit.placed, tensors, base.dtype)
             changed = dict(_changed(transformer, file.fit, tensors))
+            changes = changes_of(_without_biases(file.fit.placed), tensors, base.dtype)
     except Exception as error:
         if progress.stopped is not None:
             raise progress.stopped from None
         if _is_file_error(error):
             raise file.unusable(f"It cannot be read: {error}") from error
         raise
-    if not are_finite([*matrices.values(), *changed.values()]):
+    if not are_finite([*numbers_of(changes), *changed.values()]):
         raise file.unusable("It has numbers that are NaN or infinite.")
     _widen(transformer, file.spec.in_channels)
     for name, value in changed.items():
         _replace(transformer, name, value)
-    attach(file.spec.id, CONTROL_ADAPTER, transformer, matrices)
+    attach(file.spec.id, CONTROL_ADAPTER, transformer, changes)
     return transformer.eval()
 
 
@@ -149,15 +157,24 @@ def _changed(
 
     dtype = transformer.dtype
     for one in fit.placed:
-        if (tensor := fit.biases.get(one.layer.up)) is None:
-            continue
-        added = tensors[tensor].to(torch.float32) * one.layer.scale
-        for target, rows in rows_of(one, added):
+        for target, added in biases_of(one, tensors):
             bias = transformer.get_submodule(target).bias
-            whole = rows if bias is None else bias.detach().to(torch.float32) + rows
+            whole = added if bias is None else bias.detach().to(torch.float32) + added
             yield f"{target}.bias", whole.to(dtype)
     for name, tensor in fit.norms.items():
         yield name, tensors[tensor].to(dtype)
+
+
+def _without_biases(placed: Sequence[Placed]) -> list[Placed]:
+    """Return what changes weights alone."""
+    return [
+        replace(one, layer=replace(one.layer, tensors=weights))
+        for one in placed
+        for weights in [
+            {r: name for r, name in one.layer.tensors.items() if r not in {"bias", "diff_b"}}
+        ]
+        if weights
+    ]
 
 
 def _replace(transformer: Any, name: str, value: Any) -> None:
