@@ -197,7 +197,10 @@ SIZES = [
     generate(SIZE, "aspect_ratio: ", "'16:9'", aspect_ratio="16:10"),
     generate(REQUEST, "Width and height must be given together", "aspect_ratio", width=64),
     generate(REQUEST, "not both", "Leave one way out", width=64, height=64, aspect_ratio="1:1"),
-    fill(SIZE, "multiples of 16", "Ask for 64x64.", width=63, height=64),
+    fill(SIZE, "keeps its size, 64x64; it cannot become 63x64", "outpaint", width=63, height=64),
+    fill(SIZE, "it cannot become 16:9", "outpaint", aspect_ratio="16:9"),
+    fill(SIZE, "it cannot become 16:9", "outpaint", aspect_ratio="16:9", dry_run=True),
+    fill(SIZE, "width: ", "size of the image", width=0, height=64),
     vary(SIZE, "at most 256 px", "Ask for 256x256.", width=1024, height=1024),
     follow(SIZE, "multiples of 16", "Ask for 80x64.", image="{image}", width=81, height=47),
 ]
@@ -346,6 +349,13 @@ REFERENCES = [
     Bad("flux_edit", {"prompt": "redder", "images": []}, REQUEST, "images: ", "The image"),
     Bad("flux_edit", {"prompt": "redder"}, REQUEST, "images: Field required", "The image"),
     Bad("flux_edit", {"prompt": "redder", "images": 7}, REQUEST, "images: ", "The image"),
+    Bad(
+        "flux_edit",
+        {"prompt": "redder", "images": ["img_a"], "feather_px": 3},
+        REQUEST,
+        "there is none",
+        "Give a mask",
+    ),
     Bad("flux_edit", {"prompt": "redder", "images": [7]}, REQUEST, "images.0: ", "The image"),
     Bad("flux_edit", {"prompt": "redder", "images": "[1"}, REQUEST, "images: ", "The image"),
     Bad(

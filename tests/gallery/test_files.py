@@ -19,7 +19,7 @@ CREATED = "2026-03-05T10:00:00.000000+00:00"
 
 
 def save(files, image: Image.Image, image_id: str = "img_a", metadata=None):
-    return files.save(image_id, CREATED, image.tobytes(), *image.size, metadata or {})
+    return files.save(image_id, CREATED, image, metadata or {})
 
 
 def everything_below(folder):
@@ -72,9 +72,9 @@ def test_only_our_ids_become_file_names(files, image_id):
         save(files, flat(8, 8), image_id)
 
 
-def test_pixels_of_another_size_are_refused(files):
+def test_an_image_of_another_mode_is_refused(files):
     with pytest.raises(InternalError):
-        files.save("img_a", CREATED, b"123", 8, 8, {})
+        files.save("img_a", CREATED, Image.new("L", (8, 8)), {})
 
 
 def test_a_refusing_disk_leaves_nothing_unfinished(files, paths):
@@ -155,6 +155,7 @@ def test_an_image_moved_aside_overwrites_nothing(files, paths):
 WRITE = """
 import sys, time
 from pathlib import Path
+from PIL import Image
 from flux_mcp.settings.paths import Paths
 from flux_mcp.gallery import files
 
@@ -166,7 +167,7 @@ def stop():
 if at == "half":
     files.os.fsync = lambda descriptor: stop()
 created = "2026-03-05T10:00:00.000000+00:00"
-files.ImageFiles(paths).save("img_a", created, bytes(3 * 64 * 64), 64, 64, {})
+files.ImageFiles(paths).save("img_a", created, Image.new("RGB", (64, 64)), {})
 stop()
 """
 
@@ -193,6 +194,7 @@ def test_a_killed_process_leaves_files_without_a_row(files, gallery, paths, at, 
 ADD_MANY = """
 import sys
 from pathlib import Path
+from PIL import Image
 from flux_mcp.settings.paths import Paths
 from flux_mcp.storage.database import open_database
 from flux_mcp.gallery.files import ImageFiles
@@ -204,7 +206,7 @@ gallery, files = Gallery(open_database(paths.database)), ImageFiles(paths)
 print("go", flush=True)
 for n in range(100_000):
     image_id = new_image_id()
-    saved = files.save(image_id, template.created_at, bytes(3 * 16 * 16), 16, 16, {})
+    saved = files.save(image_id, template.created_at, Image.new("RGB", (16, 16)), {})
     facts = {"id": image_id, "job_id": f"job_{n}", **vars(saved)}
     gallery.add(template.model_copy(update=facts))
     print(image_id, flush=True)

@@ -30,7 +30,7 @@ def png(metadata: dict[str, str]) -> bytes:
 
 def test_a_file_alone_is_enough_to_rebuild_the_plan(record, files, paths):
     known = provenance_of(record(prompt="a blue circle", negative_prompt="red", parents=("img_a",)))
-    saved = files.save(known.id, known.created_at, bytes(3 * 16 * 8), 16, 8, to_metadata(known))
+    saved = files.save(known.id, known.created_at, Image.new("RGB", (16, 8)), to_metadata(known))
     read = from_png(paths.root / saved.file)
     assert read == known
     plan = read.render_plan()
@@ -132,7 +132,7 @@ def test_a_version_that_is_none_is_refused(record, version):
 
 def test_row_and_file_are_two_models_and_the_row_holds_every_fact_of_the_file(record, files):
     known = provenance_of(record(parents=("img_a",), session="s", stage="draft"))
-    saved = files.save(known.id, known.created_at, bytes(3 * 16 * 8), 16, 8, to_metadata(known))
+    saved = files.save(known.id, known.created_at, Image.new("RGB", (16, 8)), to_metadata(known))
     row = record_of(known, saved, "ada")
     assert not issubclass(ImageRecord, ImageProvenance)
     of_the_format = {"version", "software"}

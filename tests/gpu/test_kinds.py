@@ -9,7 +9,7 @@ from PIL import Image
 from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.registry import KINDS
 from flux_mcp.worker_protocol.messages import Cancelled, Done, Progress
-from tests.pipelines.harness import WorkerStudio
+from tests.pipelines.harness import WorkerStudio, finished
 
 pytestmark = pytest.mark.anyio
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -80,7 +80,8 @@ async def test_fill_keeps_every_pixel_outside_the_mask(worker, task_of):
     original, hole = (
         np.asarray(Image.open(io.BytesIO(task.inputs[item.sha256]))) for item in task.plan.inputs
     )
-    drawn = as_array((await worker.draw(task)).pixels[0])
+    pixels = as_array((await worker.draw(task)).pixels[0])
+    (drawn,) = finished(task, [pixels.astype(np.uint8)])
     assert (drawn[hole == 0] == original[hole == 0]).all()
 
 

@@ -9,11 +9,14 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from flux_mcp.images.pasting import finisher
 from flux_mcp.jobs.fleet import Assignment, Report
 from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.parts import Placement
@@ -115,6 +118,15 @@ def make_task(
         "structure": "canny" if spec.kind == "control" else None,
     }
     return Task(RenderPlan(**values | changes), blobs, spec)
+
+
+def finished(task: Task, drawn: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """What a server makes of what was drawn for a task: each image, with the rest around it."""
+    with TemporaryDirectory() as folder:
+        for name, data in task.inputs.items():
+            (Path(folder) / f"{name}.png").write_bytes(data)
+        finish = finisher(task.plan, Path(folder))
+    return [np.array(finish(pixels.tobytes())) for pixels in drawn]
 
 
 # --- in this process -----------------------------------------------------------------------------

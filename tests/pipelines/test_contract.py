@@ -17,7 +17,7 @@ from flux_mcp.models.switches import Switches
 from flux_mcp.pipelines.families.flux1 import FAMILY
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import Cancelled, Done, Failed, GeneratedImage, Progress
-from tests.pipelines.harness import SIDE, TINY
+from tests.pipelines.harness import SIDE, TINY, finished
 
 pytestmark = pytest.mark.anyio
 
@@ -154,7 +154,8 @@ async def test_fill_keeps_every_pixel_outside_the_mask(worker, task_for, registr
     original, hole = (
         np.asarray(Image.open(io.BytesIO(task.inputs[item.sha256]))) for item in task.plan.inputs
     )
-    drawn = as_array((await worker.draw(task)).pixels[0])
+    pixels = as_array((await worker.draw(task)).pixels[0])
+    (drawn,) = finished(task, [pixels.astype(np.uint8)])
     assert (drawn[hole == 0] == original[hole == 0]).all()
     assert np.abs(drawn[hole == 255] - original[hole == 255].astype(int)).mean() > 10
 

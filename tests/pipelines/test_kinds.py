@@ -9,9 +9,11 @@ from PIL import Image
 from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError, WeightsInvalidError
 from flux_mcp.models.registry import KINDS
 from flux_mcp.pipelines.engine import _to_pixels
-from flux_mcp.pipelines.families.adapter import open_images, reference_size
+from flux_mcp.pipelines.families.adapter import open_images, region_to_draw
 from flux_mcp.pipelines.families.flux1 import FAMILY
-from tests.pipelines.harness import SIDE
+from flux_mcp.requests.geometry import Rectangle, Size
+from flux_mcp.requests.plan import GENERATED_FROM
+from tests.pipelines.harness import SIDE, finished
 
 SEED = 7
 STEPS = 2
@@ -24,8 +26,8 @@ def resident_of(studio, registry):
 
 @pytest.fixture
 def drawn(studio):
-    """Draw a task in this process and return its images."""
-    return lambda task: studio.draw(task, steps=STEPS).images
+    """Draw a task in this process and return its images as a server finishes them."""
+    return lambda task: finished(task, studio.draw(task, steps=STEPS).images)
 
 
 @pytest.fixture(scope="module")
@@ -203,23 +205,34 @@ def test_fill_fits_image_and_mask_alike_to_another_shape(drawn, task_for, regist
     assert (result[40:56, 40:56] != kept[40:56, 40:56]).any()
 
 
-@pytest.mark.parametrize(
-    ("given", "area", "expected"),
-    [
-        ((128, 128), 128 * 128, (128, 128)),
-        ((1024, 1024), 128 * 128, (128, 128)),
-        ((64, 48), 128 * 128, (64, 48)),  # never enlarged
-        ((130, 100), 256 * 256, (128, 96)),
-        ((1920, 1080), 1024 * 1024, (1360, 768)),
-        ((4000, 10), 128 * 128, (1024, 16)),
-        ((5, 5), 128 * 128, (16, 16)),
-        ((250, 250), 32 * 32, (32, 32)),
-    ],
-)
-def test_a_reference_is_scaled_to_multiples_of_16_within_the_area(given, area, expected):
-    size = reference_size(*given, area)
-    assert size == expected
-    assert size[0] * size[1] <= area
+def test_a_region_is_drawn_as_an_image_of_its_own_would_be(studio, task_for, registry):
+    """The worker's half: what is cut out and scaled goes into the model, and nothing else."""
+    whole = inputs_of(task_for(registry.find("kontext", "micro")))[0].resize((300, 200))
+    hole = Image.new("L", (300, 200), 0)
+    hole.paste(255, (130, 90, 160, 120))
+    region = Rectangle(82, 42, 128, 128)
+    for kind, role in (("fill", "image"), ("kontext", "reference")):
+        spec = registry.find(kind, "micro")
+        inputs = [(role, whole), ("mask", hole)]
+        task = task_for(spec, inputs=inputs, region=region, width=64, height=64)
+        part = whole.crop(region.edges).resize((64, 64), Image.Resampling.LANCZOS)
+        # Whatever is touched by the hole, whose edges lie on whole drawn pixels here.
+        scaled = hole.crop(region.edges).resize((64, 64), Image.Resampling.NEAREST)
+        alone = [(role, part)] + ([("mask", scaled)] if kind == "fill" else [])
+        assert studio.pixels(task, steps=STEPS) == studio.pixels(
+            task_for(spec, inputs=alone), steps=STEPS
+        )
+
+
+def test_the_thinnest_mask_still_asks_for_something():
+    mask = Image.new("L", (2000, 2000), 0)
+    mask.paste(255, (1000, 0, 1001, 2000))
+    mask.putpixel((5, 5), 255)
+    mask.paste(GENERATED_FROM - 1, (1500, 0, 1600, 2000))
+    drawn = np.asarray(region_to_draw(mask, Rectangle(0, 0, 2000, 2000), Size(256, 256)))
+    assert (drawn[:, 128] == 255).all()
+    assert drawn[0, 0] == 255
+    assert (drawn == 255).sum() == 256 + 1, "what only fades is not generated again"
 
 
 def test_kontext_takes_a_reference_of_another_size_and_keeps_the_plans(drawn, task_for, registry):

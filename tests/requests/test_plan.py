@@ -5,14 +5,21 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from flux_mcp.errors import InvalidRequestError, InvalidSizeError, UnsupportedOptionError
+from flux_mcp.errors import (
+    InvalidImageError,
+    InvalidRequestError,
+    InvalidSizeError,
+    UnsupportedOptionError,
+)
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.switches import Switches
+from flux_mcp.requests.geometry import Rectangle, Size
 from flux_mcp.requests.plan import (
     PlanInput,
     PlanLora,
     PlanParts,
     RenderPlan,
+    load_of_plan,
     make_plan,
     plan_notices,
 )
@@ -41,10 +48,12 @@ def image(role="reference", width=640, height=480, image_id=None):
     return PlanInput(role=role, sha256="0" * 64, width=width, height=height, image_id=image_id)
 
 
+BOX = {"x": 0, "y": 0, "width": 8, "height": 8}
+
+
 def fill_request(**arguments):
-    box = {"box": {"x": 0, "y": 0, "width": 8, "height": 8}}
     return FillRequest.model_validate(
-        {"prompt": "a cat", "image": "img_a", "mask": box, **arguments}
+        {"prompt": "a cat", "image": "img_a", "mask": {"box": BOX}, **arguments}
     )
 
 
@@ -125,18 +134,161 @@ def test_parents_are_the_gallery_images_without_repeats():
     assert plan(request, redux, inputs).parents == ("img_b", "img_a")
 
 
-def test_nothing_is_adjusted_without_a_word():
-    request = EditRequest(prompt="a", images=["img_a"])
-    made = plan(request, KONTEXT, [image(width=1001, height=501)])
-    (notice,) = plan_notices(request, made, KONTEXT, "")
-    assert "1001x501" in notice
-    assert f"{made.width}x{made.height}" in notice
+def test_a_large_image_is_filled_in_a_region_and_keeps_its_size():
+    photograph = [image("image", 4000, 3000), image("mask", 4000, 3000)]
+    parts = PlanParts(
+        revision=None, seed=1, inputs=photograph, masked=Rectangle(2000, 1000, 300, 200)
+    )
+    made = make_plan(fill_request(), FILL, parts)
+    assert made.region is not None
+    assert made.region.holds(parts.masked)
+    assert (made.width, made.height) == (made.region.width, made.region.height) == (1024, 1024)
+    assert made.image_size == Size(4000, 3000)
+    assert RenderPlan.model_validate_json(made.model_dump_json()) == made
+
+
+def test_an_edit_has_the_size_of_its_image_unless_another_is_asked_for():
+    photograph = [image(width=4000, height=3000)]
+    edit = EditRequest(prompt="a", images=["a"])
+    whole = plan(edit, KONTEXT, photograph)
+    assert (whole.width, whole.height, whole.image_size) == (1168, 880, Size(4000, 3000))
+    own = plan(edit.model_copy(update={"width": 512, "height": 256}), KONTEXT, photograph)
+    assert (own.region, own.image_size) == (None, Size(512, 256))
+    wide = plan(edit.model_copy(update={"aspect_ratio": "16:9"}), KONTEXT, photograph)
+    assert (wide.region, wide.image_size) == (None, Size(1360, 768))
+    small = plan(edit, KONTEXT, [image()])
+    assert (small.region, small.image_size) == (None, Size(640, 480))
+
+
+def test_a_plan_counts_no_mask_as_a_reference():
+    edit = EditRequest.model_validate({"prompt": "a", "images": ["a"], "mask": {"box": BOX}})
+    parts = PlanParts(
+        revision=None,
+        seed=1,
+        inputs=(image(), image("mask")),
+        masked=Rectangle(0, 0, 8, 8),
+    )
+    assert load_of_plan(make_plan(edit, KONTEXT, parts), KONTEXT).references == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "refused"),
+    [
+        ((640, 480), {"aspect_ratio": "16:9"}, "16:9"),
+        ((640, 480), {"width": 480, "height": 640}, "480x640"),
+        ((640, 480), {"width": 320, "height": 240}, "320x240"),
+        ((640, 480), {"aspect_ratio": "4:3"}, None),
+        ((640, 480), {"width": 640, "height": 480}, None),
+        # What text2img draws for 16:9.
+        ((1360, 768), {"aspect_ratio": "16:9"}, None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["fill", "kontext"])
+def test_a_masked_image_keeps_its_size_and_another_is_refused(kind, size, asked, refused):
+    role, spec = {"fill": ("image", FILL), "kontext": ("reference", KONTEXT)}[kind]
+    masked = {"mask": {"box": BOX}}
+    request = (
+        fill_request(**asked)
+        if kind == "fill"
+        else EditRequest.model_validate({"prompt": "a", "images": ["a"], **masked, **asked})
+    )
+    inputs = (image(role, *size), image("mask", *size))
+    parts = PlanParts(revision=None, seed=1, inputs=inputs, masked=Rectangle(0, 0, 8, 8))
+    if refused is None:
+        assert make_plan(request, spec, parts).image_size == Size(*size)
+        return
+    with pytest.raises(InvalidSizeError, match=f"{size[0]}x{size[1]}.*{refused}") as error:
+        make_plan(request, spec, parts)
+    assert "outpaint" in error.value.hint
+
+
+MASKED = Rectangle(2000, 1000, 300, 200)
+
+
+@pytest.mark.parametrize(
+    ("request_", "row", "inputs", "masked", "says"),
+    [
+        pytest.param(
+            fill_request(), ("fill", "flux1-fill-dev"),
+            [image("image", 4000, 3000), image("mask", 4000, 3000)], MASKED,
+            ["Drawn: 1024x1024 at (1638, 588) of the image of 4000x3000, pixel for pixel."],
+            id="fill, a region",
+        ),
+        pytest.param(
+            fill_request(), ("fill", "flux1-fill-dev"),
+            [image("image", 4000, 3000), image("mask", 4000, 3000)], Rectangle(0, 0, 4000, 3000),
+            ["4000x3000 is drawn at 1168x880 (scale 0.293) and scaled back to 4000x3000. Detail"],
+            id="fill, all of it",
+        ),
+        pytest.param(
+            fill_request(), ("fill", "flux1-fill-dev"), [image("image"), image("mask")],
+            Rectangle(0, 0, 8, 8), [], id="fill, small",
+        ),
+        pytest.param(
+            EditRequest(prompt="a", images=["a"]), ("kontext", "flux1-kontext-dev"),
+            [image(width=1001, height=501)], None,
+            ["The image of 1001x501 is drawn at 992x496 (scale 0.991) and scaled back"],
+            id="edit",
+        ),
+        pytest.param(
+            EditRequest(prompt="a", images=["a"]), ("kontext", "flux1-kontext-dev"), [image()],
+            None, [], id="edit, no change",
+        ),
+        pytest.param(
+            EditRequest(prompt="a", images=["a"], width=512, height=512),
+            ("kontext", "flux1-kontext-dev"), [image()], None,
+            ["Image 1 of 640x480 is read at 576x448."], id="edit, another shape",
+        ),
+        pytest.param(
+            EditRequest(prompt="a", images=["a", "b"]), ("kontext", "flux2-klein-4b"),
+            [image(), image(width=3000, height=2000)], None,
+            ["Image 2 of 3000x2000 is read at 1248x832."], id="edit, a reference",
+        ),
+        pytest.param(
+            StructuralRequest(prompt="a", image="a"), ("control", "flux1-canny-dev"),
+            [image("image", 1001, 501)], None,
+            ["The image of 1001x501 is cut to its middle 1001x493 and scaled to 1008x496."],
+            id="structure",
+        ),
+        pytest.param(
+            StructuralRequest(prompt="a", control_image="a", aspect_ratio="1:1"),
+            ("control", "flux1-canny-dev"), [image("control", 2000, 1000)], None,
+            ["The image of 2000x1000 is cut to its middle 1000x1000 and scaled to 1024x1024."],
+            id="structure, another shape",
+        ),
+        pytest.param(
+            VariationRequest.model_validate({"images": ["a", "b"]}), ("redux", "flux1-redux-dev"),
+            [image(), image(width=384, height=384)], None,
+            ["Image 1 of 640x480 is read at 384x384, whatever its shape."], id="variation",
+        ),
+        pytest.param(
+            GenerateRequest(prompt="a", aspect_ratio="16:9"), ("text2img", "flux1-dev"), [], None,
+            [], id="generate",
+        ),
+    ],
+)  # fmt: skip
+def test_every_cut_and_scaling_of_an_image_is_told_with_its_numbers(
+    request_, row, inputs, masked, says
+):
+    spec = REGISTRY.find(*row)
+    parts = PlanParts(revision=None, seed=1, inputs=tuple(inputs), masked=masked)
+    notices = plan_notices(make_plan(request_, spec, parts), spec, "")
+    assert len(notices) == len(says), notices
+    assert all(part in notice for part, notice in zip(says, notices, strict=True)), notices
+
+
+@pytest.mark.parametrize("size", [(2000, 100), (40, 40)])
+def test_a_reference_the_model_cannot_read_is_refused_before_it_is_queued(size):
+    request = EditRequest(prompt="a", images=["a", "b"])
+    klein = REGISTRY.find("kontext", "flux2-klein-4b")
+    with pytest.raises(InvalidImageError, match=f"{size[0]}x{size[1]}"):
+        plan(request, klein, [image(), image("reference", *size)])
 
 
 def test_the_demonstration_model_says_what_it_is_and_what_to_install():
     micro = REGISTRY.find("text2img", "micro")
     request = GenerateRequest(prompt="a cat")
-    (notice,) = plan_notices(request, plan(request, micro), micro, "Run: install.")
+    (notice,) = plan_notices(plan(request, micro), micro, "Run: install.")
     assert "demonstration" in notice
     assert "Run: install." in notice
 
@@ -147,7 +299,7 @@ def test_a_batch_says_that_its_pixels_differ(kind):
         "text2img": (GenerateRequest(prompt="a", count=2, batched=True), DEV, []),
         "fill": (fill_request(count=2, batched=True), FILL, [image("image")]),
     }[kind]
-    notices = plan_notices(request, plan(request, spec, inputs), spec, "")
+    notices = plan_notices(plan(request, spec, inputs), spec, "")
     assert any("one pass" in notice for notice in notices)
 
 
@@ -197,7 +349,7 @@ CACHE = Switches(step_cache="taylorseer")
         (GenerateRequest(prompt="a"), DEV, {"negative_prompt": "b"}, "come together"),
         (GenerateRequest(prompt="a"), DEV, {"true_cfg_scale": 4.0}, "come together"),
         (GenerateRequest(prompt="a"), DEV, {"inputs": [image()]}, "no input of the role reference"),
-        (EditRequest(prompt="a", images=["a"]), KONTEXT, {"inputs": [image("mask")]}, "role mask"),
+        (EditRequest(prompt="a", images=["a"]), KONTEXT, {"inputs": [image("control")]}, "control"),
         (fill_request(), FILL, {"structure": "canny"}, "fill follows no structure"),
         (GenerateRequest(prompt="a"), DEV, {"strength": 0.5}, "text2img has no strength"),
         (GenerateRequest(prompt="a"), DEV, {"seeds": ()}, "seeds"),
@@ -221,10 +373,26 @@ CACHE = Switches(step_cache="taylorseer")
             {"switches": CACHE, "negative_prompt": "b", "true_cfg_scale": 4.0},
             "no step cache with a negative prompt for kontext",
         ),
+        (fill_request(), FILL, {"region": Rectangle(600, 0, 64, 64)}, "outside the image"),
+        (fill_request(), FILL, {"region": Rectangle(0, 0, 0, 64)}, "outside the image"),
+        (GenerateRequest(prompt="a"), DEV, {"region": Rectangle(0, 0, 8, 8)}, "draws no region"),
+        (
+            fill_request(),
+            FILL,
+            {"inputs": [image("image"), image("mask", 480, 640)]},
+            "mask has another size",
+        ),
+        (
+            EditRequest(prompt="a", images=["a"]),
+            KONTEXT,
+            {"inputs": [image(), image("mask")], "region": None},
+            "needs a region",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_each_other_are_no_plan(request_, spec, changes, says):
-    made = plan(request_, spec)
+    roles = {"kontext": ["reference"], "fill": ["image", "mask"]}.get(spec.kind, [])
+    made = plan(request_, spec, [image(role) for role in roles])
     with pytest.raises(ValidationError, match=says):
         RenderPlan(**{**dict(made), **changes})
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.provenance import ImageProvenance, to_metadata
@@ -50,7 +51,10 @@ async def keep_image(
         }
     )
     files = ImageFiles(service.settings.paths).save(
-        provenance.id, provenance.created_at, pixels, width, height, to_metadata(provenance)
+        provenance.id,
+        provenance.created_at,
+        Image.frombytes("RGB", (width, height), pixels),
+        to_metadata(provenance),
     )
     gallery = service.runtime.rooms.gallery
     return await service._database.call(gallery.add, record_of(provenance, files, LOCAL))

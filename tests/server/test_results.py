@@ -107,9 +107,7 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Pat
         saved = files.save(
             f"img_{width}x{height}",
             "2026-01-01T00:00:00.000000+00:00",
-            noise(width, height),
-            width,
-            height,
+            Image.frombytes("RGB", (width, height), noise(width, height)),
             {},
         )
         made[width, height] = files.path_of(saved.file)

@@ -47,10 +47,15 @@ from tests.models.lora_files import flux1, write
 pytestmark = pytest.mark.anyio
 
 REGISTRY = load_registry()
-IMAGE = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAF0lEQVR4nGP8z0AaYC"
-    "JR/aiGUQ1DSAMAQC4BH2bjRnMAAAAASUVORK5CYII="
-)
+
+
+def data_uri(width_px: int, height_px: int, **more: Any) -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width_px, height_px), "red").save(buffer, "PNG", **more)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+IMAGE = data_uri(64, 64)
 
 
 def planner_for(

@@ -67,25 +67,18 @@ class ImageFiles:
         self._set_aside = paths.set_aside
 
     def save(
-        self,
-        image_id: str,
-        created_at: str,
-        pixels: bytes,
-        width: int,
-        height: int,
-        metadata: Mapping[str, str],
+        self, image_id: str, created_at: str, image: Image.Image, metadata: Mapping[str, str]
     ) -> SavedImage:
-        """Write an image and its thumbnail; each appears whole, the thumbnail first.
+        """Write an RGB image and its thumbnail; each appears whole, the thumbnail first.
 
-        `pixels` is raw RGB, 8 bits, row by row. `metadata` becomes the PNG's iTXt chunks.
+        `metadata` becomes the PNG's iTXt chunks.
 
         Raises:
             StorageError: the disk refused; nothing is left behind but, at worst, a whole thumbnail.
-            InternalError: the id is not one of ours, or `pixels` has another size.
+            InternalError: the id is not one of ours, or the image is not RGB.
         """
-        if not _OURS.fullmatch(f"{image_id}.png") or len(pixels) != 3 * width * height:
-            raise InternalError(f"{image_id}: {len(pixels)} bytes are no RGB of {width}x{height}.")
-        image = Image.frombytes("RGB", (width, height), pixels)
+        if not _OURS.fullmatch(f"{image_id}.png") or image.mode != "RGB":
+            raise InternalError(f"{image_id}: an image of {image.mode} is not saved under this id.")
         png = _encode_png(image, metadata)
         folder = self._images / f"{datetime.fromisoformat(created_at):%Y/%m}"
         file, thumbnail = folder / f"{image_id}.png", folder / f"{image_id}.webp"
@@ -102,7 +95,7 @@ class ImageFiles:
             file=self._relative(file),
             thumbnail=self._relative(thumbnail),
             sha256=hashlib.sha256(png).hexdigest(),
-            pixels_sha256=hashlib.sha256(pixels).hexdigest(),
+            pixels_sha256=_pixels_sha256(image),
             size_bytes=len(png),
         )
 
@@ -235,7 +228,7 @@ class ImageFiles:
             file=self._relative(path),
             thumbnail=self._relative(thumbnail),
             sha256=hashlib.sha256(png).hexdigest(),
-            pixels_sha256=hashlib.sha256(image.tobytes()).hexdigest(),
+            pixels_sha256=_pixels_sha256(image),
             size_bytes=len(png),
         )
 
@@ -295,6 +288,15 @@ def write_whole(target: Path, data: bytes, *, survives_power_cut: bool = True) -
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _pixels_sha256(image: Image.Image, rows: int = 256) -> str:
+    """Hash the raw pixels, some rows at a time: a photograph has hundreds of megabytes of them."""
+    digest = hashlib.sha256()
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
+        digest.update(strip.tobytes())
+    return digest.hexdigest()
 
 
 def _encode_png(image: Image.Image, metadata: Mapping[str, str]) -> bytes:

@@ -24,6 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from flux_mcp import __version__
 from flux_mcp.errors import InvalidImageError
 from flux_mcp.models.registry import Kind
+from flux_mcp.requests.geometry import Rectangle
 from flux_mcp.requests.plan import RenderPlan
 
 METADATA_KEY = "flux-mcp"
@@ -165,6 +166,7 @@ def _parameters(provenance: ImageProvenance) -> str:
         "Distilled CFG Scale": plan.get("guidance"),
         "Seed": provenance.seed,
         "Size": f"{provenance.width}x{provenance.height}",
+        **_region(plan),
         "Model": provenance.model,
         "LoRAs": " ".join(f"{one['name']}:{one['weight']:g}" for one in provenance.loras) or None,
         "Version": f"flux-mcp {__version__}",
@@ -175,6 +177,17 @@ def _parameters(provenance: ImageProvenance) -> str:
     lines.append(", ".join(f"{k}: {v}" for k, v in settings.items() if v is not None))
     # Some readers end a text chunk at a NUL; the JSON keeps it, escaped.
     return "\n".join(lines).replace("\0", " ")
+
+
+def _region(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Return which part of an image was drawn, and at which size, where it was not all of it."""
+    region = plan.get("region")
+    if region is None:
+        return {}
+    return {
+        "Drawn region": str(Rectangle(**region)),
+        "Drawn size": f"{plan['width']}x{plan['height']}",
+    }
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -6,12 +6,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from flux_mcp.errors import InvalidImageError, InvalidRequestError
 from flux_mcp.images.decoding import InputImage, encode_image
-from flux_mcp.requests.geometry import Size
+from flux_mcp.requests.geometry import Rectangle, Size
+from flux_mcp.requests.plan import GENERATED_FROM
 from flux_mcp.requests.schemas import Box, whole_mask
-
-GENERATED_FROM = 128
-"""Least value that is generated again: diffusers' fill pipeline splits its mask at one half
-(`FluxFillPipeline.mask_processor`, `do_binarize=True`; 128 / 255 > 0.5)."""
 
 
 def mask_from_image(mask: InputImage, image_size: Size) -> InputImage:
@@ -77,6 +74,19 @@ def finish_mask(mask: InputImage, *, invert: bool, feather_px: int) -> InputImag
             "keeps small shapes.",
         )
     return encode_image(image) if invert or feather_px else mask
+
+
+def covered(mask: InputImage) -> Rectangle:
+    """Return the part of a mask that is not 0: whatever else changes, all outside it stays.
+
+    Raises:
+        InvalidRequestError: all of it is 0.
+    """
+    box = _decode(mask).getbbox()
+    if box is None:
+        raise InvalidRequestError("The mask is black: it changes nothing.", "Paint in white.")
+    left, top, right, bottom = box
+    return Rectangle(left, top, right - left, bottom - top)
 
 
 def _decode(mask: InputImage) -> Image.Image:

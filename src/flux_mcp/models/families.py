@@ -95,6 +95,15 @@ class FamilySpec:
     """The published transformers: what people call each, and its `config.json`."""
     base_words: tuple[str, ...] = ()
     """In what a trainer's metadata says of the base of a LoRA, if it is of this family."""
+    reference_max_pixels: int | None = None
+    """Most pixels a reference of an edit is read at; `None` for as many as the image drawn."""
+    reference_min_side_px: int = 1
+    """Shortest side a reference of an edit may have when it is read."""
+    reference_max_ratio: int | None = None
+    """How many times as long as wide it may be; `None` for any."""
+    encoder_side_px: int = 384
+    """Side of the square that the image encoder of redux sees; 384 in FLUX.1 Redux, whose encoder
+    is SigLIP so400m patch14 384 (27 x 27 = 729 tokens)."""
     is_demonstration: bool = False
     """Whether it only shows how the server works; every result says so."""
 
@@ -405,13 +414,24 @@ FLUX2 = FamilySpec(
         },
     },
     base_words=("flux-2", "flux2", "flux.2", "klein"),
+    # What Flux2ImageProcessor.check_image_input takes; a larger reference the pipelines would scale
+    # themselves, and cut (diffusers 0.42.1).
+    reference_max_pixels=1024 * 1024,
+    reference_min_side_px=64,
+    reference_max_ratio=8,
 )
 
 
 # --- micro, and all of them ----------------------------------------------------------------------
 
 MICRO = replace(
-    FLUX1, id="micro", title="micro", transformers={}, base_words=(), is_demonstration=True
+    FLUX1,
+    id="micro",
+    title="micro",
+    transformers={},
+    base_words=(),
+    encoder_side_px=64,
+    is_demonstration=True,
 )
 
 FAMILIES: Mapping[Family, FamilySpec] = MappingProxyType(

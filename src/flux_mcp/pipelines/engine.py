@@ -239,8 +239,7 @@ def _draw_passes(
             watch.end_pass()
             seconds = time.perf_counter() - started
             for seed, drawn in zip(seeds, _to_pixels(colours), strict=True):
-                pixels = adapter.finish(drawn)
-                reporter.image(index, seed, seconds, pixels)
+                reporter.image(index, seed, seconds, drawn)
                 index += 1
     finally:
         # A raise skips diffusers' own cleanup: stateful caches would spoil the next image.

@@ -1,5 +1,9 @@
-"""Image sizes: aspect ratios, legal multiples, limits of pixels. A size is refused, not rounded."""
+"""Image sizes: aspect ratios, legal multiples, limits of pixels. A size is refused, not rounded.
 
+And regions: which part of a large image is drawn at which size, to be pasted back.
+"""
+
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -27,6 +31,36 @@ class Size:
     def pixels(self) -> int:
         """Width times height."""
         return self.width * self.height
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """A part of an image, in pixels from its top left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        """`1024x768 at (400, 300)`."""
+        return f"{self.size} at ({self.x}, {self.y})"
+
+    @property
+    def size(self) -> Size:
+        """Width and height."""
+        return Size(self.width, self.height)
+
+    @property
+    def edges(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom, as Pillow takes a box: the last two lie just outside."""
+        return self.x, self.y, self.x + self.width, self.y + self.height
+
+    def holds(self, other: "Rectangle") -> bool:
+        """Whether all of the other lies inside."""
+        left, top, right, bottom = self.edges
+        x, y, end_x, end_y = other.edges
+        return left <= x and top <= y and end_x <= right and end_y <= bottom
 
 
 def check_size(size: Size, spec: ModelSpec) -> None:
@@ -98,3 +132,194 @@ def size_for_image(image: Size, spec: ModelSpec) -> Size:
         return image
     shrink = min(1.0, math.sqrt(spec.default_pixels / image.pixels))
     return nearest_legal(Size(round(image.width * shrink), round(image.height * shrink)), spec)
+
+
+# --- regions -------------------------------------------------------------------------------------
+
+CONTEXT_FACTOR = 1.2
+"""Sides of the least that a model sees of a mask's surroundings, against those of the mask's box.
+The default of ComfyUI-Inpaint-CropAndStitch (`context_from_mask_extend_factor`). A mask that is
+small against what the model draws gets much more."""
+MAX_STRETCH = 1.3
+"""Most that a region may be scaled more along one side than along the other. Sides of a multiple of
+16 need up to 1.2 where they are shortest (72 px drawn at 80, beside 88 px drawn at 80); what needs
+more is too narrow to be drawn."""
+
+
+@dataclass(frozen=True)
+class DrawnRegion:
+    """A part of an image, and the size it is drawn at before it is pasted back."""
+
+    region: Rectangle
+    size: Size
+
+    @property
+    def stretch(self) -> float:
+        """How much more one side is scaled than the other; 1 for a shape that is kept."""
+        across, down = self._scales
+        return max(across / down, down / across)
+
+    @property
+    def scale(self) -> float:
+        """Drawn pixels for each pixel of the image, along a side; below 1 detail is lost."""
+        across, down = self._scales
+        return math.sqrt(across * down)
+
+    @property
+    def _scales(self) -> tuple[float, float]:
+        return self.size.width / self.region.width, self.size.height / self.region.height
+
+
+def choose_region(image: Size, box: Rectangle, spec: ModelSpec) -> DrawnRegion:
+    """Return the part of an image to draw, so that what `box` holds can be drawn again.
+
+    It holds the box with some of what lies around it, and has about as many pixels as the model
+    likes best (`spec.default_pixels`, never more). Where the box allows it the part is drawn at the
+    image's own scale, with as much around the box as fits. Else it is scaled down; scaled up only
+    if the image has a side that is shorter than any the model can draw.
+
+    Args:
+        image: Size of the whole image.
+        box: Where it will change; inside the image.
+        spec: The row that draws.
+
+    Raises:
+        InvalidSizeError: the part is too narrow to be drawn with its shape kept.
+    """
+    wanted = _with_context(image, box)
+    size = _unscaled_size(image, box.size, wanted.size, spec)
+    if size is not None:
+        return DrawnRegion(_around(box, wanted, size, image), size)
+    drawn = _scaled_region(image, wanted, spec)
+    if drawn.stretch > MAX_STRETCH:
+        raise InvalidSizeError(
+            f"{spec.id} cannot draw {wanted.size} of the image: it is too narrow.",
+            f"Its sides are {spec.min_side_px} to {spec.max_side_px} px. Cut the image into "
+            "shorter pieces, or mask a smaller part.",
+        )
+    return drawn
+
+
+def whole_region(image: Size, spec: ModelSpec) -> DrawnRegion:
+    """Return the size to draw a whole image at.
+
+    Raises:
+        InvalidSizeError: it is too narrow.
+    """
+    return choose_region(image, Rectangle(0, 0, image.width, image.height), spec)
+
+
+def _with_context(image: Size, box: Rectangle) -> Rectangle:
+    across, down = (math.ceil(side * (CONTEXT_FACTOR - 1) / 2) for side in (box.width, box.height))
+    left, top, right, bottom = box.edges
+    left, top = max(0, left - across), max(0, top - down)
+    right, bottom = min(image.width, right + across), min(image.height, bottom + down)
+    return Rectangle(left, top, right - left, bottom - top)
+
+
+def _around(box: Rectangle, wanted: Rectangle, size: Size, image: Size) -> Rectangle:
+    """Return a rectangle of this size with `wanted` in its middle; it holds the box.
+
+    It lies in the image, and its sides are not shorter than those of the box.
+    """
+    x, y = (
+        min(max(0, end - side, start + (least - side) // 2), begin, whole - side)
+        for begin, end, start, least, side, whole in (
+            (box.x, box.x + box.width, wanted.x, wanted.width, size.width, image.width),
+            (box.y, box.y + box.height, wanted.y, wanted.height, size.height, image.height),
+        )
+    )
+    return Rectangle(x, y, size.width, size.height)
+
+
+def _unscaled_size(image: Size, box: Size, wanted: Size, spec: ModelSpec) -> Size | None:
+    """Return the size of a region that is drawn pixel for pixel; `None` where there is none.
+
+    The context gives way where the image's sides are no multiples, never the box.
+    """
+    multiple = spec.size_multiple
+    lowest = math.ceil(spec.min_side_px / multiple) * multiple
+    highest = [
+        min(side, spec.max_side_px) // multiple * multiple for side in (image.width, image.height)
+    ]
+    sides = [
+        min(most, max(lowest, math.ceil(side / multiple) * multiple))
+        for side, most in zip((wanted.width, wanted.height), highest, strict=True)
+    ]
+    size = Size(*sides)
+    is_legal = min(highest) >= lowest and size.pixels <= spec.default_pixels
+    if not is_legal or size.width < box.width or size.height < box.height:
+        return None
+    # As much around it as the model likes best, in a shape near a square.
+    for side in range(multiple, max(highest) + 1, multiple):
+        wider = Size(*(min(most, max(now, side)) for now, most in zip(sides, highest, strict=True)))
+        if wider.pixels > spec.default_pixels:
+            break
+        size = wider
+    return size
+
+
+def _scaled_region(image: Size, wanted: Rectangle, spec: ModelSpec) -> DrawnRegion:
+    scale = min(
+        max(1.0, spec.min_side_px / min(image.width, image.height)),
+        math.sqrt(spec.default_pixels / wanted.size.pixels),
+        spec.max_side_px / max(wanted.width, wanted.height),
+    )
+    half = spec.size_multiple / 2
+    sides = (
+        {_legal_side(side * scale + step, spec) for step in (-half, 0, half)}
+        for side in (wanted.width, wanted.height)
+    )
+    sizes = [Size(*both) for both in itertools.product(*sides)]
+    # A side held at its minimum may leave none within the pixels: then it is too narrow as well.
+    fitting = [size for size in sizes if size.pixels <= spec.default_pixels] or sizes
+    regions = [_extended(image, wanted, size, scale) for size in fitting]
+    return min(regions, key=lambda one: (round(one.stretch, 2), -one.size.pixels))
+
+
+def _extended(image: Size, wanted: Rectangle, size: Size, scale: float) -> DrawnRegion:
+    """Return what is drawn at a size: `wanted`, and more of the image until the shapes agree.
+
+    Where the size is more than the scale needs there is room for more, too.
+    """
+    scale = min(size.width / wanted.width, size.height / wanted.height, scale)
+    extended = Size(
+        *(
+            min(whole, max(least, round(side / scale)))
+            for whole, least, side in (
+                (image.width, wanted.width, size.width),
+                (image.height, wanted.height, size.height),
+            )
+        )
+    )
+    return DrawnRegion(_around(wanted, wanted, extended, image), size)
+
+
+# --- other images --------------------------------------------------------------------------------
+
+REFERENCE_MULTIPLE_PX = 16
+"""VAE factor 8 times packing 2: what pipelines cut a reference's sides to (diffusers 0.42.1)."""
+
+
+def reference_size(image: Size, max_pixels: int) -> Size:
+    """Return the size a reference is encoded at.
+
+    Its shape in multiples of 16, within `max_pixels`. Never enlarged beyond the rounding: a small
+    reference has no more to tell than its pixels.
+    """
+    shrink = min(1.0, math.sqrt(max_pixels / image.pixels))
+    multiple = REFERENCE_MULTIPLE_PX
+    sides = [max(1, round(side * shrink / multiple)) for side in (image.width, image.height)]
+    while sides[0] * sides[1] * multiple**2 > max_pixels and max(sides) > 1:
+        sides[sides.index(max(sides))] -= 1
+    return Size(sides[0] * multiple, sides[1] * multiple)
+
+
+def cut_to_shape(image: Size, shape: Size) -> Size:
+    """Return what is left of an image whose middle is cut out in another shape.
+
+    What `PIL.ImageOps.fit` keeps before it scales, to the nearest pixel.
+    """
+    if image.width * shape.height > shape.width * image.height:
+        return Size(round(image.height * shape.width / shape.height), image.height)
+    return Size(image.width, round(image.width * shape.height / shape.width))

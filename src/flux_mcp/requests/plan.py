@@ -11,7 +11,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError
+from flux_mcp.errors import (
+    InvalidImageError,
+    InvalidRequestError,
+    InvalidSizeError,
+    UnsupportedOptionError,
+)
 from flux_mcp.models.loras.library import Lora
 from flux_mcp.models.memory import Load, LoadedAs
 from flux_mcp.models.parts import Placement, Precision
@@ -19,7 +24,18 @@ from flux_mcp.models.planning.candidates import Wanted, load_of
 from flux_mcp.models.planning.switches import KINDS_WITH_ONE_STATE, Drawing
 from flux_mcp.models.registry import Kind, ModelSpec, Quality, Structure
 from flux_mcp.models.switches import Switches
-from flux_mcp.requests.geometry import Size, check_size, size_for_image, size_for_ratio
+from flux_mcp.requests.geometry import (
+    DrawnRegion,
+    Rectangle,
+    Size,
+    check_size,
+    choose_region,
+    cut_to_shape,
+    reference_size,
+    size_for_image,
+    size_for_ratio,
+    whole_region,
+)
 from flux_mcp.requests.schemas import (
     DrawRequest,
     EditRequest,
@@ -31,10 +47,14 @@ from flux_mcp.requests.schemas import (
 TRUE_CFG_SCALE = 4.0
 """Weight of the prompt against the negative prompt; the value of diffusers' own FLUX examples."""
 
+GENERATED_FROM = 128
+"""Least value of a mask that is generated again: diffusers' fill pipeline splits its mask at one
+half (`FluxFillPipeline.mask_processor`, `do_binarize=True`; 128 / 255 > 0.5)."""
+
 InputRole = Literal["image", "reference", "mask", "control"]
 INPUT_ROLES: Mapping[Kind, frozenset[InputRole]] = {
     "text2img": frozenset(),
-    "kontext": frozenset({"reference"}),
+    "kontext": frozenset({"reference", "mask"}),
     "fill": frozenset({"image", "mask"}),
     "control": frozenset({"image", "control"}),
     "redux": frozenset({"reference"}),
@@ -59,6 +79,11 @@ class PlanInput(BaseModel):
     """Share in a variation."""
     image_id: str | None = None
     """The gallery image it came from, if any: a parent of what is drawn."""
+
+    @property
+    def size(self) -> Size:
+        """Width and height."""
+        return Size(self.width, self.height)
 
 
 class PlanLora(BaseModel):
@@ -98,7 +123,12 @@ class RenderPlan(BaseModel):
     negative_prompt: str | None = None
     true_cfg_scale: float = 1.0
     width: int = Field(gt=0)
+    """What is drawn, in pixels; the image itself is `image_size`."""
     height: int = Field(gt=0)
+    region: Rectangle | None = None
+    """Part of the first input that is drawn again, at `width` and `height`, and pasted back into
+    it: where the mask says so, or all of it without a mask. `None`: what is drawn is the image.
+    Plans for fill that were stored before there were regions cut the input to their own size."""
     steps: int = Field(gt=0)
     guidance: float
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -133,7 +163,24 @@ class RenderPlan(BaseModel):
         if len({lora.name for lora in self.loras}) < len(self.loras):
             raise ValueError("a LoRA is named twice")
         self._switches_fit()
+        self._region_fits()
         return self
+
+    def _region_fits(self) -> None:
+        masks = [item for item in self.inputs if item.role == "mask"]
+        if self.region is None:
+            if masks and self.kind == "kontext":
+                raise ValueError("an edit with a mask needs a region")
+            return
+        if self.kind not in ("fill", "kontext") or not self.inputs:
+            raise ValueError(f"{self.kind} draws no region of an image")
+        whole = self.inputs[0].size
+        if self.region.size.pixels <= 0 or not Rectangle(0, 0, whole.width, whole.height).holds(
+            self.region
+        ):
+            raise ValueError("the region reaches outside the image")
+        if any(mask.size != whole for mask in masks):
+            raise ValueError("the mask has another size than the image")
 
     def _switches_fit(self) -> None:
         if self.switches.step_cache == "none":
@@ -142,6 +189,11 @@ class RenderPlan(BaseModel):
             raise ValueError("a step cache and compiled blocks do not go together")
         if self.negative_prompt is not None and self.kind in KINDS_WITH_ONE_STATE:
             raise ValueError(f"no step cache with a negative prompt for {self.kind}")
+
+    @property
+    def image_size(self) -> Size:
+        """The size of each finished image."""
+        return Size(self.width, self.height) if self.region is None else self.inputs[0].size
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -171,7 +223,7 @@ def load_of_plan(plan: RenderPlan, spec: ModelSpec) -> Load:
         quality=plan.quality,
         width_px=plan.width,
         height_px=plan.height,
-        references=len(plan.inputs),
+        references=sum(item.role != "mask" for item in plan.inputs),
         count=len(plan.seeds),
         batched=plan.batched,
     )
@@ -204,6 +256,8 @@ class PlanParts:
     """What a pack made the prompts of, one for each image; else the request's own."""
     inputs: tuple[PlanInput, ...] = ()
     """The request's images, in order."""
+    masked: Rectangle | None = None
+    """The part of the first image where its mask is not 0, if there is a mask."""
     loaded_as: LoadedAs | None = None
     """How the model is held; without a known GPU as it is stored, all on the device."""
     loras: tuple[PlanLora, ...] = ()
@@ -224,13 +278,15 @@ def make_plan(request: DrawRequest, spec: ModelSpec, parts: PlanParts) -> Render
         InvalidSizeError: the model cannot draw that size.
         UnsupportedOptionError: the model cannot do what an option asks.
         InvalidRequestError: more steps than the model takes.
+        InvalidImageError: the model cannot read an image of that size.
     """
     refuse_what_the_model_cannot(request, spec)
-    size = _size(request, spec, parts.inputs)
+    size, region = _drawn(request, spec, parts)
     first_seed = parts.seed if request.seed is None else request.seed
     texts = parts.texts or (request.prompt or "",)
     loaded_as = parts.loaded_as
     drawing = planned_drawing(request, spec, loaded_as)
+    _refuse_narrow_references(spec, size, region, parts.inputs)
     return RenderPlan(
         kind=spec.kind,
         model=spec.id,
@@ -246,6 +302,7 @@ def make_plan(request: DrawRequest, spec: ModelSpec, parts: PlanParts) -> Render
         true_cfg_scale=TRUE_CFG_SCALE if drawing.has_true_cfg else 1.0,
         width=size.width,
         height=size.height,
+        region=region,
         steps=drawing.steps,
         guidance=spec.default_guidance if request.guidance is None else request.guidance,
         seeds=tuple(first_seed + index for index in range(request.count)),
@@ -336,28 +393,89 @@ def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 
 
-def _size(request: DrawRequest, spec: ModelSpec, inputs: Sequence[PlanInput]) -> Size:
+def _drawn(
+    request: DrawRequest, spec: ModelSpec, parts: PlanParts
+) -> tuple[Size, Rectangle | None]:
+    """Return the size to draw at, and the part of the first image that is drawn."""
+    if request.keeps_size:
+        image = parts.inputs[0].size
+        _refuse_another_size(request, image, spec)
+        drawn = (
+            whole_region(image, spec)
+            if parts.masked is None
+            else choose_region(image, parts.masked, spec)
+        )
+        return drawn.size, drawn.region
     if request.width is not None and request.height is not None:
         size = Size(request.width, request.height)
         check_size(size, spec)
-        return size
+        return size, None
     if request.aspect_ratio is not None:
-        return size_for_ratio(request.aspect_ratio, spec)
-    if inputs and not isinstance(request, VariationRequest):
-        return size_for_image(Size(inputs[0].width, inputs[0].height), spec)
-    return size_for_ratio("1:1", spec)
+        return size_for_ratio(request.aspect_ratio, spec), None
+    if isinstance(request, EditRequest):
+        drawn = whole_region(parts.inputs[0].size, spec)
+        same = drawn.size == parts.inputs[0].size
+        return drawn.size, None if same else drawn.region
+    if isinstance(request, StructuralRequest):
+        return size_for_image(parts.inputs[0].size, spec), None
+    return size_for_ratio("1:1", spec), None
+
+
+def _refuse_narrow_references(
+    spec: ModelSpec, size: Size, region: Rectangle | None, inputs: Sequence[PlanInput]
+) -> None:
+    """Refuse a reference that the model's pipeline would refuse when it is read.
+
+    Raises:
+        InvalidImageError: it is too small or too narrow.
+    """
+    family = spec.family_spec
+    references = [item.size for item in inputs if item.role == "reference"]
+    if spec.kind != "kontext" or family.reference_max_ratio is None:
+        return
+    if region is not None:
+        references[0] = size
+    for given in references:
+        read = reference_size(given, family.reference_max_pixels or size.pixels)
+        short, long = sorted((read.width, read.height))
+        if short < family.reference_min_side_px or long > family.reference_max_ratio * short:
+            raise InvalidImageError(
+                f"An image of {given} is too small or too narrow for {spec.id}.",
+                f"Give one of at least {family.reference_min_side_px} px a side, "
+                f"at most {family.reference_max_ratio} times as long as wide.",
+            )
+
+
+def _refuse_another_size(request: DrawRequest, image: Size, spec: ModelSpec) -> None:
+    """Refuse a size for an image that keeps its own.
+
+    Raises:
+        InvalidSizeError: another size or shape than the image's is asked for.
+    """
+    asked = ""
+    if request.width is not None and request.height is not None:
+        size = Size(request.width, request.height)
+        asked = "" if size == image else str(size)
+    elif request.aspect_ratio is not None:
+        across, down = (int(part) for part in request.aspect_ratio.split(":"))
+        # An image that was generated in this shape is off by the rounding to multiples.
+        is_same = abs(image.width - image.height * across / down) < spec.size_multiple
+        asked = "" if is_same else request.aspect_ratio
+    if asked:
+        raise InvalidSizeError(
+            f"With a mask the image keeps its size, {image}; it cannot become {asked}.",
+            "Leave out aspect_ratio, width and height. To extend an image (outpaint), put it on a "
+            "larger canvas first and mask the new part; to cut it, crop it first.",
+        )
 
 
 # --- what the caller should know -----------------------------------------------------------------
 
 
-def plan_notices(
-    request: DrawRequest, plan: RenderPlan, spec: ModelSpec, install_hint: str | None
-) -> tuple[str, ...]:
+def plan_notices(plan: RenderPlan, spec: ModelSpec, install_hint: str | None) -> tuple[str, ...]:
     """Say what the caller should know about a plan: nothing is decided without a word.
 
     Args:
-        request: What was asked.
         plan: What will be drawn.
         spec: The row that draws it.
         install_hint: How to get a real model, where none is installed for this kind.
@@ -369,15 +487,50 @@ def plan_notices(
             "shapes on plain backgrounds and nothing else."
             + (f" {install_hint}" if install_hint else "")
         )
-    if request.width is None and request.aspect_ratio is None and plan.inputs:
-        given = Size(plan.inputs[0].width, plan.inputs[0].height)
-        if given != Size(plan.width, plan.height) and not isinstance(request, VariationRequest):
-            notices.append(f"The image of {given} is drawn at {plan.width}x{plan.height}.")
+    notices += input_notices(plan, spec)
     if plan.batched:
         notices.append("Drawn in one pass: pixels differ slightly from images drawn alone.")
     if plan.steps < spec.steps["low"]:
         notices.append(f"{plan.steps} steps are fewer than {spec.id} needs for a clean image.")
     return tuple(notices)
+
+
+def input_notices(plan: RenderPlan, spec: ModelSpec) -> tuple[str, ...]:
+    """Say how each image of a plan is cut and scaled, with the numbers."""
+    notices = []
+    rest = list(enumerate(plan.inputs, start=1))
+    if plan.region is not None:
+        notices.append(_region_notice(plan, plan.region))
+        rest = rest[1:]
+    size, side = Size(plan.width, plan.height), spec.family_spec.encoder_side_px
+    for number, item in rest:
+        name = f"Image {number}" if plan.kind in ("kontext", "redux") else "The image"
+        if item.role == "reference" and plan.kind == "kontext":
+            read = reference_size(item.size, spec.family_spec.reference_max_pixels or size.pixels)
+            if read != item.size:
+                notices.append(f"{name} of {item.size} is read at {read}.")
+        elif item.role == "reference" and item.size != Size(side, side):
+            notices.append(f"{name} of {item.size} is read at {side}x{side}, whatever its shape.")
+        elif item.role in ("image", "control") and item.size != size:
+            cut = cut_to_shape(item.size, size)
+            how = "" if cut == item.size else f"cut to its middle {cut} and "
+            notices.append(f"{name} of {item.size} is {how}scaled to {size}.")
+    return tuple(dict.fromkeys(filter(None, notices)))
+
+
+def _region_notice(plan: RenderPlan, region: Rectangle) -> str:
+    image, drawn = plan.inputs[0].size, DrawnRegion(region, Size(plan.width, plan.height))
+    is_whole = region.size == image
+    if drawn.size == region.size:
+        return "" if is_whole else f"Drawn: {region} of the image of {image}, pixel for pixel."
+    what = f"The image of {image}" if is_whole else f"{region} of the image of {image}"
+    lost = " Detail finer than that is lost where it is drawn." if drawn.scale < 1 else ""
+    has_mask = any(item.role == "mask" for item in plan.inputs)
+    advice = "" if has_mask else " A mask keeps the rest as it is; width and height keep this size."
+    return (
+        f"{what} is drawn at {drawn.size} (scale {drawn.scale:.3g}) and scaled back to "
+        f"{region.size}.{lost}{advice}"
+    )
 
 
 def lora_notices(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from flux_mcp.models.loras.library import MAX_WEIGHT
 from flux_mcp.models.registry import Kind, Quality, Structure
@@ -345,13 +346,13 @@ class DrawRequest(Request):
         None,
         ge=1,
         description="Width in pixels, a multiple of 16. Give height too.",
-        json_schema_extra=brief("Pixels, a multiple of 16."),
+        json_schema_extra=brief("A multiple of 16."),
     )
     height: int | None = Field(
         None,
         ge=1,
         description="Height in pixels, a multiple of 16. Give width too.",
-        json_schema_extra=brief("Pixels, a multiple of 16."),
+        json_schema_extra=brief("A multiple of 16."),
     )
     quality: Quality = Field(
         "standard",
@@ -395,7 +396,7 @@ class DrawRequest(Request):
         default=False,
         description="Generate several images in one pass: a little faster on large GPUs, but "
         "pixels differ slightly from those of images generated alone.",
-        json_schema_extra=brief("All in one pass: faster, other pixels."),
+        json_schema_extra=brief("One pass: faster, other pixels."),
     )
     loras: LoraChoices | None = Field(
         None,
@@ -428,13 +429,13 @@ class DrawRequest(Request):
         le=MAX_WAIT_S,
         description="Longest wait in seconds before answering with a job id to poll. 0 returns at "
         "once.",
-        json_schema_extra=brief("Seconds to wait; then a job_id is answered."),
+        json_schema_extra=brief("Seconds; then a job_id is answered."),
     )
     dry_run: bool = Field(
         default=False,
         description="Return the prompt with its audit, the resolved plan and estimates; generate "
         "and queue nothing.",
-        json_schema_extra=brief("Answer prompt, audit and plan only."),
+        json_schema_extra=brief("Only prompt, audit and plan."),
     )
     idempotency_key: Key | None = Field(
         None,
@@ -442,6 +443,11 @@ class DrawRequest(Request):
         "one.",
         json_schema_extra=brief("Same key, same job."),
     )
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether the result has the size of the image that was given, whatever else is asked."""
+        return False
 
     @model_validator(mode="after")
     def _words_are_given_one_way(self) -> "DrawRequest":
@@ -500,15 +506,46 @@ class EditRequest(DrawRequest):
     images: Annotated[
         list[ImageReference], BeforeValidator(as_list), Field(min_length=1, max_length=8)
     ] = Field(
-        description="The image to change; further ones are references where supported.",
+        description="The image to change; further ones are references where supported. The result "
+        "has the size of the first, unless width and height or aspect_ratio say otherwise.",
         json_schema_extra=brief("The image to change; further ones are references."),
     )
+    mask: Annotated[Mask, BeforeValidator(parse_json_text)] | None = Field(
+        None,
+        description="The area of the first image that may change: {'box': {...}} or "
+        "{'image': ...}. All else keeps its pixels, and the image its size.",
+        json_schema_extra=brief("Only this area changes: box or image."),
+    )
+    feather_px: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Soften the mask's edge by this many pixels.",
+        json_schema_extra=brief("Soften its edge."),
+    )
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether there is a mask: what it keeps stays where it is."""
+        return self.mask is not None
+
+    @model_validator(mode="after")
+    def _feather_has_a_mask(self) -> "EditRequest":
+        if self.feather_px and self.mask is None:
+            raise MistakeError(
+                "feather_px softens the edge of a mask, and there is none",
+                "Give a mask, or leave feather_px out.",
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
     def _one_image(cls, data: Any) -> Any:
         """Accept `image: "id"` for `images: ["id"]`."""
         return _renamed(data, "image", "images")
+
+
+_KEEPS_SIZE = "Leave it out: the result has the size of the image."
 
 
 def _renamed(data: Any, given: str, ours: str) -> Any:
@@ -541,6 +578,10 @@ class FillRequest(DrawRequest):
         "instruction).",
         json_schema_extra=brief("What is seen inside the mask: a description, not an instruction."),
     )
+    # Not published: the image keeps its size. What is given anyway is checked against that.
+    aspect_ratio: SkipJsonSchema[AspectRatio | None] = Field(None, description=_KEEPS_SIZE)
+    width: SkipJsonSchema[int | None] = Field(None, ge=1, description=_KEEPS_SIZE)
+    height: SkipJsonSchema[int | None] = Field(None, ge=1, description=_KEEPS_SIZE)
     image: OneImage
     mask: Annotated[Mask, BeforeValidator(parse_json_text)] = Field(
         description="The area to change: {'box': {...}} or {'image': ...}.",
@@ -554,6 +595,11 @@ class FillRequest(DrawRequest):
         description="Soften the mask's edge by this many pixels.",
         json_schema_extra=brief("Soften the mask's edge."),
     )
+
+    @property
+    def keeps_size(self) -> bool:
+        """Always: what the mask keeps stays where it is."""
+        return True
 
     @model_validator(mode="before")
     @classmethod

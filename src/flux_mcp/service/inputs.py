@@ -10,7 +10,7 @@ from flux_mcp.errors import RequestError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.images.budget import DecodeBudget
 from flux_mcp.images.decoding import BYTES_PER_PIXEL, InputImage, load_image, store_image
-from flux_mcp.images.masks import finish_mask, mask_from_box, mask_from_image
+from flux_mcp.images.masks import covered, finish_mask, mask_from_box, mask_from_image
 from flux_mcp.images.references import (
     DataReference,
     GalleryReference,
@@ -18,7 +18,7 @@ from flux_mcp.images.references import (
     read_path,
 )
 from flux_mcp.principals import only
-from flux_mcp.requests.geometry import Size
+from flux_mcp.requests.geometry import Rectangle, Size
 from flux_mcp.requests.plan import InputRole, PlanInput
 from flux_mcp.requests.schemas import (
     DrawRequest,
@@ -37,6 +37,8 @@ class Incoming:
 
     image: InputImage
     plan_input: PlanInput
+    covered: Rectangle | None = None
+    """Of a mask: the part that is not 0."""
 
 
 def gallery_ids(request: DrawRequest) -> tuple[str, ...]:
@@ -55,15 +57,19 @@ def gallery_ids(request: DrawRequest) -> tuple[str, ...]:
 def _references(request: DrawRequest) -> Iterable[str]:
     match request:
         case EditRequest():
-            return request.images
+            return [*request.images, *_mask_images(request.mask)]
         case VariationRequest():
             return [item.image for item in request.images]
         case FillRequest():
-            return [request.image, *filter(None, [request.mask.image])]
+            return [request.image, *_mask_images(request.mask)]
         case StructuralRequest():
             return filter(None, [request.image, request.control_image])
         case _:
             return []
+
+
+def _mask_images(mask: Mask | None) -> list[str]:
+    return [] if mask is None or mask.image is None else [mask.image]
 
 
 class InputReader:
@@ -93,14 +99,25 @@ class InputReader:
         read = _RequestInputs(self._settings, self._files, self._budget, gallery)
         match request:
             case EditRequest():
-                return tuple(read.image(image, "reference") for image in request.images)
+                images = [read.image(image, "reference") for image in request.images]
+                masks = [
+                    read.mask(mask, images[0].image, feather_px=request.feather_px)
+                    for mask in filter(None, [request.mask])
+                ]
+                return (*images, *masks)
             case VariationRequest():
                 return tuple(
                     read.image(item.image, "reference", item.weight) for item in request.images
                 )
             case FillRequest():
                 image = read.image(request.image, "image")
-                return image, read.mask(request, image.image)
+                mask = read.mask(
+                    request.mask,
+                    image.image,
+                    invert=request.invert,
+                    feather_px=request.feather_px,
+                )
+                return image, mask
             case StructuralRequest(image=str(image)):
                 return (read.image(image, "image"),)
             case StructuralRequest(control_image=str(image)):
@@ -127,11 +144,14 @@ class _RequestInputs:
         image, image_id = self._load(reference, "RGB")
         return Incoming(image, _plan_input(image, role, weight, image_id))
 
-    def mask(self, request: FillRequest, image: InputImage) -> Incoming:
-        raw = self._raw_mask(request.mask, Size(image.width, image.height))
+    def mask(
+        self, asked: Mask, image: InputImage, *, invert: bool = False, feather_px: int
+    ) -> Incoming:
+        raw = self._raw_mask(asked, Size(image.width, image.height))
         with self.budget.taken(BYTES_PER_PIXEL * raw.width * raw.height):
-            mask = finish_mask(raw, invert=request.invert, feather_px=request.feather_px)
-        return Incoming(mask, _plan_input(mask, "mask"))
+            mask = finish_mask(raw, invert=invert, feather_px=feather_px)
+            masked = covered(mask)
+        return Incoming(mask, _plan_input(mask, "mask"), masked)
 
     def _raw_mask(self, mask: Mask, size: Size) -> InputImage:
         if mask.box is not None:

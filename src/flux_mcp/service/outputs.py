@@ -2,10 +2,12 @@
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
-from flux_mcp.gallery.files import ImageFiles
+from flux_mcp.gallery.files import ImageFiles, SavedImage
 from flux_mcp.gallery.provenance import ImageProvenance, to_metadata
 from flux_mcp.gallery.store import Gallery, new_image_id, record_of
+from flux_mcp.images.pasting import Finish, finisher
 from flux_mcp.jobs.job import utc_now
 from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.saving import Drawn
@@ -24,6 +26,8 @@ class GallerySink:
 
     gallery: Gallery
     files: ImageFiles
+    uploads_dir: Path
+    """The files of the images that jobs draw from."""
     database: DatabaseThread
     registry: Registry
     measurements: Measurements
@@ -40,19 +44,11 @@ class GallerySink:
         saved = {
             record.index for record in await self.database.insist(self.gallery.of_job, drawn.job.id)
         }
-        for image, pixels in drawn.images:
-            if image.index in saved:
-                continue
+        unsaved = [one for one in drawn.images if one[0].index not in saved]
+        finish = await asyncio.to_thread(finisher, drawn.job.plan, self.uploads_dir)
+        for image, pixels in unsaved:
             provenance = self._provenance(drawn, image)
-            files = await asyncio.to_thread(
-                self.files.save,
-                provenance.id,
-                provenance.created_at,
-                pixels,
-                image.width,
-                image.height,
-                to_metadata(provenance),
-            )
+            files = await asyncio.to_thread(self._save_file, provenance, finish, pixels)
             record = record_of(provenance, files, drawn.job.principal)
             await self.database.insist(self.gallery.add, record, is_new=True)
         # With a step cache steps are skipped: their seconds do not predict another job's.
@@ -64,8 +60,12 @@ class GallerySink:
                 timed(drawn),
             )
 
+    def _save_file(self, known: ImageProvenance, finish: Finish, pixels: bytes) -> SavedImage:
+        return self.files.save(known.id, known.created_at, finish(pixels), to_metadata(known))
+
     def _provenance(self, drawn: Drawn, image: GeneratedImage) -> ImageProvenance:
         job, plan = drawn.job, drawn.job.plan
+        size = plan.image_size
         return ImageProvenance(
             id=new_image_id(),
             job_id=job.id,
@@ -81,8 +81,8 @@ class GallerySink:
             loras=[lora.model_dump() for lora in plan.loras],
             seed=image.seed,
             plan=plan.model_dump(mode="json"),
-            width=image.width,
-            height=image.height,
+            width=size.width,
+            height=size.height,
             parents=plan.parents,
             session=job.session,
             stage=job.stage,

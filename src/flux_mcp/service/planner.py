@@ -172,6 +172,7 @@ class Planner:
             seed=seed,
             texts=wording.texts,
             inputs=tuple(item.plan_input for item in incoming),
+            masked=next(filter(None, (item.covered for item in incoming)), None),
             loaded_as=chosen.loaded_as,
             loras=planned_loras,
             switches=switches.switches,
@@ -182,9 +183,7 @@ class Planner:
             *chosen.notices,
             *wording.notices,
             *dict.fromkeys(notice for item in incoming for notice in item.image.notices),
-            *plan_notices(
-                request, plan, spec, how_to_install and f"For real images run: {how_to_install}."
-            ),
+            *plan_notices(plan, spec, how_to_install and f"For real images run: {how_to_install}."),
             *switches.notices,
             *dict.fromkeys(filter(None, map(cut_warning, tokens))),
             *lora_notices(request.loras or (), loras, plan.texts),

@@ -121,7 +121,8 @@ def _with_defaults(request: DrawRequest, defaults: Defaults) -> DrawRequest:
         wanted["loras"] = [
             LoraChoice(name=lora.name, weight=lora.weight) for lora in defaults.loras
         ]
-    if request.width is None and request.aspect_ratio is None:
+    # With a mask the image keeps its own size: a pack's is for images that have none yet.
+    if request.width is None and request.aspect_ratio is None and not request.keeps_size:
         sizes = {name: getattr(defaults, name) for name in ("aspect_ratio", "width", "height")}
         wanted |= {name: value for name, value in sizes.items() if value is not None}
     return request.model_copy(update=wanted)

@@ -161,7 +161,14 @@ class Runtime:
             asyncio.create_task(self.changes.watch_other_processes(), name="flux-mcp-changes")
         )
         if self._executes:
-            sink = GallerySink(gallery, self.files, self.database, self.registry, measurements)
+            sink = GallerySink(
+                gallery,
+                self.files,
+                self.settings.paths.uploads,
+                self.database,
+                self.registry,
+                measurements,
+            )
             self.executor = GpuExecutor(
                 self.settings,
                 queue,

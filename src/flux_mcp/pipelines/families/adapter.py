@@ -6,7 +6,6 @@ up batches. The passes themselves are run by engine.py.
 """
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,10 +18,8 @@ from flux_mcp.errors import InvalidImageError, InvalidRequestError, UnsupportedO
 from flux_mcp.models.formats import format_of
 from flux_mcp.pipelines.loaded import Resident
 from flux_mcp.pipelines.loading.quantisers import compute_dtype
-from flux_mcp.requests.plan import InputRole, RenderPlan
-
-REFERENCE_MULTIPLE_PX = 16
-"""VAE factor 8 times packing 2: what the pipelines cut a reference's sides to."""
+from flux_mcp.requests.geometry import Rectangle, Size, reference_size
+from flux_mcp.requests.plan import GENERATED_FROM, InputRole, RenderPlan
 
 Pixels = NDArray[np.uint8]
 Embeddings = dict[str, Any]
@@ -45,7 +42,7 @@ class EncodedTexts(Protocol):
 
 @dataclass(frozen=True)
 class PlanImage:
-    """An input of the plan, decoded."""
+    """An input of the plan, decoded: of the first image and its mask, the region that is drawn."""
 
     role: InputRole
     image: Image.Image
@@ -56,13 +53,18 @@ class PlanImage:
 def open_images(plan: RenderPlan, blobs: Mapping[str, bytes]) -> tuple[PlanImage, ...]:
     """Decode the plan's inputs in their order.
 
+    Of the first and of a mask, the plan's region in the size it is drawn at.
+
     Raises:
         InvalidImageError: an image is missing or cannot be read.
     """
-    return tuple(
-        PlanImage(item.role, _open(blobs.get(item.sha256), item.role), item.weight)
-        for item in plan.inputs
-    )
+    opened = []
+    for number, item in enumerate(plan.inputs):
+        image = _open(blobs.get(item.sha256), item.role)
+        if plan.region is not None and (number == 0 or item.role == "mask"):
+            image = region_to_draw(image, plan.region, Size(plan.width, plan.height))
+        opened.append(PlanImage(item.role, image, item.weight))
+    return tuple(opened)
 
 
 def _open(data: bytes | None, role: InputRole) -> Image.Image:
@@ -73,6 +75,22 @@ def _open(data: bytes | None, role: InputRole) -> Image.Image:
             return opened.convert("L" if role == "mask" else "RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InvalidImageError(f"The {role} image cannot be read: {error}.") from error
+
+
+def region_to_draw(image: Image.Image, region: Rectangle, size: Size) -> Image.Image:
+    """Return a part of an image in another size.
+
+    Of a mask (L), white wherever a pixel that is generated again is touched: thin lines would
+    vanish when a mask is scaled down, and the model would be asked for nothing.
+    """
+    part = image.crop(region.edges)
+    if region.size == size:
+        return part
+    target = (size.width, size.height)
+    if part.mode != "L":
+        return part.resize(target, Image.Resampling.LANCZOS)
+    hard = part.point(lambda value: 255 if value >= GENERATED_FROM else 0)
+    return hard.resize(target, Image.Resampling.BOX).point(lambda value: 255 if value else 0)
 
 
 class Adapter:
@@ -132,10 +150,6 @@ class Adapter:
         """Return what only this kind's call has."""
         return {}
 
-    def finish(self, drawn: Pixels) -> Pixels:
-        """Turn what the pipeline drew, (height, width, 3), into the image."""
-        return drawn
-
     def only(self, role: InputRole) -> Image.Image:
         """Return the plan's one image of a role.
 
@@ -151,23 +165,17 @@ class Adapter:
         """Cut and scale an image to the plan's size: the pipelines themselves would stretch it."""
         return ImageOps.fit(image, (self.plan.width, self.plan.height), method)
 
+    def as_reference(self, image: Image.Image) -> Image.Image:
+        """Return an image in the size that a reference of an edit is encoded at."""
+        most = self.resident.spec.family_spec.reference_max_pixels
+        size = reference_size(Size(*image.size), most or self.plan.width * self.plan.height)
+        if image.size == (size.width, size.height):
+            return image
+        return image.resize((size.width, size.height), Image.Resampling.LANCZOS)
+
     def _on_device(self, text: str) -> Embeddings:
         device = self.resident.pipe._execution_device  # noqa: SLF001 - where hooks put the parts
         # In what the transformer computes in, which may not be the encoder's. A copy on the CPU
         # too: a pipeline must not change what the cache keeps.
         dtype = compute_dtype(format_of(self.resident.spec.precision).compute)
         return {name: t.to(device, dtype, copy=True) for name, t in self.texts[text].items()}
-
-
-def reference_size(width: int, height: int, max_area: int) -> tuple[int, int]:
-    """Return the size a reference is encoded at, in pixels.
-
-    Its shape in multiples of 16, within `max_area`. Never enlarged beyond the rounding: a small
-    reference has no more to tell than its pixels.
-    """
-    shrink = min(1.0, math.sqrt(max_area / (width * height)))
-    multiple = REFERENCE_MULTIPLE_PX
-    sides = [max(1, round(side * shrink / multiple)) for side in (width, height)]
-    while sides[0] * sides[1] * multiple**2 > max_area and max(sides) > 1:
-        sides[sides.index(max(sides))] -= 1
-    return sides[0] * multiple, sides[1] * multiple

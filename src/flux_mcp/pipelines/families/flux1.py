@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flux_mcp.errors import InternalError, InvalidRequestError, UnsupportedOptionError
-from flux_mcp.pipelines.families.adapter import Adapter, Embeddings, Pixels, reference_size
+from flux_mcp.pipelines.families.adapter import Adapter, Embeddings
 from flux_mcp.pipelines.families.family import FamilyPipelines
 from flux_mcp.requests.plan import RenderPlan
 
@@ -30,33 +30,20 @@ class KontextAdapter(Adapter):
 
     def own_arguments(self, _count: int) -> dict[str, Any]:
         """Add the reference, and keep the pipeline from changing the size that was asked for."""
-        plan = self.plan
-        reference = self.only("reference")
-        size = reference_size(reference.width, reference.height, plan.width * plan.height)
-        if size != reference.size:
-            reference = reference.resize(size, Image.Resampling.LANCZOS)
-        return {"image": reference, "max_area": plan.width * plan.height, "_auto_resize": False}
+        reference = self.as_reference(self.only("reference"))
+        max_area = self.plan.width * self.plan.height
+        return {"image": reference, "max_area": max_area, "_auto_resize": False}
 
 
 class FillAdapter(Adapter):
-    """FluxFillPipeline: the masked part drawn again."""
+    """FluxFillPipeline: the masked part drawn again; it is pasted back elsewhere (images/)."""
 
     def own_arguments(self, count: int) -> dict[str, Any]:
         """Add image and mask, a copy for each seed: one would take the first seed's noise."""
-        return {"image": [self._image] * count, "mask_image": [self._mask] * count}
-
-    def finish(self, drawn: Pixels) -> Pixels:
-        """Put the drawn part into the original: where the mask is 0, its pixels stay exactly."""
-        return np.asarray(Image.composite(Image.fromarray(drawn), self._image, self._mask))
-
-    @property
-    def _image(self) -> Image.Image:
-        return self.fitted(self.only("image"), Image.Resampling.LANCZOS)
-
-    @property
-    def _mask(self) -> Image.Image:
+        image = self.fitted(self.only("image"), Image.Resampling.LANCZOS)
         # Bilinear does not ring: what is far from the mask stays 0.
-        return self.fitted(self.only("mask"), Image.Resampling.BILINEAR)
+        mask = self.fitted(self.only("mask"), Image.Resampling.BILINEAR)
+        return {"image": [image] * count, "mask_image": [mask] * count}
 
 
 class ControlAdapter(Adapter):

@@ -9,18 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from flux_mcp.errors import InvalidImageError, InvalidRequestError
-from flux_mcp.pipelines.families.adapter import Adapter, reference_size
+from flux_mcp.errors import InvalidRequestError
+from flux_mcp.pipelines.families.adapter import Adapter
 from flux_mcp.pipelines.families.family import FamilyPipelines
 from flux_mcp.requests.plan import RenderPlan
-
-REFERENCE_MAX_PIXELS = 1024 * 1024
-REFERENCE_MIN_SIDE_PX = 64
-REFERENCE_MAX_RATIO = 8
-"""What Flux2ImageProcessor.check_image_input takes; a larger reference the pipeline would scale
-itself, and cut (diffusers 0.42.1)."""
 
 
 class Flux2Text2Img(Adapter):
@@ -35,23 +28,11 @@ class Flux2Edit(Adapter):
 
         Raises:
             InvalidRequestError: there is none.
-            InvalidImageError: one is too small or too narrow.
         """
         references = [item.image for item in self.images if item.role == "reference"]
         if not references:
             raise InvalidRequestError(f"{self.plan.kind} needs a reference.")
-        return {"image": [_as_reference(image) for image in references]}
-
-
-def _as_reference(image: Image.Image) -> Image.Image:
-    size = reference_size(image.width, image.height, REFERENCE_MAX_PIXELS)
-    if min(size) < REFERENCE_MIN_SIDE_PX or max(size) > REFERENCE_MAX_RATIO * min(size):
-        raise InvalidImageError(
-            f"A reference of {image.width}x{image.height} is too small or too narrow for FLUX.2.",
-            f"Give one of at least {REFERENCE_MIN_SIDE_PX} px a side, "
-            f"at most {REFERENCE_MAX_RATIO} times as long as wide.",
-        )
-    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+        return {"image": [self.as_reference(image) for image in references]}
 
 
 def _steered_from(plan: RenderPlan, pipe: Any) -> str | None:
