@@ -152,6 +152,59 @@ def test_a_mask_may_have_an_alpha_channel_only_if_it_says_nothing(encoded):
         load(encoded(opaque, "PNG"), "L")
 
 
+def sixteen_bit_rgb() -> bytes:
+    """A PNG of 8x8 with 16 bits a channel, which Pillow reads and does not write."""
+
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    rows = b"".join(b"\0" + bytes(6 * 8) for _ in range(8))
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    body = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "mode", "says"),
+    [
+        (Image.new("RGB", (64, 48)), {}, "RGB", ()),
+        (Image.new("L", (64, 48)), {}, "L", ()),
+        (Image.new("P", (64, 48)), {}, "RGB", ()),
+        (Image.new("RGBA", (64, 48), (1, 2, 3, 255)), {}, "RGB", ()),
+        (Image.new("RGB", (64, 48)), {"exif": turned(1)}, "RGB", ()),
+        (Image.new("RGB", (64, 48)), {"exif": turned(6)}, "RGB", ("from 64x48 to 48x64",)),
+        (Image.new("RGB", (64, 48)), {"exif": turned(3)}, "L", ("from 64x48 to 64x48",)),
+        (Image.new("RGBA", (64, 48), (1, 2, 3, 254)), {}, "RGB", ("64x48 has transparent",)),
+        (Image.new("LA", (64, 48), (1, 0)), {}, "RGB", ("transparent",)),
+        (Image.new("P", (64, 48)), {"transparency": 0}, "RGB", ("transparent",)),
+        (Image.new("I;16", (64, 48)), {}, "L", ("64x48 has 16 bits",)),
+        (
+            Image.new("RGBA", (64, 48)),
+            {"exif": turned(8)},
+            "RGB",
+            ("from 64x48 to 48x64", "transparent"),
+        ),
+    ],
+)
+def test_what_reading_changes_is_told(encoded, image, options, mode, says):
+    notices = load(encoded(image, "PNG", **options), mode).notices
+    assert len(notices) == len(says)
+    assert all(part in notice for part, notice in zip(says, notices, strict=True))
+
+
+def test_sixteen_bits_of_colour_are_told():
+    (notice,) = load(sixteen_bit_rgb()).notices
+    assert "16 bits" in notice
+
+
 @pytest.mark.parametrize(
     "data",
     [

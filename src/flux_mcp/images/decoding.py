@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flux_mcp.errors import InvalidImageError, StorageError
 from flux_mcp.images.budget import DecodeBudget
+from flux_mcp.images.changes import told_rounding, told_transparency, told_turning
 from flux_mcp.images.colours import to_srgb
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -97,16 +98,17 @@ def _decoded(data: bytes, max_pixels: int, mode: Literal["RGB", "L"]) -> InputIm
     with _refused(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
         stored = _stored_mode(opened)
         opened.load()
+        notices = (*told_rounding(opened.size, stored), *told_turning(opened))
         # In place, here and below: a copy of the largest image takes 200 MB.
         ImageOps.exif_transpose(opened, in_place=True)
         image = _eight_bits(opened, stored)
         if mode == "L":
-            return encode_image(_as_grey(image))
+            return encode_image(_as_grey(image), notices=notices)
         # Empty, not `None`, where Pillow found a profile that it could not unpack.
         profile = (opened.info["icc_profile"] or b"") if "icc_profile" in opened.info else None
         image, notice = to_srgb(image, profile)
-        image = _as_rgb(image)
-        return encode_image(image, notices=() if notice is None else (notice,))
+        notices += told_transparency(image) + (() if notice is None else (notice,))
+        return encode_image(_as_rgb(image), notices=notices)
 
 
 @contextmanager

@@ -1,0 +1,46 @@
+"""What reading an image changes about it, in words: nothing is changed without a notice."""
+
+from PIL import ExifTags, Image
+
+_TURNED = range(2, 9)
+"""EXIF orientations that turn or mirror; 1 is upright, others mean nothing (Exif 3.0, 4.6.5.1)."""
+_SWAPPED = range(5, 9)
+"""Those that swap width and height."""
+_SIXTEEN_BITS = ("16B", "16L", "16N", "I;16")
+"""In Pillow's names of how pixels are stored."""
+
+
+def told_turning(opened: Image.Image) -> tuple[str, ...]:
+    """Return how an image will be turned, that is loaded but as it is in its file."""
+    orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation not in _TURNED:
+        return ()
+    width, height = opened.size
+    upright = (height, width) if orientation in _SWAPPED else (width, height)
+    return (
+        f"An image was turned as its EXIF data say, from {width}x{height} to "
+        f"{upright[0]}x{upright[1]}; boxes and masks count in the upright image.",
+    )
+
+
+def told_rounding(size: tuple[int, int], stored: str) -> tuple[str, ...]:
+    """Return what is lost to 8 bits a channel.
+
+    Args:
+        size: Of the image.
+        stored: How its pixels lie in the file, in Pillow's names, such as `RGB;16B`.
+    """
+    if any(name in stored for name in _SIXTEEN_BITS):
+        return (f"An image of {_size(size)} has 16 bits a channel: they were rounded to 8.",)
+    return ()
+
+
+def told_transparency(image: Image.Image) -> tuple[str, ...]:
+    """Return what becomes of transparent parts of an image of 8 bits that is to be RGB."""
+    if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() != (255, 255):
+        return (f"An image of {_size(image.size)} has transparent parts: they became white.",)
+    return ()
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
