@@ -14,7 +14,13 @@ from flux_mcp.errors import (
     PromptRefusedError,
     PromptTooLongError,
 )
-from flux_mcp.requests.schemas import DrawRequest, EditRequest, GenerateRequest, VariationRequest
+from flux_mcp.requests.schemas import (
+    DrawRequest,
+    EditRequest,
+    FillRequest,
+    GenerateRequest,
+    VariationRequest,
+)
 from flux_mcp.service.prompts import MAX_WARNINGS, Wording, compose_request, judge_plain, plain
 from tests.compose.packs_on_disk import MANIFEST, write_pack
 
@@ -102,6 +108,15 @@ def test_the_packs_own_kind_is_told_nothing(tmp_path: Path) -> None:
     asked = EditRequest.model_validate({"pack": "pets", "images": ["img_a"]})
     wording = worded(found, asked)
     assert (wording.request.quality, wording.notices) == ("low", ())
+
+
+def test_the_packs_size_is_not_for_an_image_with_a_mask_and_that_is_told(tmp_path: Path) -> None:
+    found = pack(tmp_path, kind="fill", aspect_ratio="4:5")
+    box = {"x": 0, "y": 0, "width": 8, "height": 8}
+    asked = FillRequest.model_validate({"pack": "pets", "image": "img_a", "mask": {"box": box}})
+    wording = worded(found, asked)
+    assert wording.request == asked
+    assert wording.notices == ("The size of the pack 'pets' is not used: the image keeps its own.",)
 
 
 def test_what_was_asked_is_not_changed(tmp_path: Path) -> None:

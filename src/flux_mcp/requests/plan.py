@@ -525,8 +525,12 @@ def _region_notice(plan: RenderPlan, region: Rectangle) -> str:
         return "" if is_whole else f"Drawn: {region} of the image of {image}, pixel for pixel."
     what = f"The image of {image}" if is_whole else f"{region} of the image of {image}"
     lost = " Detail finer than that is lost where it is drawn." if drawn.scale < 1 else ""
-    has_mask = any(item.role == "mask" for item in plan.inputs)
-    advice = "" if has_mask else " A mask keeps the rest as it is; width and height keep this size."
+    if all(item.role != "mask" for item in plan.inputs):
+        advice = " A mask keeps the rest as it is; width and height keep this size."
+    elif drawn.scale < 1:
+        advice = " A smaller mask keeps more; several areas can be filled one after another."
+    else:
+        advice = ""
     return (
         f"{what} is drawn at {drawn.size} (scale {drawn.scale:.3g}) and scaled back to "
         f"{region.size}.{lost}{advice}"

@@ -63,6 +63,8 @@ def compose_request(request: DrawRequest, pack: Pack, seed: int, *, refuse: bool
         notices["The audit refuses this prompt: without dry_run nothing would be queued."] = None
     if pack.defaults.kind != request.kind:
         notices[f"The pack '{pack.name}' is made for {tool_of(pack.defaults.kind)}."] = None
+    elif request.keeps_size and any(_sizes(pack.defaults).values()):
+        notices[f"The size of the pack '{pack.name}' is not used: the image keeps its own."] = None
     return Wording(
         request=_with_defaults(request, pack.defaults),
         texts=tuple(one.prompt for one in compositions),
@@ -123,6 +125,9 @@ def _with_defaults(request: DrawRequest, defaults: Defaults) -> DrawRequest:
         ]
     # With a mask the image keeps its own size: a pack's is for images that have none yet.
     if request.width is None and request.aspect_ratio is None and not request.keeps_size:
-        sizes = {name: getattr(defaults, name) for name in ("aspect_ratio", "width", "height")}
-        wanted |= {name: value for name, value in sizes.items() if value is not None}
+        wanted |= {name: value for name, value in _sizes(defaults).items() if value is not None}
     return request.model_copy(update=wanted)
+
+
+def _sizes(defaults: Defaults) -> dict[str, Any]:
+    return {name: getattr(defaults, name) for name in ("aspect_ratio", "width", "height")}

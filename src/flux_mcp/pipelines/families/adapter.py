@@ -72,7 +72,10 @@ def _open(data: bytes | None, role: InputRole) -> Image.Image:
         raise InvalidImageError(f"The {role} image did not reach the worker.")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as opened:
-            return opened.convert("L" if role == "mask" else "RGB")
+            opened.load()
+            mode = "L" if role == "mask" else "RGB"
+            # Not converted to what it is: a photograph of 50 megapixels takes 200 MB once.
+            return opened if opened.mode == mode else opened.convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InvalidImageError(f"The {role} image cannot be read: {error}.") from error
 
