@@ -17,10 +17,11 @@ def told_turning(opened: Image.Image) -> tuple[str, ...]:
         return ()
     width, height = opened.size
     upright = (height, width) if orientation in _SWAPPED else (width, height)
-    return (
+    notice = (
         f"An image was turned as its EXIF data say, from {width}x{height} to "
-        f"{upright[0]}x{upright[1]}; boxes and masks count in the upright image.",
+        f"{upright[0]}x{upright[1]}; boxes and masks count in the upright image."
     )
+    return (notice,)
 
 
 def told_rounding(size: tuple[int, int], stored: str) -> tuple[str, ...]:
