@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,18 @@ from flux_mcp.service.answers import (
     DryRunAnswer,
 )
 from flux_mcp.service.service import Service
+from tests.e2e.light import light_worker
 from tests.jobs.factories import make_plan_row
 from tests.server.images import keep_image, noise, queue_job, run_job
 
-from .processes import TIMEOUT_S, Cli
+from .processes import TIMEOUT_S, Cli, Ended
 
 FAST = ("--width", "64", "--height", "64", "--steps", "4", "--seed", "7")
 SLOW = (
     "--width", "256", "--height", "256", "--steps", "64", "--count", "8",
     "--negative-prompt", "a circle",
 )  # fmt: skip
-"""Half a minute on one core: long enough to be interrupted."""
+"""The light worker holds a job of so many steps until it is interrupted."""
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_the_root_lists_every_command_with_its_own_first_line(cli: Cli) -> None:
         assert f"{name} {row.about}" in words
         about, *_ = (load(name).help or "").split("\n\n")
         assert about == row.about, name
-    assert "Start with flux-mcp doctor" in ended.out
+    assert "Start with 'flux-mcp doctor'" in ended.out
 
 
 def test_help_imports_no_command_and_a_command_no_other(cli: Cli) -> None:
@@ -98,7 +100,7 @@ def test_a_dry_run_shows_the_plan_and_queues_nothing(cli: Cli) -> None:
     assert "seed 3. Nothing is queued." in text.out
     answer = DryRunAnswer.model_validate(cli("generate", "a circle", "--dry-run", "--json").json)
     assert answer.plan.prompt == "a circle"
-    assert cli("jobs", "list", "--all", "--json").json == []
+    assert cli("jobs", "list", "--all", "--json").json == {"jobs": [], "notices": []}
     assert "No job yet." in cli("jobs", "list", "--all").out
     assert "The gallery is empty." in cli("gallery", "search").out
 
@@ -246,12 +248,11 @@ def test_ids_stay_whole_in_eighty_columns_and_jobs_of_a_session_are_cancelled_to
 
     running, *waiting = jobs
     shown = cli("jobs", "show", waiting[0], "--json").json
-    assert (shown["status"], shown["position"]) == ("queued", 1)
+    assert (shown["status"], shown["position"]) == ("queued", 2)
     ended = cli("jobs", "cancel", "--session", shown["session"])
-    assert ended.out.splitlines() == [
-        *(f"{job}  cancelled" for job in waiting),
-        f"{running}  stops at its next step",
-    ]
+    assert ended.out.splitlines() == [f"{job}  cancelled" for job in (running, *waiting)], (
+        "no process runs what was left running: it is over at once"
+    )
     assert cli("jobs", "cancel", "--session", "nobody").out == "There was nothing to cancel.\n"
 
 
@@ -296,29 +297,84 @@ def test_a_reader_that_is_gone_already_is_no_error(cli: Cli, arguments: str) -> 
 # --- Ctrl-C ------------------------------------------------------------------------------------
 
 
-def test_control_c_cancels_the_job_and_leaves_no_worker(cli: Cli) -> None:
-    process = subprocess.Popen(
+@contextmanager
+def held(cli: Cli) -> Iterator[tuple["subprocess.Popen[str]", list[psutil.Process]]]:
+    """Give a command whose job is at its second step and stays there, and its worker."""
+    with subprocess.Popen(
         cli.command("generate", "a blue square", *SLOW),
-        env=cli.environment(),
+        env=cli.environment(**light_worker(holds=True)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
         start_new_session=True,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    seen = next(line for line in process.stderr if line.startswith("denoising"))
-    workers = psutil.Process(process.pid).children(recursive=True)
-    assert workers, seen
-    # As a terminal does it: to every process of the group, the worker too.
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 130
-    assert out == ""
-    (job,) = cli("jobs", "list", "--all", "--json").json
-    assert err.splitlines()[-1] == f"Interrupted: job {job['job_id']} is cancelled."
+    ) as process:
+        try:
+            assert process.stderr is not None
+            seen = next(line for line in process.stderr if line.startswith("denoising"))
+            workers = psutil.Process(process.pid).children(recursive=True)
+            assert workers, seen
+            yield process, workers
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_cancels_the_job_says_so_at_once_and_leaves_no_worker(
+    cli: Cli, number: signal.Signals, code: int
+) -> None:
+    with held(cli) as (process, workers):
+        if number == signal.SIGINT:
+            # As a terminal does it: to every process of the group, the worker too.
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, out) == (code, "")
+    (job,) = cli("jobs", "list", "--all", "--json").json["jobs"]
+    assert err.splitlines()[-2:] == [
+        f"Stopping: job {job['job_id']} is cancelled and stops at its next step.",
+        f"Interrupted: job {job['job_id']} is cancelled.",
+    ]
     assert "Traceback" not in err
     assert (job["status"], job["images"]) == ("cancelled", [])
     gone, alive = psutil.wait_procs(workers, timeout=TIMEOUT_S)
     assert len(gone) == len(workers)
     assert alive == []
+
+
+def test_what_a_killed_command_leaves_is_seen_with_what_starts_it_and_can_be_cancelled(
+    cli: Cli,
+) -> None:
+    with held(cli) as (process, workers):
+        alone = cli("jobs", "list")
+        assert "No process runs" not in alone.err, "the command itself runs it"
+        assert re.search(r"  step 2/512 +generate +micro", alone.out)
+        assert cli("doctor", "--json").json["queue"] == {
+            "waiting": 0, "running": 1, "has_executor": True,
+        }  # fmt: skip
+        process.kill()
+        process.wait(TIMEOUT_S)
+    psutil.wait_procs(workers, timeout=TIMEOUT_S)
+    listed = cli("jobs", "list")
+    assert "  waiting 1  " in listed.out, "nothing is said to run that does not"
+    serve = f"flux-mcp serve --data-dir {cli.data_dir}"
+    for ended in (listed, cli("jobs", "list", "--all"), cli("jobs", "show", listed_id(listed))):
+        assert "No process runs the jobs of this data folder" in ended.err
+        assert serve in ended.err
+    (notice,) = cli("jobs", "list", "--json").json["notices"]
+    assert serve in notice
+    examined = cli("doctor", "--json").json
+    assert examined["queue"] == {"waiting": 1, "running": 0, "has_executor": False}
+    (step,) = [one for one in examined["next"] if "no process runs the queue" in one["text"]]
+    assert step["command"].endswith(serve)
+    cancelled = cli("jobs", "cancel", listed_id(listed))
+    assert cancelled.out == f"{listed_id(listed)}  cancelled\n"
+    assert "No process runs" not in cli("jobs", "list").err, "nothing waits for one"
+
+
+def listed_id(listed: Ended) -> str:
+    found = re.search(r"^job_\S+", listed.out, re.MULTILINE)
+    assert found is not None
+    return found.group()

@@ -79,7 +79,7 @@ def test_an_ended_job_is_listed_with_all_and_not_without(drawn: Drawn) -> None:
     listed = drawn.cli("jobs", "list", "--all")
     assert listed.code == 0, listed.err
     assert drawn.answer.job_id in listed.out
-    assert drawn.ended.json in drawn.cli("jobs", "list", "--all", "--json").json
+    assert drawn.ended.json in drawn.cli("jobs", "list", "--all", "--json").json["jobs"]
 
 
 def test_an_image_is_found_by_its_words_and_shown(drawn: Drawn) -> None:

@@ -223,9 +223,10 @@ def test_control_c_and_a_kill_leave_what_the_next_pull_goes_on_with(cli: Cli, hu
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1] == (
-        "Interrupted. What was downloaded is kept: run the same command again to go on."
-    )
+    assert err.splitlines()[-2:] == [
+        "Stopping. What was downloaded is kept: run the same command again to go on.",
+        "Interrupted: the download has stopped.",
+    ]
     assert "Traceback" not in err
     assert psutil.wait_procs(children, timeout=TIMEOUT_S)[1] == []
     assert newest_download(cli).status == "cancelled"

@@ -35,7 +35,7 @@ def test_a_plan_for_people_says_the_same_and_why(cli: Cli) -> None:
     assert "flux1-dev" in found.out
     assert "takes 36.7 GiB of the GPU, 16.0 are free" in found.out
     assert found.out.count("taken") == 1
-    assert "loaded in 8 bit" in found.out
+    assert "Note: flux1-dev is loaded in 8 bit" in found.err
 
 
 def test_what_does_not_fit_ends_with_its_code_in_both_forms(cli: Cli) -> None:

@@ -61,12 +61,12 @@ def test_own_packs_are_listed_wrong_ones_with_their_place_and_what_to_do(
     write_pack(own / "pets")
     write_pack(own / "torn", {"pack.json": MISSPELT})
     write_pack(own / SHAPES)
-    ended = clean(cli("packs", "list"))
+    ended = cli("packs", "list")
+    assert ended.err == f"Note: Your own pack '{SHAPES}' replaces the shipped one.\n"
     assert re.search(r"^pets +1\.0\.0 +Test$", ended.out, re.MULTILINE)
     assert re.search(r"^torn +cannot be used:$", ended.out, re.MULTILINE)
     line = line_of(MISSPELT, '"titel"')
     assert f"  torn/pack.json:{line}:3: There is no key 'titel'. Did you mean 'title'?" in ended.out
-    assert f"Note: Your own pack '{SHAPES}' replaces the shipped one." in ended.out
     found = clean(cli("packs", "list", "--json")).json
     usable = {one["name"]: one["usable"] for one in found["packs"]}
     assert usable == {**dict.fromkeys(SHIPPED, True), "pets": True, "torn": False}
@@ -120,11 +120,12 @@ def test_a_star_draws_by_the_seed_and_counts_up(cli: Cli) -> None:
 
 
 def test_as_json_a_prompt_comes_with_audit_and_report(cli: Cli) -> None:
-    one = clean(cli("packs", "compose", SHAPES, "--var", "colour=*", "--seed", "3", "--json")).json
+    asked = ("packs", "compose", SHAPES, "--var", "colour=*", "--seed", "3", "--json")
+    (one,) = clean(cli(*asked)).json["prompts"]
     assert (one["verdict"], one["findings"], one["seed"]) == ("pass", [], 3)
     assert one["report"]["drawn"] == ["colour"]
     assert one["report"]["chosen"]["colour"] in one["prompt"]
-    several = clean(cli("packs", "compose", SHAPES, "--count", "2", "--json")).json
+    several = clean(cli("packs", "compose", SHAPES, "--count", "2", "--json")).json["prompts"]
     assert [document["seed"] for document in several] == [0, 1]
 
 
@@ -140,7 +141,7 @@ def test_a_refused_prompt_is_shown_with_the_reason_and_ends_with_2(cli: Cli) -> 
     )
     judged = cli("packs", "compose", SHAPES, "--extra", "with a crowd", "--json")
     assert judged.code == 2
-    assert judged.json["verdict"] == "refuse"
+    assert judged.json["prompts"][0]["verdict"] == "refuse"
 
 
 def test_what_is_only_advised_ends_with_0(cli: Cli) -> None:
@@ -340,12 +341,13 @@ def test_a_dry_run_prints_the_prompt_and_what_the_audit_found(cli: Cli) -> None:
 def test_a_dry_run_of_a_refused_prompt_ends_with_2_as_drawing_it_does(cli: Cli) -> None:
     asked = ("generate", "--pack", SHAPES, "--extra", "with a crowd")
     dry = cli(*asked, "--dry-run")
-    assert (dry.code, dry.err) == (2, "")
+    assert dry.code == 2
+    assert all(line.startswith("Note: ") for line in dry.err.splitlines())
     assert "\nrefuse: 'crowd' (extra, 62 to 67): 'people' is forbidden: " in dry.out
     wet = cli(*asked)
     assert (wet.code, wet.out) == (2, "")
     assert wet.err.startswith("[prompt_refused] The pack 'micro-shapes' refuses 'crowd' in extra")
-    assert cli("jobs", "list", "--all", "--json").json == []
+    assert cli("jobs", "list", "--all", "--json").json["jobs"] == []
 
 
 @pytest.mark.parametrize(

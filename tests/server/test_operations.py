@@ -40,7 +40,9 @@ def sent_by(token: str) -> dict[str, str]:
 async def test_a_probe_with_any_token_is_told_how_it_stands(http: httpx2.AsyncClient) -> None:
     answer = await http.get("/healthz", headers=sent_by(GUEST))
     assert answer.status_code == 200
-    assert set(answer.json()) == {"status", "reason", "leads", "queue_depth", "version"}
+    assert set(answer.json()) == {
+        "status", "reason", "leads", "queue_depth", "jobs_stopping", "version",
+    }  # fmt: skip
     assert answer.json()["status"] == "no_worker"
 
 

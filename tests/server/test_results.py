@@ -400,6 +400,19 @@ async def test_a_running_job_shows_its_newest_preview(service: Service, client: 
 # --- words -------------------------------------------------------------------------------------
 
 
+async def test_the_demonstration_is_named_in_each_result_and_explained_once_in_a_session(
+    client: Client,
+) -> None:
+    asked = {"prompt": "a circle", "dry_run": True, "seed": 3}
+    first, second = [await client.call_tool("flux_generate", asked) for _ in range(2)]
+    (line,) = [one for one in texts(first).splitlines() if one.startswith("Note: micro is a demo")]
+    assert re.search(r"Real models: \S*flux-mcp models pull flux2-klein-4b", line)
+    assert len(line.partition(" --data-dir ")[0]) <= 130
+    assert "is a demo" not in texts(second)
+    assert second.structured_content is not None
+    assert second.structured_content["notices"] == []
+
+
 @BOTH_PROTOCOLS
 async def test_a_finished_job_says_every_fact_in_words_and_links_to_every_image(
     service: Service, client: Client
@@ -420,7 +433,7 @@ async def test_a_finished_job_says_every_fact_in_words_and_links_to_every_image(
             kept.id,
             "64x64",
             f"seed {kept.seed}",
-            kept.model,
+            f"model {kept.model} (demo)",
             kept.path,
             kept.uri,
             job.id,
@@ -471,7 +484,7 @@ async def test_a_waiting_job_names_its_place_and_the_tool_to_call(
     head, *lines = texts(queue).splitlines()
     assert head.startswith("2 of at most 100 jobs wait.")
     assert lines == [
-        f"{job.id}: queued, text2img with micro, number {place}"
+        f"{job.id}: queued, generate with micro, number {place}"
         for place, job in enumerate((first, second), start=1)
     ]
 
@@ -507,7 +520,7 @@ async def test_a_dry_run_says_what_would_be_drawn(client: Client) -> None:
     assert "Dry run, nothing queued: micro would generate 2" in texts(result)
     assert "128x128 in 8 steps" in texts(result)
     assert "first seed 3" in texts(result)
-    assert "Note: Drawn by micro" in texts(result)
+    assert "Note: micro is a demo and draws coloured shapes only." in texts(result)
     assert result.structured_content is not None
     assert result.structured_content["plan"]["seeds"] == [3, 4]
     assert previews(result) == []

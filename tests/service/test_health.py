@@ -15,6 +15,7 @@ from flux_mcp.jobs.executor import ExecutorState
 from flux_mcp.jobs.fleet import WorkerInfo
 from flux_mcp.jobs.journal import TROUBLE_S, Journal
 from flux_mcp.jobs.process_fleet import ProcessFleet
+from flux_mcp.jobs.queue import QueueLoad
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.service import health
 from flux_mcp.service.answers import HealthAnswer
@@ -178,12 +179,12 @@ async def test_an_executor_whose_task_is_gone_degrades(open_service: Open) -> No
 async def test_an_answer_is_kept_for_a_second() -> None:
     asked = 0
 
-    async def depth() -> int:
+    async def load() -> QueueLoad:
         nonlocal asked
         asked += 1
-        return asked
+        return QueueLoad(queued=asked)
 
-    probe = Health(depth, ExecutorState)
+    probe = Health(load, ExecutorState)
     answers = await asyncio.gather(*(probe() for _ in range(50)))
     assert {answer.queue_depth for answer in answers} == {1}
     probe._looked_s = time.monotonic() - health.KEPT_S
@@ -193,13 +194,13 @@ async def test_an_answer_is_kept_for_a_second() -> None:
 async def test_a_database_that_refuses_once_is_asked_again() -> None:
     answers: list[int | Exception] = [StorageError("no"), 3]
 
-    async def depth() -> int:
+    async def load() -> QueueLoad:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return QueueLoad(queued=answer)
 
-    probe = Health(depth, ExecutorState)
+    probe = Health(load, ExecutorState)
     assert (await probe()).status == "degraded"
     probe._looked_s = float("-inf")
     assert (await probe()).queue_depth == 3

@@ -1,5 +1,6 @@
 """The commands of `flux-mcp`: a table, and a group that imports a command when it is called."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -9,13 +10,18 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from flux_mcp import __version__
-from flux_mcp.cli.common import HELP_FLAGS
+from flux_mcp.cli.common import HELP_FLAGS, complain, print_error, wants_json
+from flux_mcp.cli.interrupts import ended_by_signals
 
 _HELP = (
     "FLUX on your own GPU, for every MCP client.\n\n"
-    "Start with [bold]flux-mcp doctor[/bold] to see what is installed and what to do next, or "
-    "with [bold]flux-mcp demo[/bold] to see images made."
+    "Start with 'flux-mcp doctor' to see what is installed and what to do next, or with "
+    "'flux-mcp demo' to see images made."
 )
+
+
+LEAST_FOR_BOXES = 70
+"""Columns below which the boxes of help would cut the names of flags."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ COMMANDS: Mapping[str, CommandRow] = {
 
 def run_command() -> None:
     """Run the command that the process was called with, and end the process."""
-    _root()()
+    with ended_by_signals():
+        _root()()
 
 
 def command_tree() -> TyperGroup:
@@ -78,9 +85,21 @@ def load(name: str) -> TyperCommand | TyperGroup:
     app: typer.Typer = import_module(row.module).app
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand | TyperGroup)  # noqa: S101 - typer makes no other
+    _fit_help(command)
     command.name = name
     command.help = command.help or row.about  # a group says no more than its line
     return command
+
+
+def _fit_help(command: TyperCommand | TyperGroup) -> None:
+    """Have help printed without boxes where a terminal is too narrow for them."""
+    width = shutil.get_terminal_size().columns
+    if width >= LEAST_FOR_BOXES:
+        return
+    command.rich_markup_mode = None
+    command.context_settings = {**command.context_settings, "terminal_width": width}
+    for below in getattr(command, "commands", {}).values():
+        _fit_help(below)
 
 
 class _LateCommand(TyperCommand):
@@ -100,6 +119,22 @@ class _RootGroup(TyperGroup):
         for name, row in COMMANDS.items():
             self.add_command(_LateCommand(name, help=row.about))
 
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run a command; with --json a mistake in its flags is a JSON document as well."""
+        if not wants_json():
+            return super().main(*args, **more)
+        try:
+            code = super().main(*args, **{**more, "standalone_mode": False})
+        except typer.TyperException as error:
+            hint = "--help after the command lists its flags."
+            print_error("usage", error.format_message(), hint)
+            complain(error.format_message())
+            code = error.exit_code
+        except typer.Abort:
+            print_error("aborted", "The answer was no.", "")
+            code = 1
+        raise SystemExit(code if isinstance(code, int) else 0)
+
 
 def _root() -> TyperGroup:
     app = typer.Typer(
@@ -114,6 +149,7 @@ def _root() -> TyperGroup:
     app.callback()(_root_flags)
     command = typer.main.get_command(app)
     assert isinstance(command, TyperGroup)  # noqa: S101 - it has a callback
+    _fit_help(command)
     return command
 
 

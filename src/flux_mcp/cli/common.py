@@ -3,7 +3,15 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +23,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from flux_mcp.cli.interrupts import EXIT_INTERRUPTED, interruptible
 from flux_mcp.errors import (
     CapacityError,
     FluxMcpError,
@@ -24,6 +33,7 @@ from flux_mcp.errors import (
     UnknownImageError,
     UnknownJobError,
 )
+from flux_mcp.models.registry import KIND_NAMES, Kind, kind_of_name
 from flux_mcp.observability import logs
 from flux_mcp.observability.logs import LogFormat
 from flux_mcp.settings.environment import has_width
@@ -55,7 +65,10 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 HELP_FLAGS = {"help_option_names": ["-h", "--help"]}
-EXIT_ENGINE, EXIT_REQUEST, EXIT_BUSY, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_ENGINE, EXIT_REQUEST, EXIT_BUSY = 1, 2, 3
+STDIN = "-"
+"""Stands for standard input wherever a prompt, a text or an id is an argument."""
+MOST_READ_BYTES = 2**20
 WIDE = 160
 """Columns where nobody looks at a terminal: a file or a pipe has room for whole prompts."""
 LEAST_ROOM = 8
@@ -85,7 +98,10 @@ def read_settings(data_dir: Path | None, **flags: Any) -> Settings:
     try:
         return Settings(**given)
     except (ValidationError, SettingsError, SettingsFileError) as error:
-        for problem in problems_of(error, given):
+        problems = list(problems_of(error, given))
+        if wants_json():
+            print_error(SettingsFileError.code, "\n".join(problems), "")
+        for problem in problems:
             complain(problem)
         raise typer.Exit(EXIT_REQUEST) from error
 
@@ -118,9 +134,16 @@ async def opened(settings: Settings, *, executes: bool) -> AsyncIterator["Servic
 # --- running -----------------------------------------------------------------------------------
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a command's work; our errors become a sentence on stderr and an exit code."""
-    run_now(lambda: asyncio.run(work))
+def run(
+    work: Coroutine[Any, Any, None], when_interrupted: Callable[[], str] = lambda: "Stopping."
+) -> None:
+    """Run a command's work; our errors become a sentence on stderr and an exit code.
+
+    Args:
+        work: Cancelled by Ctrl-C or SIGTERM.
+        when_interrupted: Returns what is said at once then: what becomes of what it was doing.
+    """
+    run_now(lambda: asyncio.run(interruptible(work, lambda: complain(when_interrupted()))))
 
 
 def run_now(work: Callable[[], None]) -> None:
@@ -131,11 +154,24 @@ def run_now(work: Callable[[], None]) -> None:
         raise typer.Exit(report_error(error)) from error
 
 
-def report_error(error: FluxMcpError | KeyboardInterrupt) -> int:
-    """Say on stderr what ended a command; return its exit code."""
+def report_error(error: FluxMcpError | KeyboardInterrupt, **more: Any) -> int:
+    """Say on stderr, and with --json on stdout as well, what ended a command.
+
+    Args:
+        error: What ended it.
+        more: What the JSON document holds besides.
+
+    Returns:
+        The exit code.
+    """
     if isinstance(error, KeyboardInterrupt):
+        if wants_json():
+            print_error("interrupted", "The command was interrupted.", "", **more)
         return EXIT_INTERRUPTED
-    complain(str(type(error)(error.message, _HINTS.get(type(error), error.hint))))
+    hint = _HINTS.get(type(error), error.hint)
+    if wants_json():
+        print_error(error.code, error.message, hint, **more)
+    complain(str(type(error)(error.message, hint)))
     if isinstance(error, RequestError):
         return EXIT_REQUEST
     return EXIT_BUSY if isinstance(error, CapacityError) else EXIT_ENGINE
@@ -153,6 +189,68 @@ def agree(question: str) -> None:
             f"{question} Nobody can be asked here.", "Give --yes to do it without being asked."
         )
     typer.confirm(question, abort=True, err=True)
+
+
+# --- standard input ----------------------------------------------------------------------------
+
+
+def given_or_read(value: str, what: str) -> str:
+    """Return an argument, or for `-` what standard input holds, without the space around it.
+
+    Raises:
+        InvalidRequestError: that is not text, or more than anybody writes.
+    """
+    if value != STDIN:
+        return value
+    raw = sys.stdin.buffer.read(MOST_READ_BYTES + 1)
+    try:
+        text = raw.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            f"Standard input is no text, and {what} is.", "Write it in UTF-8."
+        ) from error
+    if len(raw) > MOST_READ_BYTES:
+        raise InvalidRequestError(
+            f"Standard input has more than {MOST_READ_BYTES} bytes.", f"It is read as {what}."
+        )
+    return text
+
+
+def one_given_or_read(value: str, what: str) -> str:
+    """Return an id or a name; for `-` the only one on standard input.
+
+    Raises:
+        InvalidRequestError: there is none, or there are several.
+    """
+    found = all_given_or_read((value,), what)
+    if len(found) != 1:
+        raise InvalidRequestError(
+            f"Standard input has {len(found)} words.", f"This command takes one: {what}."
+        )
+    return found[0]
+
+
+def all_given_or_read(values: Sequence[str], what: str) -> tuple[str, ...]:
+    """Return ids or names; a `-` stands for all those on standard input, apart by space."""
+    return tuple(
+        word
+        for value in values
+        for word in (given_or_read(value, what).split() if value == STDIN else (value,))
+    )
+
+
+def read_kind(flag: str, name: str) -> Kind:
+    """Return the kind that a flag names.
+
+    Raises:
+        InvalidRequestError: there is none of that name.
+    """
+    kind = kind_of_name(name)
+    if kind is None:
+        raise InvalidRequestError(
+            f"{flag}: '{plain(name)[:40]}' is not known.", f"Say {', '.join(KIND_NAMES.values())}."
+        )
+    return kind
 
 
 # --- output ------------------------------------------------------------------------------------
@@ -177,20 +275,67 @@ def plain(text: str) -> str:
     return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
-def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns as wide as they need; the last one is cut where the terminal ends.
+def print_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    keys: int = 1,
+    cut_last: bool = False,
+    right: Collection[str] = (),
+    styles: Sequence[str] = (),
+) -> None:
+    """Print columns as wide as they need, or where there is no room for them, a block for each row.
 
-    Not Rich's table, which takes from every column alike when there is little room: ids, which the
-    next command needs, are never cut or wrapped. Prompts stand last.
+    Not Rich's table, which takes from every column alike when there is little room: ids and words
+    are never cut or broken, as the next command needs them.
+
+    Args:
+        header: The names of the columns.
+        rows: The cells.
+        keys: How many of the first columns say what a row is about.
+        cut_last: The last column has long prose, and is cut where the terminal ends.
+        right: Columns of numbers.
+        styles: One for each row.
     """
     out = console()
-    lines = [header, *rows]
-    widths = [max(map(cell_len, column)) for column in list(zip(*lines, strict=True))[:-1]]
-    room = out.width - sum(widths) - 2 * len(widths)
-    for number, (*cells, last) in enumerate(lines):
-        fixed = [set_cell_size(cell, width) for cell, width in zip(cells, widths, strict=True)]
-        line = "  ".join([*fixed, cut_to(room, last)]).rstrip()
-        out.print(line, style="bold" if number == 0 else None)
+    widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
+    room = out.width - sum(widths[:-1]) - 2 * (len(widths) - 1)
+    styled = zip(rows, styles or [""] * len(rows), strict=True)
+    if room < (LEAST_ROOM if cut_last else widths[-1]):
+        _print_blocks(out, header, styled, keys, cut_last=cut_last)
+        return
+    for row, style in ((header, "bold"), *styled):
+        cells = [
+            cell.rjust(width) if name in right else set_cell_size(cell, width)
+            for name, cell, width in zip(header, row[:-1], widths, strict=False)
+        ]
+        last = cut_to(room, row[-1]) if cut_last else row[-1]
+        if header[-1] in right:
+            last = last.rjust(widths[-1])
+        out.print("  ".join([*cells, last]).rstrip(), style=style or None)
+
+
+def _print_blocks(
+    out: Console,
+    header: Sequence[str],
+    rows: Iterable[tuple[Sequence[str], str]],
+    keys: int,
+    *,
+    cut_last: bool,
+) -> None:
+    """Print what each row is about, and below it a line for each of the other cells."""
+    width = max(map(cell_len, header[keys:]), default=0)
+    room = out.width - width - 4
+    for row, style in rows:
+        out.print(" ".join(row[:keys]), style=style or "bold")
+        for name, cell in zip(header[keys:], row[keys:], strict=True):
+            if not cell:
+                continue
+            shown = cut_to(room, cell) if cut_last and name == header[-1] else cell
+            lines = Text(shown).wrap(out, max(LEAST_ROOM, room)) if " " in shown else [Text(shown)]
+            for number, line in enumerate(lines):
+                label = name if number == 0 else ""
+                out.print(f"  {set_cell_size(label, width)}  {line.plain.rstrip()}".rstrip())
 
 
 def cut_to(columns: int, text: str) -> str:
@@ -217,8 +362,22 @@ def _as_text(value: Any) -> str:
     return str(value)
 
 
-def print_json(value: BaseModel | dict[str, Any] | list[Any]) -> None:
-    """Print a value for programs: exactly the structured content the tools return."""
+def wants_json() -> bool:
+    """Return whether this command was called with --json, however far it has been read."""
+    words = sys.argv[1:]
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
+
+
+def print_error(code: str, message: str, hint: str, **more: Any) -> None:
+    """Print the one document of a command that failed: `{"error": {code, message, hint}}`."""
+    print_json({"error": {"code": code, "message": message, "hint": hint}, **more})
+
+
+def print_json(value: BaseModel | dict[str, Any]) -> None:
+    """Print a value for programs: exactly the structured content the tools return.
+
+    Once in each command. Lists are values of an object, by the name of what they list.
+    """
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

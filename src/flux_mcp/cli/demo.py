@@ -62,7 +62,10 @@ def demo(
     generates, whatever else is installed, and the images are kept in the gallery.
     """
     set_up_logging("warning")
-    run(_demonstrate(read_settings(data_dir, config=config), sheet, as_json=as_json))
+    run(
+        _demonstrate(read_settings(data_dir, config=config), sheet, as_json=as_json),
+        lambda: "Stopping the server; finished images are in the gallery.",
+    )
 
 
 async def _demonstrate(settings: Settings, sheet: Path | None, *, as_json: bool) -> None:
@@ -167,5 +170,5 @@ def print_demo(answer: DemoAnswer) -> None:
     out.print()
     # The others say the same of their own kinds; doctor lists them all.
     for notice in answer.jobs[0].notices:
-        out.print(f"Note: {plain(notice)}", style="yellow")
+        console(stderr=True).print(f"Note: {plain(notice)}", style="yellow")
     out.print(f"Real models: {command_path('flux-mcp')} doctor says how to install one.")

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from flux_mcp.cli.common import (
@@ -20,6 +19,7 @@ from flux_mcp.cli.common import (
     opened,
     plain,
     print_json,
+    print_table,
     read_settings,
     run,
     set_up_logging,
@@ -27,14 +27,14 @@ from flux_mcp.cli.common import (
 from flux_mcp.cli.models_plan import named_machine
 from flux_mcp.cli.settings import print_example, print_settings
 from flux_mcp.doctor.examine import Known, examine
-from flux_mcp.doctor.facts import Examination, Fit, GpuFact, KindFits, Model, WorkerFact
+from flux_mcp.doctor.facts import Examination, Fit, GpuFact, KindFits, Model, QueueFact, WorkerFact
 from flux_mcp.doctor.machine import look
 from flux_mcp.errors import StorageError
 from flux_mcp.jobs.fleet import WorkerLost
 from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.planning.machine import GpuReader, nvidia_tool
 from flux_mcp.models.planning.speed import Figure
-from flux_mcp.models.registry import QUALITIES
+from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.paths import ensure_dirs
 from flux_mcp.settings.settings import Settings
@@ -109,8 +109,10 @@ async def _examine_and_print(settings: Settings, asked: DoctorFlags, *, as_json:
     worker = await _worker(settings) if asked.worker else None
     said = None if worker is None else worker.environment
     found = look(settings, GpuReader(settings.data_dir, nvidia_tool()), said)
-    figures, notices = await _learned(settings, found.device.gpu)
-    known = Known(named, asked.ram_gib, figures, worker, notices)
+    stored = await _read_database(settings, found.device.gpu)
+    known = Known(
+        named, asked.ram_gib, stored.figures, worker, queue=stored.queue, notices=stored.notices
+    )
     examination = examine(settings, open_registry(settings), found, known)
     if as_json:
         print_json(examination)
@@ -120,17 +122,35 @@ async def _examine_and_print(settings: Settings, asked: DoctorFlags, *, as_json:
         raise typer.Exit(EXIT_ENGINE)
 
 
-async def _learned(
-    settings: Settings, gpu: str | None
-) -> tuple[tuple[Figure, ...], tuple[str, ...]]:
-    """Return what finished jobs took on a GPU, and why that cannot be known."""
-    if gpu is None or not settings.paths.database.is_file():
-        return (), ()
+@dataclass(frozen=True)
+class _Stored:
+    """What the database holds of use for the examination."""
+
+    figures: tuple[Figure, ...] = ()
+    queue: QueueFact | None = None
+    notices: tuple[str, ...] = ()
+    """Why the others are not known."""
+
+
+async def _read_database(settings: Settings, gpu: str | None) -> _Stored:
+    """Return how the queue stands, and what finished jobs took on a GPU."""
+    if not settings.paths.database.is_file():
+        return _Stored()
     try:
         async with opened(settings, executes=False) as service:
-            return await service.runtime.learned(gpu), ()
+            has_executor = await service.runtime.look_for_leader()
+            load = await service.queue_load()
+            queue = QueueFact(
+                waiting=load.queued,
+                running=load.running + load.stopping,
+                has_executor=has_executor,
+            )
+            figures = () if gpu is None else await service.runtime.learned(gpu)
+            return _Stored(figures, queue)
     except StorageError as error:
-        return (), (f"What finished jobs took is not known: {error.message} {error.hint}",)
+        return _Stored(
+            notices=(f"What finished jobs took is not known: {error.message} {error.hint}",)
+        )
 
 
 async def _worker(settings: Settings) -> WorkerFact:
@@ -161,7 +181,7 @@ def print_examination(found: Examination) -> None:
     """Print everything worth a person's look; `--json` has the rest."""
     out = console()
     title = f"flux-mcp {found.version} on Python {found.python}, {found.platform}"
-    out.print(title, style="bold")
+    _wrap(out, "", title, style="bold")
     for name, text in _about_gpus(found):
         _wrap(out, f"{name:<{_INDENT}}", text)
     for name, text in _facts(found):
@@ -201,6 +221,10 @@ def _facts(found: Examination) -> Iterator[tuple[str, str]]:
     )
     memory, disk = found.memory, found.disk
     yield "RAM", f"{memory.available_gib} of {memory.total_gib} GiB available"
+    if (queue := found.queue) is not None and (queue.waiting or queue.running):
+        runs = f"{queue.running} run, " if queue.running else ""
+        by = "" if queue.has_executor else "; no process runs them"
+        yield "Queue", f"{runs}{queue.waiting} wait{by}"
     network = "" if disk.network is None else f", on a network file system: {disk.network}"
     yield "Data", f"{disk.data_dir}, {disk.free_gib} of {disk.total_gib} GiB free{network}"
     if found.allowed_licences is not None:
@@ -258,52 +282,49 @@ def _print_fits(out: Console, found: Examination) -> None:
             text = "micro, a demonstration that needs no GPU: no other model can be used yet."
             _wrap(out, "", text)
         else:
-            _print_table(out, now)
+            _print_kinds(out, now)
             for notice in dict.fromkeys(notice for _, fit in now for notice in fit.notices):
                 _wrap(out, "- ", notice)
     if found.with_a_gpu:
-        _heading(out, "With a GPU (text2img, standard, every model pulled)")
-        sizes = [(f"{one.vram_gib:g} GiB", one.fit) for one in found.with_a_gpu]
-        out.print(_fit_table("gpu", sizes), soft_wrap=False)
+        _heading(out, "With a GPU (generate, standard, every model pulled)")
+        _print_ways(("gpu",), [((f"{one.vram_gib:g} GiB",), one.fit) for one in found.with_a_gpu])
     elif [fit for _, fit in now] != [fit for _, fit in pulled]:
         _heading(out, f"With every model pulled ({where})")
-        _print_table(out, pulled)
+        _print_kinds(out, pulled)
 
 
-def _print_table(out: Console, rows: Sequence[tuple[KindFits, Fit]]) -> None:
-    """Print one line for each kind and way to load a model, with the qualities that share it."""
-    merged: dict[tuple[object, ...], tuple[str, list[str], Fit]] = {}
-    for row, fit in rows:
-        way = (row.kind, fit.model, fit.precision, fit.placement, fit.vae_tile_px)
-        _, qualities, first = merged.setdefault(way, (row.kind, [], fit))
-        qualities.append(row.quality)
-        if (fit.seconds or 0) > (first.seconds or 0):
-            merged[way] = (row.kind, qualities, fit)
-    lines = [
-        (f"{kind:<8} {_qualities(qualities)}", fit) for kind, qualities, fit in merged.values()
-    ]
-    out.print(_fit_table("kind     quality", lines), soft_wrap=False)
-    for refusal in (fit.refusal for _, _, fit in merged.values() if fit.refusal):
+def _print_kinds(out: Console, rows: Sequence[tuple[KindFits, Fit]]) -> None:
+    """Print one line for each kind in each quality."""
+    _print_ways(
+        ("kind", "quality"), [((KIND_NAMES[row.kind], row.quality), fit) for row, fit in rows]
+    )
+    for refusal in dict.fromkeys(fit.refusal for _, fit in rows if fit.refusal):
         _wrap(out, "- ", refusal)
 
 
-def _qualities(names: Sequence[str]) -> str:
-    return "all" if len(names) == len(QUALITIES) else ", ".join(names)
+def _print_ways(first: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], Fit]]) -> None:
+    """Print which model would be used, how it would be loaded, and what that takes."""
+    found = list(rows)
+    print_table(
+        (*first, "model", "loaded as", "GiB", "time"),
+        [(*names, *_way(fit)) for names, fit in found],
+        keys=len(first),
+        right=("GiB", "time"),
+        styles=[_WARN if fit.model is None else "" for _, fit in found],
+    )
 
 
-def _fit_table(first: str, rows: Iterable[tuple[str, Fit]]) -> Table:
-    table = _table(first, "model", "loaded as", "GiB", "time")
-    for name, fit in rows:
-        if fit.model is None:
-            table.add_row(name, Text("nothing fits", style=_WARN))
-            continue
-        tile = ", tiled" if fit.vae_tile_px else ""
-        way = f"{fit.precision} {fit.placement}{tile}" if fit.precision else "as the worker can"
-        peak = "" if fit.peak_gib is None else f"{fit.peak_gib:.1f}"
-        seconds = "" if fit.seconds is None else f"{fit.seconds:.0f} s"
-        way = "a demonstration" if fit.is_demonstration else way
-        table.add_row(name, fit.model, way, peak, seconds)
-    return table
+def _way(fit: Fit) -> tuple[str, str, str, str]:
+    if fit.model is None:
+        return "nothing fits", "", "", ""
+    tile = ", tiled" if fit.vae_tile_px else ""
+    way = f"{fit.precision} {fit.placement}{tile}" if fit.precision else "as the worker can"
+    return (
+        fit.model,
+        "a demonstration" if fit.is_demonstration else way,
+        "" if fit.peak_gib is None else f"{fit.peak_gib:.1f}",
+        "" if fit.seconds is None else f"{fit.seconds:.0f} s",
+    )
 
 
 # --- what is here ------------------------------------------------------------------------------
@@ -313,16 +334,20 @@ def _print_models(out: Console, found: Examination) -> None:
     here = [model for model in found.models if model.state != "missing"]
     if here:
         _heading(out, "Models on this disk")
-        table = _table("model", "kinds", "GiB", "stored as", "licence")
-        for model in here:
-            table.add_row(
-                model.id,
-                ", ".join(model.kinds),
-                f"{model.used_gib:.1f}",
-                model.precision,
-                model.licence,
-            )
-        out.print(table, soft_wrap=False)
+        print_table(
+            ("model", "kinds", "GiB", "stored as", "licence"),
+            [
+                (
+                    model.id,
+                    ", ".join(KIND_NAMES[kind] for kind in model.kinds),
+                    f"{model.used_gib:.1f}",
+                    model.precision,
+                    model.licence,
+                )
+                for model in here
+            ],
+            right=("GiB",),
+        )
     for model in here:
         if remark := _remark(model):
             _wrap(out, "- ", f"{model.id}: {remark}", style=_WARN)
@@ -346,10 +371,9 @@ def _print_extras(out: Console, found: Examination) -> None:
     if not found.extras:
         return
     _heading(out, "Extras that are not installed")
-    table = _table("name", "gives")
+    width = max(len(extra.name) for extra in found.extras)
     for extra in found.extras:
-        table.add_row(extra.name, plain(extra.gives))
-    out.print(table, soft_wrap=False)
+        _wrap(out, f"{extra.name:<{width}}  ", extra.gives)
     for extra in found.extras:
         # One line, however long: it is to be copied.
         out.print(f"    {extra.command}", style="cyan")
@@ -369,7 +393,7 @@ def _print_steps(out: Console, found: Examination) -> None:
 
 def _heading(out: Console, text: str) -> None:
     out.print()
-    out.print(text, style="bold")
+    _wrap(out, "", text, style="bold")
 
 
 def _named(out: Console, name: str, text: str, style: str = "") -> None:
@@ -382,11 +406,3 @@ def _wrap(out: Console, lead: str, text: str, style: str = "") -> None:
     for number, line in enumerate(lines):
         line.rstrip()
         out.print(Text.assemble((lead if number == 0 else " " * len(lead), "bold"), line))
-
-
-def _table(*names: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in names:
-        is_number = name in ("GiB", "time")
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number)
-    return table

@@ -13,14 +13,18 @@ from flux_mcp.cli.common import (
     console,
     cut_to,
     new_app,
+    one_given_or_read,
     opened,
     plain,
     print_facts,
     print_json,
+    read_kind,
     read_settings,
     run,
 )
+from flux_mcp.cli.completing import complete_images, complete_kinds, complete_models
 from flux_mcp.gallery.store import ImageRecord
+from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.requests.schemas import SearchRequest
 from flux_mcp.requests.validation import parse_request
 from flux_mcp.service.answers import ImageAnswer
@@ -37,9 +41,14 @@ def search(
     *,
     query: Annotated[str | None, typer.Argument(help="Words of the prompt.")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="text2img, kontext, fill, control, redux.")
+        str | None,
+        typer.Option(
+            help="generate, edit, fill, structure or vary.", autocompletion=complete_kinds
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model id.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model id.", autocompletion=complete_models)
+    ] = None,
     session: Annotated[str | None, typer.Option(help="Session name.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
     created_after: Annotated[str | None, typer.Option(help="2026-01-31, inclusive.")] = None,
@@ -67,6 +76,8 @@ def search(
 
 
 async def _print_hits(settings: Settings, asked: dict[str, Any], *, as_json: bool) -> None:
+    if "kind" in asked:
+        asked = {**asked, "kind": read_kind("--kind", asked["kind"])}
     request = parse_request(SearchRequest, asked)
     async with opened(settings, executes=False) as service:
         answer = await service.gallery.search(request)
@@ -105,16 +116,23 @@ def _local_time(created_at: str) -> str:
 @app.command()
 def show(
     *,
-    image_id: Annotated[str, typer.Argument(help="Its id, as 'gallery search' shows it.")],
+    image_id: Annotated[
+        str,
+        typer.Argument(
+            help="Its id, as 'gallery search' shows it; - reads it.", autocompletion=complete_images
+        ),
+    ],
     data_dir: DataDir = None,
     config: ConfigPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Show everything known about one image: where it is and how it was made."""
-    run(_print_image(read_settings(data_dir, config=config), image_id, as_json=as_json))
+    settings = read_settings(data_dir, config=config)
+    run(_print_image(settings, image_id, as_json=as_json))
 
 
 async def _print_image(settings: Settings, image_id: str, *, as_json: bool) -> None:
+    image_id = one_given_or_read(image_id, "the id of an image")
     async with opened(settings, executes=False) as service:
         record = await service.gallery.find_image(image_id)
         path = await service.gallery.image_path(image_id)
@@ -133,6 +151,7 @@ def _facts(record: ImageRecord) -> dict[str, Any]:
         mode="json", exclude={"file", "thumbnail", "width", "height", "composed"}
     )
     plan = {name: facts["plan"].get(name) for name in ("steps", "guidance", "strength")}
+    facts["kind"] = KIND_NAMES[record.kind]
     facts["plan"] = plan | {"size": f"{record.width}x{record.height}"}
     facts["created_at"] = f"{_local_time(record.created_at)} ({record.created_at})"
     facts["seconds"] = f"{record.seconds:.2f}"

@@ -16,6 +16,7 @@ from flux_mcp.cli.common import (
     DataDir,
     complain,
     console,
+    given_or_read,
     new_app,
     opened,
     plain,
@@ -24,6 +25,12 @@ from flux_mcp.cli.common import (
     run,
     run_now,
     set_up_logging,
+)
+from flux_mcp.cli.completing import (
+    complete_loras,
+    complete_models,
+    complete_packs,
+    complete_qualities,
 )
 from flux_mcp.cli.jobs import print_images, print_notices
 from flux_mcp.cli.loras import read_loras
@@ -41,6 +48,7 @@ from flux_mcp.settings.settings import Settings
 app = new_app()
 
 WATCH_S = 24 * 3600.0
+_ENDED = {"completed": "had finished already", "failed": "failed", "cancelled": "is cancelled"}
 MOST_LINES = 10
 """Lines that a job's steps become where progress is a log and not a bar."""
 
@@ -52,11 +60,15 @@ MOST_LINES = 10
 def generate(
     *,
     prompt: Annotated[
-        str | None, typer.Argument(help="What the image shows, in full sentences; or give --pack.")
+        str | None,
+        typer.Argument(help="What the image shows, in full sentences; - reads stdin. Or --pack."),
     ] = None,
     pack: Annotated[
         str | None,
-        typer.Option(help="Let this prompt pack write the prompt; 'packs list' shows them."),
+        typer.Option(
+            help="Let this prompt pack write the prompt; 'packs list' shows them.",
+            autocompletion=complete_packs,
+        ),
     ] = None,
     subject: Annotated[
         str | None, typer.Option(help="With --pack: a subject of it, '*', or your own words.")
@@ -71,8 +83,13 @@ def generate(
     width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None,
     aspect_ratio: Annotated[str | None, typer.Option(help="For example 16:9.")] = None,
-    quality: Annotated[str | None, typer.Option(help="low, standard or high.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model id; else chosen by quality.")] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="low, standard or high.", autocompletion=complete_qualities)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model id; else chosen by quality.", autocompletion=complete_models),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[
         float | None, typer.Option(help="How closely to follow the prompt.")
@@ -82,7 +99,10 @@ def generate(
     count: Annotated[int | None, typer.Option(help="How many images, at most 8.")] = None,
     lora: Annotated[
         list[str] | None,
-        typer.Option(help="name, or name:0.8; again for another. 'loras list' shows them."),
+        typer.Option(
+            help="name, or name:0.8; again for another. 'loras list' shows them.",
+            autocompletion=complete_loras,
+        ),
     ] = None,
     step_cache: Annotated[
         str | None,
@@ -124,7 +144,21 @@ def generate(
     set_up_logging("warning", settings.log_format)
     run_now(lambda: start_tracing(settings))
     flags = GenerateFlags(pack, subject, tuple(variable or ()), extra, tuple(lora or ()))
-    run(generate_and_wait(settings, given, flags, as_json=as_json))
+    begun = Begun()
+    run(generate_and_wait(settings, given, flags, begun, as_json=as_json), begun.when_interrupted)
+
+
+@dataclass
+class Begun:
+    """What an interrupted command has begun: its job, once there is one."""
+
+    job_id: str | None = None
+
+    def when_interrupted(self) -> str:
+        """Return what is said at once."""
+        if self.job_id is None:
+            return "Stopping: nothing is generated."
+        return f"Stopping: job {self.job_id} is cancelled and stops at its next step."
 
 
 @dataclass(frozen=True)
@@ -166,7 +200,12 @@ class GenerateFlags:
 
 
 async def generate_and_wait(
-    settings: Settings, asked: dict[str, Any], flags: GenerateFlags, *, as_json: bool
+    settings: Settings,
+    asked: dict[str, Any],
+    flags: GenerateFlags,
+    begun: Begun,
+    *,
+    as_json: bool,
 ) -> None:
     """Generate, showing each step on stderr; print the result on stdout.
 
@@ -175,6 +214,8 @@ async def generate_and_wait(
         typer.Exit: the job failed or was cancelled, or the prompt of a dry run is refused.
     """
     choice = flags.choice()
+    if "prompt" in asked:
+        asked = {**asked, "prompt": given_or_read(asked["prompt"], "a prompt")}
     if flags.loras:
         asked = {**asked, "loras": read_loras(flags.loras)}
     if ("prompt" in asked) == (choice is not None):
@@ -188,15 +229,16 @@ async def generate_and_wait(
         _print_planned(planned, as_json=as_json)
     else:
         async with opened(settings, executes=True) as service:
-            answer = await _generate(service, request)
+            answer = await _generate(service, request, begun)
         _print_ended(answer, as_json=as_json)
 
 
-async def _generate(service: Service, request: GenerateRequest) -> JobAnswer:
+async def _generate(service: Service, request: GenerateRequest, begun: Begun) -> JobAnswer:
     # A task of its own: interrupted while its job is being stored, it still says which job to stop.
     submitting = asyncio.create_task(service.submit(request))
     try:
         job = await asyncio.shield(submitting)
+        begun.job_id = job.id
         await show_progress(service.watch(job.id, WATCH_S))
     except asyncio.CancelledError:
         await _stop(service, submitting)
@@ -213,8 +255,7 @@ async def _stop(service: Service, submitting: "asyncio.Task[Job]") -> None:
     await service.cancel(job.id)
     async for seen in service.watch(job.id, service.settings.cancel_grace_s):
         job = seen
-    done = "had finished already" if job.status == "completed" else "is cancelled"
-    complain(f"Interrupted: job {job.id} {done}.")
+    complain(f"Interrupted: job {job.id} {_ENDED.get(job.status, 'is still stopping')}.")
 
 
 # --- progress ----------------------------------------------------------------------------------
@@ -236,6 +277,8 @@ async def show_progress(jobs: AsyncIterator[Job]) -> None:
                 or job.phase
                 or {"queued": "waiting", "running": "starting"}.get(job.status, job.status)
             )
+            if job.is_stopping:
+                what = job.shown_status
             line = f"{what} {job.step}/{job.total_steps}" if job.step else what
             progress.show(what, job.step, job.total_steps, line)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,17 +10,22 @@ from flux_mcp.cli.common import (
     AsJson,
     ConfigPath,
     DataDir,
+    all_given_or_read,
     console,
     new_app,
+    one_given_or_read,
     opened,
     plain,
-    print_columns,
     print_facts,
     print_json,
+    print_table,
     read_settings,
     run,
 )
+from flux_mcp.cli.completing import complete_jobs
 from flux_mcp.errors import InvalidRequestError
+from flux_mcp.jobs.downloads import is_download_id
+from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.requests.schemas import CancelJobRequest
 from flux_mcp.requests.validation import parse_request
 from flux_mcp.service.answers import CancelAnswer, JobAnswer, QueueAnswer, QueuedJobAnswer
@@ -53,6 +58,7 @@ def list_jobs(
 
 async def _print_queue(settings: Settings, *, as_json: bool) -> None:
     async with opened(settings, executes=False) as service:
+        await service.runtime.look_for_leader()
         queue = await service.describe_queue()
     if as_json:
         print_json(queue)
@@ -65,47 +71,59 @@ def _print_waiting(queue: QueueAnswer) -> None:
     if not queue.jobs:
         out.print("Nothing runs and nothing waits. 'flux-mcp jobs list --all' shows ended jobs.")
         return
-    print_columns(
-        ("job", "state", "kind", "model", "age", "session"),
+    print_table(
+        ("job", "status", "kind", "model", "age", "session"),
         [
             (
                 job.job_id,
                 _state(job),
-                job.kind,
+                KIND_NAMES[job.kind],
                 job.model,
                 _age(job.created_at),
                 plain(job.session or ""),
             )
             for job in queue.jobs
         ],
+        cut_last=True,
     )
     wait = "" if queue.wait_s is None else f" A new one would start in about {queue.wait_s:.0f} s."
     out.print(f"{queue.depth} of at most {queue.limit} jobs wait.{wait}")
+    print_notices(queue.notices)
 
 
 def _state(job: QueuedJobAnswer) -> str:
     if job.position is not None:
         return f"waiting {job.position}"
-    return f"step {job.step}/{job.total_steps}"
+    return f"{'stopping' if job.status == 'stopping' else 'step'} {job.step}/{job.total_steps}"
 
 
 async def _print_recent_jobs(settings: Settings, limit: int, *, as_json: bool) -> None:
     async with opened(settings, executes=False) as service:
+        is_led = await service.runtime.look_for_leader()
         jobs = await service.recent_jobs(limit)
+        queue = None if is_led else await service.describe_queue()
         answers = [await service.describe_job(job) for job in jobs if as_json]
     if as_json:
-        print_json([answer.model_dump(mode="json") for answer in answers])
+        notices = () if queue is None else queue.notices
+        print_json(
+            {
+                "jobs": [answer.model_dump(mode="json") for answer in answers],
+                "notices": list(notices),
+            }
+        )
         return
     if not jobs:
         console().print("No job yet. 'flux-mcp generate \"a red circle\"' makes one.")
         return
-    print_columns(
+    print_table(
         ("job", "status", "model", "age", "prompt"),
         [
-            (job.id, job.status, job.model, _age(job.created_at), plain(job.plan.prompt))
+            (job.id, job.shown_status, job.model, _age(job.created_at), plain(job.plan.prompt))
             for job in jobs
         ],
+        cut_last=True,
     )
+    print_notices(() if queue is None else queue.notices)
 
 
 def _age(created_at: str) -> str:
@@ -123,7 +141,12 @@ def _age(created_at: str) -> str:
 @app.command()
 def show(
     *,
-    job_id: Annotated[str, typer.Argument(help="Its id, as 'jobs list --all' shows it.")],
+    job_id: Annotated[
+        str,
+        typer.Argument(
+            help="Its id, as 'jobs list --all' shows it; - reads it.", autocompletion=complete_jobs
+        ),
+    ],
     data_dir: DataDir = None,
     config: ConfigPath = None,
     as_json: AsJson = False,
@@ -133,12 +156,15 @@ def show(
 
 
 async def _print_job(settings: Settings, job_id: str, *, as_json: bool) -> None:
+    job_id = one_given_or_read(job_id, "the id of a job")
     async with opened(settings, executes=False) as service:
+        await service.runtime.look_for_leader()
         answer = await service.describe_job(await service.find_job(job_id))
     if as_json:
         print_json(answer)
         return
     shown = answer.model_dump(exclude={"images", "error", "notices"})
+    shown["kind"] = KIND_NAMES[answer.kind]
     print_facts(shown if answer.error is None else {**shown, "error": str(answer.error)})
     print_images(answer)
     print_notices(answer.notices)
@@ -159,9 +185,9 @@ def print_images(answer: JobAnswer) -> None:
 
 
 def print_notices(notices: Iterable[str]) -> None:
-    """Print what an answer wants a person to know, a line each."""
+    """Print on stderr what an answer wants a person to know, a line each."""
     for notice in notices:
-        console().print(f"Note: {plain(notice)}", style="yellow")
+        console(stderr=True).print(f"Note: {plain(notice)}", style="yellow")
 
 
 # --- cancel ------------------------------------------------------------------------------------
@@ -170,7 +196,14 @@ def print_notices(notices: Iterable[str]) -> None:
 @app.command()
 def cancel(
     *,
-    job_id: Annotated[str | None, typer.Argument(help="Its id, as 'jobs list' shows it.")] = None,
+    job_ids: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Their ids, as 'jobs list' shows them; - reads them from stdin.",
+            metavar="[JOB_ID]...",
+            autocompletion=complete_jobs,
+        ),
+    ] = None,
     session: Annotated[
         str | None, typer.Option(help="Instead: every unfinished job of it.")
     ] = None,
@@ -178,29 +211,45 @@ def cancel(
     config: ConfigPath = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel one job, or all of a session; a running one stops at its next step."""
-    asked = {"job_id": job_id, "session": session}
-    given = {name: value for name, value in asked.items() if value is not None}
-    run(_cancel(read_settings(data_dir, config=config), given, as_json=as_json))
+    """Cancel jobs, or all of a session; a running one stops at its next step."""
+    settings = read_settings(data_dir, config=config)
+    run(_cancel(settings, tuple(job_ids or ()), session, as_json=as_json))
 
 
-async def _cancel(settings: Settings, asked: dict[str, Any], *, as_json: bool) -> None:
-    """Cancel one job or a session's.
+async def _cancel(
+    settings: Settings, job_ids: tuple[str, ...], session: str | None, *, as_json: bool
+) -> None:
+    """Cancel jobs or a session's.
 
     Raises:
         InvalidRequestError: neither or both are given.
-        UnknownJobError: there is none with that id.
+        UnknownJobError: there is none with one of the ids; then none is cancelled.
     """
-    if len(asked) != 1:
+    if bool(job_ids) == (session is not None):
         raise InvalidRequestError(
             "Give either the id of a job or --session.", "'flux-mcp jobs list' shows the ids."
         )
-    request = parse_request(CancelJobRequest, asked)
+    ids = all_given_or_read(job_ids, "the ids of jobs")
+    requests = [parse_request(CancelJobRequest, {"job_id": one}) for one in dict.fromkeys(ids)]
+    if session is not None:
+        requests.append(parse_request(CancelJobRequest, {"session": session}))
     async with opened(settings, executes=False) as service:
-        if request.job_id is not None:
-            answer = await service.cancel(request.job_id)
-        else:
-            answer = await service.cancel_session(request.session or "")
+        # A job that a killed process left running ends now, not when the next process starts.
+        await service.runtime.look_for_leader()
+        for request in requests:
+            if request.job_id is not None and not is_download_id(request.job_id):
+                await service.find_job(request.job_id)
+        answers = [
+            await service.cancel_session(request.session or "")
+            if request.job_id is None
+            else await service.cancel(request.job_id)
+            for request in requests
+        ]
+    answer = CancelAnswer(
+        cancelled=tuple(one for each in answers for one in each.cancelled),
+        stopping=tuple(one for each in answers for one in each.stopping),
+        already_final=tuple(one for each in answers for one in each.already_final),
+    )
     if as_json:
         print_json(answer)
     else:

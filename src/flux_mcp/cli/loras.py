@@ -16,6 +16,7 @@ from flux_mcp.cli.common import (
     read_settings,
     run_now,
 )
+from flux_mcp.cli.completing import complete_loras
 from flux_mcp.errors import InvalidRequestError
 from flux_mcp.models.loras.library import LoraLibrary, open_loras
 from flux_mcp.models.registry import load_registry
@@ -62,7 +63,10 @@ def print_loras(settings: Settings, *, as_json: bool) -> None:
 @app.command()
 def show(
     *,
-    name: Annotated[str, typer.Argument(help="Its name, as 'loras list' shows it.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="Its name, as 'loras list' shows it.", autocompletion=complete_loras),
+    ],
     data_dir: DataDir = None,
     config: ConfigPath = None,
     as_json: AsJson = False,

@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
-from rich.table import Table
-from rich.text import Text
 
 from flux_mcp.cli.common import (
     EXIT_ENGINE,
@@ -25,9 +23,11 @@ from flux_mcp.cli.common import (
     plain,
     print_facts,
     print_json,
+    print_table,
     read_settings,
     run_now,
 )
+from flux_mcp.cli.completing import complete_models
 from flux_mcp.cli.models_adopt import adopt
 from flux_mcp.cli.models_plan import plan
 from flux_mcp.cli.models_pull import pull
@@ -37,13 +37,15 @@ from flux_mcp.models.hub.cache import find_snapshot, install_hint, problem_in_wo
 from flux_mcp.models.hub.manifest import Checkable, WrongFile, checkable
 from flux_mcp.models.hub.remove import Removal, disk_bytes, plan_removal, remove
 from flux_mcp.models.hub.selection import GIB, comes_from, licence_page, rows_of, users_of
-from flux_mcp.models.registry import Registry
+from flux_mcp.models.registry import KIND_NAMES, KINDS, Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
 
 app = new_app(is_group=True)
 
-ModelId = Annotated[str, typer.Argument(help="Its id, as 'models list' shows it.")]
+ModelId = Annotated[
+    str, typer.Argument(help="Its id, as 'models list' shows it.", autocompletion=complete_models)
+]
 _STYLES = {"installed": "green", "partial": "yellow", "missing": "dim", "invalid": "red"}
 
 
@@ -66,23 +68,26 @@ def print_models(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print_json({"models": models, "notices": list(registry.notices)})
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("model", "on disk", "GiB", "kinds", "licence"):
-        table.add_column(column, no_wrap=column != "kinds")
-    for model in models:
-        table.add_row(
-            model["id"],
-            Text(model["state"], style=_STYLES[model["state"]]),
-            f"{model['disk_gib']:g}",
-            ", ".join(model["kinds"]),
-            model["licence"],
-        )
-    console().print(table, soft_wrap=False)
+    print_table(
+        ("model", "on disk", "GiB", "kinds", "licence"),
+        [
+            (
+                model["id"],
+                model["state"],
+                f"{model['disk_gib']:g}",
+                _kinds(model),
+                model["licence"],
+            )
+            for model in models
+        ],
+        right=("GiB",),
+        styles=[_STYLES[model["state"]] for model in models],
+    )
     for model in models:
         if model["problem"]:
-            console().print(plain(f"{model['id']}: {model['problem']}"), style="red")
+            console(stderr=True).print(plain(f"{model['id']}: {model['problem']}"), style="red")
     for notice in registry.notices:
-        console().print(plain(notice), style="yellow")
+        console(stderr=True).print(plain(notice), style="yellow")
     console().print("'flux-mcp models info MODEL' says more, 'flux-mcp models pull MODEL' gets it.")
 
 
@@ -112,9 +117,14 @@ def print_model(settings: Settings, model: str, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    shown = {**found, "kinds": ", ".join(found["kinds"]), "used_by": ", ".join(found["used_by"])}
+    shown = {**found, "kinds": _kinds(found), "used_by": ", ".join(found["used_by"])}
     shown["gated"] = "yes: accept the licence first" if found["gated"] else "no"
     print_facts(shown)
+
+
+def _kinds(model: dict[str, Any]) -> str:
+    kinds = model["kinds"]
+    return "all" if set(kinds) == set(KINDS) else ", ".join(KIND_NAMES[kind] for kind in kinds)
 
 
 def _model(registry: Registry, model: str, settings: Settings) -> dict[str, Any]:
@@ -159,7 +169,10 @@ app.command()(adopt)
 def verify(
     *,
     model: Annotated[
-        str | None, typer.Argument(help="Its id; else every model that is here.")
+        str | None,
+        typer.Argument(
+            help="Its id; else every model that is here.", autocompletion=complete_models
+        ),
     ] = None,
     data_dir: DataDir = None,
     config: ConfigPath = None,

@@ -15,9 +15,12 @@ from flux_mcp.cli.common import (
     console,
     plain,
     print_json,
+    read_kind,
     read_settings,
+    report_error,
     run_now,
 )
+from flux_mcp.cli.completing import complete_kinds, complete_models, complete_qualities
 from flux_mcp.errors import FluxMcpError, InvalidRequestError, UnknownModelError
 from flux_mcp.models.parts import load_parts
 from flux_mcp.models.planning.candidates import (
@@ -30,7 +33,7 @@ from flux_mcp.models.planning.candidates import (
 )
 from flux_mcp.models.planning.machine import GpuReader, nvidia_tool, this_load_support
 from flux_mcp.models.planning.tiers import Tier, choose_tier
-from flux_mcp.models.registry import KINDS, QUALITIES, Kind, Quality, Structure
+from flux_mcp.models.registry import KIND_NAMES, QUALITIES, Quality, Structure
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
 
@@ -39,7 +42,9 @@ _MOST_GIB = 65_536
 
 def plan(
     *,
-    quality: Annotated[str, typer.Option(help="low, standard or high.")] = "standard",
+    quality: Annotated[
+        str, typer.Option(help="low, standard or high.", autocompletion=complete_qualities)
+    ] = "standard",
     vram: Annotated[
         float | None,
         typer.Option(help="Memory of the GPU, GiB; else that of this machine's GPU."),
@@ -48,9 +53,14 @@ def plan(
         float | None, typer.Option(help="RAM of the machine, GiB; else it is enough.")
     ] = None,
     kind: Annotated[
-        str, typer.Option(help="text2img, kontext, fill, control or redux.")
-    ] = "text2img",
-    model: Annotated[str | None, typer.Option(help="Model id; else by quality.")] = None,
+        str,
+        typer.Option(
+            help="generate, edit, fill, structure or vary.", autocompletion=complete_kinds
+        ),
+    ] = "generate",
+    model: Annotated[
+        str | None, typer.Option(help="Model id; else by quality.", autocompletion=complete_models)
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Pixels; else the model's own.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels; else the model's own.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Images.")] = 1,
@@ -59,7 +69,7 @@ def plan(
         int | None, typer.Option(min=0, help="Images to read; else 1 where a kind needs it.")
     ] = None,
     structure: Annotated[
-        str | None, typer.Option(help="canny or depth, for the kind control.")
+        str | None, typer.Option(help="canny or depth, for the kind structure.")
     ] = None,
     gpu: Annotated[
         str | None, typer.Option(help="Name of the GPU, for its speed: 'RTX 4090'.")
@@ -118,7 +128,7 @@ class PlanFlags:
         Raises:
             InvalidRequestError: a word that is not one of ours, or a size of one side only.
         """
-        kind = cast("Kind", _one_of("--kind", self.kind, KINDS))
+        kind = read_kind("--kind", self.kind)
         structures = get_args(Structure)
         structure = self.structure and _one_of("--structure", self.structure, structures)
         if (self.width_px is None) != (self.height_px is None):
@@ -195,16 +205,13 @@ def print_plan(settings: Settings, asked: PlanFlags, *, explain: bool, as_json: 
         tier = choose_tier(wanted, machine, choices)
         if tier is None:
             raise UnknownModelError(
-                f"No model may be chosen for {wanted.kind}.",
+                f"No model may be chosen for {KIND_NAMES[wanted.kind]}.",
                 "The setting 'licences' leaves all of them out: name one with --model.",
             )
     except FluxMcpError as error:
-        if as_json:
-            told = {"code": error.code, "message": error.message, "hint": error.hint}
-            print_json({"error": told, **shown})
-        else:
+        if not as_json:
             _print_considered(considered)
-        raise
+        raise typer.Exit(report_error(error, **shown)) from error
     if as_json:
         asked_for = {"quality": wanted.quality, "vram_gib": machine.gpu.free_gib}
         print_json({**asked_for, **_as_json(tier.chosen), "notices": list(tier.notices), **shown})
@@ -245,9 +252,9 @@ def _print_tier(tier: Tier, machine: Machine) -> None:
     for name, value in facts.items():
         out.print(f"{name:<10} {plain(value)}")
     for notice in tier.notices:
-        out.print(f"Note: {plain(notice)}", style="yellow")
+        console(stderr=True).print(f"Note: {plain(notice)}", style="yellow")
     if not this_load_support().can_load_as(spec, loaded_as):
-        out.print("Note: this version cannot load it so yet.", style="yellow")
+        console(stderr=True).print("Note: this version cannot load it so yet.", style="yellow")
 
 
 def _print_considered(considered: list[Candidate]) -> None:

@@ -23,6 +23,7 @@ from flux_mcp.cli.common import (
     DataDir,
     Yes,
     agree,
+    all_given_or_read,
     complain,
     console,
     opened,
@@ -31,6 +32,7 @@ from flux_mcp.cli.common import (
     run,
     set_up_logging,
 )
+from flux_mcp.cli.completing import complete_models
 from flux_mcp.cli.progress import CommandProgress, progress_on_stderr
 from flux_mcp.errors import DownloadRunningError, InvalidRequestError
 from flux_mcp.jobs.downloads import Download
@@ -60,7 +62,10 @@ MOST_LINES = 20
 def pull(
     *,
     models: Annotated[
-        list[str] | None, typer.Argument(help="Ids, as 'models list' shows them.")
+        list[str] | None,
+        typer.Argument(
+            help="Ids, as 'models list' shows them; - reads them.", autocompletion=complete_models
+        ),
     ] = None,
     gpu: Annotated[
         str | None,
@@ -78,7 +83,10 @@ def pull(
     """
     set_up_logging("warning")
     settings = read_settings(data_dir, config=config)
-    run(_download(settings, PullFlags(tuple(models or ()), gpu, yes), as_json=as_json))
+    run(
+        _download(settings, PullFlags(tuple(models or ()), gpu, yes), as_json=as_json),
+        lambda: f"Stopping. {_KEPT}",
+    )
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ async def _download(settings: Settings, asked: PullFlags, *, as_json: bool) -> N
                 shown = partial(_show, progress)
                 ended = await service.downloads.pull(orders, shown)
     except asyncio.CancelledError:
-        complain(f"Interrupted. {_KEPT}")
+        complain("Interrupted: the download has stopped.")
         raise
     _tell(ended, rows, settings, as_json=as_json)
 
@@ -134,7 +142,7 @@ def _models(registry: Registry, asked: PullFlags, settings: Settings) -> tuple[s
             "Name either models or a GPU with --for.", "'flux-mcp models list' shows the models."
         )
     if asked.gpu is None:
-        return asked.models
+        return all_given_or_read(asked.models, "the ids of models")
     return (_recommended(gpu_gib(asked.gpu), registry, settings),)
 
 

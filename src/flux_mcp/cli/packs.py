@@ -3,7 +3,6 @@
 Needs neither the database nor the models: a repository of packs can use it in its CI.
 """
 
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,12 +17,14 @@ from flux_mcp.cli.common import (
     ConfigPath,
     DataDir,
     console,
+    given_or_read,
     new_app,
     plain,
     print_json,
     read_settings,
     run_now,
 )
+from flux_mcp.cli.completing import complete_packs
 from flux_mcp.compose.audit import Audit, Finding, Forbidden, audit_text
 from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import advise, draft_from
@@ -46,7 +47,9 @@ from flux_mcp.settings.settings import Settings
 
 app = new_app(is_group=True)
 
-PackName = Annotated[str, typer.Argument(help="Its name, as 'packs list' shows it.")]
+PackName = Annotated[
+    str, typer.Argument(help="Its name, as 'packs list' shows it.", autocompletion=complete_packs)
+]
 _STYLES = {"pass": "green", "warn": "yellow", "refuse": "red", "advice": "cyan"}
 
 
@@ -85,7 +88,7 @@ def print_packs(settings: Settings, *, as_json: bool) -> None:
             out.print(f"{reading.name:<{width}}  {pack.version:<8} {plain(pack.title)}")
         _print_problems([reading], indent="  ")
     for notice in notices:
-        out.print(f"Note: {notice}", style="yellow")
+        console(stderr=True).print(f"Note: {notice}", style="yellow")
     out.print(f"Your own packs: {settings.paths.packs}")
     out.print(f"A new one: {command_path('flux-mcp')} packs new my-style")
 
@@ -240,7 +243,7 @@ def print_compositions(settings: Settings, asked: PackFlags, *, as_json: bool) -
             }
             for index, one in enumerate(made)
         ]
-        print_json(documents[0] if asked.count == 1 else documents)
+        print_json({"prompts": documents})
     else:
         for one in made:
             console().print(one.prompt)
@@ -264,7 +267,10 @@ def audit(
     forbid_regex: Annotated[
         list[str] | None, typer.Option(help="A regular expression it must not match.")
     ] = None,
-    pack: Annotated[str | None, typer.Option(help="Also all that this pack forbids.")] = None,
+    pack: Annotated[
+        str | None,
+        typer.Option(help="Also all that this pack forbids.", autocompletion=complete_packs),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="End with 2 if the verdict is refuse.")
     ] = False,
@@ -300,7 +306,7 @@ def print_audit(settings: Settings, asked: AuditFlags, *, as_json: bool) -> None
         UnknownPackError: there is no such pack.
         typer.Exit: it is refused, and `is_strict` was asked for.
     """
-    text = sys.stdin.read() if asked.text == "-" else asked.text
+    text = given_or_read(asked.text, "a text to audit")
     forbidden = [Forbidden(pattern) for pattern in asked.words]
     forbidden += [Forbidden(pattern, kind="regex") for pattern in asked.regexes]
     if asked.pack is not None:

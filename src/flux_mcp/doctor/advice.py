@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from flux_mcp.doctor.facts import Examination, Obstacle, ProgramFact, PullFact, Step
+from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.settings.installation import command_path
 
 WORTH_ENDING_GIB = 1.0
@@ -13,19 +14,23 @@ WORTH_ENDING_GIB = 1.0
 TORCH_SITE = "https://pytorch.org/get-started/locally"
 
 
-def next_steps(found: Examination, pulling: Callable[[Sequence[str]], str]) -> Iterator[Step]:
+def next_steps(
+    found: Examination, pulling: Callable[[Sequence[str]], str], serving: str
+) -> Iterator[Step]:
     """Yield what to do: first what keeps it from generating, then models, then how to use it.
 
     Args:
         found: Everything but the steps.
         pulling: Returns the command that downloads models, by their ids.
+        serving: The command that runs the queue.
     """
     pulls = partial(_pulls, pulling)
     with_a_gpu = (pulls, _partial, _extras, _other_programs, _use)
     # On a CPU micro is quick, and real models take many minutes an image.
     without = (_use, pulls, _partial, _extras)
     later = without if found.device.kind == "cpu" else with_a_gpu
-    for steps in (_packages, _worker, _disk, _gpu, _own_models, *later, _connect):
+    queue = partial(_queue, serving)
+    for steps in (_packages, _worker, _disk, _gpu, _own_models, queue, *later, _connect):
         yield from steps(found)
 
 
@@ -132,6 +137,20 @@ def _own_models(found: Examination) -> Iterator[Step]:
         yield Step(text=text, command=None)
 
 
+def _queue(serving: str, found: Examination) -> Iterator[Step]:
+    queue = found.queue
+    if queue is not None and queue.waiting and not queue.has_executor:
+        yield Step(
+            text=f"{_jobs(queue.waiting)} and no process runs the queue. Start one; the server of "
+            "a connected MCP client does as well:",
+            command=serving,
+        )
+
+
+def _jobs(waiting: int) -> str:
+    return "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
+
+
 # --- models and extras -------------------------------------------------------------------------
 
 
@@ -147,7 +166,7 @@ def _pulls(pulling: Callable[[Sequence[str]], str], found: Examination) -> Itera
 
 
 def _about_pulls(pulls: Sequence[PullFact], found: Examination) -> str:
-    kinds = [kind for pull in pulls for kind in pull.kinds]
+    kinds = [KIND_NAMES[kind] for pull in pulls for kind in pull.kinds]
     models = [f"{one.model} ({one.why})" if one.why else one.model for one in pulls]
     pages = list(dict.fromkeys(page for one in pulls for page in one.licence_pages))
     first = f" First accept the licence at {_and(pages)}; it asks for a token." if pages else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from flux_mcp import __version__
 from flux_mcp.doctor.advice import next_steps
-from flux_mcp.doctor.facts import Examination, WorkerFact
+from flux_mcp.doctor.facts import Examination, QueueFact, WorkerFact
 from flux_mcp.doctor.machine import PACKAGES, MachineFindings, disk_of, host_memory, version_of
 from flux_mcp.doctor.stock import Stock, common_gpus, fits_of
 from flux_mcp.models.hub.cache import is_installed, pull_command
@@ -17,6 +17,7 @@ from flux_mcp.models.planning.candidates import Choices, Machine
 from flux_mcp.models.planning.machine import this_load_support
 from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.registry import Registry
+from flux_mcp.settings.installation import own_command
 from flux_mcp.settings.settings import Settings
 
 
@@ -31,6 +32,7 @@ class Known:
     figures: Sequence[Figure] = ()
     """What finished jobs took on this machine's GPU."""
     worker: WorkerFact | None = None
+    queue: QueueFact | None = None
     notices: tuple[str, ...] = ()
 
 
@@ -74,10 +76,15 @@ def examine(
         licences=stock.licences(),
         extras=stock.extras(),
         notices=(*registry.notices, *known.notices),
+        queue=known.queue,
         worker=known.worker,
         next=(),
     )
-    steps = next_steps(examination, lambda models: pull_command(models, settings))
+    steps = next_steps(
+        examination,
+        lambda models: pull_command(models, settings),
+        own_command("serve", settings.data_dir),
+    )
     return examination.model_copy(update={"next": tuple(steps)})
 
 

@@ -207,6 +207,14 @@ class WorkerFact(_Fact):
     log: str | None = Field(description="The end of its log, where it cannot.")
 
 
+class QueueFact(_Fact):
+    """The jobs of the data folder, and whether anything runs them."""
+
+    waiting: int = Field(description="Jobs that wait.")
+    running: int = Field(description="Jobs that run, those that stop too.")
+    has_executor: bool = Field(description="Whether a process runs them, or would.")
+
+
 class Examination(_Fact):
     """Everything that was found."""
 
@@ -235,6 +243,9 @@ class Examination(_Fact):
     extras: tuple[Extra, ...] = Field(description="Extras that are not installed.")
     notices: tuple[str, ...] = Field(
         description="What is wrong with a models.toml of your own, or with the database."
+    )
+    queue: QueueFact | None = Field(
+        description="The queue; null where there is no database, or it cannot be read."
     )
     worker: WorkerFact | None = Field(description="With `--worker`: what it said.")
     next: tuple[Step, ...] = Field(description="What to do next, the most useful first.")

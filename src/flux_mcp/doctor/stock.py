@@ -29,7 +29,15 @@ from flux_mcp.models.planning.candidates import (
 from flux_mcp.models.planning.recommending import loading_in_words, recommend, to_recommend, usual
 from flux_mcp.models.planning.support import load_support_with
 from flux_mcp.models.planning.tiers import choose_tier, choose_without_gpu
-from flux_mcp.models.registry import KINDS, QUALITIES, Kind, ModelSpec, Registry, load_licences
+from flux_mcp.models.registry import (
+    KIND_NAMES,
+    KINDS,
+    QUALITIES,
+    Kind,
+    ModelSpec,
+    Registry,
+    load_licences,
+)
 from flux_mcp.settings.settings import Settings
 
 COMMON_GPUS_GIB = (8.0, 12.0, 16.0, 24.0)
@@ -292,7 +300,7 @@ def _best_of_each(machine: Machine, choices: Choices) -> Mapping[str, Candidate]
         for quality in QUALITIES:
             for one in candidates(usual(kind, quality), machine, choices):
                 if one.refused is None:
-                    found[f"{kind}, {quality}"] = one
+                    found[f"{KIND_NAMES[kind]}, {quality}"] = one
                     break
     return found
 

@@ -60,9 +60,9 @@ class Estimates:
     def end_s(self, job: Job) -> float | None:
         """Return the seconds until a job is finished: of those before it, and its own.
 
-        `None` when it has ended, or one of them cannot be estimated.
+        `None` when it has ended or stops, or one of them cannot be estimated.
         """
-        if job.is_final:
+        if job.is_final or job.is_stopping:
             return None
         if job.status == "running" and job.eta_s is not None:
             return job.eta_s

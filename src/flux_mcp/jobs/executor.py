@@ -28,6 +28,7 @@ from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.saving import ResultSink, Saver
 from flux_mcp.jobs.scheduler import choose_next
+from flux_mcp.settings.paths import Paths
 from flux_mcp.settings.settings import Settings
 from flux_mcp.storage.database import DatabaseThread
 
@@ -250,6 +251,25 @@ class GpuExecutor:
         most = self._settings.max_overtakes
         read_costs = partial(self._measurements.costs, device)
         return lambda waiting: choose_next(waiting, worker.loaded_by_use, read_costs, most)
+
+
+async def settle_if_unled(paths: Paths, queue: JobQueue, database: DatabaseThread) -> bool:
+    """Return whether no process leads; what a dead leader left running is then put back.
+
+    As the next leader would do it: a job that was asked to stop is cancelled, others wait again.
+
+    Raises:
+        OSError: the lock cannot be tried.
+    """
+    lock = GpuLock(paths)
+    if not lock.acquire():
+        return False
+    try:
+        for job in await database.call(queue.recover, lost_for_good()):
+            Journal().taken_back(job)
+    finally:
+        lock.release()
+    return True
 
 
 def backoff_s(failures: int) -> float:

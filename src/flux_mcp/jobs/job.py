@@ -22,6 +22,9 @@ from flux_mcp.requests.plan import RenderPlan
 from flux_mcp.worker_protocol.messages import ErrorInfo, Phase
 
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
+ShownStatus = Literal["queued", "running", "stopping", "completed", "failed", "cancelled"]
+"""What answers call it: `stopping` is a running job that was asked to stop. Not stored, so that no
+transition has to name it: the row has `cancel_requested`, and says `running` until it has ended."""
 PreviewSize = Literal["none", "small", "normal"]
 
 FINAL: frozenset[JobStatus] = frozenset({"completed", "failed", "cancelled"})
@@ -82,6 +85,16 @@ class Job(BaseModel):
     def is_final(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.status in FINAL
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was asked to stop, and still runs."""
+        return self.status == "running" and self.cancel_requested
+
+    @property
+    def shown_status(self) -> ShownStatus:
+        """Its status as answers call it."""
+        return "stopping" if self.is_stopping else self.status
 
 
 def new_job_id() -> str:

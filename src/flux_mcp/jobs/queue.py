@@ -31,7 +31,7 @@ from flux_mcp.errors import (
     StorageError,
     UnknownJobError,
 )
-from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, JobStatus, PreviewSize, utc_now
+from flux_mcp.jobs.job import MAX_ATTEMPTS, Job, JobStatus, PreviewSize, ShownStatus, utc_now
 from flux_mcp.jobs.scheduler import NextJob, WaitingJob
 from flux_mcp.models.registry import Kind
 from flux_mcp.storage.database import bring_up_to_date, immediate, is_from_before_squash
@@ -48,6 +48,9 @@ HISTORY = 20
 _DEFAULT_JOB_S = 30.0
 """How long a job is said to take before any has ended."""
 
+_SHOWN = """CASE WHEN status = 'running' AND cancel_requested = 1
+    THEN 'stopping' ELSE status END"""
+"""`Job.shown_status` of a row."""
 _PIPELINE = "kind || '/' || model"
 _WORK = """(CASE WHEN json_valid(plan) THEN
     json_array_length(plan, '$.seeds') * json_extract(plan, '$.steps')
@@ -182,7 +185,7 @@ class QueueEntry:
     """One unfinished job, as far as the queue's list shows it."""
 
     job_id: str
-    status: JobStatus
+    status: ShownStatus
     kind: Kind
     model: str
     step: int
@@ -194,12 +197,21 @@ class QueueEntry:
 
 
 @dataclass(frozen=True)
+class QueueLoad:
+    """How many jobs are unfinished; each counts once."""
+
+    queued: int = 0
+    running: int = 0
+    stopping: int = 0
+
+
+@dataclass(frozen=True)
 class UnfinishedJobs:
     """The unfinished jobs of one kind and status."""
 
     kind: str
     status: str
-    """`queued` or `running`."""
+    """`queued` or `running`, which counts those that stop: they are still on the GPU."""
     jobs: int
     oldest_at: str
     """When the oldest of them was submitted; ISO 8601, UTC."""
@@ -314,6 +326,13 @@ class JobQueue:
         """Return how many jobs wait."""
         return int(self._value("SELECT count(*) FROM jobs WHERE status = 'queued'"))
 
+    def load(self) -> "QueueLoad":
+        """Return how many jobs are unfinished, of everybody."""
+        rows = self._database.execute(
+            f"SELECT {_SHOWN}, count(*) FROM jobs WHERE status IN ('queued', 'running') GROUP BY 1"
+        ).fetchall()
+        return QueueLoad(**dict(rows))
+
     def position(self, job: Job) -> int | None:
         """Return a waiting job's place, 1 for the next; `None` when it does not wait."""
         if job.status != "queued":
@@ -352,8 +371,8 @@ class JobQueue:
     def entries(self, principal: str | None, limit: int) -> list[QueueEntry]:
         """Return running jobs, then waiting ones in queue order; with a principal, its own only."""
         rows = self._database.execute(
-            """
-            SELECT id, status, kind, model, step, total_steps, place, session, created_at FROM (
+            f"""
+            SELECT id, {_SHOWN}, kind, model, step, total_steps, place, session, created_at FROM (
                 SELECT *, NULL AS place FROM jobs WHERE status = 'running'
                 UNION ALL
                 SELECT *, row_number() OVER (ORDER BY seq) FROM jobs WHERE status = 'queued'
@@ -401,9 +420,10 @@ class JobQueue:
         return [DrawnWork(*row) for row in rows]
 
     def running_work(self) -> list[RunningWork]:
-        """Return what runs."""
+        """Return what runs; a job that stops takes no more than its present step."""
         rows = self._database.execute(
-            f"SELECT {_PIPELINE}, {_WORK}, eta_s FROM jobs WHERE status = 'running'"
+            f"SELECT {_PIPELINE}, {_WORK}, eta_s FROM jobs "
+            "WHERE status = 'running' AND cancel_requested = 0"
         ).fetchall()
         return [RunningWork(*row) for row in rows]
 

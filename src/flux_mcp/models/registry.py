@@ -44,11 +44,24 @@ WeightsForm = Literal["folder", "file", "gguf", "lora"]
 """`folder`: a whole pipeline; `file`, `gguf`: a transformer in one file, the other parts from a
 pipeline's folder or from files of their own; `lora`: a LoRA merged onto `base`."""
 KINDS: tuple[Kind, ...] = ("text2img", "kontext", "fill", "control", "redux")
+KIND_NAMES: Mapping[Kind, str] = {
+    "text2img": "generate",
+    "kontext": "edit",
+    "fill": "fill",
+    "control": "structure",
+    "redux": "vary",
+}
+"""What people read and write: as the tools are called. Programs get the kinds themselves."""
 QUALITIES: tuple[Quality, ...] = ("low", "standard", "high")
 FREE_LICENCES: frozenset[Licence] = frozenset({"apache-2.0", "mit"})
 """Those that allow any use of the images and of the weights."""
 MODELS_TOML = Path(__file__).with_name("models.toml")
 LICENCES_TOML = Path(__file__).with_name("licences.toml")
+
+
+def kind_of_name(name: str) -> Kind | None:
+    """Return the kind that people call so; programs' own names are understood as well."""
+    return next((kind for kind in KINDS if name in (kind, KIND_NAMES[kind])), None)
 
 
 class ModelSpec(BaseModel):
@@ -318,6 +331,11 @@ class Registry:
         """Every row."""
         return (row for rows in self._rows.values() for row in rows.values())
 
+    def is_demonstration(self, kind: Kind, model: str) -> bool:
+        """Whether a model only shows how the server works; False for one that is gone."""
+        row = self._rows[kind].get(model)
+        return row is not None and row.is_demonstration
+
     def find(self, kind: Kind, model: str) -> ModelSpec:
         """Return the row of `model` for `kind`.
 
@@ -330,8 +348,8 @@ class Registry:
             close = get_close_matches(model.lower(), known, n=1)
             meant = f"Did you mean '{close[0]}'? " if close else ""
             raise UnknownModelError(
-                f"There is no model '{model}' for {kind}.",
-                f"{meant}Models for {kind}: {', '.join(known)}.",
+                f"There is no model '{model}' for {KIND_NAMES[kind]}.",
+                f"{meant}Models for {KIND_NAMES[kind]}: {', '.join(known)}.",
             )
         return row
 

@@ -22,7 +22,7 @@ from flux_mcp.models.memory import Load, LoadedAs
 from flux_mcp.models.parts import Placement, Precision
 from flux_mcp.models.planning.candidates import Wanted, load_of
 from flux_mcp.models.planning.switches import KINDS_WITH_ONE_STATE, Drawing
-from flux_mcp.models.registry import Kind, ModelSpec, Quality, Structure
+from flux_mcp.models.registry import KIND_NAMES, Kind, ModelSpec, Quality, Structure
 from flux_mcp.models.switches import Switches
 from flux_mcp.requests.geometry import (
     DrawnRegion,
@@ -44,6 +44,8 @@ from flux_mcp.requests.schemas import (
     VariationRequest,
 )
 
+DEMONSTRATION_NOTICE = "micro is a demo and draws coloured shapes only."
+"""How the notice of an image of the demonstration begins; tools say it once in a session."""
 TRUE_CFG_SCALE = 4.0
 """Weight of the prompt against the negative prompt; the value of diffusers' own FLUX examples."""
 
@@ -362,7 +364,7 @@ def refuse_what_the_model_cannot(request: DrawRequest, spec: ModelSpec) -> None:
     """
     if request.negative_prompt is not None and not spec.takes_negative_prompt:
         raise UnsupportedOptionError(
-            f"{spec.id} cannot use a negative prompt for {spec.kind}.",
+            f"{spec.id} cannot use a negative prompt for {KIND_NAMES[spec.kind]}.",
             "Say in the prompt what should be there instead.",
         )
     if request.guidance is not None and not spec.takes_guidance:
@@ -377,8 +379,8 @@ def refuse_what_the_model_cannot(request: DrawRequest, spec: ModelSpec) -> None:
     references = len(request.images) if isinstance(request, EditRequest | VariationRequest) else 0
     if references > spec.max_reference_images:
         raise UnsupportedOptionError(
-            f"{spec.id} takes at most {_images(spec.max_reference_images)} for {spec.kind}, "
-            f"not {references}.",
+            f"{spec.id} takes at most {_images(spec.max_reference_images)} for "
+            f"{KIND_NAMES[spec.kind]}, not {references}.",
             "Leave some out, or combine them into one image first.",
         )
     structure = structure_of(request)
@@ -482,11 +484,7 @@ def plan_notices(plan: RenderPlan, spec: ModelSpec, install_hint: str | None) ->
     """
     notices = []
     if spec.is_demonstration:
-        notices.append(
-            "Drawn by micro, the small demonstration model inside the package: it knows coloured "
-            "shapes on plain backgrounds and nothing else."
-            + (f" {install_hint}" if install_hint else "")
-        )
+        notices.append(f"{DEMONSTRATION_NOTICE} {install_hint or ''}".rstrip())
     notices += input_notices(plan, spec)
     if plan.batched:
         notices.append("Drawn in one pass: pixels differ slightly from images drawn alone.")

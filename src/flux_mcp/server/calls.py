@@ -5,9 +5,9 @@ of the job when its call is cancelled is decided here (`on_disconnect`).
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -18,6 +18,8 @@ from pydantic import BaseModel, Field
 from flux_mcp.gallery.previews import Sheets
 from flux_mcp.jobs.downloads import is_download_id
 from flux_mcp.jobs.job import FINAL, Job, PreviewSize
+from flux_mcp.principals import acting
+from flux_mcp.requests.plan import DEMONSTRATION_NOTICE
 from flux_mcp.requests.schemas import (
     DRAW_REQUESTS,
     CancelJobRequest,
@@ -41,6 +43,11 @@ from flux_mcp.service.views import download_answer
 
 Handler = Callable[[Any, Context[Any, Any]], Awaitable[CallToolResult]]
 
+_Session = tuple[str, str | None]
+"""The caller, and the session's id where the transport has one."""
+SESSION_HEADER = "mcp-session-id"  # Streamable HTTP, 2025-11-25
+MOST_SESSIONS = 1000
+"""Sessions that are remembered; an older one is told again what it has been told."""
 TASK_GRACE_S = 0.25
 """A call whose client takes tasks waits this long: what ends by then is answered directly."""
 
@@ -60,6 +67,7 @@ class ToolCalls:
         self._service = service
         self._waiting: Counter[str] = Counter()
         self._sheets = Sheets()
+        self._told: OrderedDict[_Session, None] = OrderedDict()
         self._open = 0
         self._answered = asyncio.Event()
         self._handlers: dict[type[BaseModel], Handler] = {
@@ -93,7 +101,9 @@ class ToolCalls:
 
     async def _draw(self, request: DrawRequest, context: Context[Any, Any]) -> CallToolResult:
         if request.dry_run:
-            return dry_run_result(await self._service.dry_run(request))
+            answer = await self._service.dry_run(request)
+            notices = self._once(answer.notices, context)
+            return dry_run_result(answer.model_copy(update={"notices": notices}))
         # A task of its own: a call cancelled while its job is being stored must still find out
         # which job that is, to cancel it.
         submitting = asyncio.create_task(self._submit(request))
@@ -133,7 +143,7 @@ class ToolCalls:
         defers = request.wait_s > TASK_GRACE_S and declares_tasks(context)
         job = await self._wait(job, TASK_GRACE_S if defers else request.wait_s, context)
         result, position = (
-            await self.result_of(job, request.preview),
+            await self.result_of(job, request.preview, context),
             await self._service.position(job),
         )
         await self._service.mark_id_given(job.id, request.preview)
@@ -142,9 +152,11 @@ class ToolCalls:
             return DeferredResult(job=job, position=position, **dict(result))
         return result
 
-    async def result_of(self, job: Job, preview: PreviewSize) -> CallToolResult:
+    async def result_of(
+        self, job: Job, preview: PreviewSize, context: Context[Any, Any] | None = None
+    ) -> CallToolResult:
         """Return the result of a call whose job is as given; a failed job is an error."""
-        result = await self._job_result(await self._service.describe_job(job), preview)
+        result = await self._job_result(await self._service.describe_job(job), preview, context)
         if job.status == "failed":
             return result.model_copy(update={"is_error": True})
         return result
@@ -178,7 +190,7 @@ class ToolCalls:
             job = await self._service.find_job(request.job_id)
             job = await self._wait(job, request.wait_s, context)
             answer = await self._service.describe_job(job)
-        return await self._job_result(answer, request.preview)
+        return await self._job_result(answer, request.preview, context)
 
     async def _get_download(
         self, download_id: str, wait_s: float, context: Context[Any, Any]
@@ -213,12 +225,44 @@ class ToolCalls:
                 feed.show(job, await self._service.position(job))
         return job
 
-    async def _job_result(self, answer: JobAnswer, preview: PreviewSize) -> CallToolResult:
+    def _once(self, notices: tuple[str, ...], context: Context[Any, Any] | None) -> tuple[str, ...]:
+        """Return notices without the one about the demonstration, if the session has had it.
+
+        A session is what its transport calls so; callers without one share that of their name.
+        """
+        is_said = any(notice.startswith(DEMONSTRATION_NOTICE) for notice in notices)
+        if not is_said or context is None:  # the result of a task is asked for once
+            return notices
+        session = acting(), _session_id(context)
+        is_told = session in self._told
+        self._told[session] = None
+        self._told.move_to_end(session)
+        if len(self._told) > MOST_SESSIONS:
+            self._told.popitem(last=False)
+        if not is_told:
+            return notices
+        return tuple(one for one in notices if not one.startswith(DEMONSTRATION_NOTICE))
+
+    async def _job_result(
+        self, answer: JobAnswer, preview: PreviewSize, context: Context[Any, Any] | None
+    ) -> CallToolResult:
+        is_demo = self._service.registry.is_demonstration(answer.kind, answer.model)
+        answer = answer.model_copy(update={"notices": self._once(answer.notices, context)})
         path = self._service.preview_path(answer.job_id)
         if answer.images or (answer.status == "running" and preview != "none"):
-            return await asyncio.to_thread(job_result, answer, preview, path, self._sheets)
+            return await asyncio.to_thread(
+                job_result, answer, preview, path, self._sheets, is_demo=is_demo
+            )
         # It reads no file: it need not wait for a thread behind calls that make images smaller.
-        return job_result(answer, preview, path, self._sheets)
+        return job_result(answer, preview, path, self._sheets, is_demo=is_demo)
+
+
+def _session_id(context: Context[Any, Any]) -> str | None:
+    """Return the id that a client's session has over HTTP; `None` where there is none."""
+    headers = None
+    with suppress(ValueError):  # what the SDK raises for a context without a request
+        headers = context.headers
+    return None if headers is None else headers.get(SESSION_HEADER)
 
 
 @asynccontextmanager

@@ -111,6 +111,4 @@ def _message(job: Job, position: int | None) -> str:
         return f"[{job.error.code}] {job.error.message} {job.error.hint}".rstrip()
     if job.is_final:
         return job.status
-    if job.cancel_requested:
-        return "stopping at the next step"
     return describe(job, position)

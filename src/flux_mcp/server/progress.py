@@ -69,6 +69,8 @@ def describe(job: Job | Download, position: int | None) -> str:
     if job.status == "queued":
         place = "" if position is None else f", number {position} in the queue"
         return f"waiting{place}{f' ({job.message})' if job.message else ''}"
+    if job.is_stopping:
+        return "stopping at the next step"
     if job.phase == "denoising":
         return f"denoising, step {job.step} of {job.total_steps}{_left(job.eta_s)}"
     if job.phase is None:

@@ -28,6 +28,7 @@ from flux_mcp.compose.composer import advise
 from flux_mcp.errors import FluxMcpError, StorageError
 from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, Sheets, preview_webp, small_preview_webp
 from flux_mcp.jobs.job import PreviewSize
+from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.server.progress import describe_answer
 from flux_mcp.service.answers import (
     CancelAnswer,
@@ -51,7 +52,12 @@ _PROMPT_IN_LIST = 100
 
 
 def job_result(
-    answer: JobAnswer, preview: PreviewSize, running_preview: Path, sheets: Sheets
+    answer: JobAnswer,
+    preview: PreviewSize,
+    running_preview: Path,
+    sheets: Sheets,
+    *,
+    is_demo: bool = False,
 ) -> CallToolResult:
     """Return a job: text, previews, links to its images, structured content.
 
@@ -60,8 +66,9 @@ def job_result(
         preview: How large an image to put inside.
         running_preview: File of the preview of the job while it runs; it need not exist.
         sheets: Makes the contact sheet of many images.
+        is_demo: Whether its model is the demonstration.
     """
-    content: list[ContentBlock] = [_text(_job_text(answer))]
+    content: list[ContentBlock] = [_text(_job_text(answer, is_demo=is_demo))]
     if preview != "none":
         content += _previews(answer.images, preview, sheets)
         # It is removed when the job ends, which may be now.
@@ -114,10 +121,10 @@ def _result(content: list[ContentBlock], answer: BaseModel) -> CallToolResult:
 # --- texts -------------------------------------------------------------------------------------
 
 
-def _job_text(answer: JobAnswer) -> str:
+def _job_text(answer: JobAnswer, *, is_demo: bool) -> str:
     if answer.status == "completed":
         # Of a pack's prompt the caller knows only the choices it made.
-        lines = [_image_text(image, with_prompt=answer.pack is not None) for image in answer.images]
+        lines = [_image_text(image, answer, is_demo=is_demo) for image in answer.images]
     elif answer.status == "failed" and answer.error is not None:
         error = answer.error
         lines = [
@@ -125,6 +132,9 @@ def _job_text(answer: JobAnswer) -> str:
         ]
     elif answer.status == "cancelled":
         lines = [f"Job {answer.job_id} was cancelled; nothing was generated."]
+    elif answer.status == "stopping":
+        # Nothing to wait for: it is cancelled already, whatever it still does.
+        lines = [f"Job {answer.job_id} is cancelled: it stops at its next step and makes no image."]
     else:
         lines = [
             f"Job {answer.job_id} is not finished: {describe_answer(answer)}.",
@@ -133,12 +143,13 @@ def _job_text(answer: JobAnswer) -> str:
     return "\n".join([*lines, *_notes(answer.notices)])
 
 
-def _image_text(image: ImageAnswer, *, with_prompt: bool) -> str:
-    prompt = f"\nPrompt: {image.prompt}" if with_prompt else ""
+def _image_text(image: ImageAnswer, job: JobAnswer, *, is_demo: bool) -> str:
+    prompt = f"\nPrompt: {image.prompt}" if job.pack is not None else ""
+    model = f"{image.model} (demo)" if is_demo else image.model
     used = ", ".join(f"{lora.name} {lora.weight:g}" for lora in image.loras)
     loras = f", LoRAs {used}" if used else ""
     return (
-        f"Image {image.id}: {image.width}x{image.height}, seed {image.seed}, model {image.model}"
+        f"Image {image.id}: {image.width}x{image.height}, seed {image.seed}, model {model}"
         f"{loras}, job {image.job_id}.{prompt}\nFile: {image.path}\nFull size: {image.uri}"
     )
 
@@ -203,13 +214,13 @@ def _download_text(answer: DownloadAnswer) -> str:
 def _queue_text(queue: QueueAnswer) -> str:
     wait = "" if queue.wait_s is None else f" A new job would start in about {queue.wait_s:.0f} s."
     lines = [
-        f"{job.job_id}: {job.status}, {job.kind} with {job.model}, "
+        f"{job.job_id}: {job.status}, {KIND_NAMES[job.kind]} with {job.model}, "
         + (f"number {job.position}" if job.position else f"step {job.step} of {job.total_steps}")
         for job in queue.jobs
     ]
     head = f"{queue.depth} of at most {queue.limit} jobs wait.{wait}"
     downloads = [f"{one}: a download of weights runs" for one in queue.downloads]
-    return "\n".join([head, *lines, *downloads])
+    return "\n".join([head, *lines, *downloads, *_notes(queue.notices)])
 
 
 def _search_text(answer: SearchAnswer) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from flux_mcp.jobs.downloads import DownloadPhase, DownloadStatus
-from flux_mcp.jobs.job import JobStatus
+from flux_mcp.jobs.job import ShownStatus
 from flux_mcp.models.families import Family
 from flux_mcp.models.loras.library import BadLora, Lora
 from flux_mcp.models.registry import Kind, Quality
@@ -125,7 +125,7 @@ class JobAnswer(_Answer):
     """A job as it stands; images holds its images once status is completed."""
 
     job_id: str
-    status: JobStatus
+    status: ShownStatus
     phase: Phase | None = None
     step: int = 0
     total_steps: int = 0
@@ -147,7 +147,7 @@ class QueuedJobAnswer(_Answer):
     """One line of the queue."""
 
     job_id: str
-    status: JobStatus
+    status: ShownStatus
     kind: Kind
     model: str
     step: int
@@ -162,11 +162,10 @@ class QueueAnswer(_Answer):
 
     depth: int = Field(description="Jobs that wait.")
     limit: int = Field(description="Jobs that may wait.")
-    wait_s: float | None = Field(description="Estimated seconds until a new job would start.")
-    jobs: tuple[QueuedJobAnswer, ...] = Field(
-        description="Running first, then in queue order; at most 200."
-    )
-    downloads: tuple[str, ...] = Field((), description="Ids of running downloads of weights.")
+    wait_s: float | None = Field(description="Estimated seconds until a new job starts.")
+    jobs: tuple[QueuedJobAnswer, ...] = Field(description="Running first; at most 200.")
+    downloads: tuple[str, ...] = Field((), description="Ids of running downloads.")
+    notices: tuple[str, ...] = ()
 
 
 class DownloadAnswer(_Answer):
@@ -289,6 +288,9 @@ class HealthAnswer(_Answer):
     leads: bool = Field(description="Whether this process is the one that draws.")
     queue_depth: int | None = Field(
         description="Jobs that wait, of everybody; null while the database does not answer."
+    )
+    jobs_stopping: int | None = Field(
+        description="Jobs that were cancelled and have not ended yet; null as above."
     )
     version: str
 

@@ -15,7 +15,7 @@ from flux_mcp import __version__
 from flux_mcp.errors import StorageError
 from flux_mcp.jobs.executor import ExecutorState
 from flux_mcp.jobs.job import utc_now
-from flux_mcp.jobs.queue import EndedJob, UnfinishedJobs
+from flux_mcp.jobs.queue import EndedJob, QueueLoad, UnfinishedJobs
 from flux_mcp.observability.traffic import HttpTraffic
 from flux_mcp.service.answers import HealthAnswer, HealthStatus
 from flux_mcp.service.runtime import Runtime
@@ -34,16 +34,16 @@ class Health:
     """Answers probes.
 
     Args:
-        depth: Asks the database how many jobs wait; opens it if it is not open.
+        load: Asks the database how many jobs wait and stop; opens it if it is not open.
         state: How it stands with this process and the GPU.
     """
 
     def __init__(
-        self, depth: Callable[[], Awaitable[int]], state: Callable[[], ExecutorState]
+        self, load: Callable[[], Awaitable[QueueLoad]], state: Callable[[], ExecutorState]
     ) -> None:
-        self._depth = depth
+        self._load = load
         self._state = state
-        self._asking: asyncio.Task[int] | None = None
+        self._asking: asyncio.Task[QueueLoad] | None = None
         self._looking = asyncio.Lock()
         self._last: HealthAnswer | None = None
         self._looked_s = float("-inf")
@@ -62,9 +62,9 @@ class Health:
             return self._last
 
     async def _look(self) -> HealthAnswer:
-        depth, wrong = None, ""
+        load, wrong = None, ""
         try:
-            depth = await self._ask()
+            load = await self._ask()
         except TimeoutError:
             wrong = "the database is busy or still being opened"
         except StorageError:
@@ -75,22 +75,23 @@ class Health:
             status=status,
             reason=reason,
             leads=state.leads,
-            queue_depth=depth,
+            queue_depth=None if load is None else load.queued,
+            jobs_stopping=None if load is None else load.stopping,
             version=__version__,
         )
 
-    async def _ask(self) -> int:
+    async def _ask(self) -> QueueLoad:
         """Ask the database; a question it still owes an answer to is not asked again."""
         if self._asking is None:
-            self._asking = asyncio.create_task(self._depth_now(), name="flux-mcp-health")
+            self._asking = asyncio.create_task(self._load_now(), name="flux-mcp-health")
         done, _ = await asyncio.wait({self._asking}, timeout=PATIENCE_S)
         if not done:
             raise TimeoutError
         asked, self._asking = self._asking, None
         return asked.result()
 
-    async def _depth_now(self) -> int:
-        return await self._depth()
+    async def _load_now(self) -> QueueLoad:
+        return await self._load()
 
 
 def judge(state: ExecutorState) -> tuple[HealthStatus, str]:
@@ -114,7 +115,7 @@ class Operations:
     def __init__(self, runtime: Runtime) -> None:
         self.traffic = HttpTraffic()
         self._runtime = runtime
-        self._health = Health(self._depth, runtime.executor_state)
+        self._health = Health(self._load, runtime.executor_state)
         self._metrics: Metrics | None = None
         self._started_at = utc_now()
 
@@ -147,6 +148,6 @@ class Operations:
             lambda: (queue.ended_since(since), queue.unfinished())
         )
 
-    async def _depth(self) -> int:
+    async def _load(self) -> QueueLoad:
         await self._runtime.open()
-        return await self._runtime.database.call(self._runtime.rooms.queue.depth)
+        return await self._runtime.database.call(self._runtime.rooms.queue.load)

@@ -14,7 +14,13 @@ from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.tokens import TokenCount, count_prompt, cut_warning
 from flux_mcp.errors import UnsupportedOptionError, WeightsMissingError
 from flux_mcp.models.formats import require_takes_loras
-from flux_mcp.models.hub.cache import Snapshot, find_snapshot, install_command, require_snapshot
+from flux_mcp.models.hub.cache import (
+    Snapshot,
+    find_snapshot,
+    install_command,
+    pull_command,
+    require_snapshot,
+)
 from flux_mcp.models.loras.fit import check_control_file
 from flux_mcp.models.loras.library import (
     Lora,
@@ -30,7 +36,7 @@ from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.planning.support import LoadSupport
 from flux_mcp.models.planning.switches import SwitchSettings, TargetDevice, choose_switches
 from flux_mcp.models.planning.tiers import choose_tier, choose_without_gpu
-from flux_mcp.models.registry import Kind, ModelSpec, Registry
+from flux_mcp.models.registry import KIND_NAMES, Kind, ModelSpec, Registry
 from flux_mcp.requests.plan import (
     PlanParts,
     RenderPlan,
@@ -144,7 +150,8 @@ class Planner:
         request = wording.request
         installed = self._look(request, stored)
         loras = self.loras.find_all([choice.name for choice in request.loras or ()])
-        how_to_install = _how_to_install(request, installed)
+        missing = _model_to_install(request, installed)
+        how_to_install = None if missing is None else install_command(missing, self._settings)
         chosen = _choose(request, installed, loras, how_to_install)
         spec = chosen.spec
         fit_notices = _require_fit(spec, installed, loras)
@@ -183,7 +190,13 @@ class Planner:
             *chosen.notices,
             *wording.notices,
             *dict.fromkeys(notice for item in incoming for notice in item.image.notices),
-            *plan_notices(plan, spec, how_to_install and f"For real images run: {how_to_install}."),
+            *plan_notices(
+                plan,
+                spec,
+                None
+                if missing is None
+                else f"Real models: {pull_command((missing.id,), self._settings)}",
+            ),
             *switches.notices,
             *dict.fromkeys(filter(None, map(cut_warning, tokens))),
             *lora_notices(request.loras or (), loras, plan.texts),
@@ -316,7 +329,7 @@ def _choose(
         if found is not None:
             return found
     raise WeightsMissingError(
-        f"No model for {request.kind} is on this machine.",
+        f"No model for {KIND_NAMES[request.kind]} is on this machine.",
         f"Run: {how_to_install}."
         if how_to_install
         else "Name one: the setting 'licences' leaves out those that are here.",
@@ -360,8 +373,8 @@ def _demonstration(
         follows = structure is None or structure in spec.structures
         if spec.is_demonstration and follows and usable(spec):
             notice = (
-                f"The models for {request.kind} that are here have licences the setting "
-                "'licences' leaves out; name one to use it."
+                f"The models for {KIND_NAMES[request.kind]} that are here have licences the "
+                "setting 'licences' leaves out; name one to use it."
             )
             return _ChosenModel(spec, installed.require(spec), (notice,) if is_kept_out else ())
     return None
@@ -372,20 +385,20 @@ def _refuse_what_cannot_be_loaded(spec: ModelSpec, installed: Installed) -> None
         return
     rows = installed.registry[spec.kind].values()
     able = [row.id for row in rows if installed.support.can_load(row)]
+    kind = KIND_NAMES[spec.kind]
     raise UnsupportedOptionError(
-        f"{spec.id} is known, but this version cannot draw with it for {spec.kind} yet.",
-        f"Models that can be used for {spec.kind}: {', '.join(able)}.",
+        f"{spec.id} is known, but this version cannot draw with it for {kind} yet.",
+        f"Models that can be used for {kind}: {', '.join(able)}.",
     )
 
 
-def _how_to_install(request: DrawRequest, installed: Installed) -> str | None:
-    """Return how to get a real model for a request; `None` where one is on this disk."""
+def _model_to_install(request: DrawRequest, installed: Installed) -> ModelSpec | None:
+    """Return the real model to install for a request; `None` where one is on this disk."""
     structure = structure_of(request)
     real = real_models(installed.registry, request.kind, structure)
     if any(installed.support.can_load(row) and installed.has(row) for row in real):
         return None
-    best = recommended(installed.registry, request.kind, installed.support, structure)
-    return install_command(best, installed.settings)
+    return recommended(installed.registry, request.kind, installed.support, structure)
 
 
 # --- what must be read of the chosen model -------------------------------------------------------

@@ -21,7 +21,7 @@ from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.downloads import DownloadStore
 from flux_mcp.jobs.downloads import migrate as migrate_downloads
 from flux_mcp.jobs.estimates import Estimates
-from flux_mcp.jobs.executor import ExecutorState, GpuExecutor
+from flux_mcp.jobs.executor import ExecutorState, GpuExecutor, settle_if_unled
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
 from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.measurements import migrate as migrate_measurements
@@ -35,6 +35,7 @@ from flux_mcp.service.outputs import GallerySink
 from flux_mcp.service.recovery import Recovery
 from flux_mcp.service.views import Views
 from flux_mcp.settings.file_systems import network_file_system
+from flux_mcp.settings.installation import own_command
 from flux_mcp.settings.paths import ensure_dirs
 from flux_mcp.settings.settings import Settings
 from flux_mcp.storage.database import DatabaseThread
@@ -97,6 +98,8 @@ class Runtime:
         self._background: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
         self._rooms: Rooms | None = None
+        self._is_unled = False
+        """Whether no process led when `look_for_leader` last looked."""
 
     @property
     def rooms(self) -> Rooms:
@@ -154,7 +157,13 @@ class Runtime:
         limit = self.settings.queue_limit
         downloads, measurements = DownloadStore(database), Measurements(database)
         views = Views(
-            queue, Estimates(queue), gallery, self.files, downloads, limit, self._why_nothing_runs
+            queue,
+            Estimates(queue),
+            gallery,
+            self.files,
+            downloads,
+            limit,
+            self._why_nothing_runs,
         )
         self._rooms = Rooms(queue, gallery, views, downloads, measurements)
         self._background.append(
@@ -256,11 +265,34 @@ class Runtime:
         """Return how the executor of this process stands."""
         return ExecutorState() if self.executor is None else self.executor.state()
 
+    async def look_for_leader(self) -> bool:
+        """Return whether some process runs the jobs of this data folder.
+
+        For a process that runs none itself. Where there is none, jobs that a killed process left
+        running are put back into the queue, and every answer about unfinished jobs says what to do.
+        """
+        await self.open()
+        if self.executor is None:
+            with suppress(OSError):
+                self._is_unled = await settle_if_unled(
+                    self.settings.paths, self.rooms.queue, self.database
+                )
+        return not self._is_unled
+
     def _why_nothing_runs(self) -> str | None:
-        error = self.executor_state().lock_error
-        if error is None:
-            return None
-        return f"No job runs at present: this server cannot take the GPU lock ({error})."
+        if self._is_unled:
+            serve = own_command("serve", self.settings.data_dir)
+            return (
+                "No process runs the jobs of this data folder: they wait until one starts. "
+                f"{serve} is one, and so is the server of every connected MCP client."
+            )
+        state = self.executor_state()
+        if state.lock_error is not None:
+            why = f"this server cannot take the GPU lock ({state.lock_error})"
+            return f"No job runs at present: {why}."
+        if state.is_dead:
+            return "No job runs at present: this server's executor fails; its log says why."
+        return None
 
     def find_machine(self) -> Machine | None:
         """Return the GPU that generates, and the machine; `None` without a known GPU."""

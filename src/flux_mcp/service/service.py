@@ -16,7 +16,7 @@ from flux_mcp.jobs.fleet import Fleet, WorkerInfo
 from flux_mcp.jobs.job import Job, PreviewSize, new_job_id, utc_now
 from flux_mcp.jobs.journal import current_traceparent, job_attributes, job_fields, submit_span
 from flux_mcp.jobs.process_fleet import ProcessFleet
-from flux_mcp.jobs.queue import JobQueue
+from flux_mcp.jobs.queue import JobQueue, QueueLoad
 from flux_mcp.models.registry import Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.principals import acting, only
@@ -242,6 +242,11 @@ class Service:
         """Return which job runs, which wait, and how long."""
         await self.open()
         return await self._database.call(self._views.queue, only())
+
+    async def queue_load(self) -> QueueLoad:
+        """Return how many jobs are unfinished, of everybody."""
+        await self.open()
+        return await self._database.call(self._queue.load)
 
     def preview_path(self, job_id: str) -> Path:
         """Return the file of a running job's preview, which need not exist yet."""

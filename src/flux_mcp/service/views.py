@@ -117,7 +117,7 @@ class Views:
         trouble = self._trouble() if job.status == "queued" else None
         return JobAnswer(
             job_id=job.id,
-            status=job.status,
+            status=job.shown_status,
             phase=job.phase,
             step=job.step,
             total_steps=job.total_steps,
@@ -137,12 +137,15 @@ class Views:
 
     def queue(self, principal: str | None = None) -> QueueAnswer:
         """Return who runs, who waits, how long; with a principal, the lines are its own only."""
+        depth = self._jobs.depth()
+        trouble = self._trouble() if depth else None
         return QueueAnswer(
-            depth=self._jobs.depth(),
+            depth=depth,
             limit=self._limit,
             wait_s=self._estimates.start_s(),
             jobs=tuple(_entry(one) for one in self._jobs.entries(principal, MAX_LISTED)),
             downloads=tuple(one.id for one in self._downloads.running() if principal is None),
+            notices=() if trouble is None else (trouble,),
         )
 
     def dry_run(self, decision: Decision) -> DryRunAnswer:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -39,6 +40,14 @@ def command_path(name: str) -> str:
     if shutil.which(name) or not beside.exists():
         return name
     return _as_typed(beside)
+
+
+def own_command(words: str, data_dir: Path) -> str:
+    """Return a command of ours for a person to copy, on the data folder that this process uses."""
+    # A person's shell does not have the environment in which a client starts its server.
+    is_usual = data_dir == default_data_dir()
+    place = "" if is_usual else f" --data-dir {shlex.quote(str(data_dir))}"
+    return f"{command_path('flux-mcp')} {words}{place}"
 
 
 def _as_typed(path: Path) -> str:

@@ -5,6 +5,7 @@ ends this process or the server it belongs to.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -68,6 +69,9 @@ def run(message: RunMessage) -> None:
 
 
 def main() -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # as the real one: Ctrl-C is the server's to answer
     send(WorkerReady(pid=os.getpid(), environment=ENVIRONMENT))
     while (frame := read_frame_blocking(sys.stdin.buffer)) is not None:
         command = parse_command(frame.header)

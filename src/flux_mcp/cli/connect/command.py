@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from flux_mcp.cli.common import AsJson, ConfigPath, DataDir, new_app, read_settings, run_now
+from flux_mcp.cli.completing import offering
 from flux_mcp.cli.connect.clients import find_client, load_clients
 from flux_mcp.cli.connect.connecting import ConnectFlags, connect, survey
 from flux_mcp.cli.connect.entries import DEFAULT_URL
@@ -14,13 +15,19 @@ from flux_mcp.errors import InvalidRequestError
 
 app = new_app()
 
+complete_clients = offering(lambda _: [client.id for client in load_clients()])
+
 
 @app.command("connect")
 def connect_command(
     *,
     client: Annotated[
         str | None,
-        typer.Argument(help="Its id; without one, all are listed.", show_default=False),
+        typer.Argument(
+            help="Its id; without one, all are listed.",
+            show_default=False,
+            autocompletion=complete_clients,
+        ),
     ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Write the entry, with a backup of the file.")

@@ -5,10 +5,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.syntax import Syntax
-from rich.table import Table
 from rich.text import Text
 
-from flux_mcp.cli.common import console, plain, print_json
+from flux_mcp.cli.common import console, plain, print_json, print_table
 from flux_mcp.cli.connect.changes import snippet
 from flux_mcp.cli.connect.connecting import ClientFinding, ConnectFlags, Outcome
 from flux_mcp.cli.connect.entries import TOKEN_VARIABLE, is_http, own_command
@@ -93,7 +92,7 @@ class _OutcomePage:
             self._fact("Time-out", client.timeout)
             self._out.print(WAITING)
         for notice in self._notices():
-            self._out.print(f"Note: {notice}")
+            console(stderr=True).print(f"Note: {notice}")
 
     def _print_change(self) -> None:
         outcome, change = self._outcome, self._outcome.change
@@ -146,21 +145,25 @@ class _OutcomePage:
 def print_survey(found: list[ClientFinding], *, as_json: bool) -> None:
     """Print which clients there are, which seem to be here, and which are connected."""
     if as_json:
-        print_json([_line(one) for one in found])
+        print_json({"clients": [_line(one) for one in found]})
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("client", "here", "entry", "file"):
-        table.add_column(column, no_wrap=column != "file", overflow="fold")
-    for one in found:
-        style = "green" if one.status == "current" else ""
-        here = "yes" if one.installed else "-"
-        status = Text(_STATUS[one.status], style=style)
-        table.add_row(one.client.id, here, status, "-" if one.file is None else str(one.file))
     out = console()
-    out.print(table, soft_wrap=False)
+    print_table(
+        ("client", "here", "entry", "file"),
+        [
+            (
+                one.client.id,
+                "yes" if one.installed else "-",
+                _STATUS[one.status],
+                "-" if one.file is None else str(one.file),
+            )
+            for one in found
+        ],
+        styles=["green" if one.status == "current" else "" for one in found],
+    )
     for one in found:
         if one.problem:
-            out.print(f"Note: {one.client.id}: {plain(one.problem)}")
+            console(stderr=True).print(f"Note: {one.client.id}: {plain(one.problem)}")
     out.print(
         "'flux-mcp connect CLIENT' shows the entry, --write writes it; "
         "'flux-mcp connect generic' is for any other client."

@@ -7,7 +7,6 @@ refs. Its other programs find what flux-mcp downloaded, and flux-mcp what they d
 import json
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +18,9 @@ from filelock import FileLock, Timeout
 
 from flux_mcp.errors import DownloadRunningError, WeightsInvalidError, WeightsMissingError
 from flux_mcp.models.hub.selection import HubFile, licence_page, parts_named, rows_of
-from flux_mcp.models.registry import ModelSpec, Registry
+from flux_mcp.models.registry import KIND_NAMES, ModelSpec, Registry
 from flux_mcp.models.row_files import problem_of_row
-from flux_mcp.settings.installation import command_path, default_data_dir
+from flux_mcp.settings.installation import own_command
 from flux_mcp.settings.paths import Paths
 from flux_mcp.settings.settings import Settings
 
@@ -325,7 +324,7 @@ def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) ->
         if (problem := find_problem(spec, settings)) is not None:
             raise problem
         raise WeightsMissingError(
-            f"The weights of {spec.id} ({spec.kind}) are not on this machine.",
+            f"The weights of {spec.id} ({KIND_NAMES[spec.kind]}) are not on this machine.",
             install_hint(spec, settings),
         )
     return snapshot
@@ -376,7 +375,4 @@ def install_command(spec: ModelSpec, settings: Settings) -> str:
 
 def pull_command(models: Sequence[str], settings: Settings) -> str:
     """Return the command that downloads hub models and their bases, and nothing else."""
-    # A person's shell does not have the environment in which a client starts its server.
-    is_usual = settings.data_dir == default_data_dir()
-    place = "" if is_usual else f" --data-dir {shlex.quote(str(settings.data_dir))}"
-    return f"{command_path('flux-mcp')} models pull {' '.join(models)}{place}"
+    return own_command(f"models pull {' '.join(models)}", settings.data_dir)

@@ -13,7 +13,7 @@ from packaging.version import Version
 from flux_mcp.errors import UnsupportedOptionError
 from flux_mcp.models.formats import DeviceKind, format_of
 from flux_mcp.models.parts import Placement, Precision
-from flux_mcp.models.registry import ModelSpec
+from flux_mcp.models.registry import KIND_NAMES, ModelSpec
 from flux_mcp.models.switches import (
     ArithmeticRow,
     CompileRow,
@@ -232,7 +232,8 @@ def _step_cache_reason(name: StepCache, drawing: Drawing) -> str | None:
     if spec.family not in row.families or (row.checkpoints and drawn_by not in row.checkpoints):
         return f"not with {spec.id}: {row.why_families}"
     if drawing.has_true_cfg and spec.kind in KINDS_WITH_ONE_STATE:
-        return f"not with a negative prompt for {spec.kind}: diffusers would mix the two passes"
+        kind = KIND_NAMES[spec.kind]
+        return f"not with a negative prompt for {kind}: diffusers would mix the two passes"
     if drawing.placement not in row.placements:
         return f"not where the transformer's blocks stream ({drawing.placement})"
     if drawing.steps < row.least_steps:

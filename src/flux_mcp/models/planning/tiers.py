@@ -24,7 +24,7 @@ from flux_mcp.models.planning.candidates import (
     models_for,
 )
 from flux_mcp.models.qualities import load_qualities
-from flux_mcp.models.registry import QUALITIES, ModelSpec
+from flux_mcp.models.registry import KIND_NAMES, QUALITIES, ModelSpec
 
 _SMALLER_PX = (1024, 768, 512)
 
@@ -107,8 +107,8 @@ def _notices(chosen: Candidate, refused: Sequence[Candidate], wanted: Wanted) ->
 def _about_quality(spec: ModelSpec, best: ModelSpec, wanted: Wanted) -> Iterator[str]:
     if wanted.model is None and not is_meant_for(best, wanted.quality):
         yield (
-            f"Quality '{wanted.quality}' has no installed model for {wanted.kind}; drew with "
-            f"{spec.id}."
+            f"Quality '{wanted.quality}' has no installed model for {KIND_NAMES[wanted.kind]}; "
+            f"drew with {spec.id}."
         )
 
 
@@ -131,7 +131,7 @@ def _too_little(
     refused: Sequence[Candidate], wanted: Wanted, machine: Machine, choices: Choices
 ) -> TooLittleMemoryError:
     least = _least(refused)
-    what = wanted.model or f"{wanted.kind} in quality '{wanted.quality}'"
+    what = wanted.model or f"{KIND_NAMES[wanted.kind]} in quality '{wanted.quality}'"
     hints = [
         hint
         for hint in (
