@@ -20,7 +20,7 @@ def planned(cli: Cli, *flags: str) -> Any:
 
 
 def test_a_plan_for_programs_has_what_draws_and_what_it_takes(cli: Cli) -> None:
-    found = planned(cli, "--quality", "standard", "--vram", "16", "--ram", "32")
+    found = planned(cli, "--quality", "high", "--vram", "16", "--ram", "32")
     assert (found["model"], found["precision"]) == ("flux1-dev", "int8")
     assert found["placement"] == "model_offload"
     assert 10 < found["peak_gib"] <= 16

@@ -52,13 +52,14 @@ def only(*ids: str) -> Choices:
     [
         # The founding table: low 12 GB, standard 16 GB, high 24 GB and more.
         ("low", 12, "flux1-schnell", 8, "group_offload"),
-        ("standard", 16, "flux1-dev", 8, "model_offload"),
+        # From where on dev is quick enough; below, a model that draws in some seconds.
+        ("standard", 16, "flux2-klein-9b", 8, "model_offload"),
         ("high", 24, "flux1-dev", 16, "model_offload"),
         ("high", 48, "flux1-dev", 16, "resident"),
         ("high", 141, "flux1-dev", 16, "resident"),
         # Down to 8 GB, in 4 bit.
         ("low", 8, "flux1-schnell", 4, "model_offload"),
-        ("standard", 8, "flux1-dev", 4, "model_offload"),
+        ("standard", 8, "flux2-klein-9b", 4, "model_offload"),
         ("high", 8, "flux1-dev", 4, "model_offload"),
         ("low", 7.5, "flux1-schnell", 4, "group_offload"),
         ("low", 4, "flux1-schnell", 4, "block_stream"),
@@ -90,7 +91,7 @@ def test_several_references_go_to_a_model_that_reads_several():
     assert chosen.spec.id == "flux2-dev"
     chosen = tier(Wanted("kontext", "low", references=4), machine(12)).chosen
     assert chosen.spec.id == "flux2-klein-4b"
-    assert tier(Wanted("kontext", "low", references=1), machine(12)).chosen.spec.family == "flux1"
+    assert tier(Wanted("kontext", "low", references=1), machine(48)).chosen.spec.family == "flux1"
 
 
 @pytest.mark.parametrize(
@@ -123,14 +124,19 @@ def wanted_switches(draw: st.DrawFn) -> Wanted:
     )
 
 
-def place(wanted: Wanted, where: Machine) -> tuple[int, Candidate] | None:
+def place(wanted: Wanted, where: Machine) -> tuple[tuple[bool, int], Candidate] | None:
     """Return the chosen candidate with its place in the order of preference; None if refused."""
     try:
         chosen = tier(wanted, where).chosen
     except TooLittleMemoryError:
         return None
     ways = [(one.spec.id, one.loaded_as) for one in candidates(wanted, where, ALL)]
-    return ways.index((chosen.spec.id, chosen.loaded_as)), chosen
+    return rank(ways.index((chosen.spec.id, chosen.loaded_as)), chosen), chosen
+
+
+def rank(number: int, one: Candidate) -> tuple[bool, int]:
+    """Return what orders plans: what is quick enough first, then as the table has them."""
+    return one.slow_s is not None, number
 
 
 @settings(max_examples=50, deadline=None)
@@ -138,7 +144,7 @@ def place(wanted: Wanted, where: Machine) -> tuple[int, Candidate] | None:
 def test_a_plan_is_within_the_memory_and_is_the_best_that_is(wanted, vram_gib, ram_gib):
     found = place(wanted, machine(vram_gib, ram_gib))
     fitting = [
-        number
+        rank(number, one)
         for number, one in enumerate(candidates(wanted, machine(vram_gib, ram_gib), ALL))
         if one.peak_gib <= vram_gib and (ram_gib is None or one.ram_gib <= ram_gib)
     ]
@@ -147,7 +153,7 @@ def test_a_plan_is_within_the_memory_and_is_the_best_that_is(wanted, vram_gib, r
     else:
         assert found[1].peak_gib <= vram_gib
         assert ram_gib is None or found[1].ram_gib <= ram_gib
-        assert found[0] == fitting[0]
+        assert found[0] == min(fitting)
 
 
 @settings(max_examples=40, deadline=None)
@@ -194,7 +200,7 @@ def test_fewer_bits_than_a_quality_is_meant_for_are_said_with_the_reason():
 def test_a_lesser_model_is_named_in_the_notice():
     found = tier(Wanted("text2img", "high"), machine(48), only("flux1-schnell"))
     assert found.notices == (
-        "Quality 'high' has no installed model for text2img; drew with flux1-schnell.",
+        "Quality 'high' has no installed model for generate; drew with flux1-schnell.",
     )
 
 
@@ -360,7 +366,7 @@ def figure(**changes: object) -> Figure:
 
 
 def test_measured_peaks_and_speeds_count_instead_of_computed_ones():
-    wanted = Wanted("text2img", "standard", count=2)
+    wanted = Wanted("text2img", "standard", model="flux1-dev", count=2)
     before = tier(wanted, machine(16)).chosen
     assert not before.is_measured
     learned = replace(ALL, figures=(figure(), figure(seconds_per_step=3.0), figure()))
@@ -372,14 +378,15 @@ def test_measured_peaks_and_speeds_count_instead_of_computed_ones():
 
 def test_a_measured_peak_that_no_longer_fits_moves_the_plan():
     learned = replace(ALL, figures=(figure(peak_gib=16.5),))
-    chosen = tier(Wanted("text2img", "standard"), machine(16), learned).chosen
+    wanted = Wanted("text2img", "standard", model="flux1-dev")
+    chosen = tier(wanted, machine(16), learned).chosen
     assert chosen.loaded_as.placement == "group_offload"
 
 
 def test_figures_of_another_way_or_below_what_is_computed_change_no_peak():
     low, other = figure(peak_gib=3.0), figure(precision="nf4", peak_gib=40.0)
     learned = replace(ALL, figures=(low, other))
-    wanted = Wanted("text2img", "standard")
+    wanted = Wanted("text2img", "standard", model="flux1-dev")
     assert tier(wanted, machine(16), learned).chosen.peak_gib == (
         tier(wanted, machine(16)).chosen.peak_gib
     )

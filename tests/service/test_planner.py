@@ -268,7 +268,7 @@ async def test_the_structure_decides_which_control_model_answers_and_is_recommen
     depth = StructuralRequest(prompt="x", control_image=IMAGE, structure="depth")
     decision = await decide(settings, depth)
     assert decision.plan.model == "micro"
-    assert "FLUX.1-Depth-dev" in decision.notices[0]
+    assert "models pull flux1-depth-dev" in decision.notices[0]
     install(settings, "control", "flux1-depth-dev")
     assert (await decide(settings, depth)).plan.model == "flux1-depth-dev"
 

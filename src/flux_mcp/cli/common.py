@@ -283,6 +283,7 @@ def print_table(
     cut_last: bool = False,
     right: Collection[str] = (),
     styles: Sequence[str] = (),
+    to_stderr: bool = False,
 ) -> None:
     """Print columns as wide as they need, or where there is no room for them, a block for each row.
 
@@ -296,8 +297,9 @@ def print_table(
         cut_last: The last column has long prose, and is cut where the terminal ends.
         right: Columns of numbers.
         styles: One for each row.
+        to_stderr: Where it is not the result.
     """
-    out = console()
+    out = console(stderr=to_stderr)
     widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
     room = out.width - sum(widths[:-1]) - 2 * (len(widths) - 1)
     styled = zip(rows, styles or [""] * len(rows), strict=True)

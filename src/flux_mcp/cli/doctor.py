@@ -66,7 +66,8 @@ def doctor(
         typer.Option(help="Plan for a GPU with this memory, GiB; else this machine's."),
     ] = None,
     ram: Annotated[
-        float | None, typer.Option(help="Plan with this RAM, GiB; else this machine's.")
+        float | None,
+        typer.Option(help="Plan with this RAM, GiB; else this machine's."),
     ] = None,
     data_dir: DataDir = None,
     config: ConfigPath = None,

@@ -1,8 +1,10 @@
 """`flux-mcp models plan`: the model and the way to load it that fit a GPU, all being installed.
 
-Needs neither the database nor a worker.
+Needs no worker; for this machine's own GPU it reads what finished jobs took.
 """
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, cast, get_args
 
@@ -13,26 +15,42 @@ from flux_mcp.cli.common import (
     ConfigPath,
     DataDir,
     console,
+    opened,
     plain,
     print_json,
+    print_table,
     read_kind,
     read_settings,
     report_error,
     run_now,
 )
 from flux_mcp.cli.completing import complete_kinds, complete_models, complete_qualities
-from flux_mcp.errors import FluxMcpError, InvalidRequestError, UnknownModelError
+from flux_mcp.doctor.machine import look
+from flux_mcp.errors import (
+    FluxMcpError,
+    InvalidRequestError,
+    TooLittleMemoryError,
+    UnknownModelError,
+)
 from flux_mcp.models.parts import load_parts
 from flux_mcp.models.planning.candidates import (
     Candidate,
+    Choices,
     Gpu,
     Machine,
     Wanted,
-    as_if_installed,
     candidates,
 )
-from flux_mcp.models.planning.machine import GpuReader, nvidia_tool, this_load_support
-from flux_mcp.models.planning.tiers import Tier, choose_tier
+from flux_mcp.models.planning.machine import (
+    DriverGpu,
+    GpuReader,
+    choices_here,
+    nvidia_tool,
+    this_load_support,
+    within_setting,
+)
+from flux_mcp.models.planning.speed import Figure, is_known_gpu
+from flux_mcp.models.planning.tiers import Choice, choose_for
 from flux_mcp.models.registry import KIND_NAMES, QUALITIES, Quality, Structure
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
@@ -43,8 +61,13 @@ _MOST_GIB = 65_536
 def plan(
     *,
     quality: Annotated[
-        str, typer.Option(help="low, standard or high.", autocompletion=complete_qualities)
-    ] = "standard",
+        str | None,
+        typer.Option(
+            help="low, standard or high; else all.",
+            autocompletion=complete_qualities,
+            show_default=False,
+        ),
+    ] = None,
     vram: Annotated[
         float | None,
         typer.Option(help="Memory of the GPU, GiB; else that of this machine's GPU."),
@@ -83,8 +106,8 @@ def plan(
 ) -> None:
     """Show the model for a GPU, and how it would be loaded: precision, placement, memory, time.
 
-    As if every model were installed and this version could load them all. Ends with
-    3 and the code too_little_memory if nothing fits.
+    As a call would choose if every model were pulled that this installation can
+    load. Ends with 3 and the code too_little_memory if nothing fits.
     Example: flux-mcp models plan --quality high --vram 16 --ram 32
     """
     asked = PlanFlags(
@@ -109,7 +132,7 @@ def plan(
 class PlanFlags:
     """What is to be planned, and for which GPU: the flags as they were given."""
 
-    quality: str
+    quality: str | None
     kind: str
     model: str | None
     width_px: int | None
@@ -138,7 +161,7 @@ class PlanFlags:
         needed = 0 if kind == "text2img" else 1
         return Wanted(
             kind=kind,
-            quality=cast("Quality", _one_of("--quality", self.quality, QUALITIES)),
+            quality=one_quality("--quality", self.quality or "standard"),
             model=self.model,
             structure=cast("Structure | None", structure),
             width_px=self.width_px,
@@ -148,19 +171,41 @@ class PlanFlags:
             batched=self.batched,
         )
 
-    def machine(self, settings: Settings) -> Machine:
-        """Return the GPU and the machine to plan for.
+    def machine(self, settings: Settings) -> Machine | None:
+        """Return the GPU and the machine to plan for; `None` where no GPU is known.
 
         Raises:
-            InvalidRequestError: no GPU is named, and this machine has none; or no size at all.
+            InvalidRequestError: a size is none, or a GPU of that name is known nowhere.
         """
+        reader = GpuReader(settings.data_dir, nvidia_tool())
+        if self.gpu is not None:
+            _check_gpu(self.gpu, [] if self.vram_gib is not None else reader.ask().gpus)
         named = named_machine(self.vram_gib, self.ram_gib, self.gpu)
         if named is not None:
             return named
-        found = GpuReader(settings.data_dir, nvidia_tool()).read(self.gpu)
+        found = look(settings, reader, None).planned
+        if found is not None and self.gpu is not None:
+            found = reader.read(self.gpu)
         if found is None:
-            raise InvalidRequestError("No GPU was found on this machine.", "Name one: --vram 16.")
-        return Machine(found.gpu, found.ram_gib if self.ram_gib is None else self.ram_gib)
+            return None
+        if self.ram_gib is not None:
+            return Machine(found.gpu, self.ram_gib)
+        return within_setting(found, settings.host_memory_gib)
+
+
+def _check_gpu(name: str, here: Sequence[DriverGpu]) -> None:
+    """Refuse the name of a GPU whose speed is not known and that is not in this machine.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
+    if any(one.name == name for one in here) or is_known_gpu(name):
+        return
+    known = ", ".join(row.name for row in load_parts().gpu)
+    raise InvalidRequestError(
+        f"--gpu: '{plain(name)[:40]}' is no GPU whose speed is known.",
+        f"Say one of {known}; or leave it out, and give its memory: --vram 16.",
+    )
 
 
 def named_machine(
@@ -175,6 +220,15 @@ def named_machine(
         if gib is not None and not 0 < gib < _MOST_GIB:
             raise InvalidRequestError(f"{flag} is a size in GiB, above 0.", f"Say {flag} 16.")
     return None if vram_gib is None else Machine(Gpu(vram_gib, vram_gib, gpu), ram_gib)
+
+
+def one_quality(flag: str, given: str) -> Quality:
+    """Return the quality that a flag names.
+
+    Raises:
+        InvalidRequestError: there is none of that name.
+    """
+    return cast("Quality", _one_of(flag, given, QUALITIES))
 
 
 def _one_of(flag: str, given: str, known: tuple[str, ...]) -> str:
@@ -194,16 +248,13 @@ def print_plan(settings: Settings, asked: PlanFlags, *, explain: bool, as_json: 
         TooLittleMemoryError: nothing fits; with `as_json` it has been printed as well.
     """
     wanted, machine = asked.wanted(), asked.machine(settings)
-    registry = open_registry(settings)
-    licences = settings.licences
-    choices = replace(
-        as_if_installed(registry), licences=None if licences is None else frozenset(licences)
-    )
-    considered = list(candidates(wanted, machine, choices)) if explain else []
+    figures = _figures(settings, machine) if asked.vram_gib is None else ()
+    choices = choices_here(open_registry(settings), settings, lambda _: True, figures)
+    considered = [] if machine is None or not explain else [*candidates(wanted, machine, choices)]
     shown = {"considered": [_as_json(one) for one in considered]} if explain else {}
     try:
-        tier = choose_tier(wanted, machine, choices)
-        if tier is None:
+        choice = choose_for(wanted, machine, choices)
+        if choice is None:
             raise UnknownModelError(
                 f"No model may be chosen for {KIND_NAMES[wanted.kind]}.",
                 "The setting 'licences' leaves all of them out: name one with --model.",
@@ -213,11 +264,73 @@ def print_plan(settings: Settings, asked: PlanFlags, *, explain: bool, as_json: 
             _print_considered(considered)
         raise typer.Exit(report_error(error, **shown)) from error
     if as_json:
-        asked_for = {"quality": wanted.quality, "vram_gib": machine.gpu.free_gib}
-        print_json({**asked_for, **_as_json(tier.chosen), "notices": list(tier.notices), **shown})
+        vram_gib = None if machine is None else machine.gpu.free_gib
+        asked_for = {"quality": wanted.quality, "vram_gib": vram_gib}
+        print_json({**asked_for, **_choice_as_json(choice), **shown})
         return
     _print_considered(considered)
-    _print_tier(tier, machine)
+    if asked.quality is None and asked.model is None:
+        print_qualities(wanted, machine, choices)
+        console().print(f"\nQuality '{wanted.quality}', that of a call that names none:")
+    _print_choice(choice, machine)
+
+
+def _figures(settings: Settings, machine: Machine | None) -> tuple[Figure, ...]:
+    """Return what finished jobs took on this machine's GPU, as calls count with it."""
+    if machine is None or machine.gpu.name is None or not settings.paths.database.is_file():
+        return ()
+    name = machine.gpu.name
+
+    async def learned() -> tuple[Figure, ...]:
+        async with opened(settings, executes=False) as service:
+            return await service.runtime.learned(name)
+
+    return asyncio.run(learned())
+
+
+def print_qualities(
+    wanted: Wanted, machine: Machine | None, choices: Choices, *, to_stderr: bool = False
+) -> None:
+    """Print one line for each quality: the model, how it is loaded, what that takes."""
+    rows = []
+    for quality in QUALITIES:
+        try:
+            choice = choose_for(replace(wanted, quality=quality), machine, choices)
+        except TooLittleMemoryError:
+            choice = None
+        rows.append((quality, *_cells(choice)))
+    header = ("quality", "model", "loaded as", "GiB", "time")
+    print_table(header, rows, right=("GiB", "time"), to_stderr=to_stderr)
+
+
+def _cells(choice: Choice | None) -> tuple[str, str, str, str]:
+    if choice is None:
+        return "nothing fits", "", "", ""
+    if choice.loaded is None:
+        return choice.spec.id, "as the worker can", "", ""
+    loaded_as = choice.loaded.loaded_as
+    return (
+        choice.spec.id,
+        f"{loaded_as.precision} {loaded_as.placement}",
+        f"{choice.loaded.peak_gib:.1f}",
+        f"{choice.loaded.seconds:.0f} s",
+    )
+
+
+def _choice_as_json(choice: Choice) -> dict[str, Any]:
+    notices = {"notices": list(choice.notices)}
+    if choice.loaded is not None:
+        return {**_as_json(choice.loaded), **notices}
+    unknown = ("precision", "text_precision", "placement", "vae_tile_px", "peak_gib", "ram_gib")
+    return {
+        "kind": choice.spec.kind,
+        "model": choice.spec.id,
+        **dict.fromkeys((*unknown, "seconds")),
+        "licence": choice.spec.licence,
+        "drawable": True,
+        "refused": None,
+        **notices,
+    }
 
 
 def _as_json(candidate: Candidate) -> dict[str, Any]:
@@ -238,39 +351,44 @@ def _as_json(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _print_tier(tier: Tier, machine: Machine) -> None:
-    out, chosen = console(), tier.chosen
-    spec, loaded_as = chosen.spec, chosen.loaded_as
-    facts = {
-        "Model": f"{spec.title} ({spec.id}), {spec.licence}",
-        "Precision": f"{loaded_as.precision}, text encoder {loaded_as.text_precision}",
-        "Placement": f"{loaded_as.placement}: {load_parts().placement[loaded_as.placement].about}",
-        "GPU": f"{chosen.peak_gib:.1f} GiB at most, of {machine.gpu.free_gib:g}",
-        "RAM": f"{chosen.ram_gib:.0f} GiB",
-        "Time": f"about {chosen.seconds:.0f} s, estimated",
-    }
+def _print_choice(choice: Choice, machine: Machine | None) -> None:
+    out, spec = console(), choice.spec
+    facts = {"Model": f"{spec.title} ({spec.id}), {spec.licence}"}
+    if choice.loaded is None or machine is None:
+        facts["GPU"] = "none is known: the worker loads it as it can. Plan for one with --vram 16"
+    else:
+        chosen, loaded_as = choice.loaded, choice.loaded.loaded_as
+        about = load_parts().placement[loaded_as.placement].about
+        facts |= {
+            "Precision": f"{loaded_as.precision}, text encoder {loaded_as.text_precision}",
+            "Placement": f"{loaded_as.placement}: {about}",
+            "GPU": f"{chosen.peak_gib:.1f} GiB at most, of {machine.gpu.free_gib:g}",
+            "RAM": f"{chosen.ram_gib:.0f} GiB",
+            "Time": f"about {chosen.seconds:.0f} s, "
+            + ("as jobs here took" if chosen.is_measured else "estimated"),
+        }
     for name, value in facts.items():
         out.print(f"{name:<10} {plain(value)}")
-    for notice in tier.notices:
+    for notice in choice.notices:
         console(stderr=True).print(f"Note: {plain(notice)}", style="yellow")
-    if not this_load_support().can_load_as(spec, loaded_as):
-        console(stderr=True).print("Note: this version cannot load it so yet.", style="yellow")
 
 
 def _print_considered(considered: list[Candidate]) -> None:
     """Print one line for each way, down to the first that fits."""
     if not considered:
         return
-    best = next((index for index, one in enumerate(considered) if one.refused is None), None)
+    fitting = [n for n, one in enumerate(considered) if one.refused is None]
+    quick = [n for n in fitting if considered[n].slow_s is None]
+    best = next(iter(quick or fitting), None)
     shown = considered if best is None else considered[: best + 1]
-    rows = [_line(one) for one in shown]
+    rows = [_line(one, is_taken=number == best) for number, one in enumerate(shown)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         console().print("  ".join(cells).rstrip())
 
 
-def _line(one: Candidate) -> tuple[str, ...]:
+def _line(one: Candidate, *, is_taken: bool) -> tuple[str, ...]:
     way = one.loaded_as
     tiles = "" if way.tile_px is None else f", tiles of {way.tile_px} px"
     return (
@@ -279,5 +397,5 @@ def _line(one: Candidate) -> tuple[str, ...]:
         f"{way.placement}{tiles}",
         f"{one.peak_gib:.1f} GiB",
         f"{one.ram_gib:.1f} GiB RAM",
-        one.refused or "taken",
+        "taken" if is_taken else one.refused or f"takes about {one.slow_s or 0:.0f} s an image",
     )

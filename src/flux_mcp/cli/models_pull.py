@@ -32,7 +32,8 @@ from flux_mcp.cli.common import (
     run,
     set_up_logging,
 )
-from flux_mcp.cli.completing import complete_models
+from flux_mcp.cli.completing import complete_models, complete_qualities
+from flux_mcp.cli.models_plan import one_quality, print_qualities
 from flux_mcp.cli.progress import CommandProgress, progress_on_stderr
 from flux_mcp.errors import DownloadRunningError, InvalidRequestError
 from flux_mcp.jobs.downloads import Download
@@ -44,10 +45,18 @@ from flux_mcp.models.hub.messages import (
     PullOrder,
     PullProgress,
 )
-from flux_mcp.models.hub.selection import GIB, rows_to_pull
-from flux_mcp.models.planning.candidates import Choices, Gpu, Machine
-from flux_mcp.models.planning.machine import this_load_support
-from flux_mcp.models.planning.recommending import gpu_gib, least_needed, loading_in_words, recommend
+from flux_mcp.models.hub.selection import GIB, download_gib, rows_to_pull
+from flux_mcp.models.planning.candidates import Gpu, Machine
+from flux_mcp.models.planning.machine import choices_here
+from flux_mcp.models.planning.recommending import (
+    gpu_gib,
+    least_needed,
+    loading_in_words,
+    recommend,
+    to_recommend,
+    usual,
+)
+from flux_mcp.models.planning.tiers import choose_for
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
@@ -69,7 +78,14 @@ def pull(
     ] = None,
     gpu: Annotated[
         str | None,
-        typer.Option("--for", help="Instead: what suits a GPU with so much memory, as 24GB."),
+        typer.Option("--for", help="Instead: what suits a GPU of so much memory: 24GB; or cpu."),
+    ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            help="With --for: the model of this quality; else what needs no account.",
+            autocompletion=complete_qualities,
+        ),
     ] = None,
     yes: Yes = False,
     data_dir: DataDir = None,
@@ -84,7 +100,7 @@ def pull(
     set_up_logging("warning")
     settings = read_settings(data_dir, config=config)
     run(
-        _download(settings, PullFlags(tuple(models or ()), gpu, yes), as_json=as_json),
+        _download(settings, PullFlags(tuple(models or ()), gpu, quality, yes), as_json=as_json),
         lambda: f"Stopping. {_KEPT}",
     )
 
@@ -95,6 +111,7 @@ class PullFlags:
 
     models: tuple[str, ...]
     gpu: str | None
+    quality: str | None
     is_agreed: bool
 
 
@@ -109,7 +126,8 @@ async def _download(settings: Settings, asked: PullFlags, *, as_json: bool) -> N
     models = _models(registry, asked, settings)
     rows = rows_to_pull(registry, models, lambda row: find_snapshot(row, settings) is not None)
     new = [row for row in rows if state_of(row, settings) != "installed"]
-    size_gib = sum(row.disk_gib for row in new)
+    here = [row for row in registry if state_of(row, settings) == "installed"]
+    size_gib = download_gib(new, here)
     if size_gib > ASK_ABOVE_GIB and not asked.is_agreed:
         agree(f"Download {', '.join(row.id for row in new)}, about {size_gib:.0f} GiB?")
     orders = [_order(row) for row in rows]
@@ -142,19 +160,43 @@ def _models(registry: Registry, asked: PullFlags, settings: Settings) -> tuple[s
             "Name either models or a GPU with --for.", "'flux-mcp models list' shows the models."
         )
     if asked.gpu is None:
+        if asked.quality is not None:
+            raise InvalidRequestError("--quality goes with --for.", "Add --for 16GB.")
         return all_given_or_read(asked.models, "the ids of models")
-    return (_recommended(gpu_gib(asked.gpu), registry, settings),)
+    return (_recommended(asked.gpu, asked.quality, registry, settings),)
 
 
-def _recommended(gib: float, registry: Registry, settings: Settings) -> str:
-    """Return the id of the model to pull for a GPU of a size, having said why.
+def _recommended(gpu: str, quality: str | None, registry: Registry, settings: Settings) -> str:
+    """Return the id of the model to pull for a GPU, having said why.
+
+    Args:
+        gpu: Its memory, as `24GB`; or `cpu`.
+        quality: The quality whose model is meant; else the one to begin with.
+        registry: The models there are.
+        settings: Which licences may be chosen.
 
     Raises:
-        InvalidRequestError: nothing fits it.
+        InvalidRequestError: it is no size or quality, or nothing fits.
+        TooLittleMemoryError: nothing fits that quality.
     """
-    licences = None if settings.licences is None else frozenset(settings.licences)
-    choices = Choices(registry, lambda _: True, this_load_support(), licences)
-    machine = Machine(Gpu(gib, gib))
+    choices = choices_here(registry, settings, lambda _: True)
+    gib = None if gpu.strip().lower() == "cpu" else gpu_gib(gpu)
+    machine = None if gib is None else Machine(Gpu(gib, gib))
+    where = "a CPU" if gib is None else f"{gib:g} GiB"
+    out = console(stderr=True)
+    out.print(f"With every model pulled, on {where}:", style="bold")
+    print_qualities(usual("text2img", "standard"), machine, choices, to_stderr=True)
+    if quality is not None:
+        wanted = usual("text2img", one_quality("--quality", quality))
+        choice = choose_for(wanted, machine, choices)
+        if choice is None:
+            raise InvalidRequestError("No model may be chosen.", "The setting 'licences' says so.")
+        out.print(f"Pulling {choice.spec.id}, the model of quality '{quality}'.")
+        return choice.spec.id
+    if machine is None:
+        row = to_recommend("text2img", choices)[0]
+        out.print(f"Pulling {row.id} ({row.licence}); on a CPU it takes minutes an image.")
+        return row.id
     found = recommend(machine, choices)
     if found is None:
         least = least_needed(choices, machine)
@@ -164,16 +206,18 @@ def _recommended(gib: float, registry: Registry, settings: Settings) -> str:
             "micro, which is installed, runs on any machine; 'flux-mcp doctor' names extras that "
             "load models in fewer bits, and the setting 'licences' decides which may be chosen.",
         )
-    out, best = console(stderr=True), found.best
-    what = f"{best.spec.id} ({best.spec.title}, {best.spec.licence})"
-    out.print(f"For {gib:g} GiB: {what}.", style="bold")
-    out.print(f"It would be loaded in {loading_in_words(best)}.")
+    best, spec = found.best, found.best.spec
+    what = f"{spec.id} ({spec.title}, {spec.licence})"
+    out.print(f"For {gib:g} GiB: {what}, the first to pull.", style="bold")
+    out.print(
+        f"It would be loaded in {loading_in_words(best)}, and takes about {best.seconds:.0f} s."
+    )
     for one in found.others:
         gate = ", gated" if one.spec.gated else ""
         out.print(
             f"Fits as well: {one.spec.id} ({one.spec.licence}{gate}), {loading_in_words(one)}."
         )
-    return best.spec.id
+    return spec.id
 
 
 def _order(row: ModelSpec) -> PullOrder:

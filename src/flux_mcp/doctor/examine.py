@@ -13,8 +13,8 @@ from flux_mcp.doctor.facts import Examination, QueueFact, WorkerFact
 from flux_mcp.doctor.machine import PACKAGES, MachineFindings, disk_of, host_memory, version_of
 from flux_mcp.doctor.stock import Stock, common_gpus, fits_of
 from flux_mcp.models.hub.cache import is_installed, pull_command
-from flux_mcp.models.planning.candidates import Choices, Machine
-from flux_mcp.models.planning.machine import this_load_support
+from flux_mcp.models.planning.candidates import Machine
+from flux_mcp.models.planning.machine import choices_here, within_setting
 from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.registry import Registry
 from flux_mcp.settings.installation import own_command
@@ -47,14 +47,15 @@ def examine(
         found: What this machine is.
         known: What the caller knows already.
     """
-    choices = Choices(
-        registry=registry,
-        is_installed=lambda spec: is_installed(spec, registry, settings),
-        support=this_load_support(),
-        licences=None if settings.licences is None else frozenset(settings.licences),
-        figures=known.figures,
+    choices = choices_here(
+        registry,
+        settings,
+        lambda spec: is_installed(spec, registry, settings),
+        known.figures if known.named is None else (),
     )
     machine = _planned(found, known)
+    if known.named is None and known.ram_gib is None:
+        machine = within_setting(machine, settings.host_memory_gib)
     stock, memory = Stock(settings, choices, machine), host_memory()
     lacks_gpu = found.device.kind == "cpu" and known.named is None
     examination = Examination(

@@ -169,7 +169,10 @@ class PullFact(_Fact):
     licence_pages: tuple[str, ...] = Field(
         description="Pages on which a licence is to be accepted first: its own, its base's."
     )
-    disk_gib: float = Field(description="What it takes of the disk, its base too.")
+    disk_gib: float = Field(
+        description="What it adds to the disk, its base too, without the parts it shares with "
+        "models that are here or stand before it."
+    )
     why: str | None = Field(description="How it would be loaded on this GPU, in words.")
     command: str = Field(description="What to run.")
 

@@ -1,6 +1,7 @@
 """Which models would be used, which are on the disk, and what is worth installing."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from flux_mcp.doctor.facts import Extra, Fit, Fits, GpuSize, KindFits, LicenceFact, Model, PullFact
@@ -15,7 +16,7 @@ from flux_mcp.models.hub.cache import (
     state_of_model,
 )
 from flux_mcp.models.hub.remove import disk_bytes
-from flux_mcp.models.hub.selection import licence_page, rows_of
+from flux_mcp.models.hub.selection import download_gib, licence_page, rows_of
 from flux_mcp.models.memory import GIB
 from flux_mcp.models.planning.candidates import (
     Candidate,
@@ -23,12 +24,11 @@ from flux_mcp.models.planning.candidates import (
     Gpu,
     Machine,
     Wanted,
-    candidates,
     real_models,
 )
 from flux_mcp.models.planning.recommending import loading_in_words, recommend, to_recommend, usual
 from flux_mcp.models.planning.support import load_support_with
-from flux_mcp.models.planning.tiers import choose_tier, choose_without_gpu
+from flux_mcp.models.planning.tiers import choose_for, choose_tier
 from flux_mcp.models.registry import (
     KIND_NAMES,
     KINDS,
@@ -72,7 +72,7 @@ def fits_of(machine: Machine | None, choices: Choices, *, is_this_machine: bool 
             kind=kind,
             quality=quality,
             now=fit_of(usual(kind, quality), machine, choices) if is_this_machine else None,
-            pulled=fit_of(usual(kind, quality), machine, as_if_pulled(choices)),
+            pulled=fit_of(usual(kind, quality), machine, choices.as_if_pulled),
         )
         for kind in KINDS
         for quality in QUALITIES
@@ -89,31 +89,24 @@ def common_gpus(choices: Choices, ram_gib: float) -> Iterator[GpuSize]:
     """Yield what common GPUs would allow in this machine, every model pulled."""
     for vram_gib in COMMON_GPUS_GIB:
         machine = Machine(Gpu(vram_gib, vram_gib), ram_gib)
-        fit = fit_of(usual("text2img", "standard"), machine, as_if_pulled(choices))
+        fit = fit_of(usual("text2img", "standard"), machine, choices.as_if_pulled)
         yield GpuSize(vram_gib=vram_gib, fit=fit)
-
-
-def as_if_pulled(choices: Choices) -> Choices:
-    """Return the same choices as if everything were installed."""
-    return replace(choices, is_installed=lambda _: True)
 
 
 def fit_of(wanted: Wanted, machine: Machine | None, choices: Choices) -> Fit:
     """Return the model that a request would use, or why it would be refused."""
-    if machine is None:
-        found = choose_without_gpu(wanted, choices)
-        if found is None:
-            return _demonstration(wanted, choices.registry)
-        return _NOTHING.model_copy(
-            update={"model": found[0].id, "licence": found[0].licence, "notices": found[1]}
-        )
     try:
-        tier = choose_tier(wanted, machine, choices)
+        found = choose_for(wanted, machine, choices)
     except TooLittleMemoryError as error:
         return _NOTHING.model_copy(update={"refusal": f"{error.message} {error.hint}".rstrip()})
-    if tier is None:
+    if found is None:
         return _demonstration(wanted, choices.registry)
-    return _loaded(tier.chosen, tier.notices)
+    if found.loaded is None:
+        spec = found.spec
+        return _NOTHING.model_copy(
+            update={"model": spec.id, "licence": spec.licence, "notices": found.notices}
+        )
+    return _loaded(found.loaded, found.notices)
 
 
 def _loaded(chosen: Candidate, notices: tuple[str, ...]) -> Fit:
@@ -211,7 +204,13 @@ class Stock:
             found = self._recommended(kind)
             if found is not None:
                 needed.setdefault(found[0].id, []).append((kind, *found))
-        return tuple(self._pull(model, found) for model, found in needed.items())
+        counted = [row for row in self.choices.registry if self.choices.is_installed(row)]
+        pulls = []
+        for model, uses in needed.items():
+            rows = self._rows_of_pull(uses[0][1])
+            pulls.append(self._pull(model, uses, rows, download_gib(rows, counted)))
+            counted += rows
+        return tuple(pulls)
 
     def _has(self, kind: Kind) -> bool:
         real = real_models(self.choices.registry, kind)
@@ -227,19 +226,28 @@ class Stock:
         found = recommend(replace(self.machine, gpu=gpu), self.choices, (kind,))
         return None if found is None else (found.best.spec, found.best)
 
-    def _pull(self, model: str, found: list[tuple[Kind, ModelSpec, Candidate | None]]) -> PullFact:
+    def _rows_of_pull(self, spec: ModelSpec) -> list[ModelSpec]:
+        """Return the row of a model, and its base where that is missing."""
+        if spec.base is None:
+            return [spec]
+        base = self.choices.registry.find("text2img", spec.base)
+        return [spec, base] if state_of(base, self.settings) != "installed" else [spec]
+
+    def _pull(
+        self,
+        model: str,
+        found: list[tuple[Kind, ModelSpec, Candidate | None]],
+        rows: list[ModelSpec],
+        disk_gib: float,
+    ) -> PullFact:
         _, spec, best = found[0]
-        rows = [spec]
-        if spec.base is not None:
-            base = self.choices.registry.find("text2img", spec.base)
-            rows += [base] if state_of(base, self.settings) != "installed" else []
         gated = (row.repository for row in rows if row.gated)
         return PullFact(
             model=model,
             kinds=tuple(kind for kind, _, _ in found),
             licence=spec.licence,
             licence_pages=tuple(licence_page(name) for name in gated if name is not None),
-            disk_gib=round(sum(row.disk_gib for row in rows), 1),
+            disk_gib=round(disk_gib, 1),
             why=None if best is None else loading_in_words(best),
             command=pull_command((model,), self.settings),
         )
@@ -278,7 +286,7 @@ class Stock:
         more = load_support_with({extra, *(name for name in formats if has_extra(name))})
         # With what is installed; if that is nothing, with what could be.
         has_any = any(self._has(kind) for kind in KINDS)
-        now = self.choices if has_any else as_if_pulled(self.choices)
+        now = self.choices if has_any else self.choices.as_if_pulled
         before = _best_of_each(self.machine, now)
         after = _best_of_each(self.machine, replace(now, support=more))
         # What cannot be generated at all without it comes first.
@@ -298,10 +306,10 @@ def _best_of_each(machine: Machine, choices: Choices) -> Mapping[str, Candidate]
     found: dict[str, Candidate] = {}
     for kind in KINDS:
         for quality in QUALITIES:
-            for one in candidates(usual(kind, quality), machine, choices):
-                if one.refused is None:
-                    found[f"{KIND_NAMES[kind]}, {quality}"] = one
-                    break
+            with suppress(TooLittleMemoryError):
+                tier = choose_tier(usual(kind, quality), machine, choices)
+                if tier is not None:
+                    found[f"{KIND_NAMES[kind]}, {quality}"] = tier.chosen
     return found
 
 

@@ -3,6 +3,7 @@
 Pure data; planning/candidates.py goes through it.
 """
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class Qualities:
 
     bits: Mapping[Quality, int]
     """The bits a quality is meant to be drawn with."""
+    tolerable_s: Mapping[Quality, float]
+    """What one image may take before a quicker model is preferred; infinite for no limit."""
     steps: Mapping[Quality, tuple[_TableStep, ...]]
     models: Mapping[Kind, Mapping[Quality, tuple[str, ...]]]
     """Ids, best first."""
@@ -74,6 +77,9 @@ def load_qualities() -> Qualities:
     groups = {name: tuple(map(_read_step, steps)) for name, steps in table["fallbacks"].items()}
     return Qualities(
         bits={quality: int(table["bits"][quality]) for quality in QUALITIES},
+        tolerable_s={
+            quality: float(table["tolerable_s"].get(quality, math.inf)) for quality in QUALITIES
+        },
         steps={
             quality: tuple(step for name in table["order"][quality] for step in groups[name])
             for quality in QUALITIES

@@ -30,12 +30,17 @@ from flux_mcp.models.loras.library import (
     require_fit,
 )
 from flux_mcp.models.memory import LoadedAs
-from flux_mcp.models.planning.candidates import Choices, Machine, real_models, recommended
-from flux_mcp.models.planning.machine import target_device, this_load_support, within_setting
+from flux_mcp.models.planning.candidates import Machine, real_models, recommended
+from flux_mcp.models.planning.machine import (
+    choices_here,
+    target_device,
+    this_load_support,
+    within_setting,
+)
 from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.planning.support import LoadSupport
 from flux_mcp.models.planning.switches import SwitchSettings, TargetDevice, choose_switches
-from flux_mcp.models.planning.tiers import choose_tier, choose_without_gpu
+from flux_mcp.models.planning.tiers import choose_for
 from flux_mcp.models.registry import KIND_NAMES, Kind, ModelSpec, Registry
 from flux_mcp.requests.plan import (
     PlanParts,
@@ -340,24 +345,17 @@ def _best(
     request: DrawRequest, installed: Installed, usable: Callable[[ModelSpec], bool]
 ) -> _ChosenModel | None:
     """Return the best real model for a request; `None` where none is usable."""
-    licences = installed.settings.licences
-    choices = Choices(
-        registry=installed.registry,
-        is_installed=usable,
-        support=installed.support,
-        licences=None if licences is None else frozenset(licences),
-        figures=installed.figures,
+    choices = choices_here(
+        installed.registry, installed.settings, usable, installed.figures, installed.support
     )
-    wanted = wanted_of(request)
-    if installed.machine is None:
-        found = choose_without_gpu(wanted, choices)
-        return found and _ChosenModel(found[0], installed.require(found[0]), found[1])
-    tier = choose_tier(wanted, installed.machine, choices)
-    if tier is None:
+    found = choose_for(wanted_of(request), installed.machine, choices)
+    if found is None:
         return None
-    best = tier.chosen
-    snapshot = installed.require(best.spec)
-    return _ChosenModel(best.spec, snapshot, tier.notices, best.loaded_as, best.seconds)
+    snapshot = installed.require(found.spec)
+    if found.loaded is None:
+        return _ChosenModel(found.spec, snapshot, found.notices)
+    loaded = found.loaded
+    return _ChosenModel(found.spec, snapshot, found.notices, loaded.loaded_as, loaded.seconds)
 
 
 def _demonstration(

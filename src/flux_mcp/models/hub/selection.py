@@ -7,7 +7,7 @@ kinds of files that cannot run code.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,6 +17,7 @@ from flux_mcp.errors import (
     UnknownModelError,
     WeightsInvalidError,
 )
+from flux_mcp.models.memory import text_gib, vae_gib
 from flux_mcp.models.registry import ModelSpec, Registry
 
 INDEX = "model_index.json"
@@ -166,6 +167,37 @@ def rows_to_pull(
                 if one is not None and one.repository is not None:
                     wanted.setdefault((one.repository, one.revision), one)
     return tuple(wanted.values())
+
+
+def download_gib(rows: Iterable[ModelSpec], here: Iterable[ModelSpec] = ()) -> float:
+    """Return what rows of different repositories download together.
+
+    Text encoders and VAEs of a family are the same files in each of its repositories, and the cache
+    has each content once (cache.py): they count once, and not at all if they are here.
+
+    Args:
+        rows: What is pulled.
+        here: What is on this disk.
+    """
+    seen = {part for row in here for part in _shared_parts(row)}
+    total_gib = 0.0
+    for row in rows:
+        parts = _shared_parts(row)
+        total_gib += row.disk_gib - sum(gib for part, gib in parts.items() if part in seen)
+        seen |= parts.keys()
+    return total_gib
+
+
+def _shared_parts(row: ModelSpec) -> dict[str, float]:
+    """Return the parts of a whole pipeline that others of its family have as well, in GiB."""
+    if row.base is not None or row.form != "folder" or row.repository is None:
+        return {}
+    pieces = row.pieces
+    texts = {
+        name: text_gib(replace(pieces, text_encoders=(name,)), "bf16")
+        for name in pieces.text_encoders
+    }
+    return {**texts, pieces.vae: vae_gib(pieces)}
 
 
 def users_of(registry: Registry, repository: str) -> tuple[str, ...]:

@@ -80,6 +80,11 @@ class Choices:
     licences: frozenset[Licence] | None = None
     figures: Sequence[Figure] = ()
 
+    @property
+    def as_if_pulled(self) -> "Choices":
+        """The same, as if every row's weights were on this disk."""
+        return replace(self, is_installed=lambda _: True)
+
 
 def as_if_installed(registry: Registry) -> Choices:
     """Return every row, as if its weights were on this disk and everything could be loaded."""
@@ -97,6 +102,8 @@ class Candidate:
     seconds: float
     is_measured: bool
     """Whether the seconds follow from jobs of this machine, not from an estimate."""
+    slow_s: float | None = None
+    """What a usual image takes, if that is more than the quality tolerates; `None` if it is not."""
     refused: str | None = None
     """Why it does not fit; `None` if it does."""
 
@@ -204,8 +211,29 @@ def _weigh(
         ram_gib=ram_gib(spec.pieces, loaded_as),
         seconds=seconds if learned is None else learned,
         is_measured=learned is not None,
+        slow_s=_slow_s(spec, loaded_as, wanted, machine.gpu),
     )
     return replace(candidate, refused=_why_not(candidate, machine))
+
+
+def _slow_s(spec: ModelSpec, loaded_as: LoadedAs, wanted: Wanted, gpu: Gpu) -> float | None:
+    """Return what a usual image takes, if that is more than the quality of a choice tolerates.
+
+    Estimated for the quality's own steps, one image of the model's own size: the model of a quality
+    on a machine must not change with the size, the number of images, or what jobs have taken.
+    """
+    if wanted.model is not None:
+        return None  # who names a model takes its time
+    usual = replace(wanted, width_px=None, height_px=None, count=1, batched=False)
+    seconds = job_seconds(
+        spec.pieces,
+        loaded_as,
+        load_of(spec, usual),
+        steps=spec.steps[wanted.quality],
+        passes=1,
+        gpu=find_gpu(gpu.name, gpu.total_gib),
+    )
+    return seconds if seconds > load_qualities().tolerable_s[wanted.quality] else None
 
 
 def load_of(spec: ModelSpec, wanted: Wanted) -> Load:

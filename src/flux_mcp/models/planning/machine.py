@@ -18,10 +18,13 @@ from pathlib import Path
 from flux_mcp.models.formats import DeviceKind, has_extra, load_formats
 from flux_mcp.models.memory import GIB
 from flux_mcp.models.parts import load_parts
-from flux_mcp.models.planning.candidates import Gpu, Machine
+from flux_mcp.models.planning.candidates import Choices, Gpu, Machine
+from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.planning.support import LoadSupport, load_support_with
 from flux_mcp.models.planning.switches import TargetDevice
+from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.models.switches import load_switches
+from flux_mcp.settings.settings import Settings
 
 # --- the driver ----------------------------------------------------------------------------------
 
@@ -315,6 +318,31 @@ def within_setting(machine: Machine | None, setting_gib: float | None) -> Machin
 def this_load_support() -> LoadSupport:
     """Return what can be loaded with the packages that are installed; imports none of them."""
     return load_support_with(name for name in load_formats().extra if has_extra(name))
+
+
+def choices_here(
+    registry: Registry,
+    settings: Settings,
+    is_installed: Callable[[ModelSpec], bool],
+    figures: Sequence[Figure] = (),
+    support: LoadSupport | None = None,
+) -> Choices:
+    """Return what this installation can choose from: the same for calls, `doctor` and plans.
+
+    Args:
+        registry: The rows.
+        settings: Which licences may be chosen.
+        is_installed: Whether a row's weights count as here.
+        figures: What finished jobs took on the GPU, newest first.
+        support: What can be loaded, where the caller knows.
+    """
+    return Choices(
+        registry=registry,
+        is_installed=is_installed,
+        support=support or this_load_support(),
+        licences=None if settings.licences is None else frozenset(settings.licences),
+        figures=figures,
+    )
 
 
 def target_device(device: DeviceKind, compute: float | None) -> TargetDevice:

@@ -45,10 +45,20 @@ def step_flops(transformer: str, megapixels: float) -> float:
     return linear + attention
 
 
+def is_known_gpu(name: str) -> bool:
+    """Whether the speed of a GPU of this name is known."""
+    return bool(_rows_named(name))
+
+
+def _rows_named(name: str) -> list[GpuRow]:
+    words = set(name.lower().split())
+    return [row for row in load_parts().gpu if set(row.name.lower().split()) <= words]
+
+
 def find_gpu(name: str | None, memory_gib: float) -> GpuRow:
     """Return the row of a GPU: by its name, else the slowest of the largest no larger than it."""
     rows = load_parts().gpu
-    named = [row for row in rows if name and set(row.name.split()) <= set(name.split())]
+    named = _rows_named(name or "")
     if named:
         return max(named, key=lambda row: len(row.name))
     no_larger = [row for row in rows if row.memory_gib <= memory_gib + 1]

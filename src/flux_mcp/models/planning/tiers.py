@@ -3,8 +3,11 @@
 A tier is chosen from a list of candidates that is the same whatever the GPU: every model that may
 answer, in the order of qualities.toml, each in every way it can be loaded, best first. A candidate
 fits if its peak is within the GPU's free memory and what waits in host memory is within the
-machine's. The first that fits is taken. A larger GPU or more memory therefore never gives a worse
-tier, and nothing is refused that fits.
+machine's. The first is taken that fits and is not slower than its quality tolerates, else the first
+that fits. A larger GPU or more memory therefore never gives a worse tier, and nothing is refused
+that fits.
+
+`choose_for` is the one decision: calls, `doctor`, `models plan` and `models pull --for` ask it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,14 +47,46 @@ def choose_tier(wanted: Wanted, machine: Machine, choices: Choices) -> Tier | No
         TooLittleMemoryError: there are models, and none fits; the hint says what would fit.
         UnknownModelError: the named model is not of this kind.
     """
-    refused: list[Candidate] = []
+    passed_over: list[Candidate] = []
     for candidate in candidates(wanted, machine, choices):
-        if candidate.refused is None:
-            return Tier(candidate, _notices(candidate, refused, wanted))
-        refused.append(candidate)
-    if not refused:
+        if candidate.refused is None and candidate.slow_s is None:
+            return Tier(candidate, _notices(candidate, passed_over, wanted))
+        passed_over.append(candidate)
+    if not passed_over:
         return None
-    raise _too_little(refused, wanted, machine, choices)
+    slow = next((n for n, one in enumerate(passed_over) if one.refused is None), None)
+    if slow is None:
+        raise _too_little(passed_over, wanted, machine, choices)
+    return Tier(passed_over[slow], _notices(passed_over[slow], passed_over[:slow], wanted))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The model that a request gets, and how it is loaded where the GPU's memory is known."""
+
+    spec: ModelSpec
+    loaded: Candidate | None
+    """`None` where no GPU is known: the worker sees how far it comes."""
+    notices: tuple[str, ...]
+
+
+def choose_for(wanted: Wanted, machine: Machine | None, choices: Choices) -> Choice | None:
+    """Return the model for a request on a machine; `None` where no real model may answer.
+
+    Args:
+        wanted: What decides it.
+        machine: `None` where no GPU is known.
+        choices: What there is to choose from.
+
+    Raises:
+        TooLittleMemoryError: there are models, and none fits; the hint says what would fit.
+        UnknownModelError: the named model is not of this kind.
+    """
+    if machine is None:
+        found = choose_without_gpu(wanted, choices)
+        return None if found is None else Choice(found[0], None, found[1])
+    tier = choose_tier(wanted, machine, choices)
+    return None if tier is None else Choice(tier.chosen.spec, tier.chosen, tier.notices)
 
 
 def choose_without_gpu(
@@ -76,20 +111,28 @@ def _notices(chosen: Candidate, refused: Sequence[Candidate], wanted: Wanted) ->
 
     Args:
         chosen: What is taken.
-        refused: What is better and does not fit.
+        refused: What is better, and does not fit or is slow.
         wanted: What was asked for.
     """
     parts, meant = load_parts(), load_qualities().bits[wanted.quality]
     spec, loaded_as, best = chosen.spec, chosen.loaded_as, (*refused, chosen)[0].spec
     notices = list(_about_quality(spec, best, wanted))
     if spec.id != best.id:
-        least = _least(one for one in refused if one.spec.id == best.id)
-        notices.append(f"{spec.id} draws instead of {best.id}: {least.refused}.")
+        of_best = [one for one in refused if one.spec.id == best.id]
+        slow = next((one for one in of_best if one.refused is None), None)
+        because = (
+            f"takes about {slow.slow_s:.0f} s an image here"
+            if slow is not None
+            else _least(of_best).refused
+        )
+        notices.append(f"{spec.id} draws instead of {best.id}: {because}.")
     if parts.precision[loaded_as.precision].bits < meant:
         finer = [
             one
             for one in refused
-            if one.spec.id == spec.id and parts.precision[one.loaded_as.precision].bits >= meant
+            if one.refused is not None
+            and one.spec.id == spec.id
+            and parts.precision[one.loaded_as.precision].bits >= meant
         ]
         because = f": {meant} bit {_least(finer).refused}" if finer else ""
         bits = parts.precision[loaded_as.precision].bits
