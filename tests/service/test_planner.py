@@ -17,6 +17,7 @@ from PIL import Image
 
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.errors import (
+    InvalidImageError,
     TooLittleMemoryError,
     UnknownModelError,
     UnsupportedOptionError,
@@ -28,6 +29,7 @@ from flux_mcp.images.colours import NO_PROFILE
 from flux_mcp.models.planning.candidates import Gpu, Machine
 from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.registry import Registry, Structure, load_registry
+from flux_mcp.requests.geometry import Size
 from flux_mcp.requests.plan import as_asked
 from flux_mcp.requests.schemas import (
     DrawRequest,
@@ -423,6 +425,29 @@ async def test_a_decision_visits_a_thread_once_and_looks_at_each_file_once(
     assert (second.plan.model, second.notices) == (first.plan.model, first.notices)
     assert counts, "nothing was counted"
     assert {path: count for path, count in counts.items() if count > 1} == {}
+
+
+async def test_an_image_of_the_gallery_may_be_larger_than_one_that_comes_in(
+    settings: Settings,
+) -> None:
+    """What was made from a photograph in JPEG is a PNG several times as large."""
+    settings = settings.model_copy(update={"max_image_bytes": 1024})
+    noise = io.BytesIO()
+    Image.effect_noise((64, 64), 90).convert("RGB").save(noise, "PNG")
+    assert len(noise.getvalue()) > 1024
+    path = ImageFiles(settings.paths).path_of("images/img_a.png")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(noise.getvalue())
+
+    async def read_stored(image_ids: Collection[str]) -> StoredFacts:
+        return StoredFacts(images={one: f"images/{one}.png" for one in image_ids})
+
+    planner = planner_for(settings, read_stored=read_stored)
+    decision = await planner.decide(EditRequest(prompt="x", images=["img_a"]))
+    assert decision.plan.image_size == Size(64, 64)
+    uri = f"data:image/png;base64,{base64.b64encode(noise.getvalue()).decode()}"
+    with pytest.raises(InvalidImageError, match="larger than 1,024 bytes"):
+        await planner.decide(EditRequest(prompt="x", images=[uri]))
 
 
 async def test_a_request_names_its_gallery_images_and_the_database_is_asked_once(

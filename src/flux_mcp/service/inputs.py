@@ -161,17 +161,20 @@ class _RequestInputs:
 
     def _load(self, reference: str, mode: Literal["RGB", "L"]) -> tuple[InputImage, str | None]:
         settings, image_id = self.settings, None
+        max_bytes = settings.max_image_bytes
         parsed = parse_reference(reference)
         if isinstance(parsed, GalleryReference):
             image_id = parsed.image_id
             data = self.files.read(self.gallery[image_id])
+            # It was let in before: as a PNG it may be larger than the JPEG that came.
+            max_bytes = len(data)
         elif isinstance(parsed, DataReference):
             data = parsed.data
         else:
-            data = read_path(parsed.path, self._readable_dirs(), settings.max_image_bytes)
+            data = read_path(parsed.path, self._readable_dirs(), max_bytes)
         image = load_image(
             data,
-            max_bytes=settings.max_image_bytes,
+            max_bytes=max_bytes,
             max_pixels=settings.max_image_pixels,
             mode=mode,
             budget=self.budget,
