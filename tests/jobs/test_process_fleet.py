@@ -387,6 +387,12 @@ async def test_close_ends_a_worker_that_is_drawing_and_nothing_is_left(settings,
     assert asyncio.all_tasks() == tasks
 
 
+async def test_a_worker_whose_log_cannot_be_written_draws_all_the_same(new_fleet, settings, caplog):
+    settings.paths.worker_log.mkdir(parents=True)
+    assert await draws(new_fleet)
+    assert "log cannot be written" in caplog.text
+
+
 async def test_the_worker_appends_to_its_log_and_a_large_log_is_put_aside(new_fleet, settings):
     log = settings.paths.worker_log
     log.parent.mkdir(parents=True)

@@ -1,9 +1,11 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from flux_mcp.errors import WeightsMissingError
+from flux_mcp.errors import StorageError, WeightsMissingError
 from flux_mcp.models.hub.cache import (
     find_snapshot,
     install_hint,
@@ -50,6 +52,22 @@ def test_redux_needs_its_base_as_well(settings):
     assert not is_installed(REDUX, REGISTRY, settings)
     put_in_hub_cache(settings, DEV.repository)
     assert is_installed(REDUX, REGISTRY, settings)
+
+
+def test_weights_that_cannot_be_read_are_not_there_and_named_it_is_said(settings, monkeypatch):
+    put_in_hub_cache(settings, DEV.repository)
+    listdir = os.listdir
+
+    def refuse(folder):
+        if "FLUX.1-dev" in str(folder):  # permissions do not stop the root user of a test
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert find_snapshot(DEV, settings) is None
+    assert state_of(DEV, settings) == "partial"
+    with pytest.raises(StorageError, match="cannot be read: Permission denied"):
+        require_snapshot(DEV, REGISTRY, settings)
 
 
 @pytest.mark.parametrize("lacking", FILES)

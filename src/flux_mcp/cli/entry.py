@@ -7,8 +7,11 @@ expanded) and settings that cannot be used go to serve.py, which has the same fl
 wrong.
 """
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from io import TextIOWrapper
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +20,7 @@ from pydantic_settings import SettingsError
 from flux_mcp.errors import FluxMcpError, SettingsFileError
 from flux_mcp.observability import logs
 from flux_mcp.server.transports.stdout import StdoutGuard
+from flux_mcp.settings.environment import forget_unusable_width
 from flux_mcp.settings.settings import Settings
 
 VALUES = ("data_dir", "config", "transport", "host", "port", "log_level")
@@ -29,11 +33,35 @@ _NOT_PLAIN = frozenset("~$%*?[")
 
 def main() -> None:
     """Run the command line."""
+    open_missing_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A prompt may have characters that the terminal's encoding does not.
+            stream.reconfigure(errors="backslashreplace")
+    forget_unusable_width()
     flags = plain_serve_flags(sys.argv[1:])
     if flags is None or not _serve_at_once(flags):
         from flux_mcp.cli.app import run_command  # noqa: PLC0415 - typer and rich
 
         run_command()
+
+
+def open_missing_streams() -> None:
+    """Open the null device in place of standard streams that are closed.
+
+    Python leaves `sys.stderr` as `None` then, and the next file that is opened gets its number: a
+    library that writes to stderr would write into the database.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        with suppress(OSError):
+            os.fstat(descriptor)
+            continue
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != descriptor:
+            os.dup2(null, descriptor)
+            os.close(null)
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - positional only
+        setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it stays
 
 
 def plain_serve_flags(words: Sequence[str]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ it through the table.
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -463,5 +464,9 @@ def _hub_token_file(variables: Mapping[str, str]) -> Path:
     named = variables.get("HF_TOKEN_PATH")
     if named:
         return whole_path(Path(named))
-    caches = variables.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return whole_path(Path(variables.get("HF_HOME") or Path(caches) / "huggingface")) / "token"
+    caches = variables.get("XDG_CACHE_HOME") or "~/.cache"
+    home = Path(variables.get("HF_HOME") or Path(caches) / "huggingface")
+    try:
+        return whole_path(home) / "token"
+    except ValueError:  # there is no home folder, so nobody has logged in
+        return Path(os.devnull)

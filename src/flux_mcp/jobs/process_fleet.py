@@ -400,7 +400,18 @@ def _pipe(stream: S | None) -> S:
 
 
 def _open_log(path: Path) -> IO[bytes]:
-    """Open the worker's log for appending; a large one is put aside first, replacing the last."""
+    """Open the worker's log for appending; a large one is put aside first, replacing the last.
+
+    Where it cannot be written, what the worker says is lost, with a warning: it can draw.
+    """
+    try:
+        return _open_for_appending(path)
+    except OSError as error:
+        logger.warning("the worker's log cannot be written", extra={"reason": error.strerror})
+        return Path(os.devnull).open("wb")
+
+
+def _open_for_appending(path: Path) -> IO[bytes]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Windows does not move a file that another process writes to; the log then grows on.
     with contextlib.suppress(OSError):

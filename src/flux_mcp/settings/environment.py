@@ -22,6 +22,13 @@ def has_width() -> bool:
     return "COLUMNS" in os.environ
 
 
+def forget_unusable_width() -> None:
+    """Take away a COLUMNS that is no number above 0: nothing would be printed in it."""
+    width = os.environ.get("COLUMNS", "")
+    if not (width.isascii() and width.isdecimal() and int(width) > 0):
+        os.environ.pop("COLUMNS", None)
+
+
 def traces_are_asked_for() -> bool:
     """Whether OpenTelemetry's own variables ask for traces over OTLP.
 

@@ -13,12 +13,12 @@ A file that was named is the only one. Else there are two places, and the first 
 
 import os
 import stat
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import platformdirs
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -30,6 +30,7 @@ from pydantic_settings import (
 )
 
 from flux_mcp.errors import SettingsFileError
+from flux_mcp.settings.installation import user_config_dir
 
 FILE_NAME = "config.toml"
 NEVER_IN_A_FILE: Mapping[str, str] = {
@@ -152,19 +153,23 @@ def config_files(
     named = given("config")
     if named is not None:
         return _named_file(settings_cls, Path(named))
-    user = ConfigFile(settings_cls, user_config_file(), NEVER_IN_A_FILE)
+    users_place = user_config_file()
+    user = None if users_place is None else ConfigFile(settings_cls, users_place, NEVER_IN_A_FILE)
     default = settings_cls.model_fields["data_dir"].get_default(call_default_factory=True)
     asked = given("data_dir")
-    data_dir = user.values.get("data_dir", default) if asked is None else asked
-    folder = _whole_or_same(data_dir)
-    if not isinstance(folder, Path):
-        return (user,)  # No path at all: the model will say so.
+    found = () if user is None else (user,)
+    if asked is None:
+        asked = default if user is None else user.values.get("data_dir", default)
+    folder = _whole_or_same(asked)
+    if not isinstance(folder, Path) or not folder.is_absolute():
+        return found  # No path that can be used: the model will say so.
     path = folder / FILE_NAME
-    if path.resolve() == user.path.resolve():
-        return (user,)
-    hint = f"Set it in {user.path}, in a file named with --config, or as FLUX_MCP_DATA_DIR."
+    if user is not None and path.resolve() == user.path.resolve():
+        return found
+    place = "" if user is None else f"in {user.path}, "
+    hint = f"Set it {place}in a file named with --config, or as FLUX_MCP_DATA_DIR."
     refused = {**NEVER_IN_A_FILE, "data_dir": f"This file is found through it. {hint}"}
-    return ConfigFile(settings_cls, path, refused), user
+    return ConfigFile(settings_cls, path, refused), *found
 
 
 def files_beside(
@@ -187,9 +192,10 @@ def values_in_environment(settings_cls: type[BaseSettings]) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text is not None}
 
 
-def user_config_file() -> Path:
-    """Return the file in the platform's folder for a user's configuration."""
-    return platformdirs.user_config_path("flux-mcp", appauthor=False) / FILE_NAME
+def user_config_file() -> Path | None:
+    """Return the file in the platform's folder for a user's configuration; `None` without one."""
+    folder = user_config_dir()
+    return None if folder is None else folder / FILE_NAME
 
 
 def _named_file(settings_cls: type[BaseSettings], named: Path) -> tuple[ConfigFile, ...]:
@@ -212,12 +218,19 @@ def whole_path(path: Path, folder: Path | None = None) -> Path:
         folder: What a relative one is relative to; the working directory if left out.
 
     Raises:
-        ValueError: it begins with the `~` of somebody who has no home here.
+        ValueError: it begins with the `~` of somebody who has no home here, or was given in
+            another encoding than the locale's.
     """
+    if any("\ud800" <= character <= "\udfff" for character in str(path)):
+        encoding = sys.getfilesystemencoding()
+        raise ValueError(
+            f"{str(path)!a} is not written in the encoding of this locale, {encoding}. Set "
+            "PYTHONUTF8=1, use a UTF-8 locale, or name a folder without such characters."
+        )
     try:
         expanded = path.expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: there is no home folder. Name a whole path.") from error
     return expanded.absolute() if folder is None else folder / expanded
 
 

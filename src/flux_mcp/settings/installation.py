@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
@@ -17,7 +18,39 @@ def default_data_dir() -> Path:
     checkout = _checkout()
     if checkout is not None:
         return checkout / "data"
-    return Path(platformdirs.user_data_dir("flux-mcp", appauthor=False))
+    return _user_folder(platformdirs.user_data_dir, ".local/share")
+
+
+def user_config_dir() -> Path | None:
+    """Return the platform's folder for a user's configuration; `None` where there is no home."""
+    folder = _user_folder(platformdirs.user_config_dir, ".config")
+    try:
+        return folder.expanduser()
+    except RuntimeError:  # neither HOME nor a passwd entry
+        return None
+
+
+def user_pictures_dirs() -> tuple[Path, ...]:
+    """`Pictures` in the user's home; nothing where there is no home that can be named."""
+    try:
+        folder = Path.home() / "Pictures"
+        str(folder).encode()
+    except (RuntimeError, UnicodeEncodeError):
+        return ()
+    return (folder,)
+
+
+def _user_folder(of_platform: Callable[..., str], usual: str) -> Path:
+    """Return a folder of this program; it begins with `~` where there is no home.
+
+    A relative XDG variable is ignored, as its specification says (XDG base directories 0.8).
+    """
+    name = "flux-mcp"
+    try:
+        folder = Path(of_platform(name, appauthor=False))
+    except RuntimeError:
+        return Path("~", usual, name)
+    return folder if folder.is_absolute() else Path("~", usual, name)
 
 
 def default_packs_dir() -> Path:

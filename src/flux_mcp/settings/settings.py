@@ -16,7 +16,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from flux_mcp.errors import nearest_name
 from flux_mcp.settings.environment import all_variables
 from flux_mcp.settings.files import config_files, user_config_file, whole_path
-from flux_mcp.settings.installation import PACKAGE_DIR, default_data_dir, default_packs_dir
+from flux_mcp.settings.installation import (
+    PACKAGE_DIR,
+    default_data_dir,
+    default_packs_dir,
+    user_pictures_dirs,
+)
 from flux_mcp.settings.paths import MODELS_FILE, Paths
 
 Licence = Literal["apache-2.0", "mit", "flux-non-commercial", "other"]
@@ -48,8 +53,8 @@ WORKER_SETTINGS = (
 
 def default_models_file(given: Mapping[str, Any]) -> Path:
     """`models.toml` beside the user's configuration file; none where a file was named instead."""
-    named = given.get("config")
-    return user_config_file().with_name(MODELS_FILE) if named is None else Path(os.devnull)
+    users = user_config_file() if given.get("config") is None else None
+    return Path(os.devnull) if users is None else users.with_name(MODELS_FILE)
 
 
 class Settings(BaseSettings):
@@ -95,7 +100,7 @@ class Settings(BaseSettings):
         description="Folder of the prompt packs that come with the package.",
     )
     allowed_dirs: tuple[Path, ...] = Field(
-        default_factory=lambda: (Path.home() / "Pictures",),
+        default_factory=user_pictures_dirs,
         description="Folders images may be read from, besides the data folder's own. "
         "In the environment: a JSON list.",
     )

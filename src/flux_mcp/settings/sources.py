@@ -111,7 +111,9 @@ def problems_of(
         return (f'{name}: it is not JSON. Write a list as ["/first", "/second"].',)
     layers = _layers(given, files_beside(Settings, given))
     details = error.errors(include_url=False, include_input=False, include_context=False)
-    return tuple(_problem(detail, layers) for detail in details)
+    # A default that follows from a wrong value is no problem of its own.
+    own = (detail for detail in details if detail["type"] != "default_factory_not_called")
+    return tuple(_problem(detail, layers) for detail in own)
 
 
 def flag_of(name: str) -> str:

@@ -16,12 +16,23 @@ def client_folders() -> dict[str, Path]:
 
     `home`; `config`: APPDATA, Application Support or XDG_CONFIG_HOME; `local`: LOCALAPPDATA on
     Windows; `project`: the working folder.
+
+    Raises:
+        InvalidRequestError: this user has no home, or the working folder was removed.
     """
+    try:
+        home, project = Path.home(), Path.cwd()
+    except (RuntimeError, OSError) as error:
+        raise InvalidRequestError(
+            "There is no home folder, or the working folder was removed, so clients' files cannot "
+            "be found.",
+            "Set HOME, and start this in a folder that exists.",
+        ) from error
     return {
-        "home": Path.home(),
+        "home": home,
         "config": platformdirs.user_config_path(roaming=True),
         "local": platformdirs.user_data_path(),
-        "project": Path.cwd(),
+        "project": project,
     }
 
 

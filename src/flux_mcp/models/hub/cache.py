@@ -5,6 +5,7 @@ refs. Its other programs find what flux-mcp downloaded, and flux-mcp what they d
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,13 +17,20 @@ from typing import Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from flux_mcp.errors import DownloadRunningError, WeightsInvalidError, WeightsMissingError
+from flux_mcp.errors import (
+    DownloadRunningError,
+    StorageError,
+    WeightsInvalidError,
+    WeightsMissingError,
+)
 from flux_mcp.models.hub.selection import HubFile, licence_page, parts_named, rows_of
 from flux_mcp.models.registry import KIND_NAMES, ModelSpec, Registry
 from flux_mcp.models.row_files import problem_of_row
 from flux_mcp.settings.installation import own_command
 from flux_mcp.settings.paths import Paths
 from flux_mcp.settings.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 # --- writing -------------------------------------------------------------------------------------
 
@@ -149,7 +157,24 @@ class Snapshot:
 def find_snapshot(spec: ModelSpec, settings: Settings) -> Snapshot | None:
     """Return the folders of a row's weights, or `None` where they are not all on this disk.
 
-    An incomplete download does not count, nor do files with a wrong header.
+    An incomplete download does not count, nor do files with a wrong header; nor does what cannot
+    be read, which is logged.
+    """
+    try:
+        return _look_for(spec, settings)
+    except OSError as error:
+        logger.warning(
+            "weights cannot be read",
+            extra={"model": spec.id, "reason": error.strerror or str(error)},
+        )
+        return None
+
+
+def _look_for(spec: ModelSpec, settings: Settings) -> Snapshot | None:
+    """Do the same.
+
+    Raises:
+        OSError: a folder cannot be read.
     """
     if find_problem(spec, settings) is not None:
         return None
@@ -252,9 +277,16 @@ def _is_whole(part: Path) -> bool:
 
 
 def _find_in_hub_cache(spec: ModelSpec, settings: Settings) -> Snapshot | None:
+    """Return where a row's repository is in the hub cache, `None` if it is not there.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     cache = settings.paths.hub
     if spec.repository is None or not (cache / cache_folder(spec.repository)).is_dir():
         return None
+    # The hub's library takes what it must not read for what is not there.
+    os.listdir(cache / cache_folder(spec.repository))  # noqa: PTH208 - raises at once
     # Imported here: it takes a quarter of a second, which is not needed without hub weights.
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
 
@@ -277,9 +309,13 @@ def state_of(spec: ModelSpec, settings: Settings) -> State:
     if find_problem(spec, settings) is not None:
         return "invalid"
     repository = spec.repository
-    if repository is not None and any((settings.paths.hub / cache_folder(repository)).glob("*/*")):
-        return "partial"
-    return "missing"
+    if repository is None:
+        return "missing"
+    try:
+        is_begun = any((settings.paths.hub / cache_folder(repository)).glob("*/*"))
+    except OSError:  # it cannot be read, but is there
+        is_begun = True
+    return "partial" if is_begun else "missing"
 
 
 def state_of_model(model: str, registry: Registry, settings: Settings) -> State:
@@ -316,10 +352,17 @@ def require_snapshot(spec: ModelSpec, registry: Registry, settings: Settings) ->
     Raises:
         WeightsMissingError: some are missing; the hint is the command that installs them.
         WeightsInvalidError: a file is no weight file, or another model's, by its header.
+        StorageError: a folder cannot be read.
     """
     if spec.base is not None:
         require_snapshot(registry.find("text2img", spec.base), registry, settings)
-    snapshot = find_snapshot(spec, settings)
+    try:
+        snapshot = _look_for(spec, settings)
+    except OSError as error:
+        raise StorageError(
+            f"The weights of {spec.id} cannot be read: {error.strerror}: {error.filename}.",
+            "Fix its permissions.",
+        ) from error
     if snapshot is None:
         if (problem := find_problem(spec, settings)) is not None:
             raise problem

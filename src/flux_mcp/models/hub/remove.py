@@ -95,7 +95,10 @@ def remove(model: str, registry: Registry, settings: Settings) -> Removal:
 def disk_bytes(repository: str, settings: Settings) -> int:
     """Return what a repository takes on disk, partial downloads too."""
     blobs = settings.paths.hub / cache_folder(repository)
-    return sum(path.stat().st_size for path in _own_files(blobs))
+    try:
+        return sum(path.stat().st_size for path in _own_files(blobs))
+    except OSError:  # it cannot be read: what it takes is not known
+        return 0
 
 
 def _freed_bytes(folder: Path) -> int:
