@@ -13,7 +13,7 @@ from flux_mcp.cli.common import (
     agree,
     console,
     plain,
-    print_columns,
+    print_table,
     print_json,
     read_settings,
     run_now,
@@ -104,7 +104,7 @@ def _print_found(found: Adoption, settings: Settings) -> None:
              ", ".join(_short(path, found.folder) for path in dict.fromkeys(model.files.values())))
             for model in found.models
         ]  # fmt: skip
-        print_columns(("model", "variant of", "precision", "row", "files"), rows)
+        print_table(("model", "variant of", "precision", "row", "files"), rows)
     else:
         out.print("There is no FLUX model here that can be used.")
     for model in found.models:
