@@ -324,7 +324,9 @@ def test_colours_are_converted_from_their_profile(encoded, mode, colour, format_
     picture = load(encoded(image, format_name, icc_profile=profile))
     shown = pixels_of(picture).getpixel((3, 3))
     assert max(abs(level - LINEAR_MIDDLE) for level in shown) <= 1
-    assert picture.notices == (CONVERTED,)
+    assert picture.notices[-1] == CONVERTED
+    # Besides, 16 bits are told.
+    assert len(picture.notices) == (2 if mode == "I;16" else 1)
 
 
 def test_transparency_stays_when_colours_are_converted(encoded):

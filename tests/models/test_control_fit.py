@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from flux_mcp.errors import InvalidLoraError, InvalidRequestError, WeightsMissingError
+from flux_mcp.errors import (
+    InvalidLoraError,
+    InvalidRequestError,
+    WeightsInvalidError,
+    WeightsMissingError,
+)
 from flux_mcp.models.hub.cache import (
     find_snapshot,
     is_installed,
@@ -119,6 +124,9 @@ def test_a_users_row_names_a_file_of_its_own(settings):
         require_snapshot(row, registry, settings)
     assert refused.value.hint == f"Put the file there: {file}; or fix its row in {row.origin}."
     file.touch()
+    with pytest.raises(WeightsInvalidError, match="is empty"):
+        require_snapshot(row, registry, settings)
+    write(file, bfl(MICRO, 32))
     assert require_snapshot(row, registry, settings).loras == (file,)
 
 

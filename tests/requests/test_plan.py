@@ -289,7 +289,7 @@ def test_the_demonstration_model_says_what_it_is_and_what_to_install():
     micro = REGISTRY.find("text2img", "micro")
     request = GenerateRequest(prompt="a cat")
     (notice,) = plan_notices(plan(request, micro), micro, "Run: install.")
-    assert "demonstration" in notice
+    assert "micro is a demo" in notice
     assert "Run: install." in notice
 
 

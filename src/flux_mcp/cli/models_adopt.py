@@ -13,8 +13,8 @@ from flux_mcp.cli.common import (
     agree,
     console,
     plain,
-    print_table,
     print_json,
+    print_table,
     read_settings,
     run_now,
 )

@@ -50,7 +50,7 @@ from flux_mcp.models.planning.machine import (
     within_setting,
 )
 from flux_mcp.models.planning.speed import Figure, is_known_gpu
-from flux_mcp.models.planning.tiers import Choice, choose_for
+from flux_mcp.models.planning.tiers import ModelChoice, choose_for
 from flux_mcp.models.registry import KIND_NAMES, QUALITIES, Quality, Structure
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
@@ -303,7 +303,7 @@ def print_qualities(
     print_table(header, rows, right=("GiB", "time"), to_stderr=to_stderr)
 
 
-def _cells(choice: Choice | None) -> tuple[str, str, str, str]:
+def _cells(choice: ModelChoice | None) -> tuple[str, str, str, str]:
     if choice is None:
         return "nothing fits", "", "", ""
     if choice.loaded is None:
@@ -317,7 +317,7 @@ def _cells(choice: Choice | None) -> tuple[str, str, str, str]:
     )
 
 
-def _choice_as_json(choice: Choice) -> dict[str, Any]:
+def _choice_as_json(choice: ModelChoice) -> dict[str, Any]:
     notices = {"notices": list(choice.notices)}
     if choice.loaded is not None:
         return {**_as_json(choice.loaded), **notices}
@@ -351,7 +351,7 @@ def _as_json(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _print_choice(choice: Choice, machine: Machine | None) -> None:
+def _print_choice(choice: ModelChoice, machine: Machine | None) -> None:
     out, spec = console(), choice.spec
     facts = {"Model": f"{spec.title} ({spec.id}), {spec.licence}"}
     if choice.loaded is None or machine is None:

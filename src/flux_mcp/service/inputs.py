@@ -166,7 +166,7 @@ class _RequestInputs:
         if isinstance(parsed, GalleryReference):
             image_id = parsed.image_id
             data = self.files.read(self.gallery[image_id])
-            # It was let in before: as a PNG it may be larger than the JPEG that came.
+            # It was admitted before: as a PNG it may be larger than the JPEG that came.
             max_bytes = len(data)
         elif isinstance(parsed, DataReference):
             data = parsed.data

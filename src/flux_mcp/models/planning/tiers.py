@@ -61,7 +61,7 @@ def choose_tier(wanted: Wanted, machine: Machine, choices: Choices) -> Tier | No
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelChoice:
     """The model that a request gets, and how it is loaded where the GPU's memory is known."""
 
     spec: ModelSpec
@@ -70,7 +70,7 @@ class Choice:
     notices: tuple[str, ...]
 
 
-def choose_for(wanted: Wanted, machine: Machine | None, choices: Choices) -> Choice | None:
+def choose_for(wanted: Wanted, machine: Machine | None, choices: Choices) -> ModelChoice | None:
     """Return the model for a request on a machine; `None` where no real model may answer.
 
     Args:
@@ -84,9 +84,9 @@ def choose_for(wanted: Wanted, machine: Machine | None, choices: Choices) -> Cho
     """
     if machine is None:
         found = choose_without_gpu(wanted, choices)
-        return None if found is None else Choice(found[0], None, found[1])
+        return None if found is None else ModelChoice(found[0], None, found[1])
     tier = choose_tier(wanted, machine, choices)
-    return None if tier is None else Choice(tier.chosen.spec, tier.chosen, tier.notices)
+    return None if tier is None else ModelChoice(tier.chosen.spec, tier.chosen, tier.notices)
 
 
 def choose_without_gpu(
