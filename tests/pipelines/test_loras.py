@@ -13,6 +13,7 @@ from flux_mcp.errors import (
     InvalidLoraError,
     JobCancelledError,
     LoraMismatchError,
+    UnsupportedOptionError,
     WeightsInvalidError,
 )
 from flux_mcp.models.registry import load_registry
@@ -314,6 +315,14 @@ def test_a_lokr_of_a_folder_leaves_the_transformer_as_it_was(easel, put, setting
     assert easel.is_bare()
     assert same_state(easel.state(), before)
     assert np.array_equal(easel.draw(), image)
+
+
+def test_a_slot_of_compiled_blocks_takes_no_lokr(easel, put):
+    """A plan with one is made without compilation; here it is asked for all the same."""
+    lokr = put("lokr", lokr_of("lora_unet_double_blocks_0_img_attn_qkv", 128, 384))
+    with pytest.raises(UnsupportedOptionError, match="'lokr' is a LoKr or has biases"):
+        easel.adapters.prepare([lokr], easel.resident, lambda _: None, compiled=True)
+    assert easel.is_bare()
 
 
 def test_kohyas_names_and_alpha_draw_the_same(easel, put):

@@ -121,3 +121,24 @@ async def test_a_lora_of_a_narrower_first_layer_is_used_and_told(settings: Setti
     assert "first layer of 32 inputs, that of micro has 288 more" in notice
     folder = settings.weights_dir / str(text2img.folder)
     assert require_fit(found, text2img, architecture_of(text2img, folder)) == ()
+
+
+@pytest.mark.parametrize(
+    ("base", "about", "is_told"),
+    [
+        ("chroma/lora", "", True),
+        ("chroma/lora", 'family = "flux1"', False),
+        ("flux-1-dev/lora", "", False),
+        ("flux", "", False),
+    ],
+)
+async def test_a_lora_that_says_it_is_for_another_model_is_told(
+    settings: Settings, base: str, about: str, *, is_told: bool
+) -> None:
+    """Chroma has the layers of FLUX.1, and other numbers in them."""
+    install(settings, "text2img", "flux1-dev")
+    path = settings.paths.loras / "ink.safetensors"
+    write(path, flux1(), **{"modelspec.architecture": base})
+    path.with_suffix(".toml").write_text(about)
+    notices = (await decide(settings, asked("ink"))).notices
+    assert any("says it was made for 'chroma/lora'" in notice for notice in notices) == is_told

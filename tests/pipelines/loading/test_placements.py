@@ -21,6 +21,7 @@ from flux_mcp.models.planning.support import full_load_support
 from flux_mcp.models.registry import KINDS
 from flux_mcp.pipelines.memory.residency import leaner, room_for
 from flux_mcp.requests.plan import load_of_plan
+from tests.models.lora_files import lokr_of
 from tests.pipelines.harness import AMPLE_BYTES, TINY, Studio, Task, image, make_task
 from tests.pipelines.loading.tiny_flux2 import klein_row
 
@@ -45,6 +46,12 @@ def on_gpu(settings):
 @pytest.fixture
 def striped(put):
     return put("striped")
+
+
+@pytest.fixture
+def lokr(put):
+    layer = "lora_unet_single_blocks_0_linear1"
+    return put("lokr", lokr_of(layer, 128, 7 * 128), {f"{layer}.diff_b": np.ones(7 * 128, "f4")})
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +86,11 @@ def task_of(registry, micro, micro_gguf, edges, klein_dir):
 @pytest.mark.parametrize(
     "case", [pytest.param(c, marks=pytest.mark.torture if c in ALIKE else ()) for c in CASES]
 )
-def test_pixels_are_the_same_in_every_placement(on_gpu, studio, task_of, striped, case):
-    """Also after a job that was stopped, and with a LoRA that comes and goes."""
+def test_pixels_are_the_same_in_every_placement(on_gpu, studio, task_of, striped, lokr, case):
+    """Also after a job that was stopped, and with a LoRA and a LoKr that come and go."""
     task = task_of(case)
     takes_lora = format_of(task.spec.precision).takes_loras and task.spec.family == "micro"
-    loras = (striped,) if takes_lora else ()
+    loras = (striped, lokr) if takes_lora else ()
     bare, with_lora = studio.pixels(task), studio.pixels(task, loras=loras)
     assert (bare != with_lora) == takes_lora
     # The one that copies nothing back comes last.

@@ -21,7 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from flux_mcp.errors import InvalidLoraError, LoraMismatchError, UnknownLoraError
 from flux_mcp.models.architectures import Architecture, from_config, known_architectures
 from flux_mcp.models.families import FAMILIES, FLUX1_CONTROL, Family
-from flux_mcp.models.loras.fit import control_config, fits, nearest_misfit, place
+from flux_mcp.models.loras.fit import (
+    Placement,
+    control_config,
+    fits,
+    nearest_misfit,
+    place,
+)
 from flux_mcp.models.loras.header import LoraHeader, read_header
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.settings.settings import Settings
@@ -445,8 +451,9 @@ def require_fit(lora: Lora, spec: ModelSpec, architecture: Architecture | None) 
             f"{spec.family}.",
             f"Leave it out, or choose a model of the family {families}.",
         )
+    told = _other_base_notices(lora, spec)
     if architecture is None:
-        return ()
+        return told
     try:
         placement = place(lora.header, architecture)
     except LoraMismatchError as error:
@@ -454,6 +461,18 @@ def require_fit(lora: Lora, spec: ModelSpec, architecture: Architecture | None) 
             f"The LoRA '{lora.name}' does not fit {spec.id}: {error.message}",
             "Leave it out, or choose the model it was trained for.",
         ) from None
+    return (*told, *_padding_notices(lora, spec, placement))
+
+
+def _other_base_notices(lora: Lora, spec: ModelSpec) -> tuple[str, ...]:
+    """Say so if a trainer names a model of no family here: Chroma's layers have FLUX.1's sizes."""
+    base = _first(lora.header.metadata, _BASE_KEYS)
+    if base is None or lora.about.family is not None or "flux" in base.casefold():
+        return ()
+    return (f"The LoRA '{lora.name}' says it was made for '{base}', not for {spec.id}.",)
+
+
+def _padding_notices(lora: Lora, spec: ModelSpec, placement: Placement) -> tuple[str, ...]:
     return tuple(
         f"The LoRA '{lora.name}' was trained with a first layer of {one.layer.inputs} inputs, that "
         f"of {spec.id} has {one.padding} more: it changes nothing of what comes in there."
