@@ -260,6 +260,27 @@ def test_of_two_files_of_one_name_the_first_is_used(library, folder):
     assert other.error.message == "striped.safetensors has the same name."
 
 
+@pytest.mark.parametrize(
+    ("config", "left_out"),
+    [
+        ('{"r": 8, "lora_alpha": 8}', ()),
+        ('{"r": 8, "lora_alpha": 16}', ("; it was trained with weight 2",)),
+        ('{"r": 4, "lora_alpha": 8, "use_rslora": true}', ("; it was trained with weight 4",)),
+        ('{"r": 8, "lora_alpha": 8, "alpha_pattern": {"to_q": 4}}', ("",)),
+        ("{", None),
+    ],
+)
+def test_the_settings_beside_a_file_of_peft_are_told_where_they_count(
+    library, folder, config, left_out
+):
+    put_striped(folder / "mine", "adapter_model")
+    (folder / "mine" / "adapter_config.json").write_text(config)
+    found = library.find("mine/adapter_model").left_out
+    start = "the alpha in adapter_config.json beside it"
+    expected = ("adapter_config.json beside it",) if left_out is None else left_out
+    assert found == (expected if left_out is None else tuple(start + end for end in expected))
+
+
 def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(library, folder):
     put_striped(folder / "styles", "Striped")
     for name in ("striped", "Striped.safetensors", "styles/striped"):

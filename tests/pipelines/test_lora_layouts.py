@@ -667,9 +667,10 @@ ALIKE = frozenset(
     {"diffusers, no prefix", "diffusers, lora.down", "unet", "peft, prefix twice",
      "peft, prefix twice the other way", "kohya, dots", "kohya, diffusers' names", "comfyui",
      "comfyui, a longer prefix", "comfyui, diffusers' names", "a prefix stripped too far",
-     "lokr, both products"}
+     "lokr, both products", "peft", "diffusers, alphas", "kohya, a dot after the prefix",
+     "lokr, lycoris", "an alpha alone", "rank 0", "text encoders", "onetrainer, embeddings", "fp8"}
 )  # fmt: skip
-"""Of FLUX.1: another prefix or suffix than one that is tried each time."""
+"""Of FLUX.1: only names, or what is left out, differ from one that is tried each time."""
 
 
 def case(name: str, model: str, make: Callable[[Family], File], *, always: bool = True) -> Any:

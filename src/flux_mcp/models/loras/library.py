@@ -6,6 +6,7 @@ file is computed when it is first needed and kept for as long as the file does n
 
 import hashlib
 import json
+import math
 import os
 import re
 import threading
@@ -28,7 +29,7 @@ from flux_mcp.models.loras.fit import (
     nearest_misfit,
     place,
 )
-from flux_mcp.models.loras.header import LoraHeader, read_header
+from flux_mcp.models.loras.header import ADAPTER_METADATA_KEY, LoraHeader, read_header
 from flux_mcp.models.registry import ModelSpec, Registry
 from flux_mcp.settings.settings import Settings
 
@@ -49,6 +50,8 @@ _PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
 _LONGEST_NAME = 200
 _NO_NAME = re.compile(r'[\\:*?"<>|]')
 """Not in names on every system; `:` also stands before a weight on the command line."""
+_PEFT_FILE = "adapter_model"
+"""What PEFT's `save_pretrained` calls a file."""
 _DEEPEST = 8
 """Folders below each other that are looked into."""
 
@@ -179,6 +182,24 @@ def _second(name: str, path: Path, first: Path) -> BadLora:
     return BadLora(name, path, error)
 
 
+def _unread_config(path: Path, header: LoraHeader) -> tuple[str, ...]:
+    """Say what PEFT's file beside an adapter says of its alpha: a plan pins one file alone."""
+    if path.stem != _PEFT_FILE or ADAPTER_METADATA_KEY in header.metadata:
+        return ()
+    try:
+        values = json.loads(path.with_name("adapter_config.json").read_text(encoding="utf-8"))
+        rank, alpha = float(values["r"]), float(values["lora_alpha"])
+        weight = alpha / (math.sqrt(rank) if values.get("use_rslora") else rank)
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError):
+        return ("adapter_config.json beside it",)
+    if weight == 1 and not values.get("alpha_pattern"):
+        return ()
+    as_trained = "" if values.get("alpha_pattern") else f"; it was trained with weight {weight:g}"
+    return (f"the alpha in adapter_config.json beside it{as_trained}",)
+
+
 class LoraLibrary:
     """Every LoRA of a folder.
 
@@ -288,7 +309,11 @@ class LoraLibrary:
             header=header,
             about=about,
             families=families,
-            left_out=(*header.left_out, *place(header, fitting[0]).left_out),
+            left_out=(
+                *header.left_out,
+                *place(header, fitting[0]).left_out,
+                *_unread_config(path, header),
+            ),
             hash_file=self._sha256,
         )
 

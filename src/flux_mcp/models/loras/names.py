@@ -126,7 +126,7 @@ def scale_names(matrix: str) -> tuple[str, str]:
 
 _TEXT_ENCODER = re.compile(
     r"^(?:base_model\.model\.)?(?:"
-    r"text_encoders?[\d_.]|lora_te|lora_prior_te|lora_text|lycoris_te|lycoris_text|"
+    r"text_encoders?[\d_.]|lora_te|lora_prior_te|lora_text|lora_clip|lora_t5|lora_qwen|lora_mistral|lycoris_te|lycoris_text|"
     r"clip_[lg]\.|t5(?:xxl)?\.|te\d?\.|text_model\.|language_model\.)"
 )
 """How the layers of text encoders begin: diffusers, kohya, ComfyUI and OneTrainer."""
