@@ -6,6 +6,7 @@ longer to import than the SDK, and a client that has just started a server waits
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
@@ -17,7 +18,9 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import Context
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.exceptions import MCPError
 from mcp.types import (
+    INTERNAL_ERROR,
     CallToolResult,
     CompleteRequestParams,
     CompleteResult,
@@ -49,8 +52,11 @@ from flux_mcp.server.tasks import (
 
 if TYPE_CHECKING:
     from flux_mcp.server.handlers import Handlers
+    from flux_mcp.server.redaction import ServerPaths
     from flux_mcp.service.service import Service
 
+MAX_OPEN = 256
+"""Requests of one caller over HTTP that are being answered at the same time."""
 FLUSH_S = 0.2
 """From an answer to the pipe: the SDK does not say when it has written."""
 
@@ -69,6 +75,8 @@ class FluxServer(MCPServer[Any]):
         self._service = service if isinstance(service, OnDemand) else OnDemand.ready(service)
         self._handlers = OnDemand(self._load_handlers)
         self._published = published_tools()
+        self._server_paths = OnDemand(self._find_paths)
+        self._open: Counter[str] = Counter()
         bus = InMemorySubscriptionBus()
         self._feed = PromptFeed(self._changed_packs, bus)
         drawing = _JobTasksOnDemand([tool.name for tool in self._published], self._handlers)
@@ -78,7 +86,7 @@ class FluxServer(MCPServer[Any]):
             instructions=INSTRUCTIONS,
             version=__version__,
             subscriptions=bus,
-            middleware=[_for_principal, refuse_undeclared_listening, self._feed],
+            middleware=[self._for_principal, refuse_undeclared_listening, self._feed],
             extensions=[Tasks(drawing, *task_backends)],
         )
         add_resource_templates(self, self._read_resource)
@@ -186,6 +194,49 @@ class FluxServer(MCPServer[Any]):
     async def _read_resource(self, kind: ResourceKind, key: str) -> str | bytes:
         return await (await self._handlers.get()).resources.read(kind, key)
 
+    async def _for_principal(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        """Middleware, the outermost: everything a message leads to is done for who sent it."""
+        user = None if ctx.request is None else ctx.request.scope.get("user")
+        # Without the guard there is no network either: stdio, or a test in one process.
+        if not isinstance(user, AuthenticatedUser):
+            with acting_as(LOCAL):
+                return await call_next(ctx)
+        name = user.access_token.client_id
+        # Not only what HTTP has open: a call goes on when a client of 2025-11-25 disconnects.
+        if self._open[name] >= MAX_OPEN:
+            raise MCPError(
+                code=INTERNAL_ERROR,
+                message=f"[too_many_open] {MAX_OPEN} requests of this caller are being answered. "
+                "Wait for answers.",
+            )
+        self._open[name] += 1
+        try:
+            with acting_as(name):
+                return await self._without_paths(ctx, call_next, name)
+        finally:
+            self._open[name] -= 1
+            self._open += Counter()  # forgets who has none
+
+    async def _without_paths(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext, name: str
+    ) -> HandlerResult:
+        if name == LOCAL:
+            return await call_next(ctx)
+        paths = await self._server_paths.get()
+        try:
+            result: HandlerResult = paths.hidden(await call_next(ctx))
+        except MCPError as error:
+            raise paths.hidden_error(error) from error
+        return result
+
+    async def _find_paths(self) -> "ServerPaths":
+        service = await self._service.get()
+        from flux_mcp.server.redaction import ServerPaths
+
+        return ServerPaths.of(service.settings)
+
     async def _changed_packs(self) -> str:
         return await (await self._handlers.get()).changed_packs()
 
@@ -233,12 +284,3 @@ def _request_id(context: Context[Any, Any] | None) -> str | None:
         return str(context.request_id)
     except ValueError:  # what the SDK raises for a context without a request
         return None
-
-
-async def _for_principal(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """Middleware, the outermost: everything a message leads to is done for who sent it."""
-    user = None if ctx.request is None else ctx.request.scope.get("user")
-    # Without the guard there is no network either: stdio, or a test in one process.
-    name = user.access_token.client_id if isinstance(user, AuthenticatedUser) else LOCAL
-    with acting_as(name):
-        return await call_next(ctx)

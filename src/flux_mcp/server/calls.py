@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from flux_mcp.gallery.previews import Sheets
 from flux_mcp.jobs.downloads import is_download_id
 from flux_mcp.jobs.job import FINAL, Job, PreviewSize
-from flux_mcp.principals import acting
+from flux_mcp.principals import acting, only
 from flux_mcp.requests.plan import DEMONSTRATION_NOTICE
 from flux_mcp.requests.schemas import (
     DRAW_REQUESTS,
@@ -28,6 +28,7 @@ from flux_mcp.requests.schemas import (
     SearchRequest,
 )
 from flux_mcp.server.progress import ProgressFeed
+from flux_mcp.server.redaction import ServerPaths
 from flux_mcp.server.results import (
     cancel_result,
     download_result,
@@ -68,6 +69,7 @@ class ToolCalls:
         self._waiting: Counter[str] = Counter()
         self._sheets = Sheets()
         self._told: OrderedDict[_Session, None] = OrderedDict()
+        self._paths = ServerPaths.of(service.settings)
         self._open = 0
         self._answered = asyncio.Event()
         self._handlers: dict[type[BaseModel], Handler] = {
@@ -196,7 +198,7 @@ class ToolCalls:
         self, download_id: str, wait_s: float, context: Context[Any, Any]
     ) -> CallToolResult:
         download = await self._service.downloads.find(download_id)
-        async with _progress_feed(context) as feed:
+        async with self._progress_feed(context) as feed:
             async for seen in self._service.downloads.watch(download_id, wait_s):
                 download = seen
                 feed.show(download, None)
@@ -219,7 +221,7 @@ class ToolCalls:
         """Wait for a job to end, with progress notifications; return its newest state."""
         if wait_s <= 0 or job.is_final:
             return job
-        async with _progress_feed(context) as feed:
+        async with self._progress_feed(context) as feed:
             async for seen in self._service.watch(job.id, wait_s):
                 job = seen
                 feed.show(job, await self._service.position(job))
@@ -256,6 +258,23 @@ class ToolCalls:
         # It reads no file: it need not wait for a thread behind calls that make images smaller.
         return job_result(answer, preview, path, self._sheets, is_demo=is_demo)
 
+    @asynccontextmanager
+    async def _progress_feed(self, context: Context[Any, Any]) -> AsyncIterator[ProgressFeed]:
+        """Give a feed whose states are sent to the client for as long as the block lasts."""
+
+        async def send(progress: float, total: float, message: str) -> None:
+            # Notifications go around the middleware that all answers pass through.
+            said = message if only() is None else self._paths.hidden_in(message)
+            await context.report_progress(progress, total, said)
+
+        feed = ProgressFeed(send)
+        sending = asyncio.create_task(feed.run())
+        try:
+            yield feed
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
 
 def _session_id(context: Context[Any, Any]) -> str | None:
     """Return the id that a client's session has over HTTP; `None` where there is none."""
@@ -263,15 +282,3 @@ def _session_id(context: Context[Any, Any]) -> str | None:
     with suppress(ValueError):  # what the SDK raises for a context without a request
         headers = context.headers
     return None if headers is None else headers.get(SESSION_HEADER)
-
-
-@asynccontextmanager
-async def _progress_feed(context: Context[Any, Any]) -> AsyncIterator[ProgressFeed]:
-    """Give a feed whose states are sent to the client for as long as the block lasts."""
-    feed = ProgressFeed(context.report_progress)
-    sending = asyncio.create_task(feed.run())
-    try:
-        yield feed
-    finally:
-        sending.cancel()
-        await asyncio.gather(sending, return_exceptions=True)

@@ -29,6 +29,7 @@ from flux_mcp.errors import FluxMcpError, StorageError
 from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, Sheets, preview_webp, small_preview_webp
 from flux_mcp.jobs.job import PreviewSize
 from flux_mcp.models.registry import KIND_NAMES
+from flux_mcp.principals import only
 from flux_mcp.server.progress import describe_answer
 from flux_mcp.service.answers import (
     CancelAnswer,
@@ -148,9 +149,11 @@ def _image_text(image: ImageAnswer, job: JobAnswer, *, is_demo: bool) -> str:
     model = f"{image.model} (demo)" if is_demo else image.model
     used = ", ".join(f"{lora.name} {lora.weight:g}" for lora in image.loras)
     loras = f", LoRAs {used}" if used else ""
+    # Who has a named token cannot read the server's disk.
+    file = f"\nFile: {image.path}" if only() is None else ""
     return (
         f"Image {image.id}: {image.width}x{image.height}, seed {image.seed}, model {model}"
-        f"{loras}, job {image.job_id}.{prompt}\nFile: {image.path}\nFull size: {image.uri}"
+        f"{loras}, job {image.job_id}.{prompt}{file}\nFull size: {image.uri}"
     )
 
 

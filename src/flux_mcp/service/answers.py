@@ -43,7 +43,7 @@ class ImageAnswer(_Answer):
 
     id: str = Field(description="Works wherever a tool takes an image.")
     uri: str
-    path: str = Field(description="The PNG on the server's disk.")
+    path: str = Field(description="PNG on disk; owner only.")
     thumbnail_uri: str
     width: int
     height: int

@@ -5,8 +5,11 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
+from mcp import MCPError
 
 from tests.e2e.calls import job
 
@@ -100,3 +103,37 @@ async def test_bodies_that_are_never_finished_hold_a_share_of_memory_only(limite
         assert limited.as_process().memory_info().rss - before_bytes < 150 * MIB
         async with opened(limited) as owner, owner.post(request("ping")) as stream:
             assert await anext(stream)
+
+
+async def test_a_named_token_is_told_no_path_of_the_server(limited: Server) -> None:
+    folders = (limited.data, limited.data.parent, Path(sys.prefix), Path.home(), Path.cwd())
+    roots = {str(folder) for folder in folders if len(folder.parts) > 2}
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("flux_generate", {**SMALL, "wait_s": 200}),
+        ("flux_generate", {"prompt": "x", "dry_run": True}),
+        ("flux_generate", {"prompt": "x", "loras": ["none"], "dry_run": True}),
+        ("flux_generate", {"prompt": "x", "pack": {"pack": "none", "subject": "x"}}),
+        *(
+            ("flux_generate", {"prompt": "x", "model": model, "dry_run": True})
+            for model in ("flux1-dev", "flux2-klein-4b", "none")
+        ),
+        ("flux_edit", {"prompt": "x", "images": [str(limited.data / "images" / "x.png")]}),
+        ("flux_edit", {"prompt": "x", "images": ["data:image/png;base64,AAAA"]}),
+        ("flux_get_job", {}),
+        ("flux_search_gallery", {}),
+    ]
+    async with connected(limited, HTTP, TOKENS["ada"]) as client:
+        told = [await client.call_tool(name, arguments) for name, arguments in calls]
+        resources = (await client.list_resources()).resources
+        told += [await client.read_resource(one.uri) for one in resources]
+        told += [await client.list_prompts(), await client.list_resource_templates()]
+        with pytest.raises(MCPError) as refused:
+            await client.get_prompt("none")
+        told += [refused.value.error]
+        assert told[0].structured_content["images"][0]["path"] == ""
+    for answer in told:
+        text = answer.model_dump_json(exclude={"content": {"__all__": {"data", "blob"}}})
+        assert not [root for root in roots if root in text], text[:3000]
+    async with connected(limited, HTTP) as owner:
+        drawn = await owner.call_tool("flux_search_gallery", {})
+        assert str(limited.data) in drawn.structured_content["images"][0]["path"]

@@ -57,6 +57,8 @@ _GONE = (
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
 _SCHEMES = ("http", "https")
+REFUSING = "flux_mcp.refusing"
+"""Key of the scope: what to call before raising an `AccessError`, which Starlette would answer."""
 _BEARER = "bearer"
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -220,7 +222,7 @@ class Guard:
                 self._bodies.received(scope, receive, principal, answer.mute) as read,
             ):
                 token = AccessToken(token="", client_id=principal, scopes=[])
-                inside = {**scope, "user": AuthenticatedUser(token)}
+                inside = {**scope, "user": AuthenticatedUser(token), REFUSING: answer.mute}
                 await self._app(inside, read, answer)
                 await answer.end()
         except AccessError as error:

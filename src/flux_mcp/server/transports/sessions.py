@@ -37,10 +37,12 @@ from mcp.types import (
     JSONRPCResponse,
     jsonrpc_message_adapter,
 )
+from starlette.types import Receive, Scope, Send
 
-from flux_mcp.errors import TooManySessionsError
+from flux_mcp.errors import AccessError, TooManySessionsError
 from flux_mcp.principals import LOCAL
 from flux_mcp.server.app import FluxServer
+from flux_mcp.server.transports.guard import REFUSING
 
 logger = logging.getLogger(__name__)
 
@@ -197,6 +199,13 @@ class Sessions(StreamableHTTPSessionManager):
     @event_store.setter
     def event_store(self, _: EventStore | None) -> None:
         """Take what the SDK's constructor sets, and do without it."""
+
+    async def _handle_stateful_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super()._handle_stateful_request(scope, receive, send)
+        except AccessError:
+            scope[REFUSING]()
+            raise
 
     def _admit_session(
         self, requestor: AuthorizationContext | None
