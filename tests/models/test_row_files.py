@@ -92,7 +92,7 @@ def test_it_is_read_again_only_when_it_was_replaced(tmp_path):
 
 def test_a_pointer_of_git_lfs_in_a_folder_of_ones_own_is_no_installed_model(settings, tmp_path):
     snapshot = put_in_hub_cache(settings, DEV.repository)
-    row = DEV.model_copy(update={"repository": None, "folder": str(snapshot)})
+    row = DEV.model_copy(update={"repository": None, "folder": str(snapshot), "origin": tmp_path})
     for path in snapshot.glob("*/*.safetensors"):
         path.unlink()
         empty_file(path)

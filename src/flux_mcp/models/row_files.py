@@ -34,8 +34,7 @@ def problem_of_row(spec: ModelSpec, folders: Iterable[Path] = ()) -> WeightsInva
 
     Args:
         spec: The row.
-        folders: Where its other parts are, unless that is the hub's cache, whose files were
-            compared with their hashes when they were downloaded.
+        folders: Of the user, where its other parts are.
     """
     try:
         for column, path in spec.files.items():

@@ -373,7 +373,7 @@ def test_a_file_that_does_not_fit_is_refused(fresh, micro, config, row_for, tmp_
 def test_a_file_that_is_cut_off_is_refused(fresh, edges, row_for, tmp_path, keep_bytes):
     file = tmp_path / "cut.safetensors"
     file.write_bytes(edges.file.read_bytes()[:keep_bytes])
-    with pytest.raises(WeightsInvalidError, match="cut off"):
+    with pytest.raises(WeightsInvalidError, match=r"cut short|no safetensors header"):
         fresh.load(row_for(file))
     assert fresh.said == []
 

@@ -197,6 +197,9 @@ def _look_for(spec: ModelSpec, settings: Settings) -> Snapshot | None:
 
 def find_problem(spec: ModelSpec, settings: Settings) -> WeightsInvalidError | None:
     """Return what is wrong with a row's files that are on this disk, by their headers."""
+    if spec.origin is None:
+        # The package's own, and what was pulled, were compared with their hashes.
+        return problem_of_row(spec)
     named = dict.fromkeys(one for one in (spec.folder, spec.parts_folder) if one is not None)
     return problem_of_row(spec, [settings.weights_dir / folder for folder in named])
 
