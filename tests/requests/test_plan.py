@@ -19,6 +19,7 @@ from flux_mcp.requests.plan import (
     PlanLora,
     PlanParts,
     RenderPlan,
+    as_asked,
     load_of_plan,
     make_plan,
     plan_notices,
@@ -158,6 +159,12 @@ def test_an_edit_has_the_size_of_its_image_unless_another_is_asked_for():
     assert (wide.region, wide.image_size) == (None, Size(1360, 768))
     small = plan(edit, KONTEXT, [image()])
     assert (small.region, small.image_size) == (None, Size(640, 480))
+
+
+def test_an_edit_without_a_mask_is_stored_as_it_was_before_there_were_masks():
+    """Its key is compared with what an older version stored."""
+    asked = as_asked(EditRequest(prompt="a", images=["a"]))
+    assert not asked.keys() & {"mask", "feather_px"}
 
 
 def test_a_plan_counts_no_mask_as_a_reference():

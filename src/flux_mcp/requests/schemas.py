@@ -516,8 +516,8 @@ class EditRequest(DrawRequest):
         "{'image': ...}. All else keeps its pixels, and the image its size.",
         json_schema_extra=brief("Only this area changes: box or image."),
     )
-    feather_px: int = Field(
-        0,
+    feather_px: int | None = Field(
+        None,
         ge=0,
         le=256,
         description="Soften the mask's edge by this many pixels.",
@@ -531,7 +531,7 @@ class EditRequest(DrawRequest):
 
     @model_validator(mode="after")
     def _feather_has_a_mask(self) -> "EditRequest":
-        if self.feather_px and self.mask is None:
+        if self.feather_px is not None and self.mask is None:
             raise MistakeError(
                 "feather_px softens the edge of a mask, and there is none",
                 "Give a mask, or leave feather_px out.",

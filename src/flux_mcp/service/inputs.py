@@ -101,7 +101,7 @@ class InputReader:
             case EditRequest():
                 images = [read.image(image, "reference") for image in request.images]
                 masks = [
-                    read.mask(mask, images[0].image, feather_px=request.feather_px)
+                    read.mask(mask, images[0].image, feather_px=request.feather_px or 0)
                     for mask in filter(None, [request.mask])
                 ]
                 return (*images, *masks)
