@@ -186,6 +186,9 @@ def turned(orientation):
         (Image.new("LA", (64, 48), (1, 0)), {}, "RGB", ("transparent",)),
         (Image.new("P", (64, 48)), {"transparency": 0}, "RGB", ("transparent",)),
         (Image.new("I;16", (64, 48)), {}, "L", ("64x48 has 16 bits",)),
+        (Image.new("RGB", (64, 48), (200, 200, 206)), {}, "L", ()),
+        (Image.new("RGB", (64, 48), (0, 200, 0)), {}, "L", ("64x48 is in colour",)),
+        (Image.new("RGB", (64, 48), (0, 200, 0)), {}, "RGB", ()),
         (
             Image.new("RGBA", (64, 48)),
             {"exif": turned(8)},

@@ -1,11 +1,13 @@
 """What reading an image changes about it, in words: nothing is changed without a notice."""
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageChops
 
 _TURNED = range(2, 9)
 """EXIF orientations that turn or mirror; 1 is upright, others mean nothing (Exif 3.0, 4.6.5.1)."""
 _SWAPPED = range(5, 9)
 """Those that swap width and height."""
+_GREY_IN_JPEG = 16
+"""From here on channels differ by more than JPEG makes of grey, some levels of 255."""
 _SIXTEEN_BITS = ("16B", "16L", "16N", "I;16")
 """In Pillow's names of how pixels are stored."""
 
@@ -41,6 +43,21 @@ def told_transparency(image: Image.Image) -> tuple[str, ...]:
     if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() != (255, 255):
         return (f"An image of {_size(image.size)} has transparent parts: they became white.",)
     return ()
+
+
+def told_colour(mask: Image.Image) -> tuple[str, ...]:
+    """Return what becomes of the colours of a mask of 8 bits."""
+    if mask.mode in ("L", "LA"):
+        return ()
+    red, green, blue = mask.convert("RGB").split()
+    apart = (ImageChops.difference(red, green), ImageChops.difference(green, blue))
+    if not any(sum(one.histogram()[_GREY_IN_JPEG:]) for one in apart):
+        return ()
+    notice = (
+        f"The mask of {_size(mask.size)} is in colour: only its brightness counts, and what is at "
+        "least half as bright as white is generated again."
+    )
+    return (notice,)
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flux_mcp.errors import InvalidImageError, StorageError
 from flux_mcp.images.budget import DecodeBudget
-from flux_mcp.images.changes import told_rounding, told_transparency, told_turning
+from flux_mcp.images.changes import told_colour, told_rounding, told_transparency, told_turning
 from flux_mcp.images.colours import to_srgb
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -103,7 +103,7 @@ def _decoded(data: bytes, max_pixels: int, mode: Literal["RGB", "L"]) -> InputIm
         ImageOps.exif_transpose(opened, in_place=True)
         image = _eight_bits(opened, stored)
         if mode == "L":
-            return encode_image(_as_grey(image), notices=notices)
+            return encode_image(_as_grey(image), notices=notices + told_colour(image))
         # Empty, not `None`, where Pillow found a profile that it could not unpack.
         profile = (opened.info["icc_profile"] or b"") if "icc_profile" in opened.info else None
         image, notice = to_srgb(image, profile)
