@@ -1,7 +1,10 @@
 """Many calls and large ones leave the server as large as it was."""
 
+import asyncio
 import base64
 import io
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,3 +55,29 @@ async def test_many_calls_and_many_large_images_leave_no_memory(server: Server, 
         sizes_bytes.append(server.as_process().memory_info().rss)
     warm_bytes, used_bytes = sizes_bytes
     assert used_bytes - warm_bytes < ALLOWED_BYTES
+
+
+LARGE_SIDE_PX = 7000
+"""Just below the 50 million pixels that may come in; such a PNG of one colour has 0.2 MB."""
+MOST_BYTES = 800 * MIB
+"""The budget of decoding (640 MiB), and some. Six such images, each decoded once, take 1.2 GB."""
+
+
+@pytest.mark.torture
+@pytest.mark.skipif(sys.platform != "linux", reason="the highest use of memory is read from /proc")
+async def test_many_calls_with_the_largest_images_take_the_memory_of_one(server: Server) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (LARGE_SIDE_PX, LARGE_SIDE_PX)).save(buffer, "PNG")
+    image = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    asked = {"prompt": "make it red", "images": [image], "dry_run": True}
+    process = server.as_process()
+    async with connected(server, OVER_HTTP[0]) as client:
+        await call(client, "flux_generate", prompt="a circle", dry_run=True)
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+        before_bytes = process.memory_info().rss
+        answers = await asyncio.gather(*(call(client, "flux_edit", **asked) for _ in range(6)))
+        assert not any(answer.is_error for answer in answers)
+    status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    (highest,) = (line for line in status if line.startswith("VmHWM"))
+    assert 1024 * int(highest.split()[1]) - before_bytes < MOST_BYTES
+    assert process.memory_info().rss - before_bytes < 2 * ALLOWED_BYTES
