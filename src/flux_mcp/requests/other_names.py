@@ -66,6 +66,13 @@ _OURS: Mapping[str, tuple[str, ...]] = {
 _WITHOUT: Mapping[str, str] = {
     # What there is no argument for, and what is done instead.
     "weights": 'A weight stands beside its image or LoRA: {"image": "img_...", "weight": 0.7}.',
+    "image": "flux_edit changes an image, flux_variation makes more like it.",
+    "images": "flux_edit changes an image, flux_variation makes more like it.",
+    "init_image": "flux_edit changes an image, flux_variation makes more like it.",
+    "mask": "flux_fill changes only what is inside a mask.",
+    "mask_image": "flux_fill changes only what is inside a mask.",
+    "control_image": "flux_structural follows the structure of an image.",
+    "structure": "flux_structural follows the structure of an image.",
     "strength": "Say in the prompt how much is to change; flux_variation has a strength.",
     "image_strength": "Say in the prompt how much is to change; flux_variation has a strength.",
     "denoising_strength": "Say in the prompt how much is to change.",
