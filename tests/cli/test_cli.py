@@ -53,18 +53,19 @@ def test_every_command_has_a_help_text_worth_reading(cli: Cli) -> None:
     for command in commands:
         ended = cli(*command.split(), "--help")
         assert (ended.code, ended.err) == (0, "")
-        assert f"flux-mcp {command} " in ended.out.splitlines()[1]
-        assert len(ended.out.splitlines()[3].split()) >= 4, "what it does, in a sentence"
+        usage, about = ended.out.split("\n\n")[:2]
+        assert f"flux-mcp {command} " in usage
+        assert len(about.split()) >= 4, "what it does, in a sentence"
         for line in ended.out.splitlines():
             assert len(line) <= 80
-            named = re.match(r"│ +\*? +(--)?[a-z_-]+ +(-h +)?<[^>]+> +(\S.*)", line)
-            assert "<" not in line or named is None or named.group(3), line
+            named = re.match(r"  (-h, )?(--)?[a-z_-]+ +<[^>]+>( .*)", line)
+            assert named is None or not re.search(r"<\w+>", named.group(3)), line
     assert not cli.data_dir.exists(), "help touches nothing"
 
 
 def test_the_root_lists_every_command_with_its_own_first_line(cli: Cli) -> None:
     ended = cli("--help")
-    words = " ".join(re.sub("[│╭╮╰╯─]", " ", ended.out).split())
+    words = " ".join(ended.out.split())
     for name, row in COMMANDS.items():
         assert f"{name} {row.about}" in words
         about, *_ = (load(name).help or "").split("\n\n")

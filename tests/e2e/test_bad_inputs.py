@@ -284,8 +284,8 @@ NUMBERS = [
 
 NAMES = [
     generate("unknown_model", "'micr0'", "Did you mean 'micro'?", model="micr0"),
-    generate("unknown_model", "for text2img", "flux1-dev", model="sdxl"),
-    generate("unknown_model", "for text2img", "micro", model="flux1-fill-dev"),
+    generate("unknown_model", "for generate", "flux1-dev", model="sdxl"),
+    generate("unknown_model", "for generate", "micro", model="flux1-fill-dev"),
     generate("weights_missing", "flux1-dev", "Run: ", model="flux1-dev"),
     generate(REQUEST, "quality: ", "Use 'low', 'standard' or 'high'.", quality="best"),
     generate(REQUEST, "preview: ", "Use 'none', 'small' or 'normal'.", preview="large"),
@@ -362,7 +362,7 @@ REFERENCES = [
         "flux_edit",
         lambda world: {"prompt": "redder", "images": [world.image, world.image]},
         OPTION,
-        "at most 1 image for kontext, not 2",
+        "at most 1 image for edit, not 2",
         "Leave some out",
     ),
 ]
@@ -425,7 +425,7 @@ OTHERS = [
         REQUEST, "'images.0.wieght'", "mean 'weight'?", images=[{"image": "{image}", "wieght": 1}]
     ),
     vary(REQUEST, "weight above 0", "Leave weight out", images=[{"image": "{image}", "weight": 0}]),
-    vary(OPTION, "at most 4 images for redux, not 5", "Leave some", images=["{image}"] * 5),
+    vary(OPTION, "at most 4 images for vary, not 5", "Leave some", images=["{image}"] * 5),
     vary(REQUEST, "images: ", "at most 8", images=["{image}"] * 9),
     follow(REQUEST, "exactly one of image and control_image", "edges"),
     follow(REQUEST, "exactly one", "edges", image="{image}", control_image="{image}"),

@@ -136,7 +136,7 @@ async def test_a_cancel_leaves_both_as_they_were(client: Client) -> None:
     ("model", "says"),
     [
         ("narrow", "[weights_invalid] narrow.safetensors cannot be merged onto micro to draw"),
-        ("gone", "[weights_missing] The weights of gone (control) are not on this machine."),
+        ("gone", "[weights_missing] The weights of gone (structure) are not on this machine."),
     ],
 )
 async def test_what_cannot_be_laid_over_is_refused_before_a_job_is_queued(

@@ -1,5 +1,6 @@
 """The commands of `flux-mcp`: a table, and a group that imports a command when it is called."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from flux_mcp import __version__
-from flux_mcp.cli.common import HELP_FLAGS, complain, print_error, wants_json
+from flux_mcp.cli.common import HELP_FLAGS, ListingGroup, complain, print_error, wants_json
 from flux_mcp.cli.interrupts import ended_by_signals
 
 _HELP = (
@@ -20,8 +21,8 @@ _HELP = (
 )
 
 
-LEAST_FOR_BOXES = 70
-"""Columns below which the boxes of help would cut the names of flags."""
+WIDEST_HELP = 100
+"""Columns; longer lines are hard to read."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +86,22 @@ def load(name: str) -> TyperCommand | TyperGroup:
     app: typer.Typer = import_module(row.module).app
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand | TyperGroup)  # noqa: S101 - typer makes no other
-    _fit_help(command)
     command.name = name
     command.help = command.help or row.about  # a group says no more than its line
+    _fit_help(command)
     return command
 
 
 def _fit_help(command: TyperCommand | TyperGroup) -> None:
-    """Have help printed without boxes where a terminal is too narrow for them."""
-    width = shutil.get_terminal_size().columns
-    if width >= LEAST_FOR_BOXES:
-        return
+    """Have help and mistakes printed as plain text, as wide as the terminal.
+
+    Without Rich's boxes: they cut the names of flags where there is little room, and take longer to
+    import than everything else that `--help` needs.
+    """
+    width = min(shutil.get_terminal_size().columns, WIDEST_HELP)
     command.rich_markup_mode = None
+    # Click's mark for a paragraph whose lines stay as they are.
+    command.help = re.sub(r"\n(?=Example: )", "\n\n\b\n", command.help or "") or None
     command.context_settings = {**command.context_settings, "terminal_width": width}
     for below in getattr(command, "commands", {}).values():
         _fit_help(below)
@@ -111,7 +116,7 @@ class _LateCommand(TyperCommand):
         return load(self.name).make_context(*args, **more)
 
 
-class _RootGroup(TyperGroup):
+class _RootGroup(ListingGroup):
     """The commands of the table."""
 
     def __init__(self, **attributes: Any) -> None:
@@ -142,7 +147,7 @@ def _root() -> TyperGroup:
         cls=_RootGroup,
         help=_HELP,
         no_args_is_help=True,
-        rich_markup_mode="rich",
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings=HELP_FLAGS,
     )

@@ -1,6 +1,5 @@
 """What every command shares: flags, settings from flags, an open service, errors, output."""
 
-import asyncio
 import json
 import sys
 from collections.abc import (
@@ -17,11 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import BaseModel, ValidationError
-from pydantic_settings import SettingsError
-from rich.cells import cell_len, set_cell_size
-from rich.console import Console
-from rich.text import Text
+from typer.core import TyperGroup
 
 from flux_mcp.cli.interrupts import EXIT_INTERRUPTED, interruptible
 from flux_mcp.errors import (
@@ -33,15 +28,16 @@ from flux_mcp.errors import (
     UnknownImageError,
     UnknownJobError,
 )
-from flux_mcp.models.registry import KIND_NAMES, Kind, kind_of_name
-from flux_mcp.observability import logs
-from flux_mcp.observability.logs import LogFormat
 from flux_mcp.settings.environment import has_width
-from flux_mcp.settings.settings import Settings
-from flux_mcp.settings.sources import problems_of
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import Console
+
+    from flux_mcp.models.registry import Kind
+    from flux_mcp.observability.logs import LogFormat
     from flux_mcp.service.service import Service
+    from flux_mcp.settings.settings import Settings
 
 DataDir = Annotated[
     Path | None,
@@ -80,20 +76,46 @@ _HINTS: dict[type[FluxMcpError], str] = {
 }
 
 
+class ListingGroup(TyperGroup):
+    """Commands, each in its help with the whole of its first paragraph."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer calls it
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, " ".join((command.help or "").partition("\n\n")[0].split()))
+                    for name, command in self.commands.items()
+                ]
+            )
+
+
 def new_app(*, is_group: bool = False) -> typer.Typer:
     """Return the `app` of a command's module: one command, or a group that prints its help."""
-    return typer.Typer(no_args_is_help=is_group, context_settings=HELP_FLAGS, add_completion=False)
+    return typer.Typer(
+        cls=ListingGroup,
+        no_args_is_help=is_group,
+        context_settings=HELP_FLAGS,
+        add_completion=False,
+    )
 
 
 # --- settings and service ----------------------------------------------------------------------
 
 
-def read_settings(data_dir: Path | None, **flags: Any) -> Settings:
+def read_settings(data_dir: Path | None, **flags: Any) -> "Settings":
     """Return the settings of this command: flags over environment over files over defaults.
 
     Raises:
         typer.Exit: they cannot be used; it has been said why and where.
     """
+    # Half of the time that `--help` may take.
+    from pydantic import ValidationError  # noqa: PLC0415
+    from pydantic_settings import SettingsError  # noqa: PLC0415
+
+    from flux_mcp.settings.settings import Settings  # noqa: PLC0415
+    from flux_mcp.settings.sources import problems_of  # noqa: PLC0415
+
     given = given_flags(data_dir, **flags)
     try:
         return Settings(**given)
@@ -112,13 +134,15 @@ def given_flags(data_dir: Path | None, **flags: Any) -> dict[str, Any]:
     return {name: value for name, value in everything.items() if value is not None}
 
 
-def set_up_logging(level: str, log_format: LogFormat = "human") -> None:
+def set_up_logging(level: str, log_format: "LogFormat" = "human") -> None:
     """Send the log to stderr: ours from `level` on, that of libraries from warnings on."""
+    from flux_mcp.observability import logs  # noqa: PLC0415 - as above
+
     logs.set_up(level, log_format)
 
 
 @asynccontextmanager
-async def opened(settings: Settings, *, executes: bool) -> AsyncIterator["Service"]:
+async def opened(settings: "Settings", *, executes: bool) -> AsyncIterator["Service"]:
     """Give an open service and close it in order."""
     # Half a second, which commands without a service need not wait for.
     from flux_mcp.service.service import Service  # noqa: PLC0415
@@ -143,6 +167,8 @@ def run(
         work: Cancelled by Ctrl-C or SIGTERM.
         when_interrupted: Returns what is said at once then: what becomes of what it was doing.
     """
+    import asyncio  # noqa: PLC0415 - as above
+
     run_now(lambda: asyncio.run(interruptible(work, lambda: complain(when_interrupted()))))
 
 
@@ -239,12 +265,14 @@ def all_given_or_read(values: Sequence[str], what: str) -> tuple[str, ...]:
     )
 
 
-def read_kind(flag: str, name: str) -> Kind:
+def read_kind(flag: str, name: str) -> "Kind":
     """Return the kind that a flag names.
 
     Raises:
         InvalidRequestError: there is none of that name.
     """
+    from flux_mcp.models.registry import KIND_NAMES, kind_of_name  # noqa: PLC0415 - as above
+
     kind = kind_of_name(name)
     if kind is None:
         raise InvalidRequestError(
@@ -256,8 +284,10 @@ def read_kind(flag: str, name: str) -> Kind:
 # --- output ------------------------------------------------------------------------------------
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False) -> "Console":
     """Return a console that prints what it is given: no markup, no emoji codes, no cut lines."""
+    from rich.console import Console  # noqa: PLC0415 - as above
+
     stream = sys.stderr if stderr else sys.stdout
     wide = None if stream.isatty() or has_width() else WIDE
     return Console(
@@ -299,6 +329,8 @@ def print_table(
         styles: One for each row.
         to_stderr: Where it is not the result.
     """
+    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415 - as above
+
     out = console(stderr=to_stderr)
     widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
     room = out.width - sum(widths[:-1]) - 2 * (len(widths) - 1)
@@ -318,7 +350,7 @@ def print_table(
 
 
 def _print_blocks(
-    out: Console,
+    out: "Console",
     header: Sequence[str],
     rows: Iterable[tuple[Sequence[str], str]],
     keys: int,
@@ -326,6 +358,9 @@ def _print_blocks(
     cut_last: bool,
 ) -> None:
     """Print what each row is about, and below it a line for each of the other cells."""
+    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415
+
     width = max(map(cell_len, header[keys:]), default=0)
     room = out.width - width - 4
     for row, style in rows:
@@ -342,6 +377,8 @@ def _print_blocks(
 
 def cut_to(columns: int, text: str) -> str:
     """Return a text cut to so many columns, but to no fewer than `LEAST_ROOM`."""
+    from rich.text import Text  # noqa: PLC0415 - as above
+
     cut = Text(text)
     cut.truncate(max(LEAST_ROOM, columns), overflow="ellipsis")
     return cut.plain
@@ -375,12 +412,12 @@ def print_error(code: str, message: str, hint: str, **more: Any) -> None:
     print_json({"error": {"code": code, "message": message, "hint": hint}, **more})
 
 
-def print_json(value: BaseModel | dict[str, Any]) -> None:
+def print_json(value: "BaseModel | dict[str, Any]") -> None:
     """Print a value for programs: exactly the structured content the tools return.
 
     Once in each command. Lists are values of an object, by the name of what they list.
     """
-    if isinstance(value, BaseModel):
+    if not isinstance(value, dict):
         value = value.model_dump(mode="json")
     is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     sys.stdout.write(json.dumps(value, ensure_ascii=not is_utf8, indent=2) + "\n")

@@ -5,29 +5,31 @@ prompt is no place for errors. What a flag needs is imported when that flag is c
 """
 # ruff: noqa: PLC0415 - said above
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
 import typer
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
 from flux_mcp.errors import FluxMcpError
-from flux_mcp.settings.settings import Settings
 
 if TYPE_CHECKING:
     from flux_mcp.service.service import Service
+    from flux_mcp.settings.settings import Settings
 
 MOST_OFFERED = 50
 """Of jobs and images, the newest."""
 Complete = Callable[[typer.Context, str], list[str]]
 
 
-def offering(read: Callable[[Settings], Iterable[str]]) -> Complete:
+def offering(read: Callable[["Settings"], Iterable[str]]) -> Complete:
     """Return what typer calls, of a function that returns every value there is."""
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        from pydantic import ValidationError
+        from pydantic_settings import SettingsError
+
+        from flux_mcp.settings.settings import Settings
+
         given = {name: ctx.params.get(name) for name in ("data_dir", "config")}
         try:
             values = list(read(Settings(**{name: one for name, one in given.items() if one})))
@@ -38,46 +40,46 @@ def offering(read: Callable[[Settings], Iterable[str]]) -> Complete:
     return complete
 
 
-def _models(settings: Settings) -> Iterable[str]:
+def _models(settings: "Settings") -> Iterable[str]:
     from flux_mcp.models.user_rows import open_registry
 
     return [row.id for row in open_registry(settings)]
 
 
-def _packs(settings: Settings) -> Iterable[str]:
+def _packs(settings: "Settings") -> Iterable[str]:
     from flux_mcp.compose.library import open_library
     from flux_mcp.models.user_rows import open_registry
 
     return [pack.name for pack in open_library(settings, open_registry(settings))]
 
 
-def _loras(settings: Settings) -> Iterable[str]:
+def _loras(settings: "Settings") -> Iterable[str]:
     from flux_mcp.models.loras.library import open_loras
     from flux_mcp.models.user_rows import open_registry
 
     return open_loras(settings, open_registry(settings)).names()
 
 
-def _qualities(_: Settings) -> Iterable[str]:
+def _qualities(_: "Settings") -> Iterable[str]:
     from flux_mcp.models.registry import QUALITIES
 
     return QUALITIES
 
 
-def _kinds(_: Settings) -> Iterable[str]:
+def _kinds(_: "Settings") -> Iterable[str]:
     from flux_mcp.models.registry import KIND_NAMES
 
     return KIND_NAMES.values()
 
 
-def _jobs(settings: Settings) -> Iterable[str]:
+def _jobs(settings: "Settings") -> Iterable[str]:
     async def ids(service: "Service") -> list[str]:
         return [job.id for job in await service.recent_jobs(MOST_OFFERED)]
 
     return _stored(settings, ids)
 
 
-def _images(settings: Settings) -> Iterable[str]:
+def _images(settings: "Settings") -> Iterable[str]:
     from flux_mcp.requests.schemas import SearchRequest
 
     async def ids(service: "Service") -> list[str]:
@@ -87,7 +89,9 @@ def _images(settings: Settings) -> Iterable[str]:
     return _stored(settings, ids)
 
 
-def _stored(settings: Settings, ask: Callable[["Service"], Awaitable[list[str]]]) -> list[str]:
+def _stored(settings: "Settings", ask: Callable[["Service"], Awaitable[list[str]]]) -> list[str]:
+    import asyncio
+
     from flux_mcp.cli.common import opened
 
     async def asked() -> list[str]:

@@ -403,7 +403,9 @@ def _named(out: Console, name: str, text: str, style: str = "") -> None:
 
 def _wrap(out: Console, lead: str, text: str, style: str = "") -> None:
     """Print a text below itself, at the width of the terminal, after what leads to it."""
-    lines = Text(plain(text), style=style).wrap(out, max(20, out.width - len(lead)))
+    # Paths and addresses stay whole, however long, to be copied.
+    width = max(20, out.width - len(lead))
+    lines = Text(plain(text), style=style).wrap(out, width, overflow="ignore")
     for number, line in enumerate(lines):
         line.rstrip()
         out.print(Text.assemble((lead if number == 0 else " " * len(lead), "bold"), line))

@@ -12,16 +12,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
-
-from flux_mcp.errors import FluxMcpError, SettingsFileError
-from flux_mcp.observability import logs
-from flux_mcp.server.transports.stdout import StdoutGuard
 from flux_mcp.settings.environment import forget_unusable_width
-from flux_mcp.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from flux_mcp.server.transports.stdout import StdoutGuard
+    from flux_mcp.settings.settings import Settings
 
 VALUES = ("data_dir", "config", "transport", "host", "port", "log_level")
 """Settings that a flag of `serve` gives a value, as `--data-dir`."""
@@ -97,6 +94,14 @@ def plain_serve_flags(words: Sequence[str]) -> dict[str, Any] | None:
 
 def _serve_at_once(flags: dict[str, Any]) -> bool:
     """Serve; False where the settings cannot be used, and nothing was done or said."""
+    # Not for `--help`: settings take three times as long to import as the rest of it.
+    from pydantic import ValidationError  # noqa: PLC0415
+    from pydantic_settings import SettingsError  # noqa: PLC0415
+
+    from flux_mcp.errors import FluxMcpError, SettingsFileError  # noqa: PLC0415
+    from flux_mcp.server.transports.stdout import StdoutGuard  # noqa: PLC0415
+    from flux_mcp.settings.settings import Settings  # noqa: PLC0415
+
     guard = StdoutGuard()
     try:
         settings = Settings(**flags)
@@ -112,7 +117,7 @@ def _serve_at_once(flags: dict[str, Any]) -> bool:
     return True
 
 
-def serve_with(settings: Settings, guard: StdoutGuard) -> None:
+def serve_with(settings: "Settings", guard: "StdoutGuard") -> None:
     """Serve MCP until the client is gone or a signal comes.
 
     Args:
@@ -122,6 +127,8 @@ def serve_with(settings: Settings, guard: StdoutGuard) -> None:
     Raises:
         FluxMcpError: traces cannot be sent, or the address cannot be listened on.
     """
+    from flux_mcp.observability import logs  # noqa: PLC0415
+
     logs.set_up(settings.log_level, settings.log_format, is_terminal=guard.stderr.is_terminal)
     # Behind the guard: what an import prints would break the protocol.
     from flux_mcp.observability.tracing import start_tracing  # noqa: PLC0415

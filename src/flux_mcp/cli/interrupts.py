@@ -4,7 +4,6 @@ Ctrl-C cancels the command's work, a second one ends it at once: asyncio's own h
 signals are turned into it and leave their own exit codes, 128 plus the signal, as shells count.
 """
 
-import asyncio
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -62,6 +61,8 @@ async def interruptible(work: Coroutine[Any, Any, None], at_once: Callable[[], N
     if not callable(before):  # it is ignored, or this is not the main thread
         await work
         return
+    import asyncio  # noqa: PLC0415 - where this runs it is there already, and help needs none
+
     loop = asyncio.get_running_loop()
 
     def stop(number: int, frame: FrameType | None) -> None:
