@@ -416,7 +416,7 @@ class DrawRequest(Request):
     session: Name | None = Field(
         None,
         description="Any name that groups images; search and cancel by it.",
-        json_schema_extra=brief("Any name, to search and cancel by."),
+        json_schema_extra=brief("Name to search and cancel by."),
     )
     preview: Literal["none", "small", "normal"] = Field(
         "small",
@@ -514,7 +514,7 @@ class EditRequest(DrawRequest):
         None,
         description="The area of the first image that may change: {'box': {...}} or "
         "{'image': ...}. All else keeps its pixels, and the image its size.",
-        json_schema_extra=brief("Only this area changes: box or image."),
+        json_schema_extra=brief("Only this area changes."),
     )
     feather_px: int | None = Field(
         None,

@@ -82,7 +82,7 @@ TOOLS: tuple[ToolRow, ...] = (
         EditRequest.tool,
         "Edit an image",
         "Change an existing image as an instruction says and keep the rest: recolour, replace, "
-        "add, remove, restyle. Use flux_fill when only a given area may change." + _WAITING,
+        "add, remove, restyle. Use flux_fill to describe what fills an area." + _WAITING,
         EditRequest,
         _GENERATED,
         _DRAWS,
