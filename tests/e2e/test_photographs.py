@@ -133,8 +133,9 @@ async def test_each_image_of_a_region_can_be_made_again_and_is_planned_as_it_is_
     assert alone.images[0].pixels_sha256 == several.images[2].pixels_sha256
     drawn = from_png(Path(several.images[0].path)).render_plan()
     assert drawn == planned.plan.model_copy(update={"seeds": (3, 4, 5)})
-    assert planned.notices == several.notices
-    assert any("of the image of 600x400, pixel for pixel" in one for one in planned.notices)
+    said = "Drawn: 128x128 at (236, 108) of the image of 600x400, pixel for pixel."
+    assert said in planned.notices
+    assert said in several.notices
     record = await shared_service.gallery.find_image(several.images[0].id)
     assert RenderPlan.model_validate(record.plan) == drawn
 
