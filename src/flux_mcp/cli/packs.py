@@ -172,7 +172,7 @@ def compose(
     """Print the prompt a pack makes, and what its audit says; no image is generated.
 
     Ends with 2 if the audit refuses it.
-    Example: flux-mcp packs compose product-shot --subject wristwatch --var light=window
+    Example: flux-mcp packs compose product-shot --var light=window
     """
     asked = PackFlags(name, subject, tuple(variable or ()), extra or "", seed, count)
     run_now(
