@@ -1,5 +1,5 @@
 # flux-mcp. The words: setup, demo, test, torture, check, conformance, gpu-test, gpu-bench, bench,
-# train-micro.
+# fullsize, train-micro.
 # Each sets up first when that is needed.
 #
 #   make setup TORCH_INDEX=URL   take torch from another index: the one the PyTorch site names for
@@ -28,7 +28,7 @@ SUITE_READY := $(SUITE)/node_modules/.ready
 NODE_IS_NEW := node -e 'const [major, minor] = process.versions.node.split("."); \
   process.exit(+major > 22 || (+major === 22 && +minor >= 19) ? 0 : 1)' 2>/dev/null
 
-.PHONY: setup demo test torture check conformance gpu-test gpu-bench format bench train-micro lock clean
+.PHONY: setup demo test torture check conformance gpu-test gpu-bench format bench fullsize train-micro lock clean
 
 # With TORCH_INDEX on a finished setup: replace torch by the one from there.
 setup: $(READY)
@@ -84,6 +84,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+# Weights of full size, random, on a CPU: 20 GB of disk and of memory, some minutes a model.
+fullsize: $(READY)
+	$(BIN)/python benchmarks/fullsize.py --scratch build/fullsize
 
 # Both need a CUDA GPU; docs/gpu.md.
 gpu-test: $(READY)
