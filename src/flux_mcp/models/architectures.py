@@ -59,6 +59,13 @@ class Architecture:
         """
         return self._by_flat_name.get(_flat(name), NamedLayers(()))
 
+    def sizes_of(self, named: "NamedLayers") -> list[Sizes]:
+        """Return the sizes of layers; none where this transformer lacks one of them."""
+        try:
+            return [self.linears[one] for one in named.layers]
+        except KeyError:
+            return []
+
     @cached_property
     def block_counts(self) -> tuple[int, int]:
         """How many double and how many single blocks it has."""

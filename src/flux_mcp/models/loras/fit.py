@@ -72,9 +72,12 @@ def place(header: LoraHeader, architecture: Architecture) -> Placement:
     Raises:
         LoraMismatchError: it has a layer that the transformer has not, or has in another size.
     """
-    placed, misfits = _place_each(header, architecture)
-    if misfits:
-        raise LoraMismatchError(misfits[0])
+    placed = []
+    for layer in header.layers:
+        found = _place_one(layer, architecture)
+        if isinstance(found, str):
+            raise LoraMismatchError(found)
+        placed.append(found)
     return _each_once(placed)
 
 
@@ -93,17 +96,20 @@ def _place_each(header: LoraHeader, architecture: Architecture) -> tuple[list[Pl
 def _place_one(layer: LoraLayer, architecture: Architecture) -> Placed | str:
     """Return the layers that one of the file is; else what is wrong with it."""
     named = architecture.find(layer.name)
-    linears = [architecture.linears[one] for one in named.layers if one in architecture.linears]
-    if not linears or len(linears) != len(named.layers):
+    linears = architecture.sizes_of(named)
+    if not linears:
         role, shape = next(iter(layer.shapes.items()))
         return (
             f"{architecture.name} has no layer '{layer.name[:120]}' (tensor "
             f"'{layer.tensors[role][:160]}', shape {shape})."
         )
-    sizes = tuple(outputs for _, outputs in linears)
+    sizes = tuple([outputs for _, outputs in linears])
     inputs, outputs = linears[0][0], sum(sizes)
-    padding = _padding(layer, named.layers, architecture)
-    if layer.inputs not in {None, inputs - padding} or layer.outputs != outputs:
+    padding = 0
+    if named.layers[0] == INPUT_LAYER:
+        padding = _padding(layer, architecture)
+    knows_inputs = layer.inputs is None or layer.inputs == inputs - padding
+    if not knows_inputs or layer.outputs != outputs:
         tensors = ", ".join(
             f"'{layer.tensors[role][:160]}' {shape}" for role, shape in layer.shapes.items()
         )
@@ -115,13 +121,13 @@ def _place_one(layer: LoraLayer, architecture: Architecture) -> Placed | str:
     return Placed(layer, named.layers, sizes, named.is_foreign, inputs, padding)
 
 
-def _padding(layer: LoraLayer, targets: tuple[str, ...], architecture: Architecture) -> int:
+def _padding(layer: LoraLayer, architecture: Architecture) -> int:
     """Return how many inputs of the first layer a LoRA of a narrower model does not know.
 
     They come after those of the noise, which every model of a family has (FluxFillPipeline and
     FluxControlPipeline of diffusers 0.42.1), and as many come out at the end.
     """
-    if targets != (INPUT_LAYER,) or OUTPUT_LAYER not in architecture.linears:
+    if OUTPUT_LAYER not in architecture.linears:
         return 0
     inputs, noise = architecture.linears[INPUT_LAYER][0], architecture.linears[OUTPUT_LAYER][1]
     return inputs - noise if layer.inputs == noise else 0
@@ -152,13 +158,12 @@ def _each_once(placed: Sequence[Placed]) -> Placement:
     return Placement(tuple(kept), tuple(repeated))
 
 
-def fits(header: LoraHeader, architecture: Architecture) -> bool:
-    """Whether a transformer has every layer of a LoRA, in its size."""
+def placed_on(header: LoraHeader, architecture: Architecture) -> Placement | None:
+    """Return which layers of a transformer a LoRA changes; `None` where it does not fit."""
     try:
-        place(header, architecture)
+        return place(header, architecture)
     except LoraMismatchError:
-        return False
-    return True
+        return None
 
 
 def nearest_misfit(header: LoraHeader, architectures: Sequence[Architecture]) -> str:

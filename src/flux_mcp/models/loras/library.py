@@ -25,9 +25,9 @@ from flux_mcp.models.families import FAMILIES, FLUX1_CONTROL, Family
 from flux_mcp.models.loras.fit import (
     Placement,
     control_config,
-    fits,
     nearest_misfit,
     place,
+    placed_on,
 )
 from flux_mcp.models.loras.header import ADAPTER_METADATA_KEY, LoraHeader, read_header
 from flux_mcp.models.registry import ModelSpec, Registry
@@ -286,7 +286,8 @@ class LoraLibrary:
         check_file(path, self.folder)
         header = read_header(path)
         about = with_metadata(read_about(path.with_suffix(".toml")), header.metadata)
-        fitting = [one for one in self._architectures if fits(header, one)]
+        placements = [(one, placed_on(header, one)) for one in self._architectures]
+        fitting = [one for one, placement in placements if placement is not None]
         if header.is_control or (fitting and all(one.name == FLUX1_CONTROL for one in fitting)):
             raise InvalidLoraError(
                 "It is a control LoRA: it turns a model that draws from words into one that "
@@ -311,7 +312,7 @@ class LoraLibrary:
             families=families,
             left_out=(
                 *header.left_out,
-                *place(header, fitting[0]).left_out,
+                *next(placement.left_out for _, placement in placements if placement is not None),
                 *_unread_config(path, header),
             ),
             hash_file=self._sha256,

@@ -36,27 +36,25 @@ LAYOUTS = ("diffusers", "onetrainer", "lycoris", "peft", "comfyui", "kohya", "xl
 the names of diffusers and then OneTrainer's (`_convert_kohya_flux_lora_to_diffusers`)."""
 
 
+_PREFIX = re.compile("|".join(re.escape(prefix) for prefix, _ in _PREFIXES))
+_ALL_PREFIXES = re.compile(f"(?:{_PREFIX.pattern})*")
+
+
 def without_prefix(full: str) -> str:
-    """Return the name of a tensor or layer without what trainers put before it."""
-    name = full
-    while (prefix := _prefix_of(name)) is not None:
-        name = name.removeprefix(prefix)
-    return name
+    """Return the name of a tensor or layer without what trainers put before it, once or twice."""
+    return _ALL_PREFIXES.sub("", full, count=1)
 
 
 def layout_of(full: str) -> str:
     """Return whose names a layer has."""
     if ".processor." in full:
         return "xlabs"
-    if re.match(r"transformer\.(?:double|single)_blocks\.", full):
+    if full.startswith(("transformer.double_blocks.", "transformer.single_blocks.")):
         return "onetrainer"
-    if re.match(r"(?:single_)?transformer_blocks\.", full):
+    if full.startswith(("transformer_blocks.", "single_transformer_blocks.")):
         return "diffusers"
-    return dict(_PREFIXES).get(_prefix_of(full) or "", "bfl")
-
-
-def _prefix_of(name: str) -> str | None:
-    return next((prefix for prefix, _ in _PREFIXES if name.startswith(prefix)), None)
+    found = _PREFIX.match(full)
+    return dict(_PREFIXES)[found[0]] if found else "bfl"
 
 
 # --- tensors of a layer --------------------------------------------------------------------------
@@ -162,7 +160,7 @@ OTHER_FORM = (
     "README.md, 'Your own models')."
 )
 _UNSUPPORTED = tuple(
-    (re.compile(pattern), kind, hint)
+    (re.compile(pattern, re.MULTILINE), kind, hint)
     for pattern, kind, hint in (
         (r"dora_scale|lora_magnitude_vector", "It is a DoRA", OTHER_FORM),
         (r"hada_", "It is a LoHa", OTHER_FORM),
@@ -183,9 +181,9 @@ _UNSUPPORTED = tuple(
 
 def unsupported_kind(names: Iterable[str]) -> tuple[str, str] | None:
     """Return what makes a file one that is not supported, and what to do instead."""
-    names = tuple(names)
+    text = "\n".join(names)
     return next(
         ((f"{kind}, which is not supported.", hint)
-         for pattern, kind, hint in _UNSUPPORTED if any(map(pattern.search, names))),
+         for pattern, kind, hint in _UNSUPPORTED if pattern.search(text)),
         None,
     )  # fmt: skip
