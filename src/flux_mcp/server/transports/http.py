@@ -16,13 +16,14 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from types import FrameType
 
 import uvicorn
+from mcp.server.sse import SseServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from flux_mcp import __version__
 from flux_mcp.errors import AddressError, StorageError
@@ -36,6 +37,7 @@ from flux_mcp.server.transports.connections import (
     connection_limits,
 )
 from flux_mcp.server.transports.guard import Guard, RequestCounts, admission
+from flux_mcp.server.transports.pace import paced
 from flux_mcp.server.transports.sessions import Sessions
 from flux_mcp.server.transports.shares import Shares
 from flux_mcp.server.transports.stdio import DRAIN_S, ENDING_SIGNALS, end_at_once_next_time
@@ -95,12 +97,7 @@ def build_http_app(
     if settings.transport != "sse":
         routes.append(Route(MCP_PATH, endpoint=StreamableHTTPASGIApp(sessions)))
     if settings.transport == "sse" or settings.sse:
-        routes += server.sse_app(
-            sse_path=SSE_PATH,
-            message_path=MESSAGES_PATH,
-            max_request_body_size=settings.max_body_bytes,
-            transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-        ).routes
+        routes += _sse_routes(server, settings.max_body_bytes)
     return Guard(
         Starlette(routes=routes, lifespan=lifespan),
         admission(settings, load_tokens(settings)),
@@ -113,6 +110,26 @@ def build_http_app(
         ),
         tally or service.operations.traffic,
     )
+
+
+def _sse_routes(server: FluxServer, max_body_bytes: int) -> list[BaseRoute]:
+    transport = SseServerTransport(
+        MESSAGES_PATH,
+        # The guard in front has checked Host and Origin.
+        TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        max_body_bytes,
+    )
+
+    async def listen(request: Request) -> Response:
+        # The SDK's transport writes the answer itself.
+        client = transport.connect_sse(request.scope, request.receive, request._send)  # noqa: SLF001
+        await server.serve_streams(paced(client))
+        return Response()
+
+    return [
+        Route(SSE_PATH, endpoint=listen, methods=["GET"]),
+        Mount(MESSAGES_PATH, app=transport.handle_post_message),
+    ]
 
 
 def operations_routes(service: Service) -> list[BaseRoute]:
