@@ -17,8 +17,9 @@ from flux_mcp.errors import (
     StorageError,
     UnknownJobError,
 )
+from flux_mcp.jobs.estimates import Estimates
 from flux_mcp.jobs.job import MAX_ATTEMPTS, Job
-from flux_mcp.jobs.queue import JobQueue, job_migrations
+from flux_mcp.jobs.queue import JobQueue, QueueLoad, job_migrations
 from flux_mcp.jobs.scheduler import NextJob, WaitingJob
 from flux_mcp.storage.database import immediate, open_database
 from flux_mcp.worker_protocol.messages import ErrorInfo, Progress
@@ -305,6 +306,25 @@ def test_a_new_leader_recovers_what_the_last_one_left(queue: JobQueue) -> None:
     assert [job.id for job in queue.recover(LOST)] == [left.id, stopping.id]
     assert queue.find(left.id).status == "queued"
     assert queue.find(stopping.id).status == "cancelled"
+
+
+def test_a_running_job_that_was_cancelled_is_shown_as_stopping_until_it_has_ended(
+    queue: JobQueue,
+) -> None:
+    queue.submit(make_job())
+    queue.submit(make_job())
+    job, other = claim(queue), claim(queue)
+    assert job.shown_status == "running"
+    asked = queue.request_cancel(job.id)
+    assert (asked.status, asked.shown_status, asked.is_final) == ("running", "stopping", False)
+    assert [entry.status for entry in queue.entries(None, 9)] == ["stopping", "running"]
+    assert queue.load() == QueueLoad(running=1, stopping=1)
+    assert len(queue.running_work()) == 1, "nobody waits for what it had left to do"
+    assert Estimates(queue).end_s(asked) is None
+    queue.cancelled(job)
+    assert queue.find(job.id).shown_status == "cancelled"
+    assert queue.load() == QueueLoad(running=1)
+    assert queue.find(other.id).shown_status == "running"
 
 
 def test_sessions_and_positions(queue: JobQueue) -> None:

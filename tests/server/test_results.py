@@ -471,6 +471,25 @@ async def test_a_cancelled_job_says_so(service: Service, client: Client) -> None
     assert texts(result) == f"Job {job.id} was cancelled; nothing was generated."
 
 
+async def test_a_cancelled_job_is_stopping_and_nobody_is_told_to_wait_for_it(
+    service: Service, client: Client
+) -> None:
+    job = await run_job(service)
+    cancelled = await client.call_tool("flux_cancel_job", {"job_id": job.id})
+    assert texts(cancelled) == f"Stopping at the next step: {job.id}."
+    shown = await client.call_tool("flux_get_job", {"job_id": job.id, "wait_s": 0})
+    check_schema("flux_get_job", shown)
+    assert shown.structured_content is not None
+    assert shown.structured_content["status"] == "stopping"
+    assert shown.structured_content["eta_s"] is None
+    assert texts(shown) == (
+        f"Job {job.id} is cancelled: it stops at its next step and makes no image."
+    )
+    queue = await client.call_tool("flux_get_job", {})
+    check_schema("flux_get_job", queue)
+    assert f"{job.id}: stopping, generate with micro" in texts(queue)
+
+
 async def test_a_waiting_job_names_its_place_and_the_tool_to_call(
     service: Service, client: Client
 ) -> None:
