@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -359,7 +360,6 @@ def _print_blocks(
 ) -> None:
     """Print what each row is about, and below it a line for each of the other cells."""
     from rich.cells import cell_len, set_cell_size  # noqa: PLC0415 - as above
-    from rich.text import Text  # noqa: PLC0415
 
     width = max(map(cell_len, header[keys:]), default=0)
     room = out.width - width - 4
@@ -369,10 +369,12 @@ def _print_blocks(
             if not cell:
                 continue
             shown = cut_to(room, cell) if cut_last and name == header[-1] else cell
-            lines = Text(shown).wrap(out, max(LEAST_ROOM, room)) if " " in shown else [Text(shown)]
+            lines = textwrap.wrap(
+                shown, max(LEAST_ROOM, room), break_long_words=False, break_on_hyphens=False
+            )
             for number, line in enumerate(lines):
                 label = name if number == 0 else ""
-                out.print(f"  {set_cell_size(label, width)}  {line.plain.rstrip()}".rstrip())
+                out.print(f"  {set_cell_size(label, width)}  {line}")
 
 
 def cut_to(columns: int, text: str) -> str:

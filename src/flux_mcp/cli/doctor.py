@@ -1,5 +1,6 @@
 """`flux-mcp doctor`: examine the machine and the data folder, and print what was found."""
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -405,7 +406,6 @@ def _wrap(out: Console, lead: str, text: str, style: str = "") -> None:
     """Print a text below itself, at the width of the terminal, after what leads to it."""
     # Paths and addresses stay whole, however long, to be copied.
     width = max(20, out.width - len(lead))
-    lines = Text(plain(text), style=style).wrap(out, width, overflow="ignore")
+    lines = textwrap.wrap(plain(text), width, break_long_words=False, break_on_hyphens=False)
     for number, line in enumerate(lines):
-        line.rstrip()
-        out.print(Text.assemble((lead if number == 0 else " " * len(lead), "bold"), line))
+        out.print(Text.assemble((lead if number == 0 else " " * len(lead), "bold"), (line, style)))
