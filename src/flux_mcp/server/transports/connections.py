@@ -35,8 +35,8 @@ PER_ADDRESS = 0.75
 """Of all connections, those of one address; all clients of this machine, or of a proxy, have
 the same."""
 RESERVED_DESCRIPTORS = 96
-"""For the database, its log and locks, the worker's pipes, and the files of images: 40 were open
-beside the connections when 16 calls were generating images and searching."""
+"""For the database, its log and locks, the worker's pipes, and the files of images. A server has
+13 at rest and 16 after its first job; each image that is being read or written needs some more."""
 MOST_BACKLOG, LEAST_CONNECTIONS = 256, 8
 
 REPEATING = (

@@ -14,7 +14,7 @@ from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCError, JSONRPCRequest, JSONRPCResponse
 
 MAX_UNANSWERED = 64
-"""Requests of one stream; a list of tools that waits to be sent takes 450 kB as objects."""
+"""Requests of one stream; lists of tools that waited to be sent took 1 GB for 2,221 of them."""
 THROTTLED_S = 1.0
 """With more of them, one message is read in this time: it may be a cancellation."""
 
