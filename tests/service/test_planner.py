@@ -107,6 +107,33 @@ async def test_a_real_model_answers_as_soon_as_it_is_here(settings: Settings) ->
     assert (decision.plan.placement, decision.plan.text_precision) == ("resident", None)
 
 
+@pytest.mark.parametrize(
+    ("model", "prompt", "is_told"),
+    [
+        ("flux1-dev", "eine leere Straße ohne Menschen", True),
+        ("flux1-dev", "чёрная кошка на окне", True),
+        ("flux1-dev", 'a sign with the words "eine Straße ohne Menschen"', False),
+        ("flux2-klein-4b", "eine leere Straße ohne Menschen", False),
+    ],
+)
+async def test_a_prompt_that_its_model_reads_badly_is_drawn_with_a_notice(
+    settings: Settings, model: str, prompt: str, *, is_told: bool
+) -> None:
+    install(settings, "text2img", model)
+    decision = await decide(settings, GenerateRequest(prompt=prompt, model=model))
+    assert decision.plan.texts == (prompt,)
+    assert any("reads English best" in notice for notice in decision.notices) is is_told
+
+
+async def test_own_words_in_a_pack_count_by_themselves(settings: Settings) -> None:
+    asked = {"name": "product-shot", "extra": "mit einer Katze auf dem Dach"}
+    for refuse in (True, False):
+        request = GenerateRequest.model_validate({"pack": asked, "model": "micro"})
+        decision = await planner_for(settings).decide(request, refuse=refuse)
+        assert any("micro reads English best" in notice for notice in decision.notices)
+        assert any("The audit reads English." in notice for notice in decision.notices)
+
+
 async def test_quality_chooses_among_the_models_that_are_here(settings: Settings) -> None:
     install(settings, "text2img", "flux1-dev")
     install(settings, "text2img", "flux1-schnell")

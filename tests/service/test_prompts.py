@@ -54,6 +54,20 @@ def test_plain_words_are_taken_as_they_are_for_every_image() -> None:
     assert plain(asked).reports() == ()
 
 
+def test_the_parts_of_a_prompt_are_told_apart(tmp_path: Path) -> None:
+    assert plain(GenerateRequest(prompt="a cat", count=3)).parts() == ("a cat",)
+    composed = worded(pack(tmp_path), request(extra="mit einer Katze auf dem Dach"))
+    assert "mit einer Katze auf dem Dach" in composed.parts()
+    assert composed.notices == (), "a pack that forbids nothing needs no audit"
+
+
+def test_words_that_the_audit_cannot_read_are_told(tmp_path: Path) -> None:
+    forbidding = pack(tmp_path, forbidden=[DRAGON])
+    (notice,) = worded(forbidding, request(extra="mit einer Katze auf dem Dach")).notices
+    assert notice.startswith("The audit reads English. This seems to be German")
+    assert worded(forbidding, request(extra="with a cat called Äpfelchen")).notices == ()
+
+
 def test_a_variation_without_words_has_an_empty_prompt() -> None:
     assert plain(VariationRequest.model_validate({"images": ["img_a"]})).texts == ("",)
 

@@ -1,11 +1,13 @@
 """From a library of packs and a choice to an audited prompt: the entry point of this package."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from flux_mcp.compose.assemble import Block, Fill, assemble
 from flux_mcp.compose.audit import Audit, Finding, audit
 from flux_mcp.compose.choices import Choice, ResolvedArgument, choose, notices_about, parts_of
+from flux_mcp.compose.language import audit_notices
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.packs import Defaults, Pack
 from flux_mcp.compose.problems import shorten
@@ -110,8 +112,16 @@ def draft_from(pack: Pack, choice: Choice, seed: int, index: int = 0) -> Composi
         chosen=chosen,
         audit=audit(assembled.blocks, pack.forbidden),
         defaults=pack.defaults,
-        notices=notices_about(pack, chosen, frozenset(standing | filled)),
+        notices=(
+            *notices_about(pack, chosen, frozenset(standing | filled)),
+            *(audit_notices(parts_in(assembled.blocks, assembled.fills)) if pack.forbidden else ()),
+        ),
     )
+
+
+def parts_in(blocks: Iterable[Block], fills: Iterable[Fill]) -> tuple[str, ...]:
+    """Return the texts a prompt is made of: those that fill placeholders, and the blocks."""
+    return (*(fill.text for fill in fills), *(block.text for block in blocks))
 
 
 def require_allowed(composition: Composition) -> None:

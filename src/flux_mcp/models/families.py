@@ -104,6 +104,9 @@ class FamilySpec:
     encoder_side_px: int = 384
     """Side of the square that the image encoder of redux sees; 384 in FLUX.1 Redux, whose encoder
     is SigLIP so400m patch14 384 (27 x 27 = 729 tokens)."""
+    reads_best: str | None = None
+    """The language in which its text encoders read best, as compose/language.py names the rest;
+    `None` where they read many. The sources are in docs/audit.md."""
     is_demonstration: bool = False
     """Whether it only shows how the server works; every result says so."""
 
@@ -242,6 +245,7 @@ _FLUX1_CONFIG = {"_class_name": "FluxTransformer2DModel", "guidance_embeds": Tru
 FLUX1 = FamilySpec(
     id="flux1",
     title="FLUX.1",
+    reads_best="English",
     module="flux1",
     pipelines={
         "text2img": ("FluxPipeline",),

@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from flux_mcp.compose.language import encoder_notices
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.tokens import TokenCount, count_prompt, cut_warning
 from flux_mcp.errors import UnsupportedOptionError, WeightsMissingError
+from flux_mcp.models.families import FAMILIES
 from flux_mcp.models.formats import require_takes_loras
 from flux_mcp.models.hub.cache import (
     Snapshot,
@@ -191,6 +193,7 @@ class Planner:
         )
         plan = make_plan(request, spec, parts)
         tokens = _count(plan, spec, installed)
+        family = FAMILIES[spec.family]
         notices = (
             *chosen.notices,
             *wording.notices,
@@ -203,6 +206,7 @@ class Planner:
                 else f"Real models: {pull_command((missing.id,), self._settings)}",
             ),
             *switches.notices,
+            *encoder_notices(wording.parts(), family.reads_best, spec.id),
             *dict.fromkeys(filter(None, map(cut_warning, tokens))),
             *lora_notices(request.loras or (), loras, plan.texts),
             *fit_notices,

@@ -7,7 +7,7 @@ from typing import Any
 from flux_mcp.compose.assemble import Block
 from flux_mcp.compose.audit import audit
 from flux_mcp.compose.choices import Choice
-from flux_mcp.compose.composer import Composition, draft_from, require_allowed
+from flux_mcp.compose.composer import Composition, draft_from, parts_in, require_allowed
 from flux_mcp.compose.packs import Defaults, Pack
 from flux_mcp.compose.problems import shorten
 from flux_mcp.requests.schemas import DrawRequest, LoraChoice, PackChoice, tool_of
@@ -26,6 +26,11 @@ class Wording:
     compositions: tuple[Composition, ...] = ()
     """One for each image; empty where no pack was named."""
     notices: tuple[str, ...] = ()
+
+    def parts(self) -> tuple[str, ...]:
+        """Return every text that the prompts are made of, once: what callers and packs wrote."""
+        parts = (part for one in self.compositions for part in parts_in(one.blocks, one.fills))
+        return tuple(dict.fromkeys(parts if self.compositions else self.texts))
 
     def reports(self) -> tuple[dict[str, Any], ...]:
         """Return for each image where the parts of its prompt came from; empty without a pack."""
