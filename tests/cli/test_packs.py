@@ -168,6 +168,7 @@ def test_what_is_only_advised_ends_with_0(cli: Cli) -> None:
         (("compose", SHAPES, "--seed", "-1"), "--seed"),
         (("compose", SHAPES, "--extra", "x" * 2000), "[prompt_too_long]"),
         (("audit", "x", "--forbid-regex", "("), "[invalid_request]"),
+        (("audit", "x", "--severity", "stop"), "Give one of: refuse, warn."),
         (("check", "micro-shape"), "nor a pack 'micro-shape'. Did you mean 'micro-shapes'?"),
         (("check", "no/where"), "[unknown_pack] There is no pack in no/where."),
         (("new", "My Brand"), "'My Brand' cannot be the name of a pack."),
@@ -235,6 +236,36 @@ def test_regular_expressions_and_a_packs_own_rows_judge_too(cli: Cli) -> None:
     by_pack = clean(cli("packs", "audit", "--pack", SHAPES, "--json", "a crowd")).json
     assert by_pack["verdict"] == "refuse"
     assert clean(cli("packs", "audit", "a crowd")).out == "pass\n"
+
+
+def test_the_flags_do_what_the_rows_of_a_pack_do(cli: Cli) -> None:
+    def verdict(*flags: str) -> str:
+        return clean(cli("packs", "audit", "--forbid", "people", *flags)).out.splitlines()[0]
+
+    assert verdict("a crowd") == "pass"
+    assert verdict("--related", "a crowd") == "refuse"
+    assert verdict("--related", "--severity", "warn", "a crowd") == "warn"
+    assert verdict("--allowed-in", "people mover", "a people mover") == "pass"
+    assert verdict("--related", "a crowd of birds over crowded shelves") == "pass"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (
+            ("--related", "--forbid", "spaceship", "a crowd"),
+            "No words related to 'spaceship' are known.",
+        ),
+        (("--related", "a crowd"), "--related has no effect without --forbid."),
+        (("--forbid", "people", "eine Straße ohne Menschen"), "This seems to be German"),
+    ],
+    ids=("unknown idea", "no pattern", "not English"),
+)
+def test_what_an_audit_cannot_do_is_noted(cli: Cli, flags: tuple[str, ...], says: str) -> None:
+    ended = cli("packs", "audit", "--json", *flags)
+    assert (ended.code, ended.json["verdict"]) == (0, "pass")
+    assert ended.err.startswith("Note: ")
+    assert says in ended.err
 
 
 def test_the_verdict_is_the_one_the_library_gives(cli: Cli) -> None:

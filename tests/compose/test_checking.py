@@ -68,3 +68,12 @@ def test_blocks_that_contradict_each_other_are_found(tmp_path: Path) -> None:
     }
     found = said(write_pack(tmp_path / "one", files))
     assert any("people" in one for one in found), found
+
+
+def test_related_that_has_no_effect_is_a_warning_at_its_line(tmp_path: Path) -> None:
+    rows = [{"pattern": "spaceship", "related": True}, {"pattern": "weapon", "related": True}]
+    (found,) = said(write_pack(tmp_path / "one", forbidden=rows))
+    assert "No words related to 'spaceship' are known." in found
+    assert found.startswith("one/pack.json:")
+    (reading,) = check_packs(tmp_path / "one")
+    assert reading.pack is not None

@@ -46,6 +46,14 @@ def _models(settings: "Settings") -> Iterable[str]:
     return [row.id for row in open_registry(settings)]
 
 
+def _severities(settings: "Settings") -> Iterable[str]:  # noqa: ARG001 - read as the others are
+    from typing import get_args
+
+    from flux_mcp.compose.audit import Severity
+
+    return get_args(Severity)
+
+
 def _packs(settings: "Settings") -> Iterable[str]:
     from flux_mcp.compose.library import open_library
     from flux_mcp.models.user_rows import open_registry
@@ -108,3 +116,4 @@ complete_loras = offering(_loras)
 complete_models = offering(_models)
 complete_packs = offering(_packs)
 complete_qualities = offering(_qualities)
+complete_severities = offering(_severities)

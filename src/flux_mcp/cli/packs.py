@@ -4,9 +4,9 @@ Needs neither the database nor the models: a repository of packs can use it in i
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -24,11 +24,12 @@ from flux_mcp.cli.common import (
     read_settings,
     run_now,
 )
-from flux_mcp.cli.completing import complete_packs
-from flux_mcp.compose.audit import Audit, Finding, Forbidden, audit_text
+from flux_mcp.cli.completing import complete_packs, complete_severities
+from flux_mcp.compose.audit import Audit, Finding, Forbidden, Severity, audit_text, unrelated
 from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import advise, draft_from
 from flux_mcp.compose.files import NOTHING
+from flux_mcp.compose.language import audit_notices
 from flux_mcp.compose.library import (
     PackLibrary,
     check_packs,
@@ -141,7 +142,9 @@ def print_pack(settings: Settings, name: str, *, as_json: bool) -> None:
     if pack.forbidden:
         out.print("\nForbidden:", style="bold")
     for row in pack.forbidden:
-        out.print(f"  {row.pattern}: {plain(row.reason)}")
+        also = " and related words" if row.related and not unrelated(row) else ""
+        mildly = " (a warning)" if row.severity == "warn" else ""
+        out.print(f"  {row.pattern}{also}{mildly}: {plain(row.reason)}")
 
 
 # --- compose -----------------------------------------------------------------------------------
@@ -267,6 +270,23 @@ def audit(
     forbid_regex: Annotated[
         list[str] | None, typer.Option(help="A regular expression it must not match.")
     ] = None,
+    related: Annotated[
+        bool,
+        typer.Option(
+            "--related",
+            help="Words of the same idea count for each --forbid: for people crowd, woman.",
+        ),
+    ] = False,
+    allowed_in: Annotated[
+        list[str] | None, typer.Option(help="A phrase in which all of it is allowed.")
+    ] = None,
+    severity: Annotated[
+        str,
+        typer.Option(
+            help="The verdict over what is forbidden: refuse or warn.",
+            autocompletion=complete_severities,
+        ),
+    ] = "refuse",
     pack: Annotated[
         str | None,
         typer.Option(help="Also all that this pack forbids.", autocompletion=complete_packs),
@@ -283,7 +303,16 @@ def audit(
     Prints the verdict (pass, warn or refuse) and what was found where.
     Example: flux-mcp packs audit --forbid people "an empty street, no people"
     """
-    asked = AuditFlags(text, tuple(forbid or ()), tuple(forbid_regex or ()), pack, is_strict=strict)
+    asked = AuditFlags(
+        text=text,
+        words=tuple(forbid or ()),
+        regexes=tuple(forbid_regex or ()),
+        with_related=related,
+        allowed_in=tuple(allowed_in or ()),
+        severity=severity,
+        pack=pack,
+        is_strict=strict,
+    )
     run_now(lambda: print_audit(read_settings(data_dir, config=config), asked, as_json=as_json))
 
 
@@ -294,8 +323,29 @@ class AuditFlags:
     text: str
     words: tuple[str, ...]
     regexes: tuple[str, ...]
+    with_related: bool
+    allowed_in: tuple[str, ...]
+    severity: str
     pack: str | None
     is_strict: bool
+
+    def forbidden(self) -> list[Forbidden]:
+        """Return what the flags forbid; what a pack forbids is not among it.
+
+        Raises:
+            InvalidRequestError: the severity is neither of the two.
+        """
+        severity = next((one for one in get_args(Severity) if one == self.severity), None)
+        if severity is None:
+            raise InvalidRequestError(
+                f"--severity {self.severity}: there is no such verdict.",
+                f"Give one of: {', '.join(get_args(Severity))}.",
+            )
+        common = Forbidden("", severity=severity, allowed_in=self.allowed_in)
+        return [
+            *(replace(common, pattern=one, related=self.with_related) for one in self.words),
+            *(replace(common, pattern=one, kind="regex") for one in self.regexes),
+        ]
 
 
 def print_audit(settings: Settings, asked: AuditFlags, *, as_json: bool) -> None:
@@ -307,8 +357,10 @@ def print_audit(settings: Settings, asked: AuditFlags, *, as_json: bool) -> None
         typer.Exit: it is refused, and `is_strict` was asked for.
     """
     text = given_or_read(asked.text, "a text to audit")
-    forbidden = [Forbidden(pattern) for pattern in asked.words]
-    forbidden += [Forbidden(pattern, kind="regex") for pattern in asked.regexes]
+    forbidden = asked.forbidden()
+    notices = [*filter(None, map(unrelated, forbidden)), *audit_notices([text])]
+    if asked.with_related and not asked.words:
+        notices.append("--related has no effect without --forbid.")
     if asked.pack is not None:
         forbidden += library_of(settings).find(asked.pack).forbidden
     judged = audit_text(text, forbidden)
@@ -317,6 +369,8 @@ def print_audit(settings: Settings, asked: AuditFlags, *, as_json: bool) -> None
     else:
         console().print(judged.verdict, style=f"bold {_STYLES[judged.verdict]}")
         print_findings(judged.findings)
+    for notice in notices:
+        console(stderr=True).print(f"Note: {plain(notice)}", style="yellow")
     if asked.is_strict and judged.verdict == "refuse":
         raise typer.Exit(EXIT_REQUEST)
 

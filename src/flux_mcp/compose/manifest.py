@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flux_mcp.compose.audit import Forbidden, check_forbidden
+from flux_mcp.compose.audit import Forbidden, check_forbidden, unrelated
 from flux_mcp.compose.choices import ANY, MAX_WEIGHT, read_wildcard
 from flux_mcp.compose.files import NAME_RULE, NOTHING, PackFiles, Position, Text, position_at
 from flux_mcp.compose.packs import RESERVED, SUBJECT, Defaults, PackLora, Variable
@@ -196,6 +196,11 @@ class LocatedManifest:
         """Add an error about the key at a path."""
         at = self.positions.find(where)
         self.files.add_error(MANIFEST, message, fix, line=at.line, column=at.column)
+
+    def add_warning(self, where: KeyPath, message: str, fix: str) -> None:
+        """Add a warning about the key at a path."""
+        at = self.positions.find(where)
+        self.files.add_warning(MANIFEST, message, fix, line=at.line)
 
 
 def read_manifest(files: PackFiles) -> LocatedManifest | None:
@@ -480,6 +485,9 @@ def forbidden_of(manifest: LocatedManifest) -> tuple[Forbidden, ...]:
             check_forbidden(one)
         except InvalidRequestError as error:
             manifest.add_error(("forbidden", index, "pattern"), error.message, error.hint)
+            continue
+        if one.related and (why := unrelated(one)):
+            manifest.add_warning(("forbidden", index, "related"), why, "List the words in rows.")
     return forbidden
 
 

@@ -13,6 +13,20 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs" / "audit.md").read_text(enc
 UNSEEN = CASES.with_name("unseen.jsonl")
 EXAMPLES = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| (pass|warn|refuse) \|", PAGE, re.MULTILINE)
 
+RELATED = re.findall(
+    r"^\| `([^`]+)` \| `([^`]+)` related \| (pass|warn|refuse) \|", PAGE, re.MULTILINE
+)
+
+
+def test_every_example_of_related_words_is_judged_as_it_says() -> None:
+    assert len(RELATED) > 15
+    wrong = [
+        (text, pattern)
+        for text, pattern, verdict in RELATED
+        if audit_text(text, [Forbidden(pattern, related=True)]).verdict != verdict
+    ]
+    assert wrong == []
+
 
 def test_every_example_is_judged_as_it_says() -> None:
     assert len(EXAMPLES) > 40

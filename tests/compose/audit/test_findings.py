@@ -13,6 +13,7 @@ from flux_mcp.compose.audit import (
     audit,
     audit_text,
     check_forbidden,
+    unrelated,
 )
 from flux_mcp.compose.audit.mentions import compile_pattern
 from flux_mcp.errors import InvalidRequestError
@@ -165,6 +166,56 @@ def test_related_words_count_when_a_pattern_asks_for_them() -> None:
         "words",
         "COME",
     }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "found"),
+    [
+        ("people", "bystanders and a passer-by", ["bystanders", "passer"]),
+        ("people", "passers-by before a shop", ["passers"]),
+        ("people", "a couple on a bench, their family, a team", ["couple", "family", "team"]),
+        ("people", "two friends in a crowded street", ["friends", "crowded"]),
+        ("people", "a busy little market", ["busy"]),
+        ("people", "a crowd of birds and a crowd of fans", ["crowd", "fans"]),
+        ("people", "a crowd of ten thousand", ["crowd"]),
+        ("people", "crowded shelves, a busy pattern", []),
+        ("people", "a couple of apples, a family of ducks, a group of trees", []),
+        ("people", "the family car, army green, beside a ceiling fan", []),
+        ("people", "no crowd, a crowd-free, crowdless square without bystanders", []),
+        ("people", "a ghost town, empty of people", []),
+        ("people", "an empty square, nobody around, no one on the benches", []),
+        ("people", "an empty, not crowded street", []),
+        ("child", "a toddler and a schoolgirl", ["toddler", "schoolgirl"]),
+        ("children", "a man in baby blue with kid gloves", []),
+        ("animal", "a penguin, two hamsters", ["penguin", "hamsters"]),
+        ("animals", "a hot dog beside a teddy bear and a computer mouse", []),
+        ("weapons", "a spear and a grenade", ["spear", "grenade"]),
+        ("weapons", "a bow tie, a butter knife, a water gun", []),
+        ("blood", "a bleeding, injured hand", ["bleeding", "injured"]),
+        ("nudity", "a topless statue, bare-chested", ["topless", "chested"]),
+        ("nudity", "seen by the naked eye", []),
+        ("logo", "a swoosh and a monogram", ["swoosh", "monogram"]),
+        ("logo", "a brand new car", []),
+    ],
+)
+def test_related_words_are_those_that_mean_it_where_they_stand(
+    pattern: str, text: str, found: list[str]
+) -> None:
+    row = Forbidden(pattern, related=True)
+    assert [one.text for one in findings(audit_text(text, [row]), "forbidden")] == found
+
+
+def test_a_crowd_of_birds_does_not_contradict_an_empty_street() -> None:
+    assert audit(blocks_of("no people", "a crowd of birds"), []).verdict == "pass"
+    assert audit(blocks_of("no people", "a crowd of strangers"), []).verdict == "refuse"
+
+
+def test_related_that_has_no_effect_is_told() -> None:
+    assert unrelated(Forbidden("people", related=True)) == ""
+    assert unrelated(Forbidden("spaceship")) == ""
+    assert "'spaceship'" in unrelated(Forbidden("spaceship", related=True))
+    assert "stock photo" in unrelated(Forbidden("stock photo", related=True))
+    assert "regular expression" in unrelated(Forbidden("people", kind="regex", related=True))
 
 
 def test_spans_are_those_of_the_text_as_it_was_written() -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "audit",
     "audit_text",
     "check_forbidden",
+    "unrelated",
 ]
 
 
@@ -51,3 +52,10 @@ def check_forbidden(forbidden: Forbidden) -> None:
     from flux_mcp.compose.audit import mentions  # noqa: PLC0415  # the same
 
     mentions.compile_pattern(forbidden)
+
+
+def unrelated(forbidden: Forbidden) -> str:
+    """Return why a pattern's `related` has no effect; empty where it has one, or is not set."""
+    from flux_mcp.compose.audit import mentions  # noqa: PLC0415  # the same
+
+    return mentions.unrelated(forbidden)

@@ -26,6 +26,15 @@ class Idea:
     """A positive wording of its absence."""
     letters: bool
     """Whether letters that the image should show are of this idea."""
+    groups: frozenset[str]
+    """Sure names of a number of them that may be one of other things: "a crowd of birds"."""
+    quantities: frozenset[str]
+    """The same, but what follows "of" is told by its own name: "a couple of apples"."""
+    elsewhere: tuple[str, ...]
+    """Phrases in which a word of the idea means something else: "hot dog"."""
+    told_by: frozenset[str]
+    """Words that mean it only before one of `places`: "a crowded street" has people."""
+    places: frozenset[str]
 
 
 @cache
@@ -35,13 +44,25 @@ def ideas() -> tuple[Idea, ...]:
         Idea(
             name=name,
             broad=words(row["broad"]),
-            narrow=words(row.get("narrow", "")),
+            narrow=words(row.get("narrow", ""))
+            | words(row.get("groups", ""))
+            | words(row.get("quantities", "")),
             loose=words(row.get("loose", "")),
             instead=row["instead"],
             letters=row.get("letters", False),
+            groups=words(row.get("groups", "")),
+            quantities=words(row.get("quantities", "")),
+            elsewhere=_phrases(row.get("elsewhere", "")),
+            told_by=words(row.get("told_by", "")),
+            places=words(row.get("places", "")),
         )
         for name, row in read_table("ideas").items()
     )
+
+
+def _phrases(text: str) -> tuple[str, ...]:
+    """Return the phrases between commas; a line break is a space."""
+    return tuple(one for one in (" ".join(part.split()) for part in text.split(",")) if one)
 
 
 def idea_of(word: str) -> Idea | None:
@@ -62,16 +83,22 @@ def _by_broad_name() -> dict[str, Idea]:
 @cache
 def words_of(idea: Idea) -> dict[str, bool]:
     """Return every form of every word of an idea, and whether it is sure to mean it."""
-    return {
+    # "crowded shelves" have no crowd: only "a crowded street" has.
+    found = {
         **{form: False for word in idea.loose for form in forms(word)},
         **{form: True for word in idea.broad | idea.narrow for form in forms(word)},
     }
+    return {form: sure for form, sure in found.items() if form not in idea.told_by}
 
 
 def are_related(one: str, other: str) -> bool:
     """Return whether two words surely mean the same idea: "cats" and "dogs"."""
-    known, nothing = _sure_words(), frozenset[str]()
-    return not known.get(one, nothing).isdisjoint(known.get(other, nothing))
+    return not sure_ideas_of(one).isdisjoint(sure_ideas_of(other))
+
+
+def sure_ideas_of(word: str) -> frozenset[str]:
+    """Return the names of the ideas that a word surely means."""
+    return _sure_words().get(word, frozenset())
 
 
 @cache

@@ -15,6 +15,7 @@ from flux_mcp.compose.audit.mentions import (
     Mention,
     compile_pattern,
     mentions,
+    places_of,
 )
 from flux_mcp.compose.audit.reading import Negation, Polarity, PromptReading, read
 from flux_mcp.compose.audit.tables import words
@@ -248,10 +249,9 @@ def _shown(reading: PromptReading, thing: NegatedThing) -> Iterator[Shown]:
 
 def _idea_shown(reading: PromptReading, idea: Idea) -> Iterator[Shown]:
     meant = words_of(idea)
-    for word in meant.keys() & reading.places.keys():
-        for place in reading.places[word]:
-            if _is_shown(reading, place):
-                yield place, meant[word]
+    for place in places_of(reading, idea):
+        if _is_shown(reading, place):
+            yield place, meant.get(reading.tokens[place].key, False)
     if idea.letters:
         for place in reading.quotations():
             yield place, True

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from flux_mcp.compose.assemble import Block
 from flux_mcp.compose.audit.findings import Forbidden
-from flux_mcp.compose.audit.ideas import idea_of, words_of
+from flux_mcp.compose.audit.ideas import Idea, idea_of, ideas, sure_ideas_of, words_of
 from flux_mcp.compose.audit.inflection import forms
+from flux_mcp.compose.audit.lexicon import lexicon
 from flux_mcp.compose.audit.reading import Polarity, PromptReading
 from flux_mcp.compose.audit.text import Token, TokenKind, fold, tokenize
 from flux_mcp.errors import InvalidRequestError
@@ -22,6 +23,8 @@ TIME_LIMIT_S = 0.1
 """For one regular expression over one prompt; usual ones need a thousandth of it."""
 MAX_MENTIONS = 100
 """Of one regular expression; more add nothing new."""
+_GROUP_REACH = 3
+"""How many words behind "a crowd of" or "a crowded" may say what it is: "noisy black birds"."""
 _SHORTEST_TIMEOUT_S = 0.001
 
 # --- patterns -------------------------------------------------------------------------------------
@@ -41,8 +44,8 @@ class CompiledPattern:
     """Words that mean its absence: "textless"."""
     expression: "regex.Pattern[str] | None"
     allowed: tuple[Phrase, ...]
-    letters: bool
-    """Whether letters that the image should show count: it asks for words related to "text"."""
+    idea: Idea | None
+    """The idea whose words count as well, where the pattern asks for related words."""
 
 
 @lru_cache(maxsize=1024)
@@ -63,20 +66,27 @@ def compile_pattern(forbidden: Forbidden) -> CompiledPattern:
         )
     allowed = tuple(_forms_by_word(phrase) for phrase in forbidden.allowed_in)
     if forbidden.kind == "regex":
-        return CompiledPattern(
-            forbidden, (), frozenset(), _expression(pattern), allowed, letters=False
-        )
+        return CompiledPattern(forbidden, (), frozenset(), _expression(pattern), allowed, idea=None)
     phrase = _forms_by_word(pattern)
     idea = idea_of(_only_word(pattern)) if forbidden.related else None
-    related = (frozenset(words_of(idea)),) if idea else None
+    without = phrase[0] if len(phrase) == 1 else frozenset[str]()
+    if idea is not None:
+        without |= words_of(idea).keys()
     return CompiledPattern(
-        forbidden,
-        (phrase, related) if related else (phrase,),
-        frozenset(f"{form}less" for form in phrase[0]) if len(phrase) == 1 else frozenset(),
-        None,
-        allowed,
-        letters=idea is not None and idea.letters,
+        forbidden, (phrase,), frozenset(f"{form}less" for form in without), None, allowed, idea
     )
+
+
+def unrelated(forbidden: Forbidden) -> str:
+    """Return why a pattern's `related` has no effect; empty where it has one, or is not set."""
+    if not forbidden.related:
+        return ""
+    if forbidden.kind == "regex":
+        return f"'related' has no effect on the regular expression '{forbidden.pattern}'."
+    if idea_of(_only_word(forbidden.pattern)) is None:
+        known = ", ".join(idea.name for idea in ideas())
+        return f"No words related to '{forbidden.pattern}' are known. Known ideas: {known}."
+    return ""
 
 
 def _only_word(pattern: str) -> str:
@@ -185,9 +195,73 @@ def _words(reading: PromptReading, pattern: CompiledPattern) -> Iterator[Mention
             opposite = reading.polarity[place] is Polarity.NEGATED
             polarity = Polarity.AFFIRMED if opposite else Polarity.NEGATED
             yield Mention(*_span(reading, place, place), polarity)
-    if pattern.letters:
-        for place in reading.quotations():
-            yield Mention(*_span(reading, place, place), Polarity.AFFIRMED)
+    if pattern.idea is not None:
+        own = set(_occurrences(reading, pattern.phrases))
+        for place in places_of(reading, pattern.idea):
+            if (place, place) not in own:
+                yield Mention(*_span(reading, place, place), reading.polarity_of(place, place))
+        if pattern.idea.letters:
+            for place in reading.quotations():
+                yield Mention(*_span(reading, place, place), Polarity.AFFIRMED)
+
+
+# --- words of an idea -----------------------------------------------------------------------------
+
+
+def places_of(reading: PromptReading, idea: Idea) -> Iterator[int]:
+    """Yield the place of each word that means an idea where it stands, negated or not.
+
+    "bear" is an animal, but not in "teddy bear"; "a crowd" are people, but not that of birds.
+    """
+    elsewhere = {
+        place
+        for first, last in _occurrences(reading, _elsewhere(idea))
+        for place in range(first, last + 1)
+    }
+    for word in words_of(idea).keys() & reading.places.keys():
+        for place in reading.places[word]:
+            if place not in elsewhere and not _is_of_others(reading, place, idea):
+                yield place
+    for word in idea.told_by & reading.places.keys():
+        for place in reading.places[word]:
+            if _is_before_place(reading, place, idea):
+                yield place
+
+
+@cache
+def _elsewhere(idea: Idea) -> tuple[Phrase, ...]:
+    return tuple(_forms_by_word(phrase) for phrase in idea.elsewhere)
+
+
+@cache
+def _forms_of(words: frozenset[str]) -> frozenset[str]:
+    return frozenset().union(*map(forms, words))
+
+
+def _is_of_others(reading: PromptReading, place: int, idea: Idea) -> bool:
+    """Return whether a group is one of other things: "a crowd of birds", "a couple of apples"."""
+    key = reading.tokens[place].key
+    is_quantity = key in _forms_of(idea.quantities)
+    if not is_quantity and key not in _forms_of(idea.groups):
+        return False
+    if place + 1 >= len(reading.tokens) or reading.tokens[place + 1].key != "of":
+        return False
+    members = list(_words_behind(reading, place + 2))
+    if any(word in words_of(idea) for word in members):
+        return False
+    return is_quantity or any(sure_ideas_of(word) for word in members)
+
+
+def _is_before_place(reading: PromptReading, place: int, idea: Idea) -> bool:
+    return any(word in _forms_of(idea.places) for word in _words_behind(reading, place + 1))
+
+
+def _words_behind(reading: PromptReading, start: int) -> Iterator[str]:
+    """Yield the next words, to the end of what they describe."""
+    for token in reading.tokens[start : start + _GROUP_REACH]:
+        if token.kind is not TokenKind.WORD or token.key in lexicon().prepositions:
+            return
+        yield token.key
 
 
 def _matches(
