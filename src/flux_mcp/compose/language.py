@@ -23,6 +23,13 @@ _WORD = re.compile(
 _LONG_SCRIPTS = frozenset({"CJK", "HANGUL", "HIRAGANA", "KATAKANA"})
 """One of their letters says about as much as three of an alphabet's."""
 _LONG = 3
+_SENTENCE = 5
+"""How many words a text must have for such as are in names and terms as well to tell anything."""
+_SHARE = 1 / 6
+_WEAK_SHARE = 2 / 5
+_STRANGE_SHARE = 1 / 3
+"""Which part of the words must be of a language: its own, such as are elsewhere too, such as have
+letters that English does not have."""
 _BEGINS = (".", "!", "?", ":")
 """Behind them a sentence begins, whose first word has a capital letter of its own."""
 _FEW_WORDS = 6
@@ -48,7 +55,9 @@ def audit_notices(texts: Iterable[str]) -> tuple[str, ...]:
     language = foreign_language(texts)
     if language is None:
         return ()
-    return (f"The audit reads English. This seems to be {language}: it may miss what is there.",)
+    return (
+        f"The audit reads English. This seems to be {language}: it may miss what is forbidden.",
+    )
 
 
 def encoder_notices(texts: Iterable[str], reads_best: str | None, model: str) -> tuple[str, ...]:
@@ -103,15 +112,21 @@ def _by_words(text: str) -> str | None:
     hits = found[best]
     # What a language shares with English, such as "in", is no evidence against it.
     against = sum(one in tables.english and one not in tables.common[best] for one in words)
-    is_told = len(set(hits)) > 1 and not tables.weak.issuperset(hits)
-    if is_told and len(hits) > against and len(hits) * 6 >= number:
-        return best
+    if len(set(hits)) > 1:
+        if tables.weak.issuperset(hits):
+            # "fleur de la vie poster" is English, "la casa de la playa" is not.
+            is_told = number >= _SENTENCE and len(hits) > 2 * english
+            share = _WEAK_SHARE
+        else:
+            is_told, share = len(hits) > against, _SHARE
+        if is_told and len(hits) >= share * number:
+            return best
     strange = sum(not one.isascii() and one not in tables.loanwords for one in words)
-    if strange > 1 and not english and strange * 3 >= number:
+    if strange > 1 and not english and strange >= _STRANGE_SHARE * number:
         return best if hits else OTHER
-    for language, strong in tables.strong.items():
-        if number <= _FEW_WORDS and not against and strong & set(words) and number > 1:
-            return language
+    if not against and 1 < number <= _FEW_WORDS:
+        articles = [name for name, strong in tables.strong.items() if strong & set(words)]
+        return OTHER if len(articles) > 1 else next(iter(articles), None)
     return None
 
 
@@ -129,7 +144,7 @@ def _counting(text: str) -> Iterable[str]:
 
 
 def _in_name(words: list[re.Match[str]], place: int) -> bool:
-    """Return whether a particle stands between or before words with a capital letter."""
+    """Return whether a particle stands between words with a capital letter: "Mies van der Rohe"."""
     behind = next(
         (
             one.group()
@@ -139,8 +154,9 @@ def _in_name(words: list[re.Match[str]], place: int) -> bool:
         "",
     )
     before = words[place - 1].group() if place else ""
-    is_first = place == 0 or before.lower() in _tables().particles
-    return behind[:1].isupper() and (before[:1].isupper() or is_first)
+    # The first word has its capital letter from its place: "Mache den Himmel blau".
+    follows = (place > 1 and before[:1].isupper()) or before.lower() in _tables().particles
+    return behind[:1].isupper() and follows
 
 
 # --- tables --------------------------------------------------------------------------------------
