@@ -150,6 +150,7 @@ def check_ends(run: Run, names: Sequence[str]) -> None:
     assert all(name in run.table for name in names)
 
 
+@pytest.mark.torture
 def test_what_a_few_cases_measure_is_told_whole(few: Run):
     check_ends(few, FEW)
     check_lines(few)

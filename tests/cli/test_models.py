@@ -316,9 +316,13 @@ def test_a_disk_that_is_too_small_is_told(cli: Cli, hub: HubServer):
 def test_a_gpu_gets_a_recommendation_that_says_why_and_what_fits_as_well(cli: Cli, hub: HubServer):
     hub.add(KLEIN, FILES)
     ended = cli("models", "pull", "--for", "80GB", "--yes")
-    first, why, *others = ended.err.splitlines()
-    assert first == "For 80 GiB: flux2-klein-4b (FLUX.2 klein 4B, apache-2.0)."
-    assert re.fullmatch(r"It would be loaded in bf16, resident, \d+\.\d GiB at most\.", why)
+    head, *table, first, why = ended.err.splitlines()[:7]
+    others = ended.err.splitlines()[7:]
+    assert head == "With every model pulled, on 80 GiB:"
+    assert [line.split()[0] for line in table] == ["quality", "low", "standard", "high"]
+    assert first == "For 80 GiB: flux2-klein-4b (FLUX.2 klein 4B, apache-2.0), the first to pull."
+    loaded = r"It would be loaded in bf16, resident, \d+\.\d GiB at most, and takes about \d+ s\."
+    assert re.fullmatch(loaded, why)
     assert "Fits as well: flux1-schnell (apache-2.0, gated), bf16, resident" in others[0]
     assert ended.code == 0, ended.err
     assert state(cli, "flux2-klein-4b") == "installed"
@@ -327,7 +331,7 @@ def test_a_gpu_gets_a_recommendation_that_says_why_and_what_fits_as_well(cli: Cl
 def test_the_setting_licences_keeps_a_recommendation_from_others(cli: Cli):
     ended = cli("models", "pull", "--for", "80GB", FLUX_MCP_LICENCES='["flux-non-commercial"]')
     assert ended.code == 2, "nobody can be asked here"
-    assert ended.err.startswith("For 80 GiB: flux1-dev (FLUX.1 dev, flux-non-commercial).")
+    assert "\nFor 80 GiB: flux1-dev (FLUX.1 dev, flux-non-commercial), " in ended.err
     assert "apache-2.0" not in ended.err
     none = cli("models", "pull", "--for", "80GB", FLUX_MCP_LICENCES='["mit"]')
     assert (none.code, none.out) == (2, "")

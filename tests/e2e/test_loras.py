@@ -46,7 +46,7 @@ async def test_an_image_is_drawn_with_one_and_says_so_everywhere(client: Client)
     result = await call(client, "flux_generate", **FAST, loras=[{"name": "striped", "weight": 0.8}])
     assert not result.is_error, result.content
     assert isinstance(result.content[0], TextContent)
-    assert "model micro, LoRAs striped 0.8, job" in result.content[0].text
+    assert "model micro (demo), LoRAs striped 0.8, job" in result.content[0].text
     assert "Note: The LoRA 'striped' shows when" in result.content[0].text
 
     assert result.structured_content is not None

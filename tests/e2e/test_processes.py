@@ -240,6 +240,7 @@ asyncio.run(main())
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
+@pytest.mark.torture  # with real workers; the same with light ones is below
 async def test_servers_share_one_queue_and_a_job_outlives_its_worker_and_its_server(
     start: Start, data: Path
 ) -> None:

@@ -246,6 +246,7 @@ def red() -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+@pytest.mark.torture
 async def test_a_loaded_pipeline_goes_on_and_what_loading_took_is_kept(
     real: tuple[Service, Watch], real_settings: Settings
 ) -> None:
@@ -319,6 +320,7 @@ async def test_what_was_read_is_taken_and_a_worker_killed_while_it_reads_costs_a
     assert watch.pixels_of(alone) == watch.pixels_of(behind)
 
 
+@pytest.mark.torture
 async def test_cancels_come_through_while_weights_are_read(
     real: tuple[Service, Watch],
 ) -> None:

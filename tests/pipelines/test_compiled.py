@@ -106,6 +106,7 @@ def test_a_plan_that_is_not_compiled_does_not_run_compiled_blocks(compiled):
     assert torch._dynamo.config.recompile_limit >= 64
 
 
+@pytest.mark.torture
 def test_loras_on_a_compiled_transformer_change_without_compiling_again(
     compiled, put, short_striped
 ):

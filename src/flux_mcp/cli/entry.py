@@ -31,7 +31,9 @@ _NOT_PLAIN = frozenset("~$%*?[")
 def main() -> None:
     """Run the command line."""
     open_missing_streams()
-    for stream in (sys.stdout, sys.stderr):
+    # To reconfigure is to flush: what a library printed must not come before the protocol.
+    is_serving = sys.argv[1:2] == ["serve"]
+    for stream in (sys.stderr,) if is_serving else (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # A prompt may have characters that the terminal's encoding does not.
             stream.reconfigure(errors="backslashreplace")

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from flux_mcp.errors import (
-    InvalidImageError,
     InvalidRequestError,
     JobCancelledError,
     UnsupportedOptionError,
@@ -20,6 +19,7 @@ from flux_mcp.pipelines.families.family import adapter_for, family_of
 from flux_mcp.pipelines.loading.loaders import load_part
 from flux_mcp.pipelines.loading.part_files import list_parts
 from flux_mcp.pipelines.texts import encode_text, steered_from
+from flux_mcp.requests.geometry import Size, reference_size
 from tests.pipelines.harness import Studio
 from tests.pipelines.harness import image as picture
 from tests.pipelines.loading.tiny_flux2 import klein_row
@@ -197,8 +197,14 @@ def test_every_reference_changes_the_image_and_so_does_their_order(easel, klein_
 
 
 @pytest.mark.parametrize("size", [(40, 40), (1000, 100), (64, 1040)])
-def test_a_reference_that_is_too_small_or_too_narrow_is_refused(easel, klein_dir, task_for, size):
-    with pytest.raises(InvalidImageError, match=f"{size[0]}x{size[1]} is too small or too narrow"):
+def test_what_is_too_small_or_too_narrow_when_planning_is_so_for_diffusers(
+    easel, klein_dir, task_for, size
+):
+    family = klein_row("kontext", klein_dir / "klein").family_spec
+    read = reference_size(Size(*size), family.reference_max_pixels or 64 * 64)
+    short, long = sorted((read.width, read.height))
+    assert short < family.reference_min_side_px or long > family.reference_max_ratio * short
+    with pytest.raises(ValueError, match=r"too small|too extreme"):
         easel.draw(edit(klein_dir, task_for, [Image.new("RGB", size)]))
 
 

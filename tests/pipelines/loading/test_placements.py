@@ -105,6 +105,7 @@ def test_pixels_are_the_same_in_every_placement(on_gpu, studio, task_of, striped
     assert on_gpu.traffic[1] <= on_gpu.store.gpu_bytes // 10
 
 
+@pytest.mark.torture
 def test_placements_may_differ_between_jobs(on_gpu, without_gpu, task_of, studio, striped):
     """Of a base and a control LoRA merged onto it, whose weights are the same."""
     base, over = task_of("text2img"), task_of("control LoRA")
