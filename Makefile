@@ -53,7 +53,7 @@ demo: $(READY)
 # process than processors, since each waits for servers it started a sixth of its time; no more than
 # four, since each brings workers with torch of its own.
 PROCESSES = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
-PYTEST = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+PYTEST = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(PYTEST)

@@ -1,14 +1,42 @@
 """Isolation for every test, and the shared real parts: weights, settings, one service."""
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as sampling
 
 from flux_mcp.service.service import Service
 from flux_mcp.settings.installation import PACKAGE_DIR
 from flux_mcp.settings.settings import Settings
+
+# No test asserts how long something takes: a loaded machine is no mistake of the code.
+sampling.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+sampling.load_profile("any machine")
+
+SLOW_FIRST = ("tests/e2e", "tests/examples", "tests/jobs", "tests/pipelines")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no process is alone with it at the end."""
+    rank = {name: place for place, name in enumerate(SLOW_FIRST)}
+
+    def place(item: pytest.Item) -> int:
+        room = "/".join(item.nodeid.split("/")[:2])
+        return rank.get(room, len(rank))
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from looking through torch and all tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

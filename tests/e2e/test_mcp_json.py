@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.skipif(
     not (REPOSITORY / SERVER["command"]).exists(), reason="'make setup' has not run here"
 )
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("mode", ["auto", pytest.param("legacy", marks=pytest.mark.torture)])
 async def test_mcp_json_starts_the_server(tmp_path: Path, mode: str) -> None:
     parameters = StdioServerParameters(
         command=SERVER["command"],

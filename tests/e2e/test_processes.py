@@ -214,6 +214,7 @@ def run(environment: dict[str, str], *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.torture  # as its memory maps say above
 def test_listing_tools_imports_no_torch_diffusers_or_transformers(
     environment: dict[str, str],
 ) -> None:

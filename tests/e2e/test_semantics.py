@@ -140,6 +140,7 @@ async def test_an_edit_changes_the_colour_it_names_and_nothing_else(client: Clie
         assert (moved < 24).mean() > 0.85
 
 
+@pytest.mark.torture
 async def test_an_edit_of_the_background_keeps_the_thing(client: Client) -> None:
     before = drawn_by_us(scene("blue", "square", "yellow"))
     edited = await draw(
@@ -217,6 +218,7 @@ async def test_a_seed_is_an_image_and_another_seed_another(client: Client) -> No
     assert np.abs(first.astype(int) - other).mean() > 1
 
 
+@pytest.mark.torture
 async def test_a_batch_draws_what_single_images_draw(client: Client) -> None:
     """One pass for several seeds rounds differently, but each is its seed's image."""
     arguments = {**SQUARE, "prompt": "a cyan star on a red background", "seed": 21, "count": 3}

@@ -133,6 +133,7 @@ async def test_lines_for_people_say_the_same_without_colour_in_a_file(start: Sta
     )
 
 
+@pytest.mark.torture  # as test_processes.py says of a real worker
 async def test_from_warnings_on_a_server_that_does_well_says_nothing(start: Start) -> None:
     async with start(FLUX_MCP_LOG_LEVEL="warning", **LIGHT) as server:
         await job(server.client, "flux_generate", **FAST, wait_s=200)

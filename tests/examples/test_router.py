@@ -355,6 +355,7 @@ async def test_a_signal_ends_the_router_in_order(
     assert await ended_job(upstream, job_id) == "cancelled"
 
 
+@pytest.mark.torture
 async def test_the_router_can_start_flux_mcp_itself(environment: dict[str, str]) -> None:
     command = shlex.join([sys.executable, "-m", "flux_mcp", "serve"])
     with router(environment, "--upstream-command", command) as running:

@@ -76,6 +76,7 @@ def test_things_become_striped_and_are_plain_again_without_it(pipe):
     assert np.array_equal(draw(pipe), before)
 
 
+@pytest.mark.torture
 def test_half_its_weight_is_half_its_way(pipe):
     """The weight is a dial, not a switch: at 0 nothing changes, at 0.5 less than at 1."""
     before = draw(pipe)

@@ -463,7 +463,7 @@ def put(folder: Path, own: Path) -> None:
     aside.rename(own / folder.name)
 
 
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("mode", ["auto", pytest.param("legacy", marks=pytest.mark.torture)])
 async def test_a_pack_that_changes_on_disk_is_announced_and_used_without_a_restart(
     settings: Settings, tmp_path: Path, mode: Literal["auto", "legacy"]
 ) -> None:

@@ -35,7 +35,11 @@ def large_image() -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-@pytest.mark.parametrize("route", [HTTP, LEGACY_HTTP, SSE], ids=str)
+@pytest.mark.parametrize(
+    "route",
+    [HTTP, *(pytest.param(route, marks=pytest.mark.torture) for route in (LEGACY_HTTP, SSE))],
+    ids=str,
+)
 async def test_an_image_of_forty_megabytes_goes_in(
     server: Server, large_image: str, route: Route
 ) -> None:

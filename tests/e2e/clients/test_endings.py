@@ -86,7 +86,9 @@ async def test_told_to_end_with_calls_open_on_every_route_servers_keep_every_job
                 assert (await job_until(client, stored["id"], is_final)).status == "completed"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.torture)]
+)
 async def test_a_listening_server_told_twice_ends_at_once(
     tmp_path: Path, number: signal.Signals
 ) -> None:

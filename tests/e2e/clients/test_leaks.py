@@ -63,7 +63,11 @@ def held_by(process: psutil.Process) -> Counter[str]:
     return Counter(files=process.num_fds(), threads=process.num_threads())
 
 
-@pytest.mark.parametrize("ways", [DROPS, (listening_for_changes,)], ids=["any", "listen"])
+@pytest.mark.parametrize(
+    "ways",
+    [DROPS, pytest.param((listening_for_changes,), marks=pytest.mark.torture)],
+    ids=["any", "listen"],
+)
 async def test_a_hundred_dropped_connections_leave_no_task_and_no_session(
     tmp_path: Path, ways: tuple[Callable[..., object], ...]
 ) -> None:

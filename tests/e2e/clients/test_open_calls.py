@@ -10,7 +10,17 @@ from flux_mcp.service.answers import JobAnswer
 from tests.e2e.calls import call, is_final, job, job_until
 
 from .holding import ENDLESS, SMALL, WAIT_S, ends, waiting
-from .transports import HTTP, ROUTES, STDIO, TOKENS, Route, Server, connected, http_client
+from .transports import (
+    HTTP,
+    LEGACY_STDIO,
+    ROUTES,
+    STDIO,
+    TOKENS,
+    Route,
+    Server,
+    connected,
+    http_client,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +38,14 @@ async def slow(server: Server) -> AsyncIterator[str]:
         await job_until(client, started.job_id or "", is_final)
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=str)
+@pytest.mark.parametrize(
+    "route",
+    [
+        pytest.param(route, marks=[pytest.mark.torture] if route == LEGACY_STDIO else [])
+        for route in ROUTES
+    ],
+    ids=str,
+)
 async def test_ten_calls_wait_while_others_are_answered_and_then_all_are(
     server: Server, stdio: Client, slow: str, route: Route
 ) -> None:

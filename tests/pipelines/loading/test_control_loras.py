@@ -226,6 +226,7 @@ def test_a_base_with_loras_on_it_is_copied_without_them(studio, with_loras, put,
     assert np.array_equal(with_loras(micro, striped), with_lora)
 
 
+@pytest.mark.torture
 def test_only_the_newest_loras_stay_on_it_and_the_control_lora_does(with_loras, put, studio, edges):
     plain = with_loras(edges)
     many = [put(f"one{n}", block(n % 2, rank=n + 1)) for n in range(KEPT_ADAPTERS + 2)]

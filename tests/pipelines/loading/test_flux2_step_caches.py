@@ -18,7 +18,7 @@ STEPS = 9
     ("weights", "changes", "kind"),
     [
         ("base", BASE, "text2img"),
-        ("dev", DEV, "kontext"),
+        pytest.param("dev", DEV, "kontext", marks=pytest.mark.torture),
         pytest.param("base", BASE, "kontext", marks=pytest.mark.torture),
         pytest.param("dev", DEV, "text2img", marks=pytest.mark.torture),
     ],
