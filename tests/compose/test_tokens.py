@@ -122,6 +122,34 @@ def test_clip_counts_the_same_from_either_kind_of_files(tmp_path: Path) -> None:
         assert count_tokens(text, folder, 77).tokens == count_tokens(text, whole, 77).tokens
 
 
+def qwen_files(folder: Path) -> Path:
+    """Write a vocabulary as ComfyUI has it, with the settings that `models adopt` gives it."""
+    folder.mkdir(parents=True)
+    vocabulary = {one: n for n, one in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    merges = [("c", "a"), ("ca", "t"), ("r", "e"), ("re", "d"), ("\u0120", "red")]
+    for left, right in merges:
+        vocabulary[left + right] = len(vocabulary)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("\n".join(f"{left} {right}" for left, right in merges))
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "unk_token": None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_qwen_is_read_from_vocabulary_and_merges(tmp_path: Path) -> None:
+    folder = qwen_files(tmp_path / "tokenizer")
+    assert count_tokens("a red cat", folder, 512).tokens == 4  # "a", " red", " ", "cat"
+    assert count_tokens("cat red", folder, 512).tokens == 2
+    assert count_tokens("redcat's", folder, 512).tokens == 4
+
+
+def test_a_vocabulary_that_lacks_what_a_text_has_gives_an_estimate(tmp_path: Path) -> None:
+    folder = qwen_files(tmp_path / "tokenizer")
+    (folder / "tokenizer_config.json").unlink()  # CLIP's words end in what Qwen's have not
+    count = count_tokens("word " * 100, folder, 512)
+    assert (count.tokens, count.is_exact) == (125, False)
+
+
 @pytest.fixture(scope="session")
 def spiece(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sentencepiece import SentencePieceTrainer

@@ -4,6 +4,7 @@ Reads the tokenizers in a model's folder with `tokenizers` or `sentencepiece`, w
 transformers. Both libraries are imported when tokens are first counted.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,11 @@ _QUOTED_WORDS = 6
 _CLIP_WORDS = (
     # From CLIPTokenizer of transformers 5, for folders without a tokenizer.json.
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+_QWEN_WORDS = (
+    # PRETOKENIZE_REGEX of Qwen2Tokenizer of transformers 5, likewise.
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -80,16 +86,16 @@ def count_tokens(text: str, tokenizer_dir: Path, limit: int) -> TokenCount:
 
     Args:
         text: The text.
-        tokenizer_dir: A folder with `tokenizer.json`, `vocab.json` and `merges.txt` (CLIP), or
-            `spiece.model` (T5); with none of them, or broken ones, the count is an estimate.
+        tokenizer_dir: A folder with `tokenizer.json`, `vocab.json` and `merges.txt` (CLIP, or Qwen
+            if `tokenizer_config.json` says so), or `spiece.model` (T5); with none of them, or
+            broken ones, the count is an estimate.
         limit: How many tokens the encoder reads, including those that mark beginning and end.
     """
-    encode = _encoder(tokenizer_dir)
-    if encode is None:
+    encoded = _encoded(text, tokenizer_dir)
+    if encoded is None:
         tokens = -(-len(text) // _CHARACTERS_PER_TOKEN)
         cut = text[limit * _CHARACTERS_PER_TOKEN :]
         return TokenCount(tokenizer_dir.name, tokens, limit, is_exact=False, cut=cut)
-    encoded = encode(text)
     kept = max(limit - encoded.marks, 0)
     cut = encoded.text_from(kept).strip() if encoded.tokens > kept else ""
     tokens = encoded.tokens + encoded.marks
@@ -108,10 +114,18 @@ class _Encoded:
 Encode = Callable[[str], _Encoded]
 
 
+def _encoded(text: str, folder: Path) -> _Encoded | None:
+    try:
+        encode = _encoder(folder)
+        return None if encode is None else encode(text)
+    except Exception:  # noqa: BLE001  # the libraries raise bare Exception for a broken file
+        return None
+
+
 def _encoder(folder: Path) -> Encode | None:
     for name, load in (
         ("tokenizer.json", _load_json),
-        ("vocab.json", _load_clip),
+        ("vocab.json", _load_vocabulary),
         ("spiece.model", _load_sentencepiece),
     ):
         try:
@@ -119,8 +133,6 @@ def _encoder(folder: Path) -> Encode | None:
             return load(folder, about.st_mtime_ns)
         except OSError:
             continue
-        except Exception:  # noqa: BLE001  # the libraries raise bare Exception for a broken file
-            return None
     return None
 
 
@@ -132,7 +144,32 @@ def _load_json(folder: Path, _changed_ns: int) -> Encode:
 
 
 @lru_cache(maxsize=8)
-def _load_clip(folder: Path, _changed_ns: int) -> Encode:
+def _load_vocabulary(folder: Path, _changed_ns: int) -> Encode:
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        settings = {}
+    is_qwen = str(settings.get("tokenizer_class", "")).startswith("Qwen")
+    return _load_qwen(folder) if is_qwen else _load_clip(folder)
+
+
+def _load_qwen(folder: Path) -> Encode:
+    """Do as Qwen2Tokenizer of transformers 5 does."""
+    from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+    from tokenizers.models import BPE
+
+    tokenizer = Tokenizer(BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_QWEN_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return _counting(tokenizer, marks=0)
+
+
+def _load_clip(folder: Path) -> Encode:
     from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import BPE
 
