@@ -5,9 +5,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from tokenizers.pre_tokenizers import ByteLevel
 from typer.testing import CliRunner
 
 from flux_mcp.cli.models import app
+from flux_mcp.compose.tokens import count_prompt
 from flux_mcp.models.hub.cache import find_snapshot, require_snapshot
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.pipelines.loading.part_files import list_parts
@@ -28,7 +30,10 @@ from tests.models.weight_files import (
 
 def _vocabulary(folder: Path, name: str, entries: int) -> None:
     folder.mkdir(parents=True)
-    words = {f"w{number}": number for number in range(entries)}
+    letters = sorted(ByteLevel.alphabet())
+    known = [*letters, *(f"{letter}</w>" for letter in letters)]
+    known += [f"w{number}" for number in range(entries - len(known))]
+    words = {word: number for number, word in enumerate(known)}
     content = {"model": {"vocab": list(words)}} if name == "tokenizer.json" else words
     (folder / name).write_text(json.dumps(content), encoding="utf-8")
     (folder / "merges.txt").touch()
@@ -134,6 +139,10 @@ def test_a_models_folder_becomes_rows_that_are_installed(comfyui: Path, settings
             name for name, part in parts.items() if part.loader != "plain"
         }
         assert parts["tokenizer"].folder.joinpath("vocab.json").is_file()
+        # Each is counted as its own: a byte is a token, CLIP has two marks and no spaces.
+        is_qwen = row.id == "flux-2-klein-4b"
+        count = count_prompt("a red cat", parts["tokenizer"].folder.parent, 512)[0]
+        assert (count.tokens, count.is_exact) == (9 if is_qwen else 7 + 2, True)
     assert {row.kind for row in registry if row.id == "flux-2-klein-4b"} == {"text2img", "kontext"}
 
 
