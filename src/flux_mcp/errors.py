@@ -14,6 +14,8 @@ FluxMcpError(code, message, hint)
 bug, and is reported as `internal`.
 """
 
+import struct
+import zlib
 from collections.abc import Collection, Sequence
 from difflib import SequenceMatcher
 from typing import ClassVar
@@ -403,6 +405,23 @@ class DatabaseUnavailableError(StorageError):
 
 class InternalError(FluxMcpError):
     """An unexpected state inside flux-mcp, which is a bug."""
+
+
+# --- errors of others ----------------------------------------------------------------------------
+
+PILLOW_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's readers raise on hostile or broken bytes."""
 
 
 # --- hints ---------------------------------------------------------------------------------------

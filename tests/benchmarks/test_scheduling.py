@@ -121,7 +121,7 @@ def best_by_trying_all(jobs: list[TraceJob], gpu: Gpu, max_overtakes: int) -> in
     return best
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.integers(0, 30), st.sampled_from(sorted(DRAWS_S))), min_size=1, max_size=6

@@ -26,7 +26,7 @@ def test_a_preview_keeps_the_shape_and_is_never_enlarged(tmp_path):
     assert Image.open(io.BytesIO(preview_webp(as_png(flat(40, 20)), 512))).size == (40, 20)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(200, 100_000), st.integers(1, 300), st.integers(1, 300))
 def test_a_preview_always_fits(max_bytes, width, height):
     assert len(preview_webp(as_png(noise(width, height)), 300, max_bytes)) <= max_bytes

@@ -39,7 +39,7 @@ def test_a_file_alone_is_enough_to_rebuild_the_plan(record, files, paths):
     assert plan.model_dump(mode="json") == known.plan
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_every_prompt_survives_the_file(record, prompt):
     known = provenance_of(record(prompt=prompt))

@@ -114,15 +114,13 @@ def test_the_words_that_stand_for_filters_are_not_found_as_words(gallery, record
         assert not gallery.search(SearchFilter(query=facet)).images
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text() | st.text(alphabet="\"'*^:()-+{}\0 aANDORTE\ud800"))
 def test_no_text_breaks_the_search(gallery, query):
     assert gallery.search(SearchFilter(query=query, kind="fill")).images == ()
 
 
-@settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
 @given(st.lists(st.from_regex(r"[a-z]{2,8}", fullmatch=True), min_size=1, max_size=5))
 def test_a_prompt_is_found_by_each_of_its_words(tmp_path_factory, record, words):
     database = open_database(tmp_path_factory.mktemp("words") / "g.sqlite")

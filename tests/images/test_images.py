@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
@@ -284,7 +284,6 @@ def test_images_below_eight_pixels_are_refused(encoded):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's word for EXIF it skips over
 @pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP"])
-@settings(deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_give_an_image_or_a_deliberate_error(format_name, data):
     buffer = io.BytesIO()

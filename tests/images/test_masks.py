@@ -41,7 +41,6 @@ def test_a_white_png_is_a_mask_that_draws_everything(encoded):
 boxes = st.tuples(st.integers(0, 39), st.integers(0, 29), st.integers(1, 60), st.integers(1, 60))
 
 
-@settings(deadline=None)
 @given(boxes)
 def test_a_box_covers_exactly_its_pixels_or_is_refused(numbers):
     x, y, width, height = numbers
@@ -69,7 +68,7 @@ def test_inverting_swaps_what_is_drawn_and_kept():
     assert image.getpixel((20, 3)) == 255
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 16), st.booleans())
 def test_feathering_fades_the_edge_and_nothing_further_away(feather_px, invert):
     mask = mask_from_box(Box(x=40, y=40, width=80, height=80), Size(160, 160))

@@ -70,7 +70,7 @@ def test_only_what_the_mask_takes_changes_and_the_image_keeps_its_size(tmp_path:
     assert (after[108:132, 208:252] == 0).all(), "drawn in black, beyond the feather"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 255), st.integers(0, 40), st.integers(0, 30))
 def test_the_feather_fades_evenly_from_the_image_to_what_was_drawn(
     grey: int, x: int, y: int

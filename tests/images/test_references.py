@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_mcp.errors import (
@@ -103,7 +103,6 @@ def test_an_error_quotes_only_the_beginning_of_a_long_reference():
     assert len(str(refused.value)) < 400
 
 
-@settings(deadline=None)
 @given(
     st.text() | st.text().map("data:image/png;base64,{}".format) | st.text().map("file://{}".format)
 )

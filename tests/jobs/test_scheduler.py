@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_mcp.jobs.fleet import WorkerInfo
@@ -223,7 +223,6 @@ def cheapest_firsts(jobs: list[OrderedJob], loaded: tuple[str, ...]) -> set[int]
     return found[min(found)]
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.builds(OrderedJob, st.sampled_from("abc"), st.integers(0, 4)), min_size=1, max_size=6

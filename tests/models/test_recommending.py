@@ -58,7 +58,7 @@ def test_what_is_no_size_is_refused(text: str):
         gpu_gib(text)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     gib=st.floats(4, 96),
     engine=st.sampled_from(sorted(ENGINES)),

@@ -70,7 +70,7 @@ settings_asked = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(drawings, targets, settings_asked)
 def test_no_switch_is_chosen_that_its_row_forbids(
     drawn: Drawing, target: TargetDevice, asked: SwitchSettings
@@ -113,7 +113,7 @@ def test_no_switch_is_chosen_that_its_row_forbids(
     assert why_not(used, drawn, target) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(drawings, targets, settings_asked)
 def test_a_setting_is_used_or_a_notice_says_why_not(
     drawn: Drawing, target: TargetDevice, asked: SwitchSettings
@@ -126,7 +126,7 @@ def test_a_setting_is_used_or_a_notice_says_why_not(
     assert used.step_cache == "none"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(drawings, targets)
 def test_by_default_nothing_approximate_is_used(drawn: Drawing, target: TargetDevice) -> None:
     found = choose_switches(drawn, target, SwitchSettings())

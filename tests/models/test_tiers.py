@@ -139,7 +139,7 @@ def rank(number: int, one: Candidate) -> tuple[bool, int]:
     return one.slow_s is not None, number
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(wanted=wanted_switches(), vram_gib=SIZES, ram_gib=RAMS)
 def test_a_plan_is_within_the_memory_and_is_the_best_that_is(wanted, vram_gib, ram_gib):
     found = place(wanted, machine(vram_gib, ram_gib))
@@ -156,7 +156,7 @@ def test_a_plan_is_within_the_memory_and_is_the_best_that_is(wanted, vram_gib, r
         assert found[0] == min(fitting)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(wanted=wanted_switches(), vram_gib=SIZES, ram_gib=st.floats(8, 512), more=st.floats(0, 64))
 def test_more_memory_never_gives_a_worse_plan(wanted, vram_gib, ram_gib, more):
     before = place(wanted, machine(vram_gib, ram_gib))
@@ -165,7 +165,7 @@ def test_more_memory_never_gives_a_worse_plan(wanted, vram_gib, ram_gib, more):
         assert before is None or (after is not None and after[0] <= before[0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(wanted=wanted_switches(), vram_gib=st.floats(0.1, 12), ram_gib=st.floats(2, 32))
 def test_what_an_error_says_would_fit_does(wanted, vram_gib, ram_gib):
     try:

@@ -124,7 +124,7 @@ operations = st.lists(
 
 
 @given(operations=operations, memory=st.integers(0, 6000), disk=st.integers(0, 8000))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_neither_memory_nor_disk_ever_holds_more_than_allowed(operations, memory, disk):
     with tempfile.TemporaryDirectory() as name:
         folder, written = Path(name), {}
@@ -217,7 +217,7 @@ def test_a_smaller_limit_than_before_is_kept_at_the_next_write(tmp_path):
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_damaged_file_is_a_miss_and_is_removed(data):
     with tempfile.TemporaryDirectory() as name:
         files, written = EmbeddingFiles(Path(name), 10**6), entry(1)

@@ -118,7 +118,7 @@ def carried_out(held, moves):
     return parts
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(
     held=held_parts(),
     needed=st.integers(0, 200),
@@ -137,7 +137,7 @@ def test_room_is_made_if_it_can_be_and_host_memory_is_never_overdrawn(held, need
     assert used - before <= max(0, host)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(held=held_parts(), needed=st.integers(0, 200), host=st.integers(-20, 90))
 def test_host_memory_is_freed_if_it_can_be_and_no_part_is_lost_that_need_not_be(held, needed, host):
     moves = free_host(held, needed, host)

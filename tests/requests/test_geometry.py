@@ -29,20 +29,17 @@ rows = st.sampled_from(ROWS)
 sides = st.integers(1, 20_000)
 
 
-@settings(deadline=None)
 @given(rows, st.builds(Size, sides, sides))
 def test_the_nearest_legal_size_is_legal(spec, size):
     check_size(nearest_legal(size, spec), spec)
 
 
-@settings(deadline=None)
 @given(rows, st.builds(Size, sides, sides))
 def test_a_legal_size_is_its_own_nearest(spec, size):
     legal = nearest_legal(size, spec)
     assert nearest_legal(legal, spec) == legal
 
 
-@settings(deadline=None)
 @given(rows, st.builds(Size, sides, sides))
 def test_a_refused_size_comes_with_a_legal_one(spec, size):
     nearest = nearest_legal(size, spec)
@@ -64,13 +61,11 @@ def test_every_ratio_has_a_legal_size_near_it(spec, ratio):
     assert size.pixels == pytest.approx(spec.default_pixels, rel=0.15)
 
 
-@settings(deadline=None)
 @given(rows, st.builds(Size, sides, sides))
 def test_an_images_size_is_always_one_that_can_be_drawn(spec, size):
     check_size(size_for_image(size, spec), spec)
 
 
-@settings(deadline=None)
 @given(rows, st.builds(Size, st.integers(200, 2000), st.integers(200, 2000)))
 def test_a_size_that_can_be_drawn_cheaply_is_kept(spec, size):
     drawn = size_for_image(size, spec)
@@ -122,7 +117,7 @@ def masked_images(draw) -> tuple[Size, Rectangle]:
     return Size(width, height), Rectangle(left, top, right - left, bottom - top)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(rows, masked_images())
 def test_a_region_holds_the_mask_lies_in_the_image_and_can_be_drawn(spec, given_):
     image, box = given_
@@ -149,7 +144,7 @@ def test_a_region_holds_the_mask_lies_in_the_image_and_can_be_drawn(spec, given_
         assert side <= enough * of + spec.size_multiple
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(rows, masked_images())
 def test_a_small_mask_is_drawn_pixel_for_pixel_with_what_lies_around_it(spec, given_):
     image, box = given_
@@ -224,7 +219,6 @@ def test_what_is_too_narrow_is_refused_but_a_piece_of_it_is_drawn(image):
     assert piece.scale == 32
 
 
-@settings(deadline=None)
 @given(st.builds(Size, st.integers(8, 9000), st.integers(8, 9000)), st.integers(256, 2**22))
 def test_a_reference_is_read_in_multiples_within_its_pixels(image, most):
     size = reference_size(image, most)
@@ -232,7 +226,6 @@ def test_a_reference_is_read_in_multiples_within_its_pixels(image, most):
     assert size.pixels <= most
 
 
-@settings(deadline=None)
 @given(st.builds(Size, sides, sides), st.builds(Size, st.integers(64, 4096), st.integers(64, 4096)))
 def test_a_cut_keeps_one_side_and_has_the_shape(image, shape):
     cut = cut_to_shape(image, shape)

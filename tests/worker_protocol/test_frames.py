@@ -4,7 +4,7 @@ import json
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_mcp.worker_protocol.frames import (
@@ -51,7 +51,6 @@ headers = st.dictionaries(
 blobs = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.binary(max_size=200))
 
 
-@settings(deadline=None)
 @given(headers, blobs)
 def test_what_is_written_is_read(header, named):
     data = b"".join(encode(header, named))
@@ -111,7 +110,6 @@ def test_a_hostile_stream_is_a_broken_frame(read, data):
         read(data)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_any_bytes_give_a_frame_nothing_or_a_broken_frame(data):
     try:

@@ -12,8 +12,6 @@ leaves out the others: a file of a newer version can be read as far as this one 
 import io
 import json
 import logging
-import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +20,7 @@ from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from flux_mcp import __version__
-from flux_mcp.errors import InvalidImageError
+from flux_mcp.errors import PILLOW_ERRORS, InvalidImageError
 from flux_mcp.models.registry import Kind
 from flux_mcp.requests.geometry import Rectangle
 from flux_mcp.requests.plan import RenderPlan
@@ -36,17 +34,8 @@ MAX_INTEGER = 2**63 - 1
 IMAGE_ID = r"^img_[A-Za-z0-9_-]{1,64}$"
 CREATED_AT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00$"
 
-UNREADABLE = (
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    zlib.error,
+UNREADABLE: tuple[type[Exception], ...] = (
+    *PILLOW_ERRORS,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )

@@ -7,7 +7,6 @@ metadata, named by its SHA-256.
 import hashlib
 import io
 import secrets
-import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Literal
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from flux_mcp.errors import InvalidImageError, StorageError
+from flux_mcp.errors import PILLOW_ERRORS, InvalidImageError, StorageError
 from flux_mcp.images.budget import DecodeBudget
 from flux_mcp.images.changes import told_colour, told_rounding, told_transparency, told_turning
 from flux_mcp.images.colours import to_srgb
@@ -29,20 +28,6 @@ SUPPORTED = "Use a PNG, JPEG or WebP file."
 BYTES_PER_PIXEL = 13
 """At most while an image is decoded: Pillow keeps RGB, RGBA and CMYK in four bytes, twice where an
 image is turned or its mode changes; a PNG of noise takes three more, and grows by copying."""
-
-_PILLOW_COMPLAINTS = (
-    # What Pillow's readers raise on hostile or broken bytes.
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -127,7 +112,7 @@ def _refused(max_pixels: int) -> Iterator[None]:
         ) from error
     except UnidentifiedImageError as error:
         raise InvalidImageError("This is not a PNG, JPEG or WebP image.", SUPPORTED) from error
-    except _PILLOW_COMPLAINTS as error:
+    except PILLOW_ERRORS as error:
         raise InvalidImageError(
             f"The image cannot be decoded: {error}.", "Save it again, or send it whole."
         ) from error

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_mcp.compose.assemble import Block
@@ -36,7 +36,6 @@ def split(text: str, cuts: Sequence[int]) -> list[Block]:
     ]
 
 
-@settings(deadline=None)
 @given(texts, st.lists(st.integers(0, 500), max_size=3))
 def test_every_span_says_what_is_there_and_the_verdict_is_that_of_the_severest(text, cuts):
     answer = audit(split(text, cuts), ROWS)
@@ -50,7 +49,6 @@ def test_every_span_says_what_is_there_and_the_verdict_is_that_of_the_severest(t
     assert answer.verdict == (severest[0] if severest else "pass")
 
 
-@settings(deadline=None)
 @given(texts)
 def test_a_sentence_that_mentions_people_is_refused_behind_any_other(text):
     answer = audit_text(f"{text}\n\nThere are people.", [Forbidden("people")])
@@ -58,7 +56,6 @@ def test_a_sentence_that_mentions_people_is_refused_behind_any_other(text):
     assert max(end for _, _, end in forbidden(answer)) == len(text) + len("\n\nThere are people")
 
 
-@settings(deadline=None)
 @given(sentences, st.permutations(ROWS))
 def test_what_changes_nothing_changes_nothing(text, rows):
     plain = audit_text(text, ROWS)
@@ -86,7 +83,6 @@ def test_a_thing_alone_is_refused_and_negated_it_passes():
             assert audit_text(f"a street, not just {noun}", rows).verdict == "refuse"
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(NOUNS), min_size=2, max_size=5, unique=True),
     st.sampled_from(["or", "and"]),
@@ -98,7 +94,6 @@ def test_a_negation_reaches_over_a_list_of_things(things, conjunction):
     assert audit_text(f"A wide street with {listed}.", rows).verdict == "refuse"
 
 
-@settings(deadline=None)
 @given(texts)
 def test_folded_characters_and_tokens_keep_their_places(text):
     folded = fold(text)
@@ -111,7 +106,6 @@ def test_folded_characters_and_tokens_keep_their_places(text):
     assert all(token.start < token.end <= len(text) for token in tokens)
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(categories=["Ll"]), min_size=1, max_size=12))
 def test_every_word_is_a_form_of_itself(word):
     assert word in forms(word)

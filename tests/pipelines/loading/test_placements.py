@@ -301,7 +301,6 @@ JOBS = st.lists(
 @pytest.mark.torture
 @sampling(
     max_examples=2,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     # Each example draws images: looking for a smaller one that fails would take minutes.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
