@@ -204,6 +204,7 @@ class Connection(H11Protocol):
         """When it began to wait for a request."""
         self._has_part = False
         self._unread_bytes = 0
+        self._has_resumed = False
         self._moved_s = 0.0
 
     @property
@@ -219,9 +220,10 @@ class Connection(H11Protocol):
     def moved_s(self, now_s: float) -> float:
         """Return when its client last took something of an answer, or there was nothing to take."""
         unread_bytes = self.transport.get_write_buffer_size()
-        if not unread_bytes or unread_bytes < self._unread_bytes:
+        # What was taken may have been filled up again since the last look, and with more.
+        if not unread_bytes or unread_bytes < self._unread_bytes or self._has_resumed:
             self._moved_s = now_s
-        self._unread_bytes = unread_bytes
+        self._unread_bytes, self._has_resumed = unread_bytes, False
         return self._moved_s
 
     def close_late(self) -> None:
@@ -260,6 +262,11 @@ class Connection(H11Protocol):
             return
         self._has_part = True
         super().data_received(data)
+
+    def resume_writing(self) -> None:
+        """Go on, since its client took enough of what was written."""
+        self._has_resumed = True
+        super().resume_writing()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""
