@@ -4,10 +4,12 @@ import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as sampling
+from xdist.scheduler import LoadFileScheduling
 
 from flux_mcp.service.service import Service
 from flux_mcp.settings.installation import PACKAGE_DIR
@@ -19,7 +21,28 @@ sampling.register_profile(
 )
 sampling.load_profile("any machine")
 
-SLOW_FIRST = ("tests/e2e", "tests/examples", "tests/jobs", "tests/pipelines")
+ONE_SERVICE = tuple(
+    f"tests/{name}.py"
+    for name in (
+        *("e2e/test_tools", "e2e/test_semantics", "e2e/test_packs", "e2e/test_loras"),
+        *("e2e/test_photographs", "e2e/test_switches", "test_principals"),
+    )
+)
+"""Files whose tests use `shared_service`."""
+SLOW_FIRST = (*ONE_SERVICE, "tests/e2e", "tests/examples", "tests/jobs", "tests/pipelines")
+
+
+class Scheduling(LoadFileScheduling):
+    """The tests of a file in one process, and of all files that share the service in one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "shared_service" if file in ONE_SERVICE else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,8 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: place for place, name in enumerate(SLOW_FIRST)}
 
     def place(item: pytest.Item) -> int:
-        room = "/".join(item.nodeid.split("/")[:2])
-        return rank.get(room, len(rank))
+        file = item.nodeid.split("::", 1)[0]
+        uses_service = "shared_service" in getattr(item, "fixturenames", ())
+        assert not uses_service or file in ONE_SERVICE, f"{file} belongs into ONE_SERVICE"
+        return rank.get(file, rank.get("/".join(file.split("/")[:2]), len(rank)))
 
     items.sort(key=place)
 

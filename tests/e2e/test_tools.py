@@ -40,6 +40,12 @@ pytestmark = pytest.mark.anyio
 DEADLINE_S = 90
 
 
+DRAWING = pytest.mark.parametrize(
+    "client", ["auto", pytest.param("legacy", marks=pytest.mark.torture)], indirect=True
+)
+"""Of the older protocol only in the long run: test_router and test_repeats get images over both."""
+
+
 @pytest.fixture(params=["auto", "legacy"])
 async def client(request: pytest.FixtureRequest, shared_service: Service) -> AsyncIterator[Client]:
     async with Client(build_server(shared_service), mode=request.param) as client:
@@ -64,6 +70,7 @@ def data_uri(width: int = 64, height: int = 64, colour: str = "red") -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+@DRAWING
 async def test_a_prompt_goes_in_and_an_image_comes_out(client: Client) -> None:
     result = await call(client, "flux_generate", **FAST, wait_s=200, session="main job")
     assert not result.is_error
@@ -219,6 +226,7 @@ async def test_a_short_wait_gives_a_job_id_and_the_image_comes_later(modern: Cli
     assert answer.status == "completed"
 
 
+@DRAWING
 async def test_progress_grows_until_the_image_is_there(client: Client) -> None:
     told: list[tuple[float, float | None]] = []
 
@@ -226,13 +234,13 @@ async def test_progress_grows_until_the_image_is_there(client: Client) -> None:
         assert message
         told.append((progress, total))
 
-    asked = {**FAST, "steps": 64, "count": 2, "wait_s": 200}
+    asked = {**FAST, "steps": 32, "count": 2, "wait_s": 200}
     result = await client.call_tool("flux_generate", asked, progress_callback=tell)
     assert result.structured_content["status"] == "completed"
     values = [value for value, _ in told]
     assert values == sorted(set(values))
     assert len(values) >= 2
-    assert {total for _, total in told} == {128}
+    assert {total for _, total in told} == {64}
 
 
 async def test_a_running_job_is_shown_with_a_preview(modern: Client) -> None:

@@ -1,6 +1,6 @@
 """A client that holds calls open: what the tests do something to, and a program to be killed.
 
-As a program it reads what to connect to from stdin, holds calls open over every route, says so on
+As a program it reads what to connect to and how from stdin, holds calls open there, says so on
 stdout and does nothing more.
 """
 
@@ -15,7 +15,7 @@ from mcp import Client
 from mcp.types import CallToolResult
 
 from tests.e2e.calls import FAST, job
-from tests.e2e.clients.transports import ROUTES, Route, Server, connected
+from tests.e2e.clients.transports import Route, Server, connected
 
 WAIT_S = 230
 SMALL: dict[str, Any] = {**FAST, "steps": 1, "preview": "none"}
@@ -82,19 +82,21 @@ async def waiting(
 
 
 async def _hold_everywhere(asked: dict[str, Any]) -> None:
-    holding = asyncio.Barrier(1 + len(asked["servers"]) * len(ROUTES))
+    holding = asyncio.Barrier(1 + len(asked["calls"]))
 
-    async def over(route: Route, url: str, variables: Any, session: str, cases: list[str]) -> None:
+    async def over(
+        url: str, variables: Any, session: str, cases: list[str], name: list[str]
+    ) -> None:
         server = Server(url, None, Path(asked["data"]))  # type: ignore[arg-type] - not ours to end
+        route = Route(*name)
         async with connected(server, route, **variables) as client:
             calls = await hold(client, f"{session}-{route}", cases)
             await holding.wait()
             await ends(calls)
 
     async with asyncio.TaskGroup() as tasks:
-        for one in asked["servers"]:
-            for route in ROUTES:
-                tasks.create_task(over(route, *one))
+        for one in asked["calls"]:
+            tasks.create_task(over(*one))
         await holding.wait()
         sys.stdout.write("holding\n")
         sys.stdout.flush()

@@ -381,12 +381,15 @@ def test_a_file_of_black_forest_labs_is_read_into_the_same_tensors(tmp_path):
             in_channels=64, num_layers=1, num_single_layers=1, guidance_embeds=True
         )
     model.save_config(tmp_path / "transformer")
-    random = torch.Generator().manual_seed(0)
+    # The same million numbers again and again, from another place for each tensor.
+    numbers = torch.randint(0, 120, (1_000_003,), generator=torch.Generator().manual_seed(0))
+    numbers = numbers.to(torch.uint8)
     state = {
-        name: torch.randint(0, 120, tensor.shape, dtype=torch.uint8, generator=random).view(
-            torch.float8_e4m3fn
-        )
-        for name, tensor in model.state_dict().items()
+        name: numbers.roll(place)
+        .repeat(1 + tensor.numel() // len(numbers))[: tensor.numel()]
+        .view(tensor.shape)
+        .view(torch.float8_e4m3fn)
+        for place, (name, tensor) in enumerate(model.state_dict().items())
     }
     packed = {
         name: tensor.view(torch.float8_e4m3fn)

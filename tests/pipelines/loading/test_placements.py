@@ -31,8 +31,8 @@ FORMATS = ("bf16", "fp8", "fp8wo", "int8", "q8_0")
 """One for each way to store weights: all kinds have fp32, and GGUF's block types are alike."""
 CASES = (*KINDS, *FORMATS, "flux2 klein, kontext", "flux2 dev, text2img", "control LoRA")
 ALIKE = {
-    "kontext": "text2img", "control": "text2img", "fill": "text2img",
-    "bf16": "text2img", "fp8wo": "int8", "flux2 dev, text2img": "flux2 klein, kontext",
+    "text2img": "redux", "kontext": "redux", "control": "redux", "fill": "redux",
+    "bf16": "redux", "fp8wo": "int8", "flux2 dev, text2img": "flux2 klein, kontext",
 }  # fmt: skip
 """Cases of the same parts, or stored in the same way, as another: the long run has them too."""
 KEY = "text2img/micro"
