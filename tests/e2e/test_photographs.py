@@ -14,7 +14,7 @@ from flux_mcp.gallery.provenance import PARAMETERS_KEY, from_png
 from flux_mcp.requests.geometry import Rectangle, Size
 from flux_mcp.requests.plan import RenderPlan
 from flux_mcp.server.app import build_server
-from flux_mcp.service.answers import ImageAnswer
+from flux_mcp.service.answers import DryRunAnswer, ImageAnswer
 from flux_mcp.service.service import Service
 
 from .calls import call, dry_run, job
@@ -138,6 +138,31 @@ async def test_each_image_of_a_region_can_be_made_again_and_is_planned_as_it_is_
     assert said in several.notices
     record = await shared_service.gallery.find_image(several.images[0].id)
     assert RenderPlan.model_validate(record.plan) == drawn
+
+
+@pytest.mark.parametrize("tool", ["flux_fill", "flux_edit"])
+async def test_a_box_has_a_soft_edge_unless_asked_otherwise_and_says_so(
+    client: Client, shared_service: Service, tool: str
+) -> None:
+    path = saved(shared_service, photograph(Size(600, 400)))
+    given: dict[str, Any] = {"image": path} if tool == "flux_fill" else {"images": [path]}
+    asked = {**FILL, **given}
+    del asked["feather_px"]
+    by_default = await dry_run(client, tool, **asked)
+    # 64 px are the shorter side of the box.
+    said = "The edge of the box is softened by 4 px on each side, so that no seam is seen;"
+    assert [one.startswith(said) for one in by_default.notices].count(True) == 1
+    masks = {}
+    for feather_px in (0, 4):
+        chosen = await dry_run(client, tool, **asked, feather_px=feather_px)
+        assert not any("softened" in one for one in chosen.notices)
+        masks[feather_px] = mask_of(chosen)
+    assert mask_of(by_default) == masks[4] != masks[0]
+
+
+def mask_of(answer: DryRunAnswer) -> str:
+    (mask,) = [one.sha256 for one in answer.plan.inputs if one.role == "mask"]
+    return mask
 
 
 async def test_an_edit_gives_back_the_size_it_was_given(

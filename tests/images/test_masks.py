@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -7,7 +8,12 @@ from PIL import Image, ImageChops, ImageFilter
 
 from flux_mcp.errors import InvalidImageError, InvalidRequestError
 from flux_mcp.images.decoding import InputImage, encode_image, load_image
-from flux_mcp.images.masks import finish_mask, mask_from_box, mask_from_image
+from flux_mcp.images.masks import (
+    default_feather_px,
+    finish_mask,
+    mask_from_box,
+    mask_from_image,
+)
 from flux_mcp.requests.geometry import Size
 from flux_mcp.requests.schemas import Box
 
@@ -59,6 +65,22 @@ def test_a_box_covers_exactly_its_pixels_or_is_refused(numbers):
 def test_an_untouched_mask_stays_the_same_file():
     mask = mask_from_box(Box(x=1, y=1, width=5, height=5), Size(32, 16))
     assert finish_mask(mask, invert=False, feather_px=0) is mask
+
+
+def test_what_was_told_of_a_mask_is_told_of_the_finished_one():
+    mask = replace(grey(255), notices=("Its colours were made grey.",))
+    for asked in ({"invert": False, "feather_px": 2}, {"invert": False, "feather_px": 0}):
+        assert finish_mask(mask, **asked).notices == mask.notices
+
+
+@pytest.mark.parametrize(
+    ("box", "feather_px"),
+    [((0, 0, 15, 400), 0), ((0, 0, 64, 40), 2), ((9, 9, 256, 300), 16), ((0, 0, 4000, 3000), 32)],
+)
+def test_the_edge_of_a_box_is_soft_by_default_and_a_painted_mask_is_not(box, feather_px):
+    x, y, width, height = box
+    assert default_feather_px(Box(x=x, y=y, width=width, height=height)) == feather_px
+    assert default_feather_px(None) == 0
 
 
 def test_inverting_swaps_what_is_drawn_and_kept():

@@ -1,6 +1,7 @@
 """Masks: from an image or a box to an L image, where 255 is generated again and 0 is kept."""
 
 import io
+from dataclasses import replace
 
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
@@ -9,6 +10,10 @@ from flux_mcp.images.decoding import InputImage, encode_image
 from flux_mcp.requests.geometry import Rectangle, Size
 from flux_mcp.requests.plan import GENERATED_FROM
 from flux_mcp.requests.schemas import Box, whole_mask
+
+SOFT_PART, MOST_SOFT_PX = 16, 32
+"""The edge of a box is softened by this part of its shorter side, and by no more than this: an
+image drawn into it differs from the rest along a straight line, which is seen."""
 
 
 def mask_from_image(mask: InputImage, image_size: Size) -> InputImage:
@@ -52,6 +57,22 @@ def _inside(box: Box, image_size: Size) -> str:
     return "nothing" if is_outside else whole_mask(box.x, box.y, width, height)
 
 
+def default_feather_px(box: Box | None) -> int:
+    """Return by how much the edge of a mask is softened where nothing is asked.
+
+    A mask that was painted is taken as it was painted.
+    """
+    return 0 if box is None else min(MOST_SOFT_PX, min(box.width, box.height) // SOFT_PART)
+
+
+def soft_edge_notice(feather_px: int) -> str:
+    """Return what a caller who did not ask for it is told."""
+    return (
+        f"The edge of the box is softened by {feather_px} px on each side, so that no seam is "
+        "seen; feather_px=0 keeps it sharp."
+    )
+
+
 def finish_mask(mask: InputImage, *, invert: bool, feather_px: int) -> InputImage:
     """Return the mask inverted and softened as asked.
 
@@ -73,7 +94,9 @@ def finish_mask(mask: InputImage, *, invert: bool, feather_px: int) -> InputImag
             "White is generated again and black is kept; invert swaps them, a smaller feather_px "
             "keeps small shapes.",
         )
-    return encode_image(image) if invert or feather_px else mask
+    if not invert and not feather_px:
+        return mask
+    return replace(encode_image(image), notices=mask.notices)
 
 
 def covered(mask: InputImage) -> Rectangle:

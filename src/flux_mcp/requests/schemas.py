@@ -492,6 +492,12 @@ class GenerateRequest(DrawRequest):
     )
 
 
+_FEATHER = (
+    "Soften the mask's edge by this many pixels on each side. Of a box by default a sixteenth of "
+    "its shorter side, at most 32, so that no seam is seen; an image is taken as it was painted."
+)
+
+
 class EditRequest(DrawRequest):
     """Change an image as an instruction says."""
 
@@ -520,7 +526,7 @@ class EditRequest(DrawRequest):
         None,
         ge=0,
         le=256,
-        description="Soften the mask's edge by this many pixels.",
+        description=_FEATHER,
         json_schema_extra=brief("Soften its edge."),
     )
 
@@ -588,11 +594,11 @@ class FillRequest(DrawRequest):
         json_schema_extra=brief("The area to change: box or image."),
     )
     invert: bool = Field(default=False, description="Swap what is changed and what is kept.")
-    feather_px: int = Field(
-        0,
+    feather_px: int | None = Field(
+        None,
         ge=0,
         le=256,
-        description="Soften the mask's edge by this many pixels.",
+        description=_FEATHER,
         json_schema_extra=brief("Soften the mask's edge."),
     )
 

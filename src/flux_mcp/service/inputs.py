@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,14 @@ from flux_mcp.errors import RequestError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.images.budget import DecodeBudget
 from flux_mcp.images.decoding import BYTES_PER_PIXEL, InputImage, load_image, store_image
-from flux_mcp.images.masks import covered, finish_mask, mask_from_box, mask_from_image
+from flux_mcp.images.masks import (
+    covered,
+    default_feather_px,
+    finish_mask,
+    mask_from_box,
+    mask_from_image,
+    soft_edge_notice,
+)
 from flux_mcp.images.references import (
     DataReference,
     GalleryReference,
@@ -101,7 +108,7 @@ class InputReader:
             case EditRequest():
                 images = [read.image(image, "reference") for image in request.images]
                 masks = [
-                    read.mask(mask, images[0].image, feather_px=request.feather_px or 0)
+                    read.mask(mask, images[0].image, feather_px=request.feather_px)
                     for mask in filter(None, [request.mask])
                 ]
                 return (*images, *masks)
@@ -145,9 +152,13 @@ class _RequestInputs:
         return Incoming(image, _plan_input(image, role, weight, image_id))
 
     def mask(
-        self, asked: Mask, image: InputImage, *, invert: bool = False, feather_px: int
+        self, asked: Mask, image: InputImage, *, invert: bool = False, feather_px: int | None
     ) -> Incoming:
         raw = self._raw_mask(asked, Size(image.width, image.height))
+        if feather_px is None:
+            feather_px = default_feather_px(asked.box)
+            told = (soft_edge_notice(feather_px),) if feather_px else ()
+            raw = replace(raw, notices=(*raw.notices, *told))
         with self.budget.taken(BYTES_PER_PIXEL * raw.width * raw.height):
             mask = finish_mask(raw, invert=invert, feather_px=feather_px)
             masked = covered(mask)
