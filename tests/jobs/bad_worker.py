@@ -2,7 +2,8 @@
 
 good         draws black images
 patient      draws black images; a job whose prompt begins with "wait" it only begins, until that
-             is cancelled, or with "wait for the next attempt" until this one ends
+             is cancelled, or with "wait for the next attempt" until this one ends; with the
+             variable LIGHT_WORKER_HOLDS=yes so does each job of many steps
 deaf         reports one step, then neither listens nor draws
 listens      reports one step, then waits for a cancel of that job
 dies         exits in the middle of a job
@@ -13,6 +14,7 @@ confused     mixes in events of another job and of an older attempt
 """
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Mapping
@@ -33,8 +35,9 @@ from flux_mcp.worker_protocol.messages import (
     parse_command,
 )
 
+MANY_STEPS = 64
 ENVIRONMENT = Environment(
-    torch="2",
+    torch="2.0",
     diffusers="0",
     transformers="5",
     device="cpu",
@@ -54,10 +57,12 @@ def wait_for_cancel(job_id: str) -> None:
     while (frame := read_frame_blocking(sys.stdin.buffer)) is not None:
         if parse_command(frame.header) == CancelMessage(job_id=job_id):
             return
-    sys.exit()  # whoever wanted it is gone
+    os._exit(0)  # whoever wanted it is gone
 
 
 def waits(message: RunMessage) -> bool:
+    if os.environ.get("LIGHT_WORKER_HOLDS") == "yes" and message.plan.steps >= MANY_STEPS:
+        return True
     prompt = message.plan.prompt
     return prompt.startswith("wait") and not (
         prompt.startswith("wait for the next attempt") and message.attempt > 1
@@ -71,10 +76,14 @@ def run(message: RunMessage, habit: str) -> None:
         error = ErrorInfo(code="engine_unavailable", message="no torch", hint="install it")
         send(Failed(**stamp, error=error))
         return
+    loaded = (f"{plan.kind}/{plan.model}",)
     is_kept_waiting = habit == "patient" and waits(message)
-    step = 2 if is_kept_waiting else 1
-    progress = {"phase": "denoising", "step": step, "total_steps": plan.total_steps}
-    send(Progress(**stamp, **progress))
+    for phase, step in (
+        ("loading", 0),
+        ("encoding", 0),
+        ("denoising", 2 if is_kept_waiting else 1),
+    ):
+        send(Progress(**stamp, phase=phase, step=step, total_steps=plan.total_steps))
     if habit == "confused":
         send(Cancelled(**{**stamp, "attempt": message.attempt - 1}))
         send(Failed(**{**stamp, "job_id": "job_other"}, error=ErrorInfo(code="x", message="x")))
@@ -82,7 +91,7 @@ def run(message: RunMessage, habit: str) -> None:
         threading.Event().wait()
     if habit == "listens" or is_kept_waiting:
         wait_for_cancel(message.job_id)
-        send(Cancelled(**stamp))
+        send(Cancelled(**stamp, loaded=loaded))
         return
     if habit == "dies":
         os._exit(7)
@@ -97,11 +106,12 @@ def run(message: RunMessage, habit: str) -> None:
                 GeneratedImage(**stamp, **size, index=index, seed=seed, seconds=0.1),
                 {"pixels": bytes(3 * plan.width * plan.height)},
             )
-    send(Done(**stamp, load_s=0.0, draw_s=0.1, weights_sha256="0" * 64, loaded=("text2img/micro",)))
+    send(Done(**stamp, load_s=0.1, draw_s=0.1, weights_sha256="0" * 64, loaded=loaded))
 
 
 def main() -> None:
     habit = sys.argv[1]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the real one: Ctrl-C is the server's
     send(WorkerReady(pid=os.getpid(), environment=ENVIRONMENT))
     while (frame := read_frame_blocking(sys.stdin.buffer)) is not None:
         command = parse_command(frame.header)

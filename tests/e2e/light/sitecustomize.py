@@ -13,7 +13,9 @@ if "flux_mcp.pipelines.worker" in sys.orig_argv:
     from pathlib import Path
 
     try:
-        runpy.run_path(str(Path(__file__).with_name("worker.py")), run_name="__main__")
+        light = Path(__file__).parents[2] / "jobs" / "bad_worker.py"
+        sys.argv = [str(light), "patient"]
+        runpy.run_path(str(light), run_name="__main__")
     except BaseException:  # noqa: BLE001 - Python would go on with the worker that was asked for
         traceback.print_exc()
         os._exit(1)
