@@ -43,12 +43,24 @@ class Traced:
     """Of the server that draws."""
 
 
-@pytest.fixture(scope="module")
-async def traced(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Traced]:
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(light_worker(holds=False), id="light worker"),
+        pytest.param({}, id="worker", marks=pytest.mark.torture),
+    ],
+)
+async def traced(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Traced]:
     """One server draws two jobs, one of them for the other server, and refuses three calls."""
     start = starter(tmp_path_factory.mktemp("traced"))
     with collecting() as collector:
-        ours = {"FLUX_MCP_OTLP_ENDPOINT": collector.endpoint, "FLUX_MCP_LOG_FORMAT": "json"}
+        ours = {
+            "FLUX_MCP_OTLP_ENDPOINT": collector.endpoint,
+            "FLUX_MCP_LOG_FORMAT": "json",
+            **request.param,
+        }
         standard = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_SERVICE_NAME": "two"}
         async with start(**ours, **OFTEN) as server:
             answer = await job(server.client, "flux_generate", **ASKED, wait_s=200)

@@ -17,9 +17,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from flux_mcp.requests.plan import RenderPlan
 from flux_mcp.worker_protocol.frames import encode, read_frame_blocking
 from flux_mcp.worker_protocol.messages import (
     Cancelled,
@@ -69,6 +70,19 @@ def waits(message: RunMessage) -> bool:
     )
 
 
+def draw(plan: RenderPlan, stamp: Any, report: Callable[..., None]) -> None:
+    size = {"width": plan.width, "height": plan.height}
+    for index, seed in enumerate(plan.seeds):
+        done, last = index * plan.steps, (index + 1) * plan.steps
+        for step in range(done, last + 1):
+            report("denoising", step)
+        report("decoding", last)
+        send(
+            GeneratedImage(**stamp, **size, index=index, seed=seed, seconds=0.1),
+            {"pixels": bytes(3 * plan.width * plan.height)},
+        )
+
+
 def run(message: RunMessage, habit: str) -> None:
     plan = message.plan
     stamp = {"job_id": message.job_id, "attempt": message.attempt, "seq": 0}
@@ -78,12 +92,14 @@ def run(message: RunMessage, habit: str) -> None:
         return
     loaded = (f"{plan.kind}/{plan.model}",)
     is_kept_waiting = habit == "patient" and waits(message)
-    for phase, step in (
-        ("loading", 0),
-        ("encoding", 0),
-        ("denoising", 2 if is_kept_waiting else 1),
-    ):
+
+    def report(phase: str, step: int = 0) -> None:
         send(Progress(**stamp, phase=phase, step=step, total_steps=plan.total_steps))
+
+    report("loading")
+    report("encoding")
+    if habit not in ("good", "patient") or is_kept_waiting:
+        report("denoising", 2 if is_kept_waiting else 1)
     if habit == "confused":
         send(Cancelled(**{**stamp, "attempt": message.attempt - 1}))
         send(Failed(**{**stamp, "job_id": "job_other"}, error=ErrorInfo(code="x", message="x")))
@@ -100,12 +116,7 @@ def run(message: RunMessage, habit: str) -> None:
         sys.stdout.buffer.flush()
         threading.Event().wait()
     if habit != "no images":
-        for index, seed in enumerate(plan.seeds):
-            size = {"width": plan.width, "height": plan.height}
-            send(
-                GeneratedImage(**stamp, **size, index=index, seed=seed, seconds=0.1),
-                {"pixels": bytes(3 * plan.width * plan.height)},
-            )
+        draw(plan, stamp, report)
     send(Done(**stamp, load_s=0.1, draw_s=0.1, weights_sha256="0" * 64, loaded=loaded))
 
 
