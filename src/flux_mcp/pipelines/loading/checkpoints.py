@@ -94,7 +94,8 @@ class TensorEntry:
     block_type: str | None
     """GGUF's name for how it is packed, such as `Q4_K`; `None` in safetensors files."""
     read: Callable[[], Any]
-    """Returns a copy on the CPU or a view of the file."""
+    """Returns a new tensor on the CPU, never a view of a mapped file: that would be read later and
+    uncounted, and would end this process if the file were cut short by then."""
     path: Path
     """The file it is in."""
     offset: int
@@ -152,9 +153,8 @@ class Handle:
         """Take the tensor or read it, and copy it to the device."""
         taken = self._take()
         if taken is None:
-            # Always a copy: a view of a mapped file would be read later and uncounted, and would
-            # end this process if the file were cut short by then.
-            tensor = self._entry.read().to(self._device, copy=True)
+            # Its own already: another copy would take its place twice, and leave holes in memory.
+            tensor = self._entry.read().to(self._device)
         else:
             # Not shared with anything; but pinned memory is for copying from, not for keeping.
             tensor = taken.to(self._device, copy=taken.is_pinned())
