@@ -205,9 +205,9 @@ def test_a_lesser_model_is_named_in_the_notice():
 
 
 def test_a_model_that_does_not_fit_is_named_with_the_one_that_does():
-    found = tier(Wanted("text2img", "low"), machine(3))
+    found = tier(Wanted("text2img", "low"), machine(3.2))
     assert found.chosen.spec.id == "flux2-klein-4b"
-    expected = "flux2-klein-4b draws instead of flux1-schnell: takes 3.2 GiB of the GPU, 3.0 are"
+    expected = "flux2-klein-4b draws instead of flux1-schnell: takes 3.4 GiB of the GPU, 3.2 are"
     assert found.notices[0].startswith(expected)
 
 
@@ -236,7 +236,7 @@ def test_only_allowed_licences_are_chosen_but_any_model_may_be_named():
     [
         (Wanted("text2img", "low", width_px=2048, height_px=2048), machine(5), "1024x1024 would"),
         (Wanted("text2img", "high", count=8, batched=True), machine(5), "Without 'batched'"),
-        (Wanted("text2img", "low"), machine(1), "A GPU with 2.6 GiB free would do."),
+        (Wanted("text2img", "low"), machine(1), "A GPU with 3.1 GiB free would do."),
         (Wanted("text2img", "low"), machine(8, 3.5), "A machine with 4.0 GiB of memory would do."),
         (Wanted("text2img", "low"), machine(48, compute=6.1), "newer GPU"),
     ],

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from flux_mcp.models.parts import Placement, Precision, TransformerRow, load_parts
 
 GIB = 2**30
+_WIDE_BITS = 16
 STREAMED_BLOCKS = 2
 """On the GPU at once where blocks stream: one works, one arrives."""
 REFERENCE_MEGAPIXELS = 1.05
@@ -77,10 +78,17 @@ def weights_gib(parameters_m: float, precision: Precision) -> float:
 
 
 def text_gib(pieces: Pieces, precision: Precision) -> float:
-    """Return what the text encoders take; small ones stay in 16 bit."""
+    """Return what the text encoders take; small ones stay in 16 bit, and so do tables of tokens.
+
+    torchao, bitsandbytes, casting to fp8 and GGUF as it is read here quantise linear layers only.
+    Of files in fp8 whose table is in fp8 too, less is taken: half of the table's.
+    """
     rows = [load_parts().text_encoder[name] for name in pieces.text_encoders]
+    wide: Precision = precision if load_parts().precision[precision].bits > _WIDE_BITS else "bf16"
     return sum(
-        weights_gib(row.parameters_m, precision if row.quantised else "bf16") for row in rows
+        weights_gib(row.parameters_m - row.table_m, precision if row.quantised else "bf16")
+        + weights_gib(row.table_m, wide if row.quantised else "bf16")
+        for row in rows
     )
 
 

@@ -64,6 +64,8 @@ class TextEncoderRow(_PartsRow):
     """A text encoder."""
 
     parameters_m: float
+    table_m: float
+    """Of them in the table of tokens, which stays in 16 bit when the rest is quantised."""
     quantised: bool
     """Whether a plan's text precision is its own; else it stays in 16 bit."""
     source: str

@@ -142,9 +142,10 @@ _TABLES = (
     ("token_embd.weight", "blk.35.attn_q_norm.weight", 151936, 4096, "qwen3-8b", "Qwen3 8B"),
 )  # fmt: skip
 _MISTRAL_VOCABULARY = 131072
-_TOKENS = ("shared.weight", "token_embd.weight", "model.embed_tokens.weight",
-           "encoder.embed_tokens.weight", "language_model.model.embed_tokens.weight",
-           "model.language_model.embed_tokens.weight")  # fmt: skip
+TOKEN_TABLES = ("shared.weight", "token_embd.weight", "model.embed_tokens.weight",
+                "encoder.embed_tokens.weight", "language_model.model.embed_tokens.weight",
+                "model.language_model.embed_tokens.weight")  # fmt: skip
+"""Names that files have for the table of tokens of a text encoder."""
 
 
 def _text(tensors: Tensors, prefix: str) -> FoundPart | None:
@@ -154,7 +155,7 @@ def _text(tensors: Tensors, prefix: str) -> FoundPart | None:
                 "text", title, part, _main_type(tensors), is_scaled=_is_scaled(tensors),
                 prefix=prefix,
             )  # fmt: skip
-    tokens = next((tensors[name] for name in _TOKENS if name in tensors), None)
+    tokens = next((tensors[name] for name in TOKEN_TABLES if name in tensors), None)
     if tokens is None:
         return None
     if tokens.shape[0] == _MISTRAL_VOCABULARY:

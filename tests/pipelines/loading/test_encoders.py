@@ -87,8 +87,8 @@ def test_reading_tensor_by_tensor_gives_what_transformers_itself_loads(request, 
         part.folder, dtype=torch.bfloat16, local_files_only=True
     )
     theirs = stock.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    assert theirs.keys() - ours.keys() <= {"lm_head.weight"}  # images are made of hidden states
+    assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
 @pytest.mark.parametrize("precision", ["fp8", "fp8wo", "int8"])

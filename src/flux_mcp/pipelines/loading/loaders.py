@@ -20,7 +20,7 @@ from flux_mcp.pipelines.loading.checkpoints import (
     open_checkpoint,
 )
 from flux_mcp.pipelines.loading.denoisers import load_denoiser
-from flux_mcp.pipelines.loading.encoders import load_encoder, refuse_unknown
+from flux_mcp.pipelines.loading.encoders import load_encoder, refuse_unknown, without_head
 from flux_mcp.pipelines.loading.fetching import make_room
 from flux_mcp.pipelines.loading.part_files import (
     DOWNLOAD_AGAIN,
@@ -120,7 +120,7 @@ def _load_whole(part_class: Any, part: PartFiles, row: Format) -> Any:
             f"{part.name} lacks {len(missing)} tensors, such as {missing[0]}.", DOWNLOAD_AGAIN
         )
     refuse_unknown(part.name, info["unexpected_keys"])
-    return model
+    return without_head(model)
 
 
 def make_pipeline(

@@ -15,10 +15,12 @@ from flux_mcp.models.families import PART_CLASSES, PartClass, PartLoader
 from flux_mcp.models.formats import format_of, text_precision
 from flux_mcp.models.hub.cache import Snapshot
 from flux_mcp.models.parts import Precision, load_parts
-from flux_mcp.models.recognition import PREFIXES
+from flux_mcp.models.recognition import PREFIXES, TOKEN_TABLES
 from flux_mcp.models.registry import ModelSpec
 from flux_mcp.models.row_files import ROLES, check_quantised, check_stored
-from flux_mcp.models.weight_headers import is_weight_file, read_weight_header
+from flux_mcp.models.weight_headers import StoredTensor, is_weight_file, read_weight_header
+from flux_mcp.pipelines.loading.encoders import LEFT_OUT
+from flux_mcp.pipelines.loading.scaled import tells_storage
 
 DOWNLOAD_AGAIN = "Remove the files and download them again; 'flux-mcp doctor' shows where they are."
 
@@ -174,21 +176,45 @@ def is_read_by_tensor(part: PartFiles) -> bool:
 
 
 def loaded_bytes(part: PartFiles, precision: Precision) -> int:
-    """Return what a part's weights take when they are loaded, by the headers of its files."""
+    """Return what a part's weights take when they are loaded, by the headers of its files.
+
+    Tables of tokens stay in 16 bit in every format, but in fp8 files as they are stored. The scales
+    of a file in fp8, some thousandths of it, are left out.
+    """
     if part.loader == "plain":
         return 0
     if not is_read_by_tensor(part) and part.loader in _READ_TENSOR_BY_TENSOR:
         return sum(path.stat().st_size for path in part.files)  # stored as they will be held
-    values, is_narrow = 0, False
+    own: dict[str, StoredTensor] = {}
     for path in part.files:
         tensors = read_weight_header(path).tensors
         prefix = next((p for p in part.prefixes if any(n.startswith(p) for n in tensors)), "")
-        own = [one for name, one in tensors.items() if name.startswith(prefix)]
-        values += sum(one.values for one in own)
-        is_narrow |= any(one.number_type.startswith("F8") for one in own)
-    if part.loader == "text" and format_of(precision).method == "casting" and not is_narrow:
-        precision = format_of(precision).compute  # it is narrowed when all of it is there
-    return round(values * load_parts().precision[precision].bytes_per_parameter)
+        own |= {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    own = {name: one for name, one in own.items() if not tells_storage(name)}
+    wide: set[str] = set()
+    if part.loader == "text":
+        tables = [name for name in TOKEN_TABLES if name in own]
+        # T5 may have its table twice, and is loaded with one.
+        own = {n: t for n, t in own.items() if n in tables[:1] or not LEFT_OUT.fullmatch(n)}
+        wide.update(tables[:1])
+    row = format_of(precision)
+    if row.method == "casting":
+        narrow = {name for name, one in own.items() if _is_held(name, one)}
+        if narrow or part.loader == "text":
+            # What the file has wide stays so; without anything narrow, an encoder is narrowed when
+            # all of it is there.
+            wide = own.keys() - narrow
+    figures = load_parts().precision
+    return round(sum(
+        one.values * figures[row.compute if name in wide else precision].bytes_per_parameter
+        for name, one in own.items()
+    ))  # fmt: skip
+
+
+def _is_held(name: str, stored: StoredTensor) -> bool:
+    """Whether it stays as it is stored in fp8: what `scaled.is_held` says, by a header."""
+    is_matrix = len(stored.shape) == 2 and name.endswith(".weight")  # noqa: PLR2004
+    return is_matrix and stored.number_type in ("F8_E4M3", "F8_E5M2")
 
 
 def _check_channels(part: PartFiles, spec: ModelSpec) -> None:

@@ -58,7 +58,7 @@ class ScaledTensors:
         return any(is_narrow(entry) for entry in self.entries.values())
 
     def kept(self, dtype: Any) -> dict[str, TensorEntry]:
-        """Return the entries: matrices in 8 bit floats as bytes, for `ScaledLinear`.
+        """Return the entries: matrices in 8 bit floats as bytes, for `hold_scaled`.
 
         Args:
             dtype: Torch's, of other 8 bit floats when they have been read.
@@ -78,7 +78,7 @@ class ScaledTensors:
 
         Returns:
             fp32 tensors of shape (rows, 2): the scale, and a code for the number type; zeros for a
-            tensor that `ScaledLinear` does not hold.
+            tensor that is not held.
         """
         return {
             name: _storage_by_row(entry, self.scales.get(name))
@@ -87,7 +87,7 @@ class ScaledTensors:
 
 
 def is_held(entry: TensorEntry) -> bool:
-    """Whether a tensor is one that `ScaledLinear` can hold: a matrix in 8 bit floats."""
+    """Whether a tensor is one that `hold_scaled` can hold: a matrix in 8 bit floats."""
     return is_narrow(entry) and len(entry.shape) == _MATRIX and entry.name.endswith(".weight")
 
 
@@ -99,6 +99,11 @@ def is_narrow(entry: TensorEntry) -> bool:
     import torch
 
     return entry.dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+def tells_storage(name: str) -> bool:
+    """Whether a tensor only says how another one is stored, by its name."""
+    return name == _MARKER or name.endswith((*_SCALES, *_OF_INPUTS, _DESCRIPTION))
 
 
 def split_scales(part: str, entries: Mapping[str, TensorEntry]) -> ScaledTensors:
@@ -154,11 +159,24 @@ def _check_scale(part: str, weight: TensorEntry | None, scale: TensorEntry) -> N
         )
 
 
+_WIDENED_AT_ONCE = 2**23
+"""Numbers: a table of tokens has 400 million, and would take three times its size in fp32."""
+
+
 def _widener(scale: TensorEntry | None, dtype: Any) -> Any:
     def widen(tensor: Any) -> Any:
         if scale is None:
             return tensor.to(dtype)
-        return (tensor.float() * _by_row(scale, tensor.device)).to(dtype)
+        import torch
+
+        rows = tensor.reshape(tensor.shape[0] if tensor.ndim else 1, -1)
+        by_row = _by_row(scale, tensor.device).expand(rows.shape[0], 1)
+        wide = torch.empty(rows.shape, dtype=dtype, device=tensor.device)
+        step = max(1, _WIDENED_AT_ONCE // max(1, rows.shape[1]))
+        for start in range(0, rows.shape[0], step):
+            part = slice(start, start + step)
+            wide[part] = rows[part].float() * by_row[part]
+        return wide.reshape(tensor.shape)
 
     return widen
 
@@ -182,7 +200,7 @@ _CODES = ("", "torch.float8_e4m3fn", "torch.float8_e5m2")
 
 
 def hold_scaled(model: Any, storage: Mapping[str, Any], dtype: Any) -> None:
-    """Put `ScaledLinear` in the place of linear layers.
+    """Put `ScaledLinear` in the place of linear layers, `ScaledEmbedding` in that of tables.
 
     Args:
         model: Its layers may have no weights yet, or those widened: they are then narrowed again,
@@ -192,7 +210,7 @@ def hold_scaled(model: Any, storage: Mapping[str, Any], dtype: Any) -> None:
     """
     import torch
 
-    from flux_mcp.pipelines.loading.scaled_linear import ScaledLinear
+    from flux_mcp.pipelines.loading.scaled_linear import ScaledEmbedding, ScaledLinear
 
     for name, rows in storage.items():
         code = int(rows[0, 1])
@@ -200,9 +218,23 @@ def hold_scaled(model: Any, storage: Mapping[str, Any], dtype: Any) -> None:
             continue
         path, _, leaf = name.rpartition(".")
         layer = model.get_submodule(path)
-        if leaf != "weight" or not isinstance(layer, torch.nn.Linear):
+        stored, scale = getattr(torch, _CODES[code].removeprefix("torch.")), rows[:, 0].contiguous()
+        if leaf != "weight":
             continue
-        stored = getattr(torch, _CODES[code].removeprefix("torch."))
-        parent, _, child = path.rpartition(".")
-        made = ScaledLinear(layer, rows[:, 0].contiguous(), stored, dtype)
-        setattr(model.get_submodule(parent), child, made)
+        if isinstance(layer, torch.nn.Linear):
+            _put(model, path, ScaledLinear(layer, scale, stored, dtype))
+        elif type(layer) is torch.nn.Embedding:
+            table = ScaledEmbedding(layer, scale, stored, dtype)
+            # T5 has its table of tokens in two places.
+            for place in _places_of(model, layer.weight):
+                _put(model, place, table)
+
+
+def _put(model: Any, path: str, layer: Any) -> None:
+    parent, _, child = path.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)
+
+
+def _places_of(model: Any, weight: Any) -> list[str]:
+    modules = model.named_modules(remove_duplicate=False)
+    return [path for path, module in modules if getattr(module, "weight", None) is weight]
