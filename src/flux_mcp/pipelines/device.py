@@ -3,7 +3,8 @@
 import errno
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,14 +107,39 @@ def describe(device: Device) -> Environment:
 def arithmetic(device: Device) -> str:
     """Return what, besides weights and input, can change the last bits of a result.
 
-    Libraries, device, threads, the instructions torch uses of a CPU, how it multiplies fp32.
+    Libraries, device, threads, the instructions torch uses of a CPU, how it multiplies fp32, and
+    what it multiplies in fp32 because it is slow in it.
     """
     import torch
 
     told = describe(device).model_dump(exclude={"device", "memory_total_gib", "platform"})
     told["cpu"] = torch.backends.cpu.get_cpu_capability()
     told["fp32"] = torch.get_float32_matmul_precision()
+    told["in_fp32"] = [str(dtype) for dtype in _in_fp32(device)]
     return json.dumps(told, sort_keys=True)
+
+
+def wide_products(device: Device, computed: Collection[Any]) -> AbstractContextManager[Any]:
+    """Return what makes a CPU multiply in fp32 what it has no arithmetic for (products.py).
+
+    Args:
+        device: What draws.
+        computed: Torch's dtypes that the models compute in; where none is slow, nothing is watched.
+    """
+    dtypes = [dtype for dtype in _in_fp32(device) if dtype in computed]
+    if not dtypes:
+        return nullcontext()
+    from flux_mcp.pipelines.products import WideProducts
+
+    return WideProducts(dtypes)
+
+
+def _in_fp32(device: Device) -> tuple[Any, ...]:
+    if device.kind != "cpu":
+        return ()
+    from flux_mcp.pipelines.products import slow_dtypes
+
+    return slow_dtypes()
 
 
 def free_memory_gib(device: Device) -> float | None:

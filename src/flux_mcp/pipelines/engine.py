@@ -6,7 +6,7 @@ stand the passes of one plan through its pipeline, and decoding in tiles.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, TypedDict
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_mcp.errors import JobCancelledError, WeightsInvalidError
+from flux_mcp.models.formats import format_of, text_precision
 from flux_mcp.models.registry import Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.pipelines.device import (
@@ -23,11 +24,13 @@ from flux_mcp.pipelines.device import (
     begin_peak,
     memory_of,
     peak_gib,
+    wide_products,
 )
 from flux_mcp.pipelines.families.adapter import Embeddings, Pixels, open_images
 from flux_mcp.pipelines.families.family import adapter_for
 from flux_mcp.pipelines.loaded import Resident
 from flux_mcp.pipelines.loading.fingerprints import Fingerprints
+from flux_mcp.pipelines.loading.quantisers import compute_dtype
 from flux_mcp.pipelines.loras.adapters import LoraAdapters
 from flux_mcp.pipelines.memory.prefetch import Fetcher, Prefetcher, spec_of
 from flux_mcp.pipelines.memory.residency import Residency
@@ -154,10 +157,12 @@ class Engine:
         texts = PlanTexts(plan, resident, self.embeddings, load_encoder)
         compiled = self.switches.apply(plan, resident, loading)
         self.adapters.prepare(plan.loras, resident, loading, compiled=compiled)
-        colours = None if previews is None else self.residency.colours(resident)
+        with self._products(resident):
+            colours = None if previews is None else self.residency.colours(resident)
         loaded = time.perf_counter()
         watch = StepWatch(plan, reporter, is_cancelled, previews, colours)
         with (
+            self._products(resident),
             self.adapters.active(plan.loras, resident, compiled=compiled),
             self.switches.active(plan, resident),
         ):
@@ -169,6 +174,12 @@ class Engine:
             weights_sha256=resident.weights_sha256,
             prefetched_bytes=fetched.taken_bytes - taken_before,
         )
+
+    def _products(self, resident: Resident) -> AbstractContextManager[Any]:
+        """Return how this device multiplies what the models of a pipeline compute in."""
+        used = {resident.spec.precision, text_precision(resident.spec)}
+        computed = {compute_dtype(format_of(one).compute) for one in used}
+        return wide_products(self.device, computed)
 
     def recover_memory(self) -> None:
         """Unload everything: what is left of the memory may be too little for any job."""
