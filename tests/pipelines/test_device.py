@@ -1,6 +1,8 @@
 """Where to draw, and what counts as out of memory."""
 
 import errno
+import platform
+import sys
 
 import pytest
 
@@ -10,6 +12,7 @@ from flux_mcp.pipelines.device import (
     Device,
     choose_device,
     describe,
+    free_caches,
     free_memory_gib,
     is_device_fault,
     is_out_of_host_memory,
@@ -41,6 +44,26 @@ def test_the_environment_says_what_pixels_depend_on():
 
 def test_free_memory_is_not_known_on_a_cpu():
     assert free_memory_gib(Device("cpu")) is None
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="the heap of glibc"
+)
+def test_memory_that_was_freed_between_tensors_that_stay_goes_back_to_the_system():
+    import psutil
+    import torch
+
+    process, size = psutil.Process(), 2**19
+    # glibc has a size in its heap once a larger one was freed (mallopt(3), M_MMAP_THRESHOLD).
+    larger = torch.ones(2**24, dtype=torch.uint8)
+    del larger
+    tensors = [torch.ones(size, dtype=torch.uint8) for _ in range(200)]
+    before = process.memory_info().rss
+    stays = tensors[::2]
+    tensors.clear()
+    free_caches(Device("cpu"))
+    assert before - process.memory_info().rss > 80 * size
+    assert len(stays) == 100
 
 
 def test_every_way_of_running_out_of_memory_is_recognised():

@@ -18,7 +18,13 @@ from flux_mcp.models.memory import Load, LoadedAs, gpu_gib, ram_gib, working_gib
 from flux_mcp.models.parts import PLACEMENTS, Placement, Precision, load_parts
 from flux_mcp.models.planning.machine import host_budget_gib, machine_memory_gib
 from flux_mcp.models.registry import ModelSpec, Registry
-from flux_mcp.pipelines.device import GIB, Device, free_caches, tensors_of
+from flux_mcp.pipelines.device import (
+    GIB,
+    Device,
+    free_caches,
+    give_back_memory,
+    tensors_of,
+)
 from flux_mcp.pipelines.loaded import Resident
 from flux_mcp.pipelines.loading.checkpoints import FetchedTensors
 from flux_mcp.pipelines.loading.fetching import available_bytes
@@ -332,6 +338,7 @@ class Residency:
                 fetched=self._fetched,
             )
             self.store.add(key, model, on_gpu=is_on_device)
+            give_back_memory()
         return self.store[key]
 
     def _make_room(
