@@ -5,6 +5,7 @@ import pytest
 from flux_mcp.models.descriptions import load_descriptions
 from flux_mcp.models.memory import GIB, Pieces, text_gib
 from flux_mcp.models.parts import load_parts
+from flux_mcp.models.recognition import TOKEN_TABLES
 from flux_mcp.pipelines.loading.loaders import load_part
 from flux_mcp.pipelines.loading.part_files import PartFiles, loaded_bytes
 from flux_mcp.pipelines.loading.slots import nbytes_of
@@ -38,17 +39,16 @@ def in_8_bit(part, path, *, by_row):
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(next(part.folder.glob("*.safetensors")))
-    table = next(
-        tensors[f"{one}.weight"]
-        for one in TABLES["t5"] + TABLES["qwen3"]
-        if f"{one}.weight" in tensors
-    )
-    tensors["lm_head.weight"] = table.flip(0)
+    name = next(name for name in TOKEN_TABLES if name in tensors)
+    table = tensors[name]
+    # As published, Mistral's names are others than its model's.
+    before = "language_model." if name.startswith("language_model.model.") else ""
+    tensors[f"{before}lm_head.weight"] = table.flip(0)
     if "shared.weight" in tensors:
         tensors["encoder.embed_tokens.weight"] = table.clone()
     file = {}
     for name, tensor in tensors.items():
-        if tensor.ndim == 1:
+        if tensor.ndim != 2:
             file[name] = tensor.bfloat16()
             continue
         largest = tensor.float().abs().amax(1) if by_row else tensor.float().abs().max()
@@ -67,7 +67,7 @@ def held_bytes(model):
     return sum(by_place.values())
 
 
-@pytest.mark.parametrize(("which", "by_row"), [("t5", False), ("qwen3", True)])
+@pytest.mark.parametrize(("which", "by_row"), [("t5", False), ("qwen3", True), ("mistral3", False)])
 def test_an_encoder_in_fp8_takes_what_its_header_says_and_its_table_is_exact(
     encoders, tmp_path, which, by_row
 ):

@@ -7,7 +7,7 @@ GGUF files name tensors as llama.cpp does, which the gguf package translates, or
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -70,7 +70,7 @@ def load_encoder(model_class: Any, reading: TensorReading, row: Format) -> Any:
     return without_head(model)
 
 
-_HEAD = re.compile(r"lm_head\..*|output\.weight")
+_HEAD = re.compile(r"(?:language_model\.)?lm_head\..*|output\.weight")
 """The head of a language model and its scales, as transformers and llama.cpp name it."""
 
 
@@ -153,6 +153,7 @@ def _load_held(
 
     dtype = compute_dtype(row.compute)
     model = _without_weights(model_class, reading)
+    stored = _in_names_of(model, stored)
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters()}
     if not shapes.keys() <= stored.entries.keys():
         return None
@@ -180,6 +181,30 @@ def _load_held(
         else:
             setattr(module, leaf, torch.nn.Parameter(tensor.to(dtype), requires_grad=False))
     return _finished(model, reading.device)
+
+
+def _in_names_of(model: Any, stored: ScaledTensors) -> ScaledTensors:
+    """Return tensors by the names that transformers reads them under (5.23).
+
+    Mistral's published file says `language_model.model.layers` and the model has
+    `model.language_model.layers`.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    renamings = [
+        one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)
+    ]
+    known = model.state_dict()
+
+    def renamed(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+        prefix = model.base_model_prefix
+        return {
+            name if name in known else rename_source_key(name, renamings, [], prefix, known)[0]: one
+            for name, one in entries.items()
+        }
+
+    return ScaledTensors(renamed(stored.entries), renamed(stored.scales))
 
 
 def _finished(model: Any, device: str) -> Any:
