@@ -78,7 +78,7 @@ def test_help_imports_no_command_and_a_command_no_other(cli: Cli) -> None:
     commands = (("--help",), ("--version",), ("loras", "--help"))
     *none, one = (modules & loaded for loaded in cli.imports_after_each(*commands))
     assert none == [set(), set()]
-    assert one == {"flux_mcp.cli.loras"}
+    assert one == {"flux_mcp.cli.commands.loras"}
 
 
 def test_the_version_is_printed(cli: Cli) -> None:

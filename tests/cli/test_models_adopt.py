@@ -8,7 +8,7 @@ import pytest
 from tokenizers.pre_tokenizers import ByteLevel
 from typer.testing import CliRunner
 
-from flux_mcp.cli.models import app
+from flux_mcp.cli.commands.models import app
 from flux_mcp.compose.tokens import count_prompt
 from flux_mcp.models.hub.cache import find_snapshot, require_snapshot
 from flux_mcp.models.user_rows import open_registry

@@ -40,29 +40,31 @@ class CommandRow:
 
 COMMANDS: Mapping[str, CommandRow] = {
     "serve": CommandRow(
-        "flux_mcp.cli.serve",
+        "flux_mcp.cli.commands.serve",
         "Serve MCP: over stdin and stdout for clients that start it, or over HTTP.",
     ),
     "generate": CommandRow(
-        "flux_mcp.cli.generate", "Generate an image and wait for it. Ctrl-C cancels it."
+        "flux_mcp.cli.commands.generate", "Generate an image and wait for it. Ctrl-C cancels it."
     ),
     "demo": CommandRow(
-        "flux_mcp.cli.demo",
+        "flux_mcp.cli.commands.demo",
         "Start the real server, call each tool that generates, and show the images.",
     ),
     "doctor": CommandRow(
-        "flux_mcp.cli.doctor",
+        "flux_mcp.cli.commands.doctor",
         "Show GPU, memory, what fits in each quality, what is here, and what to do next.",
     ),
     "connect": CommandRow(
-        "flux_mcp.cli.connect.command",
+        "flux_mcp.cli.commands.connect",
         "Show an MCP client's entry for this server; write it, or take it out again.",
     ),
-    "jobs": CommandRow("flux_mcp.cli.jobs", "Look at the queue and cancel jobs."),
-    "gallery": CommandRow("flux_mcp.cli.gallery", "Find and show finished images."),
-    "models": CommandRow("flux_mcp.cli.models", "See, plan, download, check, remove models."),
-    "loras": CommandRow("flux_mcp.cli.loras", "Look at the LoRAs of the data folder."),
-    "packs": CommandRow("flux_mcp.cli.packs", "Use, audit, check and write prompt packs."),
+    "jobs": CommandRow("flux_mcp.cli.commands.jobs", "Look at the queue and cancel jobs."),
+    "gallery": CommandRow("flux_mcp.cli.commands.gallery", "Find and show finished images."),
+    "models": CommandRow(
+        "flux_mcp.cli.commands.models", "See, plan, download, check, remove models."
+    ),
+    "loras": CommandRow("flux_mcp.cli.commands.loras", "Look at the LoRAs of the data folder."),
+    "packs": CommandRow("flux_mcp.cli.commands.packs", "Use, audit, check and write prompt packs."),
 }
 """Every command, in the order of `flux-mcp --help`."""
 

@@ -46,6 +46,12 @@ def _models(settings: "Settings") -> Iterable[str]:
     return [row.id for row in open_registry(settings)]
 
 
+def _clients(settings: "Settings") -> Iterable[str]:  # noqa: ARG001 - read as the others are
+    from flux_mcp.cli.connect.clients import load_clients
+
+    return [client.id for client in load_clients()]
+
+
 def _severities(settings: "Settings") -> Iterable[str]:  # noqa: ARG001 - read as the others are
     from typing import get_args
 
@@ -109,6 +115,7 @@ def _stored(settings: "Settings", ask: Callable[["Service"], Awaitable[list[str]
     return asyncio.run(asked()) if settings.paths.database.is_file() else []
 
 
+complete_clients = offering(_clients)
 complete_images = offering(_images)
 complete_jobs = offering(_jobs)
 complete_kinds = offering(_kinds)

@@ -1,9 +1,7 @@
 """`flux-mcp demo`: the demonstration of server/demo.py with bars, a table, a sheet of images."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,16 +13,9 @@ from rich.progress import (
 )
 
 from flux_mcp.cli.common import (
-    AsJson,
-    ConfigPath,
-    DataDir,
     console,
-    new_app,
     plain,
     print_json,
-    read_settings,
-    run,
-    set_up_logging,
 )
 from flux_mcp.errors import StorageError
 from flux_mcp.gallery.files import write_whole
@@ -34,41 +25,13 @@ from flux_mcp.service.answers import DemoAnswer, JobAnswer
 from flux_mcp.settings.installation import command_path
 from flux_mcp.settings.settings import Settings
 
-app = new_app()
-
 CELL_PX = 256
 """Twice the images' own side: large enough to be seen, and nothing is shown finer than it is."""
 WITHOUT_WORDS = "like the first image"
 _ANOTHER_SHEET = "Name another file with --sheet, in a folder that is there."
 
 
-@app.command()
-def demo(
-    *,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where to put the sheet of all images; else demo.png in the data folder.",
-            show_default=False,
-        ),
-    ] = None,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Start the real server, call each tool that generates, and show the images.
-
-    The tools are called as an MCP client calls them. Takes some seconds: micro
-    generates, whatever else is installed, and the images are kept in the gallery.
-    """
-    set_up_logging("warning")
-    run(
-        _demonstrate(read_settings(data_dir, config=config), sheet, as_json=as_json),
-        lambda: "Stopping the server; finished images are in the gallery.",
-    )
-
-
-async def _demonstrate(settings: Settings, sheet: Path | None, *, as_json: bool) -> None:
+async def demonstrate(settings: Settings, sheet: Path | None, *, as_json: bool) -> None:
     """Call each tool that generates, put the images on a sheet, print what was made.
 
     Raises:

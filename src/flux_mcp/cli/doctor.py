@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,22 +10,13 @@ from rich.text import Text
 
 from flux_mcp.cli.common import (
     EXIT_ENGINE,
-    AsJson,
-    ConfigPath,
-    DataDir,
     console,
-    given_flags,
-    new_app,
     opened,
     plain,
     print_json,
     print_table,
-    read_settings,
-    run,
-    set_up_logging,
 )
 from flux_mcp.cli.models_plan import named_machine
-from flux_mcp.cli.settings import print_example, print_settings
 from flux_mcp.doctor.examine import Known, examine
 from flux_mcp.doctor.facts import Examination, Fit, GpuFact, KindFits, Model, QueueFact, WorkerFact
 from flux_mcp.doctor.machine import look
@@ -40,53 +30,10 @@ from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.paths import ensure_dirs
 from flux_mcp.settings.settings import Settings
 
-app = new_app()
-
 LOG_LINES = 15
 """Lines of the worker's log that are shown where it cannot generate."""
 _INDENT = 10
 _WARN = "yellow"
-
-
-@app.command()
-def doctor(
-    *,
-    worker: Annotated[
-        bool, typer.Option("--worker", help="Also start a worker and ask which device it uses.")
-    ] = False,
-    settings: Annotated[
-        bool,
-        typer.Option("--settings", help="Instead: every setting, its value, where it is set."),
-    ] = False,
-    example_config: Annotated[
-        bool,
-        typer.Option("--example-config", help="Instead: a config.toml to begin with."),
-    ] = False,
-    vram: Annotated[
-        float | None,
-        typer.Option(help="Plan for a GPU with this memory, GiB; else this machine's."),
-    ] = None,
-    ram: Annotated[
-        float | None,
-        typer.Option(help="Plan with this RAM, GiB; else this machine's."),
-    ] = None,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show GPU, memory, what fits in each quality, what is here, and what to do next.
-
-    docs/doctor.md explains every line, and every key of --json.
-    """
-    set_up_logging("warning")
-    if example_config:
-        print_example()
-        return
-    if settings:
-        print_settings(given_flags(data_dir, config=config), as_json=as_json)
-        return
-    read = read_settings(data_dir, config=config)
-    run(_examine_and_print(read, DoctorFlags(worker, vram, ram), as_json=as_json))
 
 
 @dataclass(frozen=True)
@@ -98,7 +45,7 @@ class DoctorFlags:
     ram_gib: float | None = None
 
 
-async def _examine_and_print(settings: Settings, asked: DoctorFlags, *, as_json: bool) -> None:
+async def examine_and_print(settings: Settings, asked: DoctorFlags, *, as_json: bool) -> None:
     """Print the examination.
 
     Raises:

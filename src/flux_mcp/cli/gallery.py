@@ -1,28 +1,20 @@
 """`flux-mcp gallery`: find finished images, and show everything known about one."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 
 from flux_mcp.cli.common import (
-    AsJson,
-    ConfigPath,
-    DataDir,
     console,
     cut_to,
-    new_app,
     one_given_or_read,
     opened,
     plain,
     print_facts,
     print_json,
     read_kind,
-    read_settings,
-    run,
 )
-from flux_mcp.cli.completing import complete_images, complete_kinds, complete_models
 from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.requests.schemas import SearchRequest
@@ -30,52 +22,15 @@ from flux_mcp.requests.validation import parse_request
 from flux_mcp.service.answers import ImageAnswer
 from flux_mcp.settings.settings import Settings
 
-app = new_app(is_group=True)
-
-
 # --- search ------------------------------------------------------------------------------------
 
 
-@app.command()
-def search(
-    *,
-    query: Annotated[str | None, typer.Argument(help="Words of the prompt.")] = None,
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            help="generate, edit, fill, structure or vary.", autocompletion=complete_kinds
-        ),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model id.", autocompletion=complete_models)
-    ] = None,
-    session: Annotated[str | None, typer.Option(help="Session name.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
-    created_after: Annotated[str | None, typer.Option(help="2026-01-31, inclusive.")] = None,
-    created_before: Annotated[str | None, typer.Option(help="2026-02-01, exclusive.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Rows: 20, or up to 50.")] = None,
-    cursor: Annotated[str | None, typer.Option(help="As the page before printed it.")] = None,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Find images, newest first."""
-    asked = {
-        "query": query,
-        "kind": kind,
-        "model": model,
-        "session": session,
-        "seed": seed,
-        "created_after": created_after,
-        "created_before": created_before,
-        "limit": limit,
-        "cursor": cursor,
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
-    run(_print_hits(read_settings(data_dir, config=config), given, as_json=as_json))
+async def print_hits(settings: Settings, asked: dict[str, Any], *, as_json: bool) -> None:
+    """Print a page of finished images.
 
-
-async def _print_hits(settings: Settings, asked: dict[str, Any], *, as_json: bool) -> None:
+    Raises:
+        RequestError: the search cannot be read.
+    """
     if "kind" in asked:
         asked = {**asked, "kind": read_kind("--kind", asked["kind"])}
     request = parse_request(SearchRequest, asked)
@@ -113,25 +68,12 @@ def _local_time(created_at: str) -> str:
 # --- show --------------------------------------------------------------------------------------
 
 
-@app.command()
-def show(
-    *,
-    image_id: Annotated[
-        str,
-        typer.Argument(
-            help="Its id, as 'gallery search' shows it; - reads it.", autocompletion=complete_images
-        ),
-    ],
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show everything known about one image: where it is and how it was made."""
-    settings = read_settings(data_dir, config=config)
-    run(_print_image(settings, image_id, as_json=as_json))
+async def print_image(settings: Settings, image_id: str, *, as_json: bool) -> None:
+    """Print everything known about one image.
 
-
-async def _print_image(settings: Settings, image_id: str, *, as_json: bool) -> None:
+    Raises:
+        UnknownImageError: there is none with that id.
+    """
     image_id = one_given_or_read(image_id, "the id of an image")
     async with opened(settings, executes=False) as service:
         record = await service.gallery.find_image(image_id)

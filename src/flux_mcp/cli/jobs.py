@@ -2,27 +2,17 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated
-
-import typer
 
 from flux_mcp.cli.common import (
-    AsJson,
-    ConfigPath,
-    DataDir,
     all_given_or_read,
     console,
-    new_app,
     one_given_or_read,
     opened,
     plain,
     print_facts,
     print_json,
     print_table,
-    read_settings,
-    run,
 )
-from flux_mcp.cli.completing import complete_jobs
 from flux_mcp.errors import InvalidRequestError
 from flux_mcp.jobs.downloads import is_download_id
 from flux_mcp.models.registry import KIND_NAMES
@@ -31,32 +21,14 @@ from flux_mcp.requests.validation import parse_request
 from flux_mcp.service.answers import CancelAnswer, JobAnswer, QueueAnswer, QueuedJobAnswer
 from flux_mcp.settings.settings import Settings
 
-app = new_app(is_group=True)
-
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
 
 # --- list --------------------------------------------------------------------------------------
 
 
-@app.command("list")
-def list_jobs(
-    *,
-    all_jobs: Annotated[bool, typer.Option("--all", help="Ended ones too.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most rows with --all.")] = 20,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show who runs and who waits; with --all the newest jobs, ended ones too."""
-    settings = read_settings(data_dir, config=config)
-    if all_jobs:
-        run(_print_recent_jobs(settings, limit, as_json=as_json))
-    else:
-        run(_print_queue(settings, as_json=as_json))
-
-
-async def _print_queue(settings: Settings, *, as_json: bool) -> None:
+async def print_queue(settings: Settings, *, as_json: bool) -> None:
+    """Print who runs and who waits."""
     async with opened(settings, executes=False) as service:
         await service.runtime.look_for_leader()
         queue = await service.describe_queue()
@@ -97,7 +69,8 @@ def _state(job: QueuedJobAnswer) -> str:
     return f"{'stopping' if job.status == 'stopping' else 'step'} {job.step}/{job.total_steps}"
 
 
-async def _print_recent_jobs(settings: Settings, limit: int, *, as_json: bool) -> None:
+async def print_recent_jobs(settings: Settings, limit: int, *, as_json: bool) -> None:
+    """Print the newest jobs, ended ones too."""
     async with opened(settings, executes=False) as service:
         is_led = await service.runtime.look_for_leader()
         jobs = await service.recent_jobs(limit)
@@ -138,24 +111,12 @@ def _age(created_at: str) -> str:
 # --- show --------------------------------------------------------------------------------------
 
 
-@app.command()
-def show(
-    *,
-    job_id: Annotated[
-        str,
-        typer.Argument(
-            help="Its id, as 'jobs list --all' shows it; - reads it.", autocompletion=complete_jobs
-        ),
-    ],
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show one job: how far it is, why it failed, its images."""
-    run(_print_job(read_settings(data_dir, config=config), job_id, as_json=as_json))
+async def print_job(settings: Settings, job_id: str, *, as_json: bool) -> None:
+    """Print one job with its images.
 
-
-async def _print_job(settings: Settings, job_id: str, *, as_json: bool) -> None:
+    Raises:
+        UnknownJobError: there is none with that id.
+    """
     job_id = one_given_or_read(job_id, "the id of a job")
     async with opened(settings, executes=False) as service:
         await service.runtime.look_for_leader()
@@ -193,30 +154,7 @@ def print_notices(notices: Iterable[str]) -> None:
 # --- cancel ------------------------------------------------------------------------------------
 
 
-@app.command()
-def cancel(
-    *,
-    job_ids: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Their ids, as 'jobs list' shows them; - reads them from stdin.",
-            metavar="[JOB_ID]...",
-            autocompletion=complete_jobs,
-        ),
-    ] = None,
-    session: Annotated[
-        str | None, typer.Option(help="Instead: every unfinished job of it.")
-    ] = None,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Cancel jobs, or all of a session; a running one stops at its next step."""
-    settings = read_settings(data_dir, config=config)
-    run(_cancel(settings, tuple(job_ids or ()), session, as_json=as_json))
-
-
-async def _cancel(
+async def cancel_jobs(
     settings: Settings, job_ids: tuple[str, ...], session: str | None, *, as_json: bool
 ) -> None:
     """Cancel jobs or a session's.

@@ -1,40 +1,21 @@
 """`flux-mcp loras`: the LoRAs of the data folder. Needs neither the database nor torch."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from flux_mcp.cli.common import (
-    AsJson,
-    ConfigPath,
-    DataDir,
     console,
-    new_app,
     plain,
     print_json,
-    read_settings,
-    run_now,
 )
-from flux_mcp.cli.completing import complete_loras
 from flux_mcp.errors import InvalidRequestError
 from flux_mcp.models.loras.library import LoraLibrary, open_loras
 from flux_mcp.models.registry import load_registry
 from flux_mcp.service.answers import LoraAnswer
 from flux_mcp.settings.settings import Settings
 
-app = new_app(is_group=True)
-
 MIB = 2**20
 _FORMS = {"lokr": "LoKr", "diff": "whole layers", "bias": "biases"}
-
-
-@app.command("list")
-def list_loras(
-    *, data_dir: DataDir = None, config: ConfigPath = None, as_json: AsJson = False
-) -> None:
-    """Show the LoRAs there are, what each is for, and what is wrong with any."""
-    run_now(lambda: print_loras(read_settings(data_dir, config=config), as_json=as_json))
 
 
 def print_loras(settings: Settings, *, as_json: bool) -> None:
@@ -58,21 +39,6 @@ def print_loras(settings: Settings, *, as_json: bool) -> None:
     if not answers:
         out.print("There are no LoRAs.")
     out.print(f"Put .safetensors files into {settings.paths.loras}")
-
-
-@app.command()
-def show(
-    *,
-    name: Annotated[
-        str,
-        typer.Argument(help="Its name, as 'loras list' shows it.", autocompletion=complete_loras),
-    ],
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what is known of one LoRA: family, rank, trigger words, hash, licence."""
-    run_now(lambda: print_lora(read_settings(data_dir, config=config), name, as_json=as_json))
 
 
 def print_lora(settings: Settings, name: str, *, as_json: bool) -> None:

@@ -5,32 +5,21 @@ online.
 """
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 
 from flux_mcp.cli.common import (
     EXIT_ENGINE,
-    AsJson,
-    ConfigPath,
-    DataDir,
-    Yes,
     agree,
     complain,
     console,
-    new_app,
     plain,
     print_facts,
     print_json,
     print_table,
-    read_settings,
-    run_now,
 )
-from flux_mcp.cli.completing import complete_models
-from flux_mcp.cli.models_adopt import adopt
-from flux_mcp.cli.models_plan import plan
-from flux_mcp.cli.models_pull import pull
 from flux_mcp.cli.progress import progress_on_stderr
 from flux_mcp.errors import InvalidRequestError, WeightsMissingError
 from flux_mcp.models.hub.cache import find_snapshot, install_hint, problem_in_words, state_of_model
@@ -41,23 +30,10 @@ from flux_mcp.models.registry import KIND_NAMES, KINDS, Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
 
-app = new_app(is_group=True)
-
-ModelId = Annotated[
-    str, typer.Argument(help="Its id, as 'models list' shows it.", autocompletion=complete_models)
-]
 _STYLES = {"installed": "green", "partial": "yellow", "missing": "dim", "invalid": "red"}
 
 
 # --- list and info -----------------------------------------------------------------------------
-
-
-@app.command("list")
-def list_models(
-    *, data_dir: DataDir = None, config: ConfigPath = None, as_json: AsJson = False
-) -> None:
-    """Show every model: whether its weights are here, its kinds, licence and size."""
-    run_now(lambda: print_models(read_settings(data_dir, config=config), as_json=as_json))
 
 
 def print_models(settings: Settings, *, as_json: bool) -> None:
@@ -89,18 +65,6 @@ def print_models(settings: Settings, *, as_json: bool) -> None:
     for notice in registry.notices:
         console(stderr=True).print(plain(notice), style="yellow")
     console().print("'flux-mcp models info MODEL' says more, 'flux-mcp models pull MODEL' gets it.")
-
-
-@app.command()
-def info(
-    *,
-    model: ModelId,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show one model: where it comes from, where it lies, what it needs."""
-    run_now(lambda: print_model(read_settings(data_dir, config=config), model, as_json=as_json))
 
 
 def print_model(settings: Settings, model: str, *, as_json: bool) -> None:
@@ -155,34 +119,7 @@ def _model(registry: Registry, model: str, settings: Settings) -> dict[str, Any]
     }
 
 
-# --- plan, pull and adopt ----------------------------------------------------------------------
-
-app.command()(plan)
-app.command()(pull)
-app.command()(adopt)
-
-
 # --- verify ------------------------------------------------------------------------------------
-
-
-@app.command()
-def verify(
-    *,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="Its id; else every model that is here.", autocompletion=complete_models
-        ),
-    ] = None,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Read every file of the weights and compare its hash; the network is not used.
-
-    Ends with 1 if a file is wrong; 'models pull' then downloads it again.
-    """
-    run_now(lambda: print_verified(read_settings(data_dir, config=config), model, as_json=as_json))
 
 
 def print_verified(settings: Settings, model: str | None, *, as_json: bool) -> None:
@@ -262,23 +199,6 @@ def _print_checked(one: Checkable, wrong: list[WrongFile]) -> None:
 
 
 # --- remove ------------------------------------------------------------------------------------
-
-
-@app.command("remove")
-def remove_(
-    *,
-    model: ModelId,
-    yes: Yes = False,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Delete a model's weights, but nothing that another model on this disk needs."""
-    run_now(
-        lambda: remove_model(
-            read_settings(data_dir, config=config), model, is_agreed=yes, as_json=as_json
-        )
-    )
 
 
 def remove_model(settings: Settings, model: str, *, is_agreed: bool, as_json: bool) -> None:

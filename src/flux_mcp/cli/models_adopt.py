@@ -1,22 +1,14 @@
 """`flux-mcp models adopt`: the weights of ComfyUI or Forge, used where they are."""
 
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from flux_mcp.cli.common import (
-    AsJson,
-    ConfigPath,
-    DataDir,
-    Yes,
     agree,
     console,
     plain,
     print_json,
     print_table,
-    read_settings,
-    run_now,
 )
 from flux_mcp.models.adoption import AdoptedModel, Adoption, look_through, write_rows
 from flux_mcp.models.registry import load_registry
@@ -27,40 +19,6 @@ _TOKENIZERS = (
     "MB: hf download black-forest-labs/FLUX.2-klein-4B --include 'tokenizer*/*' --local-dir DIR "
     "(or FLUX.1-schnell for FLUX.1), then add --tokenizers DIR."
 )
-
-
-def adopt(
-    *,
-    folder: Annotated[
-        Path, typer.Argument(help="The folder 'models' of ComfyUI or Forge, or the one it is in.")
-    ],
-    tokenizers: Annotated[
-        Path | None,
-        typer.Option("--tokenizers", help="A folder with tokenizers, if they are not found."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would be written.")
-    ] = False,
-    yes: Yes = False,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Use the FLUX weights of ComfyUI or Forge where they are.
-
-    Files are recognised by their headers, and rows for them added to models.toml in the
-    data folder; rows that are there stay. Example: flux-mcp models adopt ~/ComfyUI
-    """
-    run_now(
-        lambda: adopt_folder(
-            read_settings(data_dir, config=config),
-            folder.expanduser().absolute(),
-            tokenizers,
-            is_agreed=yes,
-            is_dry=dry_run,
-            as_json=as_json,
-        )
-    )
 
 
 def adopt_folder(

@@ -6,25 +6,19 @@ Needs no worker; for this machine's own GPU it reads what finished jobs took.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, cast, get_args
+from typing import Any, cast, get_args
 
 import typer
 
 from flux_mcp.cli.common import (
-    AsJson,
-    ConfigPath,
-    DataDir,
     console,
     opened,
     plain,
     print_json,
     print_table,
     read_kind,
-    read_settings,
     report_error,
-    run_now,
 )
-from flux_mcp.cli.completing import complete_kinds, complete_models, complete_qualities
 from flux_mcp.doctor.machine import look
 from flux_mcp.errors import (
     FluxMcpError,
@@ -56,76 +50,6 @@ from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
 
 _MOST_GIB = 65_536
-
-
-def plan(
-    *,
-    quality: Annotated[
-        str | None,
-        typer.Option(
-            help="low, standard or high; else all.",
-            autocompletion=complete_qualities,
-            show_default=False,
-        ),
-    ] = None,
-    vram: Annotated[
-        float | None,
-        typer.Option(help="Memory of the GPU, GiB; else that of this machine's GPU."),
-    ] = None,
-    ram: Annotated[
-        float | None, typer.Option(help="RAM of the machine, GiB; else it is enough.")
-    ] = None,
-    kind: Annotated[
-        str,
-        typer.Option(
-            help="generate, edit, fill, structure or vary.", autocompletion=complete_kinds
-        ),
-    ] = "generate",
-    model: Annotated[
-        str | None, typer.Option(help="Model id; else by quality.", autocompletion=complete_models)
-    ] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels; else the model's own.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels; else the model's own.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Images.")] = 1,
-    batched: Annotated[bool, typer.Option("--batched", help="All of them in one pass.")] = False,
-    references: Annotated[
-        int | None, typer.Option(min=0, help="Images to read; else 1 where a kind needs it.")
-    ] = None,
-    structure: Annotated[
-        str | None, typer.Option(help="canny or depth, for the kind structure.")
-    ] = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="Name of the GPU, for its speed: 'RTX 4090'.")
-    ] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Every way that was considered, and why not.")
-    ] = False,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show the model for a GPU, and how it would be loaded: precision, placement, memory, time.
-
-    As a call would choose if every model were pulled that this installation can
-    load. Ends with 3 and the code too_little_memory if nothing fits.
-    Example: flux-mcp models plan --quality high --vram 16 --ram 32
-    """
-    asked = PlanFlags(
-        quality=quality,
-        kind=kind,
-        model=model,
-        width_px=width,
-        height_px=height,
-        count=count,
-        batched=batched,
-        references=references,
-        structure=structure,
-        vram_gib=vram,
-        ram_gib=ram,
-        gpu=gpu,
-    )
-    settings = read_settings(data_dir, config=config)
-    run_now(lambda: print_plan(settings, asked, explain=explain, as_json=as_json))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
 
 import typer
 from rich.progress import (
@@ -18,21 +17,13 @@ from rich.progress import (
 from flux_mcp.cli.common import (
     EXIT_BUSY,
     EXIT_ENGINE,
-    AsJson,
-    ConfigPath,
-    DataDir,
-    Yes,
     agree,
     all_given_or_read,
     complain,
     console,
     opened,
     print_json,
-    read_settings,
-    run,
-    set_up_logging,
 )
-from flux_mcp.cli.completing import complete_models, complete_qualities
 from flux_mcp.cli.models_plan import one_quality, print_qualities
 from flux_mcp.cli.progress import CommandProgress, progress_on_stderr
 from flux_mcp.errors import DownloadRunningError, InvalidRequestError
@@ -63,46 +54,9 @@ from flux_mcp.settings.settings import Settings
 
 ASK_ABOVE_GIB = 1.0
 """Larger downloads are asked about: hours on many lines, and a good part of many disks."""
-_KEPT = "What was downloaded is kept: run the same command again to go on."
+KEPT = "What was downloaded is kept: run the same command again to go on."
 MOST_LINES = 20
 """Lines that a download's bytes become where progress is a log and not a bar."""
-
-
-def pull(
-    *,
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Ids, as 'models list' shows them; - reads them.", autocompletion=complete_models
-        ),
-    ] = None,
-    gpu: Annotated[
-        str | None,
-        typer.Option("--for", help="Instead: what suits a GPU of so much memory: 24GB; or cpu."),
-    ] = None,
-    quality: Annotated[
-        str | None,
-        typer.Option(
-            help="With --for: the model of this quality; else what needs no account.",
-            autocompletion=complete_qualities,
-        ),
-    ] = None,
-    yes: Yes = False,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Download weights; interrupted, the same command resumes where it was.
-
-    Every file is checked against the hub's hash. Ctrl-C stops it. Agents can watch
-    it by the id it prints. Example: flux-mcp models pull flux1-schnell
-    """
-    set_up_logging("warning")
-    settings = read_settings(data_dir, config=config)
-    run(
-        _download(settings, PullFlags(tuple(models or ()), gpu, quality, yes), as_json=as_json),
-        lambda: f"Stopping. {_KEPT}",
-    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +69,7 @@ class PullFlags:
     is_agreed: bool
 
 
-async def _download(settings: Settings, asked: PullFlags, *, as_json: bool) -> None:
+async def download(settings: Settings, asked: PullFlags, *, as_json: bool) -> None:
     """Download what was asked for, showing how far it is on stderr.
 
     Raises:
@@ -245,7 +199,7 @@ def _tell(ended: Download, rows: Sequence[ModelSpec], settings: Settings, *, as_
         complain(str(ended.error))
         is_busy = ended.error.code == DownloadRunningError.code
         raise typer.Exit(EXIT_BUSY if is_busy else EXIT_ENGINE)
-    complain(f"Download {ended.id} was cancelled. {_KEPT}")
+    complain(f"Download {ended.id} was cancelled. {KEPT}")
     raise typer.Exit(EXIT_ENGINE)
 
 

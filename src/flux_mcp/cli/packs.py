@@ -6,25 +6,18 @@ Needs neither the database nor the models: a repository of packs can use it in i
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import typer
 
 from flux_mcp.cli.common import (
     EXIT_ENGINE,
     EXIT_REQUEST,
-    AsJson,
-    ConfigPath,
-    DataDir,
     console,
     given_or_read,
-    new_app,
     plain,
     print_json,
-    read_settings,
-    run_now,
 )
-from flux_mcp.cli.completing import complete_packs, complete_severities
 from flux_mcp.compose.audit import Audit, Finding, Forbidden, Severity, audit_text, unrelated
 from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import advise, draft_from
@@ -46,11 +39,6 @@ from flux_mcp.service.answers import AuditAnswer, FindingAnswer
 from flux_mcp.settings.installation import command_path
 from flux_mcp.settings.settings import Settings
 
-app = new_app(is_group=True)
-
-PackName = Annotated[
-    str, typer.Argument(help="Its name, as 'packs list' shows it.", autocompletion=complete_packs)
-]
 _STYLES = {"pass": "green", "warn": "yellow", "refuse": "red", "advice": "cyan"}
 
 
@@ -60,14 +48,6 @@ def library_of(settings: Settings) -> PackLibrary:
 
 
 # --- list and show -----------------------------------------------------------------------------
-
-
-@app.command("list")
-def list_packs(
-    *, data_dir: DataDir = None, config: ConfigPath = None, as_json: AsJson = False
-) -> None:
-    """Show the packs there are, shipped ones and your own, and what is wrong with any."""
-    run_now(lambda: print_packs(read_settings(data_dir, config=config), as_json=as_json))
 
 
 def print_packs(settings: Settings, *, as_json: bool) -> None:
@@ -106,14 +86,6 @@ def _reading_as_json(reading: PackReading) -> dict[str, Any]:
     }
 
 
-@app.command()
-def show(
-    *, name: PackName, data_dir: DataDir = None, config: ConfigPath = None, as_json: AsJson = False
-) -> None:
-    """Show what a pack holds: subjects, variables with their choices, what it forbids."""
-    run_now(lambda: print_pack(read_settings(data_dir, config=config), name, as_json=as_json))
-
-
 def print_pack(settings: Settings, name: str, *, as_json: bool) -> None:
     """Print what a pack holds.
 
@@ -148,39 +120,6 @@ def print_pack(settings: Settings, name: str, *, as_json: bool) -> None:
 
 
 # --- compose -----------------------------------------------------------------------------------
-
-
-@app.command()
-def compose(
-    *,
-    name: PackName,
-    subject: Annotated[
-        str | None, typer.Option(help="One of its subjects, '*' for any, or your own words.")
-    ] = None,
-    variable: Annotated[
-        list[str] | None,
-        typer.Option("--var", help="light=window, light='*', light='window:3|softbox:1'."),
-    ] = None,
-    extra: Annotated[str | None, typer.Option(help="Words of your own for the end.")] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Decides what '*' takes: the image's own seed.")
-    ] = 0,
-    count: Annotated[
-        int, typer.Option(min=1, max=100, help="Compose for so many seeds, counting up.")
-    ] = 1,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print the prompt a pack makes, and what its audit says; no image is generated.
-
-    Ends with 2 if the audit refuses it.
-    Example: flux-mcp packs compose product-shot --var light=window
-    """
-    asked = PackFlags(name, subject, tuple(variable or ()), extra or "", seed, count)
-    run_now(
-        lambda: print_compositions(read_settings(data_dir, config=config), asked, as_json=as_json)
-    )
 
 
 @dataclass(frozen=True)
@@ -258,62 +197,6 @@ def print_compositions(settings: Settings, asked: PackFlags, *, as_json: bool) -
 
 
 # --- audit -------------------------------------------------------------------------------------
-
-
-@app.command()
-def audit(
-    *,
-    text: Annotated[str, typer.Argument(help="The text; - reads standard input.")],
-    forbid: Annotated[
-        list[str] | None, typer.Option(help="A word or a phrase it must not mention.")
-    ] = None,
-    forbid_regex: Annotated[
-        list[str] | None, typer.Option(help="A regular expression it must not match.")
-    ] = None,
-    related: Annotated[
-        bool,
-        typer.Option(
-            "--related",
-            help="Words of the same idea count for each --forbid: for people crowd, woman.",
-        ),
-    ] = False,
-    allowed_in: Annotated[
-        list[str] | None, typer.Option(help="A phrase in which all of it is allowed.")
-    ] = None,
-    severity: Annotated[
-        str,
-        typer.Option(
-            help="The verdict over what is forbidden: refuse or warn.",
-            autocompletion=complete_severities,
-        ),
-    ] = "refuse",
-    pack: Annotated[
-        str | None,
-        typer.Option(help="Also all that this pack forbids.", autocompletion=complete_packs),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="End with 2 if the verdict is refuse.")
-    ] = False,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say whether a text mentions what it must not. It understands negation.
-
-    Prints the verdict (pass, warn or refuse) and what was found where.
-    Example: flux-mcp packs audit --forbid people "an empty street, no people"
-    """
-    asked = AuditFlags(
-        text=text,
-        words=tuple(forbid or ()),
-        regexes=tuple(forbid_regex or ()),
-        with_related=related,
-        allowed_in=tuple(allowed_in or ()),
-        severity=severity,
-        pack=pack,
-        is_strict=strict,
-    )
-    run_now(lambda: print_audit(read_settings(data_dir, config=config), asked, as_json=as_json))
 
 
 @dataclass(frozen=True)
@@ -398,27 +281,6 @@ def _said(finding: Finding | FindingAnswer) -> str:
 # --- check and new -----------------------------------------------------------------------------
 
 
-@app.command()
-def check(
-    *,
-    folder: Annotated[
-        Path | None,
-        typer.Argument(
-            help="A pack's name or folder, or a folder of packs; else your own and the shipped."
-        ),
-    ] = None,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check packs thoroughly: every file, every choice, every prompt they can make.
-
-    Ends with 0 if all can be used (warnings are printed), with 1 if one cannot, with
-    2 if there is no pack. For the CI of a repository of packs.
-    """
-    run_now(lambda: print_checks(read_settings(data_dir, config=config), folder, as_json=as_json))
-
-
 def print_checks(settings: Settings, folder: Path | None, *, as_json: bool) -> None:
     """Check packs thoroughly and print every problem.
 
@@ -473,21 +335,6 @@ def _print_problems(readings: Iterable[PackReading], indent: str = "") -> None:
         for problem in reading.problems:
             style = "red" if problem.severity == "error" else "yellow"
             out.print(f"{indent}{problem}", style=style)
-
-
-@app.command()
-def new(
-    *,
-    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, - and _.")],
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Where to put it; else packs/ in the data folder, where it is used."),
-    ] = None,
-    data_dir: DataDir = None,
-    config: ConfigPath = None,
-) -> None:
-    """Write a small working pack to begin with."""
-    run_now(lambda: make_pack(read_settings(data_dir, config=config), name, folder))
 
 
 def make_pack(settings: Settings, name: str, folder: Path | None) -> None:

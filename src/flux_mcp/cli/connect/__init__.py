@@ -2,6 +2,6 @@
 
 The decisions are pure: `clients` (the rows of clients.toml), `entries` (what an entry says),
 `json_text` and `toml_text` (how a document looks with it), `changes` (what is done to a file).
-`places` looks for files, `files` writes them, `connecting` puts one call together; `command` and
-`printing` are what people see.
+`places` looks for files, `files` writes them, `connecting` puts one call together; `printing` is
+what people see, and cli/commands/connect.py has the flags.
 """

@@ -5,8 +5,6 @@ from typing import Annotated
 import typer
 
 from flux_mcp.cli.common import ConfigPath, DataDir, new_app, read_settings, run_now
-from flux_mcp.cli.entry import serve_with
-from flux_mcp.server.transports.stdout import StdoutGuard
 
 app = new_app()
 
@@ -45,6 +43,9 @@ def serve(
     Over HTTP callers send a token. It is in the file 'tokens' of the data folder,
     which is made at the first start.
     """
+    from flux_mcp.cli.entry import serve_with
+    from flux_mcp.server.transports.stdout import StdoutGuard
+
     guard = StdoutGuard()
     settings = read_settings(
         data_dir,

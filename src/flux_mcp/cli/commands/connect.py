@@ -1,4 +1,4 @@
-"""`flux-mcp connect`: the flags; the work is in connecting.py."""
+"""`flux-mcp connect`: an MCP client's entry for this server."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,16 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from flux_mcp.cli.common import AsJson, ConfigPath, DataDir, new_app, read_settings, run_now
-from flux_mcp.cli.completing import offering
-from flux_mcp.cli.connect.clients import find_client, load_clients
-from flux_mcp.cli.connect.connecting import ConnectFlags, connect, survey
-from flux_mcp.cli.connect.entries import DEFAULT_URL
-from flux_mcp.cli.connect.printing import print_outcome, print_survey
-from flux_mcp.errors import InvalidRequestError
+from flux_mcp.cli.completing import complete_clients
 
 app = new_app()
-
-complete_clients = offering(lambda _: [client.id for client in load_clients()])
 
 
 @app.command("connect")
@@ -71,6 +64,11 @@ def connect_command(
     Nothing is written without --write or --remove. Other entries, comments and
     layout stay. Example: flux-mcp connect claude-desktop --write
     """
+    from flux_mcp.cli.connect.clients import find_client, load_clients
+    from flux_mcp.cli.connect.connecting import ConnectFlags, connect, survey
+    from flux_mcp.cli.connect.entries import DEFAULT_URL
+    from flux_mcp.cli.connect.printing import print_outcome, print_survey
+    from flux_mcp.errors import InvalidRequestError
 
     def work() -> None:
         clients = load_clients()
