@@ -80,6 +80,18 @@ _HINTS: dict[type[FluxMcpError], str] = {
 class ListingGroup(TyperGroup):
     """Commands, each in its help with the whole of its first paragraph."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the flags of the group itself; one that is not given is False.
+
+        Typer's own (`--help`, completion) are None then, and to find that None is no bool typer
+        imports pydantic, which takes as long as the rest of a help.
+        """
+        params = super().get_params(ctx)
+        for flag in params:
+            if flag.default is None:
+                flag.default = False
+        return params
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer calls it
         """Write the list of commands."""
         with formatter.section("Commands"):
