@@ -1,15 +1,18 @@
 import asyncio
+import importlib
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlite_utils.migrations import Migrations
 
 from flux_mcp.errors import StorageError
+from flux_mcp.storage import database as database_module
 from flux_mcp.storage.database import (
     DatabaseThread,
     bring_up_to_date,
@@ -224,3 +227,14 @@ async def test_a_file_that_a_newer_version_changed_is_refused_and_left_as_it_is(
     database = open_database(path)
     assert database.schema == before
     database.close()
+
+
+def test_what_is_hidden_is_missing_for_this_thread_alone() -> None:
+    name = "colorsys"
+    sys.modules.pop(name, None)
+    hidden = database_module._hidden_from_this_thread(name)
+    with ThreadPoolExecutor(1) as other, hidden:
+        with pytest.raises(ModuleNotFoundError, match=name):
+            importlib.import_module(name)
+        assert other.submit(importlib.import_module, name).result().__name__ == name
+    assert not any(isinstance(one, database_module._NotFound) for one in sys.meta_path)

@@ -12,11 +12,14 @@ of which (`0001_...`) makes them. Files of before the first release have other, 
 import asyncio
 import logging
 import sqlite3
+import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -75,9 +78,9 @@ def open_database(path: Path) -> "Database":
     `synchronous = NORMAL` under WAL: a killed process loses nothing, a power cut may lose the last
     commits but never the file (sqlite.org/wal.html, "Performance Considerations").
     """
-    # Imported when a database is opened, after the first client was answered: with the numpy it
-    # takes along, sqlite_utils is a sixth of a server's start.
-    from sqlite_utils import Database
+    # Imported when a database is opened, after the first client was answered.
+    with _hidden_from_this_thread("numpy", "pandas"):
+        from sqlite_utils import Database
 
     database = Database(path)
     try:
@@ -88,6 +91,32 @@ def open_database(path: Path) -> "Database":
         database.close()
         raise
     return database
+
+
+@contextmanager
+def _hidden_from_this_thread(*packages: str) -> Iterator[None]:
+    """Have packages not found that are optional for what is imported meanwhile.
+
+    sqlite_utils imports numpy and pandas where they are installed, to store columns of their types.
+    We store none, and numpy takes longer to import than the rest of sqlite_utils.
+    """
+    finder = _NotFound(frozenset(packages), threading.get_ident())
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _NotFound(MetaPathFinder):
+    def __init__(self, packages: frozenset[str], thread: int) -> None:
+        self._packages = packages
+        self._thread = thread
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:  # noqa: ARG002 - the import system calls it
+        """Raise for the packages, in the thread that hides them; else leave it to other finders."""
+        if fullname in self._packages and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
 def _enable_wal(database: "Database") -> None:
