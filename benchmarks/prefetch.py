@@ -24,7 +24,8 @@ from common import THREADS, Result, median_ratio, ms, scratch, start_async
 from flux_mcp.jobs.fleet import Assignment
 from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.user_rows import open_registry
-from flux_mcp.requests.plan import PlanParts, RenderPlan, make_plan
+from flux_mcp.requests.plan import PlanParts, make_plan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.settings.paths import ensure_dirs
 from flux_mcp.settings.settings import Settings

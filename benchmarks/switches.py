@@ -29,7 +29,7 @@ from flux_mcp.models.registry import ModelSpec, load_registry
 from flux_mcp.models.switches import Switches, load_switches
 from flux_mcp.pipelines.device import Device
 from flux_mcp.pipelines.engine import Engine
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.settings.settings import Settings
 
 SIDE_PX, STEPS = 256, 24

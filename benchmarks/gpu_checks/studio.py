@@ -21,7 +21,7 @@ from flux_mcp.models.registry import Kind, Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.pipelines.device import GIB
 from flux_mcp.pipelines.engine import DrawFigures, Engine
-from flux_mcp.requests.plan import InputRole, PlanInput, RenderPlan
+from flux_mcp.requests.render_plan import InputRole, PlanInput, RenderPlan
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import Phase
 from gpu_checks.bench import Bench

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,40 @@ SLOW = (
     "--negative-prompt", "a circle",
 )  # fmt: skip
 """The light worker holds a job of so many steps until it is interrupted."""
+HELP_MODULES = {
+    "flux_mcp",
+    "flux_mcp.cli",
+    "flux_mcp.cli.app",
+    "flux_mcp.cli.common",
+    "flux_mcp.cli.completing",
+    "flux_mcp.cli.entry",
+    "flux_mcp.cli.interrupts",
+    "flux_mcp.errors",
+    "flux_mcp.settings",
+    "flux_mcp.settings.environment",
+}
+"""Modules of ours that a help may import besides the flags of its command: a new one is slower."""
+HELP_PACKAGES = {"flux_mcp", "typer", "annotated_doc", "shellingham"}
+"""Typer with what it imports itself, unless it converts a value: then pydantic as well."""
+NEVER_FOR_A_LIST = {
+    "diffusers",
+    "flux_mcp.compose.library",
+    "flux_mcp.jobs.process_fleet",
+    "flux_mcp.models.planning.machine",
+    "flux_mcp.requests.plan",
+    "flux_mcp.service.dry_runs",
+    "flux_mcp.service.inputs",
+    "flux_mcp.service.outputs",
+    "flux_mcp.service.planner",
+    "flux_mcp.service.recovery",
+    "mcp",
+    "numpy",
+    "pandas",
+    "tokenizers",
+    "torch",
+    "transformers",
+}
+"""What takes long to import, and what a list has no use for."""
 
 
 @pytest.fixture
@@ -73,12 +108,37 @@ def test_the_root_lists_every_command_with_its_own_first_line(cli: Cli) -> None:
     assert "Start with 'flux-mcp doctor'" in ended.out
 
 
-def test_help_imports_no_command_and_a_command_no_other(cli: Cli) -> None:
-    modules = {row.module for row in COMMANDS.values()}
-    commands = (("--help",), ("--version",), ("loras", "--help"))
-    *none, one = (modules & loaded for loaded in cli.imports_after_each(*commands))
-    assert none == [set(), set()]
-    assert one == {"flux_mcp.cli.commands.loras"}
+def test_help_imports_the_flags_of_its_command_and_nothing_that_works(cli: Cli) -> None:
+    helps = [(*path.split(), "--help") for path in paths_of(command_tree(), "") if path]
+    none, *each = cli.imports_after_each(("--version",), *helps)
+    assert not {row.module for row in COMMANDS.values()} & none
+    called: set[str] = set()
+    for words, loaded in zip(helps, each, strict=True):
+        called.add(COMMANDS[words[0]].module)
+        ours = {name for name in loaded if name.partition(".")[0] == "flux_mcp"}
+        flags = {name for name in ours if name.startswith("flux_mcp.cli.commands")}
+        assert flags == {"flux_mcp.cli.commands", *called}, words
+        assert ours - flags <= HELP_MODULES, words
+        packages = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+        assert {name for name in packages if name[0] != "_"} <= HELP_PACKAGES, words
+
+
+def test_a_list_imports_little_besides_what_it_lists(cli: Cli) -> None:
+    """In this order, as nothing is unloaded: the first may import least."""
+    lists = (
+        ("models", "list"),
+        ("loras", "list"),
+        ("jobs", "list"),
+        ("jobs", "list", "--all"),
+        ("gallery", "search"),
+    )
+    loaded = dict(zip(lists, cli.imports_after_each(*lists), strict=True))
+    for words, modules in loaded.items():
+        assert not NEVER_FOR_A_LIST & modules, words
+        may_open = words[0] in ("jobs", "gallery")
+        assert ("sqlite_utils" in modules) == may_open, words
+        assert may_open or "flux_mcp.service.service" not in modules, words
+        assert words[0] == "gallery" or "flux_mcp.requests.schemas" not in modules, words
 
 
 def test_the_version_is_printed(cli: Cli) -> None:

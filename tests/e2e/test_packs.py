@@ -13,7 +13,7 @@ from mcp.types import CallToolResult, TextContent
 from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import compose
 from flux_mcp.gallery.provenance import from_png
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.requests.schemas import SearchRequest
 from flux_mcp.server.app import build_server
 from flux_mcp.service.answers import ComposedAnswer, DryRunAnswer, JobAnswer

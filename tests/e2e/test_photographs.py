@@ -12,7 +12,7 @@ from PIL import Image
 
 from flux_mcp.gallery.provenance import PARAMETERS_KEY, from_png
 from flux_mcp.requests.geometry import Rectangle, Size
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.server.app import build_server
 from flux_mcp.service.answers import DryRunAnswer, ImageAnswer
 from flux_mcp.service.service import Service

@@ -8,7 +8,7 @@ from mcp import Client
 
 from flux_mcp.gallery.provenance import from_png
 from flux_mcp.models.switches import Switches
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.server.app import build_server
 from flux_mcp.service.service import Service
 

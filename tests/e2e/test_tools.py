@@ -16,7 +16,7 @@ from mcp.types import ImageContent, ResourceLink, TextContent
 from PIL import Image
 
 from flux_mcp.gallery.provenance import from_png
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.server.app import FluxServer, build_server
 from flux_mcp.service.answers import SearchAnswer
 from flux_mcp.service.service import Service

@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from flux_mcp.errors import InvalidImageError
 from flux_mcp.gallery.provenance import ImageProvenance, from_png, to_metadata
 from flux_mcp.gallery.store import ImageRecord, record_of
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 
 
 def provenance_of(record) -> ImageProvenance:

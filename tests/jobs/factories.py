@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_mcp.jobs.job import Job, new_job_id, utc_now
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 
 BAD_WORKER = (sys.executable, str(Path(__file__).with_name("bad_worker.py")))
 """The command of a worker process; a habit of it goes behind."""

@@ -12,7 +12,7 @@ from flux_mcp.jobs.estimates import Estimates, estimate_s, rates, work
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.queue import DrawnWork, JobQueue, job_migrations
 from flux_mcp.jobs.scheduler import NextJob, WaitingJob
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.storage.database import open_database
 from flux_mcp.worker_protocol.messages import Progress
 

@@ -14,7 +14,7 @@ import pytest
 
 from flux_mcp.jobs.fleet import Assignment, WorkerLost
 from flux_mcp.jobs.process_fleet import MAX_LOG_BYTES, ProcessFleet
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.worker_protocol.messages import Cancelled, Done, GeneratedImage, Progress
 
 from .conftest import settings_in

@@ -10,7 +10,7 @@ import pytest
 from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.loras.library import open_loras
 from flux_mcp.models.registry import ModelSpec, Registry, load_registry
-from flux_mcp.requests.plan import PlanLora
+from flux_mcp.requests.render_plan import PlanLora
 from flux_mcp.settings.installation import PACKAGE_DIR
 from flux_mcp.settings.settings import Settings
 from tests.models.lora_files import STRIPED, Tensors, put_striped, write

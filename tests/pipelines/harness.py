@@ -21,7 +21,7 @@ from flux_mcp.jobs.fleet import Assignment, Report
 from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.parts import Placement
 from flux_mcp.models.registry import Kind, ModelSpec, Registry, load_registry
-from flux_mcp.requests.plan import InputRole, PlanInput, RenderPlan
+from flux_mcp.requests.render_plan import InputRole, PlanInput, RenderPlan
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import FINAL_EVENTS, GeneratedImage, Preview, Progress
 

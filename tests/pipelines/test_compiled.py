@@ -16,7 +16,7 @@ from flux_mcp.errors import InvalidLoraError
 from flux_mcp.models.registry import ModelSpec
 from flux_mcp.models.switches import Switches
 from flux_mcp.pipelines.loras.adapters import combined, slot_rank
-from flux_mcp.requests.plan import PlanLora
+from flux_mcp.requests.render_plan import PlanLora
 from flux_mcp.settings.settings import Settings
 from tests.models.lora_files import Tensors, pair, write
 from tests.pipelines.harness import Studio, Task

@@ -18,7 +18,7 @@ from flux_mcp.errors import (
 )
 from flux_mcp.models.registry import load_registry
 from flux_mcp.pipelines.loras.adapters import KEPT_ADAPTERS, LoraAdapters
-from flux_mcp.requests.plan import PlanLora
+from flux_mcp.requests.render_plan import PlanLora
 from flux_mcp.settings.settings import Settings
 from tests.models.lora_files import Tensors, lokr_of, pair, write
 from tests.pipelines.harness import Studio, Task, make_task

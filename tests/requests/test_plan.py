@@ -14,16 +14,8 @@ from flux_mcp.errors import (
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.switches import Switches
 from flux_mcp.requests.geometry import Rectangle, Size
-from flux_mcp.requests.plan import (
-    PlanInput,
-    PlanLora,
-    PlanParts,
-    RenderPlan,
-    as_asked,
-    load_of_plan,
-    make_plan,
-    plan_notices,
-)
+from flux_mcp.requests.plan import PlanParts, as_asked, load_of_plan, make_plan, plan_notices
+from flux_mcp.requests.render_plan import PlanInput, PlanLora, RenderPlan
 from flux_mcp.requests.schemas import (
     EditRequest,
     FillRequest,

@@ -16,8 +16,6 @@ from flux_mcp.cli.common import (
 from flux_mcp.errors import InvalidRequestError
 from flux_mcp.jobs.downloads import is_download_id
 from flux_mcp.models.registry import KIND_NAMES
-from flux_mcp.requests.schemas import CancelJobRequest
-from flux_mcp.requests.validation import parse_request
 from flux_mcp.service.answers import CancelAnswer, JobAnswer, QueueAnswer, QueuedJobAnswer
 from flux_mcp.settings.settings import Settings
 
@@ -163,6 +161,10 @@ async def cancel_jobs(
         InvalidRequestError: neither or both are given.
         UnknownJobError: there is none with one of the ids; then none is cancelled.
     """
+    # Which take longer to import than a list of jobs takes.
+    from flux_mcp.requests.schemas import CancelJobRequest  # noqa: PLC0415
+    from flux_mcp.requests.validation import parse_request  # noqa: PLC0415
+
     if bool(job_ids) == (session is not None):
         raise InvalidRequestError(
             "Give either the id of a job or --session.", "'flux-mcp jobs list' shows the ids."

@@ -23,7 +23,7 @@ from flux_mcp import __version__
 from flux_mcp.errors import PILLOW_ERRORS, InvalidImageError
 from flux_mcp.models.registry import Kind
 from flux_mcp.requests.geometry import Rectangle
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 
 METADATA_KEY = "flux-mcp"
 PARAMETERS_KEY = "parameters"

@@ -46,7 +46,7 @@ from flux_mcp.gallery.search import (
 )
 from flux_mcp.models.registry import Kind
 from flux_mcp.principals import LOCAL
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.storage.database import bring_up_to_date, immediate, is_from_before_squash
 
 if TYPE_CHECKING:

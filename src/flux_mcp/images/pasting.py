@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.requests.geometry import Rectangle
-from flux_mcp.requests.plan import PlanInput, RenderPlan
+from flux_mcp.requests.render_plan import PlanInput, RenderPlan
 
 Finish = Callable[[bytes], Image.Image]
 """From the pixels a worker drew (RGB, 8 bits, row by row) to the finished image, in RGB. It may be

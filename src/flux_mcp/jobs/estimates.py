@@ -10,7 +10,7 @@ from statistics import median
 
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.queue import DrawnWork, JobQueue
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.worker_protocol.messages import pipeline_key
 
 

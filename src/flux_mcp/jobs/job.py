@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flux_mcp.models.registry import Kind
 from flux_mcp.principals import LOCAL
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.worker_protocol.messages import ErrorInfo, Phase
 
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]

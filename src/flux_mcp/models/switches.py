@@ -23,6 +23,10 @@ Pixels = Literal["identical", "rounding", "approximate"]
 StepCache = Literal["none", "first_block", "taylorseer", "magcache"]
 Option = bool | int | float
 
+KINDS_WITH_ONE_STATE = frozenset({"kontext"})
+"""Kinds whose pipeline runs true CFG without telling a cache which of the two passes it is in
+(diffusers 0.42.1): both would share what was kept."""
+
 SWITCHES_TOML = Path(__file__).with_name("switches.toml")
 
 

@@ -38,7 +38,8 @@ from flux_mcp.pipelines.memory.store import DeviceMemory
 from flux_mcp.pipelines.steps import PreviewSettings, Reporter, StepWatch
 from flux_mcp.pipelines.switches import Backend, SwitchBoard, denoising
 from flux_mcp.pipelines.texts import MB, EmbeddingCache, EmbeddingFiles, PlanTexts
-from flux_mcp.requests.plan import RenderPlan, load_of_plan
+from flux_mcp.requests.plan import load_of_plan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import Memory, weights_of
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flux_mcp.errors import JobCancelledError
 from flux_mcp.pipelines import previews
 from flux_mcp.pipelines.previews import LatentColours
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.worker_protocol.messages import Phase
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from flux_mcp.models.switches import Switches, load_switches
 from flux_mcp.pipelines.device import Device
 from flux_mcp.pipelines.loaded import Resident
 from flux_mcp.pipelines.loading.pipeline_files import Report
-from flux_mcp.requests.plan import RenderPlan, drawing_of
+from flux_mcp.requests.plan import drawing_of
+from flux_mcp.requests.render_plan import RenderPlan
 
 RECOMPILE_LIMIT = 64
 """Forms of one block that torch keeps before it gives up and runs it as it is; its own 8 are soon

@@ -19,7 +19,7 @@ from typing import Any
 
 from flux_mcp.pipelines.families.family import family_of
 from flux_mcp.pipelines.loaded import Resident
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 
 TextEmbeddings = Mapping[str, Any]
 """Tensors by the names of the pipelines' arguments: `prompt_embeds` (1, tokens, channels), and in

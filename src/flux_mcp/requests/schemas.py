@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from flux_mcp.models.loras.library import MAX_WEIGHT
+from flux_mcp.models.loras import MAX_WEIGHT
 from flux_mcp.models.registry import Kind, Quality, Structure
 from flux_mcp.models.switches import StepCache
 from flux_mcp.requests.geometry import AspectRatio

@@ -105,7 +105,7 @@ Prompt = Annotated[
 class Request(BaseModel):
     """Base of every request: closed, and strict about truth values."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     example: ClassVar[str] = ""
     """A whole right value, for the hint of an error inside an argument that has this shape."""

@@ -6,21 +6,24 @@ description is read by the models that call the tools; `server/tools.py` says wh
 what.
 """
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from flux_mcp.jobs.downloads import DownloadPhase, DownloadStatus
 from flux_mcp.jobs.job import ShownStatus
 from flux_mcp.models.families import Family
-from flux_mcp.models.loras.library import BadLora, Lora
 from flux_mcp.models.registry import Kind, Quality
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.worker_protocol.messages import ErrorInfo, Phase
+
+if TYPE_CHECKING:
+    from flux_mcp.models.loras.library import BadLora, Lora
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Most processes make a few kinds of answer; a model is built when it is first used.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 _BRIEF = WithJsonSchema({"type": "object"})
@@ -91,8 +94,10 @@ class LoraAnswer(_Answer):
     source: str | None = None
 
     @classmethod
-    def of(cls, lora: Lora | BadLora) -> "LoraAnswer":
+    def of(cls, lora: "Lora | BadLora") -> "LoraAnswer":
         """Return what is known of a LoRA file; of an unusable one, why it is."""
+        from flux_mcp.models.loras.library import BadLora  # noqa: PLC0415 - who has one has it
+
         if isinstance(lora, BadLora):
             return cls(name=lora.name, usable=False, problem=str(lora.error))
         about, header = lora.about, lora.header
@@ -266,8 +271,6 @@ class SearchAnswer(_Answer):
 class DemoAnswer(_Answer):
     """What `flux-mcp demo` generated."""
 
-    model_config = ConfigDict(defer_build=True)
-
     jobs: tuple[JobAnswer, ...] = Field(description="One for each drawing tool, in order.")
     sheet: str = Field(description="Absolute path of a PNG that shows all images.")
 
@@ -277,8 +280,6 @@ HealthStatus = Literal["ready", "no_worker", "degraded"]
 
 class HealthAnswer(_Answer):
     """The state of the server, for probes."""
-
-    model_config = ConfigDict(defer_build=True)
 
     status: HealthStatus = Field(
         description="`ready`: a worker is up, or another process draws. `no_worker`: the next job "

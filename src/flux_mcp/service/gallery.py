@@ -2,14 +2,17 @@
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flux_mcp.gallery.search import SearchFilter
 from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.principals import only
-from flux_mcp.requests.schemas import SearchRequest
 from flux_mcp.service.answers import SearchAnswer
 from flux_mcp.service.runtime import Runtime
 from flux_mcp.service.views import image_answer
+
+if TYPE_CHECKING:
+    from flux_mcp.requests.schemas import SearchRequest
 
 
 class GalleryReader:
@@ -18,7 +21,7 @@ class GalleryReader:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    async def search(self, request: SearchRequest) -> SearchAnswer:
+    async def search(self, request: "SearchRequest") -> SearchAnswer:
         """Return a page of finished images, newest first.
 
         Raises:

@@ -46,7 +46,6 @@ from flux_mcp.models.planning.tiers import choose_for
 from flux_mcp.models.registry import KIND_NAMES, Kind, ModelSpec, Registry
 from flux_mcp.requests.plan import (
     PlanParts,
-    RenderPlan,
     lora_notices,
     make_plan,
     plan_loras,
@@ -56,6 +55,7 @@ from flux_mcp.requests.plan import (
     structure_of,
     wanted_of,
 )
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.requests.schemas import DrawRequest
 from flux_mcp.service.inputs import Incoming, InputReader, gallery_ids
 from flux_mcp.service.prompts import Wording, compose_request, plain

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flux_mcp.errors import FluxMcpError, InternalError, StorageError
 from flux_mcp.gallery.files import ImageFiles
@@ -27,18 +28,18 @@ from flux_mcp.jobs.measurements import Measurements
 from flux_mcp.jobs.measurements import migrate as migrate_measurements
 from flux_mcp.jobs.queue import JobQueue
 from flux_mcp.jobs.queue import migrate as migrate_jobs
-from flux_mcp.models.planning.candidates import Machine
-from flux_mcp.models.planning.machine import GpuReader, nvidia_tool
 from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.registry import Registry
-from flux_mcp.service.outputs import GallerySink
-from flux_mcp.service.recovery import Recovery
 from flux_mcp.service.views import Views
 from flux_mcp.settings.file_systems import network_file_system
 from flux_mcp.settings.installation import own_command
 from flux_mcp.settings.paths import ensure_dirs
 from flux_mcp.settings.settings import Settings
 from flux_mcp.storage.database import DatabaseThread
+
+if TYPE_CHECKING:
+    from flux_mcp.models.planning.candidates import Machine
+    from flux_mcp.models.planning.machine import GpuReader
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Runtime:
         settings: Read once by the caller.
         registry: The models there are.
         executes: Whether this process may run jobs; a process that only looks does not.
-        make_fleet: Makes the workers when this process leads.
+        make_fleet: Makes the workers when this process leads; else each is a process of its own.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Runtime:
         registry: Registry,
         *,
         executes: bool,
-        make_fleet: Callable[[Settings], Fleet],
+        make_fleet: Callable[[Settings], Fleet] | None = None,
     ) -> None:
         self.settings = settings
         self.registry = registry
@@ -94,7 +95,6 @@ class Runtime:
         """Whether the server ends: open calls are answered with the job as it is."""
         self._executes = executes
         self._make_fleet = make_fleet
-        self._gpus = GpuReader(settings.data_dir, nvidia_tool())
         self._background: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
         self._rooms: Rooms | None = None
@@ -170,6 +170,10 @@ class Runtime:
             asyncio.create_task(self.changes.watch_other_processes(), name="flux-mcp-changes")
         )
         if self._executes:
+            from flux_mcp.jobs.process_fleet import ProcessFleet
+            from flux_mcp.service.outputs import GallerySink
+
+            make_fleet = self._make_fleet or ProcessFleet
             sink = GallerySink(
                 gallery,
                 self.files,
@@ -185,7 +189,7 @@ class Runtime:
                 self.changes,
                 sink,
                 measurements,
-                lambda: self._make_fleet(self.settings),
+                lambda: make_fleet(self.settings),
             )
             self.executor.start()
             self._background.append(
@@ -198,6 +202,8 @@ class Runtime:
         return not is_there and self.files.has_images()
 
     async def _recover(self, rooms: Rooms) -> None:
+        from flux_mcp.service.recovery import Recovery
+
         recovery = Recovery(self.files, rooms.gallery, rooms.queue, self.database)
         try:
             await recovery.run()
@@ -294,7 +300,13 @@ class Runtime:
             return "No job runs at present: this server's executor fails; its log says why."
         return None
 
-    def find_machine(self) -> Machine | None:
+    @cached_property
+    def _gpus(self) -> "GpuReader":
+        from flux_mcp.models.planning.machine import GpuReader, nvidia_tool
+
+        return GpuReader(self.settings.data_dir, nvidia_tool())
+
+    def find_machine(self) -> "Machine | None":
         """Return the GPU that generates, and the machine; `None` without a known GPU."""
         workers = self.workers()
         environment = workers[0].environment if workers else None

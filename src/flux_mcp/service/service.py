@@ -8,29 +8,32 @@ and executor belong to `runtime.py`.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from flux_mcp.compose.library import open_library
 from flux_mcp.jobs.downloads import is_download_id
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
 from flux_mcp.jobs.job import Job, PreviewSize, new_job_id, utc_now
 from flux_mcp.jobs.journal import current_traceparent, job_attributes, job_fields, submit_span
-from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.jobs.queue import JobQueue, QueueLoad
 from flux_mcp.models.registry import Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.principals import acting, only
-from flux_mcp.requests.plan import as_asked
-from flux_mcp.requests.schemas import DrawRequest
 from flux_mcp.service.answers import CancelAnswer, DryRunAnswer, JobAnswer, QueueAnswer
 from flux_mcp.service.downloads import Downloads
 from flux_mcp.service.gallery import GalleryReader
 from flux_mcp.service.health import Operations
-from flux_mcp.service.inputs import InputReader
-from flux_mcp.service.planner import Decision, Planner, StoredFacts
 from flux_mcp.service.runtime import Runtime
 from flux_mcp.service.views import Views
 from flux_mcp.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from flux_mcp.compose.library import PackLibrary
+    from flux_mcp.models.loras.library import LoraLibrary
+    from flux_mcp.requests.schemas import DrawRequest
+    from flux_mcp.service.inputs import InputReader
+    from flux_mcp.service.planner import Decision, Planner, StoredFacts
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class Service:
     Args:
         settings: Read once by the caller.
         executes: Whether this process may run jobs; a command that only looks things up does not.
-        make_fleet: Makes the workers when this process leads.
+        make_fleet: Makes the workers when this process leads; else each is a process of its own.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class Service:
         settings: Settings,
         *,
         executes: bool = True,
-        make_fleet: Callable[[Settings], Fleet] = ProcessFleet,
+        make_fleet: Callable[[Settings], Fleet] | None = None,
     ) -> None:
         self.settings = settings
         self.registry: Registry = open_registry(settings)
@@ -59,20 +62,45 @@ class Service:
         self.operations = Operations(self.runtime)
         self.downloads = Downloads(self.runtime)
         self.gallery = GalleryReader(self.runtime)
-        self.packs = open_library(settings, self.registry)
         self._database = self.runtime.database
         self._changes = self.runtime.changes
         self._files = self.runtime.files
-        self._inputs = InputReader(settings, self._files)
-        self._planner = Planner(
-            settings,
+        if executes:
+            self._planner  # noqa: B018 - now, not while the first caller waits
+
+    # What decides about requests is imported when it is used: a command that lists jobs or images
+    # would spend most of its time on it.
+
+    @cached_property
+    def packs(self) -> "PackLibrary":
+        """The prompt packs there are."""
+        from flux_mcp.compose.library import open_library
+
+        return open_library(self.settings, self.registry)
+
+    @property
+    def loras(self) -> "LoraLibrary":
+        """The LoRAs there are."""
+        return self._planner.loras
+
+    @cached_property
+    def _inputs(self) -> "InputReader":
+        from flux_mcp.service.inputs import InputReader
+
+        return InputReader(self.settings, self._files)
+
+    @cached_property
+    def _planner(self) -> "Planner":
+        from flux_mcp.service.planner import Planner
+
+        return Planner(
+            self.settings,
             self.registry,
             self._inputs,
             self.packs,
             self.runtime.find_machine,
             self._read_stored,
         )
-        self.loras = self._planner.loras
 
     # --- lifetime ------------------------------------------------------------------------------
 
@@ -107,7 +135,7 @@ class Service:
     # --- submit --------------------------------------------------------------------------------
 
     async def submit(
-        self, request: DrawRequest, is_waited_for: Callable[[str], bool] = lambda _: False
+        self, request: "DrawRequest", is_waited_for: Callable[[str], bool] = lambda _: False
     ) -> Job:
         """Store a job for a request, or return the one its idempotency key names.
 
@@ -132,8 +160,10 @@ class Service:
                 return await self.find_job(job.id)
             return job
 
-    async def _submit(self, request: DrawRequest) -> tuple[Job, bool]:
+    async def _submit(self, request: "DrawRequest") -> tuple[Job, bool]:
         """Return the job, and whether it existed before."""
+        from flux_mcp.requests.plan import as_asked
+
         await self.open()
         key, asked, principal = request.idempotency_key, as_asked(request), acting()
         # First: a stored decision stands, even if its pack or its weights have changed since.
@@ -142,7 +172,7 @@ class Service:
             return same, True
         await self._database.call(self._queue.refuse_if_full)
         decision = await self._planner.decide(request)
-        job = _new_job(request, decision, principal)
+        job = _new_job(request, asked, decision, principal)
         if decision.incoming:
             await asyncio.to_thread(self._inputs.store, decision.incoming)
         stored = await self._database.call(self._queue.submit, job)
@@ -151,12 +181,14 @@ class Service:
         self._changes.poke()
         return stored, stored.id != job.id
 
-    async def _read_stored(self, image_ids: Collection[str]) -> StoredFacts:
+    async def _read_stored(self, image_ids: Collection[str]) -> "StoredFacts":
         """Return what the database holds for a decision: one visit to its thread.
 
         Raises:
             UnknownImageError: there is no gallery image with one of these ids.
         """
+        from flux_mcp.service.planner import StoredFacts
+
         principal, rooms = only(), self.runtime.rooms
 
         def read() -> StoredFacts:
@@ -165,16 +197,18 @@ class Service:
 
         return await self._database.call(read)
 
-    async def dry_run(self, request: DrawRequest) -> DryRunAnswer:
+    async def dry_run(self, request: "DrawRequest") -> DryRunAnswer:
         """Return the prompts with their audit, the plan and the estimates; store nothing.
 
         Raises:
             RequestError: something about the request is wrong.
             WeightsMissingError: no model for it is on this disk.
         """
+        from flux_mcp.service.dry_runs import dry_run_answer
+
         await self.open()
         decision = await self._planner.decide(request, refuse=False)
-        return await self._database.call(self._views.dry_run, decision)
+        return await self._database.call(dry_run_answer, decision, self._views.estimates)
 
     # --- watch ---------------------------------------------------------------------------------
 
@@ -304,7 +338,9 @@ class Service:
             self._changes.poke()
 
 
-def _new_job(request: DrawRequest, decision: Decision, principal: str) -> Job:
+def _new_job(
+    request: "DrawRequest", asked: dict[str, Any], decision: "Decision", principal: str
+) -> Job:
     plan = decision.plan
     return Job(
         id=new_job_id(),
@@ -314,7 +350,7 @@ def _new_job(request: DrawRequest, decision: Decision, principal: str) -> Job:
         principal=principal,
         session=request.session,
         parents=plan.parents,
-        request=as_asked(request),
+        request=asked,
         plan=plan,
         notices=decision.notices,
         composed=decision.wording.reports(),

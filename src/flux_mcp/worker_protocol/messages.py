@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from flux_mcp.errors import FluxMcpError
 from flux_mcp.models.parts import Precision
 from flux_mcp.models.registry import Kind
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 
 Phase = Literal["loading", "encoding", "denoising", "decoding", "saving"]
 

@@ -23,7 +23,7 @@ from flux_mcp.pipelines.loading.part_files import list_parts
 from flux_mcp.pipelines.loading.pipeline_files import open_control_lora
 from flux_mcp.pipelines.loras.adapters import KEPT_ADAPTERS
 from flux_mcp.pipelines.loras.layers import CONTROL_ADAPTER
-from flux_mcp.requests.plan import PlanLora
+from flux_mcp.requests.render_plan import PlanLora
 from tests.models.control_lora_files import bfl, in_diffusers_names
 from tests.models.lora_files import STRIPED, Tensors, pair, write
 from tests.pipelines.harness import TINY, Studio, make_task

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from flux_mcp.errors import InvalidLoraError, LoraMismatchError, UnknownLoraError
 from flux_mcp.models.architectures import Architecture, from_config, known_architectures
 from flux_mcp.models.families import FAMILIES, FLUX1_CONTROL, Family
+from flux_mcp.models.loras import MAX_WEIGHT
 from flux_mcp.models.loras.fit import (
     Placement,
     control_config,
@@ -35,8 +36,6 @@ from flux_mcp.settings.settings import Settings
 
 SUFFIXES = (".safetensors", ".sft")
 """In lower or upper case; `.sft` is the same format."""
-MAX_WEIGHT = 4.0
-"""Weights reach from -4 to 4: beyond, every LoRA draws noise."""
 _LONGEST = 200
 _MOST_TRIGGERS = 20
 # Source: ModelSpec 1.0 (github.com/Stability-AI/ModelSpec) and the keys that kohya's sd-scripts

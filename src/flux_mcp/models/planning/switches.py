@@ -15,6 +15,7 @@ from flux_mcp.models.formats import DeviceKind, format_of
 from flux_mcp.models.parts import Placement, Precision
 from flux_mcp.models.registry import KIND_NAMES, ModelSpec
 from flux_mcp.models.switches import (
+    KINDS_WITH_ONE_STATE,
     ArithmeticRow,
     CompileRow,
     Option,
@@ -30,9 +31,6 @@ WARM_UP_SHARE = 0.2
 MagCache's own default, and diffusers' advice for TaylorSeer (10 of 50)."""
 LEAST_WARM_UP_STEPS = 3
 """TaylorSeer's own default: differences need something to differ from."""
-KINDS_WITH_ONE_STATE = frozenset({"kontext"})
-"""Kinds whose pipeline runs true CFG without telling a cache which of the two passes it is in
-(diffusers 0.42.1): both would share what was kept."""
 
 
 @dataclass(frozen=True)

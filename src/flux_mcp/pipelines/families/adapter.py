@@ -19,7 +19,8 @@ from flux_mcp.models.formats import format_of
 from flux_mcp.pipelines.loaded import Resident
 from flux_mcp.pipelines.loading.quantisers import compute_dtype
 from flux_mcp.requests.geometry import Rectangle, Size, reference_size
-from flux_mcp.requests.plan import GENERATED_FROM, InputRole, RenderPlan
+from flux_mcp.requests.plan import GENERATED_FROM
+from flux_mcp.requests.render_plan import InputRole, RenderPlan
 
 Pixels = NDArray[np.uint8]
 Embeddings = dict[str, Any]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flux_mcp.errors import UnsupportedOptionError
 from flux_mcp.models.registry import Kind, ModelSpec
 from flux_mcp.pipelines.families.adapter import Adapter
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 
 
 @dataclass(frozen=True)

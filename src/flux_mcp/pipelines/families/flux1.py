@@ -10,7 +10,7 @@ from PIL import Image
 from flux_mcp.errors import InternalError, InvalidRequestError, UnsupportedOptionError
 from flux_mcp.pipelines.families.adapter import Adapter, Embeddings
 from flux_mcp.pipelines.families.family import FamilyPipelines
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 
 CANNY_LOW = 50
 CANNY_HIGH = 200

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flux_mcp.errors import InvalidRequestError
 from flux_mcp.pipelines.families.adapter import Adapter
 from flux_mcp.pipelines.families.family import FamilyPipelines
-from flux_mcp.requests.plan import RenderPlan
+from flux_mcp.requests.render_plan import RenderPlan
 
 
 class Flux2Text2Img(Adapter):

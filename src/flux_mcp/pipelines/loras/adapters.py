@@ -43,7 +43,7 @@ from flux_mcp.pipelines.loras.layers import (
     matrices_of,
     numbers_of,
 )
-from flux_mcp.requests.plan import PlanLora
+from flux_mcp.requests.render_plan import PlanLora
 
 KEPT_ADAPTERS = 4
 """Adapters that stay on a transformer for the jobs that follow. One of rank 16 on FLUX.1 in bf16

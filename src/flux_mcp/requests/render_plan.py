@@ -1,0 +1,175 @@
+"""`RenderPlan`: everything that decides an image. Plans are stored, sent to the worker and drawn.
+
+How a request becomes one is in plan.py, which imports far more than who only reads plans needs.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from flux_mcp.models.parts import Placement, Precision
+from flux_mcp.models.registry import Kind, Quality, Structure
+from flux_mcp.models.switches import KINDS_WITH_ONE_STATE, Switches
+from flux_mcp.requests.geometry import Rectangle, Size
+
+InputRole = Literal["image", "reference", "mask", "control"]
+INPUT_ROLES: Mapping[Kind, frozenset[InputRole]] = {
+    "text2img": frozenset(),
+    "kontext": frozenset({"reference", "mask"}),
+    "fill": frozenset({"image", "mask"}),
+    "control": frozenset({"image", "control"}),
+    "redux": frozenset({"reference"}),
+}
+"""The images each kind takes."""
+
+
+class PlanInput(BaseModel):
+    """An image the plan needs, as a file of the uploads folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    role: InputRole
+    sha256: str
+    """Of the PNG file: `uploads/<sha256>.png`. RGB, or L for a mask (255 is drawn again)."""
+    width: int
+    height: int
+    weight: float = 1.0
+    """Share in a variation."""
+    image_id: str | None = None
+    """The gallery image it came from, if any: a parent of what is drawn."""
+
+    @property
+    def size(self) -> Size:
+        """Width and height."""
+        return Size(self.width, self.height)
+
+
+class PlanLora(BaseModel):
+    """A LoRA the plan is drawn with, pinned by the SHA-256 of its file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    name: str
+    """`loras/<name>.safetensors` in the data folder."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the whole file."""
+    weight: float
+
+
+class RenderPlan(BaseModel):
+    """Everything that decides the pixels: the same plan, the same image (on one machine)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    version: Literal[1] = 1
+    kind: Kind
+    model: str
+    revision: str | None
+    quality: Quality
+    precision: Precision
+    """Of the transformer."""
+    text_precision: Precision | None = None
+    """Of the large text encoder; `None` for what the transformer computes in."""
+    placement: Placement = "resident"
+    """Where weights wait while they do not work; decides time and memory, not pixels."""
+    vae_tile_px: int | None = Field(default=None, gt=0)
+    """Side of the tiles the VAE decodes in; `None` for the whole image at once."""
+    prompt: str
+    """Of the first image; of all, unless `prompts` says otherwise."""
+    prompts: tuple[str, ...] = ()
+    """One for each seed, where a pack varies them from image to image; else empty."""
+    negative_prompt: str | None = None
+    true_cfg_scale: float = 1.0
+    width: int = Field(gt=0)
+    """What is drawn, in pixels; the image itself is `image_size`."""
+    height: int = Field(gt=0)
+    region: Rectangle | None = None
+    """Part of the first input that is drawn again, at `width` and `height`, and pasted back into
+    it: where the mask says so, or all of it without a mask. `None`: what is drawn is the image.
+    Plans for fill that were stored before there were regions cut the input to their own size."""
+    steps: int = Field(gt=0)
+    guidance: float
+    seeds: tuple[int, ...] = Field(min_length=1)
+    batched: bool = False
+    """All seeds in one pass (other pixels than one by one); else one pass for each seed."""
+    max_sequence_length: int = Field(gt=0)
+    inputs: tuple[PlanInput, ...] = ()
+    strength: float = 1.0
+    """For redux: weight of the image tokens against the text tokens."""
+    structure: Structure | None = None
+    """For control: what `inputs` shows; an `image` has its structure taken first."""
+    loras: tuple[PlanLora, ...] = ()
+    """In the order of their names: the last bits of the pixels depend on the order."""
+    switches: Switches = Field(default_factory=Switches)
+    """Speed switches; plans that were stored before there were any are drawn without."""
+
+    @model_validator(mode="after")
+    def _parts_fit_each_other(self) -> "RenderPlan":
+        if self.prompts and (
+            len(self.prompts) != len(self.seeds) or self.prompts[0] != self.prompt
+        ):
+            raise ValueError("prompts must hold one for each seed, beginning with prompt")
+        if (self.negative_prompt is None) != (self.true_cfg_scale == 1.0):
+            raise ValueError("a negative prompt and a true_cfg_scale above 1 come together")
+        strange = {item.role for item in self.inputs} - INPUT_ROLES[self.kind]
+        if strange:
+            raise ValueError(f"{self.kind} takes no input of the role {' or '.join(strange)}")
+        if self.structure is not None and self.kind != "control":
+            raise ValueError(f"{self.kind} follows no structure")
+        if self.strength != 1.0 and self.kind != "redux":
+            raise ValueError(f"{self.kind} has no strength")
+        if len({lora.name for lora in self.loras}) < len(self.loras):
+            raise ValueError("a LoRA is named twice")
+        self._switches_fit()
+        self._region_fits()
+        return self
+
+    def _region_fits(self) -> None:
+        masks = [item for item in self.inputs if item.role == "mask"]
+        if self.region is None:
+            if masks and self.kind == "kontext":
+                raise ValueError("an edit with a mask needs a region")
+            return
+        if self.kind not in ("fill", "kontext") or not self.inputs:
+            raise ValueError(f"{self.kind} draws no region of an image")
+        whole = self.inputs[0].size
+        if self.region.size.pixels <= 0 or not Rectangle(0, 0, whole.width, whole.height).holds(
+            self.region
+        ):
+            raise ValueError("the region reaches outside the image")
+        if any(mask.size != whole for mask in masks):
+            raise ValueError("the mask has another size than the image")
+
+    def _switches_fit(self) -> None:
+        if self.switches.step_cache == "none":
+            return
+        if self.switches.compiled:
+            raise ValueError("a step cache and compiled blocks do not go together")
+        if self.negative_prompt is not None and self.kind in KINDS_WITH_ONE_STATE:
+            raise ValueError(f"no step cache with a negative prompt for {self.kind}")
+
+    @property
+    def image_size(self) -> Size:
+        """The size of each finished image."""
+        return Size(self.width, self.height) if self.region is None else self.inputs[0].size
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompt of each image."""
+        return self.prompts or (self.prompt,) * len(self.seeds)
+
+    @property
+    def passes(self) -> int:
+        """How often the pipeline runs."""
+        return 1 if self.batched else len(self.seeds)
+
+    @property
+    def total_steps(self) -> int:
+        """Denoising steps of the whole job."""
+        return self.steps * self.passes
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Gallery images this plan draws from, without repeats."""
+        return tuple(dict.fromkeys(i.image_id for i in self.inputs if i.image_id is not None))
