@@ -15,6 +15,7 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).resolve().parent
 NAMES = (
     "start",
+    "commands",
     "tool_list",
     "status",
     "cancel",

@@ -7,15 +7,12 @@ the first that counts, so that both find their files in memory. Then `python -X 
 asked the same way, says how many modules each imports before its answer, and which only ours does:
 by package, and the slowest modules one by one. tests/server/test_start.py keeps the list of them.
 
-Then the commands that people wait for, each as a process of its own: the least processor seconds.
-
 Unit: ratio of medians; seconds.
 """
 
 import asyncio
 import json
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -42,8 +39,6 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 
 _IMPORT_LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \| +(\S+)")
 TOP = 10
-COMMANDS = ("--help", "jobs --help", "jobs list", "gallery search", "models list", "packs list")
-HELP_CPU_S, LIST_CPU_S = 0.3, 0.7
 _ASKED = (
     {
         "jsonrpc": "2.0",
@@ -79,7 +74,6 @@ async def measure(quick: bool) -> Result:
                 wall[name].append(wall_s)
                 cpu[name].append(cpu_s)
         counts, packages, modules = await asyncio.to_thread(_only_ours, folder)
-        commands_cpu_s = await asyncio.to_thread(_commands, folder / "data", repetitions)
     result.ratios = {
         "tools_list_wall": median_ratio(wall["flux_mcp"], wall["bare_sdk"]),
         "tools_list_cpu": median_ratio(cpu["flux_mcp"], cpu["bare_sdk"]),
@@ -90,10 +84,6 @@ async def measure(quick: bool) -> Result:
             "wall_p95_s": round(quantile(wall[name], 0.95), 3),
             "cpu_median_s": round(statistics.median(cpu[name]), 3),
         }
-    result.absolute["commands_cpu_s"] = commands_cpu_s
-    for command, cpu_s in commands_cpu_s.items():
-        target = HELP_CPU_S if command.endswith("--help") else LIST_CPU_S
-        result.line(f"flux-mcp {command}", f"cpu {cpu_s:.2f} s", f"at most {target} s")
     result.absolute["modules_before_the_answer"] = counts
     result.absolute["imported_only_by_ours_ms"] = packages
     result.absolute["slowest_only_by_ours_ms"] = modules
@@ -133,26 +123,6 @@ async def _spawn(parameters: StdioServerParameters) -> tuple[float, float]:
     if len(tools) != 8:
         raise RuntimeError(f"there are {len(tools)} tools, not eight")
     return wall_s, cpu_s
-
-
-def _commands(data_dir: Path, repetitions: int) -> dict[str, float]:
-    """Return the least processor seconds of each command, on an empty data folder."""
-    found = {}
-    for command in COMMANDS:
-        spent = []
-        for _ in range(repetitions + 1):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            words = command.split()
-            place = [] if "--help" in words else ["--data-dir", str(data_dir)]
-            subprocess.run(
-                [sys.executable, "-m", "flux_mcp", *words, *place],
-                check=True,
-                capture_output=True,
-            )
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        found[command] = round(min(spent[1:]), 3)
-    return found
 
 
 def _only_ours(folder: Path) -> tuple[dict[str, int], dict[str, float], dict[str, float]]:

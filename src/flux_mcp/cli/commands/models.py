@@ -217,7 +217,7 @@ def verify(
 
     Ends with 1 if a file is wrong; 'models pull' then downloads it again.
     """
-    from flux_mcp.cli.models import print_verified
+    from flux_mcp.cli.models_verify import print_verified
 
     run_now(lambda: print_verified(read_settings(data_dir, config=config), model, as_json=as_json))
 
