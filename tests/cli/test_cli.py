@@ -47,6 +47,7 @@ HELP_MODULES = {
 HELP_PACKAGES = {"flux_mcp", "typer", "annotated_doc", "shellingham"}
 """Typer with what it imports itself, unless it converts a value: then pydantic as well."""
 NEVER_FOR_A_LIST = {
+    "PIL",
     "diffusers",
     "flux_mcp.compose.library",
     "flux_mcp.jobs.process_fleet",

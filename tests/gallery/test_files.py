@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from flux_mcp.errors import InternalError, StorageError
-from flux_mcp.gallery import files as files_module
+from flux_mcp.gallery import pngs as pngs_module
 from flux_mcp.gallery.store import new_image_id
 
 from .images import flat, noise
@@ -61,7 +61,7 @@ def test_flat_graphics_are_compressed_and_photographs_only_coded(files):
 
 
 def test_the_strategy_is_chosen_by_the_image():
-    chosen = {files_module._cheapest_strategy(make(256, 256)) for make in (noise, flat)}
+    chosen = {pngs_module._cheapest_strategy(make(256, 256)) for make in (noise, flat)}
     assert len(chosen) == 2
     assert new_image_id()
 

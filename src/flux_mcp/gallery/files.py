@@ -7,25 +7,22 @@ small is in previews.py.
 """
 
 import hashlib
-import io
 import os
 import re
 import secrets
 import time
-import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from typing import TYPE_CHECKING
 
 from flux_mcp.errors import InternalError, InvalidImageError, StorageError
-from flux_mcp.gallery.previews import thumbnail_webp
-from flux_mcp.gallery.provenance import UNREADABLE
 from flux_mcp.settings.paths import Paths
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _OURS = re.compile(r"img_[A-Za-z0-9_-]+\.(?:png|webp)")
 _JOB_ID = re.compile(r"job_[A-Za-z0-9_-]{1,64}")
@@ -67,7 +64,7 @@ class ImageFiles:
         self._set_aside = paths.set_aside
 
     def save(
-        self, image_id: str, created_at: str, image: Image.Image, metadata: Mapping[str, str]
+        self, image_id: str, created_at: str, image: "Image", metadata: Mapping[str, str]
     ) -> SavedImage:
         """Write an RGB image and its thumbnail; each appears whole, the thumbnail first.
 
@@ -77,9 +74,12 @@ class ImageFiles:
             StorageError: the disk refused; nothing is left behind but, at worst, a whole thumbnail.
             InternalError: the id is not one of ours, or the image is not RGB.
         """
+        from flux_mcp.gallery.pngs import encode_png, pixels_sha256
+        from flux_mcp.gallery.previews import thumbnail_webp
+
         if not _OURS.fullmatch(f"{image_id}.png") or image.mode != "RGB":
             raise InternalError(f"{image_id}: an image of {image.mode} is not saved under this id.")
-        png = _encode_png(image, metadata)
+        png = encode_png(image, metadata)
         folder = self._images / f"{datetime.fromisoformat(created_at):%Y/%m}"
         file, thumbnail = folder / f"{image_id}.png", folder / f"{image_id}.webp"
         try:
@@ -95,7 +95,7 @@ class ImageFiles:
             file=self._relative(file),
             thumbnail=self._relative(thumbnail),
             sha256=hashlib.sha256(png).hexdigest(),
-            pixels_sha256=_pixels_sha256(image),
+            pixels_sha256=pixels_sha256(image),
             size_bytes=len(png),
         )
 
@@ -214,9 +214,12 @@ class ImageFiles:
             InvalidImageError: it is damaged, or its size is not the one its metadata tell.
             StorageError: it cannot be read, or its thumbnail cannot be written.
         """
+        from flux_mcp.gallery.pngs import decode_png, pixels_sha256
+        from flux_mcp.gallery.previews import thumbnail_webp
+
         try:
             png = path.read_bytes()
-            image = _decode_png(png)
+            image = decode_png(png)
             if image.size != size_px:
                 raise InvalidImageError(f"Its size is {image.size}, its metadata say {size_px}.")
             thumbnail = path.with_suffix(".webp")
@@ -228,7 +231,7 @@ class ImageFiles:
             file=self._relative(path),
             thumbnail=self._relative(thumbnail),
             sha256=hashlib.sha256(png).hexdigest(),
-            pixels_sha256=_pixels_sha256(image),
+            pixels_sha256=pixels_sha256(image),
             size_bytes=len(png),
         )
 
@@ -267,15 +270,6 @@ def _older(folder: Path, than_s: float) -> Iterator[Path]:
                 yield path
 
 
-def _decode_png(png: bytes) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-            image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")
-    except UNREADABLE as error:
-        raise InvalidImageError(f"The PNG is damaged: {error}.") from error
-
-
 def write_whole(target: Path, data: bytes, *, survives_power_cut: bool = True) -> None:
     """Write a file aside and rename it: readers see the old one or the new one, never a part."""
     part = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part")
@@ -288,48 +282,3 @@ def write_whole(target: Path, data: bytes, *, survives_power_cut: bool = True) -
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _pixels_sha256(image: Image.Image, rows: int = 256) -> str:
-    """Hash the raw pixels, some rows at a time: a photograph has hundreds of megabytes of them."""
-    digest = hashlib.sha256()
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
-        digest.update(strip.tobytes())
-    return digest.hexdigest()
-
-
-def _encode_png(image: Image.Image, metadata: Mapping[str, str]) -> bytes:
-    chunks = PngInfo()
-    for key, value in metadata.items():
-        chunks.add_itxt(key, value)
-    buffer = io.BytesIO()
-    strategy = _cheapest_strategy(image)
-    image.save(buffer, "PNG", pnginfo=chunks, compress_type=strategy)
-    return buffer.getvalue()
-
-
-def _cheapest_strategy(image: Image.Image, tile_px: int = 64) -> int:
-    """Return the zlib strategy for an image, found on nine tiles of it.
-
-    Photographs hold no repeats, so looking for them takes three times as long and saves nothing
-    (1024x1024: 231 ms and 1.66 MB, against 74 ms and 1.66 MB by Huffman coding alone). Flat
-    graphics are a tenth as large with it, and cost no more (20 ms and 20 kB, against 26 ms and
-    407 kB). Pillow 13.0 with zlib-ng.
-    """
-    tile = min(tile_px, image.width // 3, image.height // 3)
-    if tile < 1:
-        return zlib.Z_DEFAULT_STRATEGY
-    sample = Image.new("RGB", (3 * tile, 3 * tile))
-    for row in range(3):
-        for column in range(3):
-            left, top = (image.width - tile) * column // 2, (image.height - tile) * row // 2
-            piece = image.crop((left, top, left + tile, top + tile))
-            sample.paste(piece, (column * tile, row * tile))
-    sizes = {}
-    for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY):
-        buffer = io.BytesIO()
-        sample.save(buffer, "PNG", compress_type=strategy)
-        sizes[strategy] = buffer.tell()
-    worth_it = sizes[zlib.Z_DEFAULT_STRATEGY] < 0.9 * sizes[zlib.Z_HUFFMAN_ONLY]
-    return zlib.Z_DEFAULT_STRATEGY if worth_it else zlib.Z_HUFFMAN_ONLY

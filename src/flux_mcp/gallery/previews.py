@@ -21,7 +21,7 @@ from typing import Literal
 from PIL import Image, ImageDraw, ImageFont
 
 from flux_mcp.errors import InternalError, StorageError
-from flux_mcp.gallery.provenance import UNREADABLE
+from flux_mcp.gallery.pngs import UNREADABLE
 
 MAX_PREVIEW_BYTES = 300_000
 """Blueprint section 6: three previews and their base64 stay below 1 MB."""

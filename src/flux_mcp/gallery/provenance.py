@@ -9,18 +9,16 @@ leaves out the others: a file of a newer version can be read as far as this one 
 `newer_notice` says which version wrote it. A key that is missing or has a wrong type is an error.
 """
 
-import io
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from flux_mcp import __version__
-from flux_mcp.errors import PILLOW_ERRORS, InvalidImageError
+from flux_mcp.errors import InvalidImageError
 from flux_mcp.models.registry import Kind
 from flux_mcp.requests.geometry import Rectangle
 from flux_mcp.requests.render_plan import RenderPlan
@@ -33,13 +31,6 @@ MAX_INTEGER = 2**63 - 1
 """Largest integer SQLite holds."""
 IMAGE_ID = r"^img_[A-Za-z0-9_-]{1,64}$"
 CREATED_AT = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00$"
-
-UNREADABLE: tuple[type[Exception], ...] = (
-    *PILLOW_ERRORS,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-"""What Pillow raises at a damaged file, or at one whose header tells an impossible size."""
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +183,9 @@ def from_png(source: Path | bytes) -> ImageProvenance:
         InvalidImageError: not a PNG, not ours, damaged, or so much newer that a fact which is known
             here is missing or written otherwise.
     """
-    document = _document(_text_chunks(source))
+    from flux_mcp.gallery.pngs import text_chunks
+
+    document = _document(text_chunks(source))
     version = document.get("version")
     if type(version) is not int or version < 1:
         raise InvalidImageError(
@@ -218,18 +211,6 @@ def from_png(source: Path | bytes) -> ImageProvenance:
     if provenance.newer_notice is not None:
         logger.warning("image metadata of a newer version: %s", provenance.newer_notice)
     return provenance
-
-
-def _text_chunks(source: Path | bytes) -> Mapping[str, Any]:
-    try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, formats=("PNG",)) as image:
-            # Ours stand before the pixels, so opening has read them.
-            return {str(key): value for key, value in image.info.items()}
-    except UNREADABLE as error:
-        raise InvalidImageError(
-            f"This is not a PNG that can be read: {error}.", "Give a PNG made by flux-mcp."
-        ) from error
 
 
 def _document(chunks: Mapping[str, Any]) -> dict[str, Any]:
