@@ -134,4 +134,4 @@ def print_demo(answer: DemoAnswer) -> None:
     # The others say the same of their own kinds; doctor lists them all.
     for notice in answer.jobs[0].notices:
         console(stderr=True).print(f"Note: {plain(notice)}", style="yellow")
-    out.print(f"Real models: {command_path('flux-mcp')} doctor says how to install one.")
+    out.print(f"What suits this machine: {command_path('flux-mcp')} doctor")
