@@ -117,7 +117,7 @@ def run(message: RunMessage, habit: str) -> None:
         threading.Event().wait()
     if habit != "no images":
         draw(plan, stamp, report)
-    send(Done(**stamp, load_s=0.1, draw_s=0.1, weights_sha256="0" * 64, loaded=loaded))
+    send(Done(**stamp, load_s=0.0, draw_s=0.1, weights_sha256="0" * 64, loaded=loaded))
 
 
 def main() -> None:
