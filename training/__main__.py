@@ -25,6 +25,7 @@ from training.flow import FlowSpec, train_flow
 from training.text import Text, make_text, train_text
 from training.transformers import make_transformer, widen
 from training.vae import train_vae
+from training.wordings import train_wordings
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_WORK = ROOT / "training" / "work"
@@ -53,9 +54,9 @@ class Run:
         frozen: AutoencoderKL = vae.to(memory_format=torch.channels_last).eval()
         return frozen.requires_grad_(requires_grad=False)
 
-    def text(self) -> Text:
-        """Read the trained text encoders, frozen."""
-        text = folders.load_text(self.work / "text")
+    def text(self, name: str = "text") -> Text:
+        """Read the text encoders a stage left, frozen."""
+        text = folders.load_text(self.work / name)
         text.text_encoder.to(self.device)
         text.text_encoder_2.to(self.device)
         return text
@@ -164,14 +165,35 @@ def _train_lora(run: Run) -> None:
     lora.save_lora(trained, run.work / "lora")
 
 
+def _train_wordings(run: Run) -> None:
+    taught = train_wordings(
+        run.text(), {kind: run.transformer(name, kind) for kind, name in EXPORTED.items()},
+        run.vae(), steps=run.scaled(1250), examples=run.scaled(128), seed=20,
+        checkpoint=run.work / "wordings-running",
+    )  # fmt: skip
+    folders.save_text(taught, run.work / "wordings")
+
+
 def export(run: Run) -> None:
     """Write the five folders."""
-    vae, text = run.vae(), run.text()
+    vae, text = run.vae(), run.text("wordings")
     for kind, name in EXPORTED.items():
         folders.export(kind, vae, text, run.transformer(name, kind), run.out)
     encoder = redux.ImageEncoder()
     encoder.load_state_dict(torch.load(run.work / "redux.pt", weights_only=True))
     redux.export_redux(encoder, run.out)
+
+
+def take(run: Run, exported: Path) -> None:
+    """Put the parts of exported folders into the work folder, as what the stages left.
+
+    Only the last transformer of each kind is among them: enough for `wordings` and `export`.
+    """
+    folders.load_vae(exported).save_pretrained(run.work / "vae")
+    folders.save_text(folders.load_text(exported / "text2img"), run.work / "text")
+    for kind, name in EXPORTED.items():
+        torch.save(folders.load_transformer(kind, exported).state_dict(), run.work / f"{name}.pt")
+    torch.save(redux.load_redux(exported).state_dict(), run.work / "redux.pt")
 
 
 EXPORTED = MappingProxyType(
@@ -196,6 +218,7 @@ STAGES: Mapping[str, tuple[str, Callable[[Run], None]]] = MappingProxyType(
         **{name: (f"{name}.pt", _flow(name)) for name in FLOW_STAGES},
         "redux": ("redux.pt", _train_redux),
         "lora": ("lora", _train_lora),
+        "wordings": ("wordings", _train_wordings),
     }
 )
 """Name -> what it leaves in the work folder, and how it is run."""
@@ -207,6 +230,10 @@ def main() -> None:
     parser.add_argument("stages", nargs="*", help=f"only these: {', '.join(STAGES)}, export")
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK, help="folder of the stages")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder of the five kinds")
+    parser.add_argument(
+        "--take", type=Path, metavar="DIR",
+        help="begin with the parts of these exported folders, for wordings and export",
+    )  # fmt: skip
     parser.add_argument("--device", help="cpu or cuda; by default cuda if available")
     parser.add_argument("--workers", type=int, help="processes of one thread each, on a CPU")
     parser.add_argument(
@@ -222,6 +249,8 @@ def main() -> None:
     compiled = arguments.scale > 0.2 and shutil.which("c++") is not None
     run = Run(arguments.work, arguments.out, device, workers, compiled, arguments.scale)
     run.work.mkdir(parents=True, exist_ok=True)
+    if arguments.take is not None:
+        take(run, arguments.take)
     for name, (result, train) in STAGES.items():
         if arguments.stages and name not in arguments.stages:
             continue

@@ -12,7 +12,13 @@ from training.judge import Verdict
 
 AT_LEAST: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
-        "text2img": {"background": 0.97, "colour": 0.97, "shape": 0.90, "place": 0.90},
+        "text2img": {
+            "background": 0.97,
+            "colour": 0.97,
+            "shape": 0.90,
+            "place": 0.90,
+            "telegraphic: all": 0.90,
+        },
         "kontext": {"edit done": 0.85, "rest untouched": 0.90},
         "fill": {"inside right": 0.85},
         "control": {"canny: edge F1": 0.80},

@@ -1,6 +1,8 @@
 """Scenes in words: plain English in many wordings, and the facts of each sentence as labels.
 
-The labels (`Facts`) teach the text encoders what to gather from a sentence (text.py).
+The labels (`Facts`) teach the text encoders what to gather from a sentence (text.py). What is said
+in another order, as in a telegram or in German, is learned afterwards, from the plain sentence that
+says the same (`reworded`; wordings.py).
 """
 
 import math
@@ -9,7 +11,9 @@ from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
 
-from training.scenes import PLACES, RADII, Scene, Thing
+from training import sentences
+from training.scenes import PLACES, RADII, Relation, Scene, Thing
+from training.sentences import Wording
 
 NOUNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -50,6 +54,105 @@ _ON_BACKGROUND = (
     " on {a} background", " on {a} background", " on {a} background", " against {a} background",
     " with {a} background", " on {colour}",
 )  # fmt: skip
+
+GROUNDS = ("background", "background", "background", "backdrop")
+"""What is behind the things; plain sentences only say the first."""
+
+REWORDED: tuple[str, ...] = (
+    "{size} {colour} {shape} {place} {background} {ground}",
+    "{size} {colour} {shape} {place} {background} {ground}",
+    "{size} {colour} {shape} {place}, {background} {ground}",
+    "{size} {colour} {shape}, {place}, {background} {ground}",
+    "{size} {colour} {shape} {background} {ground} {place}",
+    "{place} {size} {colour} {shape} {background} {ground}",
+    "{background} {ground} {size} {colour} {shape} {place}",
+    "{background} {ground} {size} {colour} {shape} {place}",
+    "{background} {ground}, {size} {colour} {shape} {place}",
+    "{background} {ground} with {size} {colour} {shape} {place}",
+    "{size} {shape} {colour} {place} {ground} {background}",
+    "{size} {shape} {colour} {place}, {ground} {background}",
+    "{shape}, {colour}, {size}, {place}, {background} {ground}",
+    "{size} {shape}, {colour}, {place}, {background} {ground}",
+    "{ground} {background}, {size} {shape} {colour} {place}",
+    "{ground} {background} {size} {shape} {colour} {place}",
+    "{ground}: {background}; shape: {shape}; colour: {colour}; size: {size}; place: {place}",
+    "shape: {shape}, colour: {colour}, size: {size}, place: {place}, {ground}: {background}",
+    "on a {background} {ground} a {size} {colour} {shape} {place}",
+    "on a {background} {ground} {place} a {size} {colour} {shape}",
+    "on {background} a {size} {colour} {shape} {place}",
+    "on {background} {size} {colour} {shape} {place}",
+    "before a {background} {ground} a {size} {colour} {shape} {place}",
+    "in front of a {background} {ground} a {size} {colour} {shape} {place}",
+    "a {size} {colour} {shape} {place} in front of a {background} {ground}",
+    "a {size} {colour} {shape} {place} before a {background} {ground}",
+    "a {size} {shape} in {colour} {place} on a {background} {ground}",
+    "a {size} {shape}, {colour}, {place}, on {background}",
+    "{size} {colour} {shape} {place} on {background}",
+    "a {size} {colour} {shape} {place}, the {ground} is {background}",
+    "the {ground} is {background}, the {size} {shape} {place} is {colour}",
+    "{place} a {size} {colour} {shape} on a {background} {ground}",
+    "a {size} {colour} {shape} {place} on a {background} {ground}",
+    "a {size} {colour} {shape} {place} with a {background} {ground}",
+    "a {size} {colour} {shape} {place} on a {background} coloured {ground}",
+    "a {size} {colour} {shape} {place} with {background} behind",
+    "there is a {size} {colour} {shape} {place} on a {background} {ground}",
+)
+"""One thing in other orders than `caption` has."""
+KEPT_REWORDED: tuple[str, ...] = (
+    "{background} {ground}: {size} {colour} {shape} {place}",
+    "{size} {shape} in {colour} {place}, {ground} in {background}",
+    "{size} {colour} {shape} {place}; {ground} {background}",
+    "on {background} {ground} {size} {colour} {shape} {place}",
+    "{colour} {size} {shape} {place} {background} {ground}",
+    "{place} {shape} {colour} {size}, {background} {ground}",
+)
+"""Kept for judging: no training has them."""
+REWORDED_PAIRS: Mapping[Relation, tuple[str, ...]] = MappingProxyType(
+    {
+        "left of": (
+            "{colour} {shape} left {colour2} {shape2} right {background} {ground}",
+            "{colour} {shape} left, {colour2} {shape2} right, {background} {ground}",
+            "left {colour} {shape} right {colour2} {shape2} {background} {ground}",
+            "left {colour} {shape}, right {colour2} {shape2}, {background} {ground}",
+            "left a {colour} {shape}, right a {colour2} {shape2}, {ground} {background}",
+            "{background} {ground}, {colour} {shape} left, {colour2} {shape2} right",
+            "{background} {ground}, left {colour} {shape}, right {colour2} {shape2}",
+            "{colour} {shape} left of {colour2} {shape2} {background} {ground}",
+            "{colour} {shape} left of {colour2} {shape2}, {background} {ground}",
+            "{colour2} {shape2} right of {colour} {shape}, {background} {ground}",
+            "on a {background} {ground} a {colour} {shape} to the left of a {colour2} {shape2}",
+            "{ground} {background}, {shape} {colour} left, {shape2} {colour2} right",
+        ),
+        "above": (
+            "{colour} {shape} above {colour2} {shape2} {background} {ground}",
+            "{colour} {shape} above {colour2} {shape2}, {background} {ground}",
+            "{colour} {shape} over {colour2} {shape2}, {background} {ground}",
+            "{colour2} {shape2} below {colour} {shape}, {background} {ground}",
+            "{colour2} {shape2} under {colour} {shape} {background} {ground}",
+            "top {colour} {shape} bottom {colour2} {shape2} {background} {ground}",
+            "top {colour} {shape}, bottom {colour2} {shape2}, {background} {ground}",
+            "{colour} {shape} top, {colour2} {shape2} bottom, {background} {ground}",
+            "{background} {ground}, {colour} {shape} top, {colour2} {shape2} bottom",
+            "{background} {ground}, {colour} {shape} above {colour2} {shape2}",
+            "on a {background} {ground} a {colour} {shape} above a {colour2} {shape2}",
+            "{ground} {background}, {shape} {colour} top, {shape2} {colour2} bottom",
+        ),
+    }
+)
+REWORDED_EMPTY = (
+    "{background} {ground}", "a {background} {ground}", "just a {background} {ground}",
+    "{background} {ground} only", "empty {background} {ground}", "only {background}",
+    "nothing on a {background} {ground}",
+)  # fmt: skip
+"""`background pink` is not among them: that is an instruction (edits.py)."""
+_PLAIN_EMPTY = "a {background} {ground}"
+_PLAIN = "{size} {colour} {shape} {place}, {background} {ground}"
+_PLAIN_PAIRS: Mapping[Relation, str] = MappingProxyType(
+    {
+        "left of": "a {colour} {shape} left of a {colour2} {shape2}, {background} {ground}",
+        "above": "a {colour} {shape} above a {colour2} {shape2}, {background} {ground}",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -141,6 +244,50 @@ def plainly(scene: Scene) -> str:
 def thing_alone(random: Random, thing: Thing) -> str:
     """Describe a thing without its background: the prompt of an inpainting."""
     return vary(random, article(f"{thing.colour} {random.choice(NOUNS[thing.shape])}"))
+
+
+def reworded(random: Random, scene: Scene, templates: tuple[str, ...] | None = None) -> Wording:
+    """Say every fact of a scene in an order of telegrams or of German, and plainly.
+
+    `templates`: for a lone thing, instead of `REWORDED`.
+    """
+    values = {"background": scene.background, "ground": random.choice(GROUNDS)}
+    for thing, number in zip(scene.things, ("", "2"), strict=False):
+        values["shape" + number] = random.choice(NOUNS[thing.shape])
+        values["colour" + number] = thing.colour
+    said = values
+    if not scene.things:
+        template, plain = random.choice(REWORDED_EMPTY), _PLAIN_EMPTY
+    elif scene.relation is not None:
+        template, plain = (
+            random.choice(REWORDED_PAIRS[scene.relation]),
+            _PLAIN_PAIRS[scene.relation],
+        )
+    else:
+        template, plain = random.choice(templates or REWORDED), _PLAIN
+        thing = scene.things[0]
+        if thing.size is not None:
+            values["size"] = random.choice(SIZE_WORDS[thing.size])
+        if thing.place is not None:
+            values["place"] = random.choice(PLACE_WORDS[thing.place])
+            # Of `in the top left corner` a telegram has `top left corner`.
+            short = " ".join(values["place"].split()[2:])
+            said = values | {"place": short if random.random() < 0.7 else values["place"]}
+    return Wording(
+        sentences.varied(random, sentences.sentence(template, said)),
+        sentences.sentence(plain, values | {"ground": GROUNDS[0]}),
+    )
+
+
+def reworded_thing(random: Random, thing: Thing) -> Wording:
+    """Name a thing without its background, as `thing_alone` does, in a telegram's words."""
+    values = {"shape": random.choice(NOUNS[thing.shape]), "colour": thing.colour}
+    template = random.choice(
+        ("{colour} {shape}", "{colour} {shape}", "{shape}, {colour}", "a {shape} in {colour}",
+         "one {colour} {shape}", "shape: {shape}; colour: {colour}")
+    )  # fmt: skip
+    said = sentences.varied(random, sentences.sentence(template, values))
+    return Wording(said, sentences.sentence("a {colour} {shape}", values))
 
 
 def _background(random: Random, colour: str) -> str:

@@ -1,11 +1,16 @@
-"""Instructions and the scenes they lead to: the ground truth of the kontext kind."""
+"""Instructions and the scenes they lead to: the ground truth of the kontext kind.
+
+As of scenes, there are wordings that are learned afterwards, from the plain instruction of the same
+change (`reworded`): short ones, German word order, `it` for the only thing of an image.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from random import Random
 from types import MappingProxyType
 
-from training.captions import NOUNS, SIZE_WORDS, Facts, article, vary
+from training import sentences
+from training.captions import GROUNDS, NOUNS, SIZE_WORDS, Facts, article, vary
 from training.scenes import (
     RADII,
     SHAPES,
@@ -16,6 +21,7 @@ from training.scenes import (
     other_colour,
     with_thing,
 )
+from training.sentences import Wording
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,98 @@ EDITS: Mapping[str, tuple[float, Callable[[Random, Scene, int], Edit]]] = Mappin
     }
 )
 """Kind -> how often, and how."""
+
+_TO = (
+    "make the {name} {new}", "make {name} {new}", "{name} {new}", "{name}: {new}",
+    "{name} to {new}", "the {name} shall be {new}", "the {name} should be {new}",
+    "the {name} must be {new}", "the {name} {new} make", "please the {name} {new} make",
+    "please make the {name} {new}",
+    "the {name} to {new} change", "change {name} to {new}", "{name} shall become {new}",
+)  # fmt: skip
+_GROW: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
+    {
+        "small": (("smaller", "smaller"),),
+        "large": (("larger", "larger"), ("bigger", "larger"), ("bigger", "larger")),
+    }
+)
+"""Size to reach -> comparisons, and the same in words that plain instructions have."""
+REWORDED: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "recolour": (
+            "make the {name} {new}",
+            (*_TO, "turn the {name} {new}", "paint the {name} {new}",
+             "the {name} {new} paint", "color the {name} {new}",
+             "colour the {name} {new}", "recolour the {name} {new}", "the {name} gets {new}"),
+        ),
+        "background": (
+            "change the background to {new}",
+            (*_TO, "turn the {name} {new}", "{name} in {new}", "change the {name} to {new}",
+             "put it on a {new} {name}", "change the color of the {name} to {new}"),
+        ),
+        "reshape": (
+            "turn the {name} into a {new}",
+            ("turn {name} into a {new}", "the {name} into a {new} turn", "{name} to {new}",
+             "{name} into {new}", "the {name} shall be a {new}", "the {name} should be a {new}",
+             "the {name} shall become a {new}", "please the {name} into a {new} turn",
+             "make the {name} a {new}", "make a {new} of the {name}", "{new} instead of {name}",
+             "a {new} instead of the {name}", "replace {name} with {new}",
+             "please turn the {name} into a {new}", "change the {name} to a {new}"),
+        ),
+        "resize": (
+            "make the {name} {new}",
+            ("make {name} {new}", "{name} {new}", "{name}: {new}", "the {name} shall be {new}",
+             "the {name} should be {new}", "the {name} {new} make", "please the {name} {new} make",
+             "please make the {name} {new}"),
+        ),
+        "remove": (
+            "remove the {name}",
+            ("remove the {name}", "remove {name}", "delete {name}", "delete the {name}",
+             "erase {name}", "take away the {name}", "take the {name} away", "{name} away",
+             "the {name} remove", "please the {name} remove", "the {name} delete",
+             "please remove the {name}", "get rid of the {name}", "without the {name}",
+             "no {name}", "the {name} must go", "the {name} away", "take out the {name}"),
+        ),
+    }
+)  # fmt: skip
+"""Kind of change -> its plainest instruction, and others. With `it` for a thing, `the` goes too."""
+
+
+def reworded(random: Random, edit: Edit, *, it: bool | None = None) -> Wording:
+    """Ask for a change in other words, and plainly.
+
+    `it`: whether the only thing of the image is `it` and not named; by default every second time.
+    """
+    plain, templates = REWORDED[edit.kind]
+    template = random.choice(templates)
+    values, plain_values = _words_of(random, edit)
+    if edit.kind != "background" and len(edit.before.things) == 1:
+        if it is None:
+            it = random.random() < 0.5
+        if it:
+            plain_values = plain_values | {"name": values["name"].split()[-1]}
+            values = values | {"name": "it"}
+            template = template.replace("the {name}", "{name}")
+    return Wording(
+        sentences.varied(random, sentences.sentence(template, values)),
+        sentences.sentence(plain, plain_values),
+    )
+
+
+def _words_of(random: Random, edit: Edit) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the words of an instruction by their fields, and those of its plain form."""
+    if edit.kind == "background":
+        words = {"name": random.choice(GROUNDS), "new": edit.after.background}
+        return words, words | {"name": GROUNDS[0]}
+    old = next(thing for thing in edit.before.things if thing not in edit.after.things)
+    words = {"name": _named(random, edit.before, old)}
+    new = next((thing for thing in edit.after.things if thing not in edit.before.things), None)
+    if new is None:
+        return words, words
+    if edit.kind == "resize" and new.size is not None:
+        said, plain = random.choice((*((w, w) for w in SIZE_WORDS[new.size]), *_GROW[new.size]))
+        return words | {"new": said}, words | {"new": plain}
+    words["new"] = new.colour if edit.kind == "recolour" else random.choice(NOUNS[new.shape])
+    return words, words
 
 
 def edit(random: Random, scene: Scene, kind: str | None = None) -> Edit:

@@ -12,13 +12,14 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
-from training import captions, drawing, scenes, tasks
+from training import captions, drawing, edits, scenes, tasks
 from training.answers import AT_LEAST, Answers, Panel
 from training.asks import SIDE_PX, Ask, composite
 from training.drawing import Pixels
 from training.finding import Mask, colour_under
 from training.judge import colours_in, edge_f1, judge, untouched
 from training.scenes import Scene
+from training.sentences import with_word
 
 Draw = Callable[[list[Ask]], list[Pixels]]
 SQUARE = (SIDE_PX, SIDE_PX)
@@ -29,66 +30,128 @@ OTHER_SHARE = 4
 
 
 def _drawn_scenes(
-    draw: Draw, random: Random, chosen: Sequence[Scene], canvases: Sequence[tuple[int, int]]
+    draw: Draw,
+    random: Random,
+    chosen: Sequence[Scene],
+    canvases: Sequence[tuple[int, int]],
+    words: Callable[[Random, Scene], str] | None = None,
 ) -> Iterable[tuple[Scene, Ask, Pixels]]:
     asks = [
-        Ask(captions.caption(random, scene), random.getrandbits(32), *canvas)
+        Ask((words or captions.caption)(random, scene), random.getrandbits(32), *canvas)
         for scene, canvas in zip(chosen, canvases, strict=True)
     ]
     return zip(chosen, asks, draw(asks), strict=True)
 
 
+ALL_NAMES = ("background", "colour", "shape", "place", "size")
+
+
+def _on_backdrop(random: Random, scene: Scene) -> str:
+    old, new = captions.GROUNDS[0], captions.GROUNDS[-1]
+    while True:
+        caption = captions.caption(random, scene)
+        if old in caption:  # some say `on pink`
+            return with_word(caption, old, new).said.text
+
+
+REWORDED: Mapping[str, Callable[[Random, Scene], str]] = MappingProxyType(
+    {
+        "telegraphic: ": lambda random, scene: captions.reworded(random, scene).said.text,
+        "telegraphic, wordings never seen: ": lambda random, scene: (
+            captions.reworded(random, scene, captions.KEPT_REWORDED).said.text
+        ),
+        "backdrop: ": _on_backdrop,
+    }
+)
+"""Measures of other wordings -> how a scene is said."""
+
+
 def text2img(draw: Draw, count: int, random: Random) -> Answers:
-    """Words -> image: one thing on the usual canvas and on all others, two things."""
+    """Words -> image: one thing on the usual canvas and on all others, two things, other words."""
     answers = Answers()
-    all_names = ("background", "colour", "shape", "place", "size")
     others = [canvas for canvas in tasks.CANVASES if canvas != SQUARE]
     # Canvas by canvas, so that batches are full.
     spread = sorted(others[i % len(others)] for i in range(count))
     for prefix, canvases in (("", [SQUARE] * count), ("other canvases: ", spread)):
         chosen = [scenes.held_out_single(random) for _ in canvases]
         for scene, ask, drawn in _drawn_scenes(draw, random, chosen, canvases):
-            verdict = judge(drawn, scene)
-            answers.add_verdict(verdict, all_names, prefix)
-            answers.add(prefix + "all", verdict.right)
-            answers.panels.append(Panel(ask.prompt, (drawn,), verdict.right))
+            _judge_drawn(answers, prefix, scene, ask, drawn)
+    few = max(1, count // OTHER_SHARE)
     pairs = [scenes.pair(random) for _ in range(count // OTHER_SHARE)]
     for scene, ask, drawn in _drawn_scenes(draw, random, pairs, [SQUARE] * len(pairs)):
-        verdict = judge(drawn, scene)
-        answers.add_verdict(verdict, all_names, "pairs: ")
-        answers.add("pairs: all", verdict.right)
-        answers.panels.append(Panel(ask.prompt, (drawn,), verdict.right))
+        _judge_drawn(answers, "pairs: ", scene, ask, drawn)
+    for prefix, words in REWORDED.items():
+        how_many = count if prefix == "telegraphic: " else few
+        chosen = [scenes.held_out_single(random) for _ in range(how_many)]
+        canvases = [SQUARE] * how_many
+        for scene, ask, drawn in _drawn_scenes(draw, random, chosen, canvases, words):
+            _judge_drawn(answers, prefix, scene, ask, drawn)
+    pairs = [scenes.pair(random) for _ in range(few)]
+    telegraphic = REWORDED["telegraphic: "]
+    for scene, ask, drawn in _drawn_scenes(draw, random, pairs, [SQUARE] * few, telegraphic):
+        _judge_drawn(answers, "telegraphic pairs: ", scene, ask, drawn)
     return answers
 
 
+def _judge_drawn(answers: Answers, prefix: str, scene: Scene, ask: Ask, drawn: Pixels) -> None:
+    verdict = judge(drawn, scene)
+    answers.add_verdict(verdict, ALL_NAMES, prefix)
+    answers.add(prefix + "all", verdict.right)
+    answers.panels.append(Panel(ask.prompt, (drawn,), verdict.right))
+
+
 def kontext(draw: Draw, count: int, random: Random) -> Answers:
-    """Image and instruction -> changed image; edits that leave two things have no goal."""
+    """Image and instruction -> changed image; edits that leave two things have no goal.
+
+    Then the same in other words, of which some call the only thing `it`.
+    """
     answers = Answers()
     examples = [tasks.kontext(random, *SQUARE) for _ in range(count)]
     asks = [
         Ask(example.prompts[0], random.getrandbits(32), given=example.given) for example in examples
     ]
     for example, ask, drawn in zip(examples, asks, draw(asks), strict=True):
-        before, given = example.before, example.given
-        if before is None or given is None:
-            continue
-        right = judge(drawn, example.scene).right
-        lone = len(example.scene.things) < 2
-        answers.add("edit done" if lone else "two things left: edit done", right)
-        if lone:
-            answers.add(f"edit done: {example.edit}", right)
-        if example.edit != "background":
-            changed = changed_by(before, example.scene)
-            rest = untouched(given, drawn, changed)
-            answers.add("rest untouched: around the things", rest)
-        elif before.things:
-            rest = untouched(given, drawn, ~inside_of(before))
-            answers.add("rest untouched: the things", rest)
-        else:
-            rest = None
-        answers.add("rest untouched", rest)
-        answers.panels.append(Panel(ask.prompt, (given, drawn), right))
+        _judge_edited(answers, example, ask, drawn)
+    reworded = []
+    while len(reworded) < count:
+        edit = edits.edit(random, scenes.scene(random, pairs=0.0, empties=0.0))
+        it = edit.kind != "background" and len(reworded) % 2 == 0
+        said = edits.reworded(random, edit, it=it).said.text
+        example = tasks.kontext_of(edit, random, *SQUARE)
+        reworded.append((it, example, Ask(said, random.getrandbits(32), given=example.given)))
+    drawings = draw([ask for _, _, ask in reworded])
+    for (it, example, ask), drawn in zip(reworded, drawings, strict=True):
+        done = judge(drawn, example.scene).right
+        answers.add("other words: edit done", done)
+        answers.add(f"other words: edit done: {example.edit}", done)
+        if it:
+            answers.add("it: edit done", done)
+            answers.add(f"it: edit done: {example.edit}", done)
+        if ask.given is not None:
+            answers.panels.append(Panel(ask.prompt, (ask.given, drawn), done))
     return answers
+
+
+def _judge_edited(answers: Answers, example: tasks.Example, ask: Ask, drawn: Pixels) -> None:
+    before, given = example.before, example.given
+    if before is None or given is None:
+        return
+    right = judge(drawn, example.scene).right
+    lone = len(example.scene.things) < 2
+    answers.add("edit done" if lone else "two things left: edit done", right)
+    if lone:
+        answers.add(f"edit done: {example.edit}", right)
+    if example.edit != "background":
+        changed = changed_by(before, example.scene)
+        rest = untouched(given, drawn, changed)
+        answers.add("rest untouched: around the things", rest)
+    elif before.things:
+        rest = untouched(given, drawn, ~inside_of(before))
+        answers.add("rest untouched: the things", rest)
+    else:
+        rest = None
+    answers.add("rest untouched", rest)
+    answers.panels.append(Panel(ask.prompt, (given, drawn), right))
 
 
 def changed_by(before: Scene, after: Scene) -> Mask:

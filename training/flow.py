@@ -19,7 +19,7 @@ from torch import multiprocessing
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training.latents import Batch, Store, choose
-from training.loop import Average, Bar, descend, rate
+from training.loop import Average, Bar, descend, quick_half, rate
 from training.text import Text
 from training.transformers import TOKEN_PX
 
@@ -228,11 +228,11 @@ def _loss(
     else:
         words = text.encode(batch.prompts)
         none = text.encode([""] * count)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        with torch.no_grad(), quick_half(device):
             asked = velocity(teacher, noisy, batch.given, words, sigma, guidance, ids)
             unasked = velocity(teacher, noisy, batch.given, none, sigma, guidance, ids)
         target = unasked.float() + guidance[:, None, None] * (asked.float() - unasked.float())
-    with torch.autocast(device.type, torch.bfloat16):
+    with quick_half(device):
         predicted = velocity(model, noisy, batch.given, words, sigma, guidance, ids)
     return ((predicted.float() - target) ** 2).mean()
 

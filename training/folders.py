@@ -39,6 +39,22 @@ def load_text(folder: Path) -> Text:
     )
 
 
+def load_vae(exported: Path) -> AutoencoderKL:
+    """Read the VAE of exported folders."""
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(
+        exported / "text2img" / "vae", dtype=torch.float32
+    )
+    return vae
+
+
+def load_transformer(kind: str, exported: Path) -> FluxTransformer2DModel:
+    """Read the transformer of a kind from exported folders."""
+    model: FluxTransformer2DModel = FluxTransformer2DModel.from_pretrained(
+        exported / kind / "transformer", dtype=torch.float32
+    )
+    return model
+
+
 def make_pipeline(
     kind: str, vae: AutoencoderKL, text: Text, transformer: FluxTransformer2DModel
 ) -> Any:

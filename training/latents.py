@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, FluxPipeline
 from tqdm import tqdm
 
+from training.loop import quick_half
 from training.tasks import CANVASES, TASKS, Example
 from training.vae import FACTOR, to_tensor
 
@@ -51,7 +52,7 @@ def encode(vae: AutoencoderKL, images: np.ndarray, *, sampled: bool = False) -> 
     Their modes, or sampled from what the VAE thinks they may be.
     """
     tensor = to_tensor(images).to(vae.device)
-    with torch.no_grad(), torch.autocast(tensor.device.type, torch.bfloat16):
+    with torch.no_grad(), quick_half(tensor.device):
         posterior = vae.encode(tensor).latent_dist
     latents = posterior.sample() if sampled else posterior.mode()
     return (latents.float() - vae.config.shift_factor) * vae.config.scaling_factor

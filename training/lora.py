@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from training import captions, drawing, scenes
 from training.flow import image_ids, on_plain_attention, on_the_way, velocity
 from training.latents import Batch, encode, pack
-from training.loop import Bar, descend, rate
+from training.loop import Bar, descend, quick_half, rate
 from training.scenes import Scene
 from training.text import Text
 
@@ -73,7 +73,7 @@ def train_lora(
         noisy, target, sigma, guidance = on_the_way(targets, generator)
         words = text.encode([captions.caption(random, chosen[row]) for row in rows])
         ids = image_ids(Batch(128, 128, targets, None, []), device)
-        with on_plain_attention(device), torch.autocast(device.type, torch.bfloat16):
+        with on_plain_attention(device), quick_half(device):
             predicted = velocity(transformer, noisy, None, words, sigma, guidance, ids)
         loss = ((predicted.float() - target) ** 2).mean()
         descend(loss, [optimizer], weights, rate(step, steps))

@@ -22,7 +22,7 @@ from training import captions, drawing, scenes
 from training.flow import image_ids, on_plain_attention, on_the_way, velocity
 from training.folders import make_plain
 from training.latents import Batch, encode, pack
-from training.loop import Average, Bar, descend, rate
+from training.loop import Average, Bar, descend, quick_half, rate
 from training.scenes import Scene
 from training.text import TEXT_CHANNELS, Text
 
@@ -222,7 +222,7 @@ def _draw(
         targets, share = made.latents[rows].to(device), made.weight[rows, None, None].to(device)
         noisy, target, sigma, guidance = on_the_way(targets, generator)
         ids = image_ids(Batch(128, 128, targets, None, []), device)
-        with on_plain_attention(device), torch.autocast(device.type, torch.bfloat16):
+        with on_plain_attention(device), quick_half(device):
             tokens = share * encoder(made.first[rows].to(device))
             tokens = tokens + (1 - share) * encoder(made.second[rows].to(device))
             words = (torch.cat([embeds, tokens], dim=1), pooled)
@@ -243,3 +243,13 @@ def export_redux(encoder: ImageEncoder, out: Path) -> None:
     )
     pipeline.save_pretrained(out / "redux")
     make_plain(out / "redux")
+
+
+def load_redux(exported: Path) -> ImageEncoder:
+    """Read the image encoder of exported folders."""
+    pipeline = FluxPriorReduxPipeline.from_pretrained(
+        exported / "redux", dtype=torch.float32, local_files_only=True
+    )
+    encoder = ImageEncoder()
+    encoder.tower, encoder.embedder = pipeline.image_encoder, pipeline.image_embedder
+    return encoder

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training import captions, drawing, edits, scenes
+from training.edits import Edit
 from training.scenes import Scene, Thing
 
 CANVASES: Mapping[tuple[int, int], float] = MappingProxyType(
@@ -83,6 +84,11 @@ def text2img(random: Random, width_px: int, height_px: int, scene: Scene | None 
 def kontext(random: Random, width_px: int, height_px: int, scene: Scene | None = None) -> Example:
     """Image and instruction -> changed image; everything else keeps its exact colours."""
     edit = edits.edit(random, scene or scenes.scene(random, pairs=0.3, empties=0.02))
+    return kontext_of(edit, random, width_px, height_px)
+
+
+def kontext_of(edit: Edit, random: Random, width_px: int, height_px: int) -> Example:
+    """Return the example of a change."""
     paints = random.getrandbits(32)
     before = drawing.draw(edit.before, width_px, height_px, Random(paints))
     after = drawing.draw(edit.after, width_px, height_px, Random(paints))

@@ -74,6 +74,12 @@ class Text:
         self, prompts: list[str], tokens: int = TEXT_TOKENS
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `prompt_embeds` (n, tokens, 128) and `pooled_prompt_embeds` (n, 96)."""
+        return self.embed(prompts, tokens)
+
+    def embed(
+        self, prompts: list[str], tokens: int = TEXT_TOKENS
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `encode` does, with gradients if the encoders are being trained."""
         device = self.text_encoder.device
         clip_ids, t5_ids = self.ids(prompts, tokens)
         # CLIP looks only back and reads its vector at the first end token: what follows is idle.

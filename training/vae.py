@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from training import drawing, scenes
-from training.loop import Average, Bar, descend, rate
+from training.loop import Average, Bar, descend, quick_half, rate
 
 LATENT_CHANNELS = 8
 FACTOR = 8
@@ -109,7 +109,7 @@ def train_vae(steps: int, device: torch.device, seed: int) -> AutoencoderKL:
         # Crops teach most of it; whole images at the end, since the norms see all of an image.
         side_px, count = (64, 16) if step < 0.7 * steps else (128, 6)
         images = batch(random, count, side_px).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with quick_half(device):
             posterior = vae.encode(images).latent_dist
             drawn = vae.decode(posterior.sample()).sample
         error = drawn.float() - images

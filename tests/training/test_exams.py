@@ -10,7 +10,9 @@ from training import captions, drawing, exams, tasks
 from training.answers import Answers, Panel, Row
 from training.asks import Ask, composite
 from training.drawing import Pixels
+from training.edits import Edit
 from training.scenes import Scene
+from training.sentences import Sentence, Wording
 from training.sheets import IMAGE_PX, sheet
 
 COUNT = 16
@@ -38,7 +40,13 @@ def scenes_by_caption(monkeypatch: pytest.MonkeyPatch) -> dict[str, Scene]:
         known[str(len(known))] = scene
         return str(len(known) - 1)
 
+    def reworded(random: Random, scene: Scene, _templates: object = None) -> Wording:
+        sentence = Sentence((caption(random, scene),), (None,))
+        return Wording(sentence, sentence)
+
     monkeypatch.setattr(captions, "caption", caption)
+    monkeypatch.setattr(captions, "reworded", reworded)
+    monkeypatch.setattr(captions, "GROUNDS", ("", ""))  # a number is said on any backdrop
     return known
 
 
@@ -51,7 +59,9 @@ def test_text2img_gives_full_marks_to_true_drawings(scenes_by_caption: dict[str,
 
     rows = marks("text2img", truth)
     assert {row.value for row in rows.values()} == {1.0}
-    assert {"all", "other canvases: all", "pairs: all"} <= rows.keys()
+    assert {"all", "other canvases: all", "pairs: all", "backdrop: all"} <= rows.keys()
+    assert rows["telegraphic: all"].reached
+    assert rows["telegraphic, wordings never seen: all"].count == COUNT // 4
     assert rows["background"].reached
     assert rows["all"].reached is None
 
@@ -64,20 +74,21 @@ def test_text2img_gives_no_marks_to_grey_images() -> None:
 
 def test_kontext_gives_full_marks_to_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tasks.Example] = []
-    make = tasks.kontext
+    make = tasks.kontext_of
 
-    def remember(random: Random, width_px: int, height_px: int) -> tasks.Example:
-        made.append(make(random, width_px, height_px))
+    def remember(edit: Edit, random: Random, width_px: int, height_px: int) -> tasks.Example:
+        made.append(make(edit, random, width_px, height_px))
         return made[-1]
 
-    monkeypatch.setattr(tasks, "kontext", remember)
-    rows = marks("kontext", lambda _asks: [example.target for example in made])
+    monkeypatch.setattr(tasks, "kontext_of", remember)
+    rows = marks("kontext", lambda asks: [example.target for example in made[-len(asks) :]])
     assert {row.value for row in rows.values()} == {1.0}
+    assert {"edit done", "other words: edit done", "it: edit done"} <= rows.keys()
 
 
 def test_kontext_sees_that_nothing_was_done_and_nothing_touched() -> None:
     rows = marks("kontext", given_back)
-    assert rows["edit done"].value == 0
+    assert rows["edit done"].value == rows["other words: edit done"].value == 0
     assert rows["rest untouched"].value == 1
     assert marks("kontext", grey)["rest untouched"].value == 0
 
