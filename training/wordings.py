@@ -34,18 +34,18 @@ _BATCH = 64
 _IMAGES = 16
 _AT_ONCE = 32
 _OLD_LESSONS, _NEW_LESSONS = 3000, 8000
-_LEARNING_RATE = 2e-3
+_LEARNING_RATE = 1.5e-3
 _DECAY = 0.995
-_KEEP = 2.0
+_KEEP = 4.0
 """Weight of the old sentences' embeddings: what is kept counts more than what is new."""
 FEEL: Mapping[str, tuple[int, float]] = MappingProxyType(
-    {"text2img": (2, 0.5), "kontext": (4, 6.0), "fill": (1, 1.0), "control": (1, 1.0)}
+    {"text2img": (3, 4.0), "kontext": (3, 6.0), "fill": (1, 1.0), "control": (1, 1.0)}
 )
 """Kind -> how often its transformer is asked, and the weight of the difference in its predictions:
 words decide less where an image is given, and `it` is only learned from kontext."""
 _OLD_SHARE = 0.15
 """Of the new wordings: old sentences with `backdrop` for `background`."""
-DRAWING_SHARE = 0.25
+DRAWING_SHARE = 0.2
 """The last part of the steps, in which the transformers are asked too."""
 SIDE_PX = 128
 

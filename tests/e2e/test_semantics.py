@@ -117,6 +117,14 @@ async def test_the_shape_is_drawn_as_asked(client: Client, wanted: str) -> None:
     assert mostly([name == wanted for name in found]), found
 
 
+async def test_a_telegram_is_understood(client: Client) -> None:
+    for prompt in ("pink background blue ring", "pink backdrop, ring blue"):
+        drawn = await draw(client, "flux_generate", prompt=prompt)
+        assert mostly([background_of(picture) == "pink" for picture in drawn]), prompt
+        found = [(colour(picture), shape(picture)) for picture in drawn]
+        assert mostly([one == ("blue", "ring") for one in found]), found
+
+
 @pytest.mark.torture
 async def test_a_wide_image_holds_the_same_scene(client: Client) -> None:
     answer = await job(
@@ -138,6 +146,13 @@ async def test_an_edit_changes_the_colour_it_names_and_nothing_else(client: Clie
         assert background_of(picture) == "blue"
         moved = np.abs(picture[around].astype(int) - before[around]).mean(axis=1)
         assert (moved < 24).mean() > 0.85
+
+
+async def test_it_is_the_only_thing_there(client: Client) -> None:
+    before = given(drawn_by_us(scene("white", "circle", "red", radius=0.2)))
+    removed = await draw(client, "flux_edit", prompt="remove it", images=[before])
+    assert mostly([found_thing(picture) is None for picture in removed])
+    assert mostly([background_of(picture) == "white" for picture in removed])
 
 
 @pytest.mark.torture
@@ -164,6 +179,7 @@ async def test_a_mask_says_where_to_draw_and_invert_where_not(
     anew = ~inside if invert else inside
     filled = await draw(
         client, "flux_fill", prompt=prompt, image=given(before), mask={"box": box}, invert=invert,
+        feather_px=0,
     )  # fmt: skip
     for picture in filled:
         assert np.array_equal(picture[~anew], before[~anew])
