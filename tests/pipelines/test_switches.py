@@ -149,9 +149,12 @@ def test_the_first_steps_are_computed_whole(studio, task_for):
 # --- attention and memory layout -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["_native_flash", "_native_math"])
-def test_attention_of_another_backend_is_identical_on_a_cpu(studio, task_for, backend):
-    """The board sets what a plan says at each job; here nothing sets it back meanwhile."""
+@pytest.mark.parametrize(("backend", "levels"), [("_native_flash", 0), ("_native_math", 1)])
+def test_attention_of_another_backend_draws_the_same_on_a_cpu(studio, task_for, backend, levels):
+    """The board sets what a plan says at each job; here nothing sets it back meanwhile.
+
+    Sums in another order round some pixel to the next of 256 levels.
+    """
     task = task_for(TEXT2IMG, steps=2)
     before = studio.pixels(task)
     transformer = studio.load(TEXT2IMG).pipe.transformer
@@ -161,7 +164,9 @@ def test_attention_of_another_backend_is_identical_on_a_cpu(studio, task_for, ba
         set_attention(transformer, backend)
         seen.update(backends(transformer))
 
-    assert studio.pixels(task, on_step=switch) == before
+    drawn = studio.pixels(task, on_step=switch)
+    ours, theirs = (np.frombuffer(one, np.uint8).astype(int) for one in (drawn, before))
+    assert np.abs(ours - theirs).max() <= levels
     assert seen == {backend}
     assert studio.pixels(task) == before
     assert backends(transformer) == {"native"}
