@@ -39,6 +39,7 @@ ALLOWED_MODULES = {
     "flux_mcp.server.tasks",
     "flux_mcp.server.transports",
     "flux_mcp.server.transports.lines",
+    "flux_mcp.server.transports.messages",
     "flux_mcp.server.transports.stdio",
     "flux_mcp.server.transports.stdout",
     "flux_mcp.settings",

@@ -104,6 +104,28 @@ def ask_until_full(server: subprocess.Popen[bytes]) -> int:
     return sent
 
 
+def cancel_while_it_waits(server: subprocess.Popen[bytes]) -> None:
+    """Cancel a call whose job waits; nothing more is said of it (2025-11-25, Cancellation)."""
+    meta = {"progressToken": "t"}
+    drawing = {"prompt": "wait", "width": 64, "height": 64, "wait_s": DEADLINE_S}
+    say(server, request("tools/call", "w", name="flux_generate", arguments=drawing, _meta=meta))
+    assert hear(server)["method"] == "notifications/progress"
+    cancelled = {"method": "notifications/cancelled", "params": {"requestId": "w", "reason": "x"}}
+    say(server, {"jsonrpc": "2.0", **cancelled})
+    heard: list[dict[str, Any]] = []
+    for number in range(10_000):
+        say(server, request("tools/call", number, name="flux_get_job", arguments={}))
+        while not heard or heard[-1].get("id") != number:
+            heard.append(hear(server))
+        if heard[-1]["result"]["structuredContent"]["jobs"] == []:
+            break
+    # The job has ended, and the call with it; its answer would have come before this one's.
+    say(server, request("ping", "after"))
+    heard.append(hear(server))
+    assert heard[-1]["id"] == "after"
+    assert "w" not in [message.get("id") for message in heard]
+
+
 def is_free(data: Path) -> bool:
     lock = GpuLock(Paths(data))
     return lock.acquire()
@@ -118,6 +140,8 @@ def test_every_line_is_answered_and_nobody_has_to_read_stderr_or_stdout(tmp_path
             answer = hear(server)
             assert answer["id"] == request_id, name
             assert {"error", "result"} & set(answer), name
+
+        cancel_while_it_waits(server)
 
         # Several times what the pipe holds, at a hundred bytes and more for a call.
         for number in range(1, 200):

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from mcp import Client
+from mcp.server.streamable_http import REQUEST_CANCELLED
 from mcp.shared.exceptions import MCPError
 from mcp.types import CONNECTION_CLOSED
 
@@ -183,6 +184,23 @@ async def test_a_stolen_sse_session_is_worth_nothing_to_another_principal(server
         refused = await bob.post(where, json=request("tools/list", 1))
         assert (refused.status_code, refused.text) == (404, "Could not find session")
         assert (await ada.post(where, json=request("ping", 1))).status_code == 202
+
+
+async def test_the_stream_of_a_cancelled_call_ends(server: Server) -> None:
+    drawing = {**SMALL, "prompt": "wait until this is cancelled", "wait_s": WAIT_S}
+    async with (
+        opened(server) as session,
+        session.post(tool_call(1, "flux_generate", **drawing)) as stream,
+    ):
+        await progress(stream)
+        cancelled = {"method": "notifications/cancelled", "params": {"requestId": 1}}
+        message = {"jsonrpc": "2.0", **cancelled}
+        await session.http.post(session.url, json=message, headers=session.headers)
+        last = [event async for event in stream][-1]
+        assert last.message["error"]["code"] == REQUEST_CANCELLED
+        # Who comes back for it is told the same, and does not wait.
+        async with session.resume(last.id.replace(last.id.split("-")[0], "1", 1)) as again:
+            assert (await answer(again)).message == last.message
 
 
 async def test_sse_has_nothing_to_come_back_to(server: Server) -> None:

@@ -38,6 +38,7 @@ from flux_mcp.server.transports.connections import (
 )
 from flux_mcp.server.transports.guard import Guard, RequestCounts, admission
 from flux_mcp.server.transports.pace import paced
+from flux_mcp.server.transports.posts import OnlyMessages
 from flux_mcp.server.transports.sessions import Sessions
 from flux_mcp.server.transports.shares import Shares
 from flux_mcp.server.transports.stdio import DRAIN_S, ENDING_SIGNALS, end_at_once_next_time
@@ -95,7 +96,8 @@ def build_http_app(
 
     routes: list[BaseRoute] = operations_routes(service)
     if settings.transport != "sse":
-        routes.append(Route(MCP_PATH, endpoint=StreamableHTTPASGIApp(sessions)))
+        app = OnlyMessages(StreamableHTTPASGIApp(sessions), settings.max_body_bytes)
+        routes.append(Route(MCP_PATH, endpoint=app))
     if settings.transport == "sse" or settings.sse:
         routes += _sse_routes(server, settings.max_body_bytes)
     return Guard(
@@ -128,7 +130,7 @@ def _sse_routes(server: FluxServer, max_body_bytes: int) -> list[BaseRoute]:
 
     return [
         Route(SSE_PATH, endpoint=listen, methods=["GET"]),
-        Mount(MESSAGES_PATH, app=transport.handle_post_message),
+        Mount(MESSAGES_PATH, app=OnlyMessages(transport.handle_post_message, max_body_bytes)),
     ]
 
 

@@ -6,18 +6,15 @@ is answered, and while a client does not read its answers, no more of its reques
 """
 
 import asyncio
-import json
 import logging
 import os
-import re
 import select
 import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -29,17 +26,20 @@ from mcp.shared._context_streams import (
 from mcp.shared.message import SessionMessage
 from mcp.types import (
     INTERNAL_ERROR,
-    INVALID_REQUEST,
-    PARSE_ERROR,
     JSONRPCError,
     JSONRPCMessage,
     JSONRPCNotification,
     JSONRPCRequest,
     JSONRPCResponse,
-    RequestId,
-    jsonrpc_message_adapter,
 )
-from pydantic import ValidationError
+
+from flux_mcp.server.transports.messages import (
+    HEAD_BYTES,
+    Refused,
+    can_be_sent,
+    read_message,
+    too_long,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,178 +54,7 @@ LOOK_S = 0.5
 PATIENCE_S = 5.0
 """How long a client that is gone may take to read on before its answers are given up."""
 _CHUNK_BYTES = 64 * 1024
-_HEAD_BYTES = 64 * 1024
-_BOM = b"\xef\xbb\xbf"
 _CANCELLED = "notifications/cancelled"
-
-_NO_MESSAGE = (
-    "[invalid_request] This is no JSON-RPC 2.0 message. Send an object with jsonrpc, method, "
-    "params, and an id that is a string or a whole number."
-)
-
-Kind = Literal["request", "other", "unknown"]
-
-
-# --- what a line is ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A line that is no message.
-
-    Attributes:
-        code: Of JSON-RPC.
-        message: What is wrong with it.
-        kind: Whether it asks for an answer, as far as can be seen.
-        id: Of the request, if it could be read.
-    """
-
-    code: int
-    message: str
-    kind: Kind
-    id: RequestId | None
-
-    @property
-    def answer(self) -> JSONRPCError | None:
-        """What its sender is told; `None` for what JSON-RPC leaves without an answer."""
-        if self.kind == "other":
-            return None
-        error: Any = {"code": self.code, "message": self.message}
-        return JSONRPCError(jsonrpc="2.0", id=self.id, error=error)
-
-
-def read_message(line: bytes) -> JSONRPCMessage | Refused | None:
-    """Return the message of a line, why it is none, or `None` for an empty line.
-
-    Args:
-        line: Without its end. A byte order mark before it is left out (RFC 8259, 8.1).
-    """
-    line = line.removeprefix(_BOM).strip()
-    if not line:
-        return None
-    try:
-        message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-    except ValueError as error:
-        return _refused(line, error)
-    if isinstance(message, JSONRPCNotification) and b'"id"' in line and "id" in json.loads(line):
-        # With an id it asks for an answer, which the SDK's model overlooks.
-        return Refused(INVALID_REQUEST, _NO_MESSAGE, "request", None)
-    return message
-
-
-def too_long(head: bytes, tail: bytes, limit_bytes: int) -> Refused:
-    """Return the refusal of a line that is longer than allowed.
-
-    Args:
-        head: Its first bytes.
-        tail: Its last bytes.
-        limit_bytes: How long it may be.
-    """
-    kind, request_id = _seen_in(head, tail)
-    message = (
-        f"[too_large] The message is longer than {limit_bytes} bytes. Give images by path or id, "
-        "or send smaller ones."
-    )
-    return Refused(INVALID_REQUEST, message, kind, request_id)
-
-
-def _refused(line: bytes, error: ValueError) -> Refused:
-    try:
-        # Python's reader takes more than the standard allows: lone surrogates, NaN.
-        content = json.loads(line.decode("utf-8", "surrogateescape"))
-    except (ValueError, RecursionError):
-        kind, request_id = _seen_in(line[:_HEAD_BYTES], line[-_HEAD_BYTES:])
-        return Refused(PARSE_ERROR, _not_json(line), kind, request_id)
-    kind, request_id = _asked_by(content)
-    if _is_json_error(error):
-        return Refused(PARSE_ERROR, _not_json(line), kind, request_id)
-    if isinstance(content, list):
-        message = "[invalid_request] Batches are not supported. Send one message a line."
-    else:
-        message = _NO_MESSAGE
-    return Refused(INVALID_REQUEST, message, kind, request_id)
-
-
-def _is_json_error(error: ValueError) -> bool:
-    return isinstance(error, ValidationError) and any(
-        detail["type"] == "json_invalid" for detail in error.errors(include_input=False)
-    )
-
-
-def _not_json(line: bytes) -> str:
-    """Say what keeps a line from being JSON, without quoting it."""
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return (
-            f"[invalid_request] The message is not UTF-8 (byte {error.start}). Send UTF-8, or "
-            "ASCII with \\u escapes."
-        )
-    if _LONE_SURROGATE.search(line):
-        return (
-            "[invalid_request] The message has half of a surrogate pair (\\ud800 to \\udfff). "
-            "Send both halves, or the character itself as UTF-8."
-        )
-    return (
-        "[invalid_request] The message is not JSON, or nested too deeply. Send one object a line."
-    )
-
-
-_LONE_SURROGATE = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
-    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-)
-
-
-def _asked_by(content: Any) -> tuple[Kind, RequestId | None]:
-    """Return whether a JSON value asks for an answer, and the id it is to have."""
-    if not isinstance(content, dict):
-        return "unknown", None
-    if "method" not in content and ("result" in content or "error" in content):
-        return "other", None  # an answer
-    if "id" not in content:
-        # Nothing to answer, if it is a notification that only has something wrong in it.
-        return ("other" if isinstance(content.get("method"), str) else "unknown"), None
-    found = content["id"]
-    is_id = isinstance(found, str | int) and not isinstance(found, bool) and _can_be_sent(found)
-    return "request", found if is_id else None
-
-
-def _can_be_sent(text: str | int) -> bool:
-    try:
-        str(text).encode()
-    except ValueError:  # a lone surrogate; more digits than Python prints
-        return False
-    return True
-
-
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:]|[^\s"{}\[\]:,]+', re.DOTALL)
-_LAST_ID = re.compile(rb'"id"\s*:\s*("[^"\\]*"|-?\d{1,18})\s*\}\s*$')
-
-
-def _seen_in(head: bytes, tail: bytes) -> tuple[Kind, RequestId | None]:
-    """Return the same for a line that cannot be read: its id stands at its first level, or last."""
-    depth, key, before = 0, b"", b""
-    for found in _TOKEN.finditer(head):
-        token = found[0]
-        if token in (b"{", b"["):
-            depth += 1
-        elif token in (b"}", b"]"):
-            depth -= 1
-        elif depth == 1 and token == b":":
-            key = before
-        elif depth == 1 and key == b'"id"' and before == b":":
-            return _id_of(token)
-        before = token
-    last = _LAST_ID.search(tail[-1024:])
-    return ("unknown", None) if last is None else _id_of(last[1])
-
-
-def _id_of(token: bytes) -> tuple[Kind, RequestId | None]:
-    try:
-        return _asked_by({"method": "", "id": json.loads(token)})
-    except ValueError:
-        return "request", None
 
 
 # --- what is written ---------------------------------------------------------------------------
@@ -370,16 +199,16 @@ class Lines:
             for piece in ended:
                 kept += piece
                 if is_long or len(kept) > self._max_bytes:
-                    head = head or bytes(kept[:_HEAD_BYTES])
-                    yield too_long(head, bytes(kept[-_HEAD_BYTES:]), self._max_bytes)
+                    head = head or bytes(kept[:HEAD_BYTES])
+                    yield too_long(head, bytes(kept[-HEAD_BYTES:]), self._max_bytes)
                 else:
                     yield bytes(kept)
                 kept, head, is_long = bytearray(), b"", False
             kept += rest
             if len(kept) > self._max_bytes:
                 # The rest is read and forgotten, but for its end, which may have the id.
-                is_long, head = True, head or bytes(kept[:_HEAD_BYTES])
-                del kept[:-_HEAD_BYTES]
+                is_long, head = True, head or bytes(kept[:HEAD_BYTES])
+                del kept[:-HEAD_BYTES]
         if kept and not is_long:
             yield bytes(kept)  # a last line without an end is a line too
 
@@ -447,7 +276,7 @@ def _encoded(message: JSONRPCMessage) -> bytes:
         if found is None or isinstance(message, JSONRPCRequest):
             raise
         error: Any = {"code": INTERNAL_ERROR, "message": "[internal] The answer is no JSON."}
-        request_id = found if _can_be_sent(found) else None
+        request_id = found if can_be_sent(found) else None
         return _encoded(JSONRPCError(jsonrpc="2.0", id=request_id, error=error))
 
 
