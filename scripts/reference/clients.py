@@ -15,7 +15,9 @@ from flux_mcp.cli.connect.entries import (
 from flux_mcp.cli.connect.printing import WAITING
 from reference.markdown import NOTE, page, table
 
+NAME = "flux"
 EXAMPLE = Launch("/path/to/flux-mcp")
+LANGUAGES = {"toml": "toml", "yaml": "yaml"}
 SHOWN_FOLDERS = {
     "linux": {"home": "~", "config": "~/.config", "local": "", "project": "."},
     "darwin": {"home": "~", "config": "~/Library/Application Support", "local": "", "project": "."},
@@ -24,15 +26,14 @@ SHOWN_FOLDERS = {
     },
 }  # fmt: skip
 PLATFORMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
-LEFT_OUT = (
-    "**Not included.** Goose keeps its servers in YAML, which we cannot edit without losing the "
-    "file's layout, and the sources differ on the format of an entry: use `goose configure` to add "
-    "a command-line extension. For any other client, see [generic](generic.md)."
-)
 SECOND_HAND = (
     "The file, its content, what the client shows and its time-out are taken from these sources. "
-    "Tests check that `flux-mcp connect` writes exactly this entry, and that a client of the MCP "
-    "SDK gets its tools from it; the client itself has not been tried."
+    "Tests check that `flux-mcp connect` gives exactly this entry, and that a client of the MCP "
+    "SDK gets its tools from one; the client itself has not been tried."
+)
+FIRST_HAND = (
+    "Tried in {tried}. The rest is taken from these sources; tests check that `flux-mcp connect` "
+    "gives exactly this entry."
 )
 
 
@@ -41,8 +42,11 @@ def clients_page() -> str:
     rows = []
     for client in load_clients():
         how = "no" if client.http is None else "yes" if client.token else "token in the file only"
-        file = _shown_file(client, "user", "linux") or "any, with `--file`"
-        rows.append((f"[{client.title}]({client.id}.md)", file, how, client.timeout))
+        file = _shown_file(client, "user", "linux") or (
+            "only shown, to be pasted" if client.is_printed else "any, with `--file`"
+        )
+        http_only = " (only so)" if client.stdio is None else ""
+        rows.append((f"[{client.title}]({client.id}.md)", file, how + http_only, client.timeout))
     lines = [
         NOTE,
         "# Clients",
@@ -59,7 +63,10 @@ def clients_page() -> str:
             "`--replace` is given."
         ),
         table("client", "file on Linux", "over HTTP", "limit for a call", rows=rows),
-        LEFT_OUT,
+        (
+            "Files in YAML are not edited, because that would lose their layout: the entry is "
+            "shown, to be pasted. For any other client, see [generic](generic.md)."
+        ),
         "## Time-outs",
         f"{WAITING} An image is therefore never lost to a client's time-out.",
         "## Over HTTP",
@@ -81,7 +88,8 @@ def clients_page() -> str:
 def client_page(client: Client) -> str:
     """Return the page of one client."""
     has_file = bool(client.scopes)
-    write = f"flux-mcp connect {client.id}" + (" --write" if has_file else "")
+    flags = "" if client.stdio is not None else " --http --token-in-file"
+    write = f"flux-mcp connect {client.id}{flags}" + (" --write" if has_file else "")
     steps = [
         f"1. {'Write the entry' if has_file else 'Print the entry'}: `{write}`",
         f"2. {client.after}",
@@ -103,8 +111,7 @@ def client_page(client: Client) -> str:
         ]
     blocks += [
         "## The entry",
-        f"The client starts the server (`flux-mcp connect {client.id}`):",
-        _fenced(client, stdio_entry(client, EXAMPLE)),
+        *_stdio_blocks(client),
         *_http_blocks(client),
         "## Time-outs",
         f"The client's limit for a call: {client.timeout}.",
@@ -112,7 +119,7 @@ def client_page(client: Client) -> str:
         "## Troubleshooting",
         "\n".join(f"- {line}" for line in _troubles(client)),
         "## Sources",
-        SECOND_HAND,
+        FIRST_HAND.format(tried=client.tried) if client.tried else SECOND_HAND,
         "\n".join(f"- {source}" for source in client.sources),
     ]
     return page(blocks)
@@ -126,9 +133,17 @@ def _troubles(client: Client) -> Iterator[str]:
             f"`flux-mcp connect {client.id}` says whether the entry is still right; after a "
             "reinstallation in another folder it is not."
         )
-    yield "The path of the command must be absolute: clients start it without a shell."
+    if client.stdio is not None:
+        yield "The path of the command must be absolute: clients start it without a shell."
     yield "The worker process writes to `logs/worker.log` in the data folder."
     yield from client.notes
+
+
+def _stdio_blocks(client: Client) -> list[str]:
+    if client.stdio is None:
+        return [f"Over stdio: not possible. {client.no_stdio}."]
+    about = f"The client starts the server (`flux-mcp connect {client.id}`):"
+    return [about, _fenced(client, stdio_entry(client, NAME, EXAMPLE))]
 
 
 def _http_blocks(client: Client) -> list[str]:
@@ -136,19 +151,19 @@ def _http_blocks(client: Client) -> list[str]:
         return [f"Over HTTP: not possible. {client.no_http}."]
     if client.token is not None:
         about = f"The client calls a running server (`flux-mcp connect {client.id} --http`):"
-        return [about, _fenced(client, http_entry(client, DEFAULT_URL, None))]
+        return [about, _fenced(client, http_entry(client, NAME, DEFAULT_URL, None))]
     return [
         (
             "The client calls a running server "
             f"(`flux-mcp connect {client.id} --http --token-in-file`). {client.no_token}."
         ),
-        _fenced(client, http_entry(client, DEFAULT_URL, "...")),
+        _fenced(client, http_entry(client, NAME, DEFAULT_URL, "...")),
     ]
 
 
 def _fenced(client: Client, entry: Mapping[str, Any]) -> str:
-    language = "toml" if client.format == "toml" else "json"
-    return f"```{language}\n{snippet(client, 'flux', entry)}\n```"
+    language = LANGUAGES.get(client.format, "json")
+    return f"```{language}\n{snippet(client, NAME, entry)}\n```"
 
 
 def _file_rows(client: Client) -> Iterator[tuple[str, str, str]]:

@@ -147,6 +147,7 @@ def test_claude_desktop_takes_no_url_and_says_what_to_do(cli: Cli) -> None:
         (["cursor", "--name", "a b"], "no name for a server"),
         (["windsurf", "--scope", "project"], "no project scope"),
         (["generic", "--write"], "Name it with --file"),
+        (["goose", "--write"], "prints the entry: paste it by hand"),
     ],
 )
 def test_wrong_calls_are_refused(cli: Cli, words: list[str], message: str) -> None:
@@ -158,6 +159,7 @@ def test_wrong_calls_are_refused(cli: Cli, words: list[str], message: str) -> No
 def test_generic_prints_a_document_and_nothing_else(cli: Cli, tmp_path: Path) -> None:
     printed = clean(cli("connect", "generic", "--name", "images"))
     assert list(json.loads(printed.out)["mcpServers"]) == ["images"]
+    assert "Note: Put the document where" in printed.err
     file = tmp_path / "any.json"
     clean(cli("connect", "generic", "--name", "images", "--file", str(file), "--write"))
     assert file.read_text() == printed.out

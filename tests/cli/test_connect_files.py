@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml  # comes with huggingface_hub
 
+from flux_mcp.cli.connect.changes import snippet
 from flux_mcp.cli.connect.clients import Client, find_client, load_clients
 from flux_mcp.cli.connect.connecting import ConnectFlags, Outcome, connect, launch_of, survey
 from flux_mcp.cli.connect.entries import COMMAND, Launch, is_ours, own_command, stdio_entry
@@ -30,7 +32,8 @@ from flux_mcp.settings.settings import Settings
 CLIENTS = load_clients()
 TOKEN = "a-token-of-thirty-two-characters"  # noqa: S105  (admitted nowhere)
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX modes")
-every_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.id)
+EDITED = [client for client in CLIENTS if not client.is_printed]
+every_client = pytest.mark.parametrize("client", EDITED, ids=lambda client: client.id)
 
 
 @pytest.fixture
@@ -273,9 +276,12 @@ def test_the_entry_starts_this_installation_by_its_whole_path(
     entry = connect(client, settings, ConnectFlags(file=Path("/nowhere/at/all"))).entry
     program = command_file(COMMAND)
     expected = [str(program)] if program else [sys.executable, "-m", "flux_mcp"]
-    assert [entry["command"], *entry["args"]] == [*expected, "serve"]
-    assert Path(entry["command"]).is_absolute()
-    assert entry["env"] == {"FLUX_MCP_DATA_DIR": str(settings.data_dir)}
+    found = entry["command"]
+    words = found if isinstance(found, list) else [found, *entry["args"]]
+    assert words == [*expected, "serve"]
+    assert Path(words[0]).is_absolute()
+    data_dir = {"FLUX_MCP_DATA_DIR": str(settings.data_dir)}
+    assert entry.get("environment" if client.id == "opencode" else "env") == data_dir
 
 
 def test_the_usual_data_folder_is_named_only_when_it_was_given(tmp_path: Path) -> None:
@@ -372,6 +378,10 @@ def test_wrong_flags_are_refused(flags: ConnectFlags, message: str, settings: Se
         ({"command": r"C:\x\flux-mcp.exe"}, True),
         ({"command": "python", "args": ["-m", "flux_mcp", "serve"]}, True),
         ({"command": "uvx", "args": ["flux-mcp"]}, True),
+        ({"command": ["/a/flux-mcp", "serve"]}, True),
+        ({"command": ["python", "-m", "flux_mcp", "serve"]}, True),
+        ({"command": ["npx", "flux-other"]}, False),
+        ({"command": []}, False),
         ({"serverUrl": "http://127.0.0.1:8421/mcp"}, True),
         ({"url": "http://x/mcp", "bearer_token_env_var": "FLUX_MCP_TOKEN"}, True),
         ({"command": "npx", "args": ["flux-other"]}, False),
@@ -393,6 +403,48 @@ def test_the_clients_own_command_has_the_same_words() -> None:
     behind = ("flux", "--", "/a b/flux-mcp", "serve")
     assert words == ("claude", "mcp", "add", *env, "--scope", "project", *behind)
     assert own_command(find_client("zed", CLIENTS), "user", "flux", launch) == ()
+
+
+# --- what single clients need --------------------------------------------------------------------
+
+
+def test_codex_waits_for_the_server_before_its_first_turn(settings: Settings) -> None:
+    codex = find_client("codex", CLIENTS)
+    entry = connect(codex, settings, ConnectFlags()).entry
+    # Without `required` its first turn waits one second only, and our start takes as long.
+    assert entry["required"] is True
+    assert entry["startup_timeout_sec"] >= 30
+    http = connect(codex, settings, ConnectFlags(url="http://127.0.0.1:8421/mcp")).entry
+    assert "required" not in http, "a server that is not running must not stop Codex"
+
+
+@pytest.mark.parametrize("name", ["goose", "librechat"])
+def test_yaml_is_shown_and_never_edited(name: str, settings: Settings, tmp_path: Path) -> None:
+    client = find_client(name, CLIENTS)
+    for url in (None, "http://127.0.0.1:8421/mcp"):
+        outcome = connect(client, settings, ConnectFlags(url=url, name="no"))
+        document = yaml.safe_load(snippet(client, outcome.name, outcome.entry))
+        assert document == {client.key: {"no": outcome.entry}}
+    file = tmp_path / "config.yaml"
+    file.write_text("# mine\n")
+    for flags in (ConnectFlags(file=file), ConnectFlags(task="write"), ConnectFlags(task="remove")):
+        with pytest.raises(UnsupportedOptionError, match="without losing its layout") as refused:
+            connect(client, settings, flags)
+        assert "paste it by hand" in refused.value.hint
+    assert file.read_text() == "# mine\n"
+
+
+def test_a_client_that_starts_no_servers_gets_a_list_of_connections(settings: Settings) -> None:
+    client = find_client("open-webui", CLIENTS)
+    with pytest.raises(UnsupportedOptionError, match="starts no servers") as refused:
+        connect(client, settings, ConnectFlags())
+    assert "--http" in refused.value.hint
+    flags = ConnectFlags(url="http://127.0.0.1:8421/mcp", token_in_file=True)
+    outcome = connect(client, settings, flags)
+    (connection,) = json.loads(snippet(client, outcome.name, outcome.entry))
+    assert (connection["type"], connection["auth_type"]) == ("mcp", "bearer")
+    assert (connection["key"], connection["info"]["id"]) == (TOKEN, "flux")
+    assert TOKEN not in outcome.masked(json.dumps(connection))
 
 
 # --- where each client's file is -----------------------------------------------------------------
@@ -421,6 +473,11 @@ PLACES = {
     ("codex", "project"): {"any": "project/.codex/config.toml"},
     ("gemini", "user"): {"any": "home/.gemini/settings.json"},
     ("gemini", "project"): {"any": "project/.gemini/settings.json"},
+    ("opencode", "user"): {
+        "linux": "config/opencode/opencode.json",
+        "any": "home/.config/opencode/opencode.json",
+    },
+    ("opencode", "project"): {"any": "project/opencode.json"},
     ("lm-studio", "user"): {"any": "home/.lmstudio/mcp.json"},
     ("inspector", "user"): {"any": "home/.mcp-inspector/mcp.json"},
 }
@@ -505,7 +562,7 @@ def test_the_list_says_which_are_connected_and_which_cannot_be_read(
     connect(find_client("cursor", CLIENTS), settings, ConnectFlags(task="write"))
     act(find_client("gemini", CLIENTS), settings, home / ".gemini" / "settings.json", "write",
         url="http://127.0.0.1:9999/mcp")  # fmt: skip
-    old = {"mcpServers": {"flux": stdio_entry(find_client("claude-code", CLIENTS), launch)}}
+    old = {"mcpServers": {"flux": stdio_entry(find_client("claude-code", CLIENTS), "flux", launch)}}
     (project / ".mcp.json").write_text(json.dumps(old))
     (home / ".codex" / "config.toml").write_text("= 1")
     found = {

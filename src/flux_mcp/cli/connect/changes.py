@@ -1,6 +1,7 @@
 """What is done to a client's file: the text before, the text after, and why; pure."""
 
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from flux_mcp.cli.connect.clients import Client, Format
 from flux_mcp.cli.connect.entries import is_ours
 from flux_mcp.cli.connect.json_text import JsonText
 from flux_mcp.cli.connect.toml_text import TomlText
+from flux_mcp.cli.connect.yaml_text import yaml_text
 from flux_mcp.errors import EntryConflictError, InternalError
 
 Status = Literal["absent", "current", "differs", "foreign"]
@@ -129,4 +131,8 @@ def _check(client: Client, after: str, wanted: Mapping[str, Any]) -> None:
 
 def snippet(client: Client, name: str, entry: Mapping[str, Any]) -> str:
     """Return a document that holds nothing but the entry, to show or to paste."""
+    if client.format == "yaml":
+        return yaml_text({client.key: {name: entry}})
+    if client.format == "json-list":
+        return json.dumps([entry], indent=2, ensure_ascii=False)
     return read_document("", client.key, client.format).with_entry(name, entry).rstrip("\n")

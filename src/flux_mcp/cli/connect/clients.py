@@ -13,7 +13,9 @@ CLIENTS_TOML = Path(__file__).with_name("clients.toml")
 UNKNOWN_TIMEOUT = "not known to us; clients end a call after 60 to 240 seconds"
 
 Scope = Literal["user", "project"]
-Format = Literal["json", "jsonc", "toml"]
+Format = Literal["json", "jsonc", "toml", "yaml", "json-list"]
+PRINTED: tuple[Format, ...] = ("yaml", "json-list")
+"""Documents that are shown, to be pasted by a person, and never edited."""
 Platform = Literal["any", "linux", "darwin", "win32"]
 Template = dict[str, Any]
 """An entry whose strings may be placeholders; clients.toml lists them."""
@@ -45,10 +47,11 @@ class Client(_ClientRow):
     user: dict[Platform, tuple[str, ...]] | None = None
     project: dict[Platform, tuple[str, ...]] | None = None
     variable: ClientVariable | None = None
-    stdio: Template
+    stdio: Template | None = None
     http: Template | None = None
     http_in_clear: Template | None = None
     token: str | None = None
+    no_stdio: str = ""
     no_http: str = ""
     no_token: str = ""
     own_command: tuple[str, ...] = ()
@@ -56,21 +59,31 @@ class Client(_ClientRow):
     see: str
     timeout: str = UNKNOWN_TIMEOUT
     logs: str
+    tried: str = ""
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...]
 
     @model_validator(mode="after")
     def _says_why_not(self) -> Self:
         """What a client cannot do has its reason, and what it can has none."""
+        if (self.stdio is None) != bool(self.no_stdio):
+            raise ValueError(f"{self.id}: give stdio or no_stdio.")
         if (self.http is None) != bool(self.no_http):
             raise ValueError(f"{self.id}: give http or no_http.")
+        if self.is_printed and self.scopes:
+            raise ValueError(f"{self.id}: files of this format are not edited.")
         if self.http is not None and (self.token is None) != bool(self.no_token):
             raise ValueError(f"{self.id}: give token or no_token.")
         return self
 
     @property
+    def is_printed(self) -> bool:
+        """Whether its entry is only shown: a person pastes it where the client keeps it."""
+        return self.format in PRINTED
+
+    @property
     def scopes(self) -> tuple[Scope, ...]:
-        """The scopes this client has a file for, the usual one first; none for `generic`."""
+        """The scopes this client has a file for that we edit, the usual one first."""
         user: tuple[Scope, ...] = ("user",) if self.user else ()
         return (*user, "project") if self.project else user
 

@@ -26,6 +26,7 @@ from flux_mcp.errors import (
     FluxMcpError,
     InvalidClientFileError,
     InvalidRequestError,
+    UnsupportedOptionError,
 )
 from flux_mcp.server.transports.tokens import owner_token, token_file
 from flux_mcp.settings.installation import command_file, default_data_dir
@@ -118,10 +119,15 @@ def connect(client: Client, settings: Settings, flags: ConnectFlags) -> Outcome:
             raise InvalidRequestError(
                 "--token-in-file goes with --http.", "A server that a client starts needs no token."
             )
-        entry = stdio_entry(client, launch)
+        entry = stdio_entry(client, flags.name, launch)
     else:
         _check_url(flags.url)
-        entry = http_entry(client, flags.url, secret)
+        entry = http_entry(client, flags.name, flags.url, secret)
+    if client.is_printed and (flags.file is not None or flags.task != "show"):
+        raise UnsupportedOptionError(
+            f"{client.title}'s configuration cannot be edited without losing its layout.",
+            f"'flux-mcp connect {client.id}' prints the entry: paste it by hand.",
+        )
     scope = None if flags.file is not None else client.scope(flags.scope)
     file = flags.file or (places.config_file(client, scope) if scope else None)
     if file is None:
@@ -230,13 +236,13 @@ def _look(client: Client, scope: Scope, launch: Launch, name: str) -> ClientFind
         entries = read_document(text, client.key, client.format).entries
         if name not in entries:
             return ClientFinding(client, scope, file, installed, "absent")
-        status = status_of(entries[name], _like(client, launch, entries[name]))
+        status = status_of(entries[name], _like(client, name, launch, entries[name]))
         return ClientFinding(client, scope, file, installed, status)
     except FluxMcpError as error:
         return ClientFinding(client, scope, file, installed, None, error.message)
 
 
-def _like(client: Client, launch: Launch, found: Any) -> dict[str, Any]:
+def _like(client: Client, name: str, launch: Launch, found: Any) -> dict[str, Any]:
     """Return the entry we would write in the place of one that was found."""
     url = (
         next((found.get(key) for key in ("url", "httpUrl", "serverUrl") if key in found), None)
@@ -244,5 +250,5 @@ def _like(client: Client, launch: Launch, found: Any) -> dict[str, Any]:
         else None
     )
     if isinstance(url, str) and client.token is not None and client.http is not None:
-        return http_entry(client, url, None)
-    return stdio_entry(client, launch)
+        return http_entry(client, name, url, None)
+    return stdio_entry(client, name, launch)

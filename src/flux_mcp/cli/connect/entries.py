@@ -29,21 +29,37 @@ class Launch:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
-def stdio_entry(client: Client, launch: Launch) -> dict[str, Any]:
-    """Return the entry with which the client starts the server itself."""
+def stdio_entry(client: Client, name: str, launch: Launch) -> dict[str, Any]:
+    """Return the entry with which the client starts the server itself.
+
+    Args:
+        client: Whose entry it is.
+        name: Of the server.
+        launch: How it is started.
+
+    Raises:
+        UnsupportedOptionError: the client starts no servers.
+    """
+    if client.stdio is None:
+        raise UnsupportedOptionError(
+            f"{client.no_stdio}.", "Add --http, and run the server with 'flux-mcp serve'."
+        )
     values = {
+        "{name}": name,
         "{command}": launch.command,
         "{args}": list(launch.args),
+        "{command_and_args}": [launch.command, *launch.args],
         "{env}": dict(launch.env),
     }
     return _filled(client.stdio, values)
 
 
-def http_entry(client: Client, url: str, token: str | None) -> dict[str, Any]:
+def http_entry(client: Client, name: str, url: str, token: str | None) -> dict[str, Any]:
     """Return the entry with which the client calls a server that runs already.
 
     Args:
         client: Whose entry it is.
+        name: Of the server.
         url: Of the server's `/mcp`.
         token: Is written into the entry as it is; None: the entry names the variable.
 
@@ -61,9 +77,12 @@ def http_entry(client: Client, url: str, token: str | None) -> dict[str, Any]:
             "Add --token-in-file to write the token itself into the file, or leave out --http.",
         )
     template = client.http if token is None else client.http_in_clear or client.http
+    shown = client.token if token is None else token
     values = {
+        "{name}": name,
         "{url}": url,
-        "{authorization}": f"Bearer {client.token if token is None else token}",
+        "{authorization}": f"Bearer {shown}",
+        "{token}": shown,
         "{token_variable}": TOKEN_VARIABLE,
     }
     return _filled(template, values)
@@ -74,6 +93,8 @@ def _filled(template: Template, values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in template.items():
         if isinstance(value, dict):
             entry[name] = _filled(value, values)
+        elif isinstance(value, list):
+            entry[name] = [values.get(one, one) for one in value]
         elif value != "{env}" or values["{env}"]:
             entry[name] = values.get(value, value) if isinstance(value, str) else value
     return entry
@@ -87,12 +108,15 @@ def is_ours(entry: object) -> bool:
     """
     if not isinstance(entry, dict):
         return False
-    command = str(entry.get("command", ""))
-    names = {PurePosixPath(command).name, PureWindowsPath(command).name}
+    found = entry.get("command", "")
+    # OpenCode has the program and its arguments in one list.
+    command, *args = found if isinstance(found, list) and found else [found]
+    names = {PurePosixPath(str(command)).name, PureWindowsPath(str(command)).name}
     if names & {COMMAND, f"{COMMAND}.exe"}:
         return True
-    args = entry.get("args")
-    if isinstance(args, list) and ("flux_mcp" in args or COMMAND in args):
+    more = entry.get("args")
+    args += more if isinstance(more, list) else []
+    if "flux_mcp" in args or COMMAND in args:
         return True
     return "url" in {name.lower()[-3:] for name in entry} and (
         TOKEN_VARIABLE in str(entry) or DEFAULT_URL in entry.values()
@@ -101,7 +125,7 @@ def is_ours(entry: object) -> bool:
 
 def is_http(entry: Mapping[str, Any]) -> bool:
     """Tell whether an entry calls a server instead of starting one."""
-    return "command" not in entry
+    return "command" not in entry and "cmd" not in entry  # Goose has the latter
 
 
 def own_command(client: Client, scope: str, name: str, launch: Launch) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from rich.text import Text
 from flux_mcp.cli.common import console, plain, print_json, print_table
 from flux_mcp.cli.connect.changes import snippet
 from flux_mcp.cli.connect.connecting import ClientFinding, ConnectFlags, Outcome
-from flux_mcp.cli.connect.entries import TOKEN_VARIABLE, is_http, own_command
+from flux_mcp.cli.connect.entries import MASK, TOKEN_VARIABLE, is_http, own_command
 
 _LEXERS = {"json": "json", "jsonc": "json", "toml": "toml"}
 _STATUS = {
@@ -32,6 +32,8 @@ def print_outcome(outcome: Outcome, flags: ConnectFlags, *, as_json: bool) -> No
         print_json(as_dict(outcome, flags))
     elif outcome.file is None:
         console().print(_document(outcome))
+        for notice in (outcome.client.after, *_notices(outcome)):
+            console(stderr=True).print(f"Note: {plain(notice)}")
     else:
         _OutcomePage(outcome, flags, console()).print()
 
@@ -68,6 +70,23 @@ def _document(outcome: Outcome) -> str:
     return outcome.masked(snippet(outcome.client, outcome.name, outcome.entry))
 
 
+def _notices(outcome: Outcome) -> list[str]:
+    client = outcome.client
+    notices = list(client.notes)
+    if outcome.secret:
+        notices.append(
+            "The file holds the token: do not share it, nor its backups."
+            if outcome.file is not None
+            else f"The token is not shown: write it in the place of {MASK}."
+        )
+    elif is_http(outcome.entry):
+        notices.append(f"Set {TOKEN_VARIABLE} where {client.title} is started.")
+    words = own_command(client, outcome.scope or "user", outcome.name, outcome.launch)
+    if words and not is_http(outcome.entry):
+        notices.insert(0, f"The client has a command of its own: {shlex.join(words)}")
+    return notices
+
+
 class _OutcomePage:
     """What one client's file says, would say, or says now."""
 
@@ -91,8 +110,8 @@ class _OutcomePage:
             self._fact("Then", client.after)
             self._fact("Time-out", client.timeout)
             self._out.print(WAITING)
-        for notice in self._notices():
-            console(stderr=True).print(f"Note: {notice}")
+        for notice in () if self._flags.task == "remove" else _notices(outcome):
+            console(stderr=True).print(f"Note: {plain(notice)}")
 
     def _print_change(self) -> None:
         outcome, change = self._outcome, self._outcome.change
@@ -115,20 +134,6 @@ class _OutcomePage:
             self._out.print("Nothing was written. --write --replace puts ours in its place.")
         else:
             self._out.print("Nothing was written. --write does it.")
-
-    def _notices(self) -> list[str]:
-        outcome, client = self._outcome, self._outcome.client
-        notices = list(client.notes)
-        if self._flags.task == "remove":
-            return []
-        if outcome.secret:
-            notices.append("The file holds the token: do not share it, nor its backups.")
-        elif is_http(outcome.entry):
-            notices.append(f"Set {TOKEN_VARIABLE} where {client.title} is started.")
-        words = own_command(client, outcome.scope or "user", outcome.name, outcome.launch)
-        if words and not is_http(outcome.entry):
-            notices.insert(0, f"The client has a command of its own: {shlex.join(words)}")
-        return notices
 
     def _fact(self, name: str, text: str) -> None:
         self._out.print(Text.assemble((f"{name}: ", "bold"), plain(text)))
