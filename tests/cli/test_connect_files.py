@@ -26,6 +26,7 @@ from flux_mcp.errors import (
     UnsupportedOptionError,
 )
 from flux_mcp.server.transports.tokens import load_tokens
+from flux_mcp.settings.files import user_config_file
 from flux_mcp.settings.installation import command_file, default_data_dir
 from flux_mcp.settings.settings import Settings
 
@@ -284,7 +285,40 @@ def test_the_entry_starts_this_installation_by_its_whole_path(
     assert entry.get("environment" if client.id == "opencode" else "env") == data_dir
 
 
-def test_the_usual_data_folder_is_named_only_when_it_was_given(tmp_path: Path) -> None:
+def test_what_a_variable_of_the_shell_moved_is_named_in_the_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = find_client("codex", CLIENTS)
+
+    def env() -> dict[str, str]:
+        found: dict[str, str] = connect(
+            client, Settings(data_dir=default_data_dir()), ConnectFlags(file=tmp_path / "a")
+        ).entry.get("env", {})
+        return found
+
+    monkeypatch.delenv("FLUX_MCP_CONFIG", raising=False)
+    home = tmp_path / "home"
+    for name, folder in (("HOME", home), ("XDG_DATA_HOME", home / ".local/share")):
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+    assert env() == {}
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    assert env() == {}
+    moved = tmp_path / "moved"
+    monkeypatch.setenv("XDG_DATA_HOME", str(moved))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(moved))
+    assert env() == {"FLUX_MCP_DATA_DIR": str(default_data_dir())}, "no file is there to be found"
+    users = user_config_file()
+    assert users is not None
+    users.parent.mkdir(parents=True)
+    users.write_text("queue_limit = 3\n")
+    assert env()["XDG_CONFIG_HOME"] == str(moved)
+
+
+def test_the_usual_data_folder_is_named_only_when_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     usual = Settings(data_dir=default_data_dir())
     client = find_client("cursor", CLIENTS)
     assert "env" not in connect(client, usual, ConnectFlags(file=tmp_path / "a")).entry

@@ -5,6 +5,7 @@ in jobs/process_fleet.py and jobs/downloads.py.
 """
 
 import os
+from pathlib import Path
 
 
 def all_variables() -> dict[str, str]:
@@ -50,6 +51,12 @@ def traces_are_asked_for() -> bool:
 def client_variable(name: str) -> str | None:
     """Return an environment variable by which a client moves its file; None if unset or empty."""
     return os.environ.get(name) or None
+
+
+def xdg_folder(name: str) -> Path | None:
+    """Return the folder that a variable of the XDG base directories names; None if unusable."""
+    value = os.environ.get(name)
+    return Path(value) if value and Path(value).is_absolute() else None
 
 
 def visible_gpus() -> str | None:

@@ -29,6 +29,8 @@ from flux_mcp.errors import (
     UnsupportedOptionError,
 )
 from flux_mcp.server.transports.tokens import owner_token, token_file
+from flux_mcp.settings.environment import xdg_folder
+from flux_mcp.settings.files import user_config_file
 from flux_mcp.settings.installation import command_file, default_data_dir
 from flux_mcp.settings.settings import Settings
 
@@ -158,15 +160,29 @@ def connect(client: Client, settings: Settings, flags: ConnectFlags) -> Outcome:
 
 
 def launch_of(settings: Settings, *, pin_data_dir: bool = False) -> Launch:
-    """Return how this installation is started by a program that has no shell."""
+    """Return how this installation is started by a program that has no shell.
+
+    It may not have the variables of one either: Codex hands on HOME, PATH and few others.
+    """
     program = command_file(COMMAND)
     is_usual = settings.data_dir == default_data_dir() and not pin_data_dir
-    env = {} if is_usual else {"FLUX_MCP_DATA_DIR": str(settings.data_dir)}
-    if settings.config is not None and settings.config != Path(os.devnull):
+    env = {"FLUX_MCP_DATA_DIR": str(settings.data_dir)}
+    if is_usual and not _moved("XDG_DATA_HOME", ".local/share"):
+        env = {}
+    users, folder = user_config_file(), _moved("XDG_CONFIG_HOME", ".config")
+    if settings.config is None and users is not None and users.is_file() and folder is not None:
+        env["XDG_CONFIG_HOME"] = str(folder)
+    elif settings.config is not None and settings.config != Path(os.devnull):
         env["FLUX_MCP_CONFIG"] = str(settings.config)
     if program is not None:
         return Launch(str(program), env=env)
     return Launch(sys.executable, ("-m", "flux_mcp", "serve"), env)
+
+
+def _moved(variable: str, usual: str) -> Path | None:
+    """Return the folder of a variable of XDG, if it is another than the usual one below home."""
+    folder = xdg_folder(variable)
+    return None if folder is None or folder == Path.home() / usual else folder
 
 
 def _secret(settings: Settings) -> str:
