@@ -17,6 +17,7 @@ SERVED = """
 import asyncio, gc, json, os, signal, sys
 from flux_mcp.settings.settings import Settings
 from flux_mcp.server.app import FluxServer
+from flux_mcp.server.on_demand import OnDemand
 from flux_mcp.server.transports.http import serve_http
 from flux_mcp.service.service import Service
 
@@ -27,7 +28,7 @@ class Once(FluxServer):
 
 settings = Settings(data_dir=sys.argv[1], transport="http", port=0, loopback_without_token=True)
 service = Service(settings, executes=False)
-serve_http(service, Once(service))
+serve_http(service, Once(OnDemand.ready(service), settings))
 print(json.dumps([sys.getswitchinterval(), gc.get_freeze_count(), gc.get_threshold()]))
 """
 # Counts the heaps that malloc has made for four threads which all hold some memory.

@@ -103,6 +103,7 @@ SECTIONS = (
     Section("Encoded prompts", ("embedding_cache_mb", "embedding_cache_disk_mb")),
     Section("Queue", ("queue_limit", "max_overtakes", "cancel_grace_s", "on_disconnect")),
     Section("Previews", ("preview_every_steps", "preview_interval_s")),
+    Section("Results", ("links", "structured", "preview")),
     Section("Images that come in", ("allowed_dirs", "max_image_bytes", "max_image_pixels")),
     Section(
         "Network",

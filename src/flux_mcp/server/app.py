@@ -33,6 +33,7 @@ from mcp.types import (
 
 from flux_mcp import __version__
 from flux_mcp.principals import LOCAL, acting_as
+from flux_mcp.server.clients import asked_by, current_fit, overrides_of
 from flux_mcp.server.on_demand import OnDemand
 from flux_mcp.server.prompt_feed import PromptFeed
 from flux_mcp.server.published import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from flux_mcp.server.handlers import Handlers
     from flux_mcp.server.redaction import ServerPaths
     from flux_mcp.service.service import Service
+    from flux_mcp.settings.settings import Settings
 
 MAX_OPEN = 256
 """Requests of one caller over HTTP that are being answered at the same time."""
@@ -66,13 +68,19 @@ class FluxServer(MCPServer[Any]):
 
     Args:
         service: What it serves; its lifetime is the caller's, SSE would tie it to a client.
+        settings: Its settings, which decide the list of tools before it is made.
         task_backends: Of tools that are added to the eight.
     """
 
     def __init__(
-        self, service: "Service | OnDemand[Service]", *, task_backends: Sequence[TaskBackend] = ()
+        self,
+        service: "OnDemand[Service]",
+        settings: "Settings",
+        *,
+        task_backends: Sequence[TaskBackend] = (),
     ) -> None:
-        self._service = service if isinstance(service, OnDemand) else OnDemand.ready(service)
+        self._service = service
+        self._fit_overrides = overrides_of(settings)
         self._handlers = OnDemand(self._load_handlers)
         self._published = published_tools()
         self._server_paths = OnDemand(self._find_paths)
@@ -152,8 +160,14 @@ class FluxServer(MCPServer[Any]):
     # --- requests ------------------------------------------------------------------------------
 
     async def list_tools(self) -> list[Tool]:
-        """Return exactly the eight tools."""
-        return self._published
+        """Return exactly the eight tools.
+
+        A client that is sent no structured content is told of none: the SDKs of clients refuse a
+        result without it of a tool with an output schema.
+        """
+        if current_fit(self._fit_overrides).structured:
+            return self._published
+        return [tool.model_copy(update={"output_schema": None}) for tool in self._published]
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -198,6 +212,13 @@ class FluxServer(MCPServer[Any]):
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
         """Middleware, the outermost: everything a message leads to is done for who sent it."""
+        said = ctx.session.client_params
+        with asked_by(ctx.protocol_version, None if said is None else said.client_info.name):
+            return await self._for_caller(ctx, call_next)
+
+    async def _for_caller(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
         user = None if ctx.request is None else ctx.request.scope.get("user")
         # Without the guard there is no network either: stdio, or a test in one process.
         if not isinstance(user, AuthenticatedUser):
@@ -241,9 +262,9 @@ class FluxServer(MCPServer[Any]):
         return await (await self._handlers.get()).changed_packs()
 
 
-def build_server(service: "Service | OnDemand[Service]") -> FluxServer:
-    """Return the product's own server."""
-    return FluxServer(service)
+def build_server(service: "Service") -> FluxServer:
+    """Return the product's own server, over a service that is there."""
+    return FluxServer(OnDemand.ready(service), service.settings)
 
 
 def _import_handlers() -> "type[Handlers]":

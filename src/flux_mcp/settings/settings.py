@@ -190,6 +190,21 @@ class Settings(BaseSettings):
         "cancel",
         description="What a cancelled or vanished call does to a job whose id it does not have.",
     )
+    links: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Links to the full PNGs in results; auto: as the client takes them "
+        "(docs/clients/content.md).",
+    )
+    structured: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Structured content in results; auto: off for clients that would show their "
+        "model nothing else.",
+    )
+    preview: Literal["auto", "none", "small", "normal"] = Field(
+        "auto",
+        description="Image in results whose call has no argument `preview`: none, 512 px or "
+        "1024 px; auto: small, and none for clients that would show their model its bytes as text.",
+    )
     transport: Literal["stdio", "http", "sse"] = Field(
         "stdio", description="How clients reach this server; `flux-mcp serve --transport`."
     )

@@ -22,6 +22,7 @@ from mcp.types import (
 )
 
 from flux_mcp.server.app import FluxServer
+from flux_mcp.server.on_demand import OnDemand
 from flux_mcp.service.service import Service
 from tests.conformance.server.clients import Watchers, set_level
 from tests.conformance.server.contents import CONTENT_TOOLS, INPUT_SCHEMAS
@@ -37,7 +38,7 @@ class ConformanceServer(FluxServer):
     """The product's server that also knows the fixtures."""
 
     def __init__(self, service: Service) -> None:
-        super().__init__(service, task_backends=[task_fixtures()])
+        super().__init__(OnDemand.ready(service), service.settings, task_backends=[task_fixtures()])
         add_task_tools(self)
         for tools in (CONTENT_TOOLS, DURING_TOOLS, ROUND_TOOLS, LIST_TOOLS):
             for name, tool in tools.items():

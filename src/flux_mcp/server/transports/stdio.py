@@ -85,7 +85,7 @@ async def _serve_and_leave(
 async def _serve_stdio(
     settings: Settings, guard: StdoutGuard, make_service: "Callable[[Settings], Service]"
 ) -> int:
-    from flux_mcp.server.app import build_server
+    from flux_mcp.server.app import FluxServer
     from flux_mcp.server.on_demand import OnDemand
     from flux_mcp.server.transports.lines import Lines
 
@@ -108,7 +108,7 @@ async def _serve_stdio(
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(end))
     service = OnDemand(opening)
-    server = build_server(service)
+    server = FluxServer(service, settings)
     # What stands now stays until the end; garbage is looked for in what comes after it.
     gc.freeze()
     gc.enable()
