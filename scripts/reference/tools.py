@@ -42,7 +42,9 @@ def tools_page() -> str:
             "- a **resource link** to each full PNG, `flux://images/{id}` "
             "(`flux://images/{id}/thumbnail` is a WebP of 512 px, `flux://jobs/{id}` a job as "
             "JSON);\n"
-            "- **structured content** as listed under [Answers](#answers), with a published schema."
+            "- **structured content** as listed under [Answers](#answers), with a published "
+            "schema; `next` says what to call where there is something to do.\n\n"
+            "What a client cannot use is left out: [clients/content.md](clients/content.md)."
         ),
         "## Arguments that five tools share",
         f"{', '.join(f'`{row.name}`' for row in drawing)} all take these.",
@@ -50,8 +52,9 @@ def tools_page() -> str:
         *(_tool(row, common_names if row in drawing else frozenset()) for row in TOOLS),
         "## Answers",
         (
-            "Structured content; the command line prints the same objects with `--json`. "
-            "Every key is always there, and `null` is a value; a later version may add keys."
+            "Structured content. A key that would be `null` is left out, in what an answer holds "
+            "also one that is empty, and so are the hashes; a plan is whole. `flux://jobs/{id}` and the command "
+            "line, with `--json`, have every key. A later version may add keys."
         ),
         *(_answer(model) for model in dict.fromkeys(one for row in TOOLS for one in row.answers)),
         "### Parts of a dry run",

@@ -1,11 +1,11 @@
 """Calls of tools in tests, answered as the models of their answers."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mcp import Client
-from mcp.types import CallToolResult
+from mcp.types import CallToolResult, TextResourceContents
 
 from flux_mcp.service.answers import DownloadAnswer, DryRunAnswer, JobAnswer, QueueAnswer
 
@@ -21,6 +21,8 @@ SLOW: dict[str, Any] = {
 }
 """A thousand passes through the transformer: long enough to be looked at, cancelled and killed."""
 
+NO_HASH = "0" * 64
+
 
 async def call(client: Client, tool: str, **arguments: Any) -> CallToolResult:
     return await client.call_tool(tool, arguments)
@@ -29,7 +31,37 @@ async def call(client: Client, tool: str, **arguments: Any) -> CallToolResult:
 async def job(client: Client, tool: str, **arguments: Any) -> JobAnswer:
     result = await call(client, tool, **arguments)
     assert not result.is_error, result.content
-    return JobAnswer.model_validate(result.structured_content)
+    return await whole(client, result)
+
+
+def told(result: CallToolResult) -> JobAnswer:
+    """Return the job of a result, with hashes of zeros: tools leave them out."""
+    content = _content(result)
+    images = [
+        {**image, "pixels_sha256": NO_HASH, "loras": _hashed(image.get("loras", ()))}
+        for image in _hashed(content["images"])
+    ]
+    return JobAnswer.model_validate({**content, "images": images})
+
+
+def _content(result: CallToolResult) -> dict[str, Any]:
+    assert result.structured_content is not None
+    content: dict[str, Any] = result.structured_content
+    return content
+
+
+def _hashed(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**item, "sha256": NO_HASH} for item in items]
+
+
+async def whole(client: Client, result: CallToolResult) -> JobAnswer:
+    """Return all there is to know of the job of a result."""
+    answer = told(result)
+    if answer.status != "completed":
+        return answer
+    (content,) = (await client.read_resource(f"flux://jobs/{answer.job_id}")).contents
+    assert isinstance(content, TextResourceContents)
+    return JobAnswer.model_validate_json(content.text)
 
 
 async def dry_run(client: Client, tool: str, **arguments: Any) -> DryRunAnswer:

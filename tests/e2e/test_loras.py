@@ -17,7 +17,7 @@ from flux_mcp.service.service import Service
 from tests.compose.packs_on_disk import write_pack
 from tests.models.lora_files import flux1, lokr_of, pair, put_striped, write
 
-from .calls import FAST, call, job
+from .calls import FAST, call, job, whole
 
 pytestmark = pytest.mark.anyio
 
@@ -50,18 +50,19 @@ async def test_an_image_is_drawn_with_one_and_says_so_everywhere(client: Client)
     assert "Note: The LoRA 'striped' shows when" in result.content[0].text
 
     assert result.structured_content is not None
-    image = result.structured_content["images"][0]
-    (used,) = image["loras"]
-    assert (used["name"], used["weight"]) == ("striped", 0.8)
-    assert image["pixels_sha256"] != plain.pixels_sha256
+    assert result.structured_content["images"][0]["loras"] == [{"name": "striped", "weight": 0.8}]
+    image = (await whole(client, result)).images[0]
+    (used,) = image.loras
+    assert (used.name, used.weight) == ("striped", 0.8)
+    assert image.pixels_sha256 != plain.pixels_sha256
     assert plain.loras == ()
 
-    provenance = from_png(Path(image["path"]))
-    assert provenance.loras == [used]
-    assert [one.sha256 for one in provenance.render_plan().loras] == [used["sha256"]]
+    provenance = from_png(Path(image.path))
+    assert provenance.loras == [used.model_dump()]
+    assert [one.sha256 for one in provenance.render_plan().loras] == [used.sha256]
     found = await call(client, "flux_search_gallery", limit=1)
     assert found.structured_content is not None
-    assert found.structured_content["images"][0]["loras"] == [used]
+    assert found.structured_content["images"][0]["loras"] == [{"name": "striped", "weight": 0.8}]
     again = (await job(client, "flux_generate", **FAST)).images[0]
     assert again.pixels_sha256 == plain.pixels_sha256
 
@@ -96,8 +97,9 @@ async def test_a_dry_run_says_what_they_are(client: Client) -> None:
     )
     assert result.structured_content is not None
     (lora,) = result.structured_content["loras"]
+    assert LoraAnswer.model_validate(lora).ranks == (8,)
     planned = result.structured_content["plan"]["loras"][0]
-    assert LoraAnswer.model_validate(lora).sha256 == planned["sha256"]
+    assert f"sha256 {planned['sha256']}" in result.content[0].text
 
 
 async def test_they_are_resources(client: Client, folder: Path) -> None:

@@ -21,7 +21,7 @@ from flux_mcp.service.service import Service
 from tests.compose.packs_on_disk import MANIFEST, write_pack
 from training.finding import background_of
 
-from .calls import FAST, call, dry_run, job
+from .calls import FAST, call, dry_run, job, told
 from .test_semantics import colour, drawn_by_us, given, pixels, scene
 
 pytestmark = pytest.mark.anyio
@@ -91,7 +91,7 @@ async def test_what_is_chosen_is_drawn(client: Client, wanted: str, background: 
 async def test_the_answer_says_what_was_composed_and_by_which_pack(client: Client) -> None:
     pack = shapes(colour="green", background="white", place="left")
     result = await call(client, "flux_generate", pack=pack, **QUICK, seed=3)
-    answer = JobAnswer.model_validate(result.structured_content)
+    answer = told(result)
     words = "a large green circle on a white background on the left"
     assert (answer.prompt, answer.images[0].prompt) == (words, words)
     assert answer.pack == f"{SHAPES} 1.0.0"

@@ -19,6 +19,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import HEADER_MISMATCH, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 
+from flux_mcp.service.answers import lean
 from tests.server.task_client import TASKS_ID, TasksClient, ask, ended, task_of
 
 from .calls import FAST, job
@@ -77,7 +78,7 @@ async def test_a_task_survives_the_death_of_its_server(environment: dict[str, st
         answer = await job(client, "flux_get_job", job_id=created.task_id)
     kinds = [block["type"] for block in task["result"]["content"]]
     assert kinds == ["text", "image", "image", "resource_link", "resource_link"]
-    assert task["result"]["structuredContent"] == answer.model_dump(mode="json")
+    assert task["result"]["structuredContent"] == lean(answer)
     assert [Path(image.path).is_file() for image in answer.images] == [True, True]
 
 

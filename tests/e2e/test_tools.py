@@ -18,7 +18,7 @@ from PIL import Image
 from flux_mcp.gallery.provenance import from_png
 from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.server.app import FluxServer, build_server
-from flux_mcp.service.answers import SearchAnswer
+from flux_mcp.service.answers import PageAnswer
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 
@@ -411,7 +411,7 @@ async def test_the_gallery_is_searched_newest_first_in_pages(modern: Client) -> 
         result = await call(
             modern, "flux_search_gallery", query="lighthouse", session="sea", limit=2, **cursor
         )
-        page = SearchAnswer.model_validate(result.structured_content)
+        page = PageAnswer.model_validate(result.structured_content)
         found += [image.prompt for image in page.images]
         if page.next_cursor is None:
             break

@@ -21,6 +21,7 @@ from flux_mcp.images.references import (
     parse_reference,
     read_path,
 )
+from flux_mcp.principals import acting_as
 
 # --- parsing -----------------------------------------------------------------------------------
 
@@ -45,6 +46,17 @@ from flux_mcp.images.references import (
 )
 def test_a_reference_is_an_id_a_path_or_data(text, expected):
     assert parse_reference(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["cat.png", "//server/share/cat.png", "https://example.org/cat.png", "/pictures/cat.png"],
+)
+def test_who_is_on_another_machine_is_told_of_no_folder(text):
+    with acting_as("ada"), pytest.raises(FluxMcpError) as refused:
+        read_path(parse_reference(text).path, (), 1000)
+    assert "data: URI" in refused.value.hint
+    assert "folder" not in refused.value.hint
 
 
 @pytest.mark.parametrize(

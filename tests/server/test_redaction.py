@@ -6,7 +6,7 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, ImageContent, TextContent
 
-from flux_mcp.server.redaction import ServerPaths
+from flux_mcp.server.redaction import ServerPaths, for_others
 
 PATHS = ServerPaths(
     {
@@ -34,6 +34,27 @@ PATHS = ServerPaths(
 )
 def test_paths_are_hidden_in_a_text_and_nothing_else(text: str, told: str | None) -> None:
     assert PATHS.hidden_in(text) == (text if told is None else told)
+
+
+@pytest.mark.parametrize(
+    ("advice", "told"),
+    [
+        ("Use a PNG, JPEG or WebP file.", None),
+        ("Ask for less. Wait.", None),
+        ("", None),
+        ("Run: pip install 'x'.", "For whoever runs this server: Run: pip install 'x'."),
+        (
+            "Name another. None here: put it into /data/loras.",
+            "Name another. For whoever runs this server: None here: put it into /data/loras.",
+        ),
+        (
+            "The server's log has details.",
+            "For whoever runs this server: The server's log has details.",
+        ),
+    ],
+)
+def test_what_is_to_be_done_here_is_for_the_owner(advice: str, told: str | None) -> None:
+    assert for_others(advice) == (advice if told is None else told)
 
 
 def test_a_result_is_the_same_but_for_its_paths() -> None:

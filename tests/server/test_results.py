@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,29 @@ from mcp.types import (
     BlobResourceContents,
     CallToolResult,
     ImageContent,
+    Implementation,
     ResourceLink,
     TextContent,
 )
 from PIL import Image
 
+from flux_mcp.errors import WeightsMissingError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.previews import Sheets
 from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.jobs.downloads import Download, new_download_id
 from flux_mcp.jobs.job import utc_now
+from flux_mcp.principals import acting_as
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.server.app import build_server
+from flux_mcp.server.clients import Fit
 from flux_mcp.server.published import published_tools
 from flux_mcp.server.results import (
     MAX_PREVIEWS,
     cancel_result,
     dry_run_result,
+    error_result,
+    fitted,
     job_result,
     queue_result,
     search_result,
@@ -43,11 +49,13 @@ from flux_mcp.service.answers import (
     QueueAnswer,
     QueuedJobAnswer,
     SearchAnswer,
+    longest_each,
 )
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import ErrorInfo, Progress
 from tests.compose.packs_on_disk import MANIFEST, write_pack
+from tests.e2e.calls import whole
 from tests.jobs.factories import make_plan_row
 from tests.server.images import complete_job, keep_image, noise, queue_job, run_job
 
@@ -58,10 +66,12 @@ MAX_PREVIEW_BYTES = 300_000
 WORST_PROMPTS = {"quotes": '"' * 2000, "emoji": "😀" * 2000}
 """What JSON doubles, and what is longest in UTF-8 and in UTF-16."""
 NOWHERE = Path("/nowhere")
+SOMEBODY = Implementation(name="somebody", version="1")
+"""A client without a row in clients.toml."""
 
 
 def closed(schema: Any) -> Any:
-    """Return a published schema that also refuses keys it does not name, and asks for all it does.
+    """Return a published schema that also refuses keys it does not name, and null.
 
     Clients are promised less, so that keys may be added.
     """
@@ -71,7 +81,7 @@ def closed(schema: Any) -> Any:
         return schema
     inner = {key: closed(value) for key, value in schema.items()}
     if isinstance(schema.get("properties"), dict):
-        return {**inner, "additionalProperties": False, "required": list(schema["properties"])}
+        return {**inner, "additionalProperties": False}
     return inner
 
 
@@ -90,7 +100,8 @@ async def service(settings: Settings) -> AsyncIterator[Service]:
 @pytest.fixture
 async def client(service: Service, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
     """A client of today's protocol, or of the mode that a test names."""
-    async with Client(build_server(service), mode=getattr(request, "param", "auto")) as client:
+    mode = getattr(request, "param", "auto")
+    async with Client(build_server(service), mode=mode, client_info=SOMEBODY) as client:
         yield client
 
 
@@ -258,7 +269,7 @@ async def test_the_budget_holds_over_the_protocol_with_real_rows(service: Servic
     job = await complete_job(service, [(pixels, 1024, 1024)] * 8, plan=plan)
     arguments = {"job_id": job.id, "preview": "normal"}
     for mode in ("auto", "legacy"):
-        async with Client(build_server(service), mode=mode) as client:
+        async with Client(build_server(service), mode=mode, client_info=SOMEBODY) as client:
             result = await client.call_tool("flux_get_job", arguments)
         check_size(result)
         check_schema("flux_get_job", result)
@@ -332,6 +343,179 @@ def test_the_schemas_refuse_what_no_tool_answers() -> None:
             with pytest.raises(jsonschema.ValidationError):
                 jsonschema.validate(wrong, schema)
         assert set(schema) >= {"type"}, tool
+
+
+# --- what a model is not told ------------------------------------------------------------------
+
+
+def nodes(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every key of a JSON document with what it holds."""
+    if isinstance(value, list):
+        for item in value:
+            yield from nodes(item)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key, item
+            yield from nodes(item)
+
+
+def test_structured_content_has_no_null_no_hash_and_nothing_empty_inside() -> None:
+    first, bare = image(0, NOWHERE, "a"), image(1, NOWHERE, "", parents=(), session=None)
+    answer = completed([first, bare], "a").model_copy(update={"session": None, "notices": ()})
+    told = job_result(answer, "none", NOWHERE, Sheets()).structured_content
+    check_schema("flux_generate", job_result(answer, "none", NOWHERE, Sheets()))
+    assert told is not None
+    assert told["notices"] == [], "a list of the answer itself is always there"
+    assert not {"session", "phase", "eta_s", "error", "next"} & set(told)
+    kept, plain = told["images"]
+    assert kept.keys() - plain.keys() == {"prompt", "parents", "session"}
+    for key, value in nodes(told["images"]):
+        assert value not in (None, "", [], {}), key
+        assert "sha256" not in key
+
+
+def test_a_page_of_twenty_is_short_whatever_the_prompts() -> None:
+    """About 1,200 tokens: benchmarks/answers.py counts them."""
+    prompts = [WORST_PROMPTS["quotes"], *["a red circle"] * 9, *["word " * 300] * 10]
+    images = tuple(image(number, NOWHERE, prompt) for number, prompt in enumerate(prompts))
+    answer = SearchAnswer(images=images, next_cursor="c" * 28)
+    result = search_result(answer, "none", Sheets())
+    check_schema("flux_search_gallery", result)
+    told = result.structured_content
+    assert told is not None
+    assert len(json.dumps(told, ensure_ascii=False, separators=(",", ":"))) < 4100
+    assert told["next"] == "Call flux_search_gallery again with next_cursor as cursor."
+    shown = [hit["prompt"] for hit in told["images"]]
+    assert shown[1:10] == ["a red circle"] * 9, "short ones are whole, and leave room for others"
+    assert all(cut.endswith("word…") and 90 < len(cut) <= 100 for cut in shown[10:])
+    assert len(texts(result)) < 4100
+    alone = search_result(SearchAnswer(images=images[10:11]), "none", Sheets()).structured_content
+    assert alone is not None
+    assert len(alone["images"][0]["prompt"]) > 1100
+    assert "next" not in alone
+
+
+@pytest.mark.parametrize(
+    ("lengths", "total", "least", "longest"),
+    [
+        ([], 100, 10, 10),
+        ([50, 50], 100, 10, 50),
+        ([60, 60], 100, 10, 50),
+        ([0, 20, 500], 100, 10, 80),
+        ([500] * 50, 100, 10, 10),
+    ],
+)
+def test_short_texts_leave_room_for_long_ones(
+    lengths: list[int], total: int, least: int, longest: int
+) -> None:
+    assert longest_each(lengths, total, least) == longest
+
+
+def test_a_client_is_sent_what_it_can_use(noisy: dict[tuple[int, int], Path]) -> None:
+    whole = job_result(
+        completed([image(0, noisy[1024, 1024], "a")], "a"), "small", NOWHERE, Sheets()
+    )
+    for fit in (Fit(), Fit(links=False), Fit(structured=False), Fit(links=False, structured=False)):
+        kinds = [block.type for block in fitted(whole, fit).content]
+        assert kinds == ["text", "image", *["resource_link"] * fit.links]
+        assert (fitted(whole, fit).structured_content is not None) == fit.structured
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "kinds"),
+    [
+        ("somebody", "2025-11-25", ["text", "image", "resource_link", "structured"]),
+        ("somebody", "2025-06-18", ["text", "image", "resource_link", "structured"]),
+        ("somebody", "2025-03-26", ["text", "image", "structured"]),
+        ("codex-mcp-client", "2025-06-18", ["text", "image", "resource_link"]),
+        ("google-adk", "2025-11-25", ["text", "resource_link", "structured"]),
+        ("mcp", "2025-11-25", ["text", "structured"]),
+    ],
+)
+async def test_a_client_gets_what_it_says_it_is(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    version: str,
+    kinds: list[str],
+) -> None:
+    """Through the SDK's own client, which checks structured content against the output schema."""
+    monkeypatch.setattr("mcp.client.session.LATEST_HANDSHAKE_VERSION", version)
+    job = await complete_job(service, [(noise(64, 64), 64, 64)])
+    client_info = Implementation(name=name, version="1")
+    async with Client(build_server(service), mode="legacy", client_info=client_info) as client:
+        assert client.protocol_version == version
+        tools = (await client.list_tools()).tools
+        assert {tool.output_schema is not None for tool in tools} == {"structured" in kinds}
+        result = await client.call_tool("flux_get_job", {"job_id": job.id})
+        structured = [] if result.structured_content is None else ["structured"]
+        assert [block.type for block in result.content] + structured == kinds
+        assert f"File: {service.settings.data_dir}" in texts(result)
+        small = await client.call_tool("flux_get_job", {"job_id": job.id, "preview": "small"})
+        assert previews(small), "what a call asks for wins"
+        found = await client.call_tool("flux_search_gallery", {})
+        assert bool(previews(found)) == ("image" in kinds)
+        refused = await client.call_tool("flux_get_job", {"job_id": "job_none"})
+        assert refused.is_error
+
+
+async def test_settings_decide_for_every_client(settings: Settings) -> None:
+    chosen = settings.model_copy(update={"structured": "off", "links": "off", "preview": "none"})
+    service = Service(chosen, executes=False)
+    await service.open()
+    job = await complete_job(service, [(noise(64, 64), 64, 64)])
+    async with Client(build_server(service), client_info=SOMEBODY) as client:
+        assert not any(tool.output_schema for tool in (await client.list_tools()).tools)
+        result = await client.call_tool("flux_get_job", {"job_id": job.id})
+    await service.close()
+    assert [block.type for block in result.content] == ["text"]
+    assert result.structured_content is None
+
+
+async def test_a_job_is_found_by_the_id_of_its_image(service: Service, client: Client) -> None:
+    job = await complete_job(service, [(noise(64, 64), 64, 64)])
+    found = await client.call_tool("flux_search_gallery", {})
+    assert found.structured_content is not None
+    (hit,) = found.structured_content["images"]
+    result = await client.call_tool("flux_get_job", {"job_id": hit["id"]})
+    check_schema("flux_get_job", result)
+    assert result.structured_content is not None
+    assert result.structured_content["job_id"] == job.id
+    assert result.structured_content["images"][0]["created_at"]
+    unknown = await client.call_tool("flux_get_job", {"job_id": "img_none"})
+    assert texts(unknown).startswith("[unknown_image]")
+
+
+# --- for others than the owner -----------------------------------------------------------------
+
+
+def test_who_has_a_named_token_gets_no_path_and_hints_it_can_follow() -> None:
+    missing = WeightsMissingError("It is not here.", "Run: flux-mcp models pull x.")
+    failed = completed([], "a").model_copy(
+        update={
+            "status": "failed",
+            "error": ErrorInfo(code="x", message="It failed.", hint="Run: pip install x."),
+            "notices": ("micro is a demo. Real models: flux-mcp models pull x",),
+        }
+    )
+    done = completed([image(0, Path("/srv/x.png"), "a")], "a")
+    with acting_as("ada"):
+        refused = error_result(missing)
+        told, shown = (job_result(one, "none", NOWHERE, Sheets()) for one in (failed, done))
+    assert texts(refused) == (
+        "[weights_missing] It is not here. For whoever runs this server: "
+        "Run: flux-mcp models pull x."
+    )
+    assert "For whoever runs this server: Run: pip" in texts(told)
+    assert told.structured_content is not None
+    assert told.structured_content["error"]["hint"].startswith("For whoever")
+    assert told.structured_content["notices"] == [
+        "micro is a demo. For whoever runs this server: Real models: flux-mcp models pull x"
+    ]
+    assert shown.structured_content is not None
+    assert "path" not in shown.structured_content["images"][0]
+    assert "/srv" not in texts(shown)
+    assert texts(error_result(missing)) == str(missing), "the owner reads what to do"
 
 
 # --- previews ----------------------------------------------------------------------------------
@@ -425,7 +609,7 @@ async def test_a_finished_job_says_every_fact_in_words_and_links_to_every_image(
     result = await client.call_tool("flux_get_job", {"job_id": job.id})
     assert not result.is_error
     check_schema("flux_get_job", result)
-    answer = JobAnswer.model_validate(result.structured_content)
+    answer = await whole(client, result)
     assert [kept.seed for kept in answer.images] == [7, 8]
     links = [block for block in result.content if isinstance(block, ResourceLink)]
     for kept, link in zip(answer.images, links, strict=True):
@@ -481,7 +665,7 @@ async def test_a_cancelled_job_is_stopping_and_nobody_is_told_to_wait_for_it(
     check_schema("flux_get_job", shown)
     assert shown.structured_content is not None
     assert shown.structured_content["status"] == "stopping"
-    assert shown.structured_content["eta_s"] is None
+    assert "eta_s" not in shown.structured_content
     assert texts(shown) == (
         f"Job {job.id} is cancelled: it stops at its next step and makes no image."
     )

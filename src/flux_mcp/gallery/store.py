@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ID_PREFIX = "img_"
 _JSON_COLUMNS = ("composed", "loras", "plan", "parents", "environment")
 _LAST_BEHIND_ITS_TIME = "last_behind_its_time"
 """In `gallery_facts`: the `n` up to which a search for times before a date has to look."""
@@ -319,7 +320,12 @@ class Page:
 
 def new_image_id() -> str:
     """Return an unguessable id, 96 bits."""
-    return f"img_{secrets.token_urlsafe(12)}"
+    return f"{ID_PREFIX}{secrets.token_urlsafe(12)}"
+
+
+def is_image_id(text: str) -> bool:
+    """Return whether a text is the id of an image, rather than of something else."""
+    return text.startswith(ID_PREFIX)
 
 
 class Gallery:

@@ -24,6 +24,7 @@ from flux_mcp.errors import (
     PathNotAllowedError,
 )
 from flux_mcp.images.decoding import MEDIA_TYPES, SUPPORTED, check_bytes
+from flux_mcp.principals import only
 
 IMAGE_URI_PREFIX = "flux://images/"
 
@@ -33,6 +34,8 @@ _HOW_TO_REFER = (
     "Give a gallery image id, a flux://images/{id} URI, an absolute path inside an allowed folder, "
     "or a data: URI with base64."
 )
+_FROM_ELSEWHERE = "Give a gallery image id, or send the image as a data: URI with base64."
+"""For callers on other machines: no folder of this one is for them."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,13 @@ def parse_reference(text: str) -> Reference:
     if _IMAGE_ID.fullmatch(text):
         return GalleryReference(text)
     if "\0" in text:
-        raise InvalidRequestError("A reference cannot hold a NUL character.", _HOW_TO_REFER)
+        raise InvalidRequestError("A reference cannot hold a NUL character.", _hint(_HOW_TO_REFER))
     # A Windows drive, `\\server\share` and `//server/share` mean the same on every platform here.
     windows = PureWindowsPath(text)
     if text[:2] in ("\\\\", "//", "/\\", "\\/"):
         raise InvalidRequestError(
-            f"{_shown(text)} is a network path.", "Copy the file into an allowed folder first."
+            f"{_shown(text)} is a network path.",
+            _hint("Copy the file into an allowed folder first."),
         )
     if text.startswith("/") or (windows.drive and windows.root):
         return PathReference(Path(text))
@@ -92,13 +96,19 @@ def parse_reference(text: str) -> Reference:
             return _parse_data_uri(text)
         case None:
             raise InvalidRequestError(
-                f"{_shown(text)} is neither an image id nor an absolute path.", _HOW_TO_REFER
+                f"{_shown(text)} is neither an image id nor an absolute path.",
+                _hint(_HOW_TO_REFER),
             )
         case _:
             raise InvalidRequestError(
                 f"{_shown(text)} is a URL, and URLs are not fetched.",
-                "Download it into an allowed folder and give the path.",
+                _hint("Download it into an allowed folder and give the path."),
             )
+
+
+def _hint(hint: str) -> str:
+    """Return a hint that names folders, or what to do instead where they are not for the caller."""
+    return hint if only() is None else _FROM_ELSEWHERE
 
 
 def _parse_image_uri(text: str) -> GalleryReference:
@@ -181,7 +191,7 @@ def read_path(path: Path, readable_dirs: Sequence[Path], max_bytes: int) -> byte
             f"{_shown(str(path))} is outside the folders images may be read from.",
             f"Copy the file into one of: {allowed}."
             if allowed
-            else "Give a gallery image id or a data: URI: this server reads no files for you.",
+            else f"{_FROM_ELSEWHERE} This server reads no files for you.",
         )
     try:
         with _open_beneath(folder, resolved.relative_to(folder).parts) as file:

@@ -418,9 +418,10 @@ class DrawRequest(Request):
         description="Any name that groups images; search and cancel by it.",
         json_schema_extra=brief("Name to search and cancel by."),
     )
-    preview: Literal["none", "small", "normal"] = Field(
-        "small",
-        description="Preview image inside the result: none, 512 px or 1024 px.",
+    preview: Literal["none", "small", "normal"] | None = Field(
+        None,
+        description="Preview image inside the result: none, 512 px or 1024 px. Left out: small, or "
+        "none where your program cannot show it.",
         json_schema_extra=brief("small 512 px, normal 1024 px."),
     )
     wait_s: Real = Field(
@@ -757,9 +758,10 @@ class SearchRequest(Request):
         description="next_cursor of the answer before, for the next images.",
         json_schema_extra=brief("next_cursor of the answer before."),
     )
-    preview: Literal["none", "small", "normal"] = Field(
-        "small",
-        description="A contact sheet of the hits inside the result.",
+    preview: Literal["none", "small", "normal"] | None = Field(
+        None,
+        description="A contact sheet of the hits inside the result. Left out: small, or none where "
+        "your program cannot show it.",
         json_schema_extra=brief("Contact sheet in the result."),
     )
 
@@ -769,8 +771,11 @@ class GetJobRequest(Request):
 
     job_id: Name | None = Field(
         None,
-        description="Leave out to see the whole queue. The id of a download of weights works too.",
-        json_schema_extra=brief("Id of a job or of a download of weights. Left out: the queue."),
+        description="Leave out to see the whole queue. The id of an image, for the job that made "
+        "it, and the id of a download of weights work too.",
+        json_schema_extra=brief(
+            "Id of a job, of an image it made, or of a download of weights. Left out: the queue."
+        ),
     )
     wait_s: Real = Field(
         20,
@@ -779,9 +784,10 @@ class GetJobRequest(Request):
         description="Longest wait in seconds for the job to finish.",
         json_schema_extra=brief("Longest wait in seconds for its end."),
     )
-    preview: Literal["none", "small", "normal"] = Field(
-        "small",
-        description="Preview image inside the result: none, 512 px or 1024 px.",
+    preview: Literal["none", "small", "normal"] | None = Field(
+        None,
+        description="Preview image inside the result: none, 512 px or 1024 px. Left out: small, or "
+        "none where your program cannot show it.",
         json_schema_extra=brief("small 512 px, normal 1024 px."),
     )
 

@@ -16,6 +16,7 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from flux_mcp.gallery.previews import Sheets
+from flux_mcp.gallery.store import is_image_id
 from flux_mcp.jobs.downloads import is_download_id
 from flux_mcp.jobs.job import FINAL, Job, PreviewSize
 from flux_mcp.principals import acting, only
@@ -27,6 +28,7 @@ from flux_mcp.requests.schemas import (
     GetJobRequest,
     SearchRequest,
 )
+from flux_mcp.server.clients import current_fit, overrides_of
 from flux_mcp.server.progress import ProgressFeed
 from flux_mcp.server.redaction import ServerPaths
 from flux_mcp.server.results import (
@@ -70,6 +72,7 @@ class ToolCalls:
         self._sheets = Sheets()
         self._told: OrderedDict[_Session, None] = OrderedDict()
         self._paths = ServerPaths.of(service.settings)
+        self._fit_overrides = overrides_of(service.settings)
         self._open = 0
         self._answered = asyncio.Event()
         self._handlers: dict[type[BaseModel], Handler] = {
@@ -144,11 +147,12 @@ class ToolCalls:
         # A caller that does not want to wait is answered with the job's id, tasks or not.
         defers = request.wait_s > TASK_GRACE_S and declares_tasks(context)
         job = await self._wait(job, TASK_GRACE_S if defers else request.wait_s, context)
+        preview = self._preview(request)
         result, position = (
-            await self.result_of(job, request.preview, context),
+            await self.result_of(job, preview, context),
             await self._service.position(job),
         )
-        await self._service.mark_id_given(job.id, request.preview)
+        await self._service.mark_id_given(job.id, preview)
         # Nothing is awaited from here on: a call that is cancelled now has been told the id.
         if defers and not job.is_final:
             return DeferredResult(job=job, position=position, **dict(result))
@@ -187,12 +191,23 @@ class ToolCalls:
             return queue_result(await self._service.describe_queue())
         if is_download_id(request.job_id):
             return await self._get_download(request.job_id, request.wait_s, context)
-        answer = await self._service.look(request.job_id)
+        job_id = await self._job_id(request.job_id)
+        answer = await self._service.look(job_id)
         if request.wait_s > 0 and answer.status not in FINAL:
-            job = await self._service.find_job(request.job_id)
+            job = await self._service.find_job(job_id)
             job = await self._wait(job, request.wait_s, context)
             answer = await self._service.describe_job(job)
-        return await self._job_result(answer, request.preview, context)
+        return await self._job_result(answer, self._preview(request), context)
+
+    async def _job_id(self, asked: str) -> str:
+        """Return the id of a job that is named by its own id or by that of an image it made.
+
+        Raises:
+            UnknownImageError: there is no such image.
+        """
+        if not is_image_id(asked):
+            return asked
+        return (await self._service.gallery.find_image(asked)).job_id
 
     async def _get_download(
         self, download_id: str, wait_s: float, context: Context[Any, Any]
@@ -210,12 +225,16 @@ class ToolCalls:
         return cancel_result(await self._service.cancel_session(request.session or ""))
 
     async def _search(self, request: SearchRequest, _: Context[Any, Any]) -> CallToolResult:
-        answer = await self._service.gallery.search(request)
-        if request.preview == "none":
-            return search_result(answer, request.preview, self._sheets)
-        return await asyncio.to_thread(search_result, answer, request.preview, self._sheets)
+        answer, preview = await self._service.gallery.search(request), self._preview(request)
+        if preview == "none":
+            return search_result(answer, preview, self._sheets)
+        return await asyncio.to_thread(search_result, answer, preview, self._sheets)
 
     # --- shared --------------------------------------------------------------------------------
+
+    def _preview(self, request: DrawRequest | GetJobRequest | SearchRequest) -> PreviewSize:
+        """Return the size of image that a call asks for, else what its client can show."""
+        return request.preview or current_fit(self._fit_overrides).preview
 
     async def _wait(self, job: Job, wait_s: float, context: Context[Any, Any]) -> Job:
         """Wait for a job to end, with progress notifications; return its newest state."""

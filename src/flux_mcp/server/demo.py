@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
-from mcp.types import CallToolResult
+from mcp.types import CallToolResult, TextResourceContents
 
 from flux_mcp.errors import EngineUnavailableError, InternalError
 from flux_mcp.service.answers import JobAnswer
@@ -107,8 +107,8 @@ def server_parameters(settings: Settings) -> StdioServerParameters:
     return StdioServerParameters(
         command=sys.executable,
         args=[*command, "--data-dir", str(settings.data_dir), *config],
-        # The SDK passes only a few variables on by itself.
-        env=all_variables(),
+        # The SDK passes only a few variables on by itself. Its answers are read here.
+        env={**all_variables(), "FLUX_MCP_STRUCTURED": "on"},
     )
 
 
@@ -117,10 +117,15 @@ async def _draw(client: Client, chapter: Chapter, first: str | None, watcher: Wa
         watcher.goes_on(int(progress), None if total is None else int(total), message or "")
 
     asked = chapter.arguments(first)
-    answer = _read(await client.call_tool(chapter.tool, asked, progress_callback=show))
-    while answer.status in ("queued", "running"):
-        asked = {"job_id": answer.job_id, "wait_s": POLL_S, "preview": "none"}
-        answer = _read(await client.call_tool("flux_get_job", asked, progress_callback=show))
+    told = _content(await client.call_tool(chapter.tool, asked, progress_callback=show))
+    while told["status"] in ("queued", "running"):
+        asked = {"job_id": told["job_id"], "wait_s": POLL_S, "preview": "none"}
+        told = _content(await client.call_tool("flux_get_job", asked, progress_callback=show))
+    # A tool leaves out what no model needs; the resource has every fact.
+    (job,) = (await client.read_resource(f"flux://jobs/{told['job_id']}")).contents
+    if not isinstance(job, TextResourceContents):
+        raise InternalError("The server answered a job that is no text.")
+    answer = JobAnswer.model_validate_json(job.text)
     if answer.status != "completed":
         error = answer.error
         why = f"it was {answer.status}" if error is None else f"[{error.code}] {error.message}"
@@ -131,8 +136,9 @@ async def _draw(client: Client, chapter: Chapter, first: str | None, watcher: Wa
     return answer
 
 
-def _read(result: CallToolResult) -> JobAnswer:
+def _content(result: CallToolResult) -> dict[str, Any]:
     if result.structured_content is None:
         text = " ".join(getattr(block, "text", "") for block in result.content)
         raise InternalError(f"The server answered without structured content: {text}")
-    return JobAnswer.model_validate(result.structured_content)
+    content: dict[str, Any] = result.structured_content
+    return content

@@ -26,11 +26,12 @@ from flux_mcp.observability.logs import log_fields
 from flux_mcp.observability.tracing import mark_call
 from flux_mcp.requests.validation import parse_request
 from flux_mcp.server.calls import ToolCalls
+from flux_mcp.server.clients import current_fit, overrides_of
 from flux_mcp.server.job_tasks import JobTasks
 from flux_mcp.server.prompts import completed, found_prompt, listed_prompts, matching
 from flux_mcp.server.published import LORA_URI, PACK_URI
 from flux_mcp.server.resources import ResourceReader
-from flux_mcp.server.results import error_result
+from flux_mcp.server.results import error_result, fitted
 from flux_mcp.server.tools import TOOLS, ToolRow
 from flux_mcp.service.service import Service
 
@@ -46,6 +47,7 @@ class Handlers:
         self._calls = ToolCalls(service)
         self.tasks = JobTasks(service, self._calls)
         self._rows = {row.name: row for row in TOOLS}
+        self._fit_overrides = overrides_of(service.settings)
 
     async def finish_calls(self) -> None:
         """Answer every open call with what there is so far, because the server ends."""
@@ -71,7 +73,8 @@ class Handlers:
             known = ", ".join(self._rows)
             raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool '{name}'. Tools: {known}.")
         with log_fields(tool=name, request_id=request_id):
-            return await self._timed(row, arguments, context)
+            result = await self._timed(row, arguments, context)
+        return fitted(result, current_fit(self._fit_overrides))
 
     async def _timed(
         self, row: ToolRow, arguments: dict[str, Any], context: Context[Any, Any]

@@ -12,7 +12,9 @@ from mcp.server.context import HandlerResult
 from flux_mcp.jobs.job import Job, JobStatus
 from flux_mcp.requests.schemas import DRAW_REQUESTS
 from flux_mcp.server.calls import DeferredResult, ToolCalls
+from flux_mcp.server.clients import current_fit, overrides_of
 from flux_mcp.server.progress import describe
+from flux_mcp.server.results import fitted
 from flux_mcp.server.tasks import CallNow, Support, Task, TaskStatus
 from flux_mcp.service.service import Service
 
@@ -40,6 +42,7 @@ class JobTasks:
     def __init__(self, service: Service, calls: ToolCalls) -> None:
         self._service = service
         self._calls = calls
+        self._fit_overrides = overrides_of(service.settings)
         self._tools = frozenset(request.tool for request in DRAW_REQUESTS.values())
 
     def support(self, tool: str) -> Support | None:
@@ -65,7 +68,9 @@ class JobTasks:
         task = _task(job, await self._service.position(job))
         if task.status != "completed":
             return task
-        result = await self._calls.result_of(job, job.preview)
+        result = fitted(
+            await self._calls.result_of(job, job.preview), current_fit(self._fit_overrides)
+        )
         return replace(
             task, outcome=result.model_dump(by_alias=True, mode="json", exclude_none=True)
         )

@@ -1,8 +1,10 @@
-"""ServerPaths: no path of this machine in what a caller with a named token is told.
+"""What a caller with a named token is told: no path of this machine, nothing to be done on it.
 
-Errors, notices and hints are written for the owner, and name files and folders where that helps.
-Every answer to anybody else passes through here on its way out, whatever made it: folders that are
-known are named instead ("<data folder>"), any other absolute path becomes "<path>".
+Errors, notices and hints are written for the owner, and name files, folders and commands where that
+helps. Every answer to anybody else passes through `ServerPaths` on its way out, whatever made it:
+folders that are known are named instead ("<data folder>"), any other absolute path becomes
+"<path>". Hints and notices go through `for_others` before: a caller on another machine is told
+which of it only the owner can do.
 """
 
 import re
@@ -26,6 +28,26 @@ _OF_THE_CALLER = frozenset({"prompt", "negative_prompt", "query", "session", "id
 """Keys of what the caller wrote: only folders of ours are hidden in it."""
 _AS_IT_IS = frozenset({"data", "blob", "sha256", "pixels_sha256", "uri", "thumbnail_uri"})
 _PATH_KEY = "path"
+_SENTENCE_END = re.compile(r"(?<=[.:;]) (?=[A-Z])")
+_ON_THIS_MACHINE = re.compile(
+    rf"\bRun:|\bflux-mcp\b|\bpip install\b|\bserver's log\b|\b[Ss]etting\b|{_ANY_PATH.pattern}"
+)
+FOR_THE_OWNER = "For whoever runs this server:"
+
+
+def for_others(advice: str) -> str:
+    """Return a hint or notice for a caller on another machine.
+
+    Args:
+        advice: Sentences; the first that names a command, a setting or a path of this machine, and
+            those after it, are for its owner.
+    """
+    sentences = _SENTENCE_END.split(advice)
+    for number, sentence in enumerate(sentences):
+        if _ON_THIS_MACHINE.search(sentence):
+            ours = " ".join([FOR_THE_OWNER, *sentences[number:]])
+            return " ".join([*sentences[:number], ours])
+    return advice
 
 
 class ServerPaths:

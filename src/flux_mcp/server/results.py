@@ -1,7 +1,7 @@
 """Tool results: answers as MCP content blocks, within a byte budget.
 
 Each result has a text with every fact for a model that cannot see images, previews, links to the
-full PNGs, and the answer as structured content.
+full PNGs, and the answer as structured content. `fitted` leaves out what a client cannot use.
 
 Claude Desktop refuses a result of more than 1,048,576 characters as a whole; base64 makes four
 characters of three bytes. All previews of one result together get `PREVIEW_BUDGET_BYTES`, which
@@ -12,7 +12,7 @@ import base64
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from mcp.types import (
     Annotations,
@@ -30,8 +30,11 @@ from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, Sheets, preview_webp, s
 from flux_mcp.jobs.job import PreviewSize
 from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.principals import only
+from flux_mcp.server.clients import Fit
 from flux_mcp.server.progress import describe_answer
+from flux_mcp.server.redaction import for_others
 from flux_mcp.service.answers import (
+    UNSENT,
     CancelAnswer,
     ComposedAnswer,
     DownloadAnswer,
@@ -39,15 +42,18 @@ from flux_mcp.service.answers import (
     ImageAnswer,
     JobAnswer,
     LoraAnswer,
+    PageAnswer,
     QueueAnswer,
     SearchAnswer,
+    lean,
 )
 
 PREVIEW_BUDGET_BYTES = 600_000
 MAX_PREVIEWS = 3
 _LONGEST_PX = {"small": 512, "normal": 1024}
 _SHEET_PX = {"small": 768, "normal": 1280}
-_PROMPT_IN_LIST = 100
+AnyAnswer = TypeVar("AnyAnswer", bound=BaseModel)
+_PATH = frozenset({"path"})
 
 # --- results -----------------------------------------------------------------------------------
 
@@ -69,6 +75,7 @@ def job_result(
         sheets: Makes the contact sheet of many images.
         is_demo: Whether its model is the demonstration.
     """
+    answer = _for_caller(answer)
     content: list[ContentBlock] = [_text(_job_text(answer, is_demo=is_demo))]
     if preview != "none":
         content += _previews(answer.images, preview, sheets)
@@ -79,30 +86,39 @@ def job_result(
     for image in answer.images:
         with suppress(FileNotFoundError):
             content.append(_link(image))
-    return _result(content, answer)
+    is_waiting = answer.status in ("queued", "running")
+    return _result(content, answer, _ask_again(answer.job_id) if is_waiting else None)
 
 
 def dry_run_result(answer: DryRunAnswer) -> CallToolResult:
     """Return what a call would do."""
+    answer = _for_caller(answer)
     return _result([_text(_dry_run_text(answer))], answer)
 
 
 def download_result(answer: DownloadAnswer) -> CallToolResult:
     """Return how far a download of weights is."""
-    return _result([_text(_download_text(answer))], answer)
+    answer = _for_caller(answer)
+    again = _ask_again(answer.download_id) if answer.status == "running" else None
+    return _result([_text(_download_text(answer))], answer, again)
 
 
 def queue_result(answer: QueueAnswer) -> CallToolResult:
     """Return which job runs and which wait."""
+    answer = _for_caller(answer)
     return _result([_text(_queue_text(answer))], answer)
 
 
 def search_result(answer: SearchAnswer, preview: PreviewSize, sheets: Sheets) -> CallToolResult:
     """Return gallery images: a list, a contact sheet, structured content."""
-    content: list[ContentBlock] = [_text(_search_text(answer))]
+    page = PageAnswer.of(answer)
+    content: list[ContentBlock] = [_text(_search_text(answer, page))]
     if answer.images and preview != "none":
         content.append(_sheet(answer.images, preview, sheets))
-    return _result(content, answer)
+    more = (
+        "Call flux_search_gallery again with next_cursor as cursor." if page.next_cursor else None
+    )
+    return _result(content, page, more)
 
 
 def cancel_result(answer: CancelAnswer) -> CallToolResult:
@@ -112,11 +128,46 @@ def cancel_result(answer: CancelAnswer) -> CallToolResult:
 
 def error_result(error: FluxMcpError) -> CallToolResult:
     """Return an error the model can read and act on."""
-    return CallToolResult(content=[_text(str(error))], is_error=True)
+    text = f"[{error.code}] {error.message} {_advice(error.hint)}".rstrip()
+    return CallToolResult(content=[_text(text)], is_error=True)
 
 
-def _result(content: list[ContentBlock], answer: BaseModel) -> CallToolResult:
-    return CallToolResult(content=content, structured_content=answer.model_dump(mode="json"))
+def _advice(text: str) -> str:
+    """Return a hint or a notice as the caller of this task can follow it."""
+    return text if only() is None else for_others(text)
+
+
+def _for_caller(answer: AnyAnswer) -> AnyAnswer:
+    """Return an answer whose notices, and the hint of whose error, its caller can follow."""
+    if only() is None:
+        return answer
+    changes: dict[str, Any] = {}
+    if notices := getattr(answer, "notices", ()):
+        changes["notices"] = tuple(map(for_others, notices))
+    if (error := getattr(answer, "error", None)) is not None:
+        changes["error"] = error.model_copy(update={"hint": for_others(error.hint)})
+    return answer.model_copy(update=changes)
+
+
+def fitted(result: CallToolResult, fit: Fit) -> CallToolResult:
+    """Return a result without what its client cannot use."""
+    left_out: dict[str, Any] = {}
+    if not fit.links:
+        kept = [block for block in result.content if not isinstance(block, ResourceLink)]
+        left_out["content"] = kept
+    if not fit.structured:
+        left_out["structured_content"] = None
+    return result.model_copy(update=left_out)
+
+
+def _result(
+    content: list[ContentBlock], answer: BaseModel, next_call: str | None = None
+) -> CallToolResult:
+    if next_call is not None:
+        answer = answer.model_copy(update={"next": next_call})
+    # Who has a named token cannot read the server's disk.
+    unsent = UNSENT if only() is None else UNSENT | _PATH
+    return CallToolResult(content=content, structured_content=lean(answer, unsent=unsent))
 
 
 # --- texts -------------------------------------------------------------------------------------
@@ -226,11 +277,11 @@ def _queue_text(queue: QueueAnswer) -> str:
     return "\n".join([head, *lines, *downloads, *_notes(queue.notices)])
 
 
-def _search_text(answer: SearchAnswer) -> str:
+def _search_text(answer: SearchAnswer, page: PageAnswer) -> str:
     lines = [
-        f"{number}. {image.id}: {image.width}x{image.height}, {image.model}, seed {image.seed}, "
-        f"{image.created_at[:19]}: {image.prompt[:_PROMPT_IN_LIST]!r}"
-        for number, image in enumerate(answer.images, start=1)
+        f"{number}. {hit.id}: {hit.size}, {hit.model}, seed {hit.seed}, {image.created_at[:10]}: "
+        f"{hit.prompt!r}"
+        for number, (image, hit) in enumerate(zip(answer.images, page.images, strict=True), start=1)
     ]
     head = f"{len(lines)} images, newest first." if lines else "No image fits."
     tail = [f"More with cursor '{answer.next_cursor}'."] if answer.next_cursor else []

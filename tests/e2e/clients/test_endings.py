@@ -12,8 +12,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from flux_mcp.service.answers import JobAnswer
-from tests.e2e.calls import FAST, call, draws, is_final, job, job_until
+from tests.e2e.calls import FAST, call, draws, is_final, job, job_until, told
 
 from .dropping import post
 from .holding import ENDLESS, SMALL, WAIT_S, waiting
@@ -72,10 +71,10 @@ async def test_told_to_end_with_calls_open_on_every_route_servers_keep_every_job
             await gone(over_stdio)
             async with asyncio.timeout(DEADLINE_S):
                 ended = [await calling for calling in calls]
-        told = [JobAnswer.model_validate(end.structured_content) for end in ended]
+        answers = [told(end) for end in ended]
         assert not server.errors(), "".join(server.said)
     # Every call was answered with the id of its job before the line was cut.
-    assert [answer.job_id for answer in told] == [one["id"] for one in stored_jobs(data)[1:]]
+    assert [answer.job_id for answer in answers] == [one["id"] for one in stored_jobs(data)[1:]]
     kept = {stored["session"]: stored["status"] for stored in stored_jobs(data)}
     assert kept == dict.fromkeys(["running", *(str(n) for n in range(len(ROUTES)))], "queued")
     with listening(data) as again:

@@ -6,8 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 from mcp import Client
 
-from flux_mcp.service.answers import JobAnswer
-from tests.e2e.calls import call, is_final, job, job_until
+from tests.e2e.calls import call, is_final, job, job_until, told
 
 from .holding import ENDLESS, SMALL, WAIT_S, ends, waiting
 from .transports import (
@@ -62,7 +61,7 @@ async def test_ten_calls_wait_while_others_are_answered_and_then_all_are(
 
         await call(client, "flux_cancel_job", job_id=slow)
         results = await ends(calls)
-    answers = [JobAnswer.model_validate(one.structured_content) for one in results]
+    answers = [told(one) for one in results]
     assert [answer.status for answer in answers] == ["completed"] * 5 + ["cancelled"] * 5
     assert len({answer.images[0].id for answer in answers[:5]}) == 5
 

@@ -11,8 +11,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import CONNECTION_CLOSED
 
 from flux_mcp.server.transports.sessions import MAX_EVENT_BYTES
-from flux_mcp.service.answers import JobAnswer
-from tests.e2e.calls import call, is_final, job, job_until
+from tests.e2e.calls import call, is_final, job, job_until, told
 
 from .holding import ENDLESS, SMALL, WAIT_S, waiting
 from .raw import Session, answer, line_to, opened, progress, request, tool_call
@@ -53,7 +52,7 @@ async def test_the_sdk_client_gets_its_images_after_its_line_was_cut(server: Ser
             line.cut()
             await free(owner)
             async with asyncio.timeout(DEADLINE_S):
-                answered = JobAnswer.model_validate((await drawing).structured_content)
+                answered = told(await drawing)
         assert answered.status == "completed"
         assert len(answered.images) == 1
         assert line.connections > before

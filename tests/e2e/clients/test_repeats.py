@@ -10,7 +10,7 @@ from mcp import Client
 from mcp.types import CallToolResult
 
 from flux_mcp.service.answers import JobAnswer
-from tests.e2e.calls import call, is_final, job, job_until
+from tests.e2e.calls import call, is_final, job, job_until, told
 
 from .holding import ENDLESS, SMALL, WAIT_S, ends, stop, waiting
 from .transports import HTTP, LEGACY_HTTP, LEGACY_SSE, SSE, STDIO, Route, Server, connected
@@ -52,7 +52,7 @@ def keyed() -> dict[str, Any]:
 
 def read(result: CallToolResult | BaseException) -> JobAnswer:
     assert isinstance(result, CallToolResult), result
-    return JobAnswer.model_validate(result.structured_content)
+    return told(result)
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)
