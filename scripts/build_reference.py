@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from reference.clients import client_page, clients_page
+from reference.content import content_page
 from reference.errors import errors_page
 from reference.markdown import NOTE, page
 from reference.models import models_page
@@ -40,6 +41,7 @@ def pages() -> dict[str, str]:
         "prompting.md": prompting_page(),
         "models/README.md": models_page(),
         "clients/README.md": clients_page(),
+        "clients/content.md": content_page(),
         **{f"clients/{client.id}.md": client_page(client) for client in load_clients()},
     }
 

@@ -69,6 +69,8 @@ def clients_page() -> str:
         ),
         "## Time-outs",
         f"{WAITING} An image is therefore never lost to a client's time-out.",
+        "## What they are sent",
+        "Some clients are sent less than others, or answered sooner: [content.md](content.md).",
         "## Over HTTP",
         (
             f"`--http` makes an entry for a running server, at `{DEFAULT_URL}` or at `--url`. The "

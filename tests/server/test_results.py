@@ -30,7 +30,7 @@ from flux_mcp.jobs.job import utc_now
 from flux_mcp.principals import acting_as
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.server.app import build_server
-from flux_mcp.server.clients import Fit
+from flux_mcp.server.clients import ClientFit
 from flux_mcp.server.published import published_tools
 from flux_mcp.server.results import (
     MAX_PREVIEWS,
@@ -415,7 +415,12 @@ def test_a_client_is_sent_what_it_can_use(noisy: dict[tuple[int, int], Path]) ->
     whole = job_result(
         completed([image(0, noisy[1024, 1024], "a")], "a"), "small", NOWHERE, Sheets()
     )
-    for fit in (Fit(), Fit(links=False), Fit(structured=False), Fit(links=False, structured=False)):
+    for fit in (
+        ClientFit(),
+        ClientFit(links=False),
+        ClientFit(structured=False),
+        ClientFit(links=False, structured=False),
+    ):
         kinds = [block.type for block in fitted(whole, fit).content]
         assert kinds == ["text", "image", *["resource_link"] * fit.links]
         assert (fitted(whole, fit).structured_content is not None) == fit.structured

@@ -26,7 +26,7 @@ _asked_by: ContextVar[tuple[str, str | None] | None] = ContextVar("flux_mcp_clie
 
 
 @dataclass(frozen=True)
-class Fit:
+class ClientFit:
     """What one client gets.
 
     Attributes:
@@ -51,7 +51,7 @@ class Row:
         client_info: A regular expression for the whole `clientInfo.name`; `None`: every client's.
         below: Only protocol revisions before this one; `None`: all.
         source: Where this is known from.
-        different: The fields of `Fit` that differ.
+        different: The fields of `ClientFit` that differ.
     """
 
     name: str
@@ -83,15 +83,15 @@ class Row:
         return re.fullmatch(self.client_info, client_name or "", re.IGNORECASE) is not None
 
 
-def fit(protocol_version: str, client_name: str | None, overrides: Mapping[str, Any]) -> Fit:
+def fit(protocol_version: str, client_name: str | None, overrides: Mapping[str, Any]) -> ClientFit:
     """Return what a client gets: the defaults, then its revision's row, its own, the settings.
 
     Args:
         protocol_version: The revision of the protocol that it speaks.
         client_name: Its `clientInfo.name`; `None` where it gave none.
-        overrides: Fields of `Fit` that were set for all clients (`overrides_of`).
+        overrides: Fields of `ClientFit` that were set for all clients (`overrides_of`).
     """
-    fitted = Fit()
+    fitted = ClientFit()
     revisions, clients = _rows()
     for row in revisions:
         if row.is_for(protocol_version, client_name):
@@ -103,7 +103,7 @@ def fit(protocol_version: str, client_name: str | None, overrides: Mapping[str, 
 
 
 def overrides_of(settings: Settings) -> dict[str, Any]:
-    """Return the fields of `Fit` that the settings decide for all clients."""
+    """Return the fields of `ClientFit` that the settings decide for all clients."""
     overrides: dict[str, Any] = {
         name: value == "on"
         for name, value in (("links", settings.links), ("structured", settings.structured))
@@ -124,10 +124,10 @@ def asked_by(protocol_version: str, client_name: str | None) -> Iterator[None]:
         _asked_by.reset(token)
 
 
-def current_fit(overrides: Mapping[str, Any]) -> Fit:
+def current_fit(overrides: Mapping[str, Any]) -> ClientFit:
     """Return what the client gets that is being answered; outside of a message, any client."""
     client = _asked_by.get()
-    return Fit(**overrides) if client is None else fit(*client, overrides)
+    return ClientFit(**overrides) if client is None else fit(*client, overrides)
 
 
 def known_clients() -> tuple[Row, ...]:

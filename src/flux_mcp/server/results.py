@@ -30,7 +30,7 @@ from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, Sheets, preview_webp, s
 from flux_mcp.jobs.job import PreviewSize
 from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.principals import only
-from flux_mcp.server.clients import Fit
+from flux_mcp.server.clients import ClientFit
 from flux_mcp.server.progress import describe_answer
 from flux_mcp.server.redaction import for_others
 from flux_mcp.service.answers import (
@@ -149,7 +149,7 @@ def _for_caller(answer: AnyAnswer) -> AnyAnswer:
     return answer.model_copy(update=changes)
 
 
-def fitted(result: CallToolResult, fit: Fit) -> CallToolResult:
+def fitted(result: CallToolResult, fit: ClientFit) -> CallToolResult:
     """Return a result without what its client cannot use."""
     left_out: dict[str, Any] = {}
     if not fit.links:
