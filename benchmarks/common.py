@@ -21,6 +21,7 @@ from typing import Any
 
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.types import TextResourceContents
 from rich.console import Console
 from rich.table import Table
 
@@ -113,8 +114,17 @@ async def draw(client: Client, tool: str, arguments: dict[str, Any]) -> dict[str
     if job["status"] in ("queued", "running"):
         job = await wait_for(client, job["job_id"])
     if job["status"] != "completed":
-        raise RuntimeError(f"job {job['job_id']} is {job['status']}: {job['error']}")
+        raise RuntimeError(f"job {job['job_id']} is {job['status']}: {job.get('error')}")
     return job
+
+
+async def pixels_of(client: Client, job: dict[str, Any]) -> str:
+    """Return the hash of the pixels of a job's first image, which answers of tools leave out."""
+    (read,) = (await client.read_resource(f"flux://jobs/{job['job_id']}")).contents
+    if not isinstance(read, TextResourceContents):
+        raise TypeError("a job that is no text")
+    pixels: str = json.loads(read.text)["images"][0]["pixels_sha256"]
+    return pixels
 
 
 @contextmanager

@@ -156,11 +156,11 @@ async def draw_once(data_dir: Path, model: str, threads: int) -> tuple[float, Pe
         try:
             job = await call(client, "flux_generate", asked, progress)
             while job["status"] in ("queued", "running"):
-                print(f"  {time.strftime('%H:%M:%S')} {job['phase']}", flush=True)
+                print(f"  {time.strftime('%H:%M:%S')} {job.get('phase')}", flush=True)
                 again = {"job_id": job["job_id"], "wait_s": 20, "preview": "none"}
                 job = await call(client, "flux_get_job", again, progress)
             if job["status"] != "completed":
-                refused = str(job["error"])
+                refused = str(job.get("error"))
         except RuntimeError as error:
             refused = str(error)
         seconds = time.perf_counter() - start

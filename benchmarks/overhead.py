@@ -42,6 +42,7 @@ from common import (
     flux_server,
     median_ratio,
     ms,
+    pixels_of,
     quantile,
     rotated,
     scratch,
@@ -158,7 +159,7 @@ async def _one_by_one(case: Case, client: Client, seconds: Seconds) -> list[str]
     started = time.perf_counter()
     jobs = [await draw(client, "flux_generate", _arguments(case, n)) for n in range(case.jobs)]
     seconds.wall["single"].append(time.perf_counter() - started)
-    return [job["images"][0]["pixels_sha256"] for job in jobs]
+    return [await pixels_of(client, job) for job in jobs]
 
 
 async def _all_at_once(case: Case, way: str, client: Client, seconds: Seconds) -> list[str]:
@@ -176,7 +177,7 @@ async def _all_at_once(case: Case, way: str, client: Client, seconds: Seconds) -
     seconds.wall[way].append(time.perf_counter() - started)
     seconds.ids[way].append(ids)
     jobs = [await wait_for(client, job_id) for job_id in ids]
-    return [job["images"][0]["pixels_sha256"] for job in jobs]
+    return [await pixels_of(client, job) for job in jobs]
 
 
 def _report_case(result: Result, case: Case, seconds: Seconds, rows: dict[str, Job]) -> None:

@@ -17,6 +17,7 @@ NAMES = (
     "start",
     "commands",
     "tool_list",
+    "answers",
     "status",
     "cancel",
     "gallery",

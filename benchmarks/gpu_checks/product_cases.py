@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from common import call, draw, server_command, stdio_parameters, wait_for
+from common import call, draw, pixels_of, server_command, stdio_parameters, wait_for
 from mcp import Client
 from mcp.client.stdio import stdio_client
 
@@ -123,8 +123,7 @@ async def _measure_overhead(bench: Bench, folders: Folders, client: Client) -> N
     bare = [_draw_bare(bench, pipe, number) for number in numbers]
     bare_s = sum(seconds for seconds, _ in bare)
     same = [
-        job["images"][0]["pixels_sha256"] == pixels
-        for job, (_, pixels) in zip(ended, bare, strict=True)
+        await pixels_of(client, job) == pixels for job, (_, pixels) in zip(ended, bare, strict=True)
     ]
     bench.figure(
         "overhead", served_s / bare_s, "of bare calls", served_s=served_s, bare_s=bare_s,
