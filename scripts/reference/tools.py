@@ -27,7 +27,17 @@ def tools_page() -> str:
         ),
         (
             "An argument of another name, type or range is refused, not repaired: the answer is a "
-            "tool error `[code] what is wrong. what to do.` with a code of [errors.md](errors.md)."
+            "tool error `[code] what is wrong. what to do.` with a code of "
+            "[errors.md](errors.md), and has every mistake of the call."
+        ),
+        (
+            "An argument that is empty is taken as left out, because the strict modes of some "
+            'clients make a model give every argument: `null`, `""`, `[]`, `{}`, an object that '
+            "holds only such or zeros, and where no other meaning is possible a number or word: "
+            "`width`, `height` and `steps` 0, `seed`, `guidance` and `feather_px` -1, "
+            '`aspect_ratio` "auto", `kind` "any". '
+            "What could mean something is not: `count` 0 is refused, `seed` 0 is a seed, and "
+            "`loras` [] beside a pack is without the pack's."
         ),
         table(
             "tool", "in short", rows=((f"[`{row.name}`](#{row.name})", row.title) for row in TOOLS)

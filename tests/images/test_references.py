@@ -42,6 +42,8 @@ from flux_mcp.principals import acting_as
         ("data:image/png;base64,AAEC", DataReference("image/png", b"\0\1\2")),
         ("DATA:Image/WebP;name=a.webp;base64,AAEC", DataReference("image/webp", b"\0\1\2")),
         ("data:image/jpeg;base64,%2B%2F8%3D", DataReference("image/jpeg", b"\xfb\xff")),
+        ("data:image/png;base64,AA\r\nEC\n", DataReference("image/png", b"\0\1\2")),
+        ("data:image/png;base64,AA%0AEC", DataReference("image/png", b"\0\1\2")),
     ],
 )
 def test_a_reference_is_an_id_a_path_or_data(text, expected):

@@ -16,11 +16,14 @@ from flux_mcp.requests.schemas import (
     EditRequest,
     FillRequest,
     GenerateRequest,
+    GetJobRequest,
     SearchRequest,
     StructuralRequest,
     VariationRequest,
 )
 from flux_mcp.requests.validation import parse_request
+
+BOX = {"x": 1, "y": 2, "width": 3, "height": 4}
 
 
 def test_valid_arguments_become_a_request():
@@ -44,7 +47,7 @@ def test_valid_arguments_become_a_request():
         ),
         (GenerateRequest, {"pack": True}, InvalidRequestError, "not be true or false"),
         (GenerateRequest, {"pack": 3}, InvalidRequestError, "pack: Input should be an object"),
-        (GenerateRequest, {"pack": ""}, InvalidRequestError, "pack.name: "),
+        (GenerateRequest, {"pack": {"name": "", "extra": "b"}}, InvalidRequestError, "pack.name: "),
         (
             GenerateRequest,
             {"pack": {"name": "a", "subjct": "b"}},
@@ -86,7 +89,7 @@ def test_valid_arguments_become_a_request():
         (GenerateRequest, {"prompt": "a", "promt": "b"}, InvalidRequestError, "mean 'prompt'?"),
         (GenerateRequest, {"prompt": "a", "zzz": "b"}, InvalidRequestError, "Arguments: "),
         (GenerateRequest, {"prompt": "a", "width": 64}, InvalidRequestError, "given together"),
-        (GenerateRequest, {"prompt": "a", "width": 0, "height": 64}, InvalidSizeError, "width"),
+        (GenerateRequest, {"prompt": "a", "width": -1, "height": 64}, InvalidSizeError, "width"),
         (GenerateRequest, {"prompt": "a", "aspect_ratio": "7:5"}, InvalidSizeError, "'16:9'"),
         (
             GenerateRequest,
@@ -116,7 +119,12 @@ def test_valid_arguments_become_a_request():
             "guidance",
         ),
         (GenerateRequest, {"prompt": "a", "quality": "best"}, InvalidRequestError, "'standard'"),
-        (GenerateRequest, {"pack": {}}, InvalidRequestError, "pack.name: Field required. Give a"),
+        (
+            GenerateRequest,
+            {"pack": {"extra": "b"}},
+            InvalidRequestError,
+            "pack.name: Field required. Give a",
+        ),
         (
             GenerateRequest,
             {"prompt": "a", "loras": [{"name": "striped", "weight": 5}]},
@@ -125,7 +133,7 @@ def test_valid_arguments_become_a_request():
         ),
         (
             FillRequest,
-            {"prompt": "a", "image": "i", "mask": {}},
+            {"prompt": "a", "image": "i", "mask": {"image": "i", "box": BOX}},
             InvalidRequestError,
             "exactly one",
         ),
@@ -174,7 +182,6 @@ def test_a_pack_may_come_as_its_name_alone():
 
 # --- shapes and names that callers guess -------------------------------------------------------
 
-BOX = {"x": 1, "y": 2, "width": 3, "height": 4}
 PNG = "iVBORw0KGgo" + "A" * 65
 
 
@@ -185,6 +192,24 @@ PNG = "iVBORw0KGgo" + "A" * 65
         (EditRequest, {"images": "img_a"}, {"images": ["img_a"]}),
         (EditRequest, {"images": [{"image": "img_a"}]}, {"images": ["img_a"]}),
         (EditRequest, {"images": [PNG]}, {"images": [f"data:image/png;base64,{PNG}"]}),
+        (
+            EditRequest,
+            {"images": f" {PNG[:40]}\r\n{PNG[40:]}\n"},
+            {"images": [f"data:image/png;base64,{PNG}"]},
+        ),
+        (EditRequest, {"images": "img_a-B_1.png"}, {"images": ["img_a-B_1"]}),
+        (EditRequest, {"images": "flux://images/img_a.PNG"}, {"images": ["flux://images/img_a"]}),
+        (EditRequest, {"images": "/srv/img_a.png"}, {"images": ["/srv/img_a.png"]}),
+        (
+            GenerateRequest,
+            {"prompt": None, "pack": {"name": "shapes", "variables": "light=dawn"}},
+            {"pack": {"name": "shapes", "variables": {"light": "dawn"}}},
+        ),
+        (
+            GenerateRequest,
+            {"aspect_ratio": "16:9", "width": 1360, "height": 768},
+            {"width": 1360, "height": 768},
+        ),
         (VariationRequest, {"image": "img_a"}, {"images": [{"image": "img_a"}]}),
         (VariationRequest, {"images": "img_a"}, {"images": [{"image": "img_a"}]}),
         (
@@ -335,3 +360,132 @@ def test_a_variation_needs_neither_prompt_nor_pack():
 def test_deeply_nested_json_text_is_refused_not_fatal():
     with pytest.raises(RequestError):
         parse_request(VariationRequest, {"images": "[" * 100_000})
+
+
+# --- arguments as the strict modes of clients make models fill them ----------------------------
+
+NO_BOX = {"x": 0, "y": 0, "width": 0, "height": 0}
+NO_PACK = {"name": "", "subject": "", "variables": [], "extra": ""}
+
+
+@pytest.mark.parametrize(
+    ("model", "empty"),
+    [
+        (GenerateRequest, dict.fromkeys(GenerateRequest.model_fields.keys() - {"prompt"})),
+        (GenerateRequest, dict.fromkeys(GenerateRequest.model_fields.keys() - {"prompt"}, "")),
+        (
+            GenerateRequest,
+            {
+                "seed": -1,
+                "width": 0,
+                "height": 0,
+                "steps": 0,
+                "guidance": -1,
+                "aspect_ratio": "auto",
+            }
+            | {"model": "", "quality": None},
+        ),
+        (GenerateRequest, {"seed": "-1", "width": "0", "height": 0.0}),
+        (GenerateRequest, {"pack": NO_PACK, "loras": [{"name": "", "weight": 1}]}),
+        (GenerateRequest, {"pack": json.dumps(NO_PACK), "loras": "[]"}),
+        (GenerateRequest, {"pack": {}, "loras": [{"name": None, "weight": 0}, {}]}),
+        (EditRequest, {"mask": {"image": "", "box": NO_BOX}, "feather_px": -1}),
+        (FillRequest, {"aspect_ratio": "auto", "width": 0, "height": 0, "feather_px": -1}),
+        (StructuralRequest, {"control_image": "", "structure": ""}),
+        (SearchRequest, dict.fromkeys(SearchRequest.model_fields, "")),
+        (SearchRequest, {"seed": -1, "kind": "any"}),
+        (SearchRequest, {"seed": "-1", "kind": []}),
+        (GetJobRequest, {"job_id": "", "wait_s": None}),
+        (CancelJobRequest, {"session": ""}),
+    ],
+)
+def test_an_argument_that_is_empty_is_left_out(model, empty):
+    needed = {
+        GenerateRequest: {"prompt": "a"},
+        EditRequest: {"prompt": "a", "images": ["img_a"]},
+        FillRequest: {"prompt": "a", "image": "img_a", "mask": {"box": BOX}},
+        StructuralRequest: {"prompt": "a", "image": "img_a"},
+        CancelJobRequest: {"job_id": "job_a"},
+    }.get(model, {})
+    asked = parse_request(model, {**empty, **needed})
+    assert asked == parse_request(model, needed)
+    assert asked.model_fields_set == needed.keys()
+
+
+@pytest.mark.parametrize("given", [{"image": "", "box": BOX}, {"image": "img_b", "box": NO_BOX}])
+def test_of_two_ways_the_empty_one_is_left_out(given):
+    mask = parse_request(FillRequest, {"prompt": "a", "image": "i", "mask": given}).mask
+    assert (mask.image is None) == (given["box"] is BOX)
+    assert (mask.box is None) == (given["box"] is NO_BOX)
+
+
+@pytest.mark.parametrize(
+    ("model", "means_something"),
+    [
+        (GenerateRequest, {"count": 0}),
+        (GenerateRequest, {"seed": -2}),
+        (GenerateRequest, {"width": 0, "height": 64}),
+        (GenerateRequest, {"width": False, "height": False}),
+        (GenerateRequest, {"pack": {"name": "", "subject": "star"}}),
+        (GenerateRequest, {"loras": [{"name": "", "weight": 0.5}]}),
+        (GenerateRequest, {"loras": [{"weight": 1}]}),
+        (GenerateRequest, {"loras": ["ink", ""]}),
+        (GenerateRequest, {"nothing": ""}),
+        (FillRequest, {"image": "img_a", "mask": {"box": {**NO_BOX, "width": 5}}}),
+        (FillRequest, {"image": "img_a", "mask": {"box": {**NO_BOX, "x": 5}}}),
+        (FillRequest, {"image": "img_a", "mask": {"image": "img_b", "box": BOX}}),
+        (VariationRequest, {"images": ["img_a"], "strength": 0}),
+        (VariationRequest, {"images": ["img_a", ""]}),
+        (EditRequest, {"images": ["img_a"], "feather_px": 3}),
+        (SearchRequest, {"limit": 0}),
+    ],
+)
+def test_what_could_mean_something_is_refused(model, means_something):
+    words = {} if model is SearchRequest else {"prompt": "a"}
+    with pytest.raises(RequestError):
+        parse_request(model, {**words, **means_something})
+
+
+def test_zero_is_a_value_where_it_means_something():
+    asked = parse_request(GenerateRequest, {"prompt": "a", "seed": 0, "guidance": 0, "wait_s": 0})
+    assert (asked.seed, asked.guidance, asked.wait_s) == (0, 0, 0)
+    assert parse_request(GenerateRequest, {"pack": "shapes", "loras": []}).loras == []
+
+
+def test_all_mistakes_are_told_at_once_each_with_its_hint():
+    size = {"width": -1, "height": 64, "aspect_ratio": "16:9"}
+    wrong = {"seed": -2, **size, "sterps": 4, "count": 99}
+    with pytest.raises(RequestError) as refused:
+        parse_request(GenerateRequest, wrong)
+    text = str(refused.value)
+    assert text.startswith("[invalid_request] There are 6 mistakes. (1) width: ")
+    for number, part in {
+        2: "seed: Input should be greater than or equal to 0. Same seed",
+        3: "count: Input should be less than or equal to 8. How many images",
+        4: "There is no argument 'sterps'. Did you mean 'steps'? Give \"steps\": 4.",
+        5: "There is neither prompt nor pack. Give prompt or pack.",
+        6: "Give either aspect_ratio or width and height, not both.",
+    }.items():
+        assert f"({number}) {part}" in text
+
+
+def test_many_mistakes_are_counted_and_one_code_is_kept():
+    sizes = {"prompt": "a", "width": -1, "height": "tall"}
+    with pytest.raises(InvalidSizeError, match="There are 2 mistakes"):
+        parse_request(GenerateRequest, sizes)
+    with pytest.raises(InvalidRequestError, match=r"There are 9 mistakes.* And 3 more\.$"):
+        parse_request(GenerateRequest, {"prompt": "a", **{f"zzz{n}": n for n in range(9)}})
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        (GenerateRequest, {"size": "64x64", "prompt": "a"}),
+        (GenerateRequest, {"text": "a circle"}),
+        (GenerateRequest, {"arguments": {"prompt": "a"}}),
+        (EditRequest, {"input_image": "img_a", "prompt": "a"}),
+    ],
+)
+def test_what_a_wrong_name_was_meant_to_be_is_not_missing_as_well(model, given):
+    with pytest.raises(InvalidRequestError, match=r"^\[invalid_request\] There is no argument"):
+        parse_request(model, given)

@@ -151,11 +151,12 @@ def _parse_data_uri(text: str) -> DataReference:
             f"The data: URI holds {_shown(media_type or 'no type')}.", SUPPORTED
         )
     try:
-        data = base64.b64decode(unquote(payload) if "%" in payload else payload, validate=True)
+        text = unquote(payload) if "%" in payload else payload
+        data = base64.b64decode("".join(text.split()), validate=True)  # its lines may be broken
     except (binascii.Error, ValueError) as error:
         raise InvalidImageError(
             "The base64 of the data: URI is broken.",
-            "Use the standard alphabet with padding and without line breaks.",
+            "Use the standard alphabet with padding.",
         ) from error
     return DataReference(media_type, data)
 

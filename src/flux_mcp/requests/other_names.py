@@ -63,6 +63,8 @@ _OURS: Mapping[str, tuple[str, ...]] = {
     "w": ("width",),
     "h": ("height",),
 }
+_WRAPPERS = ("arguments", "args", "kwargs", "input", "inputs", "params", "parameters", "request")
+"""Names of an object that holds the arguments."""
 _WITHOUT: Mapping[str, str] = {
     # What there is no argument for, and what is done instead.
     "weights": 'A weight stands beside its image or LoRA: {"image": "img_...", "weight": 0.7}.',
@@ -86,6 +88,7 @@ _WITHOUT: Mapping[str, str] = {
     "sampler": "Leave it out: each model has its own.",
     "sampler_name": "Leave it out: each model has its own.",
     "style": "Say it in the prompt, or name a LoRA.",
+    **dict.fromkeys(_WRAPPERS, "Give what is inside it as the arguments themselves."),
 }
 _SIZE = re.compile(r"\s*(\d{1,5})\s*[xX\u00d7*:,]\s*(\d{1,5})\s*")
 _LONGEST_VALUE = 80
@@ -100,15 +103,28 @@ def instead_of(name: str, value: Any, known: Collection[str]) -> str:
         value: What was given with it.
         known: The arguments there are.
     """
-    lower = name.lower()
-    ours = next((one for one in _OURS.get(lower, ()) if one in known), None)
-    if ours is None and lower in _WITHOUT:
-        return _WITHOUT[lower]
-    ours = ours or nearest_name(name, known)
+    ours = meant_by(name, known)
     if ours is None:
-        return f"Arguments: {', '.join(known)}."
+        return _WITHOUT.get(name.lower(), f"Arguments: {', '.join(known)}.")
     whole = _WHOLE.get(ours, _as_it_is)(ours, value)
     return f"Did you mean '{ours}'?" + (f" Give {whole}." if whole else "")
+
+
+def replaced_by(name: str, value: Any, known: Collection[str]) -> tuple[str, ...]:
+    """Return the arguments that `instead_of` proposes; none if it proposes nothing certain."""
+    if name.lower() in _WRAPPERS and isinstance(value, dict):
+        return tuple(value)
+    ours = meant_by(name, known)
+    if ours == "width" and isinstance(value, str) and _SIZE.fullmatch(value):
+        return ("width", "height")
+    return () if ours is None else (ours,)
+
+
+def meant_by(name: str, known: Collection[str]) -> str | None:
+    """Return which of the arguments there are a name was meant to be; `None` if that is open."""
+    lower = name.lower()
+    ours = next((one for one in _OURS.get(lower, ()) if one in known), None)
+    return ours if ours or lower in _WITHOUT else nearest_name(name, known)
 
 
 # --- whole replacements --------------------------------------------------------------------------

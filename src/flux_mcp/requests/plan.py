@@ -5,7 +5,7 @@ looked up is an argument.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from flux_mcp.errors import (
     InvalidImageError,
     InvalidRequestError,
     InvalidSizeError,
+    RequestError,
     UnsupportedOptionError,
 )
 from flux_mcp.models.loras.library import Lora
@@ -41,6 +42,7 @@ from flux_mcp.requests.schemas import (
     StructuralRequest,
     VariationRequest,
 )
+from flux_mcp.requests.validation import together
 
 DEMONSTRATION_NOTICE = "micro is a demo and draws coloured shapes only."
 """How the notice of an image of the demonstration begins; tools say it once in a session."""
@@ -140,7 +142,7 @@ def make_plan(request: DrawRequest, spec: ModelSpec, parts: PlanParts) -> Render
         height=size.height,
         region=region,
         steps=drawing.steps,
-        guidance=spec.default_guidance if request.guidance is None else request.guidance,
+        guidance=_guidance(request, spec),
         seeds=tuple(first_seed + index for index in range(request.count)),
         batched=request.batched and request.count > 1,
         max_sequence_length=spec.max_sequence_length,
@@ -190,39 +192,60 @@ def plan_loras(choices: Sequence[LoraChoice], found: Sequence[Lora]) -> tuple[Pl
 
 
 def refuse_what_the_model_cannot(request: DrawRequest, spec: ModelSpec) -> None:
-    """Refuse options that a model does not have, as far as the request alone tells.
+    """Refuse what a model cannot, as far as the request alone tells.
 
     Raises:
-        UnsupportedOptionError: the model cannot do what an option asks.
-        InvalidRequestError: more steps than the model takes.
+        RequestError: what `what_the_model_cannot` yields, all at once.
+    """
+    found = list(what_the_model_cannot(request, spec))
+    if found:
+        raise together(found)
+
+
+def what_the_model_cannot(request: DrawRequest, spec: ModelSpec) -> Iterator[RequestError]:
+    """Yield every mistake in what a request asks of a model, as far as the request alone tells.
+
+    An `UnsupportedOptionError` for an option it does not have, an `InvalidRequestError` for more
+    steps than it takes, an `InvalidSizeError` for a size that it cannot generate.
     """
     if request.negative_prompt is not None and not spec.takes_negative_prompt:
-        raise UnsupportedOptionError(
+        yield UnsupportedOptionError(
             f"{spec.id} cannot use a negative prompt for {KIND_NAMES[spec.kind]}.",
             "Say in the prompt what should be there instead.",
         )
-    if request.guidance is not None and not spec.takes_guidance:
-        raise UnsupportedOptionError(
+    if request.guidance and not spec.takes_guidance:  # 0 asks for what it does
+        yield UnsupportedOptionError(
             f"{spec.id} ignores guidance: it is distilled without it.", "Leave guidance out."
         )
     if request.steps is not None and request.steps > spec.max_steps:
-        raise InvalidRequestError(
+        yield InvalidRequestError(
             f"steps: {spec.id} takes at most {spec.max_steps}.",
             f"Ask for {spec.max_steps} or fewer.",
         )
     references = len(request.images) if isinstance(request, EditRequest | VariationRequest) else 0
     if references > spec.max_reference_images:
-        raise UnsupportedOptionError(
+        yield UnsupportedOptionError(
             f"{spec.id} takes at most {_images(spec.max_reference_images)} for "
             f"{KIND_NAMES[spec.kind]}, not {references}.",
             "Leave some out, or combine them into one image first.",
         )
     structure = structure_of(request)
     if structure is not None and structure not in spec.structures:
-        raise UnsupportedOptionError(
+        yield UnsupportedOptionError(
             f"{spec.id} follows {', '.join(spec.structures)}, not {structure}.",
             "Leave model out to have one chosen that does.",
         )
+    if request.width is not None and request.height is not None and not request.keeps_size:
+        try:
+            check_size(Size(request.width, request.height), spec)
+        except InvalidSizeError as error:
+            yield error
+
+
+def _guidance(request: DrawRequest, spec: ModelSpec) -> float:
+    if request.guidance is None or not spec.takes_guidance:
+        return spec.default_guidance
+    return request.guidance
 
 
 def _images(count: int) -> str:
@@ -243,9 +266,7 @@ def _drawn(
         )
         return drawn.size, drawn.region
     if request.width is not None and request.height is not None:
-        size = Size(request.width, request.height)
-        check_size(size, spec)
-        return size, None
+        return Size(request.width, request.height), None
     if request.aspect_ratio is not None:
         return size_for_ratio(request.aspect_ratio, spec), None
     if isinstance(request, EditRequest):

@@ -8,7 +8,7 @@ are checked here; what a particular model can do is decided in plan.py.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -48,14 +48,24 @@ _LEAST_BASE64 = 64
 """Shorter text is no image; a path may begin with /9j/."""
 
 
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+(=\s*){0,2}")
+_FILE_OF_AN_IMAGE = re.compile(r"((?:flux://images/)?img_[A-Za-z0-9_-]{1,64})\.png", re.IGNORECASE)
+"""An image by the name of its file, which is its id and the suffix."""
+
+
 def _as_reference(given: object) -> object:
-    """Accept an image's bytes as base64 without `data:` before it, and `{"image": reference}`."""
+    """Accept an image by the name of its file, as base64 without `data:`, and `{"image": ...}`."""
     if isinstance(given, dict) and given.keys() == {"image"}:
         given = given["image"]
-    if isinstance(given, str) and len(given) >= _LEAST_BASE64:
+    if not isinstance(given, str):
+        return given
+    given = given.strip()
+    if (file := _FILE_OF_AN_IMAGE.fullmatch(given)) is not None:
+        return file[1]
+    if len(given) >= _LEAST_BASE64:
         media_type = next((one for head, one in _BASE64_OF.items() if given.startswith(head)), None)
-        if media_type is not None and re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", given):
-            return f"data:{media_type};base64,{given}"
+        if media_type is not None and _BASE64.fullmatch(given):
+            return f"data:{media_type};base64,{''.join(given.split())}"
     return given
 
 
@@ -173,13 +183,13 @@ class Mask(Request):
         )
         return {"box": data} if is_box else data
 
-    @model_validator(mode="after")
-    def _is_given_one_way(self) -> "Mask":
-        if (self.image is None) == (self.box is None):
-            raise MistakeError(
+    @classmethod
+    def contradictions(cls, given: Mapping[str, Any]) -> Iterator[MistakeError]:
+        """Yield that it is given both ways, or neither."""
+        if ("image" in given) == ("box" in given):
+            yield MistakeError(
                 "give exactly one of image and box", "A box is {x, y, width, height} in pixels."
             )
-        return self
 
 
 class WeightedImage(Request):
@@ -203,12 +213,14 @@ Value = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(p
 
 
 def _as_mapping(given: object) -> object:
-    """Accept `["light=dawn"]` as well as `{"light": "dawn"}`.
+    """Accept `["light=dawn"]` and `"light=dawn"` as well as `{"light": "dawn"}`.
 
     The list is what is published: an object without named properties is refused or emptied when
     tools are converted for Gemini and for strict modes.
     """
     given = parse_json_text(given)
+    if isinstance(given, str) and "=" in given:
+        given = [given]
     if not isinstance(given, list) or not all(isinstance(pair, str) for pair in given):
         return given
     variables: dict[str, str] = {}
@@ -340,19 +352,19 @@ class DrawRequest(Request):
     aspect_ratio: AspectRatio | None = Field(
         None,
         description="Shape at the model's usual pixel count. Not together with width/height.",
-        json_schema_extra=brief("Instead of width and height."),
+        json_schema_extra=brief("Instead of width and height.", left_out="auto"),
     )
     width: int | None = Field(
         None,
         ge=1,
         description="Width in pixels, a multiple of 16. Give height too.",
-        json_schema_extra=brief("A multiple of 16."),
+        json_schema_extra=brief("A multiple of 16; 0: by aspect_ratio.", left_out=0),
     )
     height: int | None = Field(
         None,
         ge=1,
         description="Height in pixels, a multiple of 16. Give width too.",
-        json_schema_extra=brief("A multiple of 16."),
+        json_schema_extra=brief("A multiple of 16; 0: by aspect_ratio.", left_out=0),
     )
     quality: Quality = Field(
         "standard",
@@ -367,23 +379,24 @@ class DrawRequest(Request):
     steps: int | None = Field(
         None,
         ge=1,
-        description="Denoising steps. Leave out for the model's own number.",
-        json_schema_extra=brief("Left out: the model's own."),
+        description="Denoising steps. Leave out, or 0, for the model's own number.",
+        json_schema_extra=brief("0: the model's own.", left_out=0),
     )
     guidance: Real | None = Field(
         None,
         ge=0,
         le=100,
-        description="How strongly the prompt is followed. Leave out for the model's own value.",
-        json_schema_extra=brief("Left out: the model's own."),
+        description="How strongly the prompt is followed, from 0 to 100. Leave out, or -1, for the "
+        "model's own value.",
+        json_schema_extra=brief("0-100; -1: the model's own.", left_out=-1),
     )
     seed: int | None = Field(
         None,
         ge=0,
         le=MAX_SEED,
-        description="Same seed and arguments, same image. Leave out for a random one (reported "
-        "with the result). Image n of several gets seed + n - 1.",
-        json_schema_extra=brief("Same seed, same image. Left out: random."),
+        description="Same seed and arguments, same image. Leave out, or -1, for a random one "
+        "(reported with the result). Image n of several gets seed + n - 1.",
+        json_schema_extra=brief("Same seed, same image. -1: random.", left_out=-1),
     )
     count: int = Field(
         1,
@@ -450,30 +463,48 @@ class DrawRequest(Request):
         """Whether the result has the size of the image that was given, whatever else is asked."""
         return False
 
-    @model_validator(mode="after")
-    def _words_are_given_one_way(self) -> "DrawRequest":
-        if self.prompt is not None and self.pack is not None:
-            raise MistakeError(
+    @classmethod
+    def given(cls, data: Any) -> Any:
+        """Keep an empty list of LoRAs beside a pack: it asks for none instead of the pack's."""
+        given = super().given(data)
+        if isinstance(data, dict) and "pack" in given and parse_json_text(data.get("loras")) == []:
+            given["loras"] = []
+        return given
+
+    @classmethod
+    def contradictions(cls, given: Mapping[str, Any]) -> Iterator[MistakeError]:
+        """Yield where words or a size are given in two ways, or by halves."""
+        if "prompt" in given and "pack" in given:
+            yield MistakeError(
                 "give either prompt or pack, not both", "Words of your own go into pack.extra."
             )
-        if self.needs_words and self.prompt is None and self.pack is None:
-            field = type(self).model_fields["prompt"]
-            raise MistakeError(
-                "there is neither prompt nor pack", f"Give prompt or pack. {field.description}"
+        if cls.needs_words and "prompt" not in given and "pack" not in given:
+            yield MistakeError(
+                "there is neither prompt nor pack",
+                f"Give prompt or pack. {cls.model_fields['prompt'].description}",
             )
-        return self
-
-    @model_validator(mode="after")
-    def _size_is_given_one_way(self) -> "DrawRequest":
-        if (self.width is None) != (self.height is None):
-            raise MistakeError(
+        if ("width" in given) != ("height" in given):
+            yield MistakeError(
                 "width and height must be given together", "Give both, or aspect_ratio instead."
             )
-        if self.width is not None and self.aspect_ratio is not None:
-            raise MistakeError(
+        elif "width" in given and "aspect_ratio" in given and not _is_size_of_shape(given):
+            yield MistakeError(
                 "give either aspect_ratio or width and height, not both", "Leave one way out."
             )
-        return self
+
+
+_SAME_SHAPE = 0.02
+"""Two shapes differ by less where a side of about 1024 px was rounded to a multiple of 16."""
+
+
+def _is_size_of_shape(given: Mapping[str, Any]) -> bool:
+    """Whether width and height have the aspect ratio that is given beside them."""
+    try:
+        across, down = (int(part) for part in given["aspect_ratio"].split(":"))
+        width, height = int(given["width"]), int(given["height"])
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return False
+    return abs(width * down - height * across) < _SAME_SHAPE * height * across
 
 
 class GenerateRequest(DrawRequest):
@@ -494,8 +525,9 @@ class GenerateRequest(DrawRequest):
 
 
 _FEATHER = (
-    "Soften the mask's edge by this many pixels on each side. Of a box by default a sixteenth of "
-    "its shorter side, at most 32, so that no seam is seen; an image is taken as it was painted."
+    "Soften the mask's edge by this many pixels on each side, 256 at most. Left out, or -1: of a "
+    "box a sixteenth of its shorter side, at most 32, so that no seam is seen; an image is taken "
+    "as it was painted."
 )
 
 
@@ -504,6 +536,7 @@ class EditRequest(DrawRequest):
 
     kind: ClassVar[Kind] = "kontext"
     tool: ClassVar[str] = "flux_edit"
+    also_named: ClassVar[Mapping[str, str]] = {"image": "images"}
 
     prompt: Prompt | None = Field(
         None,
@@ -528,7 +561,7 @@ class EditRequest(DrawRequest):
         ge=0,
         le=256,
         description=_FEATHER,
-        json_schema_extra=brief("Soften its edge."),
+        json_schema_extra=brief("Soften its edge. -1: automatic.", left_out=-1),
     )
 
     @property
@@ -536,30 +569,18 @@ class EditRequest(DrawRequest):
         """Whether there is a mask: what it keeps stays where it is."""
         return self.mask is not None
 
-    @model_validator(mode="after")
-    def _feather_has_a_mask(self) -> "EditRequest":
-        if self.feather_px is not None and self.mask is None:
-            raise MistakeError(
+    @classmethod
+    def contradictions(cls, given: Mapping[str, Any]) -> Iterator[MistakeError]:
+        """Yield also where an edge is softened and there is none; 0 softens nothing."""
+        yield from super().contradictions(given)
+        if given.get("feather_px") and "mask" not in given:
+            yield MistakeError(
                 "feather_px softens the edge of a mask, and there is none",
                 "Give a mask, or leave feather_px out.",
             )
-        return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_image(cls, data: Any) -> Any:
-        """Accept `image: "id"` for `images: ["id"]`."""
-        return _renamed(data, "image", "images")
 
 
 _KEEPS_SIZE = "Leave it out: the result has the size of the image."
-
-
-def _renamed(data: Any, given: str, ours: str) -> Any:
-    """Take an argument by another name that can only mean ours, where ours is not given."""
-    if not isinstance(data, dict) or given not in data or ours in data:
-        return data
-    return {ours if name == given else name: value for name, value in data.items()}
 
 
 def _from_one(given: object) -> object:
@@ -578,6 +599,7 @@ class FillRequest(DrawRequest):
 
     kind: ClassVar[Kind] = "fill"
     tool: ClassVar[str] = "flux_fill"
+    also_named: ClassVar[Mapping[str, str]] = {"images": "image"}
 
     prompt: Prompt | None = Field(
         None,
@@ -586,9 +608,15 @@ class FillRequest(DrawRequest):
         json_schema_extra=brief("What is seen inside the mask: a description, not an instruction."),
     )
     # Not published: the image keeps its size. What is given anyway is checked against that.
-    aspect_ratio: SkipJsonSchema[AspectRatio | None] = Field(None, description=_KEEPS_SIZE)
-    width: SkipJsonSchema[int | None] = Field(None, ge=1, description=_KEEPS_SIZE)
-    height: SkipJsonSchema[int | None] = Field(None, ge=1, description=_KEEPS_SIZE)
+    aspect_ratio: SkipJsonSchema[AspectRatio | None] = Field(
+        None, description=_KEEPS_SIZE, json_schema_extra=brief("", left_out="auto")
+    )
+    width: SkipJsonSchema[int | None] = Field(
+        None, ge=1, description=_KEEPS_SIZE, json_schema_extra=brief("", left_out=0)
+    )
+    height: SkipJsonSchema[int | None] = Field(
+        None, ge=1, description=_KEEPS_SIZE, json_schema_extra=brief("", left_out=0)
+    )
     image: OneImage
     mask: Annotated[Mask, BeforeValidator(parse_json_text)] = Field(
         description="The area to change: {'box': {...}} or {'image': ...}.",
@@ -600,7 +628,7 @@ class FillRequest(DrawRequest):
         ge=0,
         le=256,
         description=_FEATHER,
-        json_schema_extra=brief("Soften the mask's edge."),
+        json_schema_extra=brief("Soften the mask's edge. -1: automatic.", left_out=-1),
     )
 
     @property
@@ -608,18 +636,13 @@ class FillRequest(DrawRequest):
         """Always: what the mask keeps stays where it is."""
         return True
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_image(cls, data: Any) -> Any:
-        """Accept `images: ["id"]` for `image: "id"`."""
-        return _renamed(data, "images", "image")
-
 
 class VariationRequest(DrawRequest):
     """Generate something like one or several images."""
 
     kind: ClassVar[Kind] = "redux"
     tool: ClassVar[str] = "flux_variation"
+    also_named: ClassVar[Mapping[str, str]] = {"image": "images"}
     needs_words: ClassVar[bool] = False
 
     images: Annotated[
@@ -640,7 +663,7 @@ class VariationRequest(DrawRequest):
     @classmethod
     def _plain_references(cls, data: Any) -> Any:
         """Accept `images: ["id", ...]` and `image: "id"` for `[{"image": "id", "weight": 1}]`."""
-        data = _renamed(data, "image", "images")
+        data = cls.given(data)
         if isinstance(data, dict) and "images" in data:
             images = as_list(data["images"])
             if isinstance(images, list):
@@ -662,6 +685,7 @@ class StructuralRequest(DrawRequest):
 
     kind: ClassVar[Kind] = "control"
     tool: ClassVar[str] = "flux_structural"
+    also_named: ClassVar[Mapping[str, str]] = {"images": "image"}
 
     prompt: Prompt | None = Field(None, description="What to show along the structure.")
     structure: Structure = Field(
@@ -681,25 +705,20 @@ class StructuralRequest(DrawRequest):
         json_schema_extra=brief("Finished structure: white edges on black, or a depth map."),
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _one_image(cls, data: Any) -> Any:
-        """Accept `images: ["id"]` for `image: "id"`."""
-        return _renamed(data, "images", "image")
-
-    @model_validator(mode="after")
-    def _structure_is_given_one_way(self) -> "StructuralRequest":
-        if (self.image is None) == (self.control_image is None):
-            raise MistakeError(
+    def contradictions(cls, given: Mapping[str, Any]) -> Iterator[MistakeError]:
+        """Yield also where the structure is given both ways, or not as it is needed."""
+        yield from super().contradictions(given)
+        if ("image" in given) == ("control_image" in given):
+            yield MistakeError(
                 "give exactly one of image and control_image",
                 "image is an image whose edges are taken, control_image a finished structure.",
             )
-        if self.structure == "depth" and self.image is not None:
-            raise MistakeError(
+        elif given.get("structure") == "depth" and "image" in given:
+            yield MistakeError(
                 "depth needs a depth map in control_image, not an image",
                 "Give control_image, or structure 'canny' with image.",
             )
-        return self
 
 
 DRAW_REQUESTS: dict[Kind, type[DrawRequest]] = {
@@ -733,12 +752,19 @@ class SearchRequest(Request):
         description="text2img is flux_generate, kontext flux_edit, fill flux_fill, control "
         "flux_structural, redux flux_variation.",
         json_schema_extra=brief(
-            "Of flux_generate, flux_edit, flux_fill, flux_structural, flux_variation."
+            "Of flux_generate, flux_edit, flux_fill, flux_structural, flux_variation.",
+            left_out="any",
         ),
     )
     model: str | None = Field(None, max_length=100, description="Model id.")
     session: str | None = Field(None, max_length=100, description="Name of a group of images.")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED + MAX_COUNT, description="Exact seed.")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SEED + MAX_COUNT,
+        description="Exact seed. Leave out, or -1, for any.",
+        json_schema_extra=brief("Exact seed. -1: any.", left_out=-1),
+    )
     created_after: str | None = Field(
         None,
         max_length=40,
@@ -802,11 +828,11 @@ class CancelJobRequest(Request):
     )
     session: Name | None = Field(None, description="Instead: every unfinished job of this session.")
 
-    @model_validator(mode="after")
-    def _is_given_one_way(self) -> "CancelJobRequest":
-        if (self.job_id is None) == (self.session is None):
-            raise MistakeError(
+    @classmethod
+    def contradictions(cls, given: Mapping[str, Any]) -> Iterator[MistakeError]:
+        """Yield that it is given both ways, or neither."""
+        if ("job_id" in given) == ("session" in given):
+            yield MistakeError(
                 "give exactly one of job_id and session",
                 "flux_get_job without an id lists the jobs that can be cancelled.",
             )
-        return self

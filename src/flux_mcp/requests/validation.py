@@ -1,6 +1,8 @@
 """Validation of requests: the types of their fields, and one error with a hint for a mistake."""
 
 import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import (
@@ -10,6 +12,8 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -20,7 +24,7 @@ from flux_mcp.errors import (
     PromptTooLongError,
     RequestError,
 )
-from flux_mcp.requests.other_names import instead_of
+from flux_mcp.requests.other_names import instead_of, replaced_by
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_COUNT = 8
@@ -40,13 +44,21 @@ def parse_json_text(value: object) -> object:
     return value
 
 
-BRIEF = "brief"
-"""Key in a field's JSON schema: the description that is published with a tool."""
+BRIEF, LEFT_OUT = "brief", "left_out"
+"""Keys in a field's JSON schema: the description that is published with a tool, and a value that
+means the same as leaving the argument out."""
 
 
-def brief(text: str) -> dict[str, JsonValue]:
-    """Return the `json_schema_extra` of a field that is published with fewer words, or none."""
-    return {BRIEF: text}
+def brief(text: str, *, left_out: float | str | None = None) -> dict[str, JsonValue]:
+    """Return the `json_schema_extra` of a field that is published with fewer words, or none.
+
+    Args:
+        text: The published description.
+        left_out: A value, outside those that are allowed, that means the same as leaving the
+            argument out. It is published as allowed: where a client's strict mode makes a model
+            give every argument, the model needs one to give.
+    """
+    return {BRIEF: text} if left_out is None else {BRIEF: text, LEFT_OUT: left_out}
 
 
 class MistakeError(ValueError):
@@ -103,23 +115,108 @@ Prompt = Annotated[
 
 
 class Request(BaseModel):
-    """Base of every request: closed, and strict about truth values."""
+    """Base of every request and of the objects in it: closed, and without empty arguments.
+
+    An argument that is empty, as the strict modes of clients make models give them, is taken as
+    left out: `null`, `""`, `[]`, `{}`, an object or a list that holds only such, and the value
+    that its `brief` names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     example: ClassVar[str] = ""
     """A whole right value, for the hint of an error inside an argument that has this shape."""
+    also_named: ClassVar[Mapping[str, str]] = {}
+    """Other names that can only mean one of ours, for as long as ours is not given."""
+
+    @classmethod
+    def given(cls, data: Any) -> Any:
+        """Return the arguments that say something, by our names; anything but a dict as it is."""
+        if not isinstance(data, dict):
+            return data
+        given = {}
+        for name, value in data.items():
+            ours = cls.also_named.get(name, name)
+            ours = name if ours in data else ours
+            field = cls.model_fields.get(ours)
+            if field is None or not _says_nothing(value, field):
+                given[ours] = value
+        return given
+
+    @classmethod
+    def contradictions(cls, given: Mapping[str, Any]) -> Iterator[MistakeError]:
+        """Yield what is wrong with arguments that may each be right alone.
+
+        Args:
+            given: What `given` returns, or the same with values that were read.
+        """
+        del given
+        yield from ()
 
     @model_validator(mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, data: Any) -> Any:
+    def _without_what_is_empty(cls, data: Any) -> Any:
+        return cls.given(data)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse `steps: true`, which Python would take for 1."""
-        if isinstance(data, dict):
-            for name, value in data.items():
-                field = cls.model_fields.get(name)
-                if isinstance(value, bool) and field is not None and field.annotation is not bool:
-                    raise MistakeError(f"{name} must not be true or false", field.description or "")
-        return data
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise MistakeError("must not be true or false", field.description or "")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Request":
+        read = {name: getattr(self, name) for name in type(self).model_fields}
+        given = {name: value for name, value in read.items() if value is not None}
+        for mistake in self.contradictions(given):
+            raise mistake
+        return self
+
+
+def _says_nothing(value: Any, field: FieldInfo) -> bool:
+    """Whether a value of an argument means that it is left out."""
+    inner = _model_in(field.annotation)
+    if inner is not None:
+        value = parse_json_text(value)
+    if isinstance(value, list):
+        return all(_is_empty(item, inner) for item in value)
+    extra = field.json_schema_extra
+    left_out = extra.get(LEFT_OUT) if isinstance(extra, dict) else None
+    return _is_empty(value, inner) or (left_out is not None and _is_same(value, left_out))
+
+
+def _is_empty(value: Any, inner: type[BaseModel] | None) -> bool:
+    """Whether a value is empty; of an object, whether all is that it holds."""
+    if isinstance(value, dict) and inner is not None and issubclass(inner, Request):
+        return _holds_nothing(value, inner)
+    return value is None or value in ("", [], {})
+
+
+def _is_same(value: Any, left_out: JsonValue) -> bool:
+    """Whether a value is the one that means left out; a number may be given as text."""
+    if isinstance(left_out, str):
+        return bool(value == left_out)
+    try:
+        return not isinstance(value, bool) and float(value) == left_out
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _holds_nothing(value: dict[str, Any], model: type[Request]) -> bool:
+    """Whether an object is empty: as a box of zeros, or the weight 1 beside an empty name."""
+    rest = model.given(value)
+    return not rest or (
+        any(name in value for name, field in model.model_fields.items() if field.is_required())
+        and all(
+            name in model.model_fields
+            and not isinstance(one, bool)
+            and one in (0, model.model_fields[name].default)
+            for name, one in rest.items()
+        )
+    )
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -134,41 +231,122 @@ _CODES: dict[tuple[str, str], type[RequestError]] = {
     ("width", "*"): InvalidSizeError,
     ("height", "*"): InvalidSizeError,
 }
+_MOST_TOLD = 6
+"""Mistakes of one call that are told; the rest are told once these are right."""
 
 
 def parse_request(model: type[M], arguments: dict[str, Any]) -> M:
     """Validate raw arguments.
 
     Raises:
-        RequestError: the first thing that is wrong, with what to do instead.
+        RequestError: everything that is wrong, each with what to do instead.
     """
     try:
         return model.model_validate(arguments)
     except ValidationError as error:
-        raise explain(error, model) from error
+        raise explain(error, model, arguments) from error
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> RequestError:
-    """Return the first error that pydantic found as one of our errors."""
-    detail = _most_telling(error.errors(include_url=False))
-    where = ".".join(str(part) for part in detail["loc"]) or "arguments"
-    field = str(detail["loc"][0]) if detail["loc"] else ""
+def explain(
+    error: ValidationError, model: type[BaseModel], arguments: Mapping[str, Any]
+) -> RequestError:
+    """Return what pydantic found as one of our errors.
+
+    Args:
+        error: Of the arguments.
+        model: What they were to be.
+        arguments: As they were given.
+    """
+    details = error.errors(include_url=False)
+    # What a name that does not exist was meant to be is not missing as well.
+    meant = {
+        (*detail["loc"][:-1], ours): detail["input"]
+        for detail in details
+        if detail["type"] == "extra_forbidden"
+        for ours in replaced_by(
+            str(detail["loc"][-1]), detail["input"], _names(detail["loc"], model)
+        )
+    }
+    found = [
+        _explained(detail, model)
+        for detail in sorted(details, key=lambda detail: detail["type"] == "missing")
+        if detail["loc"] and not (detail["type"] == "missing" and detail["loc"] in meant)
+    ]
+    if issubclass(model, Request):
+        # Those between arguments; pydantic looks for them only where each argument is right.
+        given = {
+            **model.given(arguments),
+            **{to[0]: one for to, one in meant.items() if not to[1:]},
+        }
+        found += [_of_the_whole(str(one), one.hint) for one in model.contradictions(given)]
+    return together(found or [_explained(details[0], model)])
+
+
+def together(errors: Sequence[RequestError]) -> RequestError:
+    """Return one error for all that is wrong with a call; a single one as it is."""
+    first, *others = errors
+    if not others:
+        return first
+    kinds = {type(one) for one in errors}
+    kind = kinds.pop() if len(kinds) == 1 else InvalidRequestError
+    told = [
+        f"({number}) {one.message} {one.hint}".rstrip()
+        for number, one in enumerate(errors[:_MOST_TOLD], start=1)
+    ]
+    if len(errors) > len(told):
+        told.append(f"And {len(errors) - len(told)} more.")
+    return kind(f"There are {len(errors)} mistakes.", " ".join(told))
+
+
+class Mistakes:
+    """What is wrong with one call, found in several places and told at once."""
+
+    def __init__(self) -> None:
+        self._found: list[RequestError] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note the error that the body ends with."""
+        try:
+            yield
+        except RequestError as error:
+            self._found.append(error)
+
+    def refuse(self) -> None:
+        """Raise everything that was noted, as one error.
+
+        Raises:
+            RequestError: there is something.
+        """
+        if self._found:
+            raise together(self._found)
+
+
+def _explained(detail: Any, model: type[BaseModel]) -> RequestError:
+    """Return one error that pydantic found as one of ours."""
+    where = ".".join(str(part) for part in detail["loc"])
+    if not where:
+        return _of_the_whole(_message(detail), _hint(detail, model))
+    field = str(detail["loc"][0])
     kind = _CODES.get((field, detail["type"])) or _CODES.get((field, "*")) or InvalidRequestError
     whole = _example(detail["loc"], model)
     if detail["type"] == "extra_forbidden":
-        known = tuple(_owner(detail["loc"], model).model_fields)
+        known = _names(detail["loc"], model)
         hint = instead_of(str(detail["loc"][-1]), detail["input"], known)
         return InvalidRequestError(f"There is no argument '{where}'.", _with(whole, hint))
     if kind is PromptTooLongError:
         message = f"{field} is longer than {MAX_PROMPT_CHARACTERS} characters"
         return kind(f"{message}.", "Say it shorter; the text encoders cut long prompts anyway.")
-    message = _message(detail)
-    if where == "arguments":
-        return kind(f"{message[:1].upper()}{message[1:]}.", _hint(detail, model))
-    return kind(f"{where}: {message}.", _with(whole, _hint(detail, model)))
+    return kind(f"{where}: {_message(detail)}.", _with(whole, _hint(detail, model)))
+
+
+def _of_the_whole(message: str, hint: str) -> RequestError:
+    return InvalidRequestError(f"{message[:1].upper()}{message[1:]}.", hint)
 
 
 def _message(detail: Any) -> str:
+    if detail["type"] == "literal_error":
+        return "There is no such value"  # the hint has those there are
     if detail["type"] in ("model_type", "model_attributes_type"):
         return "Input should be an object"
     return str(detail["msg"]).removeprefix("Value error, ")
@@ -177,7 +355,7 @@ def _message(detail: Any) -> str:
 def _hint(detail: Any, model: type[BaseModel]) -> str:
     context = detail.get("ctx") or {}
     mistake = context.get("error")
-    if isinstance(mistake, MistakeError):
+    if isinstance(mistake, MistakeError) and mistake.hint:
         return mistake.hint
     if detail["type"] == "literal_error":
         return f"Use {context['expected']}."
@@ -185,8 +363,6 @@ def _hint(detail: Any, model: type[BaseModel]) -> str:
     about = (field.description if field is not None else None) or ""
     if detail["type"] == "missing":
         return f"Give a value for it. {about}".rstrip()
-    if detail["input"] is None and field is not None and not field.is_required():
-        return "Leave it out instead of null."
     return about or "Correct it and call again."
 
 
@@ -204,16 +380,9 @@ def _with(whole: str, hint: str) -> str:
     return hint if name and f"{name}: {{" in hint else f"{hint}{whole}"
 
 
-def _most_telling(details: list[Any]) -> Any:
-    """Return the first error; of a value that is missing, the other name it was given by."""
-    first = details[0]
-    if first["type"] != "missing":
-        return first
-    place = first["loc"][:-1]
-    others = (
-        one for one in details if one["type"] == "extra_forbidden" and one["loc"][:-1] == place
-    )
-    return next(others, first)
+def _names(where: Where, model: type[BaseModel]) -> Collection[str]:
+    """Return the arguments there are at a place."""
+    return tuple(_owner(where, model).model_fields)
 
 
 def _field(where: Where, model: type[BaseModel]) -> FieldInfo | None:

@@ -27,7 +27,7 @@ from flux_mcp.requests.schemas import (
     StructuralRequest,
     VariationRequest,
 )
-from flux_mcp.requests.validation import BRIEF
+from flux_mcp.requests.validation import BRIEF, LEFT_OUT
 from flux_mcp.service.answers import (
     UNSENT,
     CancelAnswer,
@@ -166,7 +166,7 @@ def described_tools() -> list[dict[str, Any]]:
 
 Schema = dict[str, Any]
 
-_UNPUBLISHED_OF_INPUTS = ("minLength", "maxLength")
+_UNPUBLISHED_OF_INPUTS = ("minLength", "maxLength", "additionalProperties")
 """The server checks the length of texts; some constrained decoders refuse such repetitions."""
 _NOTHING = (None, False, "none")
 """Defaults that say nothing."""
@@ -176,9 +176,8 @@ _UNPUBLISHED_OF_OUTPUTS = ("default", "additionalProperties", "required")
 
 @cache
 def input_schema(model: type[BaseModel]) -> Schema:
-    """Return the schema of a tool's arguments: an object, closed, without references or null."""
-    schema = inlined(model.model_json_schema(), _plain_argument)
-    return {**_without_description(schema), "additionalProperties": False}
+    """Return the schema of a tool's arguments: an object without references or null."""
+    return _without_description(inlined(model.model_json_schema(), _plain_argument))
 
 
 @cache
@@ -242,15 +241,20 @@ def inlined(schema: Schema, plain: Callable[[Schema], Schema] = lambda node: nod
 def _plain_argument(node: Schema) -> Schema:
     """Return a node of an input schema that every provider's converter keeps.
 
-    An optional argument is left out rather than null; a flag is off unless it is given. Only the
-    arguments as a whole say that there are no others: the server says it of nested objects.
+    An optional argument is left out rather than null; a flag is off unless it is given. That there
+    are no other arguments is not published: google-genai cannot read a tool that says so, and the
+    server refuses them itself.
     """
     node = {key: value for key, value in node.items() if key not in _UNPUBLISHED_OF_INPUTS}
-    node.pop("additionalProperties", None)
     if len(inner := _not_null(node)) == 1:
         node = {**inner[0], **{key: value for key, value in node.items() if key != "anyOf"}}
     if "exclusiveMinimum" in node:
         node["minimum"] = node.pop("exclusiveMinimum")
+    left_out = node.pop(LEFT_OUT, None)
+    if "enum" in node and left_out is not None:
+        node["enum"] = [left_out, *node["enum"]]
+    elif left_out is not None:
+        node["minimum"] = left_out
     if BRIEF in node:
         node["description"] = node.pop(BRIEF)
     if not node.get("description"):

@@ -35,6 +35,7 @@ from flux_mcp.requests.schemas import (
     StructuralRequest,
     VariationRequest,
 )
+from flux_mcp.requests.validation import Mistakes
 from flux_mcp.settings.settings import Settings
 
 
@@ -48,17 +49,29 @@ class Incoming:
     """Of a mask: the part that is not 0."""
 
 
+def wrong_references(request: DrawRequest, mistakes: Mistakes) -> None:
+    """Note which references of a request refer to nothing by their form; reads nothing."""
+    for reference in _references(request):
+        if not _is_data(reference):
+            with mistakes.noted():
+                parse_reference(reference)
+
+
 def gallery_ids(request: DrawRequest) -> tuple[str, ...]:
     """Return the gallery images that a request names; reads nothing and refuses nothing."""
     found = []
     for reference in _references(request):
-        # A data: URI would be decoded here: megabytes of base64.
-        if not reference.lower().startswith("data:"):
+        if not _is_data(reference):
             with suppress(RequestError):
                 parsed = parse_reference(reference)
                 if isinstance(parsed, GalleryReference):
                     found.append(parsed.image_id)
     return tuple(dict.fromkeys(found))
+
+
+def _is_data(reference: str) -> bool:
+    """Whether it is decoded when it is parsed: megabytes of base64."""
+    return reference[:5].lower() == "data:"
 
 
 def _references(request: DrawRequest) -> Iterable[str]:

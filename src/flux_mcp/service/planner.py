@@ -57,7 +57,8 @@ from flux_mcp.requests.plan import (
 )
 from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.requests.schemas import DrawRequest
-from flux_mcp.service.inputs import Incoming, InputReader, gallery_ids
+from flux_mcp.requests.validation import Mistakes
+from flux_mcp.service.inputs import Incoming, InputReader, gallery_ids, wrong_references
 from flux_mcp.service.prompts import Wording, compose_request, plain
 from flux_mcp.settings.installation import platform_name
 from flux_mcp.settings.settings import Settings
@@ -140,23 +141,37 @@ class Planner:
             refuse: Whether a prompt its pack's audit refuses is an error, or only reported.
 
         Raises:
-            RequestError: something about the request is wrong.
+            RequestError: something about the request is wrong; what can be found before its images
+                are read and its model is chosen, all at once.
             WeightsMissingError: no model for it is on this disk.
             WeightsInvalidError: the model is a LoRA, and does not fit its base.
             TooLittleMemoryError: those that are do not fit.
         """
-        stored = StoredFacts()
+        stored, mistakes = StoredFacts(), Mistakes()
+        wrong_references(request, mistakes)
         if self._read_stored is not None:
-            stored = await self._read_stored(gallery_ids(request))
-        return await asyncio.to_thread(self._decide, request, stored, refuse=refuse)
+            with mistakes.noted():
+                stored = await self._read_stored(gallery_ids(request))
+        return await asyncio.to_thread(self._decide, request, stored, mistakes, refuse=refuse)
 
-    def _decide(self, request: DrawRequest, stored: StoredFacts, *, refuse: bool) -> Decision:
+    def _decide(
+        self, request: DrawRequest, stored: StoredFacts, mistakes: Mistakes, *, refuse: bool
+    ) -> Decision:
         # Before the words are composed: the seed decides what a pack leaves to chance.
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
-        wording = self._word(request, seed, refuse=refuse)
+        wording = plain(request)
+        loras: tuple[Lora, ...] = ()
+        with mistakes.noted():
+            wording = self._word(request, seed, refuse=refuse)
+        with mistakes.noted():
+            loras = self.loras.find_all([choice.name for choice in request.loras or ()])
+        if request.model is not None:
+            with mistakes.noted():
+                named = self._registry.find(request.kind, request.model)
+                refuse_what_the_model_cannot(request, named)
+        mistakes.refuse()
         request = wording.request
         installed = self._look(request, stored)
-        loras = self.loras.find_all([choice.name for choice in request.loras or ()])
         missing = _model_to_install(request, installed)
         how_to_install = None if missing is None else install_command(missing, self._settings)
         chosen = _choose(request, installed, loras, how_to_install)
