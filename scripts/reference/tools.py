@@ -35,7 +35,7 @@ def tools_page() -> str:
             'clients make a model give every argument: `null`, `""`, `[]`, `{}`, an object that '
             "holds only such or zeros, and where no other meaning is possible a number or word: "
             "`width`, `height` and `steps` 0, `seed`, `guidance` and `feather_px` -1, "
-            '`aspect_ratio` "auto", `kind` "any". '
+            '`aspect_ratio` and `preview` "auto", `kind` "any". '
             "What could mean something is not: `count` 0 is refused, `seed` 0 is a seed, and "
             "`loras` [] beside a pack is without the pack's."
         ),

@@ -9,12 +9,20 @@ import pytest
 from mcp import Client
 from pydantic import ValidationError
 
-from flux_mcp.requests.schemas import EditRequest, FillRequest, GenerateRequest, VariationRequest
+from flux_mcp.requests.schemas import (
+    EditRequest,
+    FillRequest,
+    GenerateRequest,
+    SearchRequest,
+    VariationRequest,
+)
+from flux_mcp.requests.validation import parse_request
 from flux_mcp.server.app import build_server
 from flux_mcp.server.published import TOOLS_FILE, published_tools
-from flux_mcp.server.tools import TOOLS, described_tools, input_schema
+from flux_mcp.server.tools import TOOLS, ToolRow, described_tools, input_schema
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
+from tests.server.strict import NEEDED, filled, strict
 
 MAX_LIST_BYTES = 40_000
 MAX_READ_CHARACTERS = 18_000
@@ -29,10 +37,10 @@ NAMES = [
     "flux_get_job",
     "flux_cancel_job",
 ]
-KEPT = {"type", "description", "properties", "required", "items", "enum", "default"} | {
-    "minimum", "maximum", "minItems", "maxItems",
-}  # fmt: skip
-"""What converters for Gemini, OpenAI and Anthropic keep; others they drop, or refuse the tool."""
+KEPT = {"type", "description", "properties", "required", "items", "enum"}
+"""What every converter keeps, as tests/clients/test_conversions.py sees."""
+SAID_IN_WORDS = {"default", "minimum", "maximum"}
+"""What some of them drop, and descriptions repeat."""
 
 
 def compact(value: Any) -> str:
@@ -76,7 +84,7 @@ def test_each_schema_is_valid_and_plain(tool: Any) -> None:
         assert schema["type"] == "object"
         assert not any("$ref" in node or "$defs" in node for node in nodes(schema))
     for node in nodes(tool.input_schema):
-        assert set(node) <= KEPT
+        assert set(node) <= KEPT | SAID_IN_WORDS
         assert isinstance(node["type"], str), "one type, never null"
         assert node["type"] != "object" or node["properties"], (
             "Gemini refuses an object of any keys"
@@ -85,6 +93,36 @@ def test_each_schema_is_valid_and_plain(tool: Any) -> None:
     assert all(node.get("description") for node in tool.input_schema["properties"].values())
     assert 50 < len(tool.description) < 700
     assert tool.title
+
+
+@pytest.mark.parametrize("tool", published_tools(), ids=lambda tool: tool.name)
+def test_bounds_and_defaults_stand_in_the_description(tool: Any) -> None:
+    for node in nodes(tool.input_schema):
+        for key in SAID_IN_WORDS & set(node):
+            if node[key] not in ("", [], {}):
+                assert f"{node[key]}" in node["description"], (key, node)
+    search = input_schema(SearchRequest)["properties"]
+    assert search["limit"]["description"] == "Most images in one answer. 1 to 50, default 20."
+    weight = input_schema(VariationRequest)["properties"]["strength"]
+    assert weight["description"] == "Images against words. Above 0 to 2, default 1."
+
+
+@pytest.mark.parametrize("tool", published_tools(), ids=lambda tool: tool.name)
+def test_optional_members_of_nested_objects_have_defaults(tool: Any) -> None:
+    """langchain-google-genai makes a model give those without."""
+    _, *nested = nodes(tool.input_schema)
+    for node in nested:
+        for name, member in node.get("properties", {}).items():
+            assert ("default" in member) is (name not in node.get("required", ()))
+
+
+@pytest.mark.parametrize("row", TOOLS, ids=lambda row: row.name)
+def test_what_a_strict_model_must_fill_in_means_nothing(row: ToolRow) -> None:
+    """It gives every argument, by types and descriptions alone."""
+    schema = strict(input_schema(row.request))
+    given = filled(schema, NEEDED[row.name])
+    jsonschema.validate(given, schema)
+    assert parse_request(row.request, given) == parse_request(row.request, NEEDED[row.name])
 
 
 def test_annotations_are_honest() -> None:

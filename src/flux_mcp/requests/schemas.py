@@ -272,7 +272,7 @@ class PackChoice(Request):
         description="Each 'variable=choice'. A choice is its name, '*' for any, or "
         "'noir:3|pastel:1' for one of these by weight; the seed of each image decides. Left out: "
         "the default.",
-        json_schema_extra=brief("'variable=choice' each; '*' for any."),
+        json_schema_extra=brief("Each 'variable=choice'."),
     )
     extra: Value | None = Field(
         None,
@@ -358,18 +358,18 @@ class DrawRequest(Request):
         None,
         ge=1,
         description="Width in pixels, a multiple of 16. Give height too.",
-        json_schema_extra=brief("A multiple of 16; 0: by aspect_ratio.", left_out=0),
+        json_schema_extra=brief("A multiple of 16, or 0: by aspect_ratio.", left_out=0),
     )
     height: int | None = Field(
         None,
         ge=1,
         description="Height in pixels, a multiple of 16. Give width too.",
-        json_schema_extra=brief("A multiple of 16; 0: by aspect_ratio.", left_out=0),
+        json_schema_extra=brief("As width.", left_out=0),
     )
     quality: Quality = Field(
         "standard",
         description="low is a fast draft, standard the usual, high the slow best.",
-        json_schema_extra=brief("low: fast draft. high: slow, best."),
+        json_schema_extra=brief("low: fast draft; high: slow, best."),
     )
     model: ModelId | None = Field(
         None,
@@ -388,7 +388,7 @@ class DrawRequest(Request):
         le=100,
         description="How strongly the prompt is followed, from 0 to 100. Leave out, or -1, for the "
         "model's own value.",
-        json_schema_extra=brief("0-100; -1: the model's own.", left_out=-1),
+        json_schema_extra=brief("-1: the model's own.", left_out=-1),
     )
     seed: int | None = Field(
         None,
@@ -417,7 +417,7 @@ class DrawRequest(Request):
         "[{'name': ..., 'weight': 0.8}]. They are listed as resources flux://loras/{name}, with "
         "the words a prompt needs for them; an unknown name is answered with those there are. "
         "Only with a model of the family they were made for.",
-        json_schema_extra=brief("Of the model's family, listed as flux://loras/{name}."),
+        json_schema_extra=brief("Listed as flux://loras/{name}."),
     )
     step_cache: StepCache = Field(
         "none",
@@ -435,7 +435,7 @@ class DrawRequest(Request):
         None,
         description="Preview image inside the result: none, 512 px or 1024 px. Left out: small, or "
         "none where your program cannot show it.",
-        json_schema_extra=brief("small 512 px, normal 1024 px."),
+        json_schema_extra=brief("small 512 px, normal 1024 px.", left_out="auto"),
     )
     wait_s: Real = Field(
         45,
@@ -788,7 +788,7 @@ class SearchRequest(Request):
         None,
         description="A contact sheet of the hits inside the result. Left out: small, or none where "
         "your program cannot show it.",
-        json_schema_extra=brief("Contact sheet in the result."),
+        json_schema_extra=brief("Contact sheet in the result.", left_out="auto"),
     )
 
 
@@ -814,7 +814,7 @@ class GetJobRequest(Request):
         None,
         description="Preview image inside the result: none, 512 px or 1024 px. Left out: small, or "
         "none where your program cannot show it.",
-        json_schema_extra=brief("small 512 px, normal 1024 px."),
+        json_schema_extra=brief("small 512 px, normal 1024 px.", left_out="auto"),
     )
 
 

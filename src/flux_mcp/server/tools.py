@@ -48,10 +48,7 @@ _CANCELS = ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
 )
 
-_WAITING = (
-    " The result has a preview and each image's id, seed and model; without images yet, call "
-    "flux_get_job with its job_id."
-)
+_WAITING = " If the result has a job_id and no images yet, call flux_get_job."
 
 
 @dataclass(frozen=True)
@@ -166,8 +163,14 @@ def described_tools() -> list[dict[str, Any]]:
 
 Schema = dict[str, Any]
 
-_UNPUBLISHED_OF_INPUTS = ("minLength", "maxLength", "additionalProperties")
-"""The server checks the length of texts; some constrained decoders refuse such repetitions."""
+_UNPUBLISHED_OF_INPUTS = (
+    "minLength", "maxLength", "minItems", "maxItems", "additionalProperties",
+)  # fmt: skip
+"""The server checks lengths; some constrained decoders refuse them, and some converters drop them.
+Nor does it take other arguments: google-genai cannot read a tool that says so."""
+_LARGEST_PUBLISHED = 10**9
+"""A larger bound is told by an error: nobody meets it, and it costs tokens in each session."""
+_EMPTY_OF_TYPE: dict[str, Any] = {"string": "", "array": [], "object": {}}
 _NOTHING = (None, False, "none")
 """Defaults that say nothing."""
 _UNPUBLISHED_OF_OUTPUTS = ("default", "additionalProperties", "required")
@@ -177,7 +180,9 @@ _UNPUBLISHED_OF_OUTPUTS = ("default", "additionalProperties", "required")
 @cache
 def input_schema(model: type[BaseModel]) -> Schema:
     """Return the schema of a tool's arguments: an object without references or null."""
-    return _without_description(inlined(model.model_json_schema(), _plain_argument))
+    schema = _without_description(inlined(model.model_json_schema(), _plain_argument))
+    arguments = {name: _with_defaults(one) for name, one in schema["properties"].items()}
+    return {**schema, "properties": arguments}
 
 
 @cache
@@ -241,30 +246,68 @@ def inlined(schema: Schema, plain: Callable[[Schema], Schema] = lambda node: nod
 def _plain_argument(node: Schema) -> Schema:
     """Return a node of an input schema that every provider's converter keeps.
 
-    An optional argument is left out rather than null; a flag is off unless it is given. That there
-    are no other arguments is not published: google-genai cannot read a tool that says so, and the
-    server refuses them itself.
+    An optional argument is left out rather than null; a flag is off unless it is given. Bounds and
+    defaults are repeated in the description, because some converters drop them.
     """
     node = {key: value for key, value in node.items() if key not in _UNPUBLISHED_OF_INPUTS}
     if len(inner := _not_null(node)) == 1:
         node = {**inner[0], **{key: value for key, value in node.items() if key != "anyOf"}}
-    if "exclusiveMinimum" in node:
-        node["minimum"] = node.pop("exclusiveMinimum")
-    left_out = node.pop(LEFT_OUT, None)
-    if "enum" in node and left_out is not None:
-        node["enum"] = [left_out, *node["enum"]]
-    elif left_out is not None:
-        node["minimum"] = left_out
-    if BRIEF in node:
-        node["description"] = node.pop(BRIEF)
-    if not node.get("description"):
-        node.pop("description", None)
-    if node.get("default") in _NOTHING:
-        node.pop("default", None)
-    return {
+    node = {
         key: int(value) if isinstance(value, float) and value.is_integer() else value
         for key, value in node.items()
     }
+    if node.get("default") in _NOTHING:
+        _pop(node, "default")
+    if node.get("maximum", 0) > _LARGEST_PUBLISHED:
+        _pop(node, "maximum")
+    left_out = node.pop(LEFT_OUT, None)
+    text = str(node.pop(BRIEF, node.get("description", "")))
+    if not text:
+        _pop(node, "minimum", "maximum")  # its name says all that is needed to give it
+    node["description"] = " ".join(filter(None, (text, _limits(node))))
+    if not node["description"]:
+        del node["description"]
+    if "enum" in node and left_out is not None:
+        node["enum"] = [left_out, *node["enum"]]
+    if left_out is not None or "maximum" not in node:
+        # That a size is not negative needs no words, and 0 or -1 may be given where it is left out.
+        _pop(node, "minimum", "maximum")
+    _pop(node, "exclusiveMinimum")
+    return node
+
+
+def _pop(node: Schema, *keys: str) -> None:
+    for key in keys:
+        node.pop(key, None)
+
+
+def _limits(node: Schema) -> str:
+    """Return the bounds and the default of an argument, in words."""
+    low, high = node.get("minimum"), node.get("maximum")
+    if "exclusiveMinimum" in node:
+        low = f"above {node['exclusiveMinimum']}"
+    bounds = "" if low is None or high is None else f"{low} to {high}"
+    default = f"default {node['default']}" if "default" in node else ""
+    words = ", ".join(filter(None, (bounds, default)))
+    return f"{words[:1].upper()}{words[1:]}." if words else ""
+
+
+def _with_defaults(node: Schema) -> Schema:
+    """Return an argument whose optional members have defaults, at every depth.
+
+    langchain-google-genai makes a model give those that have none.
+    """
+    if "items" in node:
+        return {**node, "items": _with_defaults(node["items"])}
+    if "properties" not in node:
+        return node
+    members = {}
+    for name, inner in node["properties"].items():
+        member = _with_defaults(inner)
+        if name not in node.get("required", ()) and inner["type"] in _EMPTY_OF_TYPE:
+            member = {"default": _EMPTY_OF_TYPE[inner["type"]], **member}
+        members[name] = member
+    return {**node, "properties": members}
 
 
 def _plain_answer(node: Schema) -> Schema:

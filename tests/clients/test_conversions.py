@@ -1,0 +1,103 @@
+"""Every tool through the converters of third-party packages, and back as a strict model fills it.
+
+Run by `make clients`, which installs the packages.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from flux_mcp.requests.validation import parse_request
+from flux_mcp.server.published import TOOLS_FILE
+from flux_mcp.server.tools import TOOLS
+from tests.server.strict import NEEDED, filled
+
+HERE = Path(__file__).resolve().parent
+ENVIRONMENTS = HERE / ".envs"
+PUBLISHED = {tool["name"]: tool["inputSchema"] for tool in json.loads(TOOLS_FILE.read_bytes())}
+GOOGLE = ("google-genai", "langchain-google-genai", "pydantic-ai google", "pydantic-ai google live")
+STRICT = ("langchain-openai strict", "openai-agents strict", "pydantic-ai openai strict")
+OTHERS = ("langchain-openai", "langchain-anthropic", "openai-agents", "pydantic-ai openai")
+SAID_IN_WORDS = {"default", "minimum", "maximum"}
+"""What some converters drop, and descriptions repeat."""
+
+pytestmark = pytest.mark.skipif(
+    not ENVIRONMENTS.is_dir(), reason="make clients installs the packages"
+)
+
+
+@pytest.fixture(scope="module")
+def converted() -> dict[str, dict[str, Any]]:
+    """Return what each converter makes of each tool, wherever its package is installed."""
+    found: dict[str, dict[str, Any]] = {}
+    for python in sorted(ENVIRONMENTS.glob("*/bin/python")):
+        done = subprocess.run(
+            [python, HERE / "conversions.py", TOOLS_FILE], check=True, capture_output=True
+        )
+        found |= json.loads(done.stdout)
+    return found
+
+
+def test_every_converter_was_there(converted: dict[str, dict[str, Any]]) -> None:
+    assert set(converted) == {*GOOGLE, *STRICT, *OTHERS}
+
+
+@pytest.mark.parametrize("converter", [*GOOGLE, *STRICT, *OTHERS])
+def test_every_tool_is_taken_whole(converter: str, converted: dict[str, dict[str, Any]]) -> None:
+    for name, schema in converted[converter].items():
+        assert not isinstance(schema, str), f"{name}: {schema}"
+        assert list(losses(PUBLISHED[name], schema, name)) == []
+
+
+def losses(ours: dict[str, Any], theirs: dict[str, Any], where: str) -> Iterator[str]:
+    """Yield what a converted schema says no more; types may be written otherwise."""
+    assert ours["type"] == theirs["type"].lower()
+    for key in ours.keys() - theirs.keys() - SAID_IN_WORDS - {"required"}:
+        yield f"{where}: {key}"
+    for key in ours.keys() & theirs.keys() & {"description", "enum", "minimum", "maximum"}:
+        if ours[key] != theirs[key]:
+            yield f"{where}: {key} is {theirs[key]}"
+    for name, one in ours.get("properties", {}).items():
+        if name not in theirs.get("properties", {}):
+            yield f"{where}.{name}"
+        else:
+            yield from losses(one, theirs["properties"][name], f"{where}.{name}")
+    if "items" in ours and "items" in theirs:
+        yield from losses(ours["items"], theirs["items"], f"{where}[]")
+
+
+@pytest.mark.parametrize("converter", [*GOOGLE, *OTHERS])
+def test_no_more_is_required_than_we_ask(
+    converter: str, converted: dict[str, dict[str, Any]]
+) -> None:
+    for name, schema in converted[converter].items():
+        assert required(schema) == required(PUBLISHED[name]), name
+
+
+def required(schema: dict[str, Any], where: str = "") -> dict[str, list[str]]:
+    """Return the required arguments of a schema, and of every object in it, by its place."""
+    found = {where: sorted(schema.get("required") or ())}
+    members = dict(schema.get("properties", {}))
+    if "items" in schema:
+        members["[]"] = schema["items"]
+    for name, one in members.items():
+        found |= required(one, f"{where}.{name}")
+    return {place: names for place, names in found.items() if names}
+
+
+@pytest.mark.parametrize("converter", [*STRICT])
+def test_what_a_model_must_fill_in_means_nothing(
+    converter: str, converted: dict[str, dict[str, Any]]
+) -> None:
+    for row in TOOLS:
+        schema = converted[converter][row.name]
+        given = filled(schema, NEEDED[row.name])
+        jsonschema.validate(given, schema)
+        assert set(given) == set(PUBLISHED[row.name]["properties"])
+        asked, meant = (parse_request(row.request, one) for one in (given, NEEDED[row.name]))
+        assert asked == meant, row.name
