@@ -24,6 +24,7 @@ from flux_mcp.requests.validation import (
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
     MAX_WAIT_S,
+    USUAL_WAIT_S,
     Key,
     MistakeError,
     ModelId,
@@ -437,12 +438,13 @@ class DrawRequest(Request):
         "none where your program cannot show it.",
         json_schema_extra=brief("small 512 px, normal 1024 px.", left_out="auto"),
     )
-    wait_s: Real = Field(
-        45,
+    wait_s: Real | None = Field(
+        None,
         ge=0,
         le=MAX_WAIT_S,
         description="Longest wait in seconds before answering with a job id to poll. 0 returns at "
-        "once.",
+        "once. Leave out for what suits the client: the setting default_wait_s, or else "
+        f"{USUAL_WAIT_S} seconds, and fewer for a client that is known to end its calls sooner.",
         json_schema_extra=brief("Seconds; then a job_id is answered."),
     )
     dry_run: bool = Field(
@@ -807,7 +809,8 @@ class GetJobRequest(Request):
         20,
         ge=0,
         le=MAX_WAIT_S,
-        description="Longest wait in seconds for the job to finish.",
+        description="Longest wait in seconds for the job to finish; shorter where the client is "
+        "known to end its calls sooner.",
         json_schema_extra=brief("Longest wait in seconds for its end."),
     )
     preview: Literal["none", "small", "normal"] | None = Field(

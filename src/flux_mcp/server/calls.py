@@ -28,6 +28,7 @@ from flux_mcp.requests.schemas import (
     GetJobRequest,
     SearchRequest,
 )
+from flux_mcp.requests.validation import USUAL_WAIT_S
 from flux_mcp.server.clients import current_fit, overrides_of
 from flux_mcp.server.progress import ProgressFeed
 from flux_mcp.server.redaction import ServerPaths
@@ -145,8 +146,9 @@ class ToolCalls:
         self, job: Job, request: DrawRequest, context: Context[Any, Any]
     ) -> CallToolResult:
         # A caller that does not want to wait is answered with the job's id, tasks or not.
-        defers = request.wait_s > TASK_GRACE_S and declares_tasks(context)
-        job = await self._wait(job, TASK_GRACE_S if defers else request.wait_s, context)
+        wait_s = self._usual_wait_s() if request.wait_s is None else request.wait_s
+        defers = wait_s > TASK_GRACE_S and declares_tasks(context)
+        job = await self._wait(job, TASK_GRACE_S if defers else wait_s, context)
         preview = self._preview(request)
         result, position = (
             await self.result_of(job, preview, context),
@@ -245,6 +247,11 @@ class ToolCalls:
                 job = seen
                 feed.show(job, await self._service.position(job))
         return job
+
+    def _usual_wait_s(self) -> float:
+        """Return how long a call that generates images waits where it says nothing."""
+        setting_s = self._service.settings.default_wait_s
+        return USUAL_WAIT_S if setting_s is None else setting_s
 
     def _once(self, notices: tuple[str, ...], context: Context[Any, Any] | None) -> tuple[str, ...]:
         """Return notices without the one about the demonstration, if the session has had it.

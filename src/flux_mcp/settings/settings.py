@@ -205,6 +205,14 @@ class Settings(BaseSettings):
         description="Image in results whose call has no argument `preview`: none, 512 px or "
         "1024 px; auto: small, and none for clients that would show their model its bytes as text.",
     )
+    default_wait_s: float | None = Field(
+        None,
+        ge=0,
+        le=230,
+        description="Seconds that a call which generates images waits for them where it says "
+        "nothing (`wait_s`); then it is answered with the job's id. Unset: 45, and fewer for "
+        "clients that are known to end calls sooner.",
+    )
     transport: Literal["stdio", "http", "sse"] = Field(
         "stdio", description="How clients reach this server; `flux-mcp serve --transport`."
     )
