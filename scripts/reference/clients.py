@@ -68,7 +68,10 @@ def clients_page() -> str:
             "shown, to be pasted. For any other client, see [generic](generic.md)."
         ),
         "## Time-outs",
-        f"{WAITING} An image is therefore never lost to a client's time-out.",
+        (
+            f"{WAITING} [Client behaviour](behaviour.md#time-outs-of-clients) says what happens "
+            "when a client ends a call sooner."
+        ),
         "## What they are sent",
         "Some clients are sent less than others, or answered sooner: [content.md](content.md).",
         "## Over HTTP",

@@ -26,6 +26,7 @@ from flux_mcp.worker_protocol.messages import ErrorInfo, Progress
 
 from .factories import make_job, make_plan_row
 
+LONG_AGO = "2026-01-01T00:00:00.000000+00:00"
 LOST = ErrorInfo(code="worker_lost", message="gone", hint="try again")
 
 
@@ -358,6 +359,23 @@ def test_a_job_whose_id_somebody_has_is_not_cancelled_for_a_caller_that_left(
     assert not queue.cancel_unclaimed(claimed.id).cancel_requested
     after = queue.cancel_unclaimed(unclaimed.id)
     assert (after.cancel_requested, after.is_final) == (True, not running)
+
+
+def test_an_unanswered_job_is_given_until_some_time_after_its_end(
+    queue: JobQueue, database: Database
+) -> None:
+    job = queue.submit(make_job())
+
+    def is_given() -> bool:
+        queue.mark_unanswered(job.id)
+        database.execute("UPDATE jobs SET unanswered_at = ?", (LONG_AGO,))
+        return queue.take_unanswered(job.principal, job.request) is not None
+
+    assert is_given(), "it still waits, however long ago its caller left"
+    queue.fail(claim(queue), LOST)
+    assert is_given(), "it has ended just now, and nobody knows why"
+    database.execute("UPDATE jobs SET finished_at = ?", (LONG_AGO,))
+    assert not is_given()
 
 
 def test_an_unknown_job_is_said_to_be_unknown(queue: JobQueue) -> None:

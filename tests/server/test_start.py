@@ -38,6 +38,7 @@ ALLOWED_MODULES = {
     "flux_mcp.server.prompt_feed",
     "flux_mcp.server.published",
     "flux_mcp.server.tasks",
+    "flux_mcp.server.timeouts",
     "flux_mcp.server.transports",
     "flux_mcp.server.transports.lines",
     "flux_mcp.server.transports.messages",

@@ -400,7 +400,7 @@ async def test_who_asks_for_a_task_has_its_id(idle: Service) -> None:
     """So the call that made it can no longer take its job along."""
     stored = await idle.submit(GenerateRequest(**FAST))
     await JobTasks(idle, ToolCalls(idle)).find(stored.id)
-    await idle.cancel_if_unclaimed(stored.id)
+    await idle.let_go(stored.id)
     assert (await idle.find_job(stored.id)).status == "queued"
 
 

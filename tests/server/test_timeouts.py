@@ -1,5 +1,9 @@
-"""How long calls wait, and what becomes of those whose client ran out of time."""
+"""How long calls wait, and what becomes of those whose client ran out of time.
 
+That a client's own time-out keeps its job, over every transport, is in tests/e2e/clients.
+"""
+
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -7,8 +11,13 @@ from typing import Any
 import pytest
 from mcp import Client
 
+from flux_mcp.jobs.job import Job
+from flux_mcp.principals import acting_as
+from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.requests.validation import MAX_WAIT_S
 from flux_mcp.server.app import build_server
+from flux_mcp.server.calls import REPEATED_NOTICE
+from flux_mcp.server.timeouts import MAX_SESSIONS, ClientTimeouts, says_timeout
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.e2e.calls import FAST, job
@@ -47,3 +56,135 @@ async def test_a_call_that_says_nothing_waits_as_long_as_the_setting_says(servin
 def test_the_setting_takes_what_the_argument_takes() -> None:
     limits = Settings.model_json_schema()["properties"]["default_wait_s"]["anyOf"][0]
     assert (limits["minimum"], limits["maximum"]) == (0, MAX_WAIT_S)
+
+
+def test_a_client_that_ran_out_of_time_is_answered_before_that_from_then_on() -> None:
+    known = ClientTimeouts()
+    hasty, silent, other = ("local", "1"), ("local", "2"), ("ada", "1")
+    known.timed_out(hasty, 30.0)
+    assert known.most_s(hasty) == pytest.approx(21.0)
+    known.timed_out(hasty, 5.0)
+    known.timed_out(hasty, 60.0)
+    assert known.most_s(hasty) == pytest.approx(3.5)
+    known.gave_up(silent)
+    assert known.most_s(silent) == 4.0
+    assert known.most_s(other) is None
+    # HTTP of 2026-07-28 has no sessions: one of its clients says nothing about another.
+    known.timed_out(None, 1.0)
+    assert known.most_s(None) is None
+    for number in range(MAX_SESSIONS):
+        known.gave_up(("local", f"later {number}"))
+    assert known.most_s(hasty) is None
+
+
+# --- what a cancellation says ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_timeout"),
+    [
+        # Python SDK 2.3.
+        ("timed out after 5.0s", True),
+        ("timed out after Nones", True),
+        ("caller cancelled", False),
+        # TypeScript SDK 1.12 to 1.32, then 2.4.
+        ("McpError: MCP error -32001: Request timed out", True),
+        ("McpError: MCP error -32001: Maximum total timeout exceeded", True),
+        ("SdkError: Request timed out", True),
+        ("McpError: MCP error -32000: Connection closed", False),
+        ("AbortError: This operation was aborted", False),
+        ("AbortError: The user aborted a request.", False),
+        ("undefined", False),
+        # AbortSignal.timeout() in Node and in Chrome.
+        ("TimeoutError: The operation was aborted due to timeout", True),
+        ("TimeoutError: signal timed out", True),
+        # Go, Rust.
+        ("context deadline exceeded", True),
+        ("context canceled", False),
+        ("request timeout", True),
+        # Clients of their own.
+        ("Tool call timed-out after 10 seconds", True),
+        ("request_timeout", True),
+        ("User requested cancellation", False),
+        ("The user stopped it before the timeout", False),
+        ("user said: timed out, stop", False),
+        ("Sometimes out of order", False),
+        ("", False),
+        (None, False),
+        ("x" * 100_000 + "timed out", False),
+    ],
+)
+def test_a_reason_is_a_time_out_or_a_persons(reason: str | None, is_timeout: bool) -> None:  # noqa: FBT001 - parameters
+    assert says_timeout(reason) is is_timeout
+
+
+# --- the same call again -----------------------------------------------------------------------
+
+
+async def stored(service: Service, request: GenerateRequest) -> Job:
+    """Store a job whose call ended without an answer."""
+    job = await service.submit(request)
+    await service.let_go(job.id, keep=True)
+    return job
+
+
+async def stored_jobs(service: Service, count: int) -> list[Job]:
+    """Wait until there are so many jobs; return them."""
+    async with asyncio.timeout(60):
+        while len(jobs := await service.recent_jobs(count + 1)) < count:  # noqa: ASYNC110 - calls ring no bell
+            await asyncio.sleep(0)
+    return jobs
+
+
+async def test_a_repeated_call_gets_the_job_that_nobody_was_answered_about(
+    serving: Serving,
+) -> None:
+    request = GenerateRequest(**FAST)
+    async with serving() as (service, _):
+        first, second = [await stored(service, request) for _ in range(2)]
+        # Whoever it is not the same for: another caller, another request, a key of its own.
+        with acting_as("ada"):
+            assert await service.take_unanswered(request) is None
+        for changes in ({"seed": 8}, {"session": "s"}, {"idempotency_key": "k"}):
+            other = request.model_copy(update=changes)
+            assert await service.take_unanswered(other) is None
+        # How it is waited for makes no other request of it. Each job is given once.
+        hurried = request.model_copy(update={"wait_s": 3.0, "preview": "none"})
+        taken = [await service.take_unanswered(hurried) for _ in range(3)]
+        assert [one and one.id for one in taken] == [first.id, second.id, None]
+        # The call that it was given to is lost as well.
+        await service.let_go(first.id, keep=True)
+        await service.mark_id_given(first.id)
+        await service.let_go(second.id, keep=True)
+        await service.cancel(second.id)
+        assert await service.take_unanswered(request) is None
+
+
+async def test_a_call_that_was_answered_is_made_again_for_another_image(serving: Serving) -> None:
+    async with serving() as (_, client):
+        one, other = [await job(client, "flux_generate", **FAST, wait_s=0) for _ in range(2)]
+    assert one.job_id != other.job_id
+    assert REPEATED_NOTICE not in other.notices
+
+
+@pytest.mark.parametrize("setting", ["cancel", "keep"])
+async def test_the_setting_decides_about_a_call_that_does_not_say_why_it_ends(
+    serving: Serving, setting: str
+) -> None:
+    request = GenerateRequest(**FAST)
+    async with serving(on_disconnect=setting) as (service, _):
+        job = await service.submit(request)
+        await service.let_go(job.id)
+        assert (await service.find_job(job.id)).cancel_requested is (setting == "cancel")
+        again = await service.take_unanswered(request)
+        assert (again and again.id) == (job.id if setting == "keep" else None)
+
+
+async def test_calls_that_come_together_are_each_meant(serving: Serving) -> None:
+    async with serving() as (service, client):
+        asked = {**FAST, "wait_s": 230}
+        both = [asyncio.create_task(client.call_tool("flux_generate", asked)) for _ in range(2)]
+        await stored_jobs(service, len(both))
+        for one in both:
+            one.cancel()
+        await asyncio.gather(*both, return_exceptions=True)

@@ -71,6 +71,9 @@ class Job(BaseModel):
     cancel_requested: bool = False
     id_given: bool = False
     """Whether a caller has been given the id: from then on only an explicit cancel ends the job."""
+    unanswered_at: str | None = None
+    """When a call about it ended without an answer, while no caller has the id: the same request
+    made again is given this job instead of a second one."""
     preview: PreviewSize = "small"
     """How large a preview the caller wants that was given the id last. A call whose result is asked
     for later, as a task, gets the preview that the call asked for."""

@@ -20,7 +20,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 HISTORY = 20
 """Newest completed jobs that estimates are made of."""
+REPEAT_WITHIN_S = 600.0
+"""A call repeated this long after the end of its job still gets that job: a person who reads an
+error and asks again does so within minutes, later the same words are meant as a new request."""
 _DEFAULT_JOB_S = 30.0
 """How long a job is said to take before any has ended."""
 
@@ -125,6 +128,13 @@ def job_migrations() -> "Migrations":
         else:
             _create(database)
 
+    @steps(name="0002_unanswered")
+    def _unanswered(database: "Database") -> None:
+        database.execute("ALTER TABLE jobs ADD COLUMN unanswered_at TEXT")
+        database.execute(
+            "CREATE INDEX jobs_unanswered ON jobs (principal) WHERE unanswered_at IS NOT NULL"
+        )
+
     return steps
 
 
@@ -149,10 +159,14 @@ def to_row(job: Job) -> dict[str, Any]:
     """Return a job as column values."""
     row = job.model_dump(mode="json")
     for name in _JSON_COLUMNS:
-        row[name] = None if row[name] is None else json.dumps(row[name], ensure_ascii=False)
+        row[name] = None if row[name] is None else _as_json(row[name])
     for name in _BOOL_COLUMNS:
         row[name] = int(row[name])
     return row
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def from_row(row: dict[str, Any]) -> Job:
@@ -484,6 +498,42 @@ class JobQueue:
             self._database.conn.execute(f"INSERT INTO jobs ({columns}) VALUES ({marks})", row)
         return job
 
+    def mark_unanswered(self, job_id: str) -> None:
+        """Record that a call about a job has ended and no caller has its id: a repeat may take it.
+
+        Changes nothing once a caller has the id, or the job was asked to stop.
+        """
+        self._database.execute(
+            "UPDATE jobs SET unanswered_at = ? "
+            "WHERE id = ? AND id_given = 0 AND cancel_requested = 0",
+            (utc_now(), job_id),
+        )
+
+    def take_unanswered(self, principal: str, request: dict[str, Any]) -> Job | None:
+        """Return the oldest job of a request that nobody was answered about, if there is one.
+
+        It is given once: it counts as unanswered again only when the call that it is given to ends
+        without an answer too. A job that has ended is given for `REPEAT_WITHIN_S`.
+        """
+        since = (datetime.now(UTC) - timedelta(seconds=REPEAT_WITHIN_S)).isoformat(
+            timespec="microseconds"
+        )
+        with immediate(self._database):
+            job = self._one(
+                """
+                WHERE principal = ? AND unanswered_at IS NOT NULL AND request = ?
+                    AND idempotency_key IS NULL AND id_given = 0 AND cancel_requested = 0
+                    AND (finished_at IS NULL OR max(finished_at, unanswered_at) >= ?)
+                ORDER BY seq LIMIT 1
+                """,
+                (principal, _as_json(request), since),
+            )
+            if job is not None:
+                self._database.conn.execute(
+                    "UPDATE jobs SET unanswered_at = NULL WHERE id = ?", (job.id,)
+                )
+        return job
+
     def refuse_if_full(self) -> None:
         """Refuse early what `submit` would refuse, before any work is done for it.
 
@@ -535,7 +585,7 @@ class JobQueue:
         """Record that a caller now holds the id, and how large a preview it wants, if it said."""
         self._database.execute(
             """
-            UPDATE jobs SET id_given = 1, preview = ifnull(:preview, preview)
+            UPDATE jobs SET id_given = 1, unanswered_at = NULL, preview = ifnull(:preview, preview)
             WHERE id = :id AND (id_given = 0 OR preview <> ifnull(:preview, preview))
             """,
             {"id": job_id, "preview": preview},

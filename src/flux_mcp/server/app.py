@@ -50,6 +50,7 @@ from flux_mcp.server.tasks import (
     Tasks,
     refuse_undeclared_listening,
 )
+from flux_mcp.server.timeouts import CancelReasons
 
 if TYPE_CHECKING:
     from flux_mcp.server.handlers import Handlers
@@ -85,6 +86,7 @@ class FluxServer(MCPServer[Any]):
         self._published = published_tools()
         self._server_paths = OnDemand(self._find_paths)
         self._open: Counter[str] = Counter()
+        self._reasons = CancelReasons()
         bus = InMemorySubscriptionBus()
         self._feed = PromptFeed(self._changed_packs, bus)
         drawing = _JobTasksOnDemand([tool.name for tool in self._published], self._handlers)
@@ -94,7 +96,12 @@ class FluxServer(MCPServer[Any]):
             instructions=INSTRUCTIONS,
             version=__version__,
             subscriptions=bus,
-            middleware=[self._for_principal, refuse_undeclared_listening, self._feed],
+            middleware=[
+                self._for_principal,
+                self._reasons.listen,
+                refuse_undeclared_listening,
+                self._feed,
+            ],
             extensions=[Tasks(drawing, *task_backends)],
         )
         add_resource_templates(self, self._read_resource)
@@ -135,7 +142,7 @@ class FluxServer(MCPServer[Any]):
     async def _load_handlers(self) -> "Handlers":
         service = await self._service.get()
         handlers = await asyncio.to_thread(_import_handlers)
-        return handlers(service)
+        return handlers(service, self._reasons)
 
     async def announce_changes(self) -> None:
         """Announce to clients when packs change on disk, until cancelled."""

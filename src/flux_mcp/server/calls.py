@@ -1,13 +1,16 @@
 """Tool calls: each validated request answered through the service, as a tool result.
 
 A call that generates images submits a job and then waits for it; it never is the job. What becomes
-of the job when its call is cancelled is decided here (`on_disconnect`).
+of the job when its call ends without an answer is decided here: a client that ran out of time
+keeps it, and gets it when it calls again; otherwise the setting `on_disconnect` decides.
 """
 
 import asyncio
+import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -15,6 +18,7 @@ from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
+from flux_mcp.errors import FluxMcpError
 from flux_mcp.gallery.previews import Sheets
 from flux_mcp.gallery.store import is_image_id
 from flux_mcp.jobs.downloads import is_download_id
@@ -41,15 +45,22 @@ from flux_mcp.server.results import (
     search_result,
 )
 from flux_mcp.server.tasks import declares_tasks
+from flux_mcp.server.timeouts import (
+    REPEAT_S,
+    CancelReasons,
+    ClientTimeouts,
+    Session,
+    says_timeout,
+    session_of,
+)
 from flux_mcp.service.answers import JobAnswer
 from flux_mcp.service.service import Service
 from flux_mcp.service.views import download_answer
 
-Handler = Callable[[Any, Context[Any, Any]], Awaitable[CallToolResult]]
-
-_Session = tuple[str, str | None]
-"""The caller, and the session's id where the transport has one."""
-SESSION_HEADER = "mcp-session-id"  # Streamable HTTP, 2025-11-25
+REPEATED_NOTICE = (
+    "The same call was made before and its answer was not received: this is its job, and no second "
+    "one was queued. For another image change the seed or the prompt."
+)
 MOST_SESSIONS = 1000
 """Sessions that are remembered; an older one is told again what it has been told."""
 TASK_GRACE_S = 0.25
@@ -64,19 +75,53 @@ class DeferredResult(CallToolResult):
     """Its place in the queue, 1 for the next."""
 
 
-class ToolCalls:
-    """Answers tool calls; keeps how many are open, and how many wait for each job."""
+@dataclass(eq=False)
+class OpenCall:
+    """A call that waits for a job, until it is answered or has ended otherwise."""
 
-    def __init__(self, service: Service) -> None:
+    session: Session | None
+    context: Context[Any, Any]
+    asked: BaseModel
+    """The request, without how its caller waits for the answer."""
+    submitting: asyncio.Task[Job] | None = None
+    """Stores its job, or finds that of an earlier call."""
+    is_given_up: bool = False
+    """Whether its client has made the call again: the answer to this one is read by nobody."""
+    notices: tuple[str, ...] = ()
+    """What its answer says besides that of the job."""
+    began_s: float = field(default_factory=time.monotonic)
+    lost: asyncio.Event | None = None
+    """Set when it was cancelled, and what becomes of its job is decided; `None` before."""
+
+    def age_s(self) -> float:
+        """Return how long it has been open."""
+        return time.monotonic() - self.began_s
+
+
+_Handler = Callable[[Any, OpenCall], Awaitable[CallToolResult]]
+
+
+class ToolCalls:
+    """Answers tool calls; keeps how many are open, and how many wait for each job.
+
+    Args:
+        service: Makes, finds and ends jobs.
+        reasons: Why calls were cancelled.
+    """
+
+    def __init__(self, service: Service, reasons: CancelReasons | None = None) -> None:
         self._service = service
+        self._reasons = reasons or CancelReasons()
+        self._timeouts = ClientTimeouts()
+        self._calls: list[OpenCall] = []
         self._waiting: Counter[str] = Counter()
         self._sheets = Sheets()
-        self._told: OrderedDict[_Session, None] = OrderedDict()
+        self._told: OrderedDict[Session, None] = OrderedDict()
         self._paths = ServerPaths.of(service.settings)
         self._fit_overrides = overrides_of(service.settings)
         self._open = 0
         self._answered = asyncio.Event()
-        self._handlers: dict[type[BaseModel], Handler] = {
+        self._handlers: dict[type[BaseModel], _Handler] = {
             **dict.fromkeys(DRAW_REQUESTS.values(), self._draw),
             SearchRequest: self._search,
             GetJobRequest: self._get_job,
@@ -90,9 +135,17 @@ class ToolCalls:
             FluxMcpError: something is wrong that the caller should read.
         """
         self._open += 1
+        call = OpenCall(session_of(context), context, _without_waiting(request))
+        self._calls.append(call)
         try:
-            return await self._handlers[type(request)](request, context)
+            return await self._handlers[type(request)](request, call)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                if says_timeout(await self._reasons.of(context)):
+                    self._timeouts.timed_out(call.session, call.age_s())
+            raise
         finally:
+            self._calls.remove(call)
             self._open -= 1
             if not self._open:
                 self._answered.set()
@@ -105,36 +158,80 @@ class ToolCalls:
 
     # --- generating images ---------------------------------------------------------------------
 
-    async def _draw(self, request: DrawRequest, context: Context[Any, Any]) -> CallToolResult:
+    async def _draw(self, request: DrawRequest, call: OpenCall) -> CallToolResult:
         if request.dry_run:
             answer = await self._service.dry_run(request)
-            notices = self._once(answer.notices, context)
+            notices = self._once(answer.notices, call.context)
             return dry_run_result(answer.model_copy(update={"notices": notices}))
         # A task of its own: a call cancelled while its job is being stored must still find out
         # which job that is, to cancel it.
-        submitting = asyncio.create_task(self._submit(request))
+        call.submitting = asyncio.create_task(self._submit(request, call))
         try:
-            return await self._answer_for_job(await asyncio.shield(submitting), request, context)
+            job = await asyncio.shield(call.submitting)
+            return await self._answer_for_job(job, request, call)
         except asyncio.CancelledError:
+            call.lost = asyncio.Event()
             with anyio.CancelScope(shield=True):
-                await self._abandon(submitting)
+                await self._abandon(call.submitting, call)
+                call.lost.set()
             raise
 
-    async def _submit(self, request: DrawRequest) -> Job:
-        """Store a job, and count this call among those that wait for it.
+    async def _submit(self, request: DrawRequest, call: OpenCall) -> Job:
+        """Store a job, or find that of an earlier call; count this call among those that wait.
 
         In one step: a call with the same key that comes now already finds it waited for.
         """
-        job = await self._service.submit(request, self._is_waited_for)
+        job = await self._job_of_earlier_call(request, call)
+        if job is None:
+            job = await self._service.submit(request, self._is_waited_for)
+        else:
+            call.notices = (REPEATED_NOTICE,)
         self._waiting[job.id] += 1
         return job
 
+    async def _job_of_earlier_call(self, request: DrawRequest, call: OpenCall) -> Job | None:
+        """Return the job of the same call made before, if its client did not get the answer."""
+        if request.idempotency_key is not None:
+            return None  # its caller says which calls are the same
+        earlier = self._given_up_for(call)
+        if earlier is not None and earlier.submitting is not None:
+            with suppress(FluxMcpError):  # it was refused; this one need not be
+                stored = await asyncio.shield(earlier.submitting)
+                job = await self._service.find_job(stored.id)
+                if not job.cancel_requested:
+                    return job
+        # What becomes of the jobs of calls that have just ended is known first.
+        for one in self._before(call):
+            if one.lost is not None:
+                await one.lost.wait()
+        return await self._service.take_unanswered(request)
+
+    def _before(self, call: OpenCall) -> list[OpenCall]:
+        """Return the calls of the same session that were open when this one came."""
+        older = self._calls[: self._calls.index(call)]
+        return [one for one in older if one.session == call.session]
+
+    def _given_up_for(self, call: OpenCall) -> OpenCall | None:
+        """Return the open call of the same session that this one repeats, and remember that.
+
+        Older SDKs of Python do not say that they have stopped waiting.
+        """
+        if call.session is None:
+            return None
+        for one in self._before(call):
+            is_over = one.is_given_up or one.lost is not None
+            if one.asked == call.asked and not is_over and one.age_s() >= REPEAT_S:
+                one.is_given_up = True
+                self._timeouts.gave_up(call.session)
+                return one
+        return None
+
     async def _answer_for_job(
-        self, job: Job, request: DrawRequest, context: Context[Any, Any]
+        self, job: Job, request: DrawRequest, call: OpenCall
     ) -> CallToolResult:
         """Wait for a job and answer; a cancelled call still counts among those that wait."""
         try:
-            result = await self._wait_and_answer(job, request, context)
+            result = await self._wait_and_answer(job, request, call)
         except Exception as error:
             error.add_note(f"The call waited for job {job.id}.")  # for the log
             self._stop_waiting(job.id)
@@ -143,28 +240,35 @@ class ToolCalls:
         return result
 
     async def _wait_and_answer(
-        self, job: Job, request: DrawRequest, context: Context[Any, Any]
+        self, job: Job, request: DrawRequest, call: OpenCall
     ) -> CallToolResult:
         # A caller that does not want to wait is answered with the job's id, tasks or not.
         wait_s = self._usual_wait_s() if request.wait_s is None else request.wait_s
-        defers = wait_s > TASK_GRACE_S and declares_tasks(context)
-        job = await self._wait(job, TASK_GRACE_S if defers else wait_s, context)
+        defers = wait_s > TASK_GRACE_S and declares_tasks(call.context)
+        job = await self._wait(job, TASK_GRACE_S if defers else wait_s, call)
         preview = self._preview(request)
         result, position = (
-            await self.result_of(job, preview, context),
+            await self.result_of(job, preview, call.context, call.notices),
             await self._service.position(job),
         )
-        await self._service.mark_id_given(job.id, preview)
+        if not call.is_given_up:
+            await self._service.mark_id_given(job.id, preview)
         # Nothing is awaited from here on: a call that is cancelled now has been told the id.
         if defers and not job.is_final:
             return DeferredResult(job=job, position=position, **dict(result))
         return result
 
     async def result_of(
-        self, job: Job, preview: PreviewSize, context: Context[Any, Any] | None = None
+        self,
+        job: Job,
+        preview: PreviewSize,
+        context: Context[Any, Any] | None = None,
+        notices: tuple[str, ...] = (),
     ) -> CallToolResult:
         """Return the result of a call whose job is as given; a failed job is an error."""
-        result = await self._job_result(await self._service.describe_job(job), preview, context)
+        answer = await self._service.describe_job(job)
+        answer = answer.model_copy(update={"notices": (*notices, *answer.notices)})
+        result = await self._job_result(answer, preview, context)
         if job.status == "failed":
             return result.model_copy(update={"is_error": True})
         return result
@@ -176,30 +280,32 @@ class ToolCalls:
         self._waiting[job_id] -= 1
         self._waiting += Counter()  # drops jobs that no call waits for
 
-    async def _abandon(self, submitting: "asyncio.Task[Job]") -> None:
+    async def _abandon(self, submitting: "asyncio.Task[Job]", call: OpenCall) -> None:
         """Let go of the job of a call that was cancelled, timed out, or whose client is gone."""
+        is_timeout = says_timeout(await self._reasons.of(call.context))
         try:
             job = await submitting
         except Exception:  # noqa: BLE001 - nothing was stored, and no caller is left to read why
             return
         self._stop_waiting(job.id)
-        if not self._is_waited_for(job.id):
-            await self._service.cancel_if_unclaimed(job.id)
+        if is_timeout or not self._is_waited_for(job.id):
+            await self._service.let_go(job.id, keep=is_timeout)
 
     # --- the other three -----------------------------------------------------------------------
 
-    async def _get_job(self, request: GetJobRequest, context: Context[Any, Any]) -> CallToolResult:
+    async def _get_job(self, request: GetJobRequest, call: OpenCall) -> CallToolResult:
         if request.job_id is None:
             return queue_result(await self._service.describe_queue())
+        self._given_up_for(call)
         if is_download_id(request.job_id):
-            return await self._get_download(request.job_id, request.wait_s, context)
+            return await self._get_download(request.job_id, request.wait_s, call)
         job_id = await self._job_id(request.job_id)
         answer = await self._service.look(job_id)
         if request.wait_s > 0 and answer.status not in FINAL:
             job = await self._service.find_job(job_id)
-            job = await self._wait(job, request.wait_s, context)
+            job = await self._wait(job, request.wait_s, call)
             answer = await self._service.describe_job(job)
-        return await self._job_result(answer, self._preview(request), context)
+        return await self._job_result(answer, self._preview(request), call.context)
 
     async def _job_id(self, asked: str) -> str:
         """Return the id of a job that is named by its own id or by that of an image it made.
@@ -212,21 +318,22 @@ class ToolCalls:
         return (await self._service.gallery.find_image(asked)).job_id
 
     async def _get_download(
-        self, download_id: str, wait_s: float, context: Context[Any, Any]
+        self, download_id: str, wait_s: float, call: OpenCall
     ) -> CallToolResult:
         download = await self._service.downloads.find(download_id)
-        async with self._progress_feed(context) as feed:
+        async with self._progress_feed(call.context) as feed:
+            wait_s = self._bounded(wait_s, call)
             async for seen in self._service.downloads.watch(download_id, wait_s):
                 download = seen
                 feed.show(download, None)
         return download_result(download_answer(download))
 
-    async def _cancel_job(self, request: CancelJobRequest, _: Context[Any, Any]) -> CallToolResult:
+    async def _cancel_job(self, request: CancelJobRequest, _: OpenCall) -> CallToolResult:
         if request.job_id is not None:
             return cancel_result(await self._service.cancel(request.job_id))
         return cancel_result(await self._service.cancel_session(request.session or ""))
 
-    async def _search(self, request: SearchRequest, _: Context[Any, Any]) -> CallToolResult:
+    async def _search(self, request: SearchRequest, _: OpenCall) -> CallToolResult:
         answer, preview = await self._service.gallery.search(request), self._preview(request)
         if preview == "none":
             return search_result(answer, preview, self._sheets)
@@ -238,12 +345,13 @@ class ToolCalls:
         """Return the size of image that a call asks for, else what its client can show."""
         return request.preview or current_fit(self._fit_overrides).preview
 
-    async def _wait(self, job: Job, wait_s: float, context: Context[Any, Any]) -> Job:
+    async def _wait(self, job: Job, wait_s: float, call: OpenCall) -> Job:
         """Wait for a job to end, with progress notifications; return its newest state."""
-        if wait_s <= 0 or job.is_final:
+        bounded_s = self._bounded(wait_s, call)
+        if bounded_s <= 0 or job.is_final:
             return job
-        async with self._progress_feed(context) as feed:
-            async for seen in self._service.watch(job.id, wait_s):
+        async with self._progress_feed(call.context) as feed:
+            async for seen in self._service.watch(job.id, bounded_s):
                 job = seen
                 feed.show(job, await self._service.position(job))
         return job
@@ -253,6 +361,11 @@ class ToolCalls:
         setting_s = self._service.settings.default_wait_s
         return USUAL_WAIT_S if setting_s is None else setting_s
 
+    def _bounded(self, wait_s: float, call: OpenCall) -> float:
+        """Return how long a call may wait so that its client is still there for the answer."""
+        most_s = self._timeouts.most_s(call.session)
+        return wait_s if most_s is None else min(wait_s, max(0.0, most_s - call.age_s()))
+
     def _once(self, notices: tuple[str, ...], context: Context[Any, Any] | None) -> tuple[str, ...]:
         """Return notices without the one about the demonstration, if the session has had it.
 
@@ -261,7 +374,7 @@ class ToolCalls:
         is_said = any(notice.startswith(DEMONSTRATION_NOTICE) for notice in notices)
         if not is_said or context is None:  # the result of a task is asked for once
             return notices
-        session = acting(), _session_id(context)
+        session = session_of(context) or (acting(), "")
         is_told = session in self._told
         self._told[session] = None
         self._told.move_to_end(session)
@@ -302,9 +415,10 @@ class ToolCalls:
             await asyncio.gather(sending, return_exceptions=True)
 
 
-def _session_id(context: Context[Any, Any]) -> str | None:
-    """Return the id that a client's session has over HTTP; `None` where there is none."""
-    headers = None
-    with suppress(ValueError):  # what the SDK raises for a context without a request
-        headers = context.headers
-    return None if headers is None else headers.get(SESSION_HEADER)
+def _without_waiting(request: BaseModel) -> BaseModel:
+    """Return what a call asks for, without how its caller waits for the answer."""
+    fields = type(request).model_fields
+    as_usual: dict[str, Any] = {
+        name: fields[name].default for name in ("wait_s", "preview") if name in fields
+    }
+    return request.model_copy(update=as_usual)

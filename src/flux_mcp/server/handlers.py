@@ -32,6 +32,7 @@ from flux_mcp.server.prompts import completed, found_prompt, listed_prompts, mat
 from flux_mcp.server.published import LORA_URI, PACK_URI
 from flux_mcp.server.resources import ResourceReader
 from flux_mcp.server.results import error_result, fitted
+from flux_mcp.server.timeouts import CancelReasons
 from flux_mcp.server.tools import TOOLS, ToolRow
 from flux_mcp.service.service import Service
 
@@ -39,12 +40,17 @@ logger = logging.getLogger(__name__)
 
 
 class Handlers:
-    """Answers tool calls, prompts, completions, resources and tasks of every client."""
+    """Answers tool calls, prompts, completions, resources and tasks of every client.
 
-    def __init__(self, service: Service) -> None:
+    Args:
+        service: What they are answered through.
+        reasons: Why calls were cancelled.
+    """
+
+    def __init__(self, service: Service, reasons: CancelReasons) -> None:
         self.resources = ResourceReader(service)
         self._service = service
-        self._calls = ToolCalls(service)
+        self._calls = ToolCalls(service, reasons)
         self.tasks = JobTasks(service, self._calls)
         self._rows = {row.name: row for row in TOOLS}
         self._fit_overrides = overrides_of(service.settings)

@@ -181,6 +181,23 @@ class Service:
         self._changes.poke()
         return stored, stored.id != job.id
 
+    async def take_unanswered(self, request: "DrawRequest") -> Job | None:
+        """Return the job of the same request that no caller was answered about, if there is one.
+
+        The next call that makes this request gets another one, or none, until the call that it is
+        given to has ended without an answer as well. A request with an idempotency key has its own
+        way to its job.
+        """
+        from flux_mcp.requests.plan import as_asked
+
+        if request.idempotency_key is not None:
+            return None
+        await self.open()
+        job = await self._database.call(self._queue.take_unanswered, acting(), as_asked(request))
+        if job is not None:
+            logger.info("job given to a repeated call", extra=job_fields(job))
+        return job
+
     async def _read_stored(self, image_ids: Collection[str]) -> "StoredFacts":
         """Return what the database holds for a decision: one visit to its thread.
 
@@ -325,9 +342,16 @@ class Service:
             cancelled=tuple(cancelled), stopping=tuple(stopping), already_final=tuple(final)
         )
 
-    async def cancel_if_unclaimed(self, job_id: str) -> None:
-        """Cancel a job whose caller went away before it knew the id, unless settings keep it."""
-        if self.settings.on_disconnect == "keep" or self.runtime.is_ending:
+    async def let_go(self, job_id: str, *, keep: bool = False) -> None:
+        """Deal with a job whose call ended before it was answered: nobody may know its id.
+
+        Args:
+            job_id: The job. It goes on if a caller has its id.
+            keep: Let it go on in any case, as the setting `on_disconnect` may too: a call with the
+                same request is then given this job.
+        """
+        if keep or self.settings.on_disconnect == "keep" or self.runtime.is_ending:
+            await self._database.call(self._queue.mark_unanswered, job_id)
             return
         job = await self._database.call(self._queue.cancel_unclaimed, job_id)
         if job.cancel_requested and not job.id_given:

@@ -188,7 +188,8 @@ class Settings(BaseSettings):
     )
     on_disconnect: Literal["cancel", "keep"] = Field(
         "cancel",
-        description="What a cancelled or vanished call does to a job whose id it does not have.",
+        description="What a cancelled or vanished call does to a job whose id it does not have. A "
+        "cancellation that says it is the client's time-out always keeps the job.",
     )
     links: Literal["auto", "on", "off"] = Field(
         "auto",
