@@ -77,6 +77,9 @@ def isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         del os.environ[name]
     os.environ["FLUX_MCP_DATA_DIR"] = str(tmp_path_factory.mktemp("unwanted"))
     os.environ["FLUX_MCP_CONFIG"] = os.devnull
+    # The SDK's client has a name that many have, some of which end calls after 5 s: it is answered
+    # sooner than others (server/clients.toml), and perhaps before a test's image is there.
+    os.environ["FLUX_MCP_DEFAULT_WAIT_S"] = "45"
     # One thread: images stay the same to the bit, and tiny models run ten times faster.
     os.environ["FLUX_MCP_TORCH_THREADS"] = "1"
     yield

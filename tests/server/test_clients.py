@@ -57,9 +57,9 @@ def test_every_row_says_where_it_is_known_from_and_only_what_there_is() -> None:
 
 def test_settings_win_over_every_row() -> None:
     """`auto` leaves the row; any other value is for all clients."""
-    auto = overrides_of(Settings())
+    auto = overrides_of(Settings(default_wait_s=None))
     assert auto == {}
-    said = overrides_of(Settings(links="on", structured="off", preview="normal"))
+    said = overrides_of(Settings(links="on", structured="off", preview="normal", default_wait_s=12))
     for name in ("mcp", "codex-mcp-client", "somebody", None):
         row = fit(NOVEMBER, name, {})
         assert asdict(fit(NOVEMBER, name, said)) == {
@@ -67,6 +67,7 @@ def test_settings_win_over_every_row() -> None:
             "links": True,
             "structured": False,
             "preview": "normal",
+            "wait_s": 12,
         }
     assert fit(NOVEMBER, "codex-mcp-client", overrides_of(Settings(structured="on"))).structured
     assert not fit(STATELESS, None, overrides_of(Settings(links="off"))).links

@@ -17,7 +17,8 @@ from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.requests.validation import MAX_WAIT_S
 from flux_mcp.server.app import build_server
 from flux_mcp.server.calls import REPEATED_NOTICE
-from flux_mcp.server.timeouts import MAX_SESSIONS, ClientTimeouts, says_timeout
+from flux_mcp.server.timeouts import Session, says_timeout
+from flux_mcp.server.waiting import MAX_SESSIONS, ClientTimeouts, image_wait_s, poll_wait_s
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.e2e.calls import FAST, job
@@ -51,6 +52,32 @@ def serving(settings: Settings) -> Serving:
 async def test_a_call_that_says_nothing_waits_as_long_as_the_setting_says(serving: Serving) -> None:
     async with serving(default_wait_s=0) as (_, client):
         assert (await job(client, "flux_generate", **FAST)).status == "queued"
+
+
+@pytest.mark.parametrize(
+    ("given_s", "client_s", "images_s", "poll_s", "poll_without_session_s"),
+    [
+        (None, None, 45, 20, 20),
+        # A client known to be short, then a setting for all.
+        (None, 3, 3, 20, 3),
+        (None, 100, 100, 20, 20),
+        (None, 0, 0, 20, 0),
+        # What a call says.
+        (0, 3, 0, 0, 0),
+        (120, 3, 120, 120, 120),
+    ],
+)
+def test_a_call_wants_to_wait_as_it_says_or_as_its_client_does(
+    given_s: float | None,
+    client_s: float | None,
+    images_s: float,
+    poll_s: float,
+    poll_without_session_s: float,
+) -> None:
+    session: Session = ("local", "1")
+    assert image_wait_s(given_s, client_s) == images_s
+    assert poll_wait_s(given_s, client_s, session) == poll_s
+    assert poll_wait_s(given_s, client_s, None) == poll_without_session_s
 
 
 def test_the_setting_takes_what_the_argument_takes() -> None:

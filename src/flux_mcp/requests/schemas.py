@@ -24,6 +24,7 @@ from flux_mcp.requests.validation import (
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
     MAX_WAIT_S,
+    USUAL_POLL_S,
     USUAL_WAIT_S,
     Key,
     MistakeError,
@@ -806,7 +807,7 @@ class GetJobRequest(Request):
         ),
     )
     wait_s: Real = Field(
-        20,
+        USUAL_POLL_S,
         ge=0,
         le=MAX_WAIT_S,
         description="Longest wait in seconds for the job to finish; shorter where the client is "

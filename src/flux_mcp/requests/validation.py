@@ -32,6 +32,8 @@ MAX_LORAS = 8
 MAX_WAIT_S = 230
 USUAL_WAIT_S = 45
 """Of a call that generates images and says nothing: clients in TypeScript end calls after 60 s."""
+USUAL_POLL_S = 20
+"""Of flux_get_job: short, because its caller can ask again."""
 MAX_SEED = 2**53 - 1 - MAX_COUNT
 """Seeds travel as JSON numbers, which clients in JavaScript hold exactly up to 2**53 - 1."""
 

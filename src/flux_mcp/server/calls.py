@@ -32,7 +32,6 @@ from flux_mcp.requests.schemas import (
     GetJobRequest,
     SearchRequest,
 )
-from flux_mcp.requests.validation import USUAL_WAIT_S
 from flux_mcp.server.clients import current_fit, overrides_of
 from flux_mcp.server.progress import ProgressFeed
 from flux_mcp.server.redaction import ServerPaths
@@ -45,14 +44,8 @@ from flux_mcp.server.results import (
     search_result,
 )
 from flux_mcp.server.tasks import declares_tasks
-from flux_mcp.server.timeouts import (
-    REPEAT_S,
-    CancelReasons,
-    ClientTimeouts,
-    Session,
-    says_timeout,
-    session_of,
-)
+from flux_mcp.server.timeouts import CancelReasons, Session, says_timeout, session_of
+from flux_mcp.server.waiting import REPEAT_S, ClientTimeouts, image_wait_s, poll_wait_s
 from flux_mcp.service.answers import JobAnswer
 from flux_mcp.service.service import Service
 from flux_mcp.service.views import download_answer
@@ -243,7 +236,7 @@ class ToolCalls:
         self, job: Job, request: DrawRequest, call: OpenCall
     ) -> CallToolResult:
         # A caller that does not want to wait is answered with the job's id, tasks or not.
-        wait_s = self._usual_wait_s() if request.wait_s is None else request.wait_s
+        wait_s = image_wait_s(request.wait_s, self._client_wait_s())
         defers = wait_s > TASK_GRACE_S and declares_tasks(call.context)
         job = await self._wait(job, TASK_GRACE_S if defers else wait_s, call)
         preview = self._preview(request)
@@ -297,13 +290,15 @@ class ToolCalls:
         if request.job_id is None:
             return queue_result(await self._service.describe_queue())
         self._given_up_for(call)
+        given_s = request.wait_s if "wait_s" in request.model_fields_set else None
+        wait_s = poll_wait_s(given_s, self._client_wait_s(), call.session)
         if is_download_id(request.job_id):
-            return await self._get_download(request.job_id, request.wait_s, call)
+            return await self._get_download(request.job_id, wait_s, call)
         job_id = await self._job_id(request.job_id)
         answer = await self._service.look(job_id)
-        if request.wait_s > 0 and answer.status not in FINAL:
+        if wait_s > 0 and answer.status not in FINAL:
             job = await self._service.find_job(job_id)
-            job = await self._wait(job, request.wait_s, call)
+            job = await self._wait(job, wait_s, call)
             answer = await self._service.describe_job(job)
         return await self._job_result(answer, self._preview(request), call.context)
 
@@ -356,10 +351,9 @@ class ToolCalls:
                 feed.show(job, await self._service.position(job))
         return job
 
-    def _usual_wait_s(self) -> float:
-        """Return how long a call that generates images waits where it says nothing."""
-        setting_s = self._service.settings.default_wait_s
-        return USUAL_WAIT_S if setting_s is None else setting_s
+    def _client_wait_s(self) -> float | None:
+        """Return how long calls of this client wait where they do not say, if that is known."""
+        return current_fit(overrides_of(self._service.settings)).wait_s
 
     def _bounded(self, wait_s: float, call: OpenCall) -> float:
         """Return how long a call may wait so that its client is still there for the answer."""

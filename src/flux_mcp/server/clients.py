@@ -33,7 +33,7 @@ class ClientFit:
         links: Whether links to the full PNGs are in results.
         structured: Whether structured content is, and output schemas in tools/list.
         preview: How large an image a result has where the call does not say.
-        wait_s: Seconds a call waits where it does not say; `None`: as every client.
+        wait_s: Seconds a call waits for its images where it does not say; `None`: as every client.
     """
 
     links: bool = True
@@ -111,6 +111,8 @@ def overrides_of(settings: Settings) -> dict[str, Any]:
     }
     if settings.preview != "auto":
         overrides["preview"] = settings.preview
+    if settings.default_wait_s is not None:
+        overrides["wait_s"] = settings.default_wait_s
     return overrides
 
 

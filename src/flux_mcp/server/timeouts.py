@@ -1,14 +1,12 @@
-"""Time-outs of clients: how the end of a call is known to be one, and what it says of a client.
+"""Time-outs of clients: how a cancellation is known to be one, and whose call it ends.
 
 A client that ends a call because it took too long has not changed its mind, and mostly calls
-again. Newer SDKs say so in the reason of their cancellation; older ones say nothing, and are known
-by the same call coming again while the first is still open. How long a client waited then bounds
-how long later calls of its session wait (docs/decisions/0037-time-outs-of-clients-keep-jobs.md).
+again. Newer SDKs say so in the reason of their cancellation
+(docs/decisions/0037-time-outs-of-clients-keep-jobs.md).
 """
 
 import asyncio
 import re
-from collections import OrderedDict
 from typing import Any, NamedTuple
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -19,18 +17,7 @@ from flux_mcp.principals import acting
 SESSION_HEADER = "mcp-session-id"  # Streamable HTTP, up to 2025-11-25
 SSE_SESSION = "session_id"
 """Query parameter of the address that a client of SSE posts to."""
-MAX_SESSIONS = 1000
-"""Sessions whose clients are remembered."""
 MAX_REASON_CHARACTERS = 500
-
-REPEAT_S = 4.0
-"""The same call again, after this long, is a second try: the shortest time-out of a client that is
-known is 5 s (openai-agents, autogen, google-adk). Calls that are meant come together, or after the
-answer."""
-WAIT_SHARE = 0.7
-"""Of the time after which a client ended a call: later calls are answered by then."""
-SHORT_WAIT_S = 4.0
-"""For clients that say nothing, and are known by a second try only."""
 
 
 # --- reasons -----------------------------------------------------------------------------------
@@ -142,36 +129,3 @@ class CancelReasons:
         for _ in range(5):
             await asyncio.sleep(0)
         return self._said.get((session, str(request.request_id)))
-
-
-# --- what is remembered ------------------------------------------------------------------------
-
-
-class ClientTimeouts:
-    """How long calls may wait, by session, as far as their clients have shown it."""
-
-    def __init__(self) -> None:
-        self._most_s: OrderedDict[Session, float] = OrderedDict()
-
-    def most_s(self, session: Session | None) -> float | None:
-        """Return how long after its begin a call of this session is to be answered at the latest.
-
-        `None` while nothing is known.
-        """
-        return None if session is None else self._most_s.get(session)
-
-    def timed_out(self, session: Session | None, after_s: float) -> None:
-        """Remember that a client ended a call after this many seconds."""
-        self._remember(session, WAIT_SHARE * after_s)
-
-    def gave_up(self, session: Session | None) -> None:
-        """Remember that a client made a call again while it was still open."""
-        self._remember(session, SHORT_WAIT_S)
-
-    def _remember(self, session: Session | None, most_s: float) -> None:
-        if session is None:
-            return
-        self._most_s[session] = min(most_s, self._most_s.get(session, most_s))
-        self._most_s.move_to_end(session)
-        if len(self._most_s) > MAX_SESSIONS:
-            self._most_s.popitem(last=False)

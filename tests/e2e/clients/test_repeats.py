@@ -11,7 +11,8 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.types import REQUEST_TIMEOUT, CallToolResult
 
-from flux_mcp.server import calls, timeouts
+from flux_mcp.server import calls
+from flux_mcp.server import waiting as waits
 from flux_mcp.server.calls import REPEATED_NOTICE
 from flux_mcp.service.answers import JobAnswer
 from tests.e2e.calls import call, is_final, job, job_until, queue, told
@@ -180,7 +181,7 @@ async def test_a_call_made_again_while_the_first_is_open_gets_its_job(
 ) -> None:
     """SDKs of Python before 2 send nothing at a time-out: the first call stays open."""
     monkeypatch.setattr(calls, "REPEAT_S", 0.0)
-    monkeypatch.setattr(timeouts, "SHORT_WAIT_S", 0.0)
+    monkeypatch.setattr(waits, "SHORT_WAIT_S", 0.0)
     asked = {**SMALL, "wait_s": WAIT_S}
     async with served(tmp_path) as (server, _), connected(server, LEGACY_HTTP) as client:
         first = await waiting(client, "flux_generate", asked)

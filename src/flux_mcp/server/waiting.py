@@ -1,0 +1,81 @@
+"""How long calls wait for a job: what they ask for, as far as their clients wait for the answer."""
+
+from collections import OrderedDict
+
+from flux_mcp.requests.validation import USUAL_POLL_S, USUAL_WAIT_S
+from flux_mcp.server.timeouts import Session
+
+MAX_SESSIONS = 1000
+"""Sessions whose clients are remembered."""
+REPEAT_S = 4.0
+"""The same call again, after this long, is a second try: the shortest time-out of a client that is
+known is 5 s (openai-agents, autogen, google-adk). Calls that are meant come together, or after the
+answer."""
+WAIT_SHARE = 0.7
+"""Of the time after which a client ended a call: later calls are answered by then."""
+SHORT_WAIT_S = 4.0
+"""For clients that say nothing, and are known by a second try only."""
+
+
+def image_wait_s(given_s: float | None, client_s: float | None) -> float:
+    """Return how long a call that generates images wants to wait for them.
+
+    Args:
+        given_s: What the call says.
+        client_s: What the setting says, or else the row of its client (clients.py).
+    """
+    if given_s is not None:
+        return given_s
+    return USUAL_WAIT_S if client_s is None else client_s
+
+
+def poll_wait_s(given_s: float | None, client_s: float | None, session: Session | None) -> float:
+    """Return how long flux_get_job wants to wait.
+
+    Its caller has the id, so that one poll which is lost costs little and shows how long the client
+    waits: `ClientTimeouts` bounds the next one. Only where there is no session, nothing is ever
+    known of a client but its row.
+
+    Args:
+        given_s: What the call says.
+        client_s: As for `image_wait_s`.
+        session: The session of the call.
+    """
+    if given_s is not None:
+        return given_s
+    if session is None and client_s is not None:
+        return min(USUAL_POLL_S, client_s)
+    return USUAL_POLL_S
+
+
+# --- what is remembered ------------------------------------------------------------------------
+
+
+class ClientTimeouts:
+    """How long calls may wait, by session, as far as their clients have shown it."""
+
+    def __init__(self) -> None:
+        self._most_s: OrderedDict[Session, float] = OrderedDict()
+
+    def most_s(self, session: Session | None) -> float | None:
+        """Return how long after its begin a call of this session is to be answered at the latest.
+
+        `None` while nothing is known.
+        """
+        return None if session is None else self._most_s.get(session)
+
+    def timed_out(self, session: Session | None, after_s: float) -> None:
+        """Remember that a client ended a call after this many seconds."""
+        self._remember(session, WAIT_SHARE * after_s)
+
+    def gave_up(self, session: Session | None) -> None:
+        """Remember that a client made a call again while it was still open."""
+        self._remember(session, SHORT_WAIT_S)
+
+    def _remember(self, session: Session | None, most_s: float) -> None:
+        if session is None:
+            return
+        self._most_s[session] = min(most_s, self._most_s.get(session, most_s))
+        self._most_s.move_to_end(session)
+        if len(self._most_s) > MAX_SESSIONS:
+            self._most_s.popitem(last=False)
