@@ -54,6 +54,9 @@ REPEATED_NOTICE = (
     "The same call was made before and its answer was not received: this is its job, and no second "
     "one was queued. For another image change the seed or the prompt."
 )
+SHORTENED_NOTICE = (
+    "Answered before wait_s has passed: this client has ended a call before its answer came."
+)
 MOST_SESSIONS = 1000
 """Sessions that are remembered; an older one is told again what it has been told."""
 TASK_GRACE_S = 0.25
@@ -240,6 +243,7 @@ class ToolCalls:
         defers = wait_s > TASK_GRACE_S and declares_tasks(call.context)
         job = await self._wait(job, TASK_GRACE_S if defers else wait_s, call)
         preview = self._preview(request)
+        call.notices += self._shortened(job, request.wait_s, call)
         result, position = (
             await self.result_of(job, preview, call.context, call.notices),
             await self._service.position(job),
@@ -300,6 +304,8 @@ class ToolCalls:
             job = await self._service.find_job(job_id)
             job = await self._wait(job, wait_s, call)
             answer = await self._service.describe_job(job)
+            notices = (*self._shortened(job, given_s, call), *answer.notices)
+            answer = answer.model_copy(update={"notices": notices})
         return await self._job_result(answer, self._preview(request), call.context)
 
     async def _job_id(self, asked: str) -> str:
@@ -350,6 +356,12 @@ class ToolCalls:
                 job = seen
                 feed.show(job, await self._service.position(job))
         return job
+
+    def _shortened(self, job: Job, given_s: float | None, call: OpenCall) -> tuple[str, ...]:
+        """Return what is said of a call that said how long it waits, and did not."""
+        most_s = self._timeouts.most_s(call.session)
+        is_shortened = given_s is not None and most_s is not None and most_s < given_s
+        return (SHORTENED_NOTICE,) if is_shortened and not job.is_final else ()
 
     def _client_wait_s(self) -> float | None:
         """Return how long calls of this client wait where they do not say, if that is known."""

@@ -13,7 +13,7 @@ from mcp.types import REQUEST_TIMEOUT, CallToolResult
 
 from flux_mcp.server import calls
 from flux_mcp.server import waiting as waits
-from flux_mcp.server.calls import REPEATED_NOTICE
+from flux_mcp.server.calls import REPEATED_NOTICE, SHORTENED_NOTICE
 from flux_mcp.service.answers import JobAnswer
 from tests.e2e.calls import call, is_final, job, job_until, queue, told
 
@@ -191,6 +191,8 @@ async def test_a_call_made_again_while_the_first_is_open_gets_its_job(
         assert REPEATED_NOTICE in again.notices
         looked = await job(client, "flux_get_job", job_id=again.job_id, wait_s=WAIT_S)
         assert looked.status == "queued"
+        assert SHORTENED_NOTICE in again.notices
+        assert SHORTENED_NOTICE in looked.notices
         # Of another session nothing is known.
         async with connected(server, LEGACY_HTTP) as other:
             another = await waiting(other, "flux_generate", asked)
