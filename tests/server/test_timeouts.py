@@ -168,6 +168,7 @@ async def test_a_repeated_call_gets_the_job_that_nobody_was_answered_about(
 ) -> None:
     request = GenerateRequest(**FAST)
     async with serving() as (service, _):
+        await stored(service, request.model_copy(update={"idempotency_key": "of its own"}))
         first, second = [await stored(service, request) for _ in range(2)]
         # Whoever it is not the same for: another caller, another request, a key of its own.
         with acting_as("ada"):

@@ -522,7 +522,7 @@ class JobQueue:
             job = self._one(
                 """
                 WHERE principal = ? AND unanswered_at IS NOT NULL AND request = ?
-                    AND idempotency_key IS NULL AND id_given = 0 AND cancel_requested = 0
+                    AND idempotency_key IS NULL AND cancel_requested = 0
                     AND (finished_at IS NULL OR max(finished_at, unanswered_at) >= ?)
                 ORDER BY seq LIMIT 1
                 """,

@@ -82,7 +82,7 @@ class OpenCall:
     submitting: asyncio.Task[Job] | None = None
     """Stores its job, or finds that of an earlier call."""
     is_given_up: bool = False
-    """Whether its client has made the call again: the answer to this one is read by nobody."""
+    """Whether its client has made the call again."""
     notices: tuple[str, ...] = ()
     """What its answer says besides that of the job."""
     began_s: float = field(default_factory=time.monotonic)
@@ -248,8 +248,7 @@ class ToolCalls:
             await self.result_of(job, preview, call.context, call.notices),
             await self._service.position(job),
         )
-        if not call.is_given_up:
-            await self._service.mark_id_given(job.id, preview)
+        await self._service.mark_id_given(job.id, preview)
         # Nothing is awaited from here on: a call that is cancelled now has been told the id.
         if defers and not job.is_final:
             return DeferredResult(job=job, position=position, **dict(result))
