@@ -16,7 +16,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
-from flux_mcp.settings.environment import forget_unusable_width
+from flux_mcp.settings.environment import forget_unusable_width, look_for_no_plugins
 
 if TYPE_CHECKING:
     from flux_mcp.server.transports.stdout import StdoutGuard
@@ -49,8 +49,7 @@ def main() -> None:
         # fifth when the process ends and all memory goes anyway.
         gc.set_threshold(COLLECT_EVERY)
         atexit.register(gc.freeze)
-        # pydantic reads what every installed package says of itself, to find none.
-        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+        look_for_no_plugins()
         from flux_mcp.cli.app import run_command  # noqa: PLC0415 - typer and rich
 
         run_command()

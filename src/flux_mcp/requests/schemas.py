@@ -446,7 +446,9 @@ class DrawRequest(Request):
         description="Longest wait in seconds before answering with a job id to poll. 0 returns at "
         "once. Leave out for what suits the client: the setting default_wait_s, or else "
         f"{USUAL_WAIT_S} seconds, and fewer for a client that is known to end its calls sooner.",
-        json_schema_extra=brief("Seconds; then a job_id is answered."),
+        json_schema_extra=brief(
+            "Seconds; then a job_id is answered. -1: what suits your client.", left_out=-1
+        ),
     )
     dry_run: bool = Field(
         default=False,

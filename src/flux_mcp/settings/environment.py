@@ -30,6 +30,14 @@ def forget_unusable_width() -> None:
         os.environ.pop("COLUMNS", None)
 
 
+def look_for_no_plugins() -> None:
+    """Have pydantic look for no plugins, unless a variable says which.
+
+    It would read what every installed package says of itself, to find none.
+    """
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+
 def traces_are_asked_for() -> bool:
     """Whether OpenTelemetry's own variables ask for traces over OTLP.
 
