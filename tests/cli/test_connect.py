@@ -65,7 +65,9 @@ def test_a_client_is_shown_written_and_taken_out_again(cli: Cli, home: Path) -> 
     file.parent.mkdir()
     text = '{\n  // mine\n  "mcpServers": {\n    "other": {"command": "x"}\n  }\n}\n'
     file.write_text(text)
-    shown = clean(cli("connect", "cursor"))
+    shown = clean(cli("connect", "cursor", FLUX_MCP_QUEUE_LIMIT="3"))
+    assert "Note: Set in this shell, and not in the entry: FLUX_MCP_" in shown.err
+    assert "FLUX_MCP_QUEUE_LIMIT" in shown.err
     assert f"File: {file} (user)" in shown.out
     assert '+    "flux": {' in shown.out
     assert "Nothing was written. --write does it." in shown.out

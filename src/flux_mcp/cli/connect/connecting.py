@@ -30,13 +30,15 @@ from flux_mcp.errors import (
 )
 from flux_mcp.server.transports.tokens import owner_token, token_file
 from flux_mcp.settings.environment import xdg_folder
-from flux_mcp.settings.files import user_config_file
+from flux_mcp.settings.files import user_config_file, values_in_environment
 from flux_mcp.settings.installation import command_file, default_data_dir
 from flux_mcp.settings.settings import Settings
 
 DEFAULT_NAME = "flux"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What every client takes as a server's name, and what a TOML key is without quotes."""
+NOT_FOR_ENTRIES = {"FLUX_MCP_CONFIG", "FLUX_MCP_DATA_DIR", TOKEN_VARIABLE}
+"""The first two are named where they matter; over stdio nobody sends a token."""
 _BEARER = re.compile(r"\bBearer [^\s\"'$<>]+", re.IGNORECASE)
 """A token as it stands in a header; not one that is named by a variable, or masked already."""
 
@@ -83,6 +85,7 @@ class Outcome:
         done: Whether the file was written.
         backup: The file as it was before; None if there was none or nothing was written.
         secret: The token, which is masked wherever the entry is shown.
+        not_named: Variables of settings that are set here, and that the entry does not hand on.
     """
 
     client: Client
@@ -95,6 +98,7 @@ class Outcome:
     done: bool = False
     backup: Path | None = None
     secret: str | None = None
+    not_named: tuple[str, ...] = ()
 
     def masked(self, text: str) -> str:
         """Return a text without the token, or any other that the file may hold."""
@@ -115,6 +119,7 @@ def connect(client: Client, settings: Settings, flags: ConnectFlags) -> Outcome:
             f"'{flags.name}' is no name for a server.", "Use letters, digits, '-' and '_'."
         )
     launch = launch_of(settings, pin_data_dir=flags.pin_data_dir)
+    not_named = () if flags.url is not None else _not_named(launch)
     secret = _secret(settings) if flags.token_in_file else None
     if flags.url is None:
         if flags.token_in_file:
@@ -137,7 +142,9 @@ def connect(client: Client, settings: Settings, flags: ConnectFlags) -> Outcome:
             raise InvalidRequestError(
                 f"There is no file we know for {client.title}.", "Name it with --file."
             )
-        return Outcome(client, scope, None, flags.name, entry, launch, None, secret=secret)
+        return Outcome(
+            client, scope, None, flags.name, entry, launch, None, secret=secret, not_named=not_named
+        )
     found = ClientFile.read(file)
     try:
         if flags.task == "remove":
@@ -155,7 +162,7 @@ def connect(client: Client, settings: Settings, flags: ConnectFlags) -> Outcome:
     done = flags.task != "show" and change.changes
     backup = found.write(change.after) if done else None
     return Outcome(
-        client, scope, file, flags.name, entry, launch, change, done, backup, secret
+        client, scope, file, flags.name, entry, launch, change, done, backup, secret, not_named
     )  # fmt: skip
 
 
@@ -177,6 +184,12 @@ def launch_of(settings: Settings, *, pin_data_dir: bool = False) -> Launch:
     if program is not None:
         return Launch(str(program), env=env)
     return Launch(sys.executable, ("-m", "flux_mcp", "serve"), env)
+
+
+def _not_named(launch: Launch) -> tuple[str, ...]:
+    """Return the variables of settings that are set here and that the entry does not name."""
+    named = {f"FLUX_MCP_{name.upper()}" for name in values_in_environment(Settings)}
+    return tuple(sorted(named - set(launch.env) - NOT_FOR_ENTRIES))
 
 
 def _moved(variable: str, usual: str) -> Path | None:

@@ -81,6 +81,12 @@ def _notices(outcome: Outcome) -> list[str]:
         )
     elif is_http(outcome.entry):
         notices.append(f"Set {TOKEN_VARIABLE} where {client.title} is started.")
+    if outcome.not_named:
+        notices.append(
+            f"Set in this shell, and not in the entry: {', '.join(outcome.not_named)}. A client "
+            "that was not started from it does not hand them on: set them in config.toml in the "
+            "data folder (docs/settings.md)."
+        )
     words = own_command(client, outcome.scope or "user", outcome.name, outcome.launch)
     if words and not is_http(outcome.entry):
         notices.insert(0, f"The client has a command of its own: {shlex.join(words)}")
