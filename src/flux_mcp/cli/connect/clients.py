@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError
 
 CLIENTS_TOML = Path(__file__).with_name("clients.toml")
-UNKNOWN_TIMEOUT = "not known to us; clients end a call after 60 to 240 seconds"
+UNKNOWN_TIMEOUT = "not known to us; the shortest of others is 5 seconds, many have 60"
 
 Scope = Literal["user", "project"]
 Format = Literal["json", "jsonc", "toml", "yaml", "json-list"]
