@@ -1,12 +1,14 @@
 """What is published: exactly eight tools, small, in schemas every client can read."""
 
 import json
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 from mcp import Client
+from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
 from flux_mcp.requests.schemas import (
@@ -21,12 +23,15 @@ from flux_mcp.server.app import build_server
 from flux_mcp.server.published import TOOLS_FILE, published_tools
 from flux_mcp.server.tools import TOOLS, ToolRow, described_tools, input_schema
 from flux_mcp.service.service import Service
-from flux_mcp.settings.settings import Settings
+from flux_mcp.settings.settings import Settings, ToolName
 from tests.server.strict import NEEDED, filled, strict
 
-MAX_LIST_BYTES = 40_000
-MAX_READ_CHARACTERS = 18_000
-"""Of what a client hands to its model with each request: descriptions and input schemas."""
+MAX_LIST_BYTES = 36_000
+MAX_READ_CHARACTERS = 17_500
+"""Of what a client hands to its model with each request: descriptions and input schemas. That is
+
+4,500 tokens with the names, of o200k_base (benchmarks/tool_list.py counts them).
+"""
 NAMES = [
     "flux_generate",
     "flux_edit",
@@ -43,7 +48,7 @@ SAID_IN_WORDS = {"default", "minimum", "maximum"}
 """What some of them drop, and descriptions repeat."""
 
 
-def compact(value: Any) -> str:
+def compact_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -66,14 +71,65 @@ def test_the_published_list_is_made_of_the_models() -> None:
     assert [tool.name for tool in published_tools()] == NAMES == [row.name for row in TOOLS]
 
 
+# --- fewer tools, fewer words ------------------------------------------------------------------
+
+SOME = ("flux_search_gallery", "flux_edit")
+
+
+def test_the_setting_names_every_tool() -> None:
+    assert list(get_args(ToolName)) == NAMES
+
+
+@pytest.mark.anyio
+async def test_only_the_tools_of_the_setting_are_published_and_can_be_called(
+    settings: Settings,
+) -> None:
+    chosen = settings.model_copy(update={"tools": SOME})
+    async with Client(build_server(Service(chosen, executes=False))) as client:
+        listed = (await client.list_tools()).tools
+        assert client.instructions is not None
+        shown = client.instructions + "".join(tool.model_dump_json() for tool in listed)
+        found = await client.call_tool("flux_search_gallery", {})
+        with pytest.raises(MCPError, match="The setting 'tools' leaves out 'flux_fill'"):
+            await client.call_tool("flux_fill", {})
+    assert [tool.name for tool in listed] == ["flux_edit", "flux_search_gallery"]
+    assert set(re.findall(r"flux_[a-z_]+", shown)) == set(SOME), "nothing names another tool"
+    assert not found.is_error
+
+
+def test_compact_schemas_say_nothing_twice_and_leave_no_argument_out() -> None:
+    whole, compact = published_tools(), published_tools(compact=True)
+    assert [tool.name for tool in compact] == NAMES
+    assert all(tool.output_schema is None for tool in compact)
+    for name in {name for tool in whole for name in tool.input_schema["properties"]}:
+        having = [tool for tool in whole if name in tool.input_schema["properties"]]
+        told = [tool for tool in compact if name in tool.input_schema["properties"]]
+        for before, after in zip(having, told, strict=True):
+            ours, theirs = (one.input_schema["properties"][name] for one in (before, after))
+            if ours != theirs:
+                first = having[0].input_schema["properties"][name]
+                assert ours == first == told[0].input_schema["properties"][name]
+                assert not any("description" in node for node in nodes(theirs))
+                assert [set(node) for node in nodes(theirs)] == [
+                    set(node) - {"description"} for node in nodes(ours)
+                ]
+    generate, edit = compact[0], compact[1]
+    assert generate.input_schema == whole[0].input_schema
+    assert generate.description == whole[0].description
+    assert "Change an existing image" in edit.description
+    assert "flux_get_job" not in edit.description, "flux_generate says it"
+    size = [len(tool.description) + len(compact_json(tool.input_schema)) for tool in compact]
+    assert sum(size) < 13_500
+
+
 @pytest.mark.anyio
 async def test_the_list_is_small_as_a_client_gets_it(settings: Settings) -> None:
     async with Client(build_server(Service(settings, executes=False))) as client:
         listed = await client.list_tools()
     result = listed.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert [tool.name for tool in listed.tools] == NAMES
-    assert len(compact(result).encode()) <= MAX_LIST_BYTES
-    read = [tool["description"] + compact(tool["inputSchema"]) for tool in result["tools"]]
+    assert len(compact_json(result).encode()) <= MAX_LIST_BYTES
+    read = [tool["description"] + compact_json(tool["inputSchema"]) for tool in result["tools"]]
     assert sum(map(len, read)) <= MAX_READ_CHARACTERS
 
 

@@ -104,6 +104,7 @@ SECTIONS = (
     Section("Queue", ("queue_limit", "max_overtakes", "cancel_grace_s")),
     Section("Calls", ("default_wait_s", "on_disconnect")),
     Section("Previews", ("preview_every_steps", "preview_interval_s")),
+    Section("Tools", ("tools", "compact_schemas")),
     Section("Results", ("links", "structured", "preview")),
     Section("Images that come in", ("allowed_dirs", "max_image_bytes", "max_image_pixels")),
     Section(

@@ -37,9 +37,9 @@ from flux_mcp.server.clients import asked_by, current_fit, overrides_of
 from flux_mcp.server.on_demand import OnDemand
 from flux_mcp.server.prompt_feed import PromptFeed
 from flux_mcp.server.published import (
-    INSTRUCTIONS,
     ResourceKind,
     add_resource_templates,
+    instructions,
     published_tools,
 )
 from flux_mcp.server.tasks import (
@@ -83,7 +83,7 @@ class FluxServer(MCPServer[Any]):
         self._service = service
         self._fit_overrides = overrides_of(settings)
         self._handlers = OnDemand(self._load_handlers)
-        self._published = published_tools()
+        self._published = published_tools(settings.tools, compact=settings.compact_schemas)
         self._server_paths = OnDemand(self._find_paths)
         self._open: Counter[str] = Counter()
         self._reasons = CancelReasons()
@@ -93,7 +93,7 @@ class FluxServer(MCPServer[Any]):
         super().__init__(
             name="flux-mcp",
             title="flux-mcp",
-            instructions=INSTRUCTIONS,
+            instructions=instructions(settings.tools),
             version=__version__,
             subscriptions=bus,
             middleware=[
@@ -167,13 +167,13 @@ class FluxServer(MCPServer[Any]):
     # --- requests ------------------------------------------------------------------------------
 
     async def list_tools(self) -> list[Tool]:
-        """Return exactly the eight tools.
+        """Return the tools that are published: the eight, or those of the setting `tools`.
 
         A client that is sent no structured content is told of none: the SDKs of clients refuse a
         result without it of a tool with an output schema.
         """
         if current_fit(self._fit_overrides).structured:
-            return self._published
+            return [*self._published]
         return [tool.model_copy(update={"output_schema": None}) for tool in self._published]
 
     async def call_tool(
@@ -288,7 +288,7 @@ class _JobTasksOnDemand:
         self._handlers = handlers
 
     def support(self, tool: str) -> Support | None:
-        """Return `optional` for the eight tools; only a drawing call ever leaves a task behind."""
+        """Return `optional` for our tools; only a drawing call ever leaves a task behind."""
         return "optional" if tool in self._tools else None
 
     async def begin(self, call_now: CallNow) -> Task | HandlerResult:

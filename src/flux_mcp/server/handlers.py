@@ -52,7 +52,8 @@ class Handlers:
         self._service = service
         self._calls = ToolCalls(service, reasons)
         self.tasks = JobTasks(service, self._calls)
-        self._rows = {row.name: row for row in TOOLS}
+        published = service.settings.tools
+        self._rows = {row.name: row for row in TOOLS if published is None or row.name in published}
         self._fit_overrides = overrides_of(service.settings)
 
     async def finish_calls(self) -> None:
@@ -76,8 +77,12 @@ class Handlers:
         """
         row = self._rows.get(name)
         if row is None:
+            is_off = any(name == row.name for row in TOOLS)
+            problem = (
+                f"The setting 'tools' leaves out '{name}'" if is_off else f"Unknown tool '{name}'"
+            )
             known = ", ".join(self._rows)
-            raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool '{name}'. Tools: {known}.")
+            raise MCPError(code=INVALID_PARAMS, message=f"{problem}. Tools: {known}.")
         with log_fields(tool=name, request_id=request_id):
             result = await self._timed(row, arguments, context)
         return fitted(result, current_fit(self._fit_overrides))

@@ -6,9 +6,10 @@ two): building the schemas would take a third of the start.
 """
 
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mcp.server import MCPServer
 from mcp.types import Tool
@@ -20,10 +21,10 @@ ReadResource = Callable[[ResourceKind, str], Awaitable[str | bytes]]
 TOOLS_FILE = Path(__file__).with_name("tools.json")
 INSTRUCTIONS = (
     "Generates images with FLUX on this machine's own GPU; one job at a time, the rest wait in a "
-    "queue that survives restarts. flux_generate starts from words, flux_edit changes an image by "
-    "instruction, flux_fill generates inside a mask, flux_variation varies images, "
-    "flux_structural follows edges. Every image is kept with prompt, seed and model: use "
-    "flux_search_gallery to find it, and its id wherever a tool takes an image. When an answer has "
+    "queue that survives restarts. flux_generate starts from words. flux_edit changes an image by "
+    "instruction. flux_fill generates inside a mask. flux_variation varies images. "
+    "flux_structural follows edges. Every image is kept with prompt, seed and model; its id works "
+    "wherever a tool takes an image. Find images with flux_search_gallery. When an answer has "
     "a job_id and no images yet, call flux_get_job. A prompt pack keeps the style of many "
     "images: name one in the argument pack instead of writing a prompt; flux://packs/{name} says "
     "what it takes. Tell the user the notices of an answer."
@@ -32,9 +33,87 @@ PACK_URI = "flux://packs/{name}"
 LORA_URI = "flux://loras/{name}"
 
 
-def published_tools() -> list[Tool]:
-    """Return the eight tools as clients see them, always in the same order."""
-    return [Tool.model_validate(tool) for tool in json.loads(TOOLS_FILE.read_bytes())]
+_SENTENCE_END = re.compile(r"(?<=\.) ")
+_NAME = re.compile(r"flux_[a-z_]+")
+_Object = dict[str, Any]
+
+
+def published_tools(
+    names: Collection[str] | None = None, *, compact: bool = False
+) -> tuple[Tool, ...]:
+    """Return the tools as clients see them, always in the same order.
+
+    Args:
+        names: Those that are published; `None` publishes all eight. Nothing that is published
+            names another.
+        compact: Without output schemas, and nothing that an earlier tool of the list says is said
+            again: sentences, and descriptions of arguments that are the same.
+    """
+    tools: list[_Object] = json.loads(TOOLS_FILE.read_bytes())
+    if names is not None:
+        tools = [_naming_only(names, tool) for tool in tools if tool["name"] in names]
+    if compact:
+        tools = _said_once(tools)
+    return tuple(Tool.model_validate(tool) for tool in tools)
+
+
+def instructions(names: Collection[str] | None = None) -> str:
+    """Return what a client is told about the server: of its tools those that are published."""
+    return INSTRUCTIONS if names is None else _only_sentences(INSTRUCTIONS, names)
+
+
+def _naming_only(names: Collection[str], node: Any) -> Any:
+    """Return a tool, or a part of one, whose descriptions name no tool but these."""
+    if isinstance(node, list):
+        return [_naming_only(names, item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: _only_sentences(value, names)
+        if key == "description" and isinstance(value, str)
+        else _naming_only(names, value)
+        for key, value in node.items()
+    }
+
+
+def _only_sentences(text: str, names: Collection[str]) -> str:
+    sentences = _SENTENCE_END.split(text)
+    return " ".join(one for one in sentences if set(_NAME.findall(one)) <= {*names})
+
+
+def _said_once(tools: list[_Object]) -> list[_Object]:
+    sentences: set[str] = set()
+    arguments: dict[str, _Object] = {}
+    compacted = []
+    for tool in tools:
+        told = [one for one in _SENTENCE_END.split(tool["description"]) if one not in sentences]
+        sentences.update(told)
+        schema = tool["inputSchema"]
+        properties = {}
+        for name, argument in schema["properties"].items():
+            is_told = arguments.setdefault(name, argument) is not argument
+            same = is_told and arguments[name] == argument
+            properties[name] = _undescribed(argument) if same else argument
+        compacted.append(
+            {
+                **{key: value for key, value in tool.items() if key != "outputSchema"},
+                "description": " ".join(told),
+                "inputSchema": {**schema, "properties": properties},
+            }
+        )
+    return compacted
+
+
+def _undescribed(argument: _Object) -> _Object:
+    """Return an argument without descriptions, its own and those inside."""
+    bare = {key: value for key, value in argument.items() if key != "description"}
+    if "items" in bare:
+        bare["items"] = _undescribed(bare["items"])
+    if "properties" in bare:
+        bare["properties"] = {
+            name: _undescribed(inner) for name, inner in bare["properties"].items()
+        }
+    return bare
 
 
 def add_resource_templates(server: MCPServer, read: ReadResource) -> None:

@@ -188,10 +188,21 @@ def input_schema(model: type[BaseModel]) -> Schema:
 @cache
 def output_schema(*models: type[BaseModel]) -> Schema:
     """Return the schema of a tool's structured content: an object that is one of these answers."""
-    shapes = [_answer_schema(model) for model in models]
-    if len(shapes) == 1:
-        return shapes[0]
-    return {"type": "object", "anyOf": shapes}
+    usual, *others = [_answer_schema(model) for model in models]
+    if not others:
+        return usual
+    return {"type": "object", "anyOf": [usual, *map(_with_lists_of_objects, others)]}
+
+
+def _with_lists_of_objects(shape: Schema) -> Schema:
+    """Return the schema of an unusual answer without what its lists hold: docs/tools.md has it."""
+    fields = {
+        name: {**field, "items": {"type": "object"}}
+        if field.get("items", {}).get("type") == "object"
+        else field
+        for name, field in shape["properties"].items()
+    }
+    return {**shape, "properties": fields}
 
 
 def _answer_schema(model: type[BaseModel]) -> Schema:
@@ -313,11 +324,13 @@ def _with_defaults(node: Schema) -> Schema:
 def _plain_answer(node: Schema) -> Schema:
     """Return a node of an output schema: what is null is left out of an answer, as are `UNSENT`."""
     node = {key: value for key, value in node.items() if key not in _UNPUBLISHED_OF_OUTPUTS}
-    if "enum" in node:
-        node.pop("type", None)
     if "properties" in node:
-        sent = {name: field for name, field in node["properties"].items() if name not in UNSENT}
-        node["properties"] = sent
+        node["properties"] = {
+            # What the words of a list are is told by status alone, which a caller must understand.
+            name: {"type": "string"} if "enum" in field and name != "status" else field
+            for name, field in node["properties"].items()
+            if name not in UNSENT
+        }
     if len(inner := _not_null(node)) != 1:
         return node
     return {**inner[0], **{key: value for key, value in node.items() if key != "anyOf"}}

@@ -30,6 +30,16 @@ AttentionBackend = Literal["native", "native_cudnn", "native_flash", "flash", "s
 """Rows of models/switches.toml."""
 AttentionSetting = Literal["auto", AttentionBackend]
 CompileSetting = Literal["auto", "on", "off"]
+ToolName = Literal[
+    "flux_generate",
+    "flux_edit",
+    "flux_fill",
+    "flux_variation",
+    "flux_structural",
+    "flux_search_gallery",
+    "flux_get_job",
+    "flux_cancel_job",
+]
 HostName = Annotated[
     # A name or an address; no port: any port of such a name is ours.
     str, Field(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")
@@ -213,6 +223,19 @@ class Settings(BaseSettings):
         description="Seconds that a call which generates images waits for them where it says "
         "nothing (`wait_s`); then it is answered with the job's id. Unset: 45, and fewer for "
         "clients that are known to end calls sooner.",
+    )
+    tools: tuple[ToolName, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Tools that clients are shown and may call; unset: all. Without `flux_get_job` "
+        "an image that takes longer than `wait_s` is found in the gallery only. In the "
+        "environment: a JSON list.",
+    )
+    compact_schemas: bool = Field(
+        default=False,
+        description="List the tools in fewer tokens: without output schemas, and descriptions that "
+        "several tools have only at the first. Not for clients that show their model one tool at "
+        "a time.",
     )
     transport: Literal["stdio", "http", "sse"] = Field(
         "stdio", description="How clients reach this server; `flux-mcp serve --transport`."
