@@ -21,8 +21,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from bpe_openai import get_encoding
-from common import Result, flux_server, ratio, scratch, start_async
+from common import Result, flux_server, ratio, scratch, start_async, tokens
 from mcp import Client
 from mcp.types import TextContent, TextResourceContents
 from rows import IMAGE, fill, records
@@ -31,16 +30,8 @@ from flux_mcp.gallery.store import new_image_id
 
 PAGE = 20
 PAGE_TOKENS = 1200
-TOKENIZER = "o200k_base"
 REPEATED = {"short": 1, "long": 8}
 """How often the words of a prompt of rows.py are said."""
-
-
-def tokens(value: Any) -> int:
-    """Return how many tokens a text has, or anything else as compact JSON."""
-    if not isinstance(value, str):
-        value = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return len(get_encoding(TOKENIZER).encode(value))
 
 
 async def measure(quick: bool) -> Result:

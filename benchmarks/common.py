@@ -170,6 +170,26 @@ def rotated(names: Sequence[str], turn: int) -> list[str]:
     return [*names[at:], *names[:at]]
 
 
+TOKENIZER = "o200k_base"
+"""The public tokenizer of OpenAI's models; those of other providers are not public."""
+
+
+def compact(value: Any) -> str:
+    """Return a value as JSON without spaces."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def tokens(value: Any) -> int:
+    """Return how many tokens a text has, or anything else as compact JSON.
+
+    Needs `pip install bpe-openai`, which has the vocabulary in it.
+    """
+    from bpe_openai import get_encoding
+
+    text = value if isinstance(value, str) else compact(value)
+    return len(get_encoding(TOKENIZER).encode(text))
+
+
 # --- results -------------------------------------------------------------------------------------
 
 

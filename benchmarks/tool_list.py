@@ -1,27 +1,27 @@
-"""What does the list of tools cost a client? Bytes of tools/list, characters that a model reads.
+"""What does the list of tools cost a client? Tokens that a model reads, bytes of tools/list.
 
 Method: `flux-mcp serve` over stdio is asked for its tools, and the answer is written as compact
-JSON in UTF-8, without a space, as clients keep it. Per tool: its name and title, description, input
-schema and output schema, in bytes. What a client hands to its model with each request are the
-descriptions and the input schemas; the sum of their characters is the second number.
+JSON in UTF-8, without a space, as clients keep it. What a client hands to its model with each
+request is, for each tool, `{"name", "description", "parameters"}` with the input schema as
+parameters; its tokens are counted with o200k_base, the public tokenizer of OpenAI's models, as in
+answers.py (`pip install bpe-openai`). cl100k_base, an older one, gives 2 % fewer. The whole list,
+with titles, annotations and output schemas, is counted as well: few clients show it to their model.
+So is the list with the setting `compact_schemas`.
 
-The numbers do not depend on the machine: tests/server/test_schema.py asserts the two targets.
+The numbers do not depend on the machine: tests/server/test_schema.py asserts the targets for bytes
+and characters.
 
-Unit: bytes and characters; ratios to the targets.
+Unit: tokens, bytes and characters; ratios to the targets.
 """
 
-import json
+from pathlib import Path
 from typing import Any
 
-from common import Result, flux_server, ratio, scratch, start_async
+from common import Result, compact, flux_server, ratio, scratch, start_async, tokens
 
-LIST_BYTES = 40_000
-READ_CHARACTERS = 18_000
-
-
-def compact(value: Any) -> str:
-    """Return a value as JSON without spaces."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+READ_TOKENS = 4_500
+LIST_BYTES = 36_000
+READ_CHARACTERS = 17_500
 
 
 def size(value: Any) -> int:
@@ -29,13 +29,24 @@ def size(value: Any) -> int:
     return len(compact(value).encode())
 
 
+def read_by_a_model(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return what a client hands to its model for a tool."""
+    parameters = tool["inputSchema"]
+    return {"name": tool["name"], "description": tool["description"], "parameters": parameters}
+
+
+async def listed_by(folder: Path, **settings: object) -> dict[str, Any]:
+    """Return the list of tools of a server as its client gets it."""
+    async with flux_server(folder / "data", **settings) as client:
+        answer = await client.list_tools()
+    return answer.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
 async def measure(quick: bool) -> Result:
-    """Ask a server once; there is nothing to repeat."""
+    """Ask two servers once; there is nothing to repeat."""
     with scratch() as folder:
-        async with flux_server(folder / "data") as client:
-            listed = (await client.list_tools()).model_dump(
-                mode="json", by_alias=True, exclude_none=True
-            )
+        listed = await listed_by(folder)
+        fewer = await listed_by(folder, compact_schemas=True)
     tools: list[dict[str, Any]] = listed["tools"]
     result = Result("tool_list", quick, {"tools": len(tools)})
     for tool in tools:
@@ -45,12 +56,29 @@ async def measure(quick: bool) -> Result:
             "input_schema": size(tool["inputSchema"]),
             "output_schema": size(tool["outputSchema"]),
             "whole": size(tool),
+            "tokens": tokens(read_by_a_model(tool)),
         }
         result.absolute[tool["name"]] = numbers
         parts = ", ".join(f"{part.replace('_', ' ')} {n:,}" for part, n in numbers.items())
         result.line(tool["name"], parts)
     read = sum(len(tool["description"]) + len(compact(tool["inputSchema"])) for tool in tools)
-    totals = {"list_bytes": (size(listed), LIST_BYTES), "read_characters": (read, READ_CHARACTERS)}
+    read_tokens = {
+        name: sum(tokens(read_by_a_model(tool)) for tool in of["tools"])
+        for name, of in (("", listed), ("compact_", fewer))
+    }
+    beside = {
+        "list_tokens": tokens(listed),
+        "compact_read_tokens": read_tokens["compact_"],
+        "compact_list_tokens": tokens(fewer),
+    }
+    for name, count in beside.items():
+        result.absolute[name] = count
+        result.line(name.replace("_", " "), f"{count:,}")
+    totals = {
+        "read_tokens": (read_tokens[""], READ_TOKENS),
+        "list_bytes": (size(listed), LIST_BYTES),
+        "read_characters": (read, READ_CHARACTERS),
+    }
     for name, (found, target) in totals.items():
         result.absolute[name] = found
         result.ratios[f"{name}_of_target"] = ratio(found, target)
