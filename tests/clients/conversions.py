@@ -1,6 +1,6 @@
 """What the converters of third-party packages make of published tools, as one JSON document.
 
-python conversions.py TOOLS [PACKAGE ...]     converts with every package that is installed
+python conversions.py TOOLS     converts the tools of a file with every package that is installed
 
 Run by test_conversions.py with the Python of another virtual environment: nothing of flux-mcp is
 imported, and each package only where its converters are called.
@@ -68,6 +68,20 @@ def _google_genai() -> dict[str, Callable[[Tool], Schema]]:
     return {"google-genai": convert}
 
 
+# --- google-adk --------------------------------------------------------------------------------
+
+
+def _google_adk() -> dict[str, Callable[[Tool], Schema]]:
+    from google.adk.tools._gemini_schema_util import _to_gemini_schema
+
+    def convert(tool: Tool) -> Schema:
+        return _to_gemini_schema(tool["inputSchema"]).model_dump(
+            mode="json", exclude_none=True, by_alias=True
+        )
+
+    return {"google-adk": convert}
+
+
 # --- LangChain ---------------------------------------------------------------------------------
 
 
@@ -113,6 +127,9 @@ def _langchain_anthropic() -> dict[str, Callable[[Tool], Schema]]:
         "langchain-anthropic": lambda tool: convert_to_anthropic_tool(_structured(tool))[
             "input_schema"
         ],
+        "langchain-anthropic strict": lambda tool: convert_to_anthropic_tool(
+            _structured(tool), strict=True
+        )["input_schema"],
     }
 
 
@@ -161,6 +178,7 @@ def _pydantic_ai() -> dict[str, Callable[[Tool], Schema]]:
 
 CONVERTERS: dict[str, Callable[[], dict[str, Callable[[Tool], Schema]]]] = {
     "google-genai": _google_genai,
+    "google-adk": _google_adk,
     "langchain-google-genai": _langchain_google,
     "langchain-openai": _langchain_openai,
     "langchain-anthropic": _langchain_anthropic,

@@ -18,10 +18,21 @@ from flux_mcp.server.tools import TOOLS
 from tests.server.strict import NEEDED, filled
 
 HERE = Path(__file__).resolve().parent
-ENVIRONMENTS = HERE / ".envs"
+ENVIRONMENTS = HERE.parents[1] / "build" / "clients"
 PUBLISHED = {tool["name"]: tool["inputSchema"] for tool in json.loads(TOOLS_FILE.read_bytes())}
-GOOGLE = ("google-genai", "langchain-google-genai", "pydantic-ai google", "pydantic-ai google live")
-STRICT = ("langchain-openai strict", "openai-agents strict", "pydantic-ai openai strict")
+GOOGLE = (
+    "google-genai",
+    "langchain-google-genai",
+    "google-adk",
+    "pydantic-ai google",
+    "pydantic-ai google live",
+)
+STRICT = (
+    "langchain-openai strict",
+    "langchain-anthropic strict",
+    "openai-agents strict",
+    "pydantic-ai openai strict",
+)
 OTHERS = ("langchain-openai", "langchain-anthropic", "openai-agents", "pydantic-ai openai")
 SAID_IN_WORDS = {"default", "minimum", "maximum"}
 """What some converters drop, and descriptions repeat."""
@@ -31,25 +42,31 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+Converted = dict[str, list[tuple[str, Any]]]
+"""For each converter: tools, and what it makes of their input schemas."""
+
+
 @pytest.fixture(scope="module")
-def converted() -> dict[str, dict[str, Any]]:
+def converted() -> Converted:
     """Return what each converter makes of each tool, wherever its package is installed."""
-    found: dict[str, dict[str, Any]] = {}
+    found: Converted = {}
     for python in sorted(ENVIRONMENTS.glob("*/bin/python")):
         done = subprocess.run(
             [python, HERE / "conversions.py", TOOLS_FILE], check=True, capture_output=True
         )
-        found |= json.loads(done.stdout)
+        for converter, schemas in json.loads(done.stdout).items():
+            found.setdefault(converter, []).extend(schemas.items())
     return found
 
 
-def test_every_converter_was_there(converted: dict[str, dict[str, Any]]) -> None:
+def test_every_converter_was_there(converted: Converted) -> None:
     assert set(converted) == {*GOOGLE, *STRICT, *OTHERS}
+    assert all({name for name, _ in made} == set(PUBLISHED) for made in converted.values())
 
 
 @pytest.mark.parametrize("converter", [*GOOGLE, *STRICT, *OTHERS])
-def test_every_tool_is_taken_whole(converter: str, converted: dict[str, dict[str, Any]]) -> None:
-    for name, schema in converted[converter].items():
+def test_every_tool_is_taken_whole(converter: str, converted: Converted) -> None:
+    for name, schema in converted[converter]:
         assert not isinstance(schema, str), f"{name}: {schema}"
         assert list(losses(PUBLISHED[name], schema, name)) == []
 
@@ -72,10 +89,8 @@ def losses(ours: dict[str, Any], theirs: dict[str, Any], where: str) -> Iterator
 
 
 @pytest.mark.parametrize("converter", [*GOOGLE, *OTHERS])
-def test_no_more_is_required_than_we_ask(
-    converter: str, converted: dict[str, dict[str, Any]]
-) -> None:
-    for name, schema in converted[converter].items():
+def test_no_more_is_required_than_we_ask(converter: str, converted: Converted) -> None:
+    for name, schema in converted[converter]:
         assert required(schema) == required(PUBLISHED[name]), name
 
 
@@ -91,13 +106,11 @@ def required(schema: dict[str, Any], where: str = "") -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("converter", [*STRICT])
-def test_what_a_model_must_fill_in_means_nothing(
-    converter: str, converted: dict[str, dict[str, Any]]
-) -> None:
-    for row in TOOLS:
-        schema = converted[converter][row.name]
-        given = filled(schema, NEEDED[row.name])
+def test_what_a_model_must_fill_in_means_nothing(converter: str, converted: Converted) -> None:
+    requests = {row.name: row.request for row in TOOLS}
+    for name, schema in converted[converter]:
+        given = filled(schema, NEEDED[name])
         jsonschema.validate(given, schema)
-        assert set(given) == set(PUBLISHED[row.name]["properties"])
-        asked, meant = (parse_request(row.request, one) for one in (given, NEEDED[row.name]))
-        assert asked == meant, row.name
+        assert set(given) == set(PUBLISHED[name]["properties"])
+        asked, meant = (parse_request(requests[name], one) for one in (given, NEEDED[name]))
+        assert asked == meant, name

@@ -233,6 +233,11 @@ PNG = "iVBORw0KGgo" + "A" * 65
         ),
         (GenerateRequest, {"loras": "ink"}, {"loras": [{"name": "ink"}]}),
         (GenerateRequest, {"steps": "8", "guidance": "3.5"}, {"steps": 8, "guidance": 3.5}),
+        (
+            GenerateRequest,
+            {"quality": "HIGH", "aspect_ratio": "16:9 "},
+            {"quality": "high", "aspect_ratio": "16:9"},
+        ),
     ],
 )
 def test_a_shape_that_can_mean_one_thing_only_is_taken(model, given, understood):
@@ -393,7 +398,7 @@ NO_PACK = {"name": "", "subject": "", "variables": [], "extra": ""}
         (FillRequest, {"aspect_ratio": "auto", "width": 0, "height": 0, "feather_px": -1}),
         (StructuralRequest, {"control_image": "", "structure": ""}),
         (SearchRequest, dict.fromkeys(SearchRequest.model_fields, "")),
-        (SearchRequest, {"seed": -1, "kind": "any"}),
+        (SearchRequest, {"seed": -1, "kind": "Any"}),
         (SearchRequest, {"seed": "-1", "kind": []}),
         (GetJobRequest, {"job_id": "", "wait_s": None}),
         (CancelJobRequest, {"session": ""}),

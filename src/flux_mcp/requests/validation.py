@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -143,8 +143,10 @@ class Request(BaseModel):
             ours = cls.also_named.get(name, name)
             ours = name if ours in data else ours
             field = cls.model_fields.get(ours)
-            if field is None or not _says_nothing(value, field):
+            if field is None:
                 given[ours] = value
+            elif not _says_nothing(value, field):
+                given[ours] = _as_listed(value, field.annotation)
         return given
 
     @classmethod
@@ -199,10 +201,27 @@ def _is_empty(value: Any, inner: type[BaseModel] | None) -> bool:
     return value is None or value in ("", [], {})
 
 
+def _as_listed(value: Any, annotation: Any) -> Any:
+    """Return a word of a list as it stands there: `HIGH` is `high`."""
+    words = _words_in(annotation) if isinstance(value, str) else ()
+    return next((word for word in words if _is_word(value, word)), value)
+
+
+def _words_in(annotation: Any) -> tuple[Any, ...]:
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return inner
+    return tuple(word for one in inner for word in _words_in(one))
+
+
+def _is_word(value: Any, word: str) -> bool:
+    return isinstance(value, str) and value.strip().casefold() == word
+
+
 def _is_same(value: Any, left_out: JsonValue) -> bool:
     """Whether a value is the one that means left out; a number may be given as text."""
     if isinstance(left_out, str):
-        return bool(value == left_out)
+        return _is_word(value, left_out)
     try:
         return not isinstance(value, bool) and float(value) == left_out
     except (TypeError, ValueError, OverflowError):
