@@ -159,6 +159,8 @@ def test_bounds_and_defaults_stand_in_the_description(tool: Any) -> None:
                 assert f"{node[key]}" in node["description"], (key, node)
     search = input_schema(SearchRequest)["properties"]
     assert search["limit"]["description"] == "Most images in one answer. 1 to 50, default 20."
+    guidance = input_schema(GenerateRequest)["properties"]["guidance"]
+    assert guidance == {"type": "number", "description": "-1: the model's own. 0 to 100."}
     weight = input_schema(VariationRequest)["properties"]["strength"]
     assert weight["description"] == "Images against words. Above 0 to 2, default 1."
 

@@ -257,34 +257,45 @@ def inlined(schema: Schema, plain: Callable[[Schema], Schema] = lambda node: nod
 def _plain_argument(node: Schema) -> Schema:
     """Return a node of an input schema that every provider's converter keeps.
 
-    An optional argument is left out rather than null; a flag is off unless it is given. Bounds and
-    defaults are repeated in the description, because some converters drop them.
+    An optional argument is left out rather than null; a flag is off unless it is given.
     """
     node = {key: value for key, value in node.items() if key not in _UNPUBLISHED_OF_INPUTS}
     if len(inner := _not_null(node)) == 1:
         node = {**inner[0], **{key: value for key, value in node.items() if key != "anyOf"}}
-    node = {
-        key: int(value) if isinstance(value, float) and value.is_integer() else value
-        for key, value in node.items()
-    }
-    if node.get("default") in _NOTHING:
-        _pop(node, "default")
-    if node.get("maximum", 0) > _LARGEST_PUBLISHED:
-        _pop(node, "maximum")
-    left_out = node.pop(LEFT_OUT, None)
-    text = str(node.pop(BRIEF, node.get("description", "")))
-    if not text:
-        _pop(node, "minimum", "maximum")  # its name says all that is needed to give it
-    node["description"] = " ".join(filter(None, (text, _limits(node))))
-    if not node["description"]:
-        del node["description"]
-    if "enum" in node and left_out is not None:
-        node["enum"] = [left_out, *node["enum"]]
-    if left_out is not None or "maximum" not in node:
-        # That a size is not negative needs no words, and 0 or -1 may be given where it is left out.
-        _pop(node, "minimum", "maximum")
-    _pop(node, "exclusiveMinimum")
+    if "properties" in node:
+        node["properties"] = {name: _briefly(one) for name, one in node["properties"].items()}
+    if BRIEF in node.get("items", {}):
+        node["items"] = _briefly(node["items"])
     return node
+
+
+def _briefly(argument: Schema) -> Schema:
+    """Return an argument with its published description, and few bounds.
+
+    Bounds and defaults are repeated in the description, because some converters drop them.
+    """
+    argument = {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value
+        for key, value in argument.items()
+    }
+    if argument.get("default") in _NOTHING:
+        _pop(argument, "default")
+    if argument.get("maximum", 0) > _LARGEST_PUBLISHED:
+        _pop(argument, "maximum")
+    left_out = argument.pop(LEFT_OUT, None)
+    text = str(argument.pop(BRIEF, argument.get("description", "")))
+    if not text:
+        _pop(argument, "minimum", "maximum")  # its name says all that is needed to give it
+    argument["description"] = " ".join(filter(None, (text, _limits(argument))))
+    if not argument["description"]:
+        _pop(argument, "description")
+    if "enum" in argument and left_out is not None:
+        argument["enum"] = [left_out, *argument["enum"]]
+    if left_out is not None or "maximum" not in argument:
+        # That a size is not negative needs no words, and 0 or -1 may be given where it is left out.
+        _pop(argument, "minimum", "maximum")
+    _pop(argument, "exclusiveMinimum")
+    return argument
 
 
 def _pop(node: Schema, *keys: str) -> None:
