@@ -67,6 +67,21 @@ def test_what_the_request_says_goes_before_the_row():
     assert (made.passes, made.total_steps) == (3, 15)
 
 
+def test_no_guidance_is_what_a_distilled_model_does():
+    """0 asks for it, and the plan has the row's own number, which its pipeline reads."""
+    klein = REGISTRY.find("text2img", "flux2-klein-4b")
+    assert plan(GenerateRequest(prompt="a", guidance=0), klein).guidance == klein.default_guidance
+    assert plan(GenerateRequest(prompt="a", guidance=0), DEV).guidance == 0
+
+
+def test_all_that_a_model_cannot_do_is_told_at_once():
+    request = GenerateRequest(prompt="a", guidance=2, steps=500, width=1001, height=1000)
+    with pytest.raises(InvalidRequestError, match=r"There are 3 mistakes\.") as refused:
+        plan(request, SCHNELL)
+    for part in ("(1) flux1-schnell ignores guidance", "(2) steps: ", "(3) ", "Ask for 1008x992."):
+        assert part in str(refused.value)
+
+
 def test_a_batch_is_one_pass_and_one_image_is_never_a_batch():
     made = plan(GenerateRequest(prompt="a", count=3, batched=True), DEV)
     assert (made.batched, made.passes, made.total_steps) == (True, 1, 28)
