@@ -195,7 +195,13 @@ class Upstream:
             await before  # a lost command may still be exiting
         try:
             # Fixed, not negotiated: in this revision, closing a request's stream cancels it.
-            async with Client(self._transport(), mode=LATEST_MODERN_VERSION, cache=None) as client:
+            async with Client(
+                self._transport(),
+                mode=LATEST_MODERN_VERSION,
+                cache=None,
+                # Many programs have the SDK's name; who has it is sent what suits all of them.
+                client_info=types.Implementation(name="router", version="1"),
+            ) as client:
                 opened.set_result(client.session)
                 try:
                     await self._ending.wait()

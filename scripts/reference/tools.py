@@ -63,7 +63,8 @@ def tools_page() -> str:
         "## Answers",
         (
             "Structured content. A key that would be `null` is left out, in what an answer holds "
-            "also one that is empty, and so are the hashes; a plan is whole. `flux://jobs/{id}` "
+            "also one that is empty, and so are the hashes; an image repeats nothing that its job "
+            "says but the seed, and a plan is whole. `flux://jobs/{id}` "
             "and the command line, with `--json`, have every key. A later version may add keys."
         ),
         *(_answer(model) for model in dict.fromkeys(one for row in TOOLS for one in row.answers)),

@@ -22,6 +22,7 @@ SLOW: dict[str, Any] = {
 """A thousand passes through the transformer: long enough to be looked at, cancelled and killed."""
 
 NO_HASH = "0" * 64
+OF_ALL_IMAGES = ("job_id", "kind", "model", "prompt", "session")
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> CallToolResult:
@@ -37,8 +38,10 @@ async def job(client: Client, tool: str, **arguments: Any) -> JobAnswer:
 def told(result: CallToolResult) -> JobAnswer:
     """Return the job of a result, with hashes of zeros: tools leave them out."""
     content = _content(result)
+    # Nor does an image repeat what its job says.
+    of_all = {key: content[key] for key in OF_ALL_IMAGES if key in content}
     images = [
-        {**image, "pixels_sha256": NO_HASH, "loras": _hashed(image.get("loras", ()))}
+        {**of_all, **image, "pixels_sha256": NO_HASH, "loras": _hashed(image.get("loras", ()))}
         for image in _hashed(content["images"])
     ]
     return JobAnswer.model_validate({**content, "images": images})

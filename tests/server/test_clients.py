@@ -24,8 +24,8 @@ EVERYBODY = ClientFit()
         (JUNE, "somebody", EVERYBODY),
         # Clients, whatever the case; a name that only begins so is another client's.
         (NOVEMBER, "claude-code", EVERYBODY),
-        (NOVEMBER, "codex-mcp-client", ClientFit(structured=False)),
-        (NOVEMBER, "Codex-MCP-Client", ClientFit(structured=False)),
+        (NOVEMBER, "codex-mcp-client", ClientFit(links=False, structured=False)),
+        (NOVEMBER, "Codex-MCP-Client", ClientFit(links=False, structured=False)),
         (NOVEMBER, "codex-mcp-client-of-mine", EVERYBODY),
         (OLD, "codex-mcp-client", ClientFit(links=False, structured=False)),
         (NOVEMBER, "@langchain/mcp-adapters", ClientFit(links=False)),

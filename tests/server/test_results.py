@@ -360,7 +360,8 @@ def nodes(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def test_structured_content_has_no_null_no_hash_and_nothing_empty_inside() -> None:
-    first, bare = image(0, NOWHERE, "a"), image(1, NOWHERE, "", parents=(), session=None)
+    first = image(0, NOWHERE, "a")
+    bare = image(1, NOWHERE, "", parents=(), session=None)
     answer = completed([first, bare], "a").model_copy(update={"session": None, "notices": ()})
     told = job_result(answer, "none", NOWHERE, Sheets()).structured_content
     check_schema("flux_generate", job_result(answer, "none", NOWHERE, Sheets()))
@@ -368,7 +369,9 @@ def test_structured_content_has_no_null_no_hash_and_nothing_empty_inside() -> No
     assert told["notices"] == [], "a list of the answer itself is always there"
     assert not {"session", "phase", "eta_s", "error", "next"} & set(told)
     kept, plain = told["images"]
-    assert kept.keys() - plain.keys() == {"prompt", "parents", "session"}
+    assert kept.keys() - plain.keys() == {"parents", "session"}
+    assert not {"job_id", "kind", "model"} & set(plain), "the job says it"
+    assert (kept["seed"], plain["seed"]) == (2**53 - 1,) * 2
     for key, value in nodes(told["images"]):
         assert value not in (None, "", [], {}), key
         assert "sha256" not in key
@@ -432,7 +435,7 @@ def test_a_client_is_sent_what_it_can_use(noisy: dict[tuple[int, int], Path]) ->
         ("somebody", "2025-11-25", ["text", "image", "resource_link", "structured"]),
         ("somebody", "2025-06-18", ["text", "image", "resource_link", "structured"]),
         ("somebody", "2025-03-26", ["text", "image", "structured"]),
-        ("codex-mcp-client", "2025-06-18", ["text", "image", "resource_link"]),
+        ("codex-mcp-client", "2025-06-18", ["text", "image"]),
         ("google-adk", "2025-11-25", ["text", "resource_link", "structured"]),
         ("mcp", "2025-11-25", ["text", "structured"]),
     ],

@@ -351,18 +351,26 @@ def lean(answer: BaseModel, *, unsent: frozenset[str] = UNSENT) -> dict[str, Any
     """Return an answer as a tool gives it.
 
     Without null; in what it holds also without empty texts and lists. A list of its own is there
-    even if it is empty. A plan is whole: it says everything that decides the pixels.
+    even if it is empty. Images repeat nothing that their job says, but the seed, which the job has
+    of the first. A plan is whole: it says everything that decides the pixels.
 
     Args:
         answer: The answer.
         unsent: Keys that are left out wherever they are.
     """
     whole = answer.model_dump(mode="json")
-    return {
+    content = {
         key: value if key in _WHOLE else _lean(value, unsent)
         for key, value in whole.items()
         if value is not None
     }
+    if "images" in content:
+        said = content.items()
+        content["images"] = [
+            dict(item for item in image.items() if item[0] == "seed" or item not in said)
+            for image in content["images"]
+        ]
+    return content
 
 
 def _lean(value: Any, unsent: frozenset[str]) -> Any:

@@ -51,7 +51,7 @@ def image_answer(record: ImageRecord, files: ImageFiles) -> ImageAnswer:
         job_id=record.job_id,
         session=record.session,
         rating=record.rating,
-        seconds=record.seconds,
+        seconds=round(record.seconds, 2),
         licence=record.licence,
         created_at=record.created_at,
     )
