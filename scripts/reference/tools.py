@@ -23,7 +23,9 @@ def tools_page() -> str:
             f"{len(TOOLS)} tools, always listed in this order. "
             "This page says what they take and what they give; the [README](../README.md) says "
             "what they are for. What is published to a calling model is shorter: "
-            "[tools.json](../src/flux_mcp/server/tools.json)."
+            "[tools.json](../src/flux_mcp/server/tools.json). A model reads about 4,400 "
+            "tokens of it with each conversation; the settings [`tools` and `compact_schemas`]"
+            "(settings.md#tools) make it fewer."
         ),
         (
             "An argument of another name, type or range is refused, not repaired: the answer is a "
