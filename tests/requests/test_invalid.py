@@ -189,6 +189,8 @@ PNG = "iVBORw0KGgo" + "A" * 65
     ("model", "given", "understood"),
     [
         (EditRequest, {"image": "img_a"}, {"images": ["img_a"]}),
+        (EditRequest, {"image": "img_a", "images": []}, {"images": ["img_a"]}),
+        (EditRequest, {"image": "", "images": ["img_a"]}, {"images": ["img_a"]}),
         (EditRequest, {"images": "img_a"}, {"images": ["img_a"]}),
         (EditRequest, {"images": [{"image": "img_a"}]}, {"images": ["img_a"]}),
         (EditRequest, {"images": [PNG]}, {"images": [f"data:image/png;base64,{PNG}"]}),
@@ -441,6 +443,7 @@ def test_of_two_ways_the_empty_one_is_left_out(given):
         (FillRequest, {"image": "img_a", "mask": {"image": "img_b", "box": BOX}}),
         (VariationRequest, {"images": ["img_a"], "strength": 0}),
         (VariationRequest, {"images": ["img_a", ""]}),
+        (VariationRequest, {"images": ["img_a"], "image": "img_b"}),
         (EditRequest, {"images": ["img_a"], "feather_px": 3}),
         (SearchRequest, {"limit": 0}),
     ],

@@ -141,12 +141,12 @@ class Request(BaseModel):
         given = {}
         for name, value in data.items():
             ours = cls.also_named.get(name, name)
-            ours = name if ours in data else ours
             field = cls.model_fields.get(ours)
             if field is None:
-                given[ours] = value
+                given[name] = value
             elif not _says_nothing(value, field):
-                given[ours] = _as_listed(value, field.annotation)
+                is_taken = ours != name and not _says_nothing(data.get(ours), field)
+                given[name if is_taken else ours] = _as_listed(value, field.annotation)
         return given
 
     @classmethod
