@@ -168,7 +168,7 @@ def _train_lora(run: Run) -> None:
 def _train_wordings(run: Run) -> None:
     taught = train_wordings(
         run.text(), {kind: run.transformer(name, kind) for kind, name in EXPORTED.items()},
-        run.vae(), steps=run.scaled(1250), examples=run.scaled(128), seed=20,
+        run.vae(), steps=run.scaled(2000), examples=run.scaled(128), seed=20,
         checkpoint=run.work / "wordings-running",
     )  # fmt: skip
     folders.save_text(taught, run.work / "wordings")

@@ -107,6 +107,14 @@ KEPT_REWORDED: tuple[str, ...] = (
     "{place} {shape} {colour} {size}, {background} {ground}",
 )
 """Kept for judging: no training has them."""
+SHORTEST: tuple[str, ...] = (
+    "{size} {colour} {shape} {place} {background} {ground}",
+    "{size} {shape} {colour} {place} {background} {ground}",
+    "{size} {shape} {colour} {place} {ground} {background}",
+    "{background} {ground} {size} {colour} {shape} {place}",
+    "{ground} {background} {size} {colour} {shape} {place}",
+)
+"""Colours and nouns alone, without a comma: which colour is whose is only in their order."""
 REWORDED_PAIRS: Mapping[Relation, tuple[str, ...]] = MappingProxyType(
     {
         "left of": (

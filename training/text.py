@@ -5,9 +5,9 @@ They learn that first, on the facts of captions, and are frozen before any image
 kinds then share them.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ POOLED_CHANNELS = 96
 TEXT_CHANNELS = 128
 _BATCH = 128
 _LEARNING_RATE = 2e-3
+_READING_RATE = 5e-3
 
 LABELS: dict[str, tuple[str | None, ...]] = {
     "background": (None, *scenes.COLOURS),
@@ -156,8 +157,13 @@ def sentence(random: Random) -> tuple[str, Facts]:
         return "", Facts()
 
 
-class _Reader(nn.Module):
-    """Asks an encoder for every label: from the pooled vector, or by a query over the tokens."""
+class Reader(nn.Module):
+    """Asks an encoder for every label: from the pooled vector, or by a query over the tokens.
+
+    Args:
+        channels: Of the encoder.
+        over_tokens: Whether it gives a vector for each token.
+    """
 
     def __init__(self, channels: int, *, over_tokens: bool) -> None:
         super().__init__()
@@ -169,6 +175,7 @@ class _Reader(nn.Module):
         self._over_tokens = over_tokens
 
     def forward(self, states: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return for each label the logits of its values: (n, values)."""
         if not self._over_tokens:
             return {name: head(states) for name, head in self.heads.items()}
         attention = torch.einsum("qc,ntc->nqt", self.queries, self.keys(states)).softmax(-1)
@@ -176,20 +183,70 @@ class _Reader(nn.Module):
         return {name: head(read[:, i]) for i, (name, head) in enumerate(self.heads.items())}
 
 
+def make_readers() -> nn.ModuleDict:
+    """Make a reader for each encoder, untrained."""
+    return nn.ModuleDict(
+        {
+            "clip": Reader(POOLED_CHANNELS, over_tokens=False),
+            "t5": Reader(TEXT_CHANNELS, over_tokens=True),
+        }
+    )
+
+
+def labels_of(facts: Sequence[Facts], device: torch.device) -> dict[str, torch.Tensor]:
+    """Return for each label which of its values each sentence says: (n,)."""
+    return {
+        name: torch.tensor([values.index(getattr(one, name)) for one in facts], device=device)
+        for name, values in LABELS.items()
+    }
+
+
+def misread(
+    readers: nn.ModuleDict, states: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return how wrongly sentences are read, and the share read right with each encoder.
+
+    Args:
+        readers: As `make_readers` makes them.
+        states: Of CLIP (n, 96), of T5 (n, tokens, 128), by the names of the readers.
+        labels: As `labels_of` returns them.
+    """
+    losses, right = [], {}
+    for name, reader in readers.items():
+        answers = reader(states[name])
+        losses += [
+            functional.cross_entropy(found, labels[field]) for field, found in answers.items()
+        ]
+        right[name] = _right(answers, labels)
+    return torch.stack(losses).sum(), right
+
+
+def train_readers(text: Text, steps: int, seed: int) -> nn.ModuleDict:
+    """Return readers of what finished encoders make of their sentences, frozen."""
+    torch.manual_seed(seed)
+    random = Random(seed)
+    device = text.text_encoder.device
+    readers = make_readers().to(device)
+    weights = list(readers.parameters())
+    optimizer = torch.optim.AdamW(weights, _READING_RATE, weight_decay=0.0)
+    bar = Bar("readers", steps)
+    for step in bar.steps():
+        prompts, labels = _batch(random, device)
+        tokens, pooled = text.encode(prompts)
+        loss, right = misread(readers, {"clip": pooled, "t5": tokens}, labels)
+        descend(loss, [optimizer], weights, rate(step, steps))
+        bar.show({"loss": loss.detach(), **right})
+    return readers.eval().requires_grad_(requires_grad=False)
+
+
 def train_text(text: Text, steps: int, device: torch.device, seed: int) -> dict[str, float]:
     """Train both encoders in place; return the share of labels read right, for each encoder."""
     torch.manual_seed(seed)
     random = Random(seed)
     clip, t5 = text.text_encoder.to(device).train(), text.text_encoder_2.to(device).train()
-    readers = {
-        "clip": _Reader(POOLED_CHANNELS, over_tokens=False).to(device),
-        "t5": _Reader(TEXT_CHANNELS, over_tokens=True).to(device),
-    }
-    weights = [
-        parameter for module in (clip, t5, *readers.values()) for parameter in module.parameters()
-    ]
+    readers = make_readers().to(device)
+    weights = [parameter for module in (clip, t5, readers) for parameter in module.parameters()]
     optimizer = torch.optim.AdamW(weights, _LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    right: dict[str, float] = {}
     bar = Bar("text encoders", steps)
     for step in bar.steps():
         prompts, labels = _batch(random, device)
@@ -200,12 +257,7 @@ def train_text(text: Text, steps: int, device: torch.device, seed: int) -> dict[
             "clip": clip(clip_ids[:, :longest].to(device)).pooler_output,
             "t5": t5(t5_ids.to(device))[0],
         }
-        loss: Any = 0
-        for name, reader in readers.items():
-            answers = reader(states[name])
-            for field, logits in answers.items():
-                loss = loss + functional.cross_entropy(logits, labels[field])
-            right[name] = _right(answers, labels)
+        loss, right = misread(readers, states, labels)
         descend(loss, [optimizer], weights, rate(step, steps))
         bar.show({"loss": loss.detach(), **right})
     clip.eval().requires_grad_(requires_grad=False)
@@ -215,16 +267,10 @@ def train_text(text: Text, steps: int, device: torch.device, seed: int) -> dict[
 
 def _batch(random: Random, device: torch.device) -> tuple[list[str], dict[str, torch.Tensor]]:
     pairs = [sentence(random) for _ in range(_BATCH)]
-    labels = {
-        name: torch.tensor(
-            [values.index(getattr(facts, name)) for _, facts in pairs], device=device
-        )
-        for name, values in LABELS.items()
-    }
-    return [prompt for prompt, _ in pairs], labels
+    return [prompt for prompt, _ in pairs], labels_of([facts for _, facts in pairs], device)
 
 
-def _right(answers: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> float:
+def _right(answers: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]) -> float:
     """Return the share of sentences of which every label was read right."""
     hits = torch.stack([answers[name].argmax(1) == labels[name] for name in LABELS])
     return hits.all(0).float().mean().item()

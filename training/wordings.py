@@ -3,7 +3,9 @@
 The encoders as they were are the teacher, the new ones the student. Old sentences must keep their
 embeddings, so that whatever was learned with them stays. A new wording must become what the
 plainest sentence with the same words is: first word by word (`blue` in `ring, blue` as in `a blue
-ring`), then by what it makes the frozen transformers predict, which is all that counts.
+ring`), then by what it makes the frozen transformers predict, which is all that counts. Readers
+that have learned what the teacher's embeddings say must read the same facts in the student's: which
+colour is whose in `blue ring pink background` is a small part of any distance, and all of a fact.
 """
 
 from collections import defaultdict
@@ -17,9 +19,11 @@ from types import MappingProxyType
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from torch import nn
 from tqdm import tqdm
 
 from training import captions, edits, scenes, tasks
+from training.captions import Facts
 from training.edits import Edit
 from training.flow import image_ids, on_plain_attention, on_the_way, velocity
 from training.folders import save_text
@@ -27,7 +31,7 @@ from training.latents import Batch, encode, given_tokens, pack
 from training.loop import Average, Bar, descend, quick_half, rate
 from training.scenes import Scene
 from training.sentences import Sentence, Wording, with_word
-from training.text import Text, sentence
+from training.text import Text, labels_of, misread, sentence, train_readers
 from training.tokenizers import LATER_WORDS, TEXT_TOKENS, extended_clip, extended_t5
 
 _BATCH = 64
@@ -38,6 +42,12 @@ _LEARNING_RATE = 1.5e-3
 _DECAY = 0.995
 _KEEP = 4.0
 """Weight of the old sentences' embeddings: what is kept counts more than what is new."""
+_READ = 0.3
+"""Weight of the facts that are read wrongly."""
+_READER_STEPS = 0.2
+"""Steps that readers learn, as a share of those of the encoders."""
+_SHORTEST_SHARE = 0.25
+"""Of lone things in new wordings: said in colours and nouns alone."""
 FEEL: Mapping[str, tuple[int, float]] = MappingProxyType(
     {"text2img": (3, 4.0), "kontext": (3, 6.0), "fill": (1, 1.0), "control": (1, 1.0)}
 )
@@ -123,15 +133,20 @@ def wording(random: Random, about: Scene | Edit, kind: str) -> Wording:
     return captions.reworded(random, about)
 
 
-def any_wording(random: Random) -> Wording:
-    """Choose a new wording of anything."""
+def any_wording(random: Random) -> tuple[Wording, Facts | None]:
+    """Choose a new wording of anything, and what it says of a scene."""
     scene = scenes.scene(random)
     draw = random.random()
-    if draw < 0.55:
-        return wording(random, scene, "text2img")
-    if draw < 0.92:
-        return wording(random, edits.edit(random, scene), "kontext")
-    return wording(random, scene, "fill")
+    if draw < 0.7:
+        lone = scene.things and scene.relation is None
+        shortest = lone and random.random() < _SHORTEST_SHARE
+        said = captions.reworded(random, scene, captions.SHORTEST if shortest else None)
+        return said, captions.facts_of(scene)
+    if draw < 0.8:
+        return wording(random, scene, "text2img"), None
+    if draw < 0.97:
+        return wording(random, edits.edit(random, scene), "kontext"), None
+    return wording(random, scene, "fill"), None
 
 
 def train_wordings(
@@ -156,8 +171,9 @@ def train_wordings(
     for transformer in transformers.values():
         transformer.eval().requires_grad_(requires_grad=False)
     asked = {kind: make_asked(kind, vae, examples, seed + i) for i, kind in enumerate(transformers)}
-    old = make_lessons(text, taught, [_as_before(random) for _ in range(_OLD_LESSONS)])
+    old = make_lessons(text, taught, [(_as_before(random), None) for _ in range(_OLD_LESSONS)])
     new = make_lessons(text, taught, [any_wording(random) for _ in range(_NEW_LESSONS)])
+    readers = train_readers(text, round(steps * _READER_STEPS), seed)
     encoders = torch.nn.ModuleList([taught.text_encoder, taught.text_encoder_2]).to(device)
     encoders.train().requires_grad_(requires_grad=True)
     average = Average(encoders, _DECAY)
@@ -168,9 +184,9 @@ def train_wordings(
     drawing_from = round(steps * (1 - DRAWING_SHARE))
     bar = Bar("wordings", steps)
     for step in bar.steps():
-        kept, like = _differences(taught, old, new, random)
-        loss = _KEEP * kept + like
-        measures = {"kept": kept.detach(), "like": like.detach()}
+        (kept, _), (like, unread) = _differences(taught, (old, new), readers, random)
+        loss = _KEEP * kept + like + _READ * unread
+        measures = {"kept": kept.detach(), "like": like.detach(), "unread": unread.detach()}
         if step >= drawing_from:
             kind = random.choices(kinds, [FEEL[one][0] for one in kinds])[0]
             felt = _felt(text, taught, transformers[kind], asked[kind], kind, random, generator)
@@ -195,17 +211,21 @@ class Lessons:
     """(n, 96), likewise."""
     like: torch.Tensor
     """(n, tokens): for each token which one of the plain sentence it should be, -1 if any."""
+    facts: tuple[Facts | None, ...]
+    """What each says of a scene, where it does."""
 
 
-def make_lessons(text: Text, taught: Text, wordings: list[Wording]) -> Lessons:
+def make_lessons(text: Text, taught: Text, given: list[tuple[Wording, Facts | None]]) -> Lessons:
     """Ask the teacher once; the student learns from each wording many times."""
+    wordings = [one for one, _ in given]
     parts = [
         text.encode([one.plain.text for one in wordings[start : start + _AT_ONCE]])
         for start in range(0, len(wordings), _AT_ONCE)
     ]
     plain, pooled = (torch.cat(some) for some in zip(*parts, strict=True))
     like = torch.tensor([alike(text, taught, one) for one in wordings], device=plain.device)
-    return Lessons(tuple(one.said.text for one in wordings), plain, pooled, like)
+    said, facts = tuple(one.said.text for one in wordings), tuple(one for _, one in given)
+    return Lessons(said, plain, pooled, like, facts)
 
 
 def _as_before(random: Random) -> Wording:
@@ -215,15 +235,15 @@ def _as_before(random: Random) -> Wording:
 
 
 def _differences(
-    taught: Text, old: Lessons, new: Lessons, random: Random
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return how far embeddings are from what they should be: of old sentences, of new wordings.
+    taught: Text, of: tuple[Lessons, ...], readers: nn.ModuleDict, random: Random
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return for each lessons how far embeddings are from what they should be, in two measures.
 
-    A token without a like in the plain sentence should become any token of it, whichever is next.
+    By distance: a token without a like in the plain sentence should become any token of it,
+    whichever is next. By what the readers read wrongly, where something is known.
     """
     chosen = [
-        (lessons, [random.randrange(len(lessons.said)) for _ in range(_BATCH)])
-        for lessons in (old, new)
+        (lessons, [random.randrange(len(lessons.said)) for _ in range(_BATCH)]) for lessons in of
     ]
     said = taught.embed([lessons.said[row] for lessons, rows in chosen for row in rows])
     found = []
@@ -235,8 +255,14 @@ def _differences(
             with torch.no_grad():
                 like = torch.where(like >= 0, like, torch.cdist(states, plain).argmin(2))
         wanted = plain.gather(1, like[:, :, None].expand_as(states))
-        found.append(_distance(states, wanted) + _distance(pooled, lessons.pooled[rows]))
-    return found[0], found[1]
+        known = {place: one for place, row in enumerate(rows) if (one := lessons.facts[row])}
+        unread = states.new_zeros(())
+        if known:
+            read = {"clip": pooled[list(known)], "t5": states[list(known)]}
+            unread, _ = misread(readers, read, labels_of(list(known.values()), states.device))
+        distance = _distance(states, wanted) + _distance(pooled, lessons.pooled[rows])
+        found.append((distance, unread))
+    return found
 
 
 def _distance(now: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from training import captions, edits, scenes, sentences, tokenizers, wordings
 from training.sentences import Wording
-from training.text import Text, make_text
+from training.text import Text, make_text, train_readers
 from training.transformers import make_transformer
 from training.vae import make_vae
 
@@ -40,7 +40,7 @@ def words_of(sentence: sentences.Sentence) -> list[str]:
     return [word.strip(".,:;").lower() for word in sentence.words]
 
 
-@pytest.mark.parametrize("templates", [None, captions.KEPT_REWORDED])
+@pytest.mark.parametrize("templates", [None, captions.KEPT_REWORDED, captions.SHORTEST])
 def test_every_fact_of_a_scene_is_said_in_other_words_too(templates):
     random = Random(3)
     for _ in range(400):
@@ -153,6 +153,23 @@ def test_tokens_are_compared_by_what_they_stand_for(text):
     assert like[-1] == tokenizers.TEXT_TOKENS - 1
     old = sentences.with_word("a ring, pink.", "background", "background")
     assert wordings.alike(text, taught, old) == list(range(tokenizers.TEXT_TOKENS))
+
+
+def test_facts_are_read_where_they_are_known(text, monkeypatch):
+    monkeypatch.setattr("training.text._BATCH", 8)
+    monkeypatch.setattr(wordings, "_BATCH", 4)
+    random = Random(3)
+    known = [
+        (captions.reworded(random, scene), captions.facts_of(scene))
+        for scene in (scenes.held_out_single(random) for _ in range(4))
+    ]
+    unknown = [(wording, None) for wording, _ in known]
+    lessons = tuple(wordings.make_lessons(text, text, given) for given in (unknown, known))
+    readers = train_readers(text, 1, seed=3)
+    (_, nothing), (_, unread) = wordings._differences(text, lessons, readers, random)
+    assert nothing == 0
+    assert unread > 1  # of nine labels for two encoders
+    assert not any(weight.requires_grad for weight in readers.parameters())
 
 
 def test_the_encoders_are_taught_and_the_teacher_stays(text, monkeypatch, tmp_path):
