@@ -19,6 +19,7 @@ from mcp.types import (
     ResourceLink,
     TextContent,
 )
+from mcp.types.version import LATEST_MODERN_VERSION
 from PIL import Image
 
 from flux_mcp.errors import WeightsMissingError
@@ -31,6 +32,7 @@ from flux_mcp.principals import acting_as
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.server.app import build_server
 from flux_mcp.server.clients import ClientFit
+from flux_mcp.server.handlers import Handlers
 from flux_mcp.server.published import published_tools
 from flux_mcp.server.results import (
     MAX_PREVIEWS,
@@ -436,6 +438,7 @@ def test_a_client_is_sent_what_it_can_use(noisy: dict[tuple[int, int], Path]) ->
         ("somebody", "2025-06-18", ["text", "image", "resource_link", "structured"]),
         ("somebody", "2025-03-26", ["text", "image", "structured"]),
         ("codex-mcp-client", "2025-06-18", ["text", "image"]),
+        ("codex-mcp-client", "2026-07-28", ["text", "image"]),
         ("google-adk", "2025-11-25", ["text", "resource_link", "structured"]),
         ("mcp", "2025-11-25", ["text", "structured"]),
     ],
@@ -448,10 +451,11 @@ async def test_a_client_gets_what_it_says_it_is(
     kinds: list[str],
 ) -> None:
     """Through the SDK's own client, which checks structured content against the output schema."""
+    mode = "auto" if version == LATEST_MODERN_VERSION else "legacy"
     monkeypatch.setattr("mcp.client.session.LATEST_HANDSHAKE_VERSION", version)
     job = await complete_job(service, [(noise(64, 64), 64, 64)])
     client_info = Implementation(name=name, version="1")
-    async with Client(build_server(service), mode="legacy", client_info=client_info) as client:
+    async with Client(build_server(service), mode=mode, client_info=client_info) as client:
         assert client.protocol_version == version
         tools = (await client.list_tools()).tools
         assert {tool.output_schema is not None for tool in tools} == {"structured" in kinds}
@@ -475,7 +479,11 @@ async def test_settings_decide_for_every_client(settings: Settings) -> None:
     async with Client(build_server(service), client_info=SOMEBODY) as client:
         assert not any(tool.output_schema for tool in (await client.list_tools()).tools)
         result = await client.call_tool("flux_get_job", {"job_id": job.id})
+    task = await Handlers(service).tasks.find(job.id)
     await service.close()
+    assert task.outcome is not None
+    assert [block["type"] for block in task.outcome["content"]] == ["text", "image"]
+    assert "structuredContent" not in task.outcome
     assert [block.type for block in result.content] == ["text"]
     assert result.structured_content is None
 
