@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mcp import Client
-from mcp.types import CallToolResult, TextResourceContents
+from mcp.types import CallToolResult, Implementation, TextResourceContents
 
 from flux_mcp.service.answers import DownloadAnswer, DryRunAnswer, JobAnswer, QueueAnswer
 
@@ -21,6 +21,8 @@ SLOW: dict[str, Any] = {
 }
 """A thousand passes through the transformer: long enough to be looked at, cancelled and killed."""
 
+SOMEBODY = Implementation(name="somebody", version="1")
+"""A client without a row in the server's clients.toml: it is sent everything."""
 NO_HASH = "0" * 64
 OF_ALL_IMAGES = ("job_id", "kind", "model", "prompt", "session")
 

@@ -25,6 +25,7 @@ from flux_mcp.settings.settings import Settings
 from .calls import (
     FAST,
     SLOW,
+    SOMEBODY,
     call,
     cancel_call_while_drawing,
     draws,
@@ -48,7 +49,8 @@ DRAWING = pytest.mark.parametrize(
 
 @pytest.fixture(params=["auto", "legacy"])
 async def client(request: pytest.FixtureRequest, shared_service: Service) -> AsyncIterator[Client]:
-    async with Client(build_server(shared_service), mode=request.param) as client:
+    server, mode = build_server(shared_service), request.param
+    async with Client(server, mode=mode, client_info=SOMEBODY) as client:
         yield client
 
 

@@ -57,7 +57,7 @@ from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import ErrorInfo, Progress
 from tests.compose.packs_on_disk import MANIFEST, write_pack
-from tests.e2e.calls import whole
+from tests.e2e.calls import SOMEBODY, whole
 from tests.jobs.factories import make_plan_row
 from tests.server.images import complete_job, keep_image, noise, queue_job, run_job
 
@@ -68,8 +68,6 @@ MAX_PREVIEW_BYTES = 300_000
 WORST_PROMPTS = {"quotes": '"' * 2000, "emoji": "😀" * 2000}
 """What JSON doubles, and what is longest in UTF-8 and in UTF-16."""
 NOWHERE = Path("/nowhere")
-SOMEBODY = Implementation(name="somebody", version="1")
-"""A client without a row in clients.toml."""
 
 
 def closed(schema: Any) -> Any:
