@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 from mcp import Client
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError
 from mcp.types import (
     BlobResourceContents,
     CallToolResult,
@@ -34,6 +35,8 @@ from flux_mcp.server.app import build_server
 from flux_mcp.server.clients import ClientFit
 from flux_mcp.server.handlers import Handlers
 from flux_mcp.server.published import published_tools
+from flux_mcp.server.redaction import FOR_THE_OWNER
+from flux_mcp.server.resources import ResourceReader
 from flux_mcp.server.results import (
     MAX_PREVIEWS,
     cancel_result,
@@ -530,6 +533,14 @@ def test_who_has_a_named_token_gets_no_path_and_hints_it_can_follow() -> None:
     assert "path" not in shown.structured_content["images"][0]
     assert "/srv" not in texts(shown)
     assert texts(error_result(missing)) == str(missing), "the owner reads what to do"
+
+
+async def test_a_resource_that_is_not_there_is_told_to_others_as_a_tool_would(
+    service: Service,
+) -> None:
+    with acting_as("ada"), pytest.raises(ResourceNotFoundError) as refused:
+        await ResourceReader(service).read("lora", "none")
+    assert FOR_THE_OWNER in str(refused.value)
 
 
 # --- previews ----------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from flux_mcp.server.job_tasks import JobTasks
 from flux_mcp.server.prompts import completed, found_prompt, listed_prompts, matching
 from flux_mcp.server.published import LORA_URI, PACK_URI
 from flux_mcp.server.resources import ResourceReader
-from flux_mcp.server.results import error_result, fitted
+from flux_mcp.server.results import error_result, error_text, fitted
 from flux_mcp.server.timeouts import CancelReasons
 from flux_mcp.server.tools import TOOLS, ToolRow
 from flux_mcp.service.service import Service
@@ -140,7 +140,7 @@ class Handlers:
         try:
             return await asyncio.to_thread(found_prompt, self._service.packs, name, arguments)
         except FluxMcpError as error:
-            raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
+            raise MCPError(code=INVALID_PARAMS, message=error_text(error)) from error
 
     async def changed_packs(self) -> str:
         """Read the packs again; return what changed since the last time, empty if nothing did."""

@@ -17,6 +17,7 @@ from flux_mcp.errors import (
 from flux_mcp.models.loras.library import Lora
 from flux_mcp.requests.schemas import SearchRequest
 from flux_mcp.server.published import LORA_URI, PACK_URI, ResourceKind
+from flux_mcp.server.results import error_text
 from flux_mcp.service.answers import LoraAnswer
 from flux_mcp.service.service import Service
 
@@ -40,9 +41,9 @@ class ResourceReader:
         try:
             return await self._read(kind, key)
         except (UnknownImageError, UnknownJobError, UnknownLoraError, UnknownPackError) as error:
-            raise ResourceNotFoundError(str(error)) from error
+            raise ResourceNotFoundError(error_text(error)) from error
         except FluxMcpError as error:
-            raise ResourceError(str(error)) from error
+            raise ResourceError(error_text(error)) from error
 
     async def _read(self, kind: ResourceKind, key: str) -> str | bytes:
         match kind:

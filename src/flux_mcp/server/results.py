@@ -128,13 +128,14 @@ def cancel_result(answer: CancelAnswer) -> CallToolResult:
 
 def error_result(error: FluxMcpError) -> CallToolResult:
     """Return an error the model can read and act on."""
-    text = f"[{error.code}] {error.message} {_advice(error.hint)}".rstrip()
-    return CallToolResult(content=[_text(text)], is_error=True)
+    return CallToolResult(content=[_text(error_text(error))], is_error=True)
 
 
-def _advice(text: str) -> str:
-    """Return a hint or a notice as the caller of this task can follow it."""
-    return text if only() is None else for_others(text)
+def error_text(error: FluxMcpError) -> str:
+    """Return `[code] what is wrong. what to do.`, with a hint that its caller can follow."""
+    if only() is None:
+        return str(error)
+    return f"[{error.code}] {error.message} {for_others(error.hint)}".rstrip()
 
 
 def _for_caller(answer: AnyAnswer) -> AnyAnswer:
