@@ -68,6 +68,8 @@ def _in_words(key: str, value: Any) -> str:
     match key, value:
         case "wait_s", seconds:
             return f"an answer after at most {seconds} s, with the job's id if it is not finished"
+        case "poll_s", seconds:
+            return f"of flux_get_job after at most {seconds} s"
         case "preview", "none":
             return "no preview"
         case "preview", size:

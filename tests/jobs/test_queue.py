@@ -334,6 +334,7 @@ def test_sessions_and_positions(queue: JobQueue) -> None:
     assert [job.id for job in queue.unfinished_of_session("s")] == [mine.id]
     claim(queue)
     assert queue.position(queue.find(mine.id)) is None
+    assert queue.position(mine) is None, "as it was read before it was started"
     assert queue.position(other) == 1
     queue.complete(queue.find(mine.id), 0.1, 2.0)
     assert [job.id for job in queue.recent(1)] == [other.id]

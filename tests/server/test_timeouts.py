@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 from mcp import Client
+from mcp.shared.exceptions import MCPError
+from mcp.types import Implementation
 
 from flux_mcp.jobs.job import Job
 from flux_mcp.principals import acting_as
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.requests.validation import MAX_WAIT_S
+from flux_mcp.server import clients
 from flux_mcp.server.app import build_server
 from flux_mcp.server.calls import REPEATED_NOTICE
-from flux_mcp.server.timeouts import Session, says_timeout
+from flux_mcp.server.clients import Row
+from flux_mcp.server.timeouts import says_timeout
 from flux_mcp.server.waiting import MAX_SESSIONS, ClientTimeouts, image_wait_s, poll_wait_s
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
@@ -33,12 +37,13 @@ def serving(settings: Settings) -> Serving:
     """Serve one client with some settings; nothing draws, so jobs stay as they are."""
 
     @asynccontextmanager
-    async def serve(**changes: Any) -> AsyncIterator[tuple[Service, Client]]:
+    async def serve(name: str = "test", **changes: Any) -> AsyncIterator[tuple[Service, Client]]:
         chosen = settings.model_copy(update=changes)
         service = Service(chosen, executes=False)
         await service.open()
         try:
-            async with Client(build_server(service)) as client:
+            info = Implementation(name=name, version="1")
+            async with Client(build_server(service), client_info=info) as client:
                 yield service, client
         finally:
             await service.close()
@@ -54,30 +59,37 @@ async def test_a_call_that_says_nothing_waits_as_long_as_the_setting_says(servin
         assert (await job(client, "flux_generate", **FAST)).status == "queued"
 
 
+async def test_a_call_that_says_nothing_waits_as_long_as_the_row_of_its_client_says(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = Row("Hasty", "hasty", None, "a test", {"wait_s": 0})
+    monkeypatch.setattr(clients, "_rows", lambda: ((), (hasty,)))
+    async with serving("hasty", default_wait_s=None) as (_, client):
+        # It would wait for 45 s, and this for the answer only so long.
+        result = await client.call_tool("flux_generate", FAST, read_timeout_seconds=30)
+        assert not result.is_error
+    # Who cannot ask for the job waits as all do: one call of it times out, and is made again.
+    settings: dict[str, Any] = {"default_wait_s": None, "tools": ("flux_generate",)}
+    async with serving("hasty", **settings) as (_, client):
+        with pytest.raises(MCPError):
+            await client.call_tool("flux_generate", FAST, read_timeout_seconds=1)
+
+
 @pytest.mark.parametrize(
-    ("given_s", "client_s", "images_s", "poll_s", "poll_without_session_s"),
+    ("given_s", "client_s", "images_s", "poll_s"),
     [
-        (None, None, 45, 20, 20),
-        # A client known to be short, then a setting for all.
-        (None, 3, 3, 20, 3),
-        (None, 100, 100, 20, 20),
-        (None, 0, 0, 20, 0),
-        # What a call says.
-        (0, 3, 0, 0, 0),
-        (120, 3, 120, 120, 120),
+        (None, None, 45, 20),
+        (None, 3, 3, 3),
+        (None, 0, 0, 0),
+        (0, 3, 0, 0),
+        (120, 3, 120, 120),
     ],
 )
 def test_a_call_wants_to_wait_as_it_says_or_as_its_client_does(
-    given_s: float | None,
-    client_s: float | None,
-    images_s: float,
-    poll_s: float,
-    poll_without_session_s: float,
+    given_s: float | None, client_s: float | None, images_s: float, poll_s: float
 ) -> None:
-    session: Session = ("local", "1")
     assert image_wait_s(given_s, client_s) == images_s
-    assert poll_wait_s(given_s, client_s, session) == poll_s
-    assert poll_wait_s(given_s, client_s, None) == poll_without_session_s
+    assert poll_wait_s(given_s, client_s) == poll_s
 
 
 def test_the_setting_takes_what_the_argument_takes() -> None:

@@ -351,15 +351,15 @@ class JobQueue:
         """Return a waiting job's place, 1 for the next; `None` when it does not wait."""
         if job.status != "queued":
             return None
-        return int(
-            self._value(
-                """
-                SELECT count(*) FROM jobs AS other, jobs AS this
-                WHERE this.id = ? AND other.status = 'queued' AND other.seq <= this.seq
-                """,
-                (job.id,),
-            )
+        waiting = self._value(
+            """
+            SELECT count(*) FROM jobs AS other, jobs AS this
+            WHERE this.id = ? AND this.status = 'queued'
+                AND other.status = 'queued' AND other.seq <= this.seq
+            """,
+            (job.id,),
         )
+        return int(waiting) or None  # it may have been started since it was read
 
     def is_cancel_requested(self, job_id: str) -> bool:
         """Return whether a job was asked to stop."""

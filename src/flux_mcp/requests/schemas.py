@@ -444,11 +444,9 @@ class DrawRequest(Request):
         ge=0,
         le=MAX_WAIT_S,
         description="Longest wait in seconds before answering with a job id to poll. 0 returns at "
-        "once. Leave out for what suits the client: the setting default_wait_s, or else "
+        "once. Leave out, or -1, for what suits the client: the setting default_wait_s, or else "
         f"{USUAL_WAIT_S} seconds, and fewer for a client that is known to end its calls sooner.",
-        json_schema_extra=brief(
-            "Seconds; then a job_id is answered. -1: what suits your client.", left_out=-1
-        ),
+        json_schema_extra=brief("Seconds; then a job_id is answered. -1: automatic.", left_out=-1),
     )
     dry_run: bool = Field(
         default=False,
@@ -808,13 +806,13 @@ class GetJobRequest(Request):
             "Id of a job, of an image it made, or of a download of weights. Left out: the queue."
         ),
     )
-    wait_s: Real = Field(
-        USUAL_POLL_S,
+    wait_s: Real | None = Field(
+        None,
         ge=0,
         le=MAX_WAIT_S,
-        description="Longest wait in seconds for the job to finish; shorter where the client is "
-        "known to end its calls sooner.",
-        json_schema_extra=brief("Longest wait in seconds for its end."),
+        description="Longest wait in seconds for the job to finish. Leave out, or -1, for "
+        f"{USUAL_POLL_S} seconds, and fewer for a client that is known to end its calls sooner.",
+        json_schema_extra=brief("Longest wait in seconds for its end. -1: automatic.", left_out=-1),
     )
     preview: Literal["none", "small", "normal"] | None = Field(
         None,

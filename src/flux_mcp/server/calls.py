@@ -115,6 +115,9 @@ class ToolCalls:
         self._told: OrderedDict[Session, None] = OrderedDict()
         self._paths = ServerPaths.of(service.settings)
         self._fit_overrides = overrides_of(service.settings)
+        published = service.settings.tools
+        # Without flux_get_job, who is answered with a job's id never gets the image.
+        self._is_polled = published is None or "flux_get_job" in published
         self._open = 0
         self._answered = asyncio.Event()
         self._handlers: dict[type[BaseModel], _Handler] = {
@@ -242,8 +245,8 @@ class ToolCalls:
         wait_s = image_wait_s(request.wait_s, self._client_wait_s())
         defers = wait_s > TASK_GRACE_S and declares_tasks(call.context)
         job = await self._wait(job, TASK_GRACE_S if defers else wait_s, call)
-        preview = self._preview(request)
         call.notices += self._shortened(job, request.wait_s, call)
+        preview = self._preview(request)
         result, position = (
             await self.result_of(job, preview, call.context, call.notices),
             await self._service.position(job),
@@ -293,8 +296,7 @@ class ToolCalls:
         if request.job_id is None:
             return queue_result(await self._service.describe_queue())
         self._given_up_for(call)
-        given_s = request.wait_s if "wait_s" in request.model_fields_set else None
-        wait_s = poll_wait_s(given_s, self._client_wait_s(), call.session)
+        wait_s = poll_wait_s(request.wait_s, current_fit(self._fit_overrides).poll_s)
         if is_download_id(request.job_id):
             return await self._get_download(request.job_id, wait_s, call)
         job_id = await self._job_id(request.job_id)
@@ -303,7 +305,7 @@ class ToolCalls:
             job = await self._service.find_job(job_id)
             job = await self._wait(job, wait_s, call)
             answer = await self._service.describe_job(job)
-            notices = (*self._shortened(job, given_s, call), *answer.notices)
+            notices = (*self._shortened(job, request.wait_s, call), *answer.notices)
             answer = answer.model_copy(update={"notices": notices})
         return await self._job_result(answer, self._preview(request), call.context)
 
@@ -356,19 +358,28 @@ class ToolCalls:
                 feed.show(job, await self._service.position(job))
         return job
 
+    def _client_wait_s(self) -> float | None:
+        """Return how long calls of this client wait for images where they do not say, if known."""
+        if self._is_polled:
+            return current_fit(self._fit_overrides).wait_s
+        return self._service.settings.default_wait_s
+
+    def _most_s(self, call: OpenCall) -> float | None:
+        """Return how long after its begin a call is answered at the latest, if there is a reason.
+
+        Where a job's id is of no use, the client rather calls again when its time is up.
+        """
+        return self._timeouts.most_s(call.session) if self._is_polled else None
+
     def _shortened(self, job: Job, given_s: float | None, call: OpenCall) -> tuple[str, ...]:
         """Return what is said of a call that said how long it waits, and did not."""
-        most_s = self._timeouts.most_s(call.session)
+        most_s = self._most_s(call)
         is_shortened = given_s is not None and most_s is not None and most_s < given_s
         return (SHORTENED_NOTICE,) if is_shortened and not job.is_final else ()
 
-    def _client_wait_s(self) -> float | None:
-        """Return how long calls of this client wait where they do not say, if that is known."""
-        return current_fit(overrides_of(self._service.settings)).wait_s
-
     def _bounded(self, wait_s: float, call: OpenCall) -> float:
         """Return how long a call may wait so that its client is still there for the answer."""
-        most_s = self._timeouts.most_s(call.session)
+        most_s = self._most_s(call)
         return wait_s if most_s is None else min(wait_s, max(0.0, most_s - call.age_s()))
 
     def _once(self, notices: tuple[str, ...], context: Context[Any, Any] | None) -> tuple[str, ...]:

@@ -34,12 +34,14 @@ class ClientFit:
         structured: Whether structured content is, and output schemas in tools/list.
         preview: How large an image a result has where the call does not say.
         wait_s: Seconds a call waits for its images where it does not say; `None`: as every client.
+        poll_s: Seconds flux_get_job waits where it does not say; `None`: as every client.
     """
 
     links: bool = True
     structured: bool = True
     preview: "PreviewSize" = "small"
     wait_s: float | None = None
+    poll_s: float | None = None
 
 
 @dataclass(frozen=True)

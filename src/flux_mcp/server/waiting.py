@@ -29,23 +29,16 @@ def image_wait_s(given_s: float | None, client_s: float | None) -> float:
     return USUAL_WAIT_S if client_s is None else client_s
 
 
-def poll_wait_s(given_s: float | None, client_s: float | None, session: Session | None) -> float:
+def poll_wait_s(given_s: float | None, client_s: float | None) -> float:
     """Return how long flux_get_job wants to wait.
-
-    Its caller has the id, so that one poll which is lost costs little and shows how long the client
-    waits: `ClientTimeouts` bounds the next one. Only where there is no session, nothing is ever
-    known of a client but its row.
 
     Args:
         given_s: What the call says.
-        client_s: As for `image_wait_s`.
-        session: The session of the call.
+        client_s: What the row of its client says.
     """
     if given_s is not None:
         return given_s
-    if session is None and client_s is not None:
-        return min(USUAL_POLL_S, client_s)
-    return USUAL_POLL_S
+    return USUAL_POLL_S if client_s is None else client_s
 
 
 # --- what is remembered ------------------------------------------------------------------------

@@ -352,6 +352,7 @@ class Service:
         """
         if keep or self.settings.on_disconnect == "keep" or self.runtime.is_ending:
             await self._database.call(self._queue.mark_unanswered, job_id)
+            logger.info("job kept", extra={"job_id": job_id})
             return
         job = await self._database.call(self._queue.cancel_unclaimed, job_id)
         if job.cancel_requested and not job.id_given:
