@@ -47,6 +47,7 @@ from flux_mcp.server.results import (
     queue_result,
     search_result,
 )
+from flux_mcp.server.timeouts import CancelReasons
 from flux_mcp.service.answers import (
     CancelAnswer,
     ImageAnswer,
@@ -480,7 +481,7 @@ async def test_settings_decide_for_every_client(settings: Settings) -> None:
     async with Client(build_server(service), client_info=SOMEBODY) as client:
         assert not any(tool.output_schema for tool in (await client.list_tools()).tools)
         result = await client.call_tool("flux_get_job", {"job_id": job.id})
-    task = await Handlers(service).tasks.find(job.id)
+    task = await Handlers(service, CancelReasons()).tasks.find(job.id)
     await service.close()
     assert task.outcome is not None
     assert [block["type"] for block in task.outcome["content"]] == ["text", "image"]
