@@ -393,7 +393,8 @@ async def test_a_pack_may_be_its_name_alone(client: Client) -> None:
         ({"pack": shapes(subject="a cat")}, "'a cat' is no choice of subject"),
         ({"pack": {"name": SHAPES, "subjct": "star"}}, "'pack.subjct'. Did you mean 'subject'?"),
         ({"pack": {"name": SHAPES, "extra": "x" * 1990}}, "[prompt_too_long]"),
-        ({"pack": {}}, "pack.name: Field required"),
+        ({"pack": {"subject": "star"}}, "pack.name: Field required"),
+        ({"pack": {}}, "There is neither prompt nor pack."),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -164,7 +164,8 @@ class Planner:
         with mistakes.noted():
             wording = self._word(request, seed, refuse=refuse)
         with mistakes.noted():
-            loras = self.loras.find_all([choice.name for choice in request.loras or ()])
+            # Those of a pack too: they are in the request that its words make.
+            loras = self.loras.find_all([one.name for one in wording.request.loras or ()])
         if request.model is not None:
             with mistakes.noted():
                 named = self._registry.find(request.kind, request.model)
