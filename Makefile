@@ -1,5 +1,5 @@
-# flux-mcp. The words: setup, demo, test, torture, check, conformance, gpu-test, gpu-bench, bench,
-# fullsize, train-micro.
+# flux-mcp. The words: setup, demo, test, torture, check, conformance, clients, gpu-test, gpu-bench,
+# bench, fullsize, train-micro.
 # Each sets up first when that is needed.
 #
 #   make setup TORCH_INDEX=URL   take torch from another index: the one the PyTorch site names for
@@ -30,7 +30,12 @@ SUITE_READY := $(SUITE)/node_modules/.ready
 NODE_IS_NEW := node -e 'const [major, minor] = process.versions.node.split("."); \
   process.exit(+major > 22 || (+major === 22 && +minor >= 19) ? 0 : 1)' 2>/dev/null
 
-.PHONY: setup demo test torture check conformance gpu-test gpu-bench format bench fullsize train-micro lock clean
+# MCP clients of others: those of npm are pinned by the lock in CLIENTS, those of Python by its
+# requirements.
+CLIENTS := tests/clients
+CLIENTS_READY := $(CLIENTS)/node_modules/.ready
+
+.PHONY: setup demo test torture check conformance clients gpu-test gpu-bench format bench fullsize train-micro lock clean
 
 # With TORCH_INDEX on a finished setup: replace torch by the one from there.
 setup: $(READY)
@@ -81,6 +86,18 @@ $(SUITE_READY): $(SUITE)/package.json $(SUITE)/package-lock.json $(SUITE)/.npmrc
 conformance: $(READY) $(SUITE_READY)
 	$(BIN)/python -m pytest $(SUITE)
 
+$(CLIENTS_READY): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json $(CLIENTS)/.npmrc
+	@command -v npm > /dev/null || \
+	  { echo "npm is needed, with Node 18 or newer. On Debian or Ubuntu: apt install npm"; exit 1; }
+	@echo "Installing MCP clients into $(CLIENTS)/node_modules ..."
+	@cd $(CLIENTS) && npm ci
+	@touch $@
+
+# Writes docs/clients/matrix.md; some minutes, of which most are spent waiting.
+clients: $(READY) $(CLIENTS_READY)
+	$(BIN)/python -m tests.clients.install
+	$(BIN)/python -m pytest $(CLIENTS)
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -109,4 +126,4 @@ lock:
 	  --no-annotate --no-emit-index-url --no-header pyproject.toml --output-file constraints.txt
 
 clean:
-	rm -rf $(VENV) $(SUITE)/node_modules build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(SUITE)/node_modules $(CLIENTS)/node_modules build dist .mypy_cache .ruff_cache .pytest_cache

@@ -73,7 +73,15 @@ def clients_page() -> str:
             "when a client ends a call sooner."
         ),
         "## What they are sent",
-        "Some clients are sent less than others, or answered sooner: [content.md](content.md).",
+        (
+            "Some clients are sent less than others, or answered sooner: [content.md](content.md). "
+            "What their models received when they were run: [matrix.md](matrix.md)."
+        ),
+        "## Frameworks",
+        (
+            "LangChain, the OpenAI Agents SDK, Google ADK and others have no file to write: "
+            "[frameworks.md](frameworks.md) has a program for each."
+        ),
         "## Over HTTP",
         (
             f"`--http` makes an entry for a running server, at `{DEFAULT_URL}` or at `--url`. The "

@@ -1,5 +1,6 @@
 """The documents name commands, words, files and versions that exist, and no machine's own paths."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -95,13 +96,14 @@ def is_superseded(page: Path) -> bool:
 def repository_names() -> frozenset[str]:
     """Return each file and folder of the code, with every shorter form of its path."""
     paths = [path for path in REPOSITORY.iterdir() if path.is_file()]
-    for folder in CODE_FOLDERS:
-        paths += [REPOSITORY / folder, *(REPOSITORY / folder).rglob("*")]
+    for code_folder in CODE_FOLDERS:
+        for folder, inner, files in os.walk(REPOSITORY / code_folder):
+            inner[:] = [name for name in inner if name not in {"node_modules", "__pycache__"}]
+            paths += [Path(folder), *(Path(folder, name) for name in files)]
     names = set()
     for path in paths:
         parts = path.relative_to(REPOSITORY).parts
-        if not {"node_modules", "__pycache__"} & set(parts):
-            names |= {"/".join(parts[start:]) for start in range(len(parts))}
+        names |= {"/".join(parts[start:]) for start in range(len(parts))}
     return frozenset(names)
 
 

@@ -14,9 +14,13 @@ confused     mixes in events of another job and of an older attempt
 """
 
 import os
+import random
+import re
+import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,6 +41,9 @@ from flux_mcp.worker_protocol.messages import (
 )
 
 MANY_STEPS = 64
+PATCH_PX = 4
+REPORT_S = 0.5
+"""How often a job that takes its time reports."""
 ENVIRONMENT = Environment(
     torch="2.0",
     diffusers="0",
@@ -61,6 +68,20 @@ def wait_for_cancel(job_id: str) -> None:
     os._exit(0)  # whoever wanted it is gone
 
 
+def is_cancelled_within(seconds: float, job_id: str, report: Callable[..., None]) -> bool:
+    """Take some time, report steps, and listen for a cancel of the job."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        report("denoising", 1)
+        if select.select([sys.stdin], [], [], min(left, REPORT_S))[0]:
+            frame = read_frame_blocking(sys.stdin.buffer)
+            if frame is None:
+                os._exit(0)  # whoever wanted it is gone
+            if parse_command(frame.header) == CancelMessage(job_id=job_id):
+                return True
+    return False
+
+
 def waits(message: RunMessage) -> bool:
     if os.environ.get("LIGHT_WORKER_HOLDS") == "yes" and message.plan.steps >= MANY_STEPS:
         return True
@@ -68,6 +89,26 @@ def waits(message: RunMessage) -> bool:
     return prompt.startswith("wait") and not (
         prompt.startswith("wait for the next attempt") and message.attempt > 1
     )
+
+
+def is_cancelled(message: RunMessage, habit: str, report: Callable[..., None]) -> bool:
+    """Whether a job that waits, or takes its time, ended with a cancel."""
+    if habit == "listens" or (habit == "patient" and waits(message)):
+        wait_for_cancel(message.job_id)
+        return True
+    takes = re.match(r"take (\d+) s\b", message.plan.prompt) if habit == "patient" else None
+    return takes is not None and is_cancelled_within(int(takes[1]), message.job_id, report)
+
+
+def pixels(plan: RenderPlan, seed: int) -> bytes:
+    if "patches" not in plan.prompt:
+        return bytes(3 * plan.width * plan.height)
+    chance = random.Random(seed)
+    lines = []
+    for _ in range(plan.height // PATCH_PX):
+        line = b"".join(chance.randbytes(3) * PATCH_PX for _ in range(plan.width // PATCH_PX))
+        lines.append(line * PATCH_PX)
+    return b"".join(lines)
 
 
 def draw(plan: RenderPlan, stamp: Any, report: Callable[..., None]) -> None:
@@ -79,7 +120,7 @@ def draw(plan: RenderPlan, stamp: Any, report: Callable[..., None]) -> None:
         report("decoding", last)
         send(
             GeneratedImage(**stamp, **size, index=index, seed=seed, seconds=0.1),
-            {"pixels": bytes(3 * plan.width * plan.height)},
+            {"pixels": pixels(plan, seed)},
         )
 
 
@@ -105,8 +146,7 @@ def run(message: RunMessage, habit: str) -> None:
         send(Failed(**{**stamp, "job_id": "job_other"}, error=ErrorInfo(code="x", message="x")))
     if habit == "deaf":
         threading.Event().wait()
-    if habit == "listens" or is_kept_waiting:
-        wait_for_cancel(message.job_id)
+    if is_cancelled(message, habit, report):
         send(Cancelled(**stamp, loaded=loaded))
         return
     if habit == "dies":
