@@ -21,8 +21,9 @@ _STATUS = {
     None: "cannot be read",
 }
 WAITING = (
-    "An image tool answers after at most wait_s (45 seconds by default); a job that is not "
-    "finished continues, and flux_get_job returns its images."
+    "An image tool answers after at most wait_s (by default 45 seconds, 3 for clients that are "
+    "known to end calls soon); a job that is not finished continues, and flux_get_job returns its "
+    "images."
 )
 
 
