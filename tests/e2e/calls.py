@@ -38,12 +38,15 @@ async def job(client: Client, tool: str, **arguments: Any) -> JobAnswer:
 
 
 def told(result: CallToolResult) -> JobAnswer:
-    """Return the job of a result, with hashes of zeros: tools leave them out."""
+    """Return the job of a result, with hashes of zeros: tools leave them out.
+
+    Who has a named token is told no paths either: they are empty.
+    """
     content = _content(result)
     # Nor does an image repeat what its job says.
     of_all = {key: content[key] for key in OF_ALL_IMAGES if key in content}
     images = [
-        {**of_all, **image, "pixels_sha256": NO_HASH, "loras": _hashed(image.get("loras", ()))}
+        {**of_all, "path": "", **image, "pixels_sha256": NO_HASH, "loras": _hashed(image.get("loras", ()))}
         for image in _hashed(content["images"])
     ]
     return JobAnswer.model_validate({**content, "images": images})

@@ -40,7 +40,7 @@ async def live_through_everything(server: Observed) -> dict[str, str]:
     )
     for tool, arguments in (
         ("flux_generate", {"prompt": MARKER, MARKER: 1}),
-        ("flux_generate", {"prompt": MARKER, "width": MARKER}),
+        ("flux_generate", {"prompt": MARKER, "width": MARKER, "height": MARKER}),
         ("flux_generate", {"prompt": MARKER, "model": MARKER}),
         ("flux_edit", {"prompt": MARKER, "images": [f"/pictures/{MARKER}.png"]}),
         ("flux_edit", {"prompt": MARKER, "images": [IMAGE]}),

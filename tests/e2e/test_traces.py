@@ -66,7 +66,7 @@ async def traced(
             answer = await job(server.client, "flux_generate", **ASKED, wait_s=200)
             for arguments in (
                 {"prompt": MARKER, "model": MARKER},
-                {"prompt": MARKER, "width": MARKER},
+                {"prompt": MARKER, "width": MARKER, "height": MARKER},
             ):
                 assert (await call(server.client, "flux_generate", **arguments)).is_error
             with pytest.raises(Exception, match=MARKER):
