@@ -393,7 +393,7 @@ def test_a_dry_run_of_a_refused_prompt_ends_with_2_as_drawing_it_does(cli: Cli) 
         (("--var", "colour=red"), "no --pack is given. 'flux-mcp packs list' shows the packs"),
         (("--pack", SHAPES, "--var", "colour"), "--var colour: it is not name=value."),
         (("--pack", "micro-shape"), "Did you mean 'micro-shapes'?"),
-        (("--pack", ""), "pack.name: "),
+        (("--pack", ""), "There is neither prompt nor pack."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

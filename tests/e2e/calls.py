@@ -45,8 +45,9 @@ def told(result: CallToolResult) -> JobAnswer:
     content = _content(result)
     # Nor does an image repeat what its job says.
     of_all = {key: content[key] for key in OF_ALL_IMAGES if key in content}
+    of_all |= {"path": "", "pixels_sha256": NO_HASH}
     images = [
-        {**of_all, "path": "", **image, "pixels_sha256": NO_HASH, "loras": _hashed(image.get("loras", ()))}
+        {**of_all, **image, "loras": _hashed(image.get("loras", ()))}
         for image in _hashed(content["images"])
     ]
     return JobAnswer.model_validate({**content, "images": images})

@@ -117,7 +117,8 @@ async def test_nobody_goes_online_to_draw(client: Client, hub: HubServer) -> Non
     drawn = await job(client, "flux_generate", **FAST, wait_s=200)
     assert drawn.status == "completed"
     assert any("models pull flux2-klein-4b" in notice for notice in drawn.notices)
-    refused = await call(client, "flux_generate", **FAST, model="flux1-schnell", wait_s=200)
+    asked = {**FAST, "width": 256, "height": 256, "model": "flux1-schnell"}
+    refused = await call(client, "flux_generate", **asked, wait_s=200)
     assert "[weights_missing]" in refused.content[0].text
     assert hub.seen == []
 
