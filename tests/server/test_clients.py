@@ -30,9 +30,9 @@ EVERYBODY = ClientFit()
         (OLD, "codex-mcp-client", ClientFit(links=False, structured=False)),
         (NOVEMBER, "@langchain/mcp-adapters", ClientFit(links=False)),
         (NOVEMBER, "langchain", ClientFit(links=False)),
-        (NOVEMBER, "google-adk", ClientFit(preview="none", wait_s=3, poll_s=3)),
-        (NOVEMBER, "Cline", ClientFit(preview="none")),
-        ("2024-11-05", "@cline/core", ClientFit(links=False, preview="none")),
+        (NOVEMBER, "google-adk", ClientFit(structured=False, preview="none", wait_s=3, poll_s=3)),
+        (NOVEMBER, "Cline", ClientFit(structured=False, preview="none")),
+        ("2024-11-05", "@cline/core", ClientFit(links=False, structured=False, preview="none")),
         # The name of the Python SDK is that of many: none of them may be harmed.
         (NOVEMBER, "mcp", ClientFit(links=False, preview="none", wait_s=3)),
         (OLD, "mcp", ClientFit(links=False, preview="none", wait_s=3)),

@@ -441,7 +441,7 @@ def test_a_client_is_sent_what_it_can_use(noisy: dict[tuple[int, int], Path]) ->
         ("somebody", "2025-03-26", ["text", "image", "structured"]),
         ("codex-mcp-client", "2025-06-18", ["text", "image"]),
         ("codex-mcp-client", "2026-07-28", ["text", "image"]),
-        ("google-adk", "2025-11-25", ["text", "resource_link", "structured"]),
+        ("google-adk", "2025-11-25", ["text", "resource_link"]),
         ("mcp", "2025-11-25", ["text", "structured"]),
     ],
 )
