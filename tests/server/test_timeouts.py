@@ -16,13 +16,13 @@ from mcp.types import Implementation
 from flux_mcp.jobs.job import Job
 from flux_mcp.principals import acting_as
 from flux_mcp.requests.schemas import GenerateRequest
-from flux_mcp.requests.validation import MAX_WAIT_S
+from flux_mcp.requests.validation import MAX_WAIT_S, USUAL_POLL_S, USUAL_WAIT_S
 from flux_mcp.server import clients
 from flux_mcp.server.app import build_server
 from flux_mcp.server.calls import REPEATED_NOTICE
 from flux_mcp.server.clients import Row
 from flux_mcp.server.timeouts import says_timeout
-from flux_mcp.server.waiting import MAX_SESSIONS, ClientTimeouts, image_wait_s, poll_wait_s
+from flux_mcp.server.waiting import MAX_SESSIONS, ClientTimeouts, wanted_wait_s
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.e2e.calls import FAST, job
@@ -88,8 +88,8 @@ async def test_a_call_that_says_nothing_waits_as_long_as_the_row_of_its_client_s
 def test_a_call_wants_to_wait_as_it_says_or_as_its_client_does(
     given_s: float | None, client_s: float | None, images_s: float, poll_s: float
 ) -> None:
-    assert image_wait_s(given_s, client_s) == images_s
-    assert poll_wait_s(given_s, client_s) == poll_s
+    assert wanted_wait_s(given_s, client_s, USUAL_WAIT_S) == images_s
+    assert wanted_wait_s(given_s, client_s, USUAL_POLL_S) == poll_s
 
 
 def test_the_setting_takes_what_the_argument_takes() -> None:

@@ -32,6 +32,7 @@ from flux_mcp.requests.schemas import (
     GetJobRequest,
     SearchRequest,
 )
+from flux_mcp.requests.validation import USUAL_POLL_S, USUAL_WAIT_S
 from flux_mcp.server.clients import current_fit, overrides_of
 from flux_mcp.server.progress import ProgressFeed
 from flux_mcp.server.redaction import ServerPaths
@@ -45,7 +46,7 @@ from flux_mcp.server.results import (
 )
 from flux_mcp.server.tasks import declares_tasks
 from flux_mcp.server.timeouts import CancelReasons, Session, says_timeout, session_of
-from flux_mcp.server.waiting import REPEAT_S, ClientTimeouts, image_wait_s, poll_wait_s
+from flux_mcp.server.waiting import REPEAT_S, ClientTimeouts, wanted_wait_s
 from flux_mcp.service.answers import JobAnswer
 from flux_mcp.service.service import Service
 from flux_mcp.service.views import download_answer
@@ -242,7 +243,7 @@ class ToolCalls:
         self, job: Job, request: DrawRequest, call: OpenCall
     ) -> CallToolResult:
         # A caller that does not want to wait is answered with the job's id, tasks or not.
-        wait_s = image_wait_s(request.wait_s, self._client_wait_s())
+        wait_s = wanted_wait_s(request.wait_s, self._client_wait_s(), USUAL_WAIT_S)
         defers = wait_s > TASK_GRACE_S and declares_tasks(call.context)
         job = await self._wait(job, TASK_GRACE_S if defers else wait_s, call)
         call.notices += self._shortened(job, request.wait_s, call)
@@ -296,7 +297,8 @@ class ToolCalls:
         if request.job_id is None:
             return queue_result(await self._service.describe_queue())
         self._given_up_for(call)
-        wait_s = poll_wait_s(request.wait_s, current_fit(self._fit_overrides).poll_s)
+        poll_s = current_fit(self._fit_overrides).poll_s
+        wait_s = wanted_wait_s(request.wait_s, poll_s, USUAL_POLL_S)
         if is_download_id(request.job_id):
             return await self._get_download(request.job_id, wait_s, call)
         job_id = await self._job_id(request.job_id)

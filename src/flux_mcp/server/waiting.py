@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 
-from flux_mcp.requests.validation import USUAL_POLL_S, USUAL_WAIT_S
 from flux_mcp.server.timeouts import Session
 
 MAX_SESSIONS = 1000
@@ -17,28 +16,15 @@ SHORT_WAIT_S = 4.0
 """For clients that say nothing, and are known by a second try only."""
 
 
-def image_wait_s(given_s: float | None, client_s: float | None) -> float:
-    """Return how long a call that generates images wants to wait for them.
+def wanted_wait_s(given_s: float | None, client_s: float | None, usual_s: float) -> float:
+    """Return how long a call wants to wait for its job.
 
     Args:
         given_s: What the call says.
-        client_s: What the setting says, or else the row of its client (clients.py).
+        client_s: What the row of its client says (clients.py), or a setting instead.
+        usual_s: What counts where neither says anything.
     """
-    if given_s is not None:
-        return given_s
-    return USUAL_WAIT_S if client_s is None else client_s
-
-
-def poll_wait_s(given_s: float | None, client_s: float | None) -> float:
-    """Return how long flux_get_job wants to wait.
-
-    Args:
-        given_s: What the call says.
-        client_s: What the row of its client says.
-    """
-    if given_s is not None:
-        return given_s
-    return USUAL_POLL_S if client_s is None else client_s
+    return next(one for one in (given_s, client_s, usual_s) if one is not None)
 
 
 # --- what is remembered ------------------------------------------------------------------------
