@@ -12,7 +12,8 @@ from flux_mcp.errors import (
     UnknownJobError,
 )
 from flux_mcp.principals import LOCAL, acting, acting_as, only
-from flux_mcp.requests.schemas import EditRequest, GenerateRequest, SearchRequest
+from flux_mcp.requests.lookups import SearchRequest
+from flux_mcp.requests.schemas import EditRequest, GenerateRequest
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 

@@ -11,7 +11,7 @@ from PIL import Image
 from flux_mcp.cli.demo import print_demo
 from flux_mcp.images.masks import default_feather_px
 from flux_mcp.models.registry import KINDS
-from flux_mcp.requests.schemas import Box
+from flux_mcp.requests.image_arguments import Box
 from flux_mcp.server.demo import STORY
 from flux_mcp.service.answers import DemoAnswer, JobAnswer, SearchAnswer
 from tests.e2e.light import light_worker

@@ -10,7 +10,8 @@ from PIL import Image
 from flux_mcp.gallery.provenance import from_png
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.process_fleet import ProcessFleet
-from flux_mcp.requests.schemas import GenerateRequest, SearchRequest
+from flux_mcp.requests.lookups import SearchRequest
+from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.e2e.clients.transports import until

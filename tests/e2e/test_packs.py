@@ -13,8 +13,8 @@ from mcp.types import CallToolResult, TextContent
 from flux_mcp.compose.choices import Choice
 from flux_mcp.compose.composer import compose
 from flux_mcp.gallery.provenance import from_png
+from flux_mcp.requests.lookups import SearchRequest
 from flux_mcp.requests.render_plan import RenderPlan
-from flux_mcp.requests.schemas import SearchRequest
 from flux_mcp.server.app import build_server
 from flux_mcp.service.answers import ComposedAnswer, DryRunAnswer, JobAnswer
 from flux_mcp.service.service import Service

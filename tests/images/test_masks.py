@@ -15,7 +15,7 @@ from flux_mcp.images.masks import (
     mask_from_image,
 )
 from flux_mcp.requests.geometry import Size
-from flux_mcp.requests.schemas import Box
+from flux_mcp.requests.image_arguments import Box
 
 
 def shown(mask: InputImage) -> Image.Image:

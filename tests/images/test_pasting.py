@@ -14,8 +14,8 @@ from flux_mcp.images.masks import finish_mask, mask_from_box
 from flux_mcp.images.pasting import Canvas, finisher
 from flux_mcp.models.registry import load_registry
 from flux_mcp.requests.geometry import Rectangle, Size
+from flux_mcp.requests.image_arguments import Box
 from flux_mcp.requests.render_plan import PlanInput, RenderPlan
-from flux_mcp.requests.schemas import Box
 
 REGISTRY = load_registry()
 

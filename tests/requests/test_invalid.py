@@ -11,13 +11,11 @@ from flux_mcp.errors import (
     RequestError,
     nearest_name,
 )
+from flux_mcp.requests.lookups import CancelJobRequest, GetJobRequest, SearchRequest
 from flux_mcp.requests.schemas import (
-    CancelJobRequest,
     EditRequest,
     FillRequest,
     GenerateRequest,
-    GetJobRequest,
-    SearchRequest,
     StructuralRequest,
     VariationRequest,
 )

@@ -11,13 +11,8 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
-from flux_mcp.requests.schemas import (
-    EditRequest,
-    FillRequest,
-    GenerateRequest,
-    SearchRequest,
-    VariationRequest,
-)
+from flux_mcp.requests.lookups import SearchRequest
+from flux_mcp.requests.schemas import EditRequest, FillRequest, GenerateRequest, VariationRequest
 from flux_mcp.requests.validation import parse_request
 from flux_mcp.server.app import build_server
 from flux_mcp.server.published import TOOLS_FILE, published_tools

@@ -11,7 +11,7 @@ from PIL import Image
 
 from flux_mcp.gallery.provenance import from_png
 from flux_mcp.gallery.store import ImageRecord
-from flux_mcp.requests.schemas import SearchRequest
+from flux_mcp.requests.lookups import SearchRequest
 from flux_mcp.service.recovery import Recovered, Recovery
 from flux_mcp.service.service import Service
 from flux_mcp.settings.paths import Paths

@@ -94,7 +94,7 @@ def _jobs(settings: "Settings") -> Iterable[str]:
 
 
 def _images(settings: "Settings") -> Iterable[str]:
-    from flux_mcp.requests.schemas import SearchRequest
+    from flux_mcp.requests.lookups import SearchRequest
 
     async def ids(service: "Service") -> list[str]:
         page = await service.gallery.search(SearchRequest(limit=MOST_OFFERED))

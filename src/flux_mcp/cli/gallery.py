@@ -17,7 +17,7 @@ from flux_mcp.cli.common import (
 )
 from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.models.registry import KIND_NAMES
-from flux_mcp.requests.schemas import SearchRequest
+from flux_mcp.requests.lookups import SearchRequest
 from flux_mcp.requests.validation import parse_request
 from flux_mcp.service.answers import ImageAnswer
 from flux_mcp.settings.settings import Settings

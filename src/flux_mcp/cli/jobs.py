@@ -162,7 +162,7 @@ async def cancel_jobs(
         UnknownJobError: there is none with one of the ids; then none is cancelled.
     """
     # Which take longer to import than a list of jobs takes.
-    from flux_mcp.requests.schemas import CancelJobRequest  # noqa: PLC0415
+    from flux_mcp.requests.lookups import CancelJobRequest  # noqa: PLC0415
     from flux_mcp.requests.validation import parse_request  # noqa: PLC0415
 
     if bool(job_ids) == (session is not None):

@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from flux_mcp.errors import InvalidImageError, InvalidRequestError
 from flux_mcp.images.decoding import InputImage, encode_image
 from flux_mcp.requests.geometry import Rectangle, Size
+from flux_mcp.requests.image_arguments import Box, whole_mask
 from flux_mcp.requests.plan import GENERATED_FROM
-from flux_mcp.requests.schemas import Box, whole_mask
 
 SOFT_PART, MOST_SOFT_PX = 16, 32
 """The edge of a box is softened by this part of its shorter side, and by no more than this: an

@@ -1,4 +1,4 @@
-"""Requests: one pydantic model for the arguments of each tool, as a caller gives them, with gaps.
+"""Requests to draw: a pydantic model for each tool's arguments, as a caller gives them, with gaps.
 
 A field's description is the hint of an error about it, and stands on docs/tools.md. What is
 published with the tool, and read by models with every conversation, is its `brief` where it has
@@ -6,8 +6,6 @@ one; tests/server/test_schema.py bounds what all of them together may cost. Only
 are checked here; what a particular model can do is decided in plan.py.
 """
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,13 +16,13 @@ from flux_mcp.models.loras import MAX_WEIGHT
 from flux_mcp.models.registry import Kind, Quality, Structure
 from flux_mcp.models.switches import StepCache
 from flux_mcp.requests.geometry import AspectRatio
+from flux_mcp.requests.image_arguments import ImageReference, Mask, OneImage, WeightedImage
 from flux_mcp.requests.validation import (
     MAX_COUNT,
     MAX_LORAS,
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
     MAX_WAIT_S,
-    USUAL_POLL_S,
     USUAL_WAIT_S,
     Key,
     MistakeError,
@@ -39,175 +37,6 @@ from flux_mcp.requests.validation import (
     parse_json_text,
     printable,
 )
-
-_BASE64_OF: Mapping[str, str] = {
-    "iVBORw0KGgo": "image/png",
-    "/9j/": "image/jpeg",
-    "UklGR": "image/webp",
-}
-"""What base64 of each type of image begins with."""
-_LEAST_BASE64 = 64
-"""Shorter text is no image; a path may begin with /9j/."""
-
-
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+(=\s*){0,2}")
-_FILE_OF_AN_IMAGE = re.compile(r"((?:flux://images/)?img_[A-Za-z0-9_-]{1,64})\.png", re.IGNORECASE)
-"""An image by the name of its file, which is its id and the suffix."""
-
-
-def _as_reference(given: object) -> object:
-    """Accept an image by the name of its file, as base64 without `data:`, and `{"image": ...}`."""
-    if isinstance(given, dict) and given.keys() == {"image"}:
-        given = given["image"]
-    if not isinstance(given, str):
-        return given
-    given = given.strip()
-    if (file := _FILE_OF_AN_IMAGE.fullmatch(given)) is not None:
-        return file[1]
-    if len(given) >= _LEAST_BASE64:
-        media_type = next((one for head, one in _BASE64_OF.items() if given.startswith(head)), None)
-        if media_type is not None and _BASE64.fullmatch(given):
-            return f"data:{media_type};base64,{''.join(given.split())}"
-    return given
-
-
-ImageReference = Annotated[
-    str,
-    BeforeValidator(_as_reference, json_schema_input_type=str),
-    Field(
-        min_length=1,
-        description="A gallery image id, a flux://images/{id} URI, an absolute path inside an "
-        "allowed folder, or a data: URI (PNG, JPEG or WebP).",
-        json_schema_extra=brief("Gallery id, flux://images/{id}, absolute path or data: URI."),
-    ),
-]
-
-
-_CORNERS = (
-    ("x0", "y0", "x1", "y1"),
-    ("x1", "y1", "x2", "y2"),
-    ("left", "top", "right", "bottom"),
-    ("xmin", "ymin", "xmax", "ymax"),
-    ("x_min", "y_min", "x_max", "y_max"),
-)
-_SIDES = (("left", "top", "width", "height"), ("x", "y", "w", "h"))
-"""Names of a box's numbers elsewhere: two corners, or a corner and the sides."""
-_EXAMPLE_BOX = '{"box": {"x": 0, "y": 0, "width": 256, "height": 256}}'
-
-
-class Box(Request):
-    """A rectangle in the image's own pixels; (0, 0) is the top left corner."""
-
-    x: int = Field(ge=0, description="Left edge, in pixels.", json_schema_extra=brief(""))
-    y: int = Field(ge=0, description="Top edge, in pixels.", json_schema_extra=brief(""))
-    width: int = Field(
-        ge=1, description="Width of the box, in pixels.", json_schema_extra=brief("")
-    )
-    height: int = Field(
-        ge=1, description="Height of the box, in pixels.", json_schema_extra=brief("")
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _other_names(cls, data: Any) -> Any:
-        """Accept corners and sides by their names; four bare numbers could be either."""
-        data = parse_json_text(data)
-        if isinstance(data, list) and len(data) == 4 and all(map(_is_number, data)):  # noqa: PLR2004
-            raise MistakeError(
-                "four numbers could be two corners or a corner and a size", _either_box(data)
-            )
-        if not isinstance(data, dict) or not all(map(_is_number, data.values())):
-            return data
-        for names in _CORNERS:
-            if data.keys() == set(names):
-                return _box_of_corners([data[name] for name in names])
-        for names in _SIDES:
-            if data.keys() == set(names):
-                return dict(zip(("x", "y", "width", "height"), map(data.get, names), strict=True))
-        return data
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _either_box(numbers: list[Any]) -> str:
-    x, y, third, fourth = numbers
-    sides = whole_mask(x, y, third, fourth)
-    if third <= x or fourth <= y:
-        return f"For [x, y, width, height] give {sides}."
-    corners = whole_mask(x, y, third - x, fourth - y)
-    return f"For [x0, y0, x1, y1] give {corners}. For [x, y, width, height] give {sides}."
-
-
-def whole_mask(x: float, y: float, width: float, height: float) -> str:
-    """Return the whole argument `mask` with a box, for a hint."""
-    box = {"x": x, "y": y, "width": width, "height": height}
-    return f'"mask": {json.dumps({"box": box})}'
-
-
-def _box_of_corners(numbers: list[Any]) -> dict[str, Any]:
-    left, top, right, bottom = numbers
-    if right <= left or bottom <= top:
-        raise MistakeError(
-            "its second corner is not to the right of and below the first",
-            "Give the top left corner first.",
-        )
-    return {"x": left, "y": top, "width": right - left, "height": bottom - top}
-
-
-class Mask(Request):
-    """The area to generate again: exactly one of `image` and `box`."""
-
-    example: ClassVar[str] = f'{_EXAMPLE_BOX}, or {{"image": "img_..."}}'
-
-    image: ImageReference | None = Field(
-        None,
-        description="An image of the same size: white is changed, black is kept.",
-        json_schema_extra=brief("Same size: white is changed, black kept."),
-    )
-    box: Box | None = Field(
-        None,
-        description="A rectangle that is changed: {x, y, width, height} in pixels from the top "
-        "left.",
-        json_schema_extra=brief("In pixels from the top left."),
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain(cls, data: Any) -> Any:
-        """Accept the image's reference alone, and the box alone."""
-        if isinstance(data, str) and data.lstrip()[:1] not in ("[", "{"):
-            return {"image": data}
-        is_box = isinstance(data, list) or (
-            isinstance(data, dict)
-            and any(data.keys() == set(names) for names in (*_CORNERS, *_SIDES, Box.model_fields))
-        )
-        return {"box": data} if is_box else data
-
-    @classmethod
-    def contradictions(cls, given: Mapping[str, Any]) -> Iterator[MistakeError]:
-        """Yield that it is given both ways, or neither."""
-        if ("image" in given) == ("box" in given):
-            yield MistakeError(
-                "give exactly one of image and box", "A box is {x, y, width, height} in pixels."
-            )
-
-
-class WeightedImage(Request):
-    """An image with its share in a variation."""
-
-    example: ClassVar[str] = '[{"image": "img_...", "weight": 1}]'
-
-    image: ImageReference
-    weight: Real = Field(
-        1,
-        ge=0,
-        le=2,
-        description="Its share against the other images.",
-        json_schema_extra=brief("Share against the others."),
-    )
-
 
 MAX_NAME_CHARACTERS = 100
 
@@ -586,17 +415,6 @@ class EditRequest(DrawRequest):
 _KEEPS_SIZE = "Leave it out: the result has the size of the image."
 
 
-def _from_one(given: object) -> object:
-    """Accept a list of one image for the image."""
-    given = parse_json_text(given)
-    if isinstance(given, list) and len(given) > 1:
-        raise MistakeError("takes one image", "flux_edit and flux_variation take several.")
-    return given[0] if isinstance(given, list) and given else given
-
-
-OneImage = Annotated[ImageReference, BeforeValidator(_from_one, json_schema_input_type=str)]
-
-
 class FillRequest(DrawRequest):
     """Generate inside a mask and keep the rest."""
 
@@ -739,104 +557,3 @@ DRAW_REQUESTS: dict[Kind, type[DrawRequest]] = {
 def tool_of(kind: Kind) -> str:
     """Return the tool whose jobs are of a kind."""
     return DRAW_REQUESTS[kind].tool
-
-
-class SearchRequest(Request):
-    """Find finished images."""
-
-    query: str | None = Field(
-        None,
-        max_length=500,
-        description="Words of the prompt; all must occur. Leave out for all.",
-        json_schema_extra=brief("Words of the prompt; all must occur."),
-    )
-    kind: Kind | None = Field(
-        None,
-        description="text2img is flux_generate, kontext flux_edit, fill flux_fill, control "
-        "flux_structural, redux flux_variation.",
-        json_schema_extra=brief(
-            "Of flux_generate, flux_edit, flux_fill, flux_structural, flux_variation.",
-            left_out="any",
-        ),
-    )
-    model: str | None = Field(None, max_length=100, description="Model id.")
-    session: str | None = Field(None, max_length=100, description="Name of a group of images.")
-    seed: int | None = Field(
-        None,
-        ge=0,
-        le=MAX_SEED + MAX_COUNT,
-        description="Exact seed. Leave out, or -1, for any.",
-        json_schema_extra=brief("Exact seed. -1: any.", left_out=-1),
-    )
-    created_after: str | None = Field(
-        None,
-        max_length=40,
-        description="ISO 8601 date or time, UTC, inclusive.",
-        json_schema_extra=brief("ISO 8601 date or time, UTC."),
-    )
-    created_before: str | None = Field(
-        None,
-        max_length=40,
-        description="ISO 8601 date or time, UTC, exclusive.",
-        json_schema_extra=brief("ISO 8601 date or time, UTC."),
-    )
-    limit: int = Field(20, ge=1, le=50, description="Most images in one answer.")
-    cursor: str | None = Field(
-        None,
-        max_length=200,
-        description="next_cursor of the answer before, for the next images.",
-        json_schema_extra=brief("next_cursor of the answer before."),
-    )
-    preview: Literal["none", "small", "normal"] | None = Field(
-        None,
-        description="A contact sheet of the hits inside the result. Left out: small, or none where "
-        "your program cannot show it.",
-        json_schema_extra=brief("Contact sheet in the result.", left_out="auto"),
-    )
-
-
-class GetJobRequest(Request):
-    """Look at one job, or at the queue."""
-
-    job_id: Name | None = Field(
-        None,
-        description="Leave out to see the whole queue. The id of an image, for the job that made "
-        "it, and the id of a download of weights work too.",
-        json_schema_extra=brief(
-            "Id of a job, of an image it made, or of a download of weights. Left out: the queue."
-        ),
-    )
-    wait_s: Real | None = Field(
-        None,
-        ge=0,
-        le=MAX_WAIT_S,
-        description="Longest wait in seconds for the job to finish. Leave out, or -1, for "
-        f"{USUAL_POLL_S} seconds, and fewer for a client that is known to end its calls sooner.",
-        json_schema_extra=brief("Longest wait in seconds for its end. -1: automatic.", left_out=-1),
-    )
-    preview: Literal["none", "small", "normal"] | None = Field(
-        None,
-        description="Preview image inside the result: none, 512 px or 1024 px. Left out: small, or "
-        "none where your program cannot show it.",
-        json_schema_extra=brief("small 512 px, normal 1024 px.", left_out="auto"),
-    )
-
-
-class CancelJobRequest(Request):
-    """Cancel one job, or all of a session."""
-
-    job_id: Name | None = Field(
-        None,
-        description="The job, or download of weights, to cancel. Not with session.",
-        json_schema_extra=brief("Id of a job or of a download of weights."),
-    )
-    session: Name | None = Field(None, description="Instead: every unfinished job of this session.")
-
-    @classmethod
-    def contradictions(cls, given: Mapping[str, Any]) -> Iterator[MistakeError]:
-        """Yield that it is given both ways, or neither."""
-        if ("job_id" in given) == ("session" in given):
-            yield MistakeError(
-                "give exactly one of job_id and session",
-                "flux_get_job without an id lists the jobs that can be cancelled.",
-            )

@@ -24,14 +24,9 @@ from flux_mcp.gallery.store import is_image_id
 from flux_mcp.jobs.downloads import is_download_id
 from flux_mcp.jobs.job import FINAL, Job, PreviewSize
 from flux_mcp.principals import acting, only
+from flux_mcp.requests.lookups import CancelJobRequest, GetJobRequest, SearchRequest
 from flux_mcp.requests.plan import DEMONSTRATION_NOTICE
-from flux_mcp.requests.schemas import (
-    DRAW_REQUESTS,
-    CancelJobRequest,
-    DrawRequest,
-    GetJobRequest,
-    SearchRequest,
-)
+from flux_mcp.requests.schemas import DRAW_REQUESTS, DrawRequest
 from flux_mcp.requests.validation import USUAL_POLL_S, USUAL_WAIT_S
 from flux_mcp.server.clients import current_fit, overrides_of
 from flux_mcp.server.progress import ProgressFeed

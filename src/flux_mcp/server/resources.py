@@ -15,7 +15,7 @@ from flux_mcp.errors import (
     UnknownPackError,
 )
 from flux_mcp.models.loras.library import Lora
-from flux_mcp.requests.schemas import SearchRequest
+from flux_mcp.requests.lookups import SearchRequest
 from flux_mcp.server.published import LORA_URI, PACK_URI, ResourceKind
 from flux_mcp.server.results import error_text
 from flux_mcp.service.answers import LoraAnswer

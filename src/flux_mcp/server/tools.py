@@ -17,13 +17,11 @@ from typing import Any
 from mcp.types import Tool, ToolAnnotations
 from pydantic import BaseModel
 
+from flux_mcp.requests.lookups import CancelJobRequest, GetJobRequest, SearchRequest
 from flux_mcp.requests.schemas import (
-    CancelJobRequest,
     EditRequest,
     FillRequest,
     GenerateRequest,
-    GetJobRequest,
-    SearchRequest,
     StructuralRequest,
     VariationRequest,
 )

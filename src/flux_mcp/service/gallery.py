@@ -12,7 +12,7 @@ from flux_mcp.service.runtime import Runtime
 from flux_mcp.service.views import image_answer
 
 if TYPE_CHECKING:
-    from flux_mcp.requests.schemas import SearchRequest
+    from flux_mcp.requests.lookups import SearchRequest
 
 
 class GalleryReader:

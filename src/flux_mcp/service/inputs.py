@@ -26,12 +26,12 @@ from flux_mcp.images.references import (
 )
 from flux_mcp.principals import only
 from flux_mcp.requests.geometry import Rectangle, Size
+from flux_mcp.requests.image_arguments import Mask
 from flux_mcp.requests.render_plan import InputRole, PlanInput
 from flux_mcp.requests.schemas import (
     DrawRequest,
     EditRequest,
     FillRequest,
-    Mask,
     StructuralRequest,
     VariationRequest,
 )
