@@ -9,7 +9,7 @@ small, because a client sends the whole list to its model with each conversation
 (tests/server/test_schema.py has the bounds, benchmarks/tool_list.py what each tool costs).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -46,6 +46,8 @@ _CANCELS = ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
 )
 
+_SPEED = frozenset({"batched", "step_cache"})
+"""Published with flux_generate alone: they are for many drafts."""
 _WAITING = " If the result has a job_id and no images yet, call flux_get_job."
 
 
@@ -60,6 +62,9 @@ class ToolRow:
     answers: tuple[type[BaseModel], ...]
     """Its structured content is one of these."""
     annotations: ToolAnnotations
+    unpublished: Collection[str] = ()
+    """Arguments it takes that its published schema leaves out: a model seldom needs them, and would
+    read them with every conversation. docs/tools.md has them."""
 
 
 _GENERATED = (JobAnswer, DryRunAnswer)
@@ -82,6 +87,7 @@ TOOLS: tuple[ToolRow, ...] = (
         EditRequest,
         _GENERATED,
         _DRAWS,
+        _SPEED,
     ),
     ToolRow(
         FillRequest.tool,
@@ -91,6 +97,7 @@ TOOLS: tuple[ToolRow, ...] = (
         FillRequest,
         _GENERATED,
         _DRAWS,
+        _SPEED,
     ),
     ToolRow(
         VariationRequest.tool,
@@ -99,6 +106,7 @@ TOOLS: tuple[ToolRow, ...] = (
         VariationRequest,
         _GENERATED,
         _DRAWS,
+        _SPEED,
     ),
     ToolRow(
         StructuralRequest.tool,
@@ -108,6 +116,7 @@ TOOLS: tuple[ToolRow, ...] = (
         StructuralRequest,
         _GENERATED,
         _DRAWS,
+        _SPEED,
     ),
     ToolRow(
         "flux_search_gallery",
@@ -148,7 +157,7 @@ def described_tools() -> list[dict[str, Any]]:
             name=row.name,
             title=row.title,
             description=row.description,
-            input_schema=input_schema(row.request),
+            input_schema=published_arguments(row),
             output_schema=output_schema(*row.answers),
             annotations=row.annotations,
         )
@@ -173,6 +182,13 @@ _NOTHING = (None, False, "none")
 """Defaults that say nothing."""
 _UNPUBLISHED_OF_OUTPUTS = ("default", "additionalProperties", "required")
 """Of what an answer holds; a later version may add keys."""
+
+
+def published_arguments(row: ToolRow) -> Schema:
+    """Return the schema of a tool's arguments, without those that are not published."""
+    schema = input_schema(row.request)
+    arguments = schema["properties"].items()
+    return {**schema, "properties": {k: v for k, v in arguments if k not in row.unpublished}}
 
 
 @cache
