@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from flux_mcp.doctor.facts import Examination, Obstacle
+from flux_mcp.doctor.facts import Examination
+from flux_mcp.models.planning.device import Obstacle
 from flux_mcp.settings.sources import kind_of
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from flux_mcp.doctor.facts import Torch
-from flux_mcp.doctor.machine import Surroundings, as_said, choose, torch_build
+from flux_mcp.doctor.machine import as_said
+from flux_mcp.models.planning.device import Surroundings, Torch, choose, torch_build
 from flux_mcp.models.planning.machine import DriverAnswer, DriverGpu
 from flux_mcp.worker_protocol.messages import Environment
 

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from flux_mcp.doctor.facts import Torch
-from flux_mcp.doctor.machine import LEAST_DRIVER, constants, installed_torch, torch_build
+from flux_mcp.models.planning.device import (
+    LEAST_DRIVER,
+    Torch,
+    constants,
+    installed_torch,
+    torch_build,
+)
 
 # As torch 2.13 writes it (tools/generate_torch_version.py).
 VERSION_PY = """

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from flux_mcp.doctor.facts import Examination, Obstacle, ProgramFact, PullFact, Step
+from flux_mcp.doctor.facts import Examination, ProgramFact, PullFact, Step
+from flux_mcp.models.planning.device import Obstacle
 from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.settings.installation import command_path
 

@@ -4,44 +4,18 @@ Every field's description is its line in docs/doctor.md; a test keeps them the s
 are stable: they are added, and not renamed.
 """
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from flux_mcp.models.hub.cache import State
 from flux_mcp.models.parts import Placement, Precision
+from flux_mcp.models.planning.device import DeviceFact, Torch
 from flux_mcp.models.registry import Kind, Quality
 from flux_mcp.settings.settings import Licence
 from flux_mcp.worker_protocol.messages import Environment
 
-TorchBuild = Literal["cuda", "rocm", "cpu", "unknown"]
-DeviceKind = Literal["cpu", "cuda", "mps"]
-Obstacle = Literal["no_torch", "driver_fails", "no_gpu", "cpu_build", "old_driver", "hidden"]
-
 
 class _Fact(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Torch(_Fact):
-    """The installed torch, by its files: it is not imported."""
-
-    version: str | None = Field(description="Its version; null where it is not installed.")
-    build: TorchBuild = Field(description="What it was built for; macOS has one build, `cpu`.")
-    cuda: str | None = Field(description="The CUDA it was built with, as `13.0`.")
-    least_driver: int | None = Field(
-        description="The oldest NVIDIA driver series that this CUDA runs on, as 580."
-    )
-
-
-class DeviceFact(_Fact):
-    """The device that images would be generated on."""
-
-    setting: str = Field(description="The setting `device`.")
-    kind: DeviceKind = Field(description="The device, as far as can be told without torch.")
-    gpu: str | None = Field(description="The GPU that plans count with, by its driver's name.")
-    obstacle: Obstacle | None = Field(description="What keeps an NVIDIA GPU from being used.")
-    reason: str = Field(description="Why, in a sentence.")
 
 
 class ProgramFact(_Fact):

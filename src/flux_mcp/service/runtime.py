@@ -313,7 +313,14 @@ class Runtime:
         draws_elsewhere = environment is not None and not environment.device.startswith("cuda")
         if self.settings.device in ("cpu", "mps") or draws_elsewhere:
             return None
+        if environment is None and not self._expects_gpu():
+            return None
         return self._gpus.read(None if environment is None else environment.device_name)
+
+    def _expects_gpu(self) -> bool:
+        from flux_mcp.models.planning.device import expected_device
+
+        return expected_device(self.settings.device, self._gpus.ask()).kind == "cuda"
 
     async def learned(self, gpu: str) -> tuple[Figure, ...]:
         """Return what finished jobs took on a GPU, newest first."""
