@@ -382,7 +382,7 @@ async def test_an_unknown_task_is_an_invalid_parameter(
 
 
 async def test_a_task_is_its_principals_alone(idle: Service) -> None:
-    tasks = JobTasks(idle, ToolCalls(idle))
+    tasks = JobTasks(idle, ToolCalls(idle, CancelReasons()))
     with acting_as("ada"):
         task_id = (await idle.submit(GenerateRequest(**FAST))).id
     with acting_as("bob"):
@@ -399,7 +399,7 @@ async def test_a_task_is_its_principals_alone(idle: Service) -> None:
 async def test_who_asks_for_a_task_has_its_id(idle: Service) -> None:
     """So the call that made it can no longer take its job along."""
     stored = await idle.submit(GenerateRequest(**FAST))
-    await JobTasks(idle, ToolCalls(idle)).find(stored.id)
+    await JobTasks(idle, ToolCalls(idle, CancelReasons())).find(stored.id)
     await idle.let_go(stored.id)
     assert (await idle.find_job(stored.id)).status == "queued"
 

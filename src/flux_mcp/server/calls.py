@@ -101,9 +101,9 @@ class ToolCalls:
         reasons: Why calls were cancelled.
     """
 
-    def __init__(self, service: Service, reasons: CancelReasons | None = None) -> None:
+    def __init__(self, service: Service, reasons: CancelReasons) -> None:
         self._service = service
-        self._reasons = reasons or CancelReasons()
+        self._reasons = reasons
         self._timeouts = ClientTimeouts()
         self._calls: list[OpenCall] = []
         self._waiting: Counter[str] = Counter()
