@@ -36,6 +36,7 @@ from flux_mcp.server import calls
 from flux_mcp.server.app import build_server
 from flux_mcp.server.calls import ToolCalls
 from flux_mcp.server.job_tasks import JobTasks
+from flux_mcp.server.timeouts import CancelReasons
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.e2e.calls import FAST, cancel_call_while_drawing, job
