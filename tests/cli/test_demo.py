@@ -10,7 +10,7 @@ from PIL import Image
 
 from flux_mcp.cli.demo import print_demo
 from flux_mcp.images.masks import default_feather_px
-from flux_mcp.models.registry import KINDS
+from flux_mcp.models.registry import ROW_KINDS
 from flux_mcp.requests.image_arguments import Box
 from flux_mcp.server.demo import STORY
 from flux_mcp.service.answers import DemoAnswer, JobAnswer, SearchAnswer
@@ -47,7 +47,7 @@ def printed(told: Told, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_every_kind_is_drawn_by_its_tool_with_micro_in_one_session(told: Told) -> None:
     assert [chapter.tool for chapter in STORY] == TOOLS
-    assert tuple(job.kind for job in told.answer.jobs) == KINDS
+    assert tuple(job.kind for job in told.answer.jobs) == ROW_KINDS
     for job in told.answer.jobs:
         assert (job.status, job.model, job.session) == ("completed", "micro", "demo")
         assert (job.quality, job.total_steps) == ("standard", 8)

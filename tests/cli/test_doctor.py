@@ -26,7 +26,7 @@ from flux_mcp.models.planning.machine import GpuReader, nvidia_tool, this_load_s
 from flux_mcp.models.planning.recommending import usual
 from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.planning.tiers import choose_tier
-from flux_mcp.models.registry import KINDS, QUALITIES, load_registry
+from flux_mcp.models.registry import QUALITIES, ROW_KINDS, load_registry
 from flux_mcp.service.service import Service
 from flux_mcp.settings.installation import command_path
 from flux_mcp.settings.settings import Settings
@@ -157,7 +157,7 @@ def test_what_to_pull_first_is_free_and_asks_for_no_account(bare: Machine):
     assert found.pulls[0].model == "flux2-klein-4b"
     assert found.pulls[0].licence_pages == ()
     assert found.pulls[0].kinds == ("text2img", "kontext")
-    assert [kind for pull in found.pulls for kind in pull.kinds] == list(KINDS)
+    assert [kind for pull in found.pulls for kind in pull.kinds] == list(ROW_KINDS)
     redux = next(pull for pull in found.pulls if pull.kinds == ("redux",))
     assert redux.licence_pages == (
         "https://huggingface.co/black-forest-labs/FLUX.1-Redux-dev",
@@ -226,7 +226,7 @@ def test_with_a_gpu_what_fits_is_what_the_planner_says(gamer: Machine, printed: 
     assert (found.device.kind, found.device.gpu) == ("cuda", RTX_4090)
     assert (found.torch.build, found.torch.cuda, found.torch.least_driver) == ("cuda", "13.0", 580)
     assert [(row.kind, row.quality) for row in found.fits.rows] == [
-        (kind, quality) for kind in KINDS for quality in QUALITIES
+        (kind, quality) for kind in ROW_KINDS for quality in QUALITIES
     ]
     now, pulled = fits(found, "text2img", "standard").now, fits(found, "text2img", "high").pulled
     assert now.model == "flux1-schnell"

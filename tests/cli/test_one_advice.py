@@ -12,7 +12,7 @@ from flux_mcp.models.hub.selection import download_gib
 from flux_mcp.models.planning.candidates import Gpu, Machine
 from flux_mcp.models.planning.machine import choices_here, target_device
 from flux_mcp.models.planning.recommending import usual
-from flux_mcp.models.registry import KINDS, QUALITIES, load_registry
+from flux_mcp.models.registry import QUALITIES, ROW_KINDS, load_registry
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.service.planner import Installed, _choose
 from flux_mcp.settings.settings import Settings
@@ -121,4 +121,4 @@ def test_downloads_are_summed_without_what_models_share() -> None:
     assert download_gib([fill], here=rows) == pytest.approx(fill.disk_gib - 9.3, abs=0.2)
     klein = REGISTRY.find("text2img", "flux2-klein-4b")
     assert download_gib([klein], here=rows) == klein.disk_gib, "another family shares nothing"
-    assert {row.kind for row in REGISTRY} == set(KINDS)
+    assert {row.kind for row in REGISTRY} == set(ROW_KINDS)

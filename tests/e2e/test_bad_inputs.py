@@ -294,7 +294,8 @@ NUMBERS = [
         height=100,
     ),
     fill(REQUEST, "feather_px: ", "Soften", feather_px=257),
-    vary(REQUEST, "strength: ", "count against the words", strength=0),
+    vary(REQUEST, "strength: ", "how much of one image is drawn again", strength=0),
+    vary(REQUEST, "not both", "likeness makes new ones", strength=0.5, likeness=1),
 ]
 
 NAMES = [

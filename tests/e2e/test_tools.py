@@ -155,11 +155,12 @@ async def test_the_demonstration_model_always_says_so(modern: Client) -> None:
                     {"image": data_uri(50, 50), "weight": 0.5},
                     {"image": data_uri(90, 30, "blue")},
                 ],
-                "strength": 0.8,
+                "likeness": 0.8,
             },
             "redux",
             (128, 128),
         ),
+        ("flux_variation", {"images": data_uri(80, 64), "strength": 1}, "img2img", (80, 64)),
     ],
 )
 async def test_all_five_kinds_draw(

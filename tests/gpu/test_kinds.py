@@ -27,7 +27,8 @@ async def test_the_worker_draws_where_it_was_told_to(worker, task_of, device):
 
 @every_kind
 async def test_it_renders_the_size_of_the_plan_and_reports_each_step(worker, task_of, kind):
-    drawing = await worker.draw(task_of(kind, width=96, height=160, seeds=(1, 2)))
+    steps = 8 if kind == "img2img" else 4  # it draws the last half
+    drawing = await worker.draw(task_of(kind, width=96, height=160, seeds=(1, 2), steps=steps))
     assert isinstance(drawing.final, Done), drawing.final
     assert drawing.steps == [1, 2, 3, 4, 4, 5, 6, 7, 8]  # 4 again: the second pass begins
     first, second = drawing.pixels
@@ -72,7 +73,9 @@ async def test_bf16_on_the_gpu_is_close_to_fp32(worker, task_of, kind):
     """The order of magnitude of micro in bf16 on a CPU: a mean of 0.4 of 255 (test_denoisers)."""
     exact = as_array((await worker.draw(task_of(kind, precision="fp32"))).pixels[0])
     rounded = as_array((await worker.draw(task_of(kind))).pixels[0])
-    assert np.abs(exact - rounded).mean() < 4
+    # A ramp of colours, which micro never saw, is drawn again in part: 6.4 on a CPU (0.3 for an
+    # image that micro drew).
+    assert np.abs(exact - rounded).mean() < (10 if kind == "img2img" else 4)
 
 
 async def test_fill_keeps_every_pixel_outside_the_mask(worker, task_of):

@@ -12,7 +12,7 @@ from flux_mcp.jobs.estimates import Estimates, estimate_s, rates, work
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.queue import DrawnWork, JobQueue, job_migrations
 from flux_mcp.jobs.scheduler import NextJob, WaitingJob
-from flux_mcp.requests.render_plan import RenderPlan
+from flux_mcp.requests.render_plan import PlanInput, RenderPlan
 from flux_mcp.storage.database import open_database
 from flux_mcp.worker_protocol.messages import Progress
 
@@ -197,6 +197,24 @@ def test_no_work_takes_no_time() -> None:
 def test_work_of_several_pipelines_is_added_up() -> None:
     known = {"text2img/micro": 2.0, "fill/micro": 10.0}
     assert estimate_s({"text2img/micro": 3.0, "fill/micro": 0.5}, known) == pytest.approx(11.0)
+
+
+def test_the_database_counts_the_steps_that_image_to_image_draws(
+    queue: JobQueue, estimates: Estimates
+) -> None:
+    image = PlanInput(role="image", sha256="0" * 64, width=64, height=64)
+    like = {"kind": "img2img", "inputs": (image,)}
+    plans = [
+        make_plan_row(**like, steps=steps, strength=tenths / 10)
+        for steps in (1, 4, 10, 28)
+        for tenths in range(1, 11)
+    ]
+    draw(queue, 2 * work(plans[0]), **dict(plans[0]))
+    until_s = 0.0
+    for plan in plans:
+        assert work(plan) == pytest.approx(plan.steps_drawn * plan.width * plan.height / 1e6)
+        until_s += 2 * work(plan)
+        assert estimates.end_s(queue.submit(make_job(plan=plan))) == pytest.approx(until_s)
 
 
 def test_twice_the_steps_or_pixels_or_images_are_twice_the_work() -> None:

@@ -31,8 +31,10 @@ def test_each_family_has_one_record_and_records_and_modules_name_each_other():
 def test_a_family_draws_the_kinds_of_its_record(row):
     module = importlib.import_module(f"{families.__name__}.{row.module}")
     assert isinstance(module.FAMILY, FamilyPipelines)
-    assert set(module.FAMILY.adapters) == set(row.pipelines)
-    assert row.negative_prompt_kinds <= set(row.pipelines)
+    kinds = {*row.pipelines, "img2img"}
+    assert set(module.FAMILY.adapters) == kinds
+    assert row.negative_prompt_kinds <= kinds
+    assert row.img2img.keys() == set(row.pipelines["text2img"])
 
 
 def test_every_pipeline_and_every_family_is_used_by_a_row():
@@ -41,7 +43,9 @@ def test_every_pipeline_and_every_family_is_used_by_a_row():
     classes = {
         name for row in FAMILIES.values() for some in row.pipelines.values() for name in some
     }
-    assert classes == set(get_args(PipelineClass)) == {row.pipeline for row in rows}
+    assert classes == {row.pipeline for row in rows}
+    drawing = {name for row in FAMILIES.values() for name in row.img2img.values()}
+    assert classes | drawing == set(get_args(PipelineClass))
 
 
 def test_a_class_is_loaded_in_one_way_in_all_families():

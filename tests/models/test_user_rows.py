@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from flux_mcp.errors import UnknownModelError
 from flux_mcp.jobs.process_fleet import worker_environment
 from flux_mcp.models.hub.cache import find_snapshot
 from flux_mcp.models.planning.support import load_support_with
-from flux_mcp.models.registry import load_registry
+from flux_mcp.models.registry import ModelSpec, load_registry
 from flux_mcp.models.user_rows import open_registry, read_own_rows
 from flux_mcp.settings.settings import Settings
 from tests.models.weight_files import empty_file, empty_gguf
@@ -46,6 +47,24 @@ def test_a_row_takes_what_it_does_not_say_from_the_row_it_extends(settings):
     assert (mine.steps, mine.licence, mine.pieces) == (dev.steps, dev.licence, dev.pieces)
     assert (mine.title, mine.source, mine.origin) == ("my-dev", str(path), path)
     assert list(open_registry(settings)["text2img"])[-2:] == ["my-dev", "micro"]
+
+
+def test_a_model_that_draws_from_words_draws_image_to_image_too(settings):
+    write(
+        settings.paths.models,
+        '[[model]]\nid = "my-dev"\nextends = "flux1-dev"\nfolder = "mine"\nmax_steps = 9\n',
+    )
+    mine = open_registry(settings).find("img2img", "my-dev")
+    assert (mine.drawing_pipeline, mine.max_steps) == ("FluxImg2ImgPipeline", 9)
+    klein = SHIPPED.find("img2img", "flux2-klein-4b")
+    assert klein.drawing_pipeline == klein.pipeline == "Flux2KleinPipeline"
+    assert "img2img" not in {row.kind for row in SHIPPED}
+    own = '[[model]]\nid = "mine"\nextends = "flux1-fill-dev"\nkind = "{}"\n'
+    write(settings.paths.models, own.format("img2img"))
+    assert open_registry(settings).notices
+    dev = SHIPPED.find("text2img", "flux1-dev").model_dump(exclude_none=True)
+    with pytest.raises(ValidationError, match="drawn with the row for text2img"):
+        ModelSpec.model_validate({**dev, "kind": "img2img"})
 
 
 def test_a_model_of_several_kinds_is_extended_in_each_or_in_the_one_named(settings):

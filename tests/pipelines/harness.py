@@ -80,6 +80,7 @@ def _inputs_of(kind: Kind, width: int, height: int) -> list[tuple[InputRole, Ima
         "fill": [("image", drawing), ("mask", mask(width, height))],
         "control": [("image", drawing)],
         "redux": [("reference", drawing)],
+        "img2img": [("image", drawing)],
     }[kind]
 
 
@@ -116,6 +117,7 @@ def make_task(
         "max_sequence_length": spec.max_sequence_length,
         "inputs": tuple(items),
         "structure": "canny" if spec.kind == "control" else None,
+        "strength": 0.5 if spec.kind == "img2img" else 1.0,
     }
     return Task(RenderPlan(**values | changes), blobs, spec)
 

@@ -50,7 +50,11 @@ def stock(settings, registry, task_for, stock_base):
         spec = registry.find(kind, "micro")
         folder = settings.weights_dir / spec.folder
         base = pipe = stock_base
-        if kind != "text2img":
+        if kind == "img2img":
+            pipe = diffusers.FluxImg2ImgPipeline(
+                **{name: part for name, part in base.components.items() if part is not None}
+            )
+        elif kind != "text2img":
             transformer = diffusers.FluxTransformer2DModel.from_pretrained(
                 folder, subfolder="transformer", dtype=torch.float32, local_files_only=True
             )
@@ -62,7 +66,7 @@ def stock(settings, registry, task_for, stock_base):
             prompt=task_for(spec).plan.prompt,
             width=SIDE,
             height=SIDE,
-            num_inference_steps=STEPS,
+            num_inference_steps=arguments.pop("steps", STEPS),
             guidance_scale=spec.default_guidance,
             max_sequence_length=spec.max_sequence_length,
             generator=torch.Generator("cpu").manual_seed(SEED),
@@ -88,6 +92,47 @@ def test_true_cfg_draws_what_the_stock_call_draws(drawn, stock, task_for, regist
     )
     expected = stock("text2img", negative_prompt="a star", true_cfg_scale=4.0)
     assert (drawn(task)[0] == expected).all()
+
+
+@pytest.mark.parametrize(("strength", "drawn_steps"), [(0.3, 2), (0.7, 4), (1.0, 5)])
+def test_img2img_draws_what_the_stock_call_draws(
+    studio, stock, task_for, registry, strength, drawn_steps
+):
+    """In as many of the steps as are reported."""
+    away = {"negative_prompt": "a star", "true_cfg_scale": 4.0}
+    task = task_for(registry.find("img2img", "micro"), strength=strength, steps=5, **away)
+    (image,) = inputs_of(task)
+    recorded = studio.draw(task)
+    expected = stock("img2img", image=image, strength=strength, steps=5, **away)
+    assert (recorded.images[0] == expected).all()
+    assert recorded.steps == list(range(1, drawn_steps + 1))
+    assert task.plan.total_steps == drawn_steps
+
+
+def test_img2img_draws_each_seed_from_an_image_of_its_own(studio, task_for, registry):
+    """As when it is drawn alone, also in one pass; and shares all weights with text2img."""
+    images = [Image.new("RGB", (SIDE, SIDE), colour) for colour in ("red", "blue")]
+    spec = registry.find("img2img", "micro")
+    task = task_for(spec, inputs=[("image", one) for one in images], seeds=(3, 9))
+    both = studio.draw(task)
+    alone = task_for(spec, inputs=[("image", images[1])], seeds=(9,))
+    assert studio.pixels(alone) == both.pixels[1]
+    batched = studio.draw(task, batched=True)
+    for ours, one in zip(batched.images, both.images, strict=True):
+        assert np.abs(ours.astype(int) - one).max() <= 2
+    drawing, other = (studio.load(registry.find(kind, "micro")) for kind in ("text2img", "img2img"))
+    assert drawing.pipe.transformer is other.pipe.transformer
+    assert drawing.weights_sha256 == other.weights_sha256
+
+
+def test_the_less_is_drawn_again_the_more_of_an_image_stays(studio, task_for, registry):
+    task = task_for(registry.find("img2img", "micro"), steps=8)
+    (image,) = inputs_of(task)
+    away = [
+        np.abs(studio.draw(task, strength=share).images[0].astype(int) - np.asarray(image)).mean()
+        for share in (0.2, 0.5, 1.0)
+    ]
+    assert away[0] < away[1] < away[2], away
 
 
 def test_kontext_draws_what_the_stock_call_draws(drawn, stock, task_for, registry):

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from flux_mcp.models.families import MICRO as MICRO_FAMILY
-from flux_mcp.models.registry import KINDS, load_registry
+from flux_mcp.models.registry import ROW_KINDS, load_registry
 from flux_mcp.settings.installation import PACKAGE_DIR
 
 pytestmark = pytest.mark.usefixtures("torch_here")
@@ -39,7 +39,7 @@ def strings_in(value):
 
 
 def test_there_is_a_folder_for_each_kind_and_nothing_else():
-    assert sorted(path.name for path in MICRO.iterdir()) == sorted(KINDS)
+    assert sorted(path.name for path in MICRO.iterdir()) == sorted(ROW_KINDS)
 
 
 def test_it_holds_weights_that_cannot_run_code_and_text_and_is_small():
@@ -49,7 +49,7 @@ def test_it_holds_weights_that_cannot_run_code_and_text_and_is_small():
     assert sum(path.stat().st_size for path in files) <= MAX_BYTES
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROW_KINDS)
 def test_every_tensor_is_in_half_precision_and_a_finite_number(kind):
     import torch
 
@@ -65,7 +65,8 @@ def test_every_tensor_is_in_half_precision_and_a_finite_number(kind):
 
 def test_parts_that_kinds_share_are_stored_once():
     parts = {
-        kind: {path.name for path in (MICRO / kind).iterdir() if path.is_dir()} for kind in KINDS
+        kind: {path.name for path in (MICRO / kind).iterdir() if path.is_dir()}
+        for kind in ROW_KINDS
     }
     assert parts["text2img"] == {*SHARED, *OWN}
     assert parts["kontext"] == parts["fill"] == parts["control"] == set(OWN)

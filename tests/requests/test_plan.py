@@ -14,8 +14,15 @@ from flux_mcp.errors import (
 from flux_mcp.models.registry import load_registry
 from flux_mcp.models.switches import Switches
 from flux_mcp.requests.geometry import Rectangle, Size
-from flux_mcp.requests.plan import PlanParts, as_asked, load_of_plan, make_plan, plan_notices
-from flux_mcp.requests.render_plan import PlanInput, PlanLora, RenderPlan
+from flux_mcp.requests.plan import (
+    PlanParts,
+    as_asked,
+    load_of_plan,
+    make_plan,
+    plan_notices,
+    wanted_of,
+)
+from flux_mcp.requests.render_plan import PlanInput, PlanLora, RenderPlan, drawn_steps
 from flux_mcp.requests.schemas import (
     EditRequest,
     FillRequest,
@@ -30,6 +37,8 @@ REGISTRY = load_registry()
 DEV = REGISTRY.find("text2img", "flux1-dev")
 SCHNELL = REGISTRY.find("text2img", "flux1-schnell")
 FILL = REGISTRY.find("fill", "flux1-fill-dev")
+DEV_AGAIN = REGISTRY.find("img2img", "flux1-dev")
+IMG2IMG = VariationRequest(images=["a"], prompt="a", strength=0.5, count=2)
 KONTEXT = REGISTRY.find("kontext", "flux1-kontext-dev")
 
 
@@ -125,9 +134,32 @@ def test_an_edit_is_drawn_at_the_images_size_but_a_variation_is_not():
         640,
         480,
     )
-    vary = VariationRequest.model_validate({"images": ["img_a"], "strength": 0.5})
+    vary = VariationRequest.model_validate({"images": ["img_a"], "likeness": 0.5})
     made = plan(vary, REGISTRY.find("redux", "flux1-redux-dev"), [image()])
     assert (made.width, made.height, made.strength, made.prompt) == (1024, 1024, 0.5, "")
+
+
+def test_image_to_image_takes_the_size_of_the_image_and_draws_the_last_steps():
+    spec = REGISTRY.find("img2img", "flux1-dev")
+    asked = VariationRequest(images=["img_a"], strength=0.4, count=2)
+    assert asked.drawn_kind == "img2img"
+    assert wanted_of(asked).share == 0.4
+    made = plan(asked, spec, [image("image")])
+    assert (made.kind, made.width, made.height, made.strength) == ("img2img", 640, 480, 0.4)
+    assert (made.steps, made.steps_drawn, made.total_steps) == (28, 12, 24)
+    assert RenderPlan.model_validate_json(made.model_dump_json()) == made
+    first, *_ = plan_notices(made, spec, None)
+    assert "no prompt" in first
+    odd = plan(asked, spec, [image("image", 1000, 703)])
+    assert "The image of 1000x703 is cut to" in plan_notices(odd, spec, None)[0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "drawn"),
+    [(28, 1.0, 28), (28, 0.6, 17), (4, 0.01, 1), (4, 0.25, 1), (4, 0.26, 2), (1, 0.5, 1)],
+)
+def test_image_to_image_draws_at_least_one_step(steps, strength, drawn):
+    assert drawn_steps(steps, strength) == drawn
 
 
 def test_parents_are_the_gallery_images_without_repeats():
@@ -366,6 +398,14 @@ CACHE = Switches(step_cache="taylorseer")
         (EditRequest(prompt="a", images=["a"]), KONTEXT, {"inputs": [image("control")]}, "control"),
         (fill_request(), FILL, {"structure": "canny"}, "fill follows no structure"),
         (GenerateRequest(prompt="a"), DEV, {"strength": 0.5}, "text2img has no strength"),
+        (IMG2IMG, DEV_AGAIN, {"strength": 1.5}, "no more than the whole image"),
+        (
+            IMG2IMG,
+            DEV_AGAIN,
+            {"inputs": [image("image")] * 2, "seeds": (1, 2, 3)},
+            "one image for all seeds, or one for each",
+        ),
+        (IMG2IMG, DEV_AGAIN, {"inputs": ()}, "one image for all seeds, or one for each"),
         (GenerateRequest(prompt="a"), DEV, {"seeds": ()}, "seeds"),
         (GenerateRequest(prompt="a"), DEV, {"steps": 0}, "steps"),
         (GenerateRequest(prompt="a"), DEV, {"width": 0}, "width"),
@@ -405,8 +445,8 @@ CACHE = Switches(step_cache="taylorseer")
     ],
 )
 def test_parts_that_do_not_fit_each_other_are_no_plan(request_, spec, changes, says):
-    roles = {"kontext": ["reference"], "fill": ["image", "mask"]}.get(spec.kind, [])
-    made = plan(request_, spec, [image(role) for role in roles])
+    roles = {"kontext": ["reference"], "fill": ["image", "mask"], "img2img": ["image"]}
+    made = plan(request_, spec, [image(role) for role in roles.get(spec.kind, ())])
     with pytest.raises(ValidationError, match=says):
         RenderPlan(**{**dict(made), **changes})
 

@@ -156,8 +156,8 @@ def test_bounds_and_defaults_stand_in_the_description(tool: Any) -> None:
     assert search["limit"]["description"] == "Most images in one answer. 1 to 50, default 20."
     guidance = input_schema(GenerateRequest)["properties"]["guidance"]
     assert guidance == {"type": "number", "description": "-1: the model's own. 0 to 100."}
-    weight = input_schema(VariationRequest)["properties"]["strength"]
-    assert weight["description"] == "Images against words. Above 0 to 2, default 1."
+    share = input_schema(VariationRequest)["properties"]["strength"]
+    assert share["description"].endswith("new images in its likeness. Above 0 to 1.")
 
 
 @pytest.mark.parametrize("tool", published_tools(), ids=lambda tool: tool.name)

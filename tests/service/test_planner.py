@@ -302,6 +302,22 @@ async def test_the_structure_decides_which_control_model_answers_and_is_recommen
     assert (await decide(settings, depth)).plan.model == "flux1-depth-dev"
 
 
+async def test_image_to_image_is_drawn_with_what_draws_from_words(settings: Settings) -> None:
+    asked = VariationRequest(images=[{"image": IMAGE}], prompt="a star", strength=0.5)
+    decision = await decide(settings, asked)
+    assert (decision.plan.kind, decision.plan.model) == ("img2img", "micro")
+    assert [item.role for item in decision.plan.inputs] == ["image"]
+    assert "models pull flux2-klein-4b" in decision.notices[0]
+    install(settings, "text2img", "flux1-dev")
+    decision = await decide(settings, asked)
+    assert (decision.plan.model, decision.plan.steps_drawn) == ("flux1-dev", 14)
+    with pytest.raises(UnsupportedOptionError, match="its ratios were measured"):
+        await decide(settings, asked.model_copy(update={"step_cache": "magcache"}))
+    short = asked.model_copy(update={"step_cache": "taylorseer", "strength": 0.2})
+    with pytest.raises(UnsupportedOptionError, match="6 steps are too few"):
+        await decide(settings, short)
+
+
 async def test_redux_needs_its_base_and_the_hint_names_both(settings: Settings) -> None:
     request = VariationRequest(images=[IMAGE], model="flux1-redux-dev")
     with pytest.raises(WeightsMissingError) as missing:

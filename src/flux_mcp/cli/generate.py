@@ -196,7 +196,7 @@ def _print_dry_run(answer: DryRunAnswer) -> None:
     out, plan, count = console(), answer.plan, len(answer.plan.seeds)
     out.print(
         f"Would generate {count} image{'s' if count > 1 else ''} of {plan.width}x{plan.height} "
-        f"with {plan.model} in {plan.steps} steps, guidance {plan.guidance:g}, "
+        f"with {plan.model} in {plan.steps_drawn} steps, guidance {plan.guidance:g}, "
         f"seed {plan.seeds[0]}. Nothing is queued."
     )
     if answer.draw_s is not None:

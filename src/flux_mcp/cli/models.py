@@ -16,7 +16,7 @@ from flux_mcp.cli.common import (
 from flux_mcp.models.hub.cache import find_snapshot, install_hint, problem_in_words, state_of_model
 from flux_mcp.models.hub.remove import Removal, disk_bytes, plan_removal, remove
 from flux_mcp.models.hub.selection import GIB, licence_page, rows_of, users_of
-from flux_mcp.models.registry import KIND_NAMES, KINDS, Registry
+from flux_mcp.models.registry import KIND_NAMES, ROW_KINDS, Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
 
@@ -78,7 +78,7 @@ def print_model(settings: Settings, model: str, *, as_json: bool) -> None:
 
 def _kinds(model: dict[str, Any]) -> str:
     kinds = model["kinds"]
-    return "all" if set(kinds) == set(KINDS) else ", ".join(KIND_NAMES[kind] for kind in kinds)
+    return "all" if set(kinds) == set(ROW_KINDS) else ", ".join(KIND_NAMES[kind] for kind in kinds)
 
 
 def _model(registry: Registry, model: str, settings: Settings) -> dict[str, Any]:

@@ -31,8 +31,8 @@ from flux_mcp.models.planning.support import load_support_with
 from flux_mcp.models.planning.tiers import choose_for, choose_tier
 from flux_mcp.models.registry import (
     KIND_NAMES,
-    KINDS,
     QUALITIES,
+    ROW_KINDS,
     Kind,
     ModelSpec,
     Registry,
@@ -74,7 +74,7 @@ def fits_of(machine: Machine | None, choices: Choices, *, is_this_machine: bool 
             now=fit_of(usual(kind, quality), machine, choices) if is_this_machine else None,
             pulled=fit_of(usual(kind, quality), machine, choices.as_if_pulled),
         )
-        for kind in KINDS
+        for kind in ROW_KINDS
         for quality in QUALITIES
     )
     return Fits(
@@ -198,7 +198,7 @@ class Stock:
     def pulls(self) -> tuple[PullFact, ...]:
         """Return what to download: a model for each kind that has none, the first kind's first."""
         needed: dict[str, list[tuple[Kind, ModelSpec, Candidate | None]]] = {}
-        for kind in KINDS:
+        for kind in ROW_KINDS:
             if self._has(kind):
                 continue
             found = self._recommended(kind)
@@ -285,7 +285,7 @@ class Stock:
             return None
         more = load_support_with({extra, *(name for name in formats if has_extra(name))})
         # With what is installed; if that is nothing, with what could be.
-        has_any = any(self._has(kind) for kind in KINDS)
+        has_any = any(self._has(kind) for kind in ROW_KINDS)
         now = self.choices if has_any else self.choices.as_if_pulled
         before = _best_of_each(self.machine, now)
         after = _best_of_each(self.machine, replace(now, support=more))
@@ -304,7 +304,7 @@ class Stock:
 def _best_of_each(machine: Machine, choices: Choices) -> Mapping[str, Candidate]:
     """Return the best candidate that fits, for each kind and quality that has one."""
     found: dict[str, Candidate] = {}
-    for kind in KINDS:
+    for kind in ROW_KINDS:
         for quality in QUALITIES:
             with suppress(TooLittleMemoryError):
                 tier = choose_tier(usual(kind, quality), machine, choices)

@@ -16,7 +16,7 @@ from flux_mcp.worker_protocol.messages import pipeline_key
 
 def work(plan: RenderPlan) -> float:
     """Return a plan's size in megapixel-steps: what a diffusion transformer's time grows with."""
-    return len(plan.seeds) * plan.steps * plan.width * plan.height / 1e6
+    return len(plan.seeds) * plan.steps_drawn * plan.width * plan.height / 1e6
 
 
 def rates(history: Iterable[DrawnWork]) -> dict[str, float]:

@@ -251,7 +251,7 @@ class JobTraces:
         )
         if not span.is_recording():
             return None
-        self._open[job.id] = _OpenSpans(span, job.plan.steps, created_ns)
+        self._open[job.id] = _OpenSpans(span, job.plan.steps_drawn, created_ns)
         return self._open[job.id]
 
     def _step(self, spans: _OpenSpans, done: int) -> None:
@@ -316,7 +316,7 @@ def job_attributes(job: Job) -> dict[str, str | int]:
         "flux.precision": plan.precision,
         "flux.width_px": plan.width,
         "flux.height_px": plan.height,
-        "flux.steps": plan.steps,
+        "flux.steps": plan.steps_drawn,
         "flux.count": len(plan.seeds),
     }
 

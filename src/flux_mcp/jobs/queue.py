@@ -55,8 +55,12 @@ _SHOWN = """CASE WHEN status = 'running' AND cancel_requested = 1
     THEN 'stopping' ELSE status END"""
 """`Job.shown_status` of a row."""
 _PIPELINE = "kind || '/' || model"
-_WORK = """(CASE WHEN json_valid(plan) THEN
-    json_array_length(plan, '$.seeds') * json_extract(plan, '$.steps')
+_STEPS = """(json_extract(plan, '$.steps') - CASE kind WHEN 'img2img' THEN CAST(
+    json_extract(plan, '$.steps') - json_extract(plan, '$.steps') * json_extract(plan, '$.strength')
+    AS INTEGER) ELSE 0 END)"""
+"""`RenderPlan.steps_drawn` of a stored plan."""
+_WORK = f"""(CASE WHEN json_valid(plan) THEN
+    json_array_length(plan, '$.seeds') * {_STEPS}
     * json_extract(plan, '$.width') * json_extract(plan, '$.height') / 1e6 ELSE 0 END)"""
 """`estimates.work` of a stored plan: megapixel-steps; 0 for one that cannot be read."""
 

@@ -11,13 +11,14 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 Family = Literal["flux1", "flux2", "micro"]
-Kind = Literal["text2img", "kontext", "fill", "control", "redux"]
+Kind = Literal["text2img", "kontext", "fill", "control", "redux", "img2img"]
 PipelineClass = Literal[
     "FluxPipeline",
     "FluxKontextPipeline",
     "FluxFillPipeline",
     "FluxControlPipeline",
     "FluxPriorReduxPipeline",
+    "FluxImg2ImgPipeline",
     "Flux2Pipeline",
     "Flux2KleinPipeline",
 ]
@@ -74,7 +75,9 @@ class FamilySpec:
     module: str
     """Its module in `pipelines/families/`."""
     pipelines: Mapping[Kind, tuple[PipelineClass, ...]]
-    """The pipeline classes of each kind it can draw."""
+    """The pipeline classes of each kind that has weights of its own."""
+    img2img: Mapping[PipelineClass, PipelineClass]
+    """By the class of a text2img row, the one that draws image to image with its weights."""
     negative_prompt_kinds: frozenset[Kind]
     """Kinds whose pipelines have `negative_prompt` and `true_cfg_scale` (diffusers 0.42.1)."""
     part_classes: Mapping[tuple[str, str], PartClass]
@@ -254,7 +257,8 @@ FLUX1 = FamilySpec(
         "control": ("FluxControlPipeline",),
         "redux": ("FluxPriorReduxPipeline",),
     },
-    negative_prompt_kinds=frozenset({"text2img", "kontext"}),
+    img2img={"FluxPipeline": "FluxImg2ImgPipeline"},
+    negative_prompt_kinds=frozenset({"text2img", "kontext", "img2img"}),
     part_classes={
         **_diffusers("model", "AutoencoderKL", columns=("vae_file",)),
         **_diffusers("denoiser", "FluxTransformer2DModel", columns=("file", "gguf")),
@@ -357,6 +361,8 @@ FLUX2 = FamilySpec(
         "text2img": ("Flux2Pipeline", "Flux2KleinPipeline"),
         "kontext": ("Flux2Pipeline", "Flux2KleinPipeline"),
     },
+    # diffusers 0.42.1 has no class of its own for it: the latents are given to the usual one.
+    img2img={"Flux2Pipeline": "Flux2Pipeline", "Flux2KleinPipeline": "Flux2KleinPipeline"},
     negative_prompt_kinds=frozenset(),
     part_classes={
         **_diffusers("model", "AutoencoderKLFlux2", columns=("vae_file",)),

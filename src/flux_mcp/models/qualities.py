@@ -13,7 +13,7 @@ from typing import get_args
 
 from flux_mcp.errors import InternalError
 from flux_mcp.models.parts import Placement, Precision, can_be_loaded_as
-from flux_mcp.models.registry import KINDS, QUALITIES, Kind, Quality
+from flux_mcp.models.registry import QUALITIES, ROW_KINDS, Kind, Quality
 
 QUALITIES_TOML = Path(__file__).with_name("qualities.toml")
 _STORED = "stored"
@@ -84,10 +84,20 @@ def load_qualities() -> Qualities:
             quality: tuple(step for name in table["order"][quality] for step in groups[name])
             for quality in QUALITIES
         },
-        models={
-            kind: {quality: tuple(table[kind][quality]) for quality in QUALITIES} for kind in KINDS
-        },
+        models=_with_img2img(
+            {
+                kind: {quality: tuple(table[kind][quality]) for quality in QUALITIES}
+                for kind in ROW_KINDS
+            }
+        ),
     )
+
+
+def _with_img2img(
+    models: dict[Kind, Mapping[Quality, tuple[str, ...]]],
+) -> Mapping[Kind, Mapping[Quality, tuple[str, ...]]]:
+    """Add image to image, which is drawn with the weights of text2img."""
+    return {**models, "img2img": models["text2img"]}
 
 
 def _read_step(text: str) -> _TableStep:

@@ -43,15 +43,19 @@ Structure = Literal["canny", "depth"]
 WeightsForm = Literal["folder", "file", "gguf", "lora"]
 """`folder`: a whole pipeline; `file`, `gguf`: a transformer in one file, the other parts from a
 pipeline's folder or from files of their own; `lora`: a LoRA merged onto `base`."""
-KINDS: tuple[Kind, ...] = ("text2img", "kontext", "fill", "control", "redux")
+KINDS: tuple[Kind, ...] = ("text2img", "kontext", "fill", "control", "redux", "img2img")
+ROW_KINDS: tuple[Kind, ...] = KINDS[:-1]
+"""Those that models.toml has rows for. Image to image is drawn with the rows of text2img."""
 KIND_NAMES: Mapping[Kind, str] = {
     "text2img": "generate",
     "kontext": "edit",
     "fill": "fill",
     "control": "structure",
     "redux": "vary",
+    "img2img": "img2img",
 }
-"""What people read and write: as the tools are called. Programs get the kinds themselves."""
+"""What people read and write: as the tools are called, and img2img, which two tools draw.
+Programs get the kinds themselves."""
 QUALITIES: tuple[Quality, ...] = ("low", "standard", "high")
 FREE_LICENCES: frozenset[Licence] = frozenset({"apache-2.0", "mit"})
 """Those that allow any use of the images and of the weights."""
@@ -141,6 +145,8 @@ class ModelSpec(BaseModel):
 
     @model_validator(mode="after")
     def _is_coherent(self) -> "ModelSpec":
+        if self.kind not in ROW_KINDS:
+            raise ValueError(f"{self.kind} is drawn with the row for text2img and needs none")
         if self.lora:
             self._require_one_lora()
         elif (self.repository is None) == (self.folder is None):
@@ -212,6 +218,12 @@ class ModelSpec(BaseModel):
     def family_spec(self) -> FamilySpec:
         """What it has in common with all models of its family."""
         return FAMILIES[self.family]
+
+    @property
+    def drawing_pipeline(self) -> PipelineClass:
+        """The class that draws: `pipeline`, or the one for image to image with its parts."""
+        is_img2img = self.kind == "img2img"
+        return self.family_spec.img2img[self.pipeline] if is_img2img else self.pipeline
 
     @property
     def form(self) -> WeightsForm:
@@ -297,6 +309,8 @@ class HelperSpec(BaseModel):
 class Registry:
     """MODEL_REGISTRY[kind]: rows by kind and id, in order of preference. Frozen after loading.
 
+    For image to image each row of text2img is there as well: the weights are the same.
+
     Args:
         rows: Every row.
         helpers: The models that work beside pipelines.
@@ -320,6 +334,11 @@ class Registry:
         for row in rows:
             if row.base is not None and row.base not in self._rows["text2img"]:
                 raise InternalError(f"models.toml: {row.id} names the unknown base {row.base}.")
+        self._rows["img2img"] = {
+            row.id: row.model_copy(update={"kind": "img2img", "max_reference_images": 1})
+            for row in self._rows["text2img"].values()
+            if row.pipeline in row.family_spec.img2img
+        }
         self.helpers: Mapping[HelperRole, HelperSpec] = {row.role: row for row in helpers}
         self.notices = notices
 
@@ -328,8 +347,8 @@ class Registry:
         return self._rows[kind]
 
     def __iter__(self) -> Iterator[ModelSpec]:
-        """Every row."""
-        return (row for rows in self._rows.values() for row in rows.values())
+        """Every row there is a table for; those of image to image are not among them."""
+        return (row for kind in ROW_KINDS for row in self._rows[kind].values())
 
     def is_demonstration(self, kind: Kind, model: str) -> bool:
         """Whether a model only shows how the server works; False for one that is gone."""

@@ -23,7 +23,7 @@ Pixels = Literal["identical", "rounding", "approximate"]
 StepCache = Literal["none", "first_block", "taylorseer", "magcache"]
 Option = bool | int | float
 
-KINDS_WITH_ONE_STATE = frozenset({"kontext"})
+KINDS_WITH_ONE_STATE = frozenset({"kontext", "img2img"})
 """Kinds whose pipeline runs true CFG without telling a cache which of the two passes it is in
 (diffusers 0.42.1): both would share what was kept."""
 

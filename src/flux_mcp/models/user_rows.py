@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from flux_mcp.errors import nearest_name
 from flux_mcp.models.families import FileColumn
-from flux_mcp.models.registry import KINDS, Kind, ModelSpec, Registry, load_registry
+from flux_mcp.models.registry import ROW_KINDS, Kind, ModelSpec, Registry, load_registry
 from flux_mcp.settings.files import is_toml, sets_key
 from flux_mcp.settings.settings import Settings
 
@@ -116,7 +116,7 @@ def _merged_onto(
 ) -> Iterator[ModelSpec]:
     """Yield replaced rows in their place, new ones before the demonstration."""
     left = dict(own)
-    for kind in KINDS:
+    for kind in ROW_KINDS:
         rows = [left.pop((kind, key), row) for key, row in shipped[kind].items()]
         new = [row for (row_kind, _), row in left.items() if row_kind == kind]
         yield from (row for row in rows if not row.is_demonstration)

@@ -235,7 +235,6 @@ def _draw_passes(
         texts.encode(watch.check)
         each = tuple(zip(plan.seeds, plan.texts, strict=True))
         passes = [each] if plan.batched else [(one,) for one in each]
-        arguments = adapter.arguments(len(passes[0]))
         # Each text once; the pixels are those of encoding it for every image.
         embeddings_of = cache(adapter.embeddings)
         for text in plan.texts:
@@ -245,9 +244,11 @@ def _draw_passes(
             started = time.perf_counter()
             watch.start_pass(number)
             seeds = [seed for seed, _ in images]
+            numbers = range(index, index + len(seeds))
             embeddings = _stacked([embeddings_of(text) for _, text in images])
             with tiled(resident.pipe.vae, plan.vae_tile_px):
-                colours = _run(resident.pipe, seeds, watch, arguments | embeddings)
+                arguments = adapter.arguments(numbers) | embeddings
+                colours = _run(resident.pipe, seeds, watch, arguments)
             watch.end_pass()
             seconds = time.perf_counter() - started
             for seed, drawn in zip(seeds, _to_pixels(colours), strict=True):

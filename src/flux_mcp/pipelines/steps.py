@@ -137,7 +137,7 @@ class StepWatch:
         self._next_preview_s = float("-inf")
         self._colours = colours
         self._now = clock
-        self._clock = StepClock(plan.steps, plan.passes)
+        self._clock = StepClock(plan.steps_drawn, plan.passes)
         self._pass = 0
         self._step = 0
         self._latents: Any = None
@@ -160,7 +160,7 @@ class StepWatch:
         """Begin a pass; `index` counts from 0."""
         self.check()
         self._pass = index
-        self._step = index * self._plan.steps
+        self._step = index * self._plan.steps_drawn
         self._latents = None
         self._clock.start_pass(self._now())
         eta_s = self._clock.seconds_left(self._step)
@@ -182,7 +182,7 @@ class StepWatch:
                 loop at once: its own `_interrupt` still decodes a half-drawn image.
         """
         self._clock.end_step(self._now())
-        self._step = self._pass * self._plan.steps + step_in_pass + 1
+        self._step = self._pass * self._plan.steps_drawn + step_in_pass + 1
         eta_s = self._clock.seconds_left(self._step)
         self._reporter.progress("denoising", self._step, eta_s=eta_s)
         self.check()
@@ -191,7 +191,7 @@ class StepWatch:
             self._preview(pipe, step_in_pass, latents)
             self._next_preview_s = self._now() + self._previews.interval_s
         self._latents = latents
-        if step_in_pass + 1 == self._plan.steps:
+        if step_in_pass + 1 == self._plan.steps_drawn:
             self._reporter.progress("decoding", self._step, eta_s=eta_s)
         return {}
 
@@ -205,8 +205,10 @@ class StepWatch:
         if self._colours is None:
             return
         try:
-            expected = _expected_latents(pipe, step_in_pass, self._latents, latents)
             plan = self._plan
+            # Image to image leaves out the first steps of the scheduler.
+            step = len(pipe.scheduler.sigmas) - 1 - plan.steps_drawn + step_in_pass
+            expected = _expected_latents(pipe, step, self._latents, latents)
             small = self._colours.image(pipe, expected, plan.width, plan.height)
             webp, size = previews.encode_webp(small, plan.width, plan.height)
         except Exception:
@@ -217,7 +219,7 @@ class StepWatch:
         self._reporter.preview(self._pass, self._step, webp, size)
 
 
-def _expected_latents(pipe: Any, step_in_pass: int, before: Any, after: Any) -> Any:
+def _expected_latents(pipe: Any, step: int, before: Any, after: Any) -> Any:
     """Estimate the finished latents from two successive ones; exact after the last step.
 
     A flow-matching Euler step moves along v = (after - before) / (sigma' - sigma), and the clean
@@ -226,6 +228,6 @@ def _expected_latents(pipe: Any, step_in_pass: int, before: Any, after: Any) -> 
     """
     if before is None:
         return after
-    sigma, next_sigma = (float(value) for value in pipe.scheduler.sigmas[step_in_pass:][:2])
+    sigma, next_sigma = (float(value) for value in pipe.scheduler.sigmas[step:][:2])
     velocity = (after[:1] - before[:1]) / (next_sigma - sigma)
     return after[:1] - next_sigma * velocity

@@ -31,7 +31,8 @@ class SearchRequest(Request):
     kind: Kind | None = Field(
         None,
         description="text2img is flux_generate, kontext flux_edit, fill flux_fill, control "
-        "flux_structural, redux flux_variation.",
+        "flux_structural, redux flux_variation, img2img flux_variation with strength and "
+        "flux_generate with refine_from.",
         json_schema_extra=brief(
             "Of flux_generate, flux_edit, flux_fill, flux_structural, flux_variation.",
             left_out="any",

@@ -34,7 +34,7 @@ from flux_mcp.requests.geometry import (
     size_for_ratio,
     whole_region,
 )
-from flux_mcp.requests.render_plan import PlanInput, PlanLora, RenderPlan
+from flux_mcp.requests.render_plan import PlanInput, PlanLora, RenderPlan, drawn_steps
 from flux_mcp.requests.schemas import (
     DrawRequest,
     EditRequest,
@@ -74,7 +74,7 @@ def drawing_of(plan: RenderPlan, spec: ModelSpec) -> Drawing:
         spec=spec,
         precision=plan.precision,
         placement=plan.placement,
-        steps=plan.steps,
+        steps=plan.steps_drawn,
         has_true_cfg=plan.negative_prompt is not None,
     )
 
@@ -141,13 +141,13 @@ def make_plan(request: DrawRequest, spec: ModelSpec, parts: PlanParts) -> Render
         width=size.width,
         height=size.height,
         region=region,
-        steps=drawing.steps,
+        steps=steps_of(request, spec),
         guidance=_guidance(request, spec),
         seeds=tuple(first_seed + index for index in range(request.count)),
         batched=request.batched and request.count > 1,
         max_sequence_length=spec.max_sequence_length,
         inputs=parts.inputs,
-        strength=request.strength if isinstance(request, VariationRequest) else 1.0,
+        strength=strength_of(request),
         structure=structure_of(request),
         loras=parts.loras,
         switches=parts.switches,
@@ -156,11 +156,14 @@ def make_plan(request: DrawRequest, spec: ModelSpec, parts: PlanParts) -> Render
 
 def planned_drawing(request: DrawRequest, spec: ModelSpec, loaded_as: LoadedAs | None) -> Drawing:
     """Return the parts of a request's plan that decide which switches it can have."""
+    steps = steps_of(request, spec)
+    if spec.kind == "img2img":
+        steps = drawn_steps(steps, strength_of(request))
     return Drawing(
         spec=spec,
         precision=spec.precision if loaded_as is None else loaded_as.precision,
         placement="resident" if loaded_as is None else loaded_as.placement,
-        steps=spec.steps[request.quality] if request.steps is None else request.steps,
+        steps=steps,
         has_true_cfg=request.negative_prompt is not None,
     )
 
@@ -273,7 +276,7 @@ def _drawn(
         drawn = whole_region(parts.inputs[0].size, spec)
         same = drawn.size == parts.inputs[0].size
         return drawn.size, None if same else drawn.region
-    if isinstance(request, StructuralRequest):
+    if isinstance(request, StructuralRequest) or spec.kind == "img2img":
         return size_for_image(parts.inputs[0].size, spec), None
     return size_for_ratio("1:1", spec), None
 
@@ -341,6 +344,11 @@ def plan_notices(plan: RenderPlan, spec: ModelSpec, install_hint: str | None) ->
     if spec.is_demonstration:
         notices.append(f"{DEMONSTRATION_NOTICE} {install_hint or ''}".rstrip())
     notices += input_notices(plan, spec)
+    if plan.kind == "img2img" and not all(plan.texts):
+        notices.append(
+            "There is no prompt: nothing says what is drawn again. A prompt that describes the "
+            "image keeps it closer."
+        )
     if plan.batched:
         notices.append("Drawn in one pass: pixels differ slightly from images drawn alone.")
     if plan.steps < spec.steps["low"]:
@@ -435,13 +443,25 @@ def structure_of(request: DrawRequest) -> Structure | None:
     return request.structure if isinstance(request, StructuralRequest) else None
 
 
+def steps_of(request: DrawRequest, spec: ModelSpec) -> int:
+    """Return the steps of a request's plan; image to image draws the last of them only."""
+    return spec.steps[request.quality] if request.steps is None else request.steps
+
+
+def strength_of(request: DrawRequest) -> float:
+    """Return the strength of a request's plan: of image to image, or the likeness of redux."""
+    if not isinstance(request, VariationRequest):
+        return 1.0
+    return request.strength or request.likeness or 1.0
+
+
 def wanted_of(request: DrawRequest) -> Wanted:
     """Return what of a request decides how it is drawn; a size nobody named is the model's own."""
-    references = 0 if request.kind == "text2img" else 1
+    references = 0 if request.drawn_kind == "text2img" else 1
     if isinstance(request, EditRequest | VariationRequest):
         references = len(request.images)
     return Wanted(
-        kind=request.kind,
+        kind=request.drawn_kind,
         quality=request.quality,
         model=request.model,
         structure=structure_of(request),
@@ -451,6 +471,7 @@ def wanted_of(request: DrawRequest) -> Wanted:
         count=request.count,
         batched=request.batched,
         steps=request.steps,
+        share=strength_of(request) if request.drawn_kind == "img2img" else 1.0,
     )
 
 

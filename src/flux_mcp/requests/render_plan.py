@@ -20,8 +20,17 @@ INPUT_ROLES: Mapping[Kind, frozenset[InputRole]] = {
     "fill": frozenset({"image", "mask"}),
     "control": frozenset({"image", "control"}),
     "redux": frozenset({"reference"}),
+    "img2img": frozenset({"image"}),
 }
 """The images each kind takes."""
+
+
+def drawn_steps(steps: int, strength: float) -> int:
+    """Return how many of a model's steps image to image draws: the last ones, at least one.
+
+    As `FluxImg2ImgPipeline.get_timesteps` counts them (diffusers 0.42.1).
+    """
+    return steps - int(max(steps - min(steps * strength, steps), 0))
 
 
 class PlanInput(BaseModel):
@@ -95,8 +104,9 @@ class RenderPlan(BaseModel):
     """All seeds in one pass (other pixels than one by one); else one pass for each seed."""
     max_sequence_length: int = Field(gt=0)
     inputs: tuple[PlanInput, ...] = ()
-    strength: float = 1.0
-    """For redux: weight of the image tokens against the text tokens."""
+    strength: float = Field(default=1.0, gt=0)
+    """For img2img: how much of the image is drawn again, 1 for all of it. For redux: weight of the
+    image tokens against the text tokens, which requests call likeness."""
     structure: Structure | None = None
     """For control: what `inputs` shows; an `image` has its structure taken first."""
     loras: tuple[PlanLora, ...] = ()
@@ -117,13 +127,21 @@ class RenderPlan(BaseModel):
             raise ValueError(f"{self.kind} takes no input of the role {' or '.join(strange)}")
         if self.structure is not None and self.kind != "control":
             raise ValueError(f"{self.kind} follows no structure")
-        if self.strength != 1.0 and self.kind != "redux":
+        if self.strength != 1.0 and self.kind not in ("redux", "img2img"):
             raise ValueError(f"{self.kind} has no strength")
+        if self.kind == "img2img":
+            self._draws_from_images()
         if len({lora.name for lora in self.loras}) < len(self.loras):
             raise ValueError("a LoRA is named twice")
         self._switches_fit()
         self._region_fits()
         return self
+
+    def _draws_from_images(self) -> None:
+        if self.strength > 1:
+            raise ValueError("no more than the whole image can be drawn again")
+        if len(self.inputs) not in (1, len(self.seeds)):
+            raise ValueError("img2img needs one image for all seeds, or one for each")
 
     def _region_fits(self) -> None:
         masks = [item for item in self.inputs if item.role == "mask"]
@@ -165,9 +183,14 @@ class RenderPlan(BaseModel):
         return 1 if self.batched else len(self.seeds)
 
     @property
+    def steps_drawn(self) -> int:
+        """Denoising steps of one pass."""
+        return drawn_steps(self.steps, self.strength) if self.kind == "img2img" else self.steps
+
+    @property
     def total_steps(self) -> int:
         """Denoising steps of the whole job."""
-        return self.steps * self.passes
+        return self.steps_drawn * self.passes
 
     @property
     def parents(self) -> tuple[str, ...]:

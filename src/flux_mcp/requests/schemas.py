@@ -291,6 +291,11 @@ class DrawRequest(Request):
     )
 
     @property
+    def drawn_kind(self) -> Kind:
+        """The kind of what is drawn; some arguments make it another than the tool's usual one."""
+        return self.kind
+
+    @property
     def keeps_size(self) -> bool:
         """Whether the result has the size of the image that was given, whatever else is asked."""
         return False
@@ -470,15 +475,60 @@ class VariationRequest(DrawRequest):
         list[WeightedImage], BeforeValidator(as_list), Field(min_length=1, max_length=8)
     ] = Field(description="The images to vary or mix.")
     prompt: Words | None = Field(
-        None, max_length=MAX_PROMPT_CHARACTERS, description="Words to steer the variation."
+        None,
+        max_length=MAX_PROMPT_CHARACTERS,
+        description="Words to steer the variation. With strength: what the finished image shows.",
+        json_schema_extra=brief("Words to steer it. With strength: what the image shows."),
     )
-    strength: Real = Field(
-        1,
+    strength: Real | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Image to image: how much of one image is drawn again, from next to nothing "
+        "to 1, all of it; 0.3 keeps the composition, 0.7 little more than colours. Left out, or "
+        "-1: something like the images is generated instead, as much as likeness says.",
+        json_schema_extra=brief(
+            "Redraws this share of one image (img2img). -1: new images in its likeness.",
+            left_out=-1,
+        ),
+    )
+    likeness: Real | None = Field(
+        None,
         gt=0,
         le=2,
-        description="How much the images count against the words.",
-        json_schema_extra=brief("Images against words."),
+        description="How much the images count against the words, above 0 to 2. Left out, or -1: "
+        "1. Not with strength.",
+        json_schema_extra=brief("Images against words; -1: 1. Not with strength.", left_out=-1),
     )
+
+    @property
+    def drawn_kind(self) -> Kind:
+        """Image to image where there is a strength."""
+        return self.kind if self.strength is None else "img2img"
+
+    @classmethod
+    def contradictions(cls, given: Mapping[str, Any]) -> Iterator[MistakeError]:
+        """Yield also where one image is to be drawn again and more than that is asked."""
+        yield from super().contradictions(given)
+        if "strength" not in given:
+            return
+        if "likeness" in given:
+            yield MistakeError(
+                "give either strength or likeness, not both",
+                "strength draws one image again, likeness makes new ones that are like it.",
+            )
+        images = given.get("images")
+        if isinstance(images, list) and len(images) > 1:
+            yield MistakeError(
+                f"strength draws one image again, and there are {len(images)}",
+                "Give one image; or leave strength out to mix them, and say with likeness how much "
+                "they count against the words.",
+            )
+        elif isinstance(images, list) and any(_weight_of(image) != 1 for image in images):
+            yield MistakeError(
+                "a weight is the share of one of several images, and strength draws one again",
+                "Leave weight out; strength says how much of the image is drawn again.",
+            )
 
     @model_validator(mode="before")
     @classmethod
@@ -499,6 +549,13 @@ class VariationRequest(DrawRequest):
                 "at least one image needs a weight above 0", "Leave weight out to count all alike."
             )
         return self
+
+
+def _weight_of(image: Any) -> Any:
+    """Return the weight of an image of a variation, read already or as it was given."""
+    if isinstance(image, WeightedImage):
+        return image.weight
+    return image.get("weight", 1) if isinstance(image, dict) else 1
 
 
 class StructuralRequest(DrawRequest):
@@ -542,7 +599,7 @@ class StructuralRequest(DrawRequest):
             )
 
 
-DRAW_REQUESTS: dict[Kind, type[DrawRequest]] = {
+DRAW_REQUESTS: Mapping[Kind, type[DrawRequest]] = {
     request.kind: request
     for request in (
         GenerateRequest,
@@ -555,5 +612,5 @@ DRAW_REQUESTS: dict[Kind, type[DrawRequest]] = {
 
 
 def tool_of(kind: Kind) -> str:
-    """Return the tool whose jobs are of a kind."""
-    return DRAW_REQUESTS[kind].tool
+    """Return the tool that draws a kind; of image to image, the one that takes any image."""
+    return DRAW_REQUESTS.get(kind, VariationRequest).tool

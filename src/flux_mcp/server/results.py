@@ -216,7 +216,7 @@ def _dry_run_text(answer: DryRunAnswer) -> str:
     )
     line = (
         f"Dry run, nothing queued: {plan.model} would generate {len(plan.seeds)} image(s) of "
-        f"{plan.image_size} in {plan.steps} steps, guidance {plan.guidance}, "
+        f"{plan.image_size} in {plan.steps_drawn} steps, guidance {plan.guidance}, "
         f"first seed {plan.seeds[0]}. Estimated time: {takes}."
     )
     words = [line for composed in answer.composed for line in _composed_lines(composed)]

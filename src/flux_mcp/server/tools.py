@@ -102,7 +102,8 @@ TOOLS: tuple[ToolRow, ...] = (
     ToolRow(
         VariationRequest.tool,
         "Vary or mix images",
-        "Generate new images in the likeness of one image or a mix of several." + _WAITING,
+        "Generate new images in the likeness of one image or a mix of several, or with strength "
+        "draw one image again in part." + _WAITING,
         VariationRequest,
         _GENERATED,
         _DRAWS,

@@ -126,9 +126,8 @@ class InputReader:
                 ]
                 return (*images, *masks)
             case VariationRequest():
-                return tuple(
-                    read.image(item.image, "reference", item.weight) for item in request.images
-                )
+                role: InputRole = "reference" if request.strength is None else "image"
+                return tuple(read.image(item.image, role, item.weight) for item in request.images)
             case FillRequest():
                 image = read.image(request.image, "image")
                 mask = read.mask(

@@ -168,7 +168,7 @@ class Planner:
             loras = self.loras.find_all([one.name for one in wording.request.loras or ()])
         if request.model is not None:
             with mistakes.noted():
-                named = self._registry.find(request.kind, request.model)
+                named = self._registry.find(request.drawn_kind, request.model)
                 refuse_what_the_model_cannot(request, named)
         mistakes.refuse()
         request = wording.request
@@ -238,7 +238,7 @@ class Planner:
     def _look(self, request: DrawRequest, stored: StoredFacts) -> "Installed":
         """Look at the disk and the GPU, once for a decision."""
         settings, registry = self._settings, self._registry
-        rows = {(row.kind, row.id): row for row in registry[request.kind].values()}
+        rows = {(row.kind, row.id): row for row in registry[request.drawn_kind].values()}
         bases = {row.base for row in rows.values()} - {None}
         rows |= {("text2img", base): registry.find("text2img", base) for base in bases if base}
         found = {key: find_snapshot(row, settings) for key, row in rows.items()}
@@ -336,7 +336,7 @@ def _choose(
         TooLittleMemoryError: those that are on this disk do not fit.
     """
     if request.model is not None:
-        named = installed.registry.find(request.kind, request.model)
+        named = installed.registry.find(request.drawn_kind, request.model)
         _refuse_what_cannot_be_loaded(named, installed)
         snapshot = installed.require(named)
         if named.is_demonstration:
@@ -354,7 +354,7 @@ def _choose(
         if found is not None:
             return found
     raise WeightsMissingError(
-        f"No model for {KIND_NAMES[request.kind]} is on this machine.",
+        f"No model for {KIND_NAMES[request.drawn_kind]} is on this machine.",
         f"Run: {how_to_install}."
         if how_to_install
         else "Name one: the setting 'licences' leaves out those that are here.",
@@ -387,11 +387,11 @@ def _demonstration(
 ) -> _ChosenModel | None:
     """Return micro, where no real model may answer; `None` if it is not usable either."""
     structure = structure_of(request)
-    for spec in installed.registry[request.kind].values():
+    for spec in installed.registry[request.drawn_kind].values():
         follows = structure is None or structure in spec.structures
         if spec.is_demonstration and follows and usable(spec):
             notice = (
-                f"The models for {KIND_NAMES[request.kind]} that are here have licences the "
+                f"The models for {KIND_NAMES[request.drawn_kind]} that are here have licences the "
                 "setting 'licences' leaves out; name one to use it."
             )
             return _ChosenModel(spec, installed.require(spec), (notice,) if is_kept_out else ())
@@ -413,10 +413,10 @@ def _refuse_what_cannot_be_loaded(spec: ModelSpec, installed: Installed) -> None
 def _model_to_install(request: DrawRequest, installed: Installed) -> ModelSpec | None:
     """Return the real model to install for a request; `None` where one is on this disk."""
     structure = structure_of(request)
-    real = real_models(installed.registry, request.kind, structure)
+    real = real_models(installed.registry, request.drawn_kind, structure)
     if any(installed.support.can_load(row) and installed.has(row) for row in real):
         return None
-    return recommended(installed.registry, request.kind, installed.support, structure)
+    return recommended(installed.registry, request.drawn_kind, installed.support, structure)
 
 
 # --- what must be read of the chosen model -------------------------------------------------------

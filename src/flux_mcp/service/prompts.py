@@ -66,7 +66,7 @@ def compose_request(request: DrawRequest, pack: Pack, seed: int, *, refuse: bool
     notices |= dict.fromkeys(_warnings(compositions))
     if any(one.audit.verdict == "refuse" for one in compositions):
         notices["The audit refuses this prompt: without dry_run nothing would be queued."] = None
-    if pack.defaults.kind != request.kind:
+    if tool_of(pack.defaults.kind) != request.tool:
         notices[f"The pack '{pack.name}' is made for {tool_of(pack.defaults.kind)}."] = None
     elif request.keeps_size and any(_sizes(pack.defaults).values()):
         notices[f"The size of the pack '{pack.name}' is not used: the image keeps its own."] = None
@@ -117,7 +117,7 @@ def _with_defaults(request: DrawRequest, defaults: Defaults) -> DrawRequest:
 
     Only for the kind that the pack is made for.
     """
-    if defaults.kind != request.kind:
+    if defaults.kind != request.drawn_kind:
         return request
     wanted: dict[str, Any] = {}
     if request.model is None and defaults.model is not None:

@@ -15,6 +15,7 @@ from flux_mcp.errors import (
     WeightsInvalidError,
 )
 from flux_mcp.models.hub.cache import Snapshot
+from flux_mcp.pipelines.families.adapter import open_images
 from flux_mcp.pipelines.families.family import adapter_for, family_of
 from flux_mcp.pipelines.loading.loaders import load_part
 from flux_mcp.pipelines.loading.part_files import list_parts
@@ -98,6 +99,50 @@ def test_each_seed_draws_the_same_alone_as_one_of_several_and_in_one_pass(drawn,
     assert batched.steps == [1, 2]
     for ours, alone in zip(batched.images, several.images, strict=True):
         assert np.abs(ours.astype(int) - alone).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "weights", ["klein", pytest.param("base", marks=pytest.mark.torture), "dev"]
+)
+def test_image_to_image_begins_between_the_image_and_the_noise_of_text2img(
+    easel, klein_dir, task_for, weights
+):
+    """At strength 1 with the very pixels of text2img; with the image itself at next to none."""
+    from_words = klein_row("text2img", klein_dir / weights, **WEIGHTS[weights])
+    spec = from_words.model_copy(update={"kind": "img2img", "max_reference_images": 1})
+    task = task_for(spec, width=64, height=96, steps=4, seeds=(1, 2))
+    words = task_for(from_words, width=64, height=96, steps=4, seeds=(1, 2))
+    assert easel.draw(task, strength=1.0).pixels == easel.draw(words).pixels
+    half = easel.draw(task, strength=0.5, preview_every=1)
+    assert half.steps == [1, 2, 2, 3, 4]
+    assert len(half.previews) == 4
+    assert easel.draw(task.changed(seeds=(2,)), strength=0.5).pixels == half.pixels[1:]
+    batched = easel.draw(task, strength=0.5, batched=True)
+    for ours, one in zip(batched.images, half.images, strict=True):
+        assert np.abs(ours.astype(int) - one).max() <= 2
+    with pytest.raises(JobCancelledError):
+        easel.draw(task, strength=0.5, stop_after=1)
+    assert easel.draw(task, strength=0.5).pixels == half.pixels
+
+    import torch
+
+    pipe = easel.load(spec).pipe
+    with torch.no_grad():
+        source = pipe.image_processor.preprocess(picture(64, 96), height=96, width=64)
+        latents = pipe._encode_vae_image(source, generator=None)
+    (start,) = _start(easel, task.changed(strength=0.001, steps=100, seeds=(1,)), spec)
+    share = float(pipe.scheduler.sigmas[0])
+    assert 0 < share < 0.2
+    noise = torch.randn(latents.shape, generator=torch.Generator("cpu").manual_seed(1))
+    assert (start - (share * noise + (1 - share) * latents)).abs().max() < 1e-4
+
+
+def _start(easel, task, spec):
+    """The latents a pass begins with."""
+    resident = easel.load(spec)
+    images = open_images(task.plan, task.inputs)
+    adapter = adapter_for(spec)(task.plan, images, resident, easel.texts(task.plan, resident))
+    return [adapter.arguments(range(1))["latents"]]
 
 
 def test_a_preview_shows_the_latents_that_will_be_decoded(easel, spec, task):

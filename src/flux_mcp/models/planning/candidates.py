@@ -3,6 +3,7 @@
 The list is the same whatever the GPU; only what does not fit differs. tiers.py takes from it.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -60,6 +61,8 @@ class Wanted:
     batched: bool = False
     """All images in one pass."""
     steps: int | None = None
+    share: float = 1.0
+    """Of the steps, that is drawn: what image to image calls strength."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,7 @@ def _weigh(
 ) -> Candidate:
     load, gpu = load_of(spec, wanted), machine.gpu
     steps = spec.steps[wanted.quality] if wanted.steps is None else wanted.steps
+    steps = math.ceil(steps * wanted.share)
     passes = 1 if wanted.batched else wanted.count
     seconds = job_seconds(
         spec.pieces,

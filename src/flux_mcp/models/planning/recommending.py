@@ -18,7 +18,7 @@ from flux_mcp.models.planning.candidates import (
     candidates,
     models_for,
 )
-from flux_mcp.models.registry import KINDS, Kind, ModelSpec, Quality
+from flux_mcp.models.registry import ROW_KINDS, Kind, ModelSpec, Quality
 
 _GPU = re.compile(r"(?P<size>\d+(\.\d+)?)\s*(g|gb|gib)?", re.IGNORECASE)
 _QUALITIES: tuple[Quality, ...] = ("standard", "low", "high")
@@ -56,7 +56,7 @@ def usual(kind: Kind, quality: Quality) -> Wanted:
 
 
 def recommend(
-    machine: Machine, choices: Choices, kinds: Sequence[Kind] = KINDS
+    machine: Machine, choices: Choices, kinds: Sequence[Kind] = ROW_KINDS
 ) -> Recommendation | None:
     """Return what to download first for a machine; `None` where nothing fits.
 
@@ -81,7 +81,7 @@ def least_needed(choices: Choices, machine: Machine) -> Candidate | None:
     """Return what takes the least of a GPU; `None` where no model may be chosen at all."""
     every = (
         one
-        for kind in KINDS
+        for kind in ROW_KINDS
         for row in to_recommend(kind, choices)
         for one in _ways(row, machine, choices)
     )

@@ -41,6 +41,7 @@ class Drawing:
     precision: Precision
     placement: Placement
     steps: int
+    """Those that are drawn; image to image leaves the first of the model's out."""
     has_true_cfg: bool
     """Whether each step runs the transformer twice, for and against."""
     has_wide_loras: bool = False
@@ -226,14 +227,24 @@ def _step_cache_reason(name: StepCache, drawing: Drawing) -> str | None:
     if name == "none":
         return None
     row, spec = load_switches().step_cache[name], drawing.spec
+    reason = _kind_reason(row, drawing)
+    if reason is not None:
+        return reason
     drawn_by = spec.base or spec.id
     if spec.family not in row.families or (row.checkpoints and drawn_by not in row.checkpoints):
         return f"not with {spec.id}: {row.why_families}"
-    if drawing.has_true_cfg and spec.kind in KINDS_WITH_ONE_STATE:
-        kind = KIND_NAMES[spec.kind]
-        return f"not with a negative prompt for {kind}: diffusers would mix the two passes"
     if drawing.placement not in row.placements:
         return f"not where the transformer's blocks stream ({drawing.placement})"
     if drawing.steps < row.least_steps:
         return f"{drawing.steps} steps are too few to skip any; it takes {row.least_steps} or more"
+    return None
+
+
+def _kind_reason(row: StepCacheRow, drawing: Drawing) -> str | None:
+    kind = drawing.spec.kind
+    if drawing.has_true_cfg and kind in KINDS_WITH_ONE_STATE:
+        name = KIND_NAMES[kind]
+        return f"not with a negative prompt for {name}: diffusers would mix the two passes"
+    if row.ratios is not None and kind == "img2img":
+        return "its ratios were measured from the first step on, which image to image leaves out"
     return None

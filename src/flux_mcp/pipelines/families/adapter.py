@@ -136,8 +136,12 @@ class Adapter:
             encoded |= {f"negative_{name}": tensor for name, tensor in negative.items()}
         return encoded
 
-    def arguments(self, count: int) -> dict[str, Any]:
-        """Return the call's arguments for `count` images in one pass, without the prompts."""
+    def arguments(self, numbers: range) -> dict[str, Any]:
+        """Return the call's arguments for one pass, without the prompts.
+
+        Args:
+            numbers: Of the plan's images, from 0: those that the pass draws.
+        """
         plan = self.plan
         common: dict[str, Any] = {
             "width": plan.width,
@@ -148,9 +152,9 @@ class Adapter:
         }
         if plan.negative_prompt is not None:
             common["true_cfg_scale"] = plan.true_cfg_scale
-        return common | self.own_arguments(count)
+        return common | self.own_arguments(numbers)
 
-    def own_arguments(self, _count: int) -> dict[str, Any]:
+    def own_arguments(self, _numbers: range) -> dict[str, Any]:
         """Return what only this kind's call has."""
         return {}
 
@@ -164,6 +168,18 @@ class Adapter:
         if len(found) != 1:
             raise InvalidRequestError(f"{self.plan.kind} needs one {role}, not {len(found)}.")
         return found[0]
+
+    def drawn_from(self, numbers: range) -> list[Image.Image]:
+        """Return the image that each image of a pass is drawn from, in the plan's size.
+
+        Raises:
+            InvalidRequestError: there is none.
+        """
+        images = [item.image for item in self.images if item.role == "image"]
+        if not images:
+            raise InvalidRequestError(f"{self.plan.kind} needs an image.")
+        each = images * len(self.plan.seeds) if len(images) == 1 else images
+        return [self.fitted(each[number], Image.Resampling.LANCZOS) for number in numbers]
 
     def fitted(self, image: Image.Image, method: Image.Resampling) -> Image.Image:
         """Cut and scale an image to the plan's size: the pipelines themselves would stretch it."""

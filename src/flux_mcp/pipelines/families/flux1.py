@@ -1,4 +1,4 @@
-"""FLUX.1 and micro: the calls of their five pipelines (diffusers 0.42.1), and their latents."""
+"""FLUX.1 and micro: the calls of their six pipelines (diffusers 0.42.1), and their latents."""
 
 from types import MappingProxyType
 from typing import Any
@@ -25,10 +25,18 @@ class Text2ImgAdapter(Adapter):
     """FluxPipeline: an image from words."""
 
 
+class Img2ImgAdapter(Adapter):
+    """FluxImg2ImgPipeline: an image drawn again in part."""
+
+    def own_arguments(self, numbers: range) -> dict[str, Any]:
+        """Add the images, one for each seed: one for all would take the first seed's noise."""
+        return {"image": self.drawn_from(numbers), "strength": self.plan.strength}
+
+
 class KontextAdapter(Adapter):
     """FluxKontextPipeline: an image changed as the prompt says."""
 
-    def own_arguments(self, _count: int) -> dict[str, Any]:
+    def own_arguments(self, _numbers: range) -> dict[str, Any]:
         """Add the reference, and keep the pipeline from changing the size that was asked for."""
         reference = self.as_reference(self.only("reference"))
         max_area = self.plan.width * self.plan.height
@@ -38,8 +46,9 @@ class KontextAdapter(Adapter):
 class FillAdapter(Adapter):
     """FluxFillPipeline: the masked part drawn again; it is pasted back elsewhere (images/)."""
 
-    def own_arguments(self, count: int) -> dict[str, Any]:
+    def own_arguments(self, numbers: range) -> dict[str, Any]:
         """Add image and mask, a copy for each seed: one would take the first seed's noise."""
+        count = len(numbers)
         image = self.fitted(self.only("image"), Image.Resampling.LANCZOS)
         # Bilinear does not ring: what is far from the mask stays 0.
         mask = self.fitted(self.only("mask"), Image.Resampling.BILINEAR)
@@ -49,7 +58,7 @@ class FillAdapter(Adapter):
 class ControlAdapter(Adapter):
     """FluxControlPipeline: an image along edges or depth."""
 
-    def own_arguments(self, _count: int) -> dict[str, Any]:
+    def own_arguments(self, _numbers: range) -> dict[str, Any]:
         """Add the structure image, made from an ordinary one where that is what was given."""
         if any(item.role == "control" for item in self.images):
             return {"control_image": self.fitted(self.only("control"), Image.Resampling.LANCZOS)}
@@ -134,6 +143,7 @@ FAMILY = FamilyPipelines(
             "fill": FillAdapter,
             "control": ControlAdapter,
             "redux": ReduxAdapter,
+            "img2img": Img2ImgAdapter,
         }
     ),
     steered_from=_steered_from,

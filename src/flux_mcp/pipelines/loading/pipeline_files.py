@@ -53,7 +53,7 @@ class PipelineFiles:
     @property
     def pipeline(self) -> str:
         """The class of the pipeline that denoises."""
-        return (self.drawing if self.lora is None else self.spec).pipeline
+        return (self.drawing if self.lora is None else self.spec).drawing_pipeline
 
     @property
     def texts(self) -> dict[PartFiles, str]:
