@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mcp import Client, MCPError
 from mcp.types import ImageContent, ResourceLink, TextContent
@@ -216,6 +217,56 @@ async def test_an_image_knows_how_it_was_made(modern: Client, shared_service: Se
     assert len(record.weights_sha256) == 64
     assert record.licence == "apache-2.0"
     assert (record.session, record.stage, record.rating) == ("family", None, None)
+
+
+async def test_drafts_are_drawn_again_at_twice_the_size_and_show_the_same(
+    modern: Client, shared_service: Service
+) -> None:
+    pack = {"name": "micro-shapes", "subject": "star", "variables": ["colour=red|blue"]}
+    asked = {"pack": pack, "quality": "low", "count": 2, "seed": 3, "wait_s": 200}
+    drafts = (await job(modern, "flux_generate", **asked)).images
+    refined = await job(
+        modern,
+        "flux_generate",
+        refine_from=[f"{drafts[1].id}.png", drafts[0].uri],
+        refine_scale=2,
+        wait_s=200,
+    )
+    assert (refined.kind, refined.quality, refined.total_steps) == ("img2img", "standard", 4)
+    assert any("each draft's own words, seed and LoRAs" in one for one in refined.notices)
+    for draft, image in zip(reversed(drafts), refined.images, strict=True):
+        before, after = [await shared_service.gallery.find_image(x.id) for x in (draft, image)]
+        assert (after.prompt, after.seed, after.composed) == (
+            before.prompt,
+            before.seed,
+            before.composed,
+        )
+        assert before.composed is not None
+        assert image.parents == (draft.id,)
+        assert (image.width, image.height) == (2 * draft.width, 2 * draft.height)
+        with Image.open(draft.path) as old, Image.open(image.path) as new:
+            small = [np.asarray(one.resize((16, 16), Image.Resampling.BOX)) for one in (old, new)]
+        assert np.abs(small[0].astype(int) - small[1]).mean() < 6
+        again = await dry_run(modern, "flux_generate", refine_from=image.id, refine_strength=0.2)
+        assert (again.plan.quality, again.plan.strength) == ("high", 0.2)
+        assert again.composed[0].prompt == before.prompt
+
+
+@pytest.mark.parametrize(
+    ("drafts", "code", "hint"),
+    [
+        (["img_gone"], "unknown_image", ""),
+        ([data_uri()], "invalid_request", "flux_variation"),
+    ],
+)
+async def test_what_is_no_draft_is_not_drawn_again(
+    modern: Client, drafts: list[str], code: str, hint: str
+) -> None:
+    result = await call(modern, "flux_generate", refine_from=drafts)
+    assert result.is_error
+    text = result.content[0].text
+    assert f"[{code}]" in text
+    assert hint in text
 
 
 async def test_a_short_wait_gives_a_job_id_and_the_image_comes_later(modern: Client) -> None:

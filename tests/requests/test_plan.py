@@ -206,6 +206,11 @@ def test_an_edit_without_a_mask_is_stored_as_it_was_before_there_were_masks():
     assert not asked.keys() & {"mask", "feather_px"}
 
 
+def test_a_request_without_drafts_is_stored_as_it_was_before_there_were_any():
+    asked = as_asked(GenerateRequest(prompt="a"))
+    assert not [name for name in asked if name.startswith("refine")]
+
+
 def test_a_plan_counts_no_mask_as_a_reference():
     edit = EditRequest.model_validate({"prompt": "a", "images": ["a"], "mask": {"box": BOX}})
     parts = PlanParts(

@@ -157,7 +157,7 @@ def test_bounds_and_defaults_stand_in_the_description(tool: Any) -> None:
     guidance = input_schema(GenerateRequest)["properties"]["guidance"]
     assert guidance == {"type": "number", "description": "-1: the model's own. 0 to 100."}
     share = input_schema(VariationRequest)["properties"]["strength"]
-    assert share["description"].endswith("new images in its likeness. Above 0 to 1.")
+    assert share["description"].endswith("only likeness. Above 0 to 1.")
 
 
 @pytest.mark.parametrize("tool", published_tools(), ids=lambda tool: tool.name)

@@ -38,6 +38,7 @@ from flux_mcp.requests.render_plan import PlanInput, PlanLora, RenderPlan, drawn
 from flux_mcp.requests.schemas import (
     DrawRequest,
     EditRequest,
+    GenerateRequest,
     LoraChoice,
     StructuralRequest,
     VariationRequest,
@@ -90,6 +91,8 @@ class PlanParts:
     """Commit of the weights' repository, or `None` for those in the package."""
     seed: int
     """What to draw from when the request names no seed."""
+    seeds: tuple[int, ...] = ()
+    """One for each image, where they are not counted up from the first."""
     texts: tuple[str, ...] = ()
     """What a pack made the prompts of, one for each image; else the request's own."""
     inputs: tuple[PlanInput, ...] = ()
@@ -143,7 +146,7 @@ def make_plan(request: DrawRequest, spec: ModelSpec, parts: PlanParts) -> Render
         region=region,
         steps=steps_of(request, spec),
         guidance=_guidance(request, spec),
-        seeds=tuple(first_seed + index for index in range(request.count)),
+        seeds=parts.seeds or tuple(first_seed + index for index in range(request.count)),
         batched=request.batched and request.count > 1,
         max_sequence_length=spec.max_sequence_length,
         inputs=parts.inputs,
@@ -450,9 +453,13 @@ def steps_of(request: DrawRequest, spec: ModelSpec) -> int:
 
 def strength_of(request: DrawRequest) -> float:
     """Return the strength of a request's plan: of image to image, or the likeness of redux."""
-    if not isinstance(request, VariationRequest):
-        return 1.0
-    return request.strength or request.likeness or 1.0
+    match request:
+        case VariationRequest():
+            return request.strength or request.likeness or 1.0
+        case GenerateRequest():
+            return request.refine_strength or 1.0
+        case _:
+            return 1.0
 
 
 def wanted_of(request: DrawRequest) -> Wanted:

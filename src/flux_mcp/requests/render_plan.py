@@ -195,4 +195,13 @@ class RenderPlan(BaseModel):
     @property
     def parents(self) -> tuple[str, ...]:
         """Gallery images this plan draws from, without repeats."""
-        return tuple(dict.fromkeys(i.image_id for i in self.inputs if i.image_id is not None))
+        return _ids(self.inputs)
+
+    def parents_of(self, index: int) -> tuple[str, ...]:
+        """Return those of one image: of several drafts that are drawn again, only its own."""
+        has_own = self.kind == "img2img" and len(self.inputs) == len(self.seeds)
+        return _ids(self.inputs[index : index + 1]) if has_own else self.parents
+
+
+def _ids(inputs: tuple[PlanInput, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.image_id for one in inputs if one.image_id is not None))

@@ -162,8 +162,8 @@ class DrawRequest(Request):
     kind: ClassVar[Kind]
     tool: ClassVar[str]
     """The tool that takes it."""
-    needs_words: ClassVar[bool] = True
-    """Whether there must be a prompt or a pack."""
+    words_of: ClassVar[tuple[str, ...]] = ("prompt", "pack")
+    """Arguments that say what to show; there must be one of them, unless there are none."""
 
     prompt: Prompt | None = Field(None, description="What to show.")
     pack: Annotated[PackChoice, BeforeValidator(parse_json_text)] | None = Field(
@@ -315,7 +315,7 @@ class DrawRequest(Request):
             yield MistakeError(
                 "give either prompt or pack, not both", "Words of your own go into pack.extra."
             )
-        if cls.needs_words and "prompt" not in given and "pack" not in given:
+        if cls.words_of and not given.keys() & set(cls.words_of):
             yield MistakeError(
                 "there is neither prompt nor pack",
                 f"Give prompt or pack. {cls.model_fields['prompt'].description}",
@@ -344,11 +344,19 @@ def _is_size_of_shape(given: Mapping[str, Any]) -> bool:
     return abs(width * down - height * across) < _SAME_SHAPE * height * across
 
 
+Drafts = Annotated[
+    list[Annotated[ImageReference, Field(json_schema_extra=brief(""))]],
+    BeforeValidator(as_list),
+    Field(min_length=1, max_length=8),
+]
+
+
 class GenerateRequest(DrawRequest):
     """Draw a new image from words."""
 
     kind: ClassVar[Kind] = "text2img"
     tool: ClassVar[str] = "flux_generate"
+    words_of: ClassVar[tuple[str, ...]] = ("prompt", "pack", "refine_from")
 
     prompt: Prompt | None = Field(
         None,
@@ -359,6 +367,65 @@ class GenerateRequest(DrawRequest):
             "to be written."
         ),
     )
+    refine_from: Drafts | None = Field(
+        None,
+        description="Instead of prompt: images generated before that are drawn again, better: "
+        "image to image, each with its own prompt, negative prompt, seed and LoRAs, in the quality "
+        "above its own unless quality is given. What is given beside it goes before what they say.",
+        json_schema_extra=brief(
+            "Instead of prompt: ids of drafts to redraw better, with their prompts and seeds."
+        ),
+    )
+    refine_scale: int | None = Field(
+        None,
+        ge=1,
+        le=2,
+        description="2 draws the drafts at twice their width and height, 1 at their own size. Left "
+        "out, or 0: 1.",
+        json_schema_extra=brief("Times their size, 1 or 2.", left_out=0),
+    )
+    refine_strength: Real | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="How much of the drafts is drawn again. Left out, or -1: 0.4, and 0.15 at "
+        "twice the size, which keep what they show and where.",
+        json_schema_extra=brief("How much is drawn again. -1: automatic.", left_out=-1),
+    )
+
+    @property
+    def drawn_kind(self) -> Kind:
+        """Image to image where drafts are drawn again."""
+        return "img2img" if self.refine_from else self.kind
+
+    @classmethod
+    def contradictions(cls, given: Mapping[str, Any]) -> Iterator[MistakeError]:
+        """Yield also what does not go with drafts, or goes with them only."""
+        yield from super().contradictions(given)
+        if "refine_from" not in given:
+            for name in ("refine_scale", "refine_strength"):
+                if name in given:
+                    yield MistakeError(
+                        f"{name} is for drafts, and refine_from names none",
+                        "Give refine_from, or leave it out.",
+                    )
+            return
+        if "pack" in given:
+            yield MistakeError(
+                "drafts of refine_from keep the words of their own packs",
+                "Leave pack out; a prompt goes before their words.",
+            )
+        if given.get("count", 1) != 1:
+            yield MistakeError("refine_from draws one image for each draft", "Leave count out.")
+        if "aspect_ratio" in given:
+            yield MistakeError(
+                "drafts of refine_from keep their shape",
+                "Leave aspect_ratio out; refine_scale 2 draws them at twice the size.",
+            )
+        if "width" in given and "refine_scale" in given:
+            yield MistakeError(
+                "give either refine_scale or width and height, not both", "Leave one way out."
+            )
 
 
 _FEATHER = (
@@ -469,7 +536,7 @@ class VariationRequest(DrawRequest):
     kind: ClassVar[Kind] = "redux"
     tool: ClassVar[str] = "flux_variation"
     also_named: ClassVar[Mapping[str, str]] = {"image": "images"}
-    needs_words: ClassVar[bool] = False
+    words_of: ClassVar[tuple[str, ...]] = ()
 
     images: Annotated[
         list[WeightedImage], BeforeValidator(as_list), Field(min_length=1, max_length=8)
@@ -477,8 +544,7 @@ class VariationRequest(DrawRequest):
     prompt: Words | None = Field(
         None,
         max_length=MAX_PROMPT_CHARACTERS,
-        description="Words to steer the variation. With strength: what the finished image shows.",
-        json_schema_extra=brief("Words to steer it. With strength: what the image shows."),
+        description="Words to steer it; with strength: what the image shows.",
     )
     strength: Real | None = Field(
         None,
@@ -488,8 +554,7 @@ class VariationRequest(DrawRequest):
         "to 1, all of it; 0.3 keeps the composition, 0.7 little more than colours. Left out, or "
         "-1: something like the images is generated instead, as much as likeness says.",
         json_schema_extra=brief(
-            "Redraws this share of one image (img2img). -1: new images in its likeness.",
-            left_out=-1,
+            "Share of one image to redraw (img2img). -1: only likeness.", left_out=-1
         ),
     )
     likeness: Real | None = Field(

@@ -78,6 +78,7 @@ TOOLS: tuple[ToolRow, ...] = (
         GenerateRequest,
         _GENERATED,
         _DRAWS,
+        frozenset({"refine_strength"}),
     ),
     ToolRow(
         EditRequest.tool,
@@ -102,12 +103,12 @@ TOOLS: tuple[ToolRow, ...] = (
     ToolRow(
         VariationRequest.tool,
         "Vary or mix images",
-        "Generate new images in the likeness of one image or a mix of several, or with strength "
-        "draw one image again in part." + _WAITING,
+        "Generate new images in the likeness of one or several, or redraw one in part (strength)."
+        + _WAITING,
         VariationRequest,
         _GENERATED,
         _DRAWS,
-        _SPEED,
+        _SPEED | {"likeness"},
     ),
     ToolRow(
         StructuralRequest.tool,

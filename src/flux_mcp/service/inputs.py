@@ -32,6 +32,7 @@ from flux_mcp.requests.schemas import (
     DrawRequest,
     EditRequest,
     FillRequest,
+    GenerateRequest,
     StructuralRequest,
     VariationRequest,
 )
@@ -76,6 +77,8 @@ def _is_data(reference: str) -> bool:
 
 def _references(request: DrawRequest) -> Iterable[str]:
     match request:
+        case GenerateRequest():
+            return request.refine_from or []
         case EditRequest():
             return [*request.images, *_mask_images(request.mask)]
         case VariationRequest():
@@ -142,7 +145,8 @@ class InputReader:
             case StructuralRequest(control_image=str(image)):
                 return (read.image(image, "control"),)
             case _:
-                return ()
+                drafts = request.refine_from if isinstance(request, GenerateRequest) else None
+                return tuple(read.image(draft, "image") for draft in drafts or ())
 
     def store(self, incoming: Iterable[Incoming]) -> None:
         """Write the images into the uploads folder, under their hashes."""

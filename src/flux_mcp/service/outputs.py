@@ -83,7 +83,7 @@ class GallerySink:
             plan=plan.model_dump(mode="json"),
             width=size.width,
             height=size.height,
-            parents=plan.parents,
+            parents=plan.parents_of(image.index),
             session=job.session,
             stage=job.stage,
             licence=self.registry.find(plan.kind, plan.model).licence,

@@ -13,7 +13,8 @@ from functools import cached_property
 from flux_mcp.compose.language import encoder_notices
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.tokens import TokenCount, count_prompt, cut_warning
-from flux_mcp.errors import UnsupportedOptionError, WeightsMissingError
+from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError, WeightsMissingError
+from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.models.families import FAMILIES
 from flux_mcp.models.formats import require_takes_loras
 from flux_mcp.models.hub.cache import (
@@ -56,10 +57,11 @@ from flux_mcp.requests.plan import (
     wanted_of,
 )
 from flux_mcp.requests.render_plan import RenderPlan
-from flux_mcp.requests.schemas import DrawRequest
+from flux_mcp.requests.schemas import DrawRequest, GenerateRequest
 from flux_mcp.requests.validation import Mistakes
 from flux_mcp.service.inputs import Incoming, InputReader, gallery_ids, wrong_references
 from flux_mcp.service.prompts import Wording, compose_request, plain
+from flux_mcp.service.refining import Refinement, refine
 from flux_mcp.settings.installation import platform_name
 from flux_mcp.settings.settings import Settings
 
@@ -89,6 +91,8 @@ class StoredFacts:
     """What finished jobs took, newest first, by the name of the GPU."""
     images: Mapping[str, str] = field(default_factory=dict)
     """The file of each gallery image that the request names, by the image's id."""
+    rows: Mapping[str, ImageRecord] = field(default_factory=dict)
+    """Its row."""
 
 
 ReadStored = Callable[[Collection[str]], Awaitable[StoredFacts]]
@@ -161,8 +165,11 @@ class Planner:
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         wording = plain(request)
         loras: tuple[Lora, ...] = ()
+        refinement: Refinement | None = None
         with mistakes.noted():
-            wording = self._word(request, seed, refuse=refuse)
+            refinement = _refined(request, stored)
+        with mistakes.noted():
+            wording = self._word(request, seed, refinement, refuse=refuse)
         with mistakes.noted():
             # Those of a pack too: they are in the request that its words make.
             loras = self.loras.find_all([one.name for one in wording.request.loras or ()])
@@ -178,6 +185,9 @@ class Planner:
         chosen = _choose(request, installed, loras, how_to_install)
         spec = chosen.spec
         fit_notices = _require_fit(spec, installed, loras)
+        if refinement is not None:
+            request, left_out = refinement.for_model(spec)
+            fit_notices = (*left_out, *fit_notices, *refinement.changed_loras(loras))
         planned_loras = plan_loras(request.loras or (), loras)
         counting = [
             lora
@@ -200,6 +210,7 @@ class Planner:
         parts = PlanParts(
             revision=chosen.snapshot.revision,
             seed=seed,
+            seeds=() if refinement is None else refinement.seeds,
             texts=wording.texts,
             inputs=tuple(item.plan_input for item in incoming),
             masked=next(filter(None, (item.covered for item in incoming)), None),
@@ -229,7 +240,14 @@ class Planner:
         )
         return Decision(plan, notices, incoming, wording, tokens, chosen.expected_s, loras)
 
-    def _word(self, request: DrawRequest, seed: int, *, refuse: bool) -> Wording:
+    def _word(
+        self, request: DrawRequest, seed: int, refinement: Refinement | None, *, refuse: bool
+    ) -> Wording:
+        if refinement is not None:
+            drafts = refinement
+            return Wording(
+                drafts.request, drafts.texts, notices=drafts.notices, kept=drafts.composed
+            )
         if request.pack is None:
             return plain(request)
         pack = self._packs.find(request.pack.name)
@@ -253,6 +271,25 @@ class Planner:
             target=_target(settings, machine),
             figures=stored.figures.get(gpu, ()) if gpu else (),
         )
+
+
+def _refined(request: DrawRequest, stored: StoredFacts) -> Refinement | None:
+    """Return what drafts make of a request; `None` where it names none, or not all are there.
+
+    Raises:
+        InvalidRequestError: a draft is no image of the gallery, or they cannot be drawn again.
+    """
+    if not isinstance(request, GenerateRequest) or not request.refine_from:
+        return None
+    ids = gallery_ids(request)
+    if len(ids) < len(request.refine_from):
+        raise InvalidRequestError(
+            "refine_from takes images of the gallery, each once.",
+            "Give their ids. flux_variation with strength draws any other image again.",
+        )
+    if not stored.rows.keys() >= set(ids):
+        return None  # which are missing was said where they were looked up
+    return refine(request, [stored.rows[one] for one in ids])
 
 
 # --- what there is -------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ class Wording:
     compositions: tuple[Composition, ...] = ()
     """One for each image; empty where no pack was named."""
     notices: tuple[str, ...] = ()
+    kept: tuple[dict[str, Any], ...] = ()
+    """What `reports` returns for images whose prompts were composed before."""
 
     def parts(self) -> tuple[str, ...]:
         """Return every text that the prompts are made of, once: what callers and packs wrote."""
@@ -34,7 +36,7 @@ class Wording:
 
     def reports(self) -> tuple[dict[str, Any], ...]:
         """Return for each image where the parts of its prompt came from; empty without a pack."""
-        return tuple(one.report() for one in self.compositions)
+        return tuple(one.report() for one in self.compositions) or self.kept
 
 
 def plain(request: DrawRequest) -> Wording:

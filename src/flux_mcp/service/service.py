@@ -209,8 +209,9 @@ class Service:
         principal, rooms = only(), self.runtime.rooms
 
         def read() -> StoredFacts:
-            files = {one: rooms.gallery.find(one, principal).file for one in image_ids}
-            return StoredFacts(rooms.measurements.by_device(), files)
+            rows = {one: rooms.gallery.find(one, principal) for one in image_ids}
+            files = {one: row.file for one, row in rows.items()}
+            return StoredFacts(rooms.measurements.by_device(), files, rows)
 
         return await self._database.call(read)
 
