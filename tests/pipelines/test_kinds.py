@@ -12,7 +12,7 @@ from flux_mcp.pipelines.engine import _to_pixels
 from flux_mcp.pipelines.families.adapter import open_images, region_to_draw
 from flux_mcp.pipelines.families.flux1 import FAMILY
 from flux_mcp.requests.geometry import Rectangle, Size
-from flux_mcp.requests.plan import GENERATED_FROM
+from flux_mcp.requests.plan import GENERATED_FROM, input_notices
 from tests.pipelines.harness import SIDE, finished
 
 SEED = 7
@@ -140,6 +140,23 @@ def test_kontext_draws_what_the_stock_call_draws(drawn, stock, task_for, registr
     (reference,) = inputs_of(task)
     expected = stock("kontext", image=reference, max_area=SIDE * SIDE, _auto_resize=False)
     assert (drawn(task)[0] == expected).all()
+
+
+def test_kontext_reads_several_references_side_by_side(studio, stock, task_for, registry):
+    spec = registry.find("kontext", "micro")
+    (first,) = inputs_of(task_for(spec))
+    tall, wide = first.resize((32, 96)).rotate(180), first.resize((100, 50)).rotate(180)
+    task = task_for(spec, inputs=[("reference", one) for one in (first, tall, wide)])
+    # All 64 px high: 64, 21 and 128 px wide; then in as many pixels as are drawn, in steps of 16.
+    joined = Image.new("RGB", (213, 64))
+    for left, image, width in ((0, first, 64), (64, tall, 21), (85, wide, 128)):
+        joined.paste(image.resize((width, 64), Image.Resampling.LANCZOS), (left, 0))
+    read = joined.resize((112, 32), Image.Resampling.LANCZOS)
+    expected = stock("kontext", image=read, max_area=SIDE * SIDE, _auto_resize=False)
+    assert (studio.draw(task, steps=STEPS).images[0] == expected).all()
+    (told,) = [one for one in input_notices(task.plan, spec) if "joined" in one]
+    assert "the 3 are joined side by side" in told
+    assert "at 112x32" in told
 
 
 def test_fill_draws_inside_the_mask_what_the_stock_call_draws(drawn, stock, task_for, registry):

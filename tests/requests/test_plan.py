@@ -109,9 +109,9 @@ def test_a_negative_prompt_turns_true_guidance_on():
         (GenerateRequest(prompt="a", steps=17), SCHNELL, [], InvalidRequestError),
         (GenerateRequest(prompt="a", width=100, height=100), DEV, [], InvalidSizeError),
         (
-            EditRequest(prompt="a", images=["a", "b"]),
+            EditRequest(prompt="a", images=["a"] * 5),
             KONTEXT,
-            [image()] * 2,
+            [image()] * 5,
             UnsupportedOptionError,
         ),
         (
@@ -209,6 +209,14 @@ def test_an_edit_without_a_mask_is_stored_as_it_was_before_there_were_masks():
 def test_a_request_without_drafts_is_stored_as_it_was_before_there_were_any():
     asked = as_asked(GenerateRequest(prompt="a"))
     assert not [name for name in asked if name.startswith("refine")]
+def test_images_that_are_joined_count_as_the_one_that_is_read():
+    asked = EditRequest(prompt="a", images=["a", "b", "c"])
+    made = plan(asked, KONTEXT, [image(), image(), image(width=3000)])
+    assert load_of_plan(made, KONTEXT).references == 1
+    (notice,) = plan_notices(made, KONTEXT, None)
+    assert "the 3 are joined side by side" in notice
+    klein = REGISTRY.find("kontext", "flux2-klein-4b")
+    assert load_of_plan(plan(asked, klein, [image()] * 3), klein).references == 3
 
 
 def test_a_plan_counts_no_mask_as_a_reference():

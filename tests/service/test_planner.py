@@ -270,6 +270,20 @@ async def test_klein_answers_where_it_is_installed_and_edits_with_several_images
     assert [item.role for item in edited.plan.inputs] == ["reference", "reference"]
 
 
+async def test_several_images_are_joined_only_where_no_model_reads_them_all(
+    settings: Settings,
+) -> None:
+    several = EditRequest(prompt="put the hat on the cat", images=[IMAGE, data_uri(96, 64)])
+    install(settings, "kontext", "flux1-kontext-dev")
+    joined = await decide(settings, several)
+    assert joined.plan.model == "flux1-kontext-dev"
+    assert any("joined side by side" in notice for notice in joined.notices)
+    install(settings, "kontext", "flux2-klein-4b")
+    read = await decide(settings, several)
+    assert read.plan.model == "flux2-klein-4b"
+    assert not any("joined" in notice for notice in read.notices)
+
+
 async def test_a_gpu_that_16_bit_does_not_fit_gets_8_with_the_extra_for_it(
     settings: Settings,
 ) -> None:

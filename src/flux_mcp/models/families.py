@@ -104,6 +104,9 @@ class FamilySpec:
     """Shortest side a reference of an edit may have when it is read."""
     reference_max_ratio: int | None = None
     """How many times as long as wide it may be; `None` for any."""
+    joined_references: int = 1
+    """Most references of an edit that are joined side by side into one, where the pipeline takes
+    one: each is read the smaller the more there are."""
     encoder_side_px: int = 384
     """Side of the square that the image encoder of redux sees; 384 in FLUX.1 Redux, whose encoder
     is SigLIP so400m patch14 384 (27 x 27 = 729 tokens)."""
@@ -313,6 +316,8 @@ FLUX1 = FamilySpec(
         FLUX1_CONTROL: {**_FLUX1_CONFIG, "in_channels": 128, "out_channels": 64},
     },
     base_words=("flux-1", "flux1", "flux.1"),
+    # guess: at one megapixel each is read at 512x512 or so; ComfyUI's Kontext workflows join two.
+    joined_references=4,
 )
 
 

@@ -257,6 +257,12 @@ class ModelSpec(BaseModel):
         return self.kind == "kontext"
 
     @property
+    def most_references(self) -> int:
+        """Images that a request may name: those it reads, or more that are joined into one."""
+        joined = self.family_spec.joined_references if self.kind == "kontext" else 0
+        return max(self.max_reference_images, joined)
+
+    @property
     def vram_gib(self) -> Mapping[Literal["resident", "offload"], float]:
         """GiB of a GPU's memory it takes at its default size, as its weights are stored."""
         load = Load(self.default_pixels / 1e6, 1 if self.max_reference_images else 0)

@@ -5,6 +5,7 @@ And regions: which part of a large image is drawn at which size, to be pasted ba
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -313,6 +314,15 @@ def reference_size(image: Size, max_pixels: int) -> Size:
     while sides[0] * sides[1] * multiple**2 > max_pixels and max(sides) > 1:
         sides[sides.index(max(sides))] -= 1
     return Size(sides[0] * multiple, sides[1] * multiple)
+
+
+def joined_sizes(images: Sequence[Size]) -> list[Size]:
+    """Return the size of each of several images that are joined side by side.
+
+    All are as high as the first. ComfyUI's ImageStitch joins them so (`match_image_size`).
+    """
+    height = images[0].height
+    return [Size(max(1, round(one.width * height / one.height)), height) for one in images]
 
 
 def cut_to_shape(image: Size, shape: Size) -> Size:

@@ -29,6 +29,7 @@ from flux_mcp.requests.geometry import (
     check_size,
     choose_region,
     cut_to_shape,
+    joined_sizes,
     reference_size,
     size_for_image,
     size_for_ratio,
@@ -229,9 +230,9 @@ def what_the_model_cannot(request: DrawRequest, spec: ModelSpec) -> Iterator[Req
             f"Ask for {spec.max_steps} or fewer.",
         )
     references = len(request.images) if isinstance(request, EditRequest | VariationRequest) else 0
-    if references > spec.max_reference_images:
+    if references > spec.most_references:
         yield UnsupportedOptionError(
-            f"{spec.id} takes at most {_images(spec.max_reference_images)} for "
+            f"{spec.id} takes at most {_images(spec.most_references)} for "
             f"{KIND_NAMES[spec.kind]}, not {references}.",
             "Leave some out, or combine them into one image first.",
         )
@@ -367,6 +368,10 @@ def input_notices(plan: RenderPlan, spec: ModelSpec) -> tuple[str, ...]:
         notices.append(_region_notice(plan, plan.region))
         rest = rest[1:]
     size, side = Size(plan.width, plan.height), spec.family_spec.encoder_side_px
+    references = [item.size for item in plan.inputs if item.role == "reference"]
+    if plan.kind == "kontext" and len(references) > spec.max_reference_images:
+        notices.append(_joined_notice(plan, spec, references))
+        rest = []
     for number, item in rest:
         name = f"Image {number}" if plan.kind in ("kontext", "redux") else "The image"
         if item.role == "reference" and plan.kind == "kontext":
@@ -380,6 +385,18 @@ def input_notices(plan: RenderPlan, spec: ModelSpec) -> tuple[str, ...]:
             how = "" if cut == item.size else f"cut to its middle {cut} and "
             notices.append(f"{name} of {item.size} is {how}scaled to {size}.")
     return tuple(dict.fromkeys(filter(None, notices)))
+
+
+def _joined_notice(plan: RenderPlan, spec: ModelSpec, references: list[Size]) -> str:
+    drawn = Size(plan.width, plan.height)
+    first, *others = references
+    joined = joined_sizes([first if plan.region is None else drawn, *others])
+    whole = Size(sum(one.width for one in joined), joined[0].height)
+    read = reference_size(whole, spec.family_spec.reference_max_pixels or drawn.pixels)
+    return (
+        f"{spec.id} reads one image: the {len(references)} are joined side by side, the first on "
+        f"the left, and read as one at {read}. Models of FLUX.2 read each by itself."
+    )
 
 
 def _region_notice(plan: RenderPlan, region: Rectangle) -> str:

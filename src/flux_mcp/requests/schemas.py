@@ -450,8 +450,9 @@ class EditRequest(DrawRequest):
     images: Annotated[
         list[ImageReference], BeforeValidator(as_list), Field(min_length=1, max_length=8)
     ] = Field(
-        description="The image to change; further ones are references where supported. The result "
-        "has the size of the first, unless width and height or aspect_ratio say otherwise.",
+        description="The image to change; further ones are references, which the prompt may count. "
+        "A model that reads one image gets up to four joined side by side. The result has the size "
+        "of the first, unless width and height or aspect_ratio say otherwise.",
         json_schema_extra=brief("The image to change; further ones are references."),
     )
     mask: Annotated[Mask, BeforeValidator(parse_json_text)] | None = Field(

@@ -150,8 +150,10 @@ def models_for(wanted: Wanted, choices: Choices) -> list[ModelSpec]:
         and choices.is_installed(row)
         and (choices.licences is None or row.licence in choices.licences)
     }
-    takes_all = {key: r for key, r in rows.items() if wanted.references <= r.max_reference_images}
-    rows = takes_all or rows  # where none takes them all, the request is refused by the first
+    reads_all = {key: r for key, r in rows.items() if wanted.references <= r.max_reference_images}
+    joins_all = {key: r for key, r in rows.items() if wanted.references <= r.most_references}
+    # Where none takes them all, the request is refused by the first.
+    rows = reads_all or joins_all or rows
     listed = load_qualities().models[wanted.kind][wanted.quality]
     named = [rows[key] for key in listed if key in rows]
     naming = [r for r in rows.values() if wanted.quality in r.qualities and r.id not in listed]
@@ -247,7 +249,7 @@ def load_of(spec: ModelSpec, wanted: Wanted) -> Load:
         pixels = wanted.width_px * wanted.height_px
     return Load(
         megapixels=pixels / 1e6,
-        references=wanted.references,
+        references=min(wanted.references, spec.max_reference_images),  # joined ones are one
         references_are_tokens=spec.references_are_tokens,
         batch=wanted.count if wanted.batched else 1,
     )

@@ -18,7 +18,7 @@ from flux_mcp.errors import InvalidImageError, InvalidRequestError, UnsupportedO
 from flux_mcp.models.formats import format_of
 from flux_mcp.pipelines.loaded import Resident
 from flux_mcp.pipelines.loading.quantisers import compute_dtype
-from flux_mcp.requests.geometry import Rectangle, Size, reference_size
+from flux_mcp.requests.geometry import Rectangle, Size, joined_sizes, reference_size
 from flux_mcp.requests.plan import GENERATED_FROM
 from flux_mcp.requests.render_plan import InputRole, RenderPlan
 
@@ -95,6 +95,20 @@ def region_to_draw(image: Image.Image, region: Rectangle, size: Size) -> Image.I
         return part.resize(target, Image.Resampling.LANCZOS)
     hard = part.point(lambda value: 255 if value >= GENERATED_FROM else 0)
     return hard.resize(target, Image.Resampling.BOX).point(lambda value: 255 if value else 0)
+
+
+def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
+    """Return RGB images joined from left to right, all as high as the first; one as it is."""
+    if len(images) == 1:
+        return images[0]
+    sizes = joined_sizes([Size(*image.size) for image in images])
+    joined = Image.new("RGB", (sum(size.width for size in sizes), sizes[0].height))
+    left = 0
+    for image, size in zip(images, sizes, strict=True):
+        scaled = image.resize((size.width, size.height), Image.Resampling.LANCZOS)
+        joined.paste(scaled, (left, 0))
+        left += size.width
+    return joined
 
 
 class Adapter:
@@ -184,6 +198,17 @@ class Adapter:
     def fitted(self, image: Image.Image, method: Image.Resampling) -> Image.Image:
         """Cut and scale an image to the plan's size: the pipelines themselves would stretch it."""
         return ImageOps.fit(image, (self.plan.width, self.plan.height), method)
+
+    def references(self) -> list[Image.Image]:
+        """Return the plan's references in their order.
+
+        Raises:
+            InvalidRequestError: there is none.
+        """
+        found = [item.image for item in self.images if item.role == "reference"]
+        if not found:
+            raise InvalidRequestError(f"{self.plan.kind} needs a reference.")
+        return found
 
     def as_reference(self, image: Image.Image) -> Image.Image:
         """Return an image in the size that a reference of an edit is encoded at."""

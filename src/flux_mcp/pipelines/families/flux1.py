@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flux_mcp.errors import InternalError, InvalidRequestError, UnsupportedOptionError
-from flux_mcp.pipelines.families.adapter import Adapter, Embeddings
+from flux_mcp.pipelines.families.adapter import Adapter, Embeddings, side_by_side
 from flux_mcp.pipelines.families.family import FamilyPipelines
 from flux_mcp.requests.render_plan import RenderPlan
 
@@ -37,8 +37,11 @@ class KontextAdapter(Adapter):
     """FluxKontextPipeline: an image changed as the prompt says."""
 
     def own_arguments(self, _numbers: range) -> dict[str, Any]:
-        """Add the reference, and keep the pipeline from changing the size that was asked for."""
-        reference = self.as_reference(self.only("reference"))
+        """Add the reference, and keep the pipeline from changing the size that was asked for.
+
+        Several are joined: the pipeline takes a list for a batch, one image for each result.
+        """
+        reference = self.as_reference(side_by_side(self.references()))
         max_area = self.plan.width * self.plan.height
         return {"image": reference, "max_area": max_area, "_auto_resize": False}
 

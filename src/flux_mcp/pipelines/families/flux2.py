@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_mcp.errors import InvalidRequestError
 from flux_mcp.models.formats import format_of
 from flux_mcp.pipelines.families.adapter import Adapter
 from flux_mcp.pipelines.families.family import FamilyPipelines
@@ -32,10 +31,7 @@ class Flux2Edit(Adapter):
         Raises:
             InvalidRequestError: there is none.
         """
-        references = [item.image for item in self.images if item.role == "reference"]
-        if not references:
-            raise InvalidRequestError(f"{self.plan.kind} needs a reference.")
-        return {"image": [self.as_reference(image) for image in references]}
+        return {"image": [self.as_reference(image) for image in self.references()]}
 
 
 class Flux2Img2Img(Adapter):
