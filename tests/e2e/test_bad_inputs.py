@@ -376,9 +376,9 @@ REFERENCES = [
     Bad("flux_edit", {"prompt": "redder", "images": "[1"}, REQUEST, "images: ", "The image"),
     Bad(
         "flux_edit",
-        lambda world: {"prompt": "redder", "images": [world.image, world.image]},
+        lambda world: {"prompt": "redder", "images": [world.image] * 5},
         OPTION,
-        "at most 1 image for edit, not 2",
+        "at most 4 images for edit, not 5",
         "Leave some out",
     ),
 ]

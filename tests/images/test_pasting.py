@@ -51,6 +51,15 @@ def grown(size: int, image: np.ndarray) -> np.ndarray:
     return image
 
 
+def test_mirrored_edges_around_an_image_are_cut_off_again() -> None:
+    image = Image.new("RGB", (50, 30), "white")
+    drawn = Image.new("RGB", (64, 32), "green")
+    drawn.paste("red", (7, 1, 57, 31))
+    pasted = Canvas(image, None, Rectangle(-7, -1, 64, 32)).paste(drawn)
+    assert pasted.size == (50, 30)
+    assert pasted.getcolors() == [(1500, (255, 0, 0))]
+
+
 def test_only_what_the_mask_takes_changes_and_the_image_keeps_its_size(tmp_path: Path) -> None:
     before = photograph(400, 300)
     box = Box(x=200, y=100, width=60, height=40)

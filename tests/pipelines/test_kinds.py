@@ -11,7 +11,7 @@ from flux_mcp.models.registry import KINDS
 from flux_mcp.pipelines.engine import _to_pixels
 from flux_mcp.pipelines.families.adapter import open_images, region_to_draw
 from flux_mcp.pipelines.families.flux1 import FAMILY
-from flux_mcp.requests.geometry import Rectangle, Size
+from flux_mcp.requests.geometry import DrawnRegion, Rectangle, Size, fitted_region
 from flux_mcp.requests.plan import GENERATED_FROM, input_notices
 from tests.pipelines.harness import SIDE, finished
 
@@ -284,6 +284,22 @@ def test_a_region_is_drawn_as_an_image_of_its_own_would_be(studio, task_for, reg
         assert studio.pixels(task, steps=STEPS) == studio.pixels(
             task_for(spec, inputs=alone), steps=STEPS
         )
+
+
+def test_an_edit_of_an_odd_image_is_drawn_with_its_edges_mirrored(studio, task_for, registry):
+    spec = registry.find("kontext", "micro")
+    odd = inputs_of(task_for(spec))[0].resize((93, 77))
+    drawn = fitted_region(Size(93, 77), spec, "pad")
+    assert drawn == DrawnRegion(Rectangle(-2, -2, 96, 80), Size(96, 80))
+    size = {"width": drawn.size.width, "height": drawn.size.height}
+    task = task_for(spec, inputs=[("reference", odd)], region=drawn.region, **size)
+    # Of columns, the first two stand before themselves and the last one behind itself.
+    whole = np.pad(np.asarray(odd), ((2, 1), (2, 1), (0, 0)), mode="symmetric")
+    alone = task_for(spec, inputs=[("reference", Image.fromarray(whole))], **size)
+    result = studio.draw(task, steps=STEPS).images[0]
+    assert (result == studio.draw(alone, steps=STEPS).images[0]).all()
+    (answer,) = finished(task, [result])
+    assert (answer == result[2:79, 2:95]).all()
 
 
 def test_the_thinnest_mask_still_asks_for_something():

@@ -17,6 +17,7 @@ from flux_mcp.requests.geometry import (
     check_size,
     choose_region,
     cut_to_shape,
+    fitted_region,
     nearest_legal,
     reference_size,
     size_for_image,
@@ -101,6 +102,8 @@ def test_a_very_long_image_keeps_its_shape_as_far_as_the_limits_allow():
     spec = load_registry().find("text2img", "flux1-dev")
     assert nearest_legal(Size(10_000, 1000), spec) == Size(4096, 416)
 
+
+FITS = st.sampled_from(["pad", "crop"])
 
 # --- regions -------------------------------------------------------------------------------------
 
@@ -208,6 +211,48 @@ def test_a_small_mask_is_drawn_pixel_for_pixel_with_what_lies_around_it(spec, gi
 )  # fmt: skip
 def test_regions_are_chosen(image, box, region, size):
     assert choose_region(image, box, FILL) == DrawnRegion(region, size)
+
+
+@settings(max_examples=300)
+@given(
+    rows,
+    st.builds(Size, st.integers(8, 9000), st.integers(8, 9000)),
+    st.sampled_from(["pad", "crop"]),
+)
+def test_a_whole_image_is_fitted_with_its_shape_kept(spec, image, fit):
+    try:
+        drawn = fitted_region(image, spec, fit)
+    except InvalidSizeError:
+        assert max(image.width, image.height) > 2 * min(image.width, image.height)
+        return
+    check_size(drawn.size, spec)
+    assert drawn.size.pixels <= spec.default_pixels
+    whole = Rectangle(0, 0, image.width, image.height)
+    outer, inner = (drawn.region, whole) if fit == "pad" else (whole, drawn.region)
+    assert outer.holds(inner)
+    assert drawn.stretch < 1 + 1.5 / min(drawn.region.width, drawn.region.height)
+    changed = drawn.region.size.pixels / image.pixels
+    assert 1 / MAX_STRETCH <= changed <= MAX_STRETCH
+    is_small = image.pixels < 0.7 * spec.default_pixels
+    if is_small and min(image.width, image.height) >= 2 * spec.min_side_px:
+        assert drawn.size == drawn.region.size, "pixel for pixel"
+
+
+@pytest.mark.parametrize(
+    ("image", "fit", "region", "size"),
+    [
+        (Size(1024, 768), "pad", Rectangle(0, 0, 1024, 768), Size(1024, 768)),
+        (Size(1024, 768), "crop", Rectangle(0, 0, 1024, 768), Size(1024, 768)),
+        (Size(1001, 501), "pad", Rectangle(-4, -6, 1008, 512), Size(1008, 512)),
+        (Size(1001, 501), "crop", Rectangle(4, 2, 992, 496), Size(992, 496)),
+        (Size(100, 100), "pad", Rectangle(0, 0, 100, 100), Size(256, 256)),
+        (Size(4000, 3000), "pad", Rectangle(0, -7, 4000, 3014), Size(1168, 880)),
+        (Size(4000, 3000), "crop", Rectangle(9, 0, 3982, 3000), Size(1168, 880)),
+        (Size(6000, 4000), "crop", Rectangle(0, 0, 6000, 4000), Size(1248, 832)),
+    ],
+)
+def test_odd_images_are_fitted(image, fit, region, size):
+    assert fitted_region(image, FILL, fit) == DrawnRegion(region, size)
 
 
 @pytest.mark.parametrize("image", [Size(8, 8000), Size(8000, 8)])

@@ -155,6 +155,21 @@ def test_image_to_image_takes_the_size_of_the_image_and_draws_the_last_steps():
 
 
 @pytest.mark.parametrize(
+    ("fit", "says"),
+    [
+        ("crop", "Drawn: 992x496 at (4, 2) of the image of 1001x501, pixel for pixel. The edges"),
+        ("scale", "The image of 1001x501 is drawn at 992x496 (scale 0.991) and scaled back"),
+    ],
+)
+def test_the_setting_says_how_an_odd_image_is_edited(fit, says):
+    asked, odd = EditRequest(prompt="a", images=["a"]), image(width=1001, height=501)
+    parts = PlanParts(revision=None, seed=1, inputs=(odd,), edit_fit=fit)
+    made = make_plan(asked, KONTEXT, parts)
+    assert made.image_size == Size(1001, 501)
+    assert plan_notices(made, KONTEXT, None)[0].startswith(says)
+
+
+@pytest.mark.parametrize(
     ("steps", "strength", "drawn"),
     [(28, 1.0, 28), (28, 0.6, 17), (4, 0.01, 1), (4, 0.25, 1), (4, 0.26, 2), (1, 0.5, 1)],
 )
@@ -286,8 +301,14 @@ MASKED = Rectangle(2000, 1000, 300, 200)
         pytest.param(
             EditRequest(prompt="a", images=["a"]), ("kontext", "flux1-kontext-dev"),
             [image(width=1001, height=501)], None,
-            ["The image of 1001x501 is drawn at 992x496 (scale 0.991) and scaled back"],
+            ["The image of 1001x501 is extended to 1008x512 by its mirrored edges, drawn pixel"],
             id="edit",
+        ),
+        pytest.param(
+            EditRequest(prompt="a", images=["a"]), ("kontext", "flux1-kontext-dev"),
+            [image(width=4000, height=3000)], None,
+            ["4000x3000 is extended to 4000x3014 by its mirrored edges, drawn at 1168x880"],
+            id="edit, a photograph",
         ),
         pytest.param(
             EditRequest(prompt="a", images=["a"]), ("kontext", "flux1-kontext-dev"), [image()],

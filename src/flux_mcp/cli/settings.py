@@ -106,7 +106,9 @@ SECTIONS = (
     Section("Previews", ("preview_every_steps", "preview_interval_s")),
     Section("Tools", ("tools", "compact_schemas")),
     Section("Results", ("links", "structured", "preview")),
-    Section("Images that come in", ("allowed_dirs", "max_image_bytes", "max_image_pixels")),
+    Section(
+        "Images that come in", ("allowed_dirs", "max_image_bytes", "max_image_pixels", "edit_fit")
+    ),
     Section(
         "Network",
         (

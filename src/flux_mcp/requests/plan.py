@@ -29,6 +29,7 @@ from flux_mcp.requests.geometry import (
     check_size,
     choose_region,
     cut_to_shape,
+    fitted_region,
     joined_sizes,
     reference_size,
     size_for_image,
@@ -45,6 +46,7 @@ from flux_mcp.requests.schemas import (
     VariationRequest,
 )
 from flux_mcp.requests.validation import together
+from flux_mcp.settings.settings import EditFit
 
 DEMONSTRATION_NOTICE = "micro is a demo and draws coloured shapes only."
 """How the notice of an image of the demonstration begins; tools say it once in a session."""
@@ -98,6 +100,8 @@ class PlanParts:
     """What a pack made the prompts of, one for each image; else the request's own."""
     inputs: tuple[PlanInput, ...] = ()
     """The request's images, in order."""
+    edit_fit: EditFit = "pad"
+    """How a whole image is drawn whose size the model does not draw."""
     masked: Rectangle | None = None
     """The part of the first image where its mask is not 0, if there is a mask."""
     loaded_as: LoadedAs | None = None
@@ -234,7 +238,7 @@ def what_the_model_cannot(request: DrawRequest, spec: ModelSpec) -> Iterator[Req
         yield UnsupportedOptionError(
             f"{spec.id} takes at most {_images(spec.most_references)} for "
             f"{KIND_NAMES[spec.kind]}, not {references}.",
-            "Leave some out, or combine them into one image first.",
+            "Leave some out.",
         )
     structure = structure_of(request)
     if structure is not None and structure not in spec.structures:
@@ -277,7 +281,7 @@ def _drawn(
     if request.aspect_ratio is not None:
         return size_for_ratio(request.aspect_ratio, spec), None
     if isinstance(request, EditRequest):
-        drawn = whole_region(parts.inputs[0].size, spec)
+        drawn = fitted_region(parts.inputs[0].size, spec, parts.edit_fit)
         same = drawn.size == parts.inputs[0].size
         return drawn.size, None if same else drawn.region
     if isinstance(request, StructuralRequest) or spec.kind == "img2img":
@@ -402,11 +406,16 @@ def _joined_notice(plan: RenderPlan, spec: ModelSpec, references: list[Size]) ->
 def _region_notice(plan: RenderPlan, region: Rectangle) -> str:
     image, drawn = plan.inputs[0].size, DrawnRegion(region, Size(plan.width, plan.height))
     is_whole = region.size == image
+    if not Rectangle(0, 0, image.width, image.height).holds(region):
+        return _padded_notice(image, drawn)
+    is_masked = any(item.role == "mask" for item in plan.inputs)
+    edges = "" if is_masked or is_whole else " The edges around it keep their pixels."
     if drawn.size == region.size:
-        return "" if is_whole else f"Drawn: {region} of the image of {image}, pixel for pixel."
+        told = f"Drawn: {region} of the image of {image}, pixel for pixel.{edges}"
+        return "" if is_whole else told
     what = f"The image of {image}" if is_whole else f"{region} of the image of {image}"
     lost = " Detail finer than that is lost where it is drawn." if drawn.scale < 1 else ""
-    if all(item.role != "mask" for item in plan.inputs):
+    if not is_masked:
         advice = " A mask keeps the rest as it is; width and height keep this size."
     elif drawn.scale < 1:
         advice = " A smaller mask keeps more; several areas can be filled one after another."
@@ -414,7 +423,19 @@ def _region_notice(plan: RenderPlan, region: Rectangle) -> str:
         advice = ""
     return (
         f"{what} is drawn at {drawn.size} (scale {drawn.scale:.3g}) and scaled back to "
-        f"{region.size}.{lost}{advice}"
+        f"{region.size}.{edges}{lost}{advice}"
+    )
+
+
+def _padded_notice(image: Size, drawn: DrawnRegion) -> str:
+    """Say how an image is drawn that was extended to a size that the model draws."""
+    extended = f"The image of {image} is extended to {drawn.region.size} by its mirrored edges"
+    if drawn.size == drawn.region.size:
+        return f"{extended}, drawn pixel for pixel, and cut to its own size again."
+    lost = " Detail finer than that is lost where it is drawn." if drawn.scale < 1 else ""
+    return (
+        f"{extended}, drawn at {drawn.size} (scale {drawn.scale:.3g}), scaled back and cut to its "
+        f"own size again.{lost} A mask keeps the rest as it is; width and height keep this size."
     )
 
 

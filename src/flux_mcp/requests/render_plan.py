@@ -95,7 +95,8 @@ class RenderPlan(BaseModel):
     height: int = Field(gt=0)
     region: Rectangle | None = None
     """Part of the first input that is drawn again, at `width` and `height`, and pasted back into
-    it: where the mask says so, or all of it without a mask. `None`: what is drawn is the image.
+    it: where the mask says so, or all of it without a mask. It reaches beyond the image where that
+    is drawn with mirrored edges, which are cut off again. `None`: what is drawn is the image.
     Plans for fill that were stored before there were regions cut the input to their own size."""
     steps: int = Field(gt=0)
     guidance: float
@@ -152,9 +153,10 @@ class RenderPlan(BaseModel):
         if self.kind not in ("fill", "kontext") or not self.inputs:
             raise ValueError(f"{self.kind} draws no region of an image")
         whole = self.inputs[0].size
-        if self.region.size.pixels <= 0 or not Rectangle(0, 0, whole.width, whole.height).holds(
-            self.region
-        ):
+        image = Rectangle(0, 0, whole.width, whole.height)
+        # An edit of a whole image may be drawn with mirrored edges around it.
+        is_padded = self.kind == "kontext" and not masks and self.region.holds(image)
+        if self.region.size.pixels <= 0 or not (is_padded or image.holds(self.region)):
             raise ValueError("the region reaches outside the image")
         if any(mask.size != whole for mask in masks):
             raise ValueError("the mask has another size than the image")

@@ -213,6 +213,7 @@ class Planner:
             seeds=() if refinement is None else refinement.seeds,
             texts=wording.texts,
             inputs=tuple(item.plan_input for item in incoming),
+            edit_fit=self._settings.edit_fit,
             masked=next(filter(None, (item.covered for item in incoming)), None),
             loaded_as=chosen.loaded_as,
             loras=planned_loras,

@@ -28,6 +28,7 @@ Licence = Literal["apache-2.0", "mit", "flux-non-commercial", "other"]
 """Licence classes of weights; the first two allow any use."""
 AttentionBackend = Literal["native", "native_cudnn", "native_flash", "flash", "sage", "xformers"]
 """Rows of models/switches.toml."""
+EditFit = Literal["pad", "crop", "scale"]
 AttentionSetting = Literal["auto", AttentionBackend]
 CompileSetting = Literal["auto", "on", "off"]
 ToolName = Literal[
@@ -195,6 +196,13 @@ class Settings(BaseSettings):
     )
     max_image_pixels: int = Field(
         50_000_000, ge=4096, description="Most pixels of an image that comes in."
+    )
+    edit_fit: EditFit = Field(
+        "pad",
+        description="How flux_edit draws a whole image whose sides are no multiples of 16 or whose "
+        "shape the model does not draw: pad adds mirrored edges and cuts them off again, crop "
+        "draws the middle and keeps the edges' pixels, scale stretches it a little and back. The "
+        "answer has the image's own size.",
     )
     on_disconnect: Literal["cancel", "keep"] = Field(
         "cancel",

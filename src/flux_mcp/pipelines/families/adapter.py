@@ -87,7 +87,7 @@ def region_to_draw(image: Image.Image, region: Rectangle, size: Size) -> Image.I
     Of a mask (L), white wherever a pixel that is generated again is touched: thin lines would
     vanish when a mask is scaled down, and the model would be asked for nothing.
     """
-    part = image.crop(region.edges)
+    part = _with_mirrored_edges(image, region)
     if region.size == size:
         return part
     target = (size.width, size.height)
@@ -109,6 +109,20 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
         joined.paste(scaled, (left, 0))
         left += size.width
     return joined
+
+
+def _with_mirrored_edges(image: Image.Image, region: Rectangle) -> Image.Image:
+    """Return a part of an image; where it reaches beyond it, the edges are mirrored."""
+    left, top, right, bottom = region.edges
+    before_x, before_y = max(0, -left), max(0, -top)
+    after_x, after_y = max(0, right - image.width), max(0, bottom - image.height)
+    if not any((before_x, before_y, after_x, after_y)):
+        return image.crop(region.edges)
+    # Only an edit without a mask has such a region, and its image is RGB.
+    beyond = ((before_y, after_y), (before_x, after_x), (0, 0))
+    whole = Image.fromarray(np.pad(np.asarray(image), beyond, mode="symmetric"))
+    x, y = left + before_x, top + before_y
+    return whole.crop((x, y, x + region.width, y + region.height))
 
 
 class Adapter:
