@@ -29,10 +29,14 @@ pytestmark = pytest.mark.usefixtures("torch_here")
 
 FORMATS = ("bf16", "fp8", "fp8wo", "int8", "q8_0")
 """One for each way to store weights: all kinds have fp32, and GGUF's block types are alike."""
-CASES = (*KINDS, *FORMATS, "flux2 klein, kontext", "flux2 dev, text2img", "control LoRA")
+CASES = (
+    *KINDS, *FORMATS, "flux2 klein, kontext", "flux2 klein, img2img", "flux2 dev, text2img",
+    "control LoRA",
+)  # fmt: skip
 ALIKE = {
     "text2img": "redux", "kontext": "redux", "control": "redux", "fill": "redux",
-    "bf16": "redux", "fp8wo": "int8", "flux2 dev, text2img": "flux2 klein, kontext",
+    "img2img": "redux", "bf16": "redux", "fp8wo": "int8",
+    "flux2 dev, text2img": "flux2 klein, kontext",
 }  # fmt: skip
 """Cases of the same parts, or stored in the same way, as another: the long run has them too."""
 KEY = "text2img/micro"
@@ -77,6 +81,9 @@ def task_of(registry, micro, micro_gguf, edges, klein_dir):
         if case == "flux2 klein, kontext":
             row = klein_row("kontext", klein_dir / "klein")
             return make_task(row, [("reference", image())], **TINY)
+        if case == "flux2 klein, img2img":
+            row = klein_row("text2img", klein_dir / "klein")
+            return make_task(row.model_copy(update={"kind": "img2img"}), **TINY)
         dev = {"pipeline": "Flux2Pipeline", "id": "tiny-dev", "takes_guidance": True}
         return make_task(klein_row("text2img", klein_dir / "dev", **dev), **TINY)
 
