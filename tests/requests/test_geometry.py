@@ -108,6 +108,7 @@ FITS = st.sampled_from(["pad", "crop"])
 # --- regions -------------------------------------------------------------------------------------
 
 FILL = load_registry().find("fill", "flux1-fill-dev")
+KLEIN = load_registry().find("kontext", "flux2-klein-4b")
 MICRO = load_registry().find("fill", "micro")
 
 
@@ -233,8 +234,12 @@ def test_a_whole_image_is_fitted_with_its_shape_kept(spec, image, fit):
     assert drawn.stretch < 1 + 1.5 / min(drawn.region.width, drawn.region.height)
     changed = drawn.region.size.pixels / image.pixels
     assert 1 / MAX_STRETCH <= changed <= MAX_STRETCH
-    is_small = image.pixels < 0.7 * spec.default_pixels
-    if is_small and min(image.width, image.height) >= 2 * spec.min_side_px:
+    if image.pixels < spec.family_spec.edit_least_pixels:
+        assert drawn.size.pixels >= 0.8 * spec.default_pixels, "enlarged"
+    elif (
+        image.pixels < 0.7 * spec.default_pixels
+        and min(image.width, image.height) >= 2 * spec.min_side_px
+    ):
         assert drawn.size == drawn.region.size, "pixel for pixel"
 
 
@@ -252,7 +257,7 @@ def test_a_whole_image_is_fitted_with_its_shape_kept(spec, image, fit):
     ],
 )
 def test_odd_images_are_fitted(image, fit, region, size):
-    assert fitted_region(image, FILL, fit) == DrawnRegion(region, size)
+    assert fitted_region(image, KLEIN, fit) == DrawnRegion(region, size)
 
 
 @pytest.mark.parametrize("image", [Size(8, 8000), Size(8000, 8)])

@@ -104,6 +104,8 @@ class FamilySpec:
     """Shortest side a reference of an edit may have when it is read."""
     reference_max_ratio: int | None = None
     """How many times as long as wide it may be; `None` for any."""
+    edit_least_pixels: int = 0
+    """An image with fewer is enlarged to the model's usual pixel count when all of it is edited."""
     joined_references: int = 1
     """Most references of an edit that are joined side by side into one, where the pipeline takes
     one: each is read the smaller the more there are."""
@@ -316,6 +318,10 @@ FLUX1 = FamilySpec(
         FLUX1_CONTROL: {**_FLUX1_CONFIG, "in_channels": 128, "out_channels": 64},
     },
     base_words=("flux-1", "flux1", "flux.1"),
+    # Kontext was trained at about a megapixel: PREFERRED_KONTEXT_RESOLUTIONS of diffusers 0.42.1,
+    # which its pipeline draws at unless told otherwise. Half: a guess, from where on enlarging is
+    # worth more than drawing pixel for pixel.
+    edit_least_pixels=524_288,
     # guess: at one megapixel each is read at 512x512 or so; ComfyUI's Kontext workflows join two.
     joined_references=4,
 )
@@ -446,6 +452,7 @@ MICRO = replace(
     transformers={},
     base_words=(),
     encoder_side_px=64,
+    edit_least_pixels=0,
     is_demonstration=True,
 )
 

@@ -198,9 +198,13 @@ def choose_region(image: Size, box: Rectangle, spec: ModelSpec) -> DrawnRegion:
     size = _unscaled_size(image, box.size, wanted.size, spec)
     if size is not None:
         return DrawnRegion(_around(box, wanted, size, image), size)
-    drawn = _scaled_region(image, wanted, spec)
+    scale = _scale_to_draw(image, wanted.size, spec)
+    return _not_narrow(_scaled_region(image, wanted, spec, scale), wanted.size, spec)
+
+
+def _not_narrow(drawn: DrawnRegion, wanted: Size, spec: ModelSpec) -> DrawnRegion:
     if drawn.stretch > MAX_STRETCH:
-        raise _too_narrow(wanted.size, spec)
+        raise _too_narrow(wanted, spec)
     return drawn
 
 
@@ -222,9 +226,10 @@ def whole_region(image: Size, spec: ModelSpec) -> DrawnRegion:
 
 
 def fitted_region(image: Size, spec: ModelSpec, fit: EditFit) -> DrawnRegion:
-    """Return how a whole image is drawn, whatever its size, with its shape kept.
+    """Return how a whole image is edited, whatever its size, with its shape kept.
 
-    Where it is not scaled it is drawn pixel for pixel.
+    Where it is not scaled it is drawn pixel for pixel. One that is smaller than the family draws
+    well is enlarged (`edit_least_pixels`).
 
     Args:
         image: Size of the image.
@@ -235,9 +240,16 @@ def fitted_region(image: Size, spec: ModelSpec, fit: EditFit) -> DrawnRegion:
     Raises:
         InvalidSizeError: it is too narrow.
     """
-    if fit == "scale":
+    is_small = image.pixels < spec.family_spec.edit_least_pixels
+    if fit == "scale" and not is_small:
         return whole_region(image, spec)
     scale = _scale_to_draw(image, image, spec)
+    if is_small:
+        enlarged = math.sqrt(spec.default_pixels / image.pixels)
+        scale = min(enlarged, spec.max_side_px / max(image.width, image.height))
+    if fit == "scale":
+        whole = Rectangle(0, 0, image.width, image.height)
+        return _not_narrow(_scaled_region(image, whole, spec, scale), image, spec)
     unscaled = (scale,) if scale == 1 else ()
     drawn = min(
         (_centred(image, size, unscaled, fit) for size in _sizes_near(image, scale, spec)),
@@ -320,8 +332,7 @@ def _unscaled_size(image: Size, box: Size, wanted: Size, spec: ModelSpec) -> Siz
     return size
 
 
-def _scaled_region(image: Size, wanted: Rectangle, spec: ModelSpec) -> DrawnRegion:
-    scale = _scale_to_draw(image, wanted.size, spec)
+def _scaled_region(image: Size, wanted: Rectangle, spec: ModelSpec, scale: float) -> DrawnRegion:
     sizes = _sizes_near(wanted.size, scale, spec)
     regions = [_extended(image, wanted, size, scale) for size in sizes]
     return min(regions, key=lambda one: (round(one.stretch, 2), -one.size.pixels))

@@ -102,7 +102,8 @@ def test_each_seed_draws_the_same_alone_as_one_of_several_and_in_one_pass(drawn,
 
 
 @pytest.mark.parametrize(
-    "weights", ["klein", pytest.param("base", marks=pytest.mark.torture), "dev"]
+    "weights",
+    ["klein", *(pytest.param(name, marks=pytest.mark.torture) for name in ("base", "dev"))],
 )
 def test_image_to_image_begins_between_the_image_and_the_noise_of_text2img(
     easel, klein_dir, task_for, weights
