@@ -1,6 +1,7 @@
 """Counting, estimating, previewing, stopping."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from PIL import Image
 from flux_mcp.errors import JobCancelledError
 from flux_mcp.pipelines.families.family import family_of
 from flux_mcp.pipelines.previews import LatentColours, calibrate, fit_colours
-from flux_mcp.pipelines.steps import StepClock
-from tests.pipelines.harness import Studio
+from flux_mcp.pipelines.steps import PreviewSettings, StepClock, StepWatch
+from tests.pipelines.harness import Recorder, Studio
 
 
 @pytest.fixture
@@ -55,6 +56,32 @@ def test_a_job_that_is_cancelled_already_is_neither_loaded_nor_encoded(studio, t
     with pytest.raises(JobCancelledError):
         studio.draw(task, cancelled=lambda _recorder: True)
     assert studio.last.phases == []
+
+
+@pytest.mark.parametrize("sigmas", [[1.0, 0.75, 0.5, 0.25, 0.0], [0.5, 0.25, 0.0]])
+def test_a_preview_of_image_to_image_counts_from_the_first_step_that_is_drawn(
+    task_for, registry, sigmas
+):
+    """Whether its scheduler knows all the model's steps, as FLUX.1's does, or those that are left.
+
+    A step of the last half moves straight on: the first shows nothing yet, the last is exact.
+    """
+    plan = task_for(registry.find("img2img", "micro"), steps=4, strength=0.5).plan
+    pipe = SimpleNamespace(scheduler=SimpleNamespace(sigmas=sigmas))
+    shown = []
+
+    def unpack(_pipe, latents, _width, _height):
+        shown.append(latents)
+        return np.zeros((1, 8, 8), np.float32)
+
+    recorder, colours = Recorder(), LatentColours(np.zeros((2, 3)), unpack)
+    watch = StepWatch(plan, recorder, lambda: False, PreviewSettings(1), colours)
+    watch.start_pass(0)
+    for number in range(2):
+        watch(pipe, number, None, {"latents": np.full((1, 4, 4), 10.0 * (number + 1))})
+    assert [float(latents.mean()) for latents in shown] == [10.0, 20.0]
+    assert recorder.phases[-1] == "decoding"
+    assert recorder.steps == [1, 2]
 
 
 def test_previews_come_as_often_as_asked_and_do_not_change_the_image(studio, task):
