@@ -11,7 +11,7 @@ from PIL import Image
 from flux_mcp.cli.demo import print_demo
 from flux_mcp.images.masks import default_feather_px
 from flux_mcp.models.registry import ROW_KINDS
-from flux_mcp.requests.image_arguments import Box
+from flux_mcp.requests.geometry import Rectangle
 from flux_mcp.server.demo import STORY
 from flux_mcp.service.answers import DemoAnswer, JobAnswer, SearchAnswer
 from tests.e2e.light import light_worker
@@ -68,7 +68,7 @@ def test_only_the_hole_of_the_fill_is_drawn_again(told: Told) -> None:
     box = STORY[2].more["mask"]["box"]
     inside = (box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
     assert first.crop(inside).tobytes() != filled.crop(inside).tobytes()
-    soft_px = default_feather_px(Box(**box))
+    soft_px = default_feather_px([Rectangle(box["x"], box["y"], box["width"], box["height"])])
     assert soft_px > 0
     left, top, right, bottom = inside
     for image in (first, filled):

@@ -59,7 +59,7 @@ def write_images(folder: Path, outside: Path) -> None:
     (folder / "huge.png").write_bytes(bytes(MAX_IMAGE_BYTES + 1))
     (folder / "black.png").write_bytes(png(Image.new("L", (64, 64), 0)))
     (folder / "white.png").write_bytes(png(Image.new("L", (64, 64), 255)))
-    (folder / "small_mask.png").write_bytes(png(Image.new("L", (32, 32), 255)))
+    (folder / "small_mask.png").write_bytes(png(Image.new("L", (32, 16), 255)))
     (folder / "glass.png").write_bytes(png(Image.new("RGBA", (64, 64), (255, 255, 255, 9))))
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe.png")

@@ -150,7 +150,7 @@ async def test_a_box_has_a_soft_edge_unless_asked_otherwise_and_says_so(
     del asked["feather_px"]
     by_default = await dry_run(client, tool, **asked)
     # 64 px are the shorter side of the box.
-    said = "The edge of the box is softened by 4 px on each side, so that no seam is seen;"
+    said = "The edge of the mask is softened by 4 px on each side, so that no seam is seen;"
     assert [one.startswith(said) for one in by_default.notices].count(True) == 1
     masks = {}
     for feather_px in (0, 4):

@@ -10,11 +10,11 @@ from PIL import Image
 
 from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.images.decoding import encode_image, store_image
-from flux_mcp.images.masks import finish_mask, mask_from_box
+from flux_mcp.images.masks import draw_shapes, finish_mask
 from flux_mcp.images.pasting import Canvas, finisher
 from flux_mcp.models.registry import load_registry
 from flux_mcp.requests.geometry import Rectangle, Size
-from flux_mcp.requests.image_arguments import Box
+from flux_mcp.requests.mask_arguments import Area
 from flux_mcp.requests.render_plan import PlanInput, RenderPlan
 
 REGISTRY = load_registry()
@@ -62,8 +62,8 @@ def test_mirrored_edges_around_an_image_are_cut_off_again() -> None:
 
 def test_only_what_the_mask_takes_changes_and_the_image_keeps_its_size(tmp_path: Path) -> None:
     before = photograph(400, 300)
-    box = Box(x=200, y=100, width=60, height=40)
-    soft = finish_mask(mask_from_box(box, Size(400, 300)), invert=False, feather_px=6)
+    (box,) = draw_shapes(Area(box=[200, 100, 260, 140]), Size(400, 300))
+    soft = finish_mask(box.mask, feather_px=6).image
     (tmp_path / "mask.png").write_bytes(soft.png)
     with Image.open(tmp_path / "mask.png") as opened:
         mask = opened.convert("L")

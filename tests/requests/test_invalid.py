@@ -129,12 +129,6 @@ def test_valid_arguments_become_a_request():
             InvalidRequestError,
             "loras.0.weight: Input should be less than or equal to 4. 0 is without it, 1 as",
         ),
-        (
-            FillRequest,
-            {"prompt": "a", "image": "i", "mask": {"image": "i", "box": BOX}},
-            InvalidRequestError,
-            "exactly one",
-        ),
         (FillRequest, {"prompt": "a", "image": "i", "mask": "[1"}, InvalidRequestError, "mask"),
         (
             VariationRequest,
@@ -231,6 +225,37 @@ PNG = "iVBORw0KGgo" + "A" * 65
             {"image": "img_a", "mask": {"left": 1, "top": 2, "width": 3, "height": 4}},
             {"mask": {"box": BOX}},
         ),
+        *(
+            (FillRequest, {"image": "img_a", "mask": given}, {"mask": understood})
+            for given, understood in (
+                ([1, 2, 4, 6], {"box": BOX}),
+                ({"box": "[1, 2, 4, 6]"}, {"box": BOX}),
+                ({"box": BOX, "image": "img_b"}, {"box": BOX, "image": "img_b"}),
+                ([0.5, 0, 1, 1], {"box": {"x": 0.5, "y": 0, "width": 0.5, "height": 1}}),
+                (
+                    {"ellipse": {"cx": 3, "cy": 3, "rx": 2, "ry": 1}},
+                    {"ellipse": {"x": 1, "y": 2, "width": 4, "height": 2}},
+                ),
+                ([[0, 0], [5, 5], [0, 5]], {"polygon": [[0, 0], [5, 5], [0, 5]]}),
+                ({"polygon": [0, 0, 5, 5, 0, 5]}, {"polygon": [[0, 0], [5, 5], [0, 5]]}),
+                (
+                    {"polygon": [{"x": 0, "y": 0}, {"x": 1, "y": 0}, {"x": 0, "y": 1}]},
+                    {"polygon": [[0, 0], [1, 0], [0, 1]]},
+                ),
+                ("alpha", {"alpha": True}),
+                ({"outpaint": "16:9"}, {"outpaint": {"aspect_ratio": "16:9"}}),
+                (
+                    {"outpaint": "1:1 top"},
+                    {"outpaint": {"aspect_ratio": "1:1", "anchor": "top"}},
+                ),
+                ({"outpaint": "left=8, top=16px"}, {"outpaint": {"left": 8, "top": 16}}),
+                ({"words": "the red car", "pick": 2}, {"words": "the red car", "pick": 2}),
+                (
+                    [[1, 2, 4, 6], "img_b", {"words": "a cat"}],
+                    {"box": BOX, "more": [{"image": "img_b"}, {"words": "a cat"}]},
+                ),
+            )
+        ),
         (GenerateRequest, {"loras": "ink"}, {"loras": [{"name": "ink"}]}),
         (GenerateRequest, {"steps": "8", "guidance": "3.5"}, {"steps": 8, "guidance": 3.5}),
         (
@@ -261,15 +286,26 @@ FILL = {"prompt": "a", "image": "img_a"}
 @pytest.mark.parametrize(
     "mask",
     [
-        {"box": [10, 20, 40, 60]},
         {"box": [10, 20, 5, 60]},
-        [10, 20, 40, 60],
+        {"box": [10, 20, 40]},
+        [10, 20, 40, 5],
         {"box": {"left": 9, "top": 2, "right": 3, "bottom": 4}},
-        {"box": {"x": 0.1, "y": 0.2, "width": 0.5, "height": 0.5}},
+        {"box": {"x": 0.1, "y": 0.2, "width": 0.5, "height": 50}},
+        {"box": {"x": 0.6, "y": 0.2, "width": 0.5, "height": 0.5}},
         {"box": {**BOX, "widht": 3}},
-        {"box": BOX, "image": "img_b"},
         {"box": BOX, "feather_px": 3},
-        {"polygon": [[0, 0], [5, 5], [0, 5]]},
+        {"box": BOX, "pick": "largest"},
+        {"polygon": [[0, 0], [5, 5]]},
+        {"polygon": [[0, 0], [5, True], [0, 5]]},
+        {"polygon": [[0, 0], [0.5, 5], [0, 5]]},
+        {"polygon": [[0, 0]] * 100_000},
+        {"outpaint": "wide"},
+        {"outpaint": {"left": 8, "aspect_ratio": "16:9"}},
+        {"outpaint": {"left": 8, "anchor": "left"}},
+        {"outpaint": {"left": 1.5}},
+        [{"outpaint": "16:9"}, {"outpaint": "1:1"}],
+        [{"box": BOX}, 5],
+        [{"box": BOX}] * 18,
         {},
         5,
         None,
@@ -284,12 +320,11 @@ def test_after_a_wrong_mask_the_hint_has_a_whole_right_one(mask):
         parse_request(FillRequest, {**FILL, **one})
 
 
-def test_four_numbers_that_could_be_two_boxes_are_answered_with_both():
+def test_corners_that_are_rather_sides_are_answered_with_the_box_they_would_be():
     with pytest.raises(RequestError) as refused:
-        parse_request(FillRequest, {**FILL, "mask": {"box": [10, 20, 40, 60]}})
-    corners, sides = whole_values(refused.value.hint)
-    assert corners["mask"]["box"] == {"x": 10, "y": 20, "width": 30, "height": 40}
-    assert sides["mask"]["box"] == {"x": 10, "y": 20, "width": 40, "height": 60}
+        parse_request(FillRequest, {**FILL, "mask": {"box": [10, 20, 5, 60]}})
+    (sides,) = whole_values(refused.value.hint)
+    assert sides["mask"]["box"] == {"x": 10, "y": 20, "width": 5, "height": 60}
 
 
 @pytest.mark.parametrize(
@@ -395,6 +430,9 @@ NO_PACK = {"name": "", "subject": "", "variables": [], "extra": ""}
         (GenerateRequest, {"pack": json.dumps(NO_PACK), "loras": "[]"}),
         (GenerateRequest, {"pack": {}, "loras": [{"name": None, "weight": 0}, {}]}),
         (EditRequest, {"mask": {"image": "", "box": NO_BOX}, "feather_px": -1}),
+        (EditRequest, {"mask": {"image": "", "box": [], "polygon": [], "outpaint": ""}}),
+        (EditRequest, {"mask": {"box": [0, 0, 0, 0], "words": "", "alpha": False}}),
+        (EditRequest, {"mask": [{}, ""]}),
         (FillRequest, {"aspect_ratio": "auto", "width": 0, "height": 0, "feather_px": -1}),
         (StructuralRequest, {"control_image": "", "structure": ""}),
         (SearchRequest, dict.fromkeys(SearchRequest.model_fields, "")),
@@ -438,7 +476,7 @@ def test_of_two_ways_the_empty_one_is_left_out(given):
         (GenerateRequest, {"nothing": ""}),
         (FillRequest, {"image": "img_a", "mask": {"box": {**NO_BOX, "width": 5}}}),
         (FillRequest, {"image": "img_a", "mask": {"box": {**NO_BOX, "x": 5}}}),
-        (FillRequest, {"image": "img_a", "mask": {"image": "img_b", "box": BOX}}),
+        (FillRequest, {"image": "img_a", "mask": {"words": "", "threshold": 0.5}}),
         (VariationRequest, {"images": ["img_a"], "strength": 0}),
         (VariationRequest, {"images": ["img_a", ""]}),
         (VariationRequest, {"images": ["img_a"], "image": "img_b"}),

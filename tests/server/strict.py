@@ -11,7 +11,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "flux_fill": {
         "prompt": "a hat",
         "image": "img_a",
-        "mask": {"box": {"x": 0, "y": 0, "width": 16, "height": 16}},
+        "mask": {"box": [0, 0, 16, 16]},
     },
     "flux_variation": {"images": [{"image": "img_a", "weight": 1}]},
     "flux_structural": {"prompt": "a house", "image": "img_a"},

@@ -141,6 +141,13 @@ def encode_image(image: Image.Image, *, notices: tuple[str, ...] = ()) -> InputI
     return InputImage(png, hashlib.sha256(png).hexdigest(), image.width, image.height, notices)
 
 
+def open_image(image: InputImage) -> Image.Image:
+    """Return the pixels of an `InputImage`: RGB, or L for a mask."""
+    with Image.open(io.BytesIO(image.png), formats=("PNG",)) as opened:
+        opened.load()
+        return opened
+
+
 def _check_header(image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise InvalidImageError(

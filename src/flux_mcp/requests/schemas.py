@@ -9,14 +9,15 @@ are checked here; what a particular model can do is decided in plan.py.
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from flux_mcp.models.loras import MAX_WEIGHT
 from flux_mcp.models.registry import Kind, Quality, Structure
 from flux_mcp.models.switches import StepCache
 from flux_mcp.requests.geometry import AspectRatio
-from flux_mcp.requests.image_arguments import ImageReference, Mask, OneImage, WeightedImage
+from flux_mcp.requests.image_arguments import ImageReference, OneImage, WeightedImage
+from flux_mcp.requests.mask_arguments import MAX_GROW_PX, Mask
 from flux_mcp.requests.validation import (
     MAX_COUNT,
     MAX_LORAS,
@@ -429,10 +430,25 @@ class GenerateRequest(DrawRequest):
 
 
 _FEATHER = (
-    "Soften the mask's edge by this many pixels on each side, 256 at most. Left out, or -1: of a "
-    "box a sixteenth of its shorter side, at most 32, so that no seam is seen; an image is taken "
-    "as it was painted."
+    "Soften the mask's edge by this many pixels on each side, 256 at most. Left out, or -1: of "
+    "shapes a sixteenth of the shorter side, at most 32, so that no seam is seen; an image is "
+    "taken as it was painted."
 )
+_MASK = (
+    "{'box': [x0, y0, x1, y1]}, {'polygon': ...}, {'ellipse': ...}, {'outpaint': ...} or "
+    "{'image': ...}. Several are united, in one mask or in a list of masks."
+)
+
+
+def _grow_px(**published: JsonValue) -> Any:
+    return Field(
+        0,
+        ge=-MAX_GROW_PX,
+        le=MAX_GROW_PX,
+        description="Enlarge the mask by this many pixels all around, 256 at most; below 0 shrink "
+        "it. What is then softened was white from half up.",
+        json_schema_extra=published,
+    )
 
 
 class EditRequest(DrawRequest):
@@ -457,10 +473,12 @@ class EditRequest(DrawRequest):
     )
     mask: Annotated[Mask, BeforeValidator(parse_json_text)] | None = Field(
         None,
-        description="The area of the first image that may change: {'box': {...}} or "
-        "{'image': ...}. All else keeps its pixels, and the image its size.",
+        description="The area of the first image that may change; all else keeps its pixels, and "
+        f"the image its size. {_MASK}",
         json_schema_extra=brief("Only this area changes."),
     )
+    invert: bool = Field(default=False, description="Swap what the mask changes and what it keeps.")
+    grow_px: int = _grow_px()
     feather_px: int | None = Field(
         None,
         ge=0,
@@ -476,12 +494,13 @@ class EditRequest(DrawRequest):
 
     @classmethod
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[MistakeError]:
-        """Yield also where an edge is softened and there is none; 0 softens nothing."""
+        """Yield also where something is said of a mask and there is none; 0 says nothing."""
         yield from super().contradictions(given)
-        if given.get("feather_px") and "mask" not in given:
+        about = [name for name in ("feather_px", "grow_px", "invert") if given.get(name)]
+        if about and "mask" not in given:
             yield MistakeError(
-                "feather_px softens the edge of a mask, and there is none",
-                "Give a mask, or leave feather_px out.",
+                f"{about[0]} is about a mask, and there is none",
+                f"Give a mask, or leave {about[0]} out.",
             )
 
 
@@ -513,10 +532,11 @@ class FillRequest(DrawRequest):
     )
     image: OneImage
     mask: Annotated[Mask, BeforeValidator(parse_json_text)] = Field(
-        description="The area to change: {'box': {...}} or {'image': ...}.",
-        json_schema_extra=brief("The area to change: box or image."),
+        description=f"The area to change: {_MASK}",
+        json_schema_extra=brief("The area to change; shapes are united."),
     )
     invert: bool = Field(default=False, description="Swap what is changed and what is kept.")
+    grow_px: int = _grow_px(**brief("Enlarge the mask."))
     feather_px: int | None = Field(
         None,
         ge=0,

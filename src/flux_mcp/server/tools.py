@@ -48,6 +48,8 @@ _CANCELS = ToolAnnotations(
 
 _SPEED = frozenset({"batched", "step_cache"})
 """Published with flux_generate alone: they are for many drafts."""
+_OF_THE_MASK = frozenset({"invert", "grow_px"})
+"""Published with flux_fill alone: with flux_edit a mask is rare."""
 _WAITING = " If the result has a job_id and no images yet, call flux_get_job."
 
 
@@ -88,7 +90,7 @@ TOOLS: tuple[ToolRow, ...] = (
         EditRequest,
         _GENERATED,
         _DRAWS,
-        _SPEED,
+        _SPEED | _OF_THE_MASK,
     ),
     ToolRow(
         FillRequest.tool,

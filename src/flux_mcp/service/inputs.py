@@ -6,17 +6,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from flux_mcp.errors import RequestError
+from PIL import Image
+
+from flux_mcp.errors import RequestError, UnsupportedOptionError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.images.budget import DecodeBudget
-from flux_mcp.images.decoding import BYTES_PER_PIXEL, InputImage, load_image, store_image
+from flux_mcp.images.decoding import (
+    BYTES_PER_PIXEL,
+    InputImage,
+    load_image,
+    open_image,
+    store_image,
+)
 from flux_mcp.images.masks import (
-    covered,
     default_feather_px,
+    draw_shapes,
     finish_mask,
-    mask_from_box,
-    mask_from_image,
+    scaled_mask,
     soft_edge_notice,
+    united,
 )
 from flux_mcp.images.references import (
     DataReference,
@@ -26,7 +34,7 @@ from flux_mcp.images.references import (
 )
 from flux_mcp.principals import only
 from flux_mcp.requests.geometry import Rectangle, Size
-from flux_mcp.requests.image_arguments import Mask
+from flux_mcp.requests.mask_arguments import Area, Mask, whole_mask
 from flux_mcp.requests.render_plan import InputRole, PlanInput
 from flux_mcp.requests.schemas import (
     DrawRequest,
@@ -80,19 +88,15 @@ def _references(request: DrawRequest) -> Iterable[str]:
         case GenerateRequest():
             return request.refine_from or []
         case EditRequest():
-            return [*request.images, *_mask_images(request.mask)]
+            return [*request.images, *(request.mask.images if request.mask else ())]
         case VariationRequest():
             return [item.image for item in request.images]
         case FillRequest():
-            return [request.image, *_mask_images(request.mask)]
+            return [request.image, *request.mask.images]
         case StructuralRequest():
             return filter(None, [request.image, request.control_image])
         case _:
             return []
-
-
-def _mask_images(mask: Mask | None) -> list[str]:
-    return [] if mask is None or mask.image is None else [mask.image]
 
 
 class InputReader:
@@ -123,23 +127,15 @@ class InputReader:
         match request:
             case EditRequest():
                 images = [read.image(image, "reference") for image in request.images]
-                masks = [
-                    read.mask(mask, images[0].image, feather_px=request.feather_px)
-                    for mask in filter(None, [request.mask])
-                ]
+                mask = request.mask
+                masks = () if mask is None else (read.mask(request, mask, images[0].image),)
                 return (*images, *masks)
             case VariationRequest():
                 role: InputRole = "reference" if request.strength is None else "image"
                 return tuple(read.image(item.image, role, item.weight) for item in request.images)
             case FillRequest():
                 image = read.image(request.image, "image")
-                mask = read.mask(
-                    request.mask,
-                    image.image,
-                    invert=request.invert,
-                    feather_px=request.feather_px,
-                )
-                return image, mask
+                return image, read.mask(request, request.mask, image.image)
             case StructuralRequest(image=str(image)):
                 return (read.image(image, "image"),)
             case StructuralRequest(control_image=str(image)):
@@ -167,24 +163,32 @@ class _RequestInputs:
         image, image_id = self._load(reference, "RGB")
         return Incoming(image, _plan_input(image, role, weight, image_id))
 
-    def mask(
-        self, asked: Mask, image: InputImage, *, invert: bool = False, feather_px: int | None
-    ) -> Incoming:
-        raw = self._raw_mask(asked, Size(image.width, image.height))
-        if feather_px is None:
-            feather_px = default_feather_px(asked.box)
-            told = (soft_edge_notice(feather_px),) if feather_px else ()
-            raw = replace(raw, notices=(*raw.notices, *told))
-        with self.budget.taken(BYTES_PER_PIXEL * raw.width * raw.height):
-            mask = finish_mask(raw, invert=invert, feather_px=feather_px)
-            masked = covered(mask)
-        return Incoming(mask, _plan_input(mask, "mask"), masked)
-
-    def _raw_mask(self, mask: Mask, size: Size) -> InputImage:
-        if mask.box is not None:
-            return mask_from_box(mask.box, size)
-        image, _ = self._load(mask.image or "", "L")
-        return mask_from_image(image, size)
+    def mask(self, request: EditRequest | FillRequest, asked: Mask, image: InputImage) -> Incoming:
+        size = Size(image.width, image.height)
+        for area in asked.areas:
+            _refuse_unsupported(area)
+        loaded = [self._load(reference, "L")[0] for reference in asked.images]
+        with self.budget.taken(BYTES_PER_PIXEL * size.pixels):
+            mask = Image.new("L", (size.width, size.height), 0)
+            shapes: list[Rectangle] = []
+            notices: list[str] = []
+            for drawn in (one for area in asked.areas for one in draw_shapes(area, size)):
+                mask = united(mask, drawn.mask)
+                shapes.append(drawn.box)
+                notices += drawn.notices
+            for one in loaded:
+                scaled, told = scaled_mask(open_image(one), size)
+                mask = united(mask, scaled)
+                notices += (*one.notices, *told)
+            feather_px = request.feather_px
+            if feather_px is None:
+                feather_px = 0 if loaded else default_feather_px(shapes)
+                notices += [soft_edge_notice(feather_px)] if feather_px else []
+            finished = finish_mask(
+                mask, grow_px=request.grow_px, invert=request.invert, feather_px=feather_px
+            )
+        image = replace(finished.image, notices=(finished.notice, *notices))
+        return Incoming(image, _plan_input(image, "mask"), finished.touched)
 
     def _load(self, reference: str, mode: Literal["RGB", "L"]) -> tuple[InputImage, str | None]:
         settings, image_id = self.settings, None
@@ -211,6 +215,23 @@ class _RequestInputs:
     def _readable_dirs(self) -> tuple[Path, ...]:
         # A principal with a name connects from elsewhere: this machine's folders are not for it.
         return self.settings.readable_dirs if only() is None else ()
+
+
+def _refuse_unsupported(area: Area) -> None:
+    """Refuse what this version cannot turn into a mask.
+
+    Raises:
+        UnsupportedOptionError: an area is given in such a way.
+    """
+    if area.outpaint is not None or area.alpha:
+        raise UnsupportedOptionError(
+            "outpaint and alpha are not supported yet.", "Give box, polygon, ellipse or image."
+        )
+    if area.words is not None:
+        raise UnsupportedOptionError(
+            "There is no model on this machine that finds words in an image.",
+            f"Give box, polygon or ellipse: {whole_mask(0.25, 0.25, 0.5, 0.5)}.",
+        )
 
 
 def _plan_input(
