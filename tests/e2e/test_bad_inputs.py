@@ -197,7 +197,7 @@ SIZES = [
     generate(SIZE, "aspect_ratio: ", "'16:9'", aspect_ratio="16:10"),
     generate(REQUEST, "Width and height must be given together", "aspect_ratio", width=64),
     generate(REQUEST, "not both", "Leave one way out", width=64, height=64, aspect_ratio="4:3"),
-    fill(SIZE, "keeps its size, 64x64; it cannot become 63x64", "outpaint", width=63, height=64),
+    fill(SIZE, "the result is 64x64; it cannot become 63x64", "outpaint", width=63, height=64),
     fill(SIZE, "it cannot become 16:9", "outpaint", aspect_ratio="16:9"),
     fill(SIZE, "it cannot become 16:9", "outpaint", aspect_ratio="16:9", dry_run=True),
     fill(SIZE, "width: ", "size of the image", width=-1, height=64),

@@ -194,6 +194,51 @@ async def test_an_edit_gives_back_the_size_it_was_given(
     assert (small.images[0].width, small.images[0].height) == (96, 64)
 
 
+@pytest.mark.parametrize("tool", ["flux_fill", "flux_edit"])
+async def test_an_image_is_extended_and_its_own_pixels_stay(
+    client: Client, shared_service: Service, tool: str
+) -> None:
+    before = photograph(Size(150, 90))
+    path = saved(shared_service, before)
+    given: dict[str, Any] = {"image": path} if tool == "flux_fill" else {"images": [path]}
+    asked = {**FILL, **given, "mask": {"outpaint": "left=32, bottom=24"}}
+    answer = await job(client, tool, **asked, wait_s=200)
+    after = pixels(answer.images[0])
+    assert after.shape == (114, 182, 3)
+    assert (answer.images[0].width, answer.images[0].height) == (182, 114)
+    kept = after[: 90 - FEATHER_PX, 32 + FEATHER_PX :]
+    assert np.array_equal(kept, before[: 90 - FEATHER_PX, FEATHER_PX:])
+    told = "The image of 150x90 becomes 182x114: 32 px left, 24 px bottom are generated."
+    assert told in answer.notices
+    # In the margin stands what was drawn, and not what the canvas was filled with.
+    filled = np.pad(before, ((0, 24), (32, 0), (0, 0)), "edge")[: after.shape[0]]
+    new = np.ones(after.shape[:2], bool)
+    new[: 90 + FEATHER_PX, 32 - FEATHER_PX :] = False
+    assert (after[new] != filled[new]).any(axis=1).mean() > 0.9
+
+
+async def test_the_transparent_parts_of_an_image_are_its_mask(
+    client: Client, shared_service: Service
+) -> None:
+    cutout = np.dstack([photograph(Size(120, 80)), np.full((80, 120), 255, np.uint8)])
+    cutout[20:60, 30:70, 3] = 0
+    cutout[20:60, 30:40, 3] = 128
+    path = shared_service.settings.allowed_dirs[0] / "cutout.png"
+    Image.fromarray(cutout).save(path)
+    given = {"prompt": "a star", "image": str(path), "model": "micro", "seed": 3}
+    planned = await dry_run(client, "flux_fill", **given, mask="alpha")
+    assert "Mask: from (40, 20) to (70, 60), 12 % of the image of 120x80." in planned.notices
+    assert not any("became white" in notice for notice in planned.notices)
+    solid = await call(
+        client,
+        "flux_fill",
+        **{**given, "image": saved(shared_service, photograph(Size(120, 80)))},
+        mask={"alpha": True},
+    )
+    assert solid.is_error
+    assert "no transparent parts" in solid.content[0].text
+
+
 async def test_another_shape_is_refused_with_a_mask(
     client: Client, shared_service: Service
 ) -> None:

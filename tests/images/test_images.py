@@ -8,6 +8,7 @@ import threading
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,13 @@ from PIL import Image, ImageCms
 from flux_mcp.errors import InvalidImageError, StorageError
 from flux_mcp.images.budget import DecodeBudget
 from flux_mcp.images.colours import CONVERTED, NO_PROFILE, NOT_TOLD, UNUSABLE
-from flux_mcp.images.decoding import InputImage, load_image, store_image
+from flux_mcp.images.decoding import (
+    InputImage,
+    load_cutout,
+    load_image,
+    open_image,
+    store_image,
+)
 from flux_mcp.images.references import DataReference, parse_reference
 from tests.images.profiles import cmyk_profile, grey_profile, rgb_profile
 
@@ -490,3 +497,24 @@ def test_an_empty_file_left_by_a_power_cut_is_written_again(drawing, encoded, tm
 def test_a_refusing_disk_is_a_storage_error(drawing, encoded, tmp_path: Path):
     with pytest.raises(StorageError):
         store_image(tmp_path / "missing", load(encoded(drawing, "PNG")))
+
+
+def test_a_cutout_keeps_its_colours_and_its_transparency_is_the_mask(encoded):
+    colours = np.zeros((8, 30, 4), np.uint8)
+    colours[:, :, 0] = 200
+    colours[:, 10:20, 3] = 100
+    colours[:, 20:, 3] = 255
+    data = encoded(Image.fromarray(colours), "PNG")
+    image, mask = load_cutout(data, max_bytes=10_000, max_pixels=10_000)
+    assert image.notices == mask.notices == ()
+    seen, part = (np.asarray(open_image(one)) for one in (image, mask))
+    assert (seen[:, :10] == 255).all()
+    assert (seen[:, 10:] == (200, 0, 0)).all()
+    assert np.array_equal(part, 255 - colours[:, :, 3])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA"])
+def test_an_image_without_transparency_is_no_mask_of_itself(encoded, mode):
+    data = encoded(Image.new(mode, (16, 16), "white"), "PNG")
+    with pytest.raises(InvalidImageError, match="no transparent parts"):
+        load_cutout(data, max_bytes=10_000, max_pixels=10_000)

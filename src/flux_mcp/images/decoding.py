@@ -9,7 +9,7 @@ import io
 import secrets
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -69,31 +69,76 @@ def load_image(
     Raises:
         InvalidImageError: another type, truncated, animated, smaller than 8x8, or over a limit.
     """
+    with _admitted(data, max_bytes, max_pixels, budget), _opened(data, max_pixels) as opened:
+        image, notices, profile = _eight_bits_of(opened)
+        if mode == "L":
+            return encode_image(_as_grey(image), notices=notices + told_colour(image))
+        image, notice = to_srgb(image, profile)
+        notices += told_transparency(image) + (() if notice is None else (notice,))
+        return encode_image(_as_rgb(image), notices=notices)
+
+
+def load_cutout(
+    data: bytes, *, max_bytes: int, max_pixels: int, budget: DecodeBudget | None = None
+) -> tuple[InputImage, InputImage]:
+    """Decode an image whose transparency is its mask, as `load_image` does.
+
+    Returns:
+        The image in RGB: its own colours, in white what is wholly transparent. And the mask: 255
+        where it is wholly transparent, 0 where it is not at all.
+
+    Raises:
+        InvalidImageError: as `load_image`, or no part of it is transparent.
+    """
+    with _admitted(data, max_bytes, max_pixels, budget), _opened(data, max_pixels) as opened:
+        image, notices, profile = _eight_bits_of(opened)
+        image, notice = to_srgb(image, profile)
+        notices += () if notice is None else (notice,)
+        alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+        if alpha is None or alpha.getextrema() == (255, 255):
+            raise InvalidImageError(
+                "The image has no transparent parts to be its mask.",
+                "Give a box, a polygon, or an image as mask.",
+            )
+        colours = image.convert("RGB")
+        colours.paste("white", mask=alpha.point(lambda value: 0 if value else 255))
+        return encode_image(colours, notices=notices), encode_image(ImageOps.invert(alpha))
+
+
+@contextmanager
+def _admitted(
+    data: bytes, max_bytes: int, max_pixels: int, budget: DecodeBudget | None
+) -> Iterator[None]:
+    """Check the limits of a file, then wait for memory, and hold it for the block.
+
+    Raises:
+        InvalidImageError: it is over a limit, or Pillow cannot read it.
+    """
     check_bytes(len(data), max_bytes)
     with _refused(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as header:
         _check_header(header, max_pixels)
         size_bytes = BYTES_PER_PIXEL * header.width * header.height
-    if budget is None:
-        return _decoded(data, max_pixels, mode)
-    with budget.taken(size_bytes):
-        return _decoded(data, max_pixels, mode)
+    with nullcontext() if budget is None else budget.taken(size_bytes):
+        yield
 
 
-def _decoded(data: bytes, max_pixels: int, mode: Literal["RGB", "L"]) -> InputImage:
+@contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     with _refused(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-        stored = _stored_mode(opened)
-        opened.load()
-        notices = (*told_rounding(opened.size, stored), *told_turning(opened))
-        # In place, here and below: a copy of the largest image takes 200 MB.
-        ImageOps.exif_transpose(opened, in_place=True)
-        image = _eight_bits(opened, stored)
-        if mode == "L":
-            return encode_image(_as_grey(image), notices=notices + told_colour(image))
-        # Empty, not `None`, where Pillow found a profile that it could not unpack.
-        profile = (opened.info["icc_profile"] or b"") if "icc_profile" in opened.info else None
-        image, notice = to_srgb(image, profile)
-        notices += told_transparency(image) + (() if notice is None else (notice,))
-        return encode_image(_as_rgb(image), notices=notices)
+        yield opened
+
+
+def _eight_bits_of(opened: Image.Image) -> tuple[Image.Image, tuple[str, ...], bytes | None]:
+    """Load an image: turned, in 8 bits, with what is said about that and its colour profile."""
+    stored = _stored_mode(opened)
+    opened.load()
+    notices = (*told_rounding(opened.size, stored), *told_turning(opened))
+    # In place, here and below: a copy of the largest image takes 200 MB.
+    ImageOps.exif_transpose(opened, in_place=True)
+    image = _eight_bits(opened, stored)
+    # Empty, not `None`, where Pillow found a profile that it could not unpack.
+    profile = (opened.info["icc_profile"] or b"") if "icc_profile" in opened.info else None
+    return image, notices, profile
 
 
 @contextmanager

@@ -489,6 +489,11 @@ class Mask(Area):
         return any(area.alpha for area in self.areas)
 
     @property
+    def is_of_words(self) -> bool:
+        """Whether a part of it is to be found by words."""
+        return any(area.words is not None for area in self.areas)
+
+    @property
     def images(self) -> tuple[str, ...]:
         """The references of its images."""
         return tuple(area.image for area in self.areas if area.image is not None)

@@ -331,9 +331,9 @@ def _refuse_another_size(request: DrawRequest, image: Size, spec: ModelSpec) -> 
         asked = "" if is_same else request.aspect_ratio
     if asked:
         raise InvalidSizeError(
-            f"With a mask the image keeps its size, {image}; it cannot become {asked}.",
-            "Leave out aspect_ratio, width and height. To extend an image (outpaint), put it on a "
-            "larger canvas first and mask the new part; to cut it, crop it first.",
+            f"With this mask the result is {image}; it cannot become {asked}.",
+            "Leave out aspect_ratio, width and height. To extend an image give "
+            '"mask": {"outpaint": {"aspect_ratio": "16:9"}}; to cut it, crop it first.',
         )
 
 

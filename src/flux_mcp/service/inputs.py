@@ -8,17 +8,20 @@ from typing import Literal
 
 from PIL import Image
 
-from flux_mcp.errors import RequestError, UnsupportedOptionError
+from flux_mcp.errors import InvalidRequestError, RequestError, UnsupportedOptionError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.images.budget import DecodeBudget
 from flux_mcp.images.decoding import (
     BYTES_PER_PIXEL,
     InputImage,
+    encode_image,
+    load_cutout,
     load_image,
     open_image,
     store_image,
 )
 from flux_mcp.images.masks import (
+    FinishedMask,
     default_feather_px,
     draw_shapes,
     finish_mask,
@@ -26,6 +29,7 @@ from flux_mcp.images.masks import (
     soft_edge_notice,
     united,
 )
+from flux_mcp.images.outpainting import LargerCanvas, extended, larger_canvas, placed
 from flux_mcp.images.references import (
     DataReference,
     GalleryReference,
@@ -34,7 +38,7 @@ from flux_mcp.images.references import (
 )
 from flux_mcp.principals import only
 from flux_mcp.requests.geometry import Rectangle, Size
-from flux_mcp.requests.mask_arguments import Area, Mask, whole_mask
+from flux_mcp.requests.mask_arguments import Mask, whole_mask
 from flux_mcp.requests.render_plan import InputRole, PlanInput
 from flux_mcp.requests.schemas import (
     DrawRequest,
@@ -126,20 +130,19 @@ class InputReader:
         read = _RequestInputs(self._settings, self._files, self._budget, gallery)
         match request:
             case EditRequest():
-                images = [read.image(image, "reference") for image in request.images]
-                mask = request.mask
-                masks = () if mask is None else (read.mask(request, mask, images[0].image),)
-                return (*images, *masks)
+                if request.mask is None:
+                    return tuple(read.image(image, "reference") for image in request.images)
+                first, *others = request.images
+                image, mask = read.masked(request, request.mask, first, "reference")
+                return (image, *(read.image(other, "reference") for other in others), mask)
             case VariationRequest():
                 role: InputRole = "reference" if request.strength is None else "image"
                 return tuple(read.image(item.image, role, item.weight) for item in request.images)
             case FillRequest():
-                image = read.image(request.image, "image")
-                return image, read.mask(request, request.mask, image.image)
-            case StructuralRequest(image=str(image)):
-                return (read.image(image, "image"),)
-            case StructuralRequest(control_image=str(image)):
-                return (read.image(image, "control"),)
+                return read.masked(request, request.mask, request.image, "image")
+            case StructuralRequest(image=image, control_image=control):
+                role: InputRole = "control" if image is None else "image"
+                return tuple(read.image(one, role) for one in (image, control) if one is not None)
             case _:
                 drafts = request.refine_from if isinstance(request, GenerateRequest) else None
                 return tuple(read.image(draft, "image") for draft in drafts or ())
@@ -163,75 +166,121 @@ class _RequestInputs:
         image, image_id = self._load(reference, "RGB")
         return Incoming(image, _plan_input(image, role, weight, image_id))
 
-    def mask(self, request: EditRequest | FillRequest, asked: Mask, image: InputImage) -> Incoming:
-        size = Size(image.width, image.height)
-        for area in asked.areas:
-            _refuse_unsupported(area)
-        loaded = [self._load(reference, "L")[0] for reference in asked.images]
-        with self.budget.taken(BYTES_PER_PIXEL * size.pixels):
-            mask = Image.new("L", (size.width, size.height), 0)
-            shapes: list[Rectangle] = []
-            notices: list[str] = []
-            for drawn in (one for area in asked.areas for one in draw_shapes(area, size)):
-                mask = united(mask, drawn.mask)
-                shapes.append(drawn.box)
-                notices += drawn.notices
-            for one in loaded:
-                scaled, told = scaled_mask(open_image(one), size)
-                mask = united(mask, scaled)
-                notices += (*one.notices, *told)
-            feather_px = request.feather_px
-            if feather_px is None:
-                feather_px = 0 if loaded else default_feather_px(shapes)
-                notices += [soft_edge_notice(feather_px)] if feather_px else []
-            finished = finish_mask(
-                mask, grow_px=request.grow_px, invert=request.invert, feather_px=feather_px
+    def masked(
+        self, request: EditRequest | FillRequest, asked: Mask, reference: str, role: InputRole
+    ) -> tuple[Incoming, Incoming]:
+        """Return an image, in a larger canvas if that is asked for, and its mask."""
+        if asked.is_of_words:
+            raise UnsupportedOptionError(
+                "There is no model on this machine that finds words in an image.",
+                f"Give box, polygon or ellipse: {whole_mask(0.25, 0.25, 0.5, 0.5)}.",
             )
-        image = replace(finished.image, notices=(finished.notice, *notices))
-        return Incoming(image, _plan_input(image, "mask"), finished.touched)
+        data, image_id, max_bytes = self._read(reference)
+        masks = []
+        if asked.takes_alpha:
+            image, alpha = load_cutout(
+                data,
+                max_bytes=max_bytes,
+                max_pixels=self.settings.max_image_pixels,
+                budget=self.budget,
+            )
+            masks.append(alpha)
+        else:
+            image = self._decode(data, max_bytes, "RGB")
+        masks += [self._load(mask, "L")[0] for mask in asked.images]
+        size, canvas = Size(image.width, image.height), None
+        if asked.outpainted is not None:
+            canvas = larger_canvas(asked.outpainted, size, self.settings.max_image_pixels)
+        drawn_on = size if canvas is None else canvas.size
+        with self.budget.taken(BYTES_PER_PIXEL * drawn_on.pixels):
+            if canvas is not None:
+                notices = (canvas.notice, *image.notices)
+                image = encode_image(extended(open_image(image), canvas), notices=notices)
+            mask = _finished(request, asked, masks, size, canvas)
+        return (
+            Incoming(image, _plan_input(image, role, image_id=image_id)),
+            Incoming(mask.image, _plan_input(mask.image, "mask"), mask.touched),
+        )
 
     def _load(self, reference: str, mode: Literal["RGB", "L"]) -> tuple[InputImage, str | None]:
-        settings, image_id = self.settings, None
-        max_bytes = settings.max_image_bytes
+        data, image_id, max_bytes = self._read(reference)
+        return self._decode(data, max_bytes, mode), image_id
+
+    def _read(self, reference: str) -> tuple[bytes, str | None, int]:
+        """Return a file, its id in the gallery, and how many bytes it may have."""
+        max_bytes = self.settings.max_image_bytes
         parsed = parse_reference(reference)
         if isinstance(parsed, GalleryReference):
-            image_id = parsed.image_id
-            data = self.files.read(self.gallery[image_id])
+            data = self.files.read(self.gallery[parsed.image_id])
             # It was admitted before: as a PNG it may be larger than the JPEG that came.
-            max_bytes = len(data)
-        elif isinstance(parsed, DataReference):
-            data = parsed.data
-        else:
-            data = read_path(parsed.path, self._readable_dirs(), max_bytes)
-        image = load_image(
+            return data, parsed.image_id, len(data)
+        if isinstance(parsed, DataReference):
+            return parsed.data, None, max_bytes
+        return read_path(parsed.path, self._readable_dirs(), max_bytes), None, max_bytes
+
+    def _decode(self, data: bytes, max_bytes: int, mode: Literal["RGB", "L"]) -> InputImage:
+        return load_image(
             data,
             max_bytes=max_bytes,
-            max_pixels=settings.max_image_pixels,
+            max_pixels=self.settings.max_image_pixels,
             mode=mode,
             budget=self.budget,
         )
-        return image, image_id
 
     def _readable_dirs(self) -> tuple[Path, ...]:
         # A principal with a name connects from elsewhere: this machine's folders are not for it.
         return self.settings.readable_dirs if only() is None else ()
 
 
-def _refuse_unsupported(area: Area) -> None:
-    """Refuse what this version cannot turn into a mask.
+def _finished(
+    request: EditRequest | FillRequest,
+    asked: Mask,
+    masks: Iterable[InputImage],
+    size: Size,
+    canvas: LargerCanvas | None,
+) -> FinishedMask:
+    """Return the mask of an image.
+
+    Args:
+        request: Says how it is finished.
+        asked: Its shapes.
+        masks: Its images, decoded.
+        size: Of the image.
+        canvas: Where the image stands, if in a larger one.
 
     Raises:
-        UnsupportedOptionError: an area is given in such a way.
+        RequestError: a shape does not fit the image, or nothing is left to generate.
     """
-    if area.outpaint is not None or area.alpha:
-        raise UnsupportedOptionError(
-            "outpaint and alpha are not supported yet.", "Give box, polygon, ellipse or image."
-        )
-    if area.words is not None:
-        raise UnsupportedOptionError(
-            "There is no model on this machine that finds words in an image.",
-            f"Give box, polygon or ellipse: {whole_mask(0.25, 0.25, 0.5, 0.5)}.",
-        )
+    mask = Image.new("L", (size.width, size.height), 0)
+    shapes: list[Rectangle] = []
+    notices: list[str] = []
+    for drawn in (one for area in asked.areas for one in draw_shapes(area, size)):
+        mask = united(mask, drawn.mask)
+        shapes.append(drawn.box)
+        notices += drawn.notices
+    is_painted = False
+    for one in masks:
+        scaled, told = scaled_mask(open_image(one), size)
+        mask = united(mask, scaled)
+        notices += (*one.notices, *told)
+        is_painted = True
+    if canvas is not None:
+        if request.invert:
+            raise InvalidRequestError(
+                "invert would keep the margin of outpaint, where there is nothing yet.",
+                "Leave invert out.",
+            )
+        mask = placed(mask, canvas)
+        shapes += canvas.strips
+    feather_px = request.feather_px
+    if feather_px is None:
+        feather_px = 0 if is_painted else default_feather_px(shapes)
+        notices += [soft_edge_notice(feather_px)] if feather_px else []
+    finished = finish_mask(
+        mask, grow_px=request.grow_px, invert=request.invert, feather_px=feather_px
+    )
+    image = replace(finished.image, notices=(finished.notice, *notices))
+    return replace(finished, image=image)
 
 
 def _plan_input(
