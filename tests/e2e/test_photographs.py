@@ -1,5 +1,7 @@
 """Images larger than the model draws: filled and edited in a region, given back whole."""
 
+import base64
+import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +217,40 @@ async def test_an_image_is_extended_and_its_own_pixels_stay(
     new = np.ones(after.shape[:2], bool)
     new[: 90 + FEATHER_PX, 32 - FEATHER_PX :] = False
     assert (after[new] != filled[new]).any(axis=1).mean() > 0.9
+
+
+async def test_the_mask_is_shown_over_the_image_before_and_after(
+    client: Client, shared_service: Service
+) -> None:
+    before = photograph(Size(150, 90))
+    asked = {**FILL, "image": saved(shared_service, before), "feather_px": 0}
+    asked["mask"] = [{"box": [0, 0, 0.2, 0.5]}, {"ellipse": [100, 40, 140, 80]}]
+    words = "Mask: from (0, 0) to (140, 80), 19 % of the image of 150x90."
+    for tool_asks, images in (
+        ({"dry_run": True}, 1),
+        ({"dry_run": True, "preview": "none"}, 0),
+        ({"wait_s": 200}, 2),
+        ({"wait_s": 200, "preview": "none"}, 0),
+    ):
+        result = await call(client, "flux_fill", **{**asked, "preview": "small", **tool_asks})
+        shown = [block for block in result.content if block.type == "image"]
+        assert len(shown) == images
+        assert words in result.content[0].text
+        assert ("The last image shows" in result.content[0].text) is bool(images)
+        if "dry_run" in tool_asks:
+            mask = result.structured_content["mask"]
+            assert mask["box"] == [0, 0, 140, 80]
+            assert mask["share"] == pytest.approx((30 * 45 + np.pi * 400) / (150 * 90), abs=0.002)
+            assert "overlay" not in result.structured_content
+        if images:
+            with Image.open(io.BytesIO(base64.b64decode(shown[-1].data))) as overlay:
+                seen = np.asarray(overlay.convert("RGB")).astype(int)
+            assert seen.shape == before.shape
+            redder = seen[:, :, 0] - before[:, :, 0] > 40
+            assert redder[20, 15]
+            assert redder[60, 120]
+            assert not redder[70, 20]
+            assert not redder[10, 120]
 
 
 async def test_the_transparent_parts_of_an_image_are_its_mask(

@@ -54,6 +54,15 @@ def preview_webp(
     return _fitted(_shrunk(_open(source), longest_px), "WEBP", max_bytes)
 
 
+def fitted_webp(image: Image.Image, max_bytes: int = MAX_PREVIEW_BYTES) -> bytes:
+    """Return a decoded image as a WebP: quality gives way first, then size, until it fits.
+
+    Raises:
+        InternalError: not even one pixel fits into `max_bytes`.
+    """
+    return _fitted(image, "WEBP", max_bytes)
+
+
 def thumbnail_webp(image: Image.Image) -> bytes:
     """Return a decoded image as a WebP with sides up to `THUMBNAIL_PX`, with its tile inside.
 

@@ -20,6 +20,7 @@ from flux_mcp.errors import PILLOW_ERRORS, InvalidImageError, StorageError
 from flux_mcp.images.budget import DecodeBudget
 from flux_mcp.images.changes import told_colour, told_rounding, told_transparency, told_turning
 from flux_mcp.images.colours import to_srgb
+from flux_mcp.requests.geometry import Size
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/jpg", "image/webp")
@@ -188,9 +189,20 @@ def encode_image(image: Image.Image, *, notices: tuple[str, ...] = ()) -> InputI
 
 def open_image(image: InputImage) -> Image.Image:
     """Return the pixels of an `InputImage`: RGB, or L for a mask."""
-    with Image.open(io.BytesIO(image.png), formats=("PNG",)) as opened:
+    return open_png(image.png)
+
+
+def open_png(png: bytes) -> Image.Image:
+    """Return the pixels of a PNG that `encode_image` made."""
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as opened:
         opened.load()
         return opened
+
+
+def png_size(png: bytes) -> Size:
+    """Return the size of a PNG that `encode_image` made, from its header."""
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as opened:
+        return Size(*opened.size)
 
 
 def _check_header(image: Image.Image, max_pixels: int) -> None:

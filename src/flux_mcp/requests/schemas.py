@@ -280,9 +280,9 @@ class DrawRequest(Request):
     )
     dry_run: bool = Field(
         default=False,
-        description="Return the prompt with its audit, the resolved plan and estimates; generate "
-        "and queue nothing.",
-        json_schema_extra=brief("Only prompt, audit and plan."),
+        description="Return the prompt with its audit, the resolved plan and estimates, and a mask "
+        "shown over its image; generate and queue nothing.",
+        json_schema_extra=brief("Only prompt, audit, plan, mask."),
     )
     idempotency_key: Key | None = Field(
         None,

@@ -36,6 +36,7 @@ from flux_mcp.server.results import (
     download_result,
     dry_run_result,
     job_result,
+    overlay_limits,
     queue_result,
     search_result,
 )
@@ -155,7 +156,8 @@ class ToolCalls:
 
     async def _draw(self, request: DrawRequest, call: OpenCall) -> CallToolResult:
         if request.dry_run:
-            answer = await self._service.dry_run(request)
+            limits = overlay_limits(self._preview(request))
+            answer = await self._service.dry_run(request, limits)
             notices = self._once(answer.notices, call.context)
             return dry_run_result(answer.model_copy(update={"notices": notices}))
         # A task of its own: a call cancelled while its job is being stored must still find out
@@ -404,9 +406,15 @@ class ToolCalls:
         answer = answer.model_copy(update={"notices": self._once(answer.notices, context)})
         path = self._service.preview_path(answer.job_id)
         if answer.images or (answer.status == "running" and preview != "none"):
-            return await asyncio.to_thread(
-                job_result, answer, preview, path, self._sheets, is_demo=is_demo
-            )
+
+            def made() -> CallToolResult:
+                limits = overlay_limits(preview) if answer.images else None
+                overlay = None if limits is None else self._service.overlay(answer, limits)
+                return job_result(
+                    answer, preview, path, self._sheets, overlay=overlay, is_demo=is_demo
+                )
+
+            return await asyncio.to_thread(made)
         # It reads no file: it need not wait for a thread behind calls that make images smaller.
         return job_result(answer, preview, path, self._sheets, is_demo=is_demo)
 

@@ -47,6 +47,7 @@ from flux_mcp.service.answers import (
     SearchAnswer,
     lean,
 )
+from flux_mcp.service.inputs import OverlayLimits
 
 PREVIEW_BUDGET_BYTES = 600_000
 MAX_PREVIEWS = 3
@@ -54,6 +55,7 @@ _LONGEST_PX = {"small": 512, "normal": 1024}
 _SHEET_PX = {"small": 768, "normal": 1280}
 AnyAnswer = TypeVar("AnyAnswer", bound=BaseModel)
 _PATH = frozenset({"path"})
+_OVERLAY = "The last image shows what the mask changes, tinted, over the image that was given."
 
 # --- results -----------------------------------------------------------------------------------
 
@@ -64,6 +66,7 @@ def job_result(
     running_preview: Path,
     sheets: Sheets,
     *,
+    overlay: bytes | None = None,
     is_demo: bool = False,
 ) -> CallToolResult:
     """Return a job: text, previews, links to its images, structured content.
@@ -73,12 +76,17 @@ def job_result(
         preview: How large an image to put inside.
         running_preview: File of the preview of the job while it runs; it need not exist.
         sheets: Makes the contact sheet of many images.
+        overlay: The mask of a finished job over its image, as a WebP within `overlay_limits`.
         is_demo: Whether its model is the demonstration.
     """
     answer = _for_caller(answer)
-    content: list[ContentBlock] = [_text(_job_text(answer, is_demo=is_demo))]
+    text = _job_text(answer, is_demo=is_demo)
+    content: list[ContentBlock] = [_text(text if overlay is None else f"{text}\n{_OVERLAY}")]
     if preview != "none":
-        content += _previews(answer.images, preview, sheets)
+        left = PREVIEW_BUDGET_BYTES - (len(overlay) if overlay is not None else 0)
+        content += _previews(answer.images, preview, sheets, left)
+        if overlay is not None:
+            content.append(_image(overlay))
         # It is removed when the job ends, which may be now.
         with suppress(FileNotFoundError):
             if answer.status == "running":
@@ -91,9 +99,19 @@ def job_result(
 
 
 def dry_run_result(answer: DryRunAnswer) -> CallToolResult:
-    """Return what a call would do."""
+    """Return what a call would do; its mask shown over its image, if the answer has that."""
     answer = _for_caller(answer)
-    return _result([_text(_dry_run_text(answer))], answer)
+    text = _dry_run_text(answer)
+    if answer.overlay is None:
+        return _result([_text(text)], answer)
+    return _result([_text(f"{text}\n{_OVERLAY}"), _image(answer.overlay)], answer)
+
+
+def overlay_limits(preview: PreviewSize) -> OverlayLimits | None:
+    """Return how large the overlay of a mask may be in a result; `None` for no overlay."""
+    if preview == "none":
+        return None
+    return OverlayLimits(_LONGEST_PX[preview], PREVIEW_BUDGET_BYTES // (MAX_PREVIEWS + 1))
 
 
 def download_result(answer: DownloadAnswer) -> CallToolResult:
@@ -314,14 +332,17 @@ def _notes(notices: Iterable[str]) -> Iterator[str]:
 
 
 def _previews(
-    images: Sequence[ImageAnswer], preview: Literal["small", "normal"], sheets: Sheets
+    images: Sequence[ImageAnswer],
+    preview: Literal["small", "normal"],
+    sheets: Sheets,
+    budget_bytes: int,
 ) -> list[ContentBlock]:
     if len(images) > MAX_PREVIEWS:
         return [_sheet(images, preview, sheets)]
     make = small_preview_webp if preview == "small" else preview_webp
     blocks: list[ContentBlock] = []
     for image in images:
-        budget = min(MAX_PREVIEW_BYTES, PREVIEW_BUDGET_BYTES // len(images))
+        budget = min(MAX_PREVIEW_BYTES, budget_bytes // len(images))
         # An image whose file is gone still has its facts.
         with suppress(StorageError):
             blocks.append(_image(make(Path(image.path), _LONGEST_PX[preview], budget)))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
 from flux_mcp.jobs.downloads import DownloadPhase, DownloadStatus
 from flux_mcp.jobs.job import ShownStatus
@@ -154,6 +155,8 @@ class JobAnswer(_Answer):
     notices: tuple[str, ...] = Field((), description="Tell the user.")
     error: ErrorInfo | None = None
     images: tuple[ImageAnswer, ...] = ()
+    masked: SkipJsonSchema[tuple[str, str] | None] = Field(None, exclude=True, repr=False)
+    """SHA-256 of the image that was masked and of its mask; their overlay is shown beside this."""
     next: Annotated[str | None, _NEXT] = None
 
 
@@ -254,12 +257,24 @@ class ComposedAnswer(_Answer):
     tokens: tuple[Annotated[TokensAnswer, _BRIEF], ...] = Field((), description="By text encoder.")
 
 
+class MaskAnswer(_Answer):
+    """What of an image a mask generates again."""
+
+    share: float = Field(description="Of the image's pixels, 0 to 1.")
+    box: tuple[int, int, int, int] = Field(description="[x0, y0, x1, y1] around it, in pixels.")
+
+
 class DryRunAnswer(_Answer):
     """What a call with dry_run would do; nothing was queued."""
 
     composed: tuple[ComposedAnswer, ...] = Field(description="Each different prompt.")
     plan: Annotated[RenderPlan, _BRIEF] = Field(description="Every parameter.")
     loras: tuple[Annotated[LoraAnswer, _BRIEF], ...] = ()
+    mask: Annotated[MaskAnswer, _BRIEF] | None = Field(
+        None, description="What it changes: share of the image, box [x0, y0, x1, y1] in pixels."
+    )
+    overlay: SkipJsonSchema[bytes | None] = Field(None, exclude=True, repr=False)
+    """The mask shown over its image, a WebP: shown beside this answer, not in it."""
     draw_s: float | None = Field(None, description="Estimated seconds to generate.")
     start_s: float | None = Field(None, description="Estimated seconds until it starts.")
     notices: tuple[str, ...] = Field((), description="Tell the user.")

@@ -7,12 +7,14 @@ from flux_mcp.compose.audit import Finding
 from flux_mcp.compose.composer import Composition
 from flux_mcp.compose.problems import shorten
 from flux_mcp.compose.tokens import TokenCount
+from flux_mcp.images.masks import FinishedMask
 from flux_mcp.jobs.estimates import Estimates
 from flux_mcp.service.answers import (
     ComposedAnswer,
     DryRunAnswer,
     FindingAnswer,
     LoraAnswer,
+    MaskAnswer,
     TokensAnswer,
 )
 from flux_mcp.service.planner import Decision
@@ -35,10 +37,15 @@ def dry_run_answer(decision: Decision, estimates: Estimates) -> DryRunAnswer:
         composed=composed_answers(decision),
         plan=decision.plan,
         loras=tuple(LoraAnswer.of(lora) for lora in decision.loras),
+        mask=next((_mask(item.mask) for item in decision.incoming if item.mask), None),
         draw_s=decision.expected_s if known_s is None else known_s,
         start_s=estimates.start_s(),
         notices=decision.notices,
     )
+
+
+def _mask(mask: FinishedMask) -> MaskAnswer:
+    return MaskAnswer(share=round(mask.share, 6), box=mask.changed.edges)
 
 
 def composed_answers(decision: Decision) -> tuple[ComposedAnswer, ...]:

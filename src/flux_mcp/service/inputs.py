@@ -1,6 +1,7 @@
 """The images of a request: from whatever names them to checked images and plan inputs."""
 
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Literal
 
 from PIL import Image
 
-from flux_mcp.errors import InvalidRequestError, RequestError, UnsupportedOptionError
+from flux_mcp.errors import InvalidRequestError, RequestError, StorageError, UnsupportedOptionError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.images.budget import DecodeBudget
 from flux_mcp.images.decoding import (
@@ -18,6 +19,8 @@ from flux_mcp.images.decoding import (
     load_cutout,
     load_image,
     open_image,
+    open_png,
+    png_size,
     store_image,
 )
 from flux_mcp.images.masks import (
@@ -30,6 +33,7 @@ from flux_mcp.images.masks import (
     united,
 )
 from flux_mcp.images.outpainting import LargerCanvas, extended, larger_canvas, placed
+from flux_mcp.images.overlays import draw_overlay
 from flux_mcp.images.references import (
     DataReference,
     GalleryReference,
@@ -51,6 +55,17 @@ from flux_mcp.requests.schemas import (
 from flux_mcp.requests.validation import Mistakes
 from flux_mcp.settings.settings import Settings
 
+MAX_KEPT_OVERLAYS = 16
+"""The newest: a client may ask for the same job several times."""
+
+
+@dataclass(frozen=True)
+class OverlayLimits:
+    """How large an overlay may be."""
+
+    longest_px: int
+    max_bytes: int
+
 
 @dataclass(frozen=True)
 class Incoming:
@@ -58,8 +73,8 @@ class Incoming:
 
     image: InputImage
     plan_input: PlanInput
-    covered: Rectangle | None = None
-    """Of a mask: the part that is not 0."""
+    mask: FinishedMask | None = None
+    """Of a mask: where it lies and how much it covers."""
 
 
 def wrong_references(request: DrawRequest, mistakes: Mistakes) -> None:
@@ -115,6 +130,8 @@ class InputReader:
         self._settings = settings
         self._files = files
         self._budget = DecodeBudget()
+        self._overlays: dict[tuple[str, str, OverlayLimits], bytes] = {}
+        self._overlays_lock = threading.Lock()
 
     def read(self, request: DrawRequest, gallery: Mapping[str, str]) -> tuple[Incoming, ...]:
         """Return every image of a request, decoded and checked, in the order plans list them.
@@ -146,6 +163,50 @@ class InputReader:
             case _:
                 drafts = request.refine_from if isinstance(request, GenerateRequest) else None
                 return tuple(read.image(draft, "image") for draft in drafts or ())
+
+    def overlay(self, incoming: Sequence[Incoming], limits: OverlayLimits) -> bytes | None:
+        """Return the mask of a request shown over its image, as a WebP; `None` without a mask."""
+        mask = next((item.image.png for item in incoming if item.mask is not None), None)
+        if mask is None:
+            return None
+        return self._overlay(incoming[0].image.png, mask, limits)
+
+    def stored_overlay(self, image_sha256: str, mask_sha256: str, limits: OverlayLimits) -> bytes:
+        """Return the mask of a plan shown over its image, as a WebP.
+
+        Args:
+            image_sha256: Names the first input of the plan.
+            mask_sha256: Names its mask.
+            limits: How large it may be.
+
+        Raises:
+            StorageError: one of them is no longer in the uploads folder.
+        """
+        key = (image_sha256, mask_sha256, limits)
+        with self._overlays_lock:
+            if key in self._overlays:
+                return self._overlays[key]
+        try:
+            image, mask = (
+                (self._settings.paths.uploads / f"{sha256}.png").read_bytes()
+                for sha256 in (image_sha256, mask_sha256)
+            )
+        except OSError as error:
+            raise StorageError(f"An input cannot be read: {error.strerror}.") from error
+        overlay = self._overlay(image, mask, limits)
+        with self._overlays_lock:
+            self._overlays[key] = overlay
+            while len(self._overlays) > MAX_KEPT_OVERLAYS:
+                self._overlays.pop(next(iter(self._overlays)))
+        return overlay
+
+    def _overlay(self, image: bytes, mask: bytes, limits: OverlayLimits) -> bytes:
+        from flux_mcp.gallery.previews import fitted_webp  # noqa: PLC0415 - few requests have a mask
+
+        size = png_size(image)
+        with self._budget.taken(BYTES_PER_PIXEL * size.pixels):
+            overlay = draw_overlay(open_png(image), open_png(mask), limits.longest_px)
+        return fitted_webp(overlay, limits.max_bytes)
 
     def store(self, incoming: Iterable[Incoming]) -> None:
         """Write the images into the uploads folder, under their hashes."""
@@ -199,7 +260,7 @@ class _RequestInputs:
             mask = _finished(request, asked, masks, size, canvas)
         return (
             Incoming(image, _plan_input(image, role, image_id=image_id)),
-            Incoming(mask.image, _plan_input(mask.image, "mask"), mask.touched),
+            Incoming(mask.image, _plan_input(mask.image, "mask"), mask),
         )
 
     def _load(self, reference: str, mode: Literal["RGB", "L"]) -> tuple[InputImage, str | None]:

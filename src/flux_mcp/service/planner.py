@@ -214,7 +214,7 @@ class Planner:
             texts=wording.texts,
             inputs=tuple(item.plan_input for item in incoming),
             edit_fit=self._settings.edit_fit,
-            masked=next(filter(None, (item.covered for item in incoming)), None),
+            masked=next((item.mask.touched for item in incoming if item.mask), None),
             loaded_as=chosen.loaded_as,
             loras=planned_loras,
             switches=switches.switches,

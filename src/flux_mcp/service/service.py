@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flux_mcp.errors import StorageError
 from flux_mcp.jobs.downloads import is_download_id
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
 from flux_mcp.jobs.job import Job, PreviewSize, new_job_id, utc_now
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from flux_mcp.compose.library import PackLibrary
     from flux_mcp.models.loras.library import LoraLibrary
     from flux_mcp.requests.schemas import DrawRequest
-    from flux_mcp.service.inputs import InputReader
+    from flux_mcp.service.inputs import InputReader, OverlayLimits
     from flux_mcp.service.planner import Decision, Planner, StoredFacts
 
 logger = logging.getLogger(__name__)
@@ -215,8 +216,14 @@ class Service:
 
         return await self._database.call(read)
 
-    async def dry_run(self, request: "DrawRequest") -> DryRunAnswer:
+    async def dry_run(
+        self, request: "DrawRequest", overlay: "OverlayLimits | None" = None
+    ) -> DryRunAnswer:
         """Return the prompts with their audit, the plan and the estimates; store nothing.
+
+        Args:
+            request: What is asked for.
+            overlay: Also lay the mask over its image, so large.
 
         Raises:
             RequestError: something about the request is wrong.
@@ -226,7 +233,20 @@ class Service:
 
         await self.open()
         decision = await self._planner.decide(request, refuse=False)
-        return await self._database.call(dry_run_answer, decision, self._views.estimates)
+        answer = await self._database.call(dry_run_answer, decision, self._views.estimates)
+        if overlay is None or answer.mask is None:
+            return answer
+        drawn = await asyncio.to_thread(self._inputs.overlay, decision.incoming, overlay)
+        return answer.model_copy(update={"overlay": drawn})
+
+    def overlay(self, answer: JobAnswer, limits: "OverlayLimits") -> bytes | None:
+        """Return the mask of a job shown over its image, as a WebP; `None` without one. Blocks."""
+        if answer.masked is None:
+            return None
+        try:
+            return self._inputs.stored_overlay(*answer.masked, limits)
+        except StorageError:
+            return None  # an input that is gone is no reason to say nothing of the job
 
     # --- watch ---------------------------------------------------------------------------------
 

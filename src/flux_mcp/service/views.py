@@ -116,6 +116,7 @@ class Views:
             session=job.session,
             notices=job.notices if trouble is None else (*job.notices, trouble),
             error=job.error,
+            masked=_masked(job),
             images=tuple(image_answer(record, self._files) for record in images),
         )
 
@@ -135,6 +136,12 @@ class Views:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 2)
+
+
+def _masked(job: Job) -> tuple[str, str] | None:
+    inputs = job.plan.inputs
+    mask = next((item.sha256 for item in inputs if item.role == "mask"), None)
+    return None if mask is None else (inputs[0].sha256, mask)
 
 
 def _pack_of(reports: Sequence[Mapping[str, Any]]) -> str | None:
