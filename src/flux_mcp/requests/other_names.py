@@ -95,6 +95,10 @@ _WITHOUT: Mapping[str, str] = {
     "sampler": "Leave it out: each model has its own.",
     "sampler_name": "Leave it out: each model has its own.",
     "style": "Say it in the prompt, or name a LoRA.",
+    **dict.fromkeys(
+        ("polygon", "ellipse", "outpaint"),
+        "It is a part of the argument mask, which flux_fill and flux_edit take.",
+    ),
     **dict.fromkeys(_WRAPPERS, "Give what is inside it as the arguments themselves."),
 }
 _SIZE = re.compile(r"\s*(\d{1,5})\s*[xX\u00d7*:,]\s*(\d{1,5})\s*")
@@ -162,7 +166,7 @@ def _image_list(ours: str, value: Any) -> str:
 def _mask(ours: str, value: Any) -> str:
     if isinstance(value, str):
         return _pair(ours, {"image": value})
-    return _pair(ours, {"box": value}) if isinstance(value, dict) else ""
+    return _pair(ours, {"box": value}) if isinstance(value, dict | list) else ""
 
 
 def _loras(ours: str, value: Any) -> str:

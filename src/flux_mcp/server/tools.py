@@ -95,8 +95,8 @@ TOOLS: tuple[ToolRow, ...] = (
     ToolRow(
         FillRequest.tool,
         "Fill a masked area",
-        "Generate inside a masked area of an image; every pixel outside it stays as it is."
-        + _WAITING,
+        "Generate inside a masked area of an image, or extend it; every pixel outside stays as it "
+        "is." + _WAITING,
         FillRequest,
         _GENERATED,
         _DRAWS,
