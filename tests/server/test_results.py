@@ -25,7 +25,7 @@ from PIL import Image
 
 from flux_mcp.errors import WeightsMissingError
 from flux_mcp.gallery.files import ImageFiles
-from flux_mcp.gallery.previews import Sheets
+from flux_mcp.gallery.previews import Sheets, preview_webp
 from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.jobs.downloads import Download, new_download_id
 from flux_mcp.jobs.job import utc_now
@@ -39,11 +39,13 @@ from flux_mcp.server.redaction import FOR_THE_OWNER
 from flux_mcp.server.resources import ResourceReader
 from flux_mcp.server.results import (
     MAX_PREVIEWS,
+    PREVIEW_BUDGET_BYTES,
     cancel_result,
     dry_run_result,
     error_result,
     fitted,
     job_result,
+    overlay_limits,
     queue_result,
     search_result,
 )
@@ -232,6 +234,24 @@ def test_the_largest_images_fit_as_well(noisy: dict[tuple[int, int], Path]) -> N
     result = job_result(completed(images, "noise"), "normal", NOWHERE, Sheets())
     check_size(result)
     assert all(max(size_of(picture)) <= 1024 for picture in previews(result))
+
+
+def test_the_overlay_of_a_mask_shares_the_budget_and_is_left_out_on_request(
+    noisy: dict[tuple[int, int], Path],
+) -> None:
+    limits = overlay_limits("normal")
+    assert limits is not None
+    overlay = preview_webp(noisy[1024, 1024], limits.longest_px, limits.max_bytes)
+    for count, shown in ((1, 2), (MAX_PREVIEWS - 1, MAX_PREVIEWS), (MAX_PREVIEWS, 2)):
+        images = [image(number, noisy[1024, 1024], "noise") for number in range(count)]
+        answer = completed(images, "noise")
+        result = job_result(answer, "normal", NOWHERE, Sheets(), overlay=overlay)
+        check_size(result)
+        blocks = [block for block in result.content if isinstance(block, ImageContent)]
+        assert len(blocks) == shown
+        assert base64.b64decode(blocks[-1].data) == overlay
+        assert sum(len(base64.b64decode(block.data)) for block in blocks) <= PREVIEW_BUDGET_BYTES
+    assert overlay_limits("none") is None
 
 
 @pytest.mark.parametrize("prompt", WORST_PROMPTS.values(), ids=WORST_PROMPTS)

@@ -83,10 +83,12 @@ def job_result(
     text = _job_text(answer, is_demo=is_demo)
     content: list[ContentBlock] = [_text(text if overlay is None else f"{text}\n{_OVERLAY}")]
     if preview != "none":
-        left = PREVIEW_BUDGET_BYTES - (len(overlay) if overlay is not None else 0)
-        content += _previews(answer.images, preview, sheets, left)
-        if overlay is not None:
-            content.append(_image(overlay))
+        overlays = [] if overlay is None else [overlay]
+        left_bytes = PREVIEW_BUDGET_BYTES - sum(map(len, overlays))
+        content += _previews(
+            answer.images, preview, sheets, MAX_PREVIEWS - len(overlays), left_bytes
+        )
+        content += map(_image, overlays)
         # It is removed when the job ends, which may be now.
         with suppress(FileNotFoundError):
             if answer.status == "running":
@@ -111,7 +113,7 @@ def overlay_limits(preview: PreviewSize) -> OverlayLimits | None:
     """Return how large the overlay of a mask may be in a result; `None` for no overlay."""
     if preview == "none":
         return None
-    return OverlayLimits(_LONGEST_PX[preview], PREVIEW_BUDGET_BYTES // (MAX_PREVIEWS + 1))
+    return OverlayLimits(_LONGEST_PX[preview], PREVIEW_BUDGET_BYTES // MAX_PREVIEWS)
 
 
 def download_result(answer: DownloadAnswer) -> CallToolResult:
@@ -335,9 +337,10 @@ def _previews(
     images: Sequence[ImageAnswer],
     preview: Literal["small", "normal"],
     sheets: Sheets,
+    most: int,
     budget_bytes: int,
 ) -> list[ContentBlock]:
-    if len(images) > MAX_PREVIEWS:
+    if len(images) > most:
         return [_sheet(images, preview, sheets)]
     make = small_preview_webp if preview == "small" else preview_webp
     blocks: list[ContentBlock] = []
