@@ -30,12 +30,14 @@ class CommandRow:
     """One command, or group of commands.
 
     Attributes:
-        module: Its module, which has it as `app`, a `typer.Typer`.
+        module: Its module.
         about: Its line in `flux-mcp --help`, and the first paragraph of its own help.
+        app: What the module has it as, a `typer.Typer`.
     """
 
     module: str
     about: str
+    app: str = "app"
 
 
 COMMANDS: Mapping[str, CommandRow] = {
@@ -44,7 +46,29 @@ COMMANDS: Mapping[str, CommandRow] = {
         "Serve MCP: over stdin and stdout for clients that start it, or over HTTP.",
     ),
     "generate": CommandRow(
-        "flux_mcp.cli.commands.generate", "Generate an image and wait for it. Ctrl-C cancels it."
+        "flux_mcp.cli.commands.drawing",
+        "Generate an image and wait for it. Ctrl-C cancels it.",
+        "generate",
+    ),
+    "edit": CommandRow(
+        "flux_mcp.cli.commands.drawing",
+        "Change an image as an instruction says, and wait for it. Ctrl-C cancels it.",
+        "edit",
+    ),
+    "fill": CommandRow(
+        "flux_mcp.cli.commands.drawing",
+        "Generate inside a mask and keep the rest. Ctrl-C cancels it.",
+        "fill",
+    ),
+    "vary": CommandRow(
+        "flux_mcp.cli.commands.drawing",
+        "Generate something like one or several images. Ctrl-C cancels it.",
+        "vary",
+    ),
+    "structure": CommandRow(
+        "flux_mcp.cli.commands.drawing",
+        "Generate an image that follows the edges of another. Ctrl-C cancels it.",
+        "structure",
     ),
     "demo": CommandRow(
         "flux_mcp.cli.commands.demo",
@@ -85,7 +109,7 @@ def command_tree() -> TyperGroup:
 def load(name: str) -> TyperCommand | TyperGroup:
     """Import a command, or group of commands, and return it."""
     row = COMMANDS[name]
-    app: typer.Typer = import_module(row.module).app
+    app: typer.Typer = getattr(import_module(row.module), row.app)
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand | TyperGroup)  # noqa: S101 - typer makes no other
     command.name = name

@@ -1,30 +1,35 @@
-"""`flux-mcp generate`: one request, its progress, the images."""
+"""`flux-mcp generate` and the other drawing commands: requests, their progress, the images."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from flux_mcp.cli.arguments import arguments_of
 from flux_mcp.cli.common import (
     EXIT_ENGINE,
     EXIT_REQUEST,
+    STDIN,
     complain,
     console,
     given_or_read,
     opened,
     plain,
     print_json,
+    read_kind,
 )
 from flux_mcp.cli.jobs import print_images, print_notices
-from flux_mcp.cli.loras import read_loras
-from flux_mcp.cli.packs import print_findings, read_variables
+from flux_mcp.cli.output_files import OutputFlags
+from flux_mcp.cli.packs import print_findings
 from flux_mcp.cli.progress import progress_on_stderr
-from flux_mcp.errors import FluxMcpError, InvalidRequestError
+from flux_mcp.errors import FluxMcpError, InvalidRequestError, RequestError
 from flux_mcp.jobs.job import Job
-from flux_mcp.requests.schemas import GenerateRequest
+from flux_mcp.requests.schemas import DRAW_REQUESTS, DrawRequest
 from flux_mcp.requests.validation import parse_request
 from flux_mcp.service.answers import DryRunAnswer, JobAnswer
 from flux_mcp.service.service import Service
@@ -36,117 +41,189 @@ MOST_LINES = 10
 """Lines that a job's steps become where progress is a log and not a bar."""
 
 
-# --- flags -------------------------------------------------------------------------------------
-
-
 @dataclass
 class Begun:
-    """What an interrupted command has begun: its job, once there is one."""
+    """What an interrupted command has begun: its jobs, once there are any."""
 
-    job_id: str | None = None
+    job_ids: list[str] = field(default_factory=list)
 
     def when_interrupted(self) -> str:
         """Return what is said at once."""
-        if self.job_id is None:
-            return "Stopping: nothing is generated."
-        return f"Stopping: job {self.job_id} is cancelled and stops at its next step."
-
-
-@dataclass(frozen=True)
-class GenerateFlags:
-    """The flags that become arguments of another shape: the choices in a pack, and the LoRAs."""
-
-    pack: str | None
-    subject: str | None
-    variables: tuple[str, ...]
-    """Each `name=value`."""
-    extra: str | None
-    loras: tuple[str, ...] = ()
-    """Each `name` or `name:weight`."""
-
-    def choice(self) -> dict[str, Any] | None:
-        """Return the argument `pack` of the tools; `None` without a pack.
-
-        Raises:
-            InvalidRequestError: choices of no pack, or a variable not written as name=value.
-        """
-        chosen: dict[str, Any] = {
-            name: value
-            for name, value in (("subject", self.subject), ("extra", self.extra))
-            if value is not None
-        }
-        if self.variables:
-            chosen["variables"] = read_variables(self.variables)
-        if self.pack is not None:
-            return {"name": self.pack, **chosen}
-        if chosen:
-            raise InvalidRequestError(
-                "--subject, --var and --extra choose in a pack, and no --pack is given.",
-                "'flux-mcp packs list' shows the packs there are.",
-            )
-        return None
+        match self.job_ids:
+            case []:
+                return "Stopping: nothing is generated."
+            case [one]:
+                return f"Stopping: job {one} is cancelled and stops at its next step."
+            case several:
+                return f"Stopping: {len(several)} jobs are cancelled; a running one stops soon."
 
 
 # --- work --------------------------------------------------------------------------------------
 
 
-async def generate_and_wait(
+async def draw_and_wait(
     settings: Settings,
-    asked: dict[str, Any],
-    flags: GenerateFlags,
+    command: str,
+    given: dict[str, Any],
+    output: OutputFlags,
     begun: Begun,
     *,
     as_json: bool,
 ) -> None:
-    """Generate, showing each step on stderr; print the result on stdout.
+    """Make images, showing each step on stderr; print the result on stdout.
+
+    Args:
+        settings: Of this command.
+        command: Its name, one of `KIND_NAMES`.
+        given: The flags that were given, by the names in commands/drawing.py.
+        output: Where the images go besides the gallery.
+        begun: Told the jobs.
+        as_json: Whether the result is for programs.
 
     Raises:
         FluxMcpError: the request is wrong, or the machine cannot.
-        typer.Exit: the job failed or was cancelled, or the prompt of a dry run is refused.
+        typer.Exit: a job failed or was cancelled, or the prompt of a dry run is refused.
     """
-    choice = flags.choice()
+    is_batch = "prompts" in given
+    requests = requests_of(settings, command, given)
+    output.check(sum(request.count for request in requests))
+    if requests[0].dry_run:
+        await _plan(settings, requests, is_batch=is_batch, as_json=as_json)
+        return
+    async with opened(settings, executes=True) as service:
+        answers = await _draw(service, requests, begun)
+    images = [image for answer in answers for image in answer.images]
+    # Numbers count what was asked for: with an image missing they would name others.
+    is_whole = all(answer.status == "completed" for answer in answers)
+    written = output.deliver(images) if is_whole else []
+    if as_json:
+        whole = [answer.model_dump(mode="json") for answer in answers]
+        print_json({"jobs": whole} if is_batch else whole[0])
+    for answer in answers:
+        _print_ended(answer, as_json=as_json)
+    for path in () if as_json else written:
+        console().print(str(path), style="bold green")
+    if output.file is not None and not is_whole:
+        complain("Nothing was written to --output, as not every image was made.")
+    if not is_whole:
+        raise typer.Exit(EXIT_ENGINE)
+
+
+def requests_of(
+    settings: Settings, command: str, given: Mapping[str, Any]
+) -> tuple[DrawRequest, ...]:
+    """Return what a command asks for: one request, or with `prompts` one for each line.
+
+    Raises:
+        RequestError: it is wrong; of several, the line is said.
+    """
+    kind = read_kind("command", command)
+    request_type = DRAW_REQUESTS[kind]
+    asked = dict(given)
+    lines = asked.pop("prompts", None)
+    if lines is not None and ("prompt" in asked or "pack" in asked):
+        raise InvalidRequestError("Give one of a prompt, --pack and --prompts.", "Leave one out.")
+    if lines is not None and "idempotency_key" in asked:
+        raise InvalidRequestError("One --idempotency-key is of one job.", "Leave one out.")
     if "prompt" in asked:
-        asked = {**asked, "prompt": given_or_read(asked["prompt"], "a prompt")}
-    if flags.loras:
-        asked = {**asked, "loras": read_loras(flags.loras)}
-    if ("prompt" in asked) == (choice is not None):
+        asked["prompt"] = given_or_read(asked["prompt"], "a prompt")
+    arguments = arguments_of(command, asked, settings)
+    if lines is not None:
+        return tuple(
+            _numbered(number, request_type, {**arguments, "prompt": line})
+            for number, line in _lines(lines)
+        )
+    if ("prompt" in arguments and "pack" in arguments) or (
+        request_type.needs_words and not {"prompt", "pack"} & arguments.keys()
+    ):
         raise InvalidRequestError(
             "Give either a prompt or --pack.", "With a pack, words of your own go into --extra."
         )
-    request = parse_request(GenerateRequest, asked if choice is None else {**asked, "pack": choice})
-    if request.dry_run:
-        async with opened(settings, executes=False) as service:
-            planned = await service.dry_run(request)
-        _print_planned(planned, as_json=as_json)
+    return (parse_request(request_type, arguments),)
+
+
+def _lines(source: str) -> list[tuple[int, str]]:
+    if source == STDIN:
+        text = given_or_read(source, "prompts")
     else:
-        async with opened(settings, executes=True) as service:
-            answer = await _generate(service, request, begun)
-        _print_ended(answer, as_json=as_json)
+        try:
+            raw = Path(source).expanduser().read_bytes()
+            text = raw.decode("utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise InvalidRequestError(
+                f"--prompts: {plain(source)} cannot be read.", "Give a text in UTF-8."
+            ) from error
+    found = [
+        (number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()
+    ]
+    if not found:
+        raise InvalidRequestError("--prompts has no line with words.", "Write one job a line.")
+    return found
 
 
-async def _generate(service: Service, request: GenerateRequest, begun: Begun) -> JobAnswer:
-    # A task of its own: interrupted while its job is being stored, it still says which job to stop.
-    submitting = asyncio.create_task(service.submit(request))
+def _numbered(
+    number: int, request_type: type[DrawRequest], arguments: dict[str, Any]
+) -> DrawRequest:
     try:
-        job = await asyncio.shield(submitting)
-        begun.job_id = job.id
-        await show_progress(service.watch(job.id, WATCH_S))
+        return parse_request(request_type, arguments)
+    except RequestError as error:
+        raise type(error)(f"Line {number}: {error.message}", error.hint) from error
+
+
+async def _plan(
+    settings: Settings, requests: Sequence[DrawRequest], *, is_batch: bool, as_json: bool
+) -> None:
+    async with opened(settings, executes=False) as service:
+        planned = [await service.dry_run(request) for request in requests]
+    if as_json:
+        whole = [answer.model_dump(mode="json") for answer in planned]
+        print_json({"plans": whole} if is_batch else whole[0])
+    for answer in () if as_json else planned:
+        _print_dry_run(answer)
+    if any(one.verdict == "refuse" for answer in planned for one in answer.composed):
+        raise typer.Exit(EXIT_REQUEST)
+
+
+async def _draw(service: Service, requests: Sequence[DrawRequest], begun: Begun) -> list[JobAnswer]:
+    """Queue every request at once, and wait for all."""
+    # A task of its own: interrupted while jobs are being stored, it still says which to stop.
+    submitting = asyncio.create_task(_submit(service, requests, begun))
+    try:
+        jobs = await asyncio.shield(submitting)
+        for job in jobs:
+            await show_progress(service.watch(job.id, WATCH_S))
     except asyncio.CancelledError:
-        await _stop(service, submitting)
+        with suppress(FluxMcpError):
+            await submitting
+        await _stop(service, begun)
         raise
-    return await service.describe_job(await service.find_job(job.id))
+    return [await service.describe_job(await service.find_job(job.id)) for job in jobs]
 
 
-async def _stop(service: Service, submitting: "asyncio.Task[Job]") -> None:
-    """Cancel the job of an interrupted command and wait until it has stopped."""
+async def _submit(service: Service, requests: Sequence[DrawRequest], begun: Begun) -> list[Job]:
+    jobs = []
     try:
-        job = await submitting
+        for request in requests:
+            job = await service.submit(request)
+            jobs.append(job)
+            begun.job_ids.append(job.id)
     except FluxMcpError:
-        return
-    await service.cancel(job.id)
-    async for seen in service.watch(job.id, service.settings.cancel_grace_s):
-        job = seen
-    complain(f"Interrupted: job {job.id} {_ENDED.get(job.status, 'is still stopping')}.")
+        # All or none: half a batch would be made again by whoever repeats the command.
+        for job in jobs:
+            await service.cancel(job.id)
+        raise
+    return jobs
+
+
+async def _stop(service: Service, begun: Begun) -> None:
+    """Cancel the jobs of an interrupted command and wait until they have stopped."""
+    # The last first, so that none of them starts meanwhile.
+    for job_id in reversed(begun.job_ids):
+        await service.cancel(job_id)
+    for job_id in begun.job_ids:
+        async for job in service.watch(job_id, service.settings.cancel_grace_s):
+            seen = job
+        complain(f"Interrupted: job {job_id} {_ENDED.get(seen.status, 'is still stopping')}.")
 
 
 # --- progress ----------------------------------------------------------------------------------
@@ -177,20 +254,6 @@ async def show_progress(jobs: AsyncIterator[Job]) -> None:
 # --- answers -----------------------------------------------------------------------------------
 
 
-def _print_planned(answer: DryRunAnswer, *, as_json: bool) -> None:
-    """Print what would be generated.
-
-    Raises:
-        typer.Exit: the audit refuses a prompt, so the request would be refused.
-    """
-    if as_json:
-        print_json(answer)
-    else:
-        _print_dry_run(answer)
-    if any(one.verdict == "refuse" for one in answer.composed):
-        raise typer.Exit(EXIT_REQUEST)
-
-
 def _print_dry_run(answer: DryRunAnswer) -> None:
     """Print what would be generated, the audit of each prompt, and every notice."""
     out, plan, count = console(), answer.plan, len(answer.plan.seeds)
@@ -212,17 +275,10 @@ def _print_dry_run(answer: DryRunAnswer) -> None:
 
 
 def _print_ended(answer: JobAnswer, *, as_json: bool) -> None:
-    """Print the images of a job, or say on stderr why it has none.
-
-    Raises:
-        typer.Exit: it failed or was cancelled.
-    """
-    if as_json:
-        print_json(answer)
-    else:
+    """Print the images of a job, or say on stderr why it has none."""
+    if not as_json:
         print_images(answer)
         print_notices(answer.notices)
     if answer.status in ("failed", "cancelled"):
         reason = f"Job {answer.job_id} was cancelled; no image was generated."
         complain(reason if answer.error is None else str(answer.error))
-        raise typer.Exit(EXIT_ENGINE)
