@@ -6,7 +6,7 @@ from flux_mcp.server.clients import Row, known_clients
 from flux_mcp.settings.settings import Settings
 from reference.markdown import NOTE, page, table
 
-_SETTINGS = ("links", "structured", "preview")
+_SETTINGS = ("links", "structured", "preview", "preview_bytes")
 
 
 def content_page() -> str:
@@ -64,7 +64,7 @@ def _different(row: Row) -> str:
     return "; ".join(words) or "everything"
 
 
-def _in_words(key: str, value: Any) -> str:
+def _in_words(key: str, value: Any) -> str:  # noqa: PLR0911 - one for each field
     match key, value:
         case "wait_s", seconds:
             return f"an answer after at most {seconds} s, with the job's id if it is not finished"
@@ -72,6 +72,8 @@ def _in_words(key: str, value: Any) -> str:
             return f"of flux_get_job after at most {seconds} s"
         case "preview", "none":
             return "no preview"
+        case "preview_bytes", size:
+            return f"previews of {size:,} bytes together"
         case "preview", size:
             return f"a preview of the size {size}"
         case "links", False:

@@ -47,10 +47,11 @@ def tools_page() -> str:
         "## What an answer holds",
         (
             "- a **text** with every fact a model needs that cannot see images: id, size, seed, "
-            "model, file, URI, notices;\n"
+            "model, file, URI, notices; without a preview also the main colours and what they cover; "
+            "numbers where there is a contact sheet;\n"
             f"- **previews** as WebP, at most {MAX_PREVIEWS} of {MAX_PREVIEW_BYTES:,} bytes; "
             "more images come as one numbered contact sheet (JPEG); the whole answer stays below "
-            "1 MB;\n"
+            "1 MB (`preview_bytes` sets less);\n"
             "- a **resource link** to each full PNG, `flux://images/{id}` "
             "(`flux://images/{id}/thumbnail` is a WebP of 512 px, `flux://jobs/{id}` a job as "
             "JSON);\n"

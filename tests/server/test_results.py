@@ -229,6 +229,30 @@ def test_a_finished_job_of_noise_stays_below_a_million_characters(
     assert len(previews(result)) == (count if count <= MAX_PREVIEWS else 1)
 
 
+@pytest.mark.parametrize("count", [MAX_PREVIEWS, MAX_PREVIEWS + 1])
+def test_previews_keep_to_the_budget_of_the_client(
+    noisy: dict[tuple[int, int], Path], count: int
+) -> None:
+    images = [image(number, noisy[1024, 1024], "noise") for number in range(count)]
+    answer = completed(images, "noise")
+    result = job_result(answer, "normal", NOWHERE, Sheets(), budget_bytes=20_000)
+    shown = previews(result)
+    assert len(shown) == (count if count <= MAX_PREVIEWS else 1)
+    assert sum(len(base64.b64decode(one.data)) for one in shown) <= 20_000
+    text = result.content[0]
+    assert isinstance(text, TextContent)
+    numbered = [f"{number}. Image {one.id}:" for number, one in enumerate(images, start=1)]
+    assert all((line in text.text) == (count > MAX_PREVIEWS) for line in numbered)
+    assert "Colours:" not in text.text
+
+
+def test_who_is_shown_no_image_is_told_its_colours(noisy: dict[tuple[int, int], Path]) -> None:
+    answer = completed([image(0, noisy[1024, 1024], "noise")], "noise")
+    text = job_result(answer, "none", NOWHERE, Sheets()).content[0]
+    assert isinstance(text, TextContent)
+    assert re.search(r"^Colours: [a-z ]+ \d+ %", text.text, re.MULTILINE)
+
+
 def test_the_largest_images_fit_as_well(noisy: dict[tuple[int, int], Path]) -> None:
     images = [image(number, noisy[4096, 1024], "noise") for number in range(MAX_PREVIEWS)]
     result = job_result(completed(images, "noise"), "normal", NOWHERE, Sheets())

@@ -381,7 +381,8 @@ def _unreadable(error: Exception) -> StorageError:
 def _open(source: Path | bytes) -> Image.Image:
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, formats=("PNG", "WEBP")) as image:
+        # A JPEG is a sheet that has to become smaller.
+        with Image.open(file, formats=("PNG", "WEBP", "JPEG")) as image:
             image.load()
             return image if image.mode == "RGB" else image.convert("RGB")
     except UNREADABLE as error:

@@ -338,7 +338,8 @@ class ToolCalls:
         answer, preview = await self._service.gallery.search(request), self._preview(request)
         if preview == "none":
             return search_result(answer, preview, self._sheets)
-        return await asyncio.to_thread(search_result, answer, preview, self._sheets)
+        budget_bytes = current_fit(self._fit_overrides).preview_bytes
+        return await asyncio.to_thread(search_result, answer, preview, self._sheets, budget_bytes)
 
     # --- shared --------------------------------------------------------------------------------
 
@@ -406,12 +407,19 @@ class ToolCalls:
         answer = answer.model_copy(update={"notices": self._once(answer.notices, context)})
         path = self._service.preview_path(answer.job_id)
         if answer.images or (answer.status == "running" and preview != "none"):
+            budget_bytes = current_fit(self._fit_overrides).preview_bytes
 
             def made() -> CallToolResult:
                 limits = overlay_limits(preview) if answer.images else None
                 overlay = None if limits is None else self._service.overlay(answer, limits)
                 return job_result(
-                    answer, preview, path, self._sheets, overlay=overlay, is_demo=is_demo
+                    answer,
+                    preview,
+                    path,
+                    self._sheets,
+                    overlay=overlay,
+                    is_demo=is_demo,
+                    budget_bytes=budget_bytes,
                 )
 
             return await asyncio.to_thread(made)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CLIENTS_TOML = Path(__file__).with_name("clients.toml")
 
+PREVIEW_BUDGET_BYTES = 600_000
+"""Of all previews of one result together, before base64."""
+
 _asked_by: ContextVar[tuple[str, str | None] | None] = ContextVar("flux_mcp_client", default=None)
 
 
@@ -33,6 +36,7 @@ class ClientFit:
         links: Whether links to the full PNGs are in results.
         structured: Whether structured content is, and output schemas in tools/list.
         preview: How large an image a result has where the call does not say.
+        preview_bytes: All previews of one result together, before base64.
         wait_s: Seconds a call waits for its images where it does not say; `None`: as every client.
         poll_s: Seconds flux_get_job waits where it does not say; `None`: as every client.
     """
@@ -40,6 +44,7 @@ class ClientFit:
     links: bool = True
     structured: bool = True
     preview: "PreviewSize" = "small"
+    preview_bytes: int = PREVIEW_BUDGET_BYTES
     wait_s: float | None = None
     poll_s: float | None = None
 
@@ -113,6 +118,8 @@ def overrides_of(settings: Settings) -> dict[str, Any]:
     }
     if settings.preview != "auto":
         overrides["preview"] = settings.preview
+    if settings.preview_bytes is not None:
+        overrides["preview_bytes"] = settings.preview_bytes
     if settings.default_wait_s is not None:
         overrides["wait_s"] = settings.default_wait_s
     return overrides

@@ -4,8 +4,9 @@ Each result has a text with every fact for a model that cannot see images, previ
 full PNGs, and the answer as structured content. `fitted` leaves out what a client cannot use.
 
 Claude Desktop refuses a result of more than 1,048,576 characters as a whole; base64 makes four
-characters of three bytes. All previews of one result together get `PREVIEW_BUDGET_BYTES`, which
-leaves 200,000 characters for text and structured content.
+characters of three bytes. All previews of one result together get `PREVIEW_BUDGET_BYTES`,
+which leaves 200,000 characters for text and structured content; or fewer, by the setting
+`preview_bytes` or the row of the client.
 """
 
 import base64
@@ -26,11 +27,12 @@ from pydantic import BaseModel
 
 from flux_mcp.compose.composer import advise
 from flux_mcp.errors import FluxMcpError, StorageError
+from flux_mcp.gallery.colours import main_colours
 from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, Sheets, preview_webp, small_preview_webp
 from flux_mcp.jobs.job import PreviewSize
 from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.principals import only
-from flux_mcp.server.clients import ClientFit
+from flux_mcp.server.clients import PREVIEW_BUDGET_BYTES, ClientFit
 from flux_mcp.server.progress import describe_answer
 from flux_mcp.server.redaction import for_others
 from flux_mcp.service.answers import (
@@ -49,7 +51,6 @@ from flux_mcp.service.answers import (
 )
 from flux_mcp.service.inputs import OverlayLimits
 
-PREVIEW_BUDGET_BYTES = 600_000
 MAX_PREVIEWS = 3
 _LONGEST_PX = {"small": 512, "normal": 1024}
 _SHEET_PX = {"small": 768, "normal": 1280}
@@ -68,8 +69,12 @@ def job_result(
     *,
     overlay: bytes | None = None,
     is_demo: bool = False,
+    budget_bytes: int = PREVIEW_BUDGET_BYTES,
 ) -> CallToolResult:
     """Return a job: text, previews, links to its images, structured content.
+
+    The text numbers images as their contact sheet does. Where no image is inside it says their
+    main colours.
 
     Args:
         answer: The job as it stands.
@@ -78,13 +83,15 @@ def job_result(
         sheets: Makes the contact sheet of many images.
         overlay: The mask of a finished job over its image, as a WebP within `overlay_limits`.
         is_demo: Whether its model is the demonstration.
+        budget_bytes: Of all previews together.
     """
     answer = _for_caller(answer)
-    text = _job_text(answer, is_demo=is_demo)
-    content: list[ContentBlock] = [_text(text if overlay is None else f"{text}\n{_OVERLAY}")]
+    # The images come first: of a small budget the overlay takes no more than half.
+    overlays = [] if overlay is None or 2 * len(overlay) > budget_bytes else [overlay]
+    text = _job_text(answer, is_demo=is_demo, says_colours=preview == "none")
+    content: list[ContentBlock] = [_text(f"{text}\n{_OVERLAY}" if overlays else text)]
     if preview != "none":
-        overlays = [] if overlay is None else [overlay]
-        left_bytes = PREVIEW_BUDGET_BYTES - sum(map(len, overlays))
+        left_bytes = budget_bytes - sum(map(len, overlays))
         content += _previews(
             answer.images, preview, sheets, MAX_PREVIEWS - len(overlays), left_bytes
         )
@@ -129,12 +136,17 @@ def queue_result(answer: QueueAnswer) -> CallToolResult:
     return _result([_text(_queue_text(answer))], answer)
 
 
-def search_result(answer: SearchAnswer, preview: PreviewSize, sheets: Sheets) -> CallToolResult:
+def search_result(
+    answer: SearchAnswer,
+    preview: PreviewSize,
+    sheets: Sheets,
+    budget_bytes: int = PREVIEW_BUDGET_BYTES,
+) -> CallToolResult:
     """Return gallery images: a list, a contact sheet, structured content."""
     page = PageAnswer.of(answer)
     content: list[ContentBlock] = [_text(_search_text(answer, page))]
     if answer.images and preview != "none":
-        content.append(_sheet(answer.images, preview, sheets))
+        content.append(_sheet(answer.images, preview, sheets, budget_bytes))
     more = (
         "Call flux_search_gallery again with next_cursor as cursor." if page.next_cursor else None
     )
@@ -194,10 +206,15 @@ def _result(
 # --- texts -------------------------------------------------------------------------------------
 
 
-def _job_text(answer: JobAnswer, *, is_demo: bool) -> str:
+def _job_text(answer: JobAnswer, *, is_demo: bool, says_colours: bool) -> str:
     if answer.status == "completed":
         # Of a pack's prompt the caller knows only the choices it made.
-        lines = [_image_text(image, answer, is_demo=is_demo) for image in answer.images]
+        lines = [
+            _image_text(image, answer, is_demo=is_demo) + (_colours(image) if says_colours else "")
+            for image in answer.images
+        ]
+        if len(lines) > MAX_PREVIEWS:
+            lines = [f"{number}. {line}" for number, line in enumerate(lines, start=1)]
     elif answer.status == "failed" and answer.error is not None:
         error = answer.error
         lines = [
@@ -227,6 +244,15 @@ def _image_text(image: ImageAnswer, job: JobAnswer, *, is_demo: bool) -> str:
         f"Image {image.id}: {image.width}x{image.height}, seed {image.seed}, model {model}"
         f"{loras}, job {image.job_id}.{prompt}{file}\nFull size: {image.uri}"
     )
+
+
+def _colours(image: ImageAnswer) -> str:
+    # An image whose file is gone still has its facts.
+    with suppress(StorageError):
+        shares = main_colours(Path(image.path).with_suffix(".webp"))
+        if shares:
+            return "\nColours: " + ", ".join(f"{name} {share} %" for name, share in shares)
+    return ""
 
 
 def _dry_run_text(answer: DryRunAnswer) -> str:
@@ -341,7 +367,7 @@ def _previews(
     budget_bytes: int,
 ) -> list[ContentBlock]:
     if len(images) > most:
-        return [_sheet(images, preview, sheets)]
+        return [_sheet(images, preview, sheets, budget_bytes)]
     make = small_preview_webp if preview == "small" else preview_webp
     blocks: list[ContentBlock] = []
     for image in images:
@@ -353,11 +379,16 @@ def _previews(
 
 
 def _sheet(
-    images: Sequence[ImageAnswer], preview: Literal["small", "normal"], sheets: Sheets
+    images: Sequence[ImageAnswer],
+    preview: Literal["small", "normal"],
+    sheets: Sheets,
+    budget_bytes: int,
 ) -> ImageContent:
     """Return a numbered contact sheet. Thumbnails are enough: a cell is smaller than one."""
     paths = [Path(image.path).with_suffix(".webp") for image in images]
     sheet = sheets.sheet_jpeg(paths, [image.id for image in images], _SHEET_PX[preview])
+    if len(sheet) > budget_bytes:
+        return _image(preview_webp(sheet, _SHEET_PX[preview], budget_bytes))
     return _image(sheet, "image/jpeg")
 
 

@@ -224,6 +224,14 @@ class Settings(BaseSettings):
         description="Image in results whose call has no argument `preview`: none, 512 px or "
         "1024 px; auto: small, and none for clients that would show their model its bytes as text.",
     )
+    preview_bytes: int | None = Field(
+        None,
+        ge=4096,
+        le=600_000,
+        description="Bytes of all previews of one result together, before base64 makes a third "
+        "more of them. Unset: 600000, which keeps a result below 1 MB. Lower it for a client that "
+        "cuts results earlier.",
+    )
     default_wait_s: float | None = Field(
         None,
         ge=0,
