@@ -18,7 +18,7 @@ from flux_mcp.errors import (
     PathNotAllowedError,
     RequestError,
 )
-from flux_mcp.models.registry import KIND_NAMES
+from flux_mcp.models.registry import KIND_NAMES, Kind
 from flux_mcp.requests.plan import as_asked
 from flux_mcp.requests.schemas import DRAW_REQUESTS
 from flux_mcp.requests.validation import parse_request
@@ -80,7 +80,7 @@ def test_every_argument_of_a_tool_is_a_flag_of_its_command(kind: Any) -> None:
 
 def test_a_command_plans_what_its_tool_plans(cli: Cli, picture: Path, tmp_path: Path) -> None:
     at = str(picture)
-    calls: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    calls: dict[Kind, tuple[dict[str, Any], tuple[str, ...]]] = {
         "text2img": (
             {"prompt": "a circle", "seed": 0, "count": 2, "aspect_ratio": "16:9"},
             ("a circle", "--seed", "0", "--count", "2", "--aspect-ratio", "16:9"),
@@ -116,7 +116,7 @@ def test_a_command_plans_what_its_tool_plans(cli: Cli, picture: Path, tmp_path: 
     }  # fmt: skip
     assert calls.keys() == DRAW_REQUESTS.keys()
 
-    async def planned(_: Service) -> dict[str, DryRunAnswer]:
+    async def planned(_: Service) -> dict[Kind, DryRunAnswer]:
         settings = Settings(
             data_dir=cli.data_dir, weights_dir=cli.weights_dir, allowed_dirs=[picture.parent]
         )
@@ -271,8 +271,8 @@ def test_a_batch_from_a_file_is_written_numbered_and_a_second_time_refused(
     answers = [JobAnswer.model_validate(one) for one in ended.json["jobs"]]
     assert [answer.prompt for answer in answers] == ["a circle", "a star"]
     for number in (1, 2):
-        with Image.open(tmp_path / f"out-{number}.webp") as image:
-            assert (image.format, image.size) == ("WEBP", (64, 64))
+        with Image.open(tmp_path / f"out-{number}.webp") as written:
+            assert (written.format, written.size) == ("WEBP", (64, 64))
     assert not out.exists()
     refused = cli(*words)
     assert (refused.code, refused.json["error"]["code"]) == (2, "invalid_request")

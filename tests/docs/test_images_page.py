@@ -11,7 +11,7 @@ from PIL import Image
 
 from flux_mcp.requests.lookups import CancelJobRequest, SearchRequest
 from flux_mcp.requests.schemas import DRAW_REQUESTS
-from flux_mcp.requests.validation import parse_request
+from flux_mcp.requests.validation import Request, parse_request
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.cli.processes import Cli
@@ -19,7 +19,10 @@ from tests.e2e.light import light_worker
 
 PAGE = Path(__file__).parents[2] / "docs" / "images.md"
 TOOLS = {request.tool: request for request in DRAW_REQUESTS.values()}
-LOOKUPS = {"flux_search_gallery": SearchRequest, "flux_cancel_job": CancelJobRequest}
+LOOKUPS: dict[str, type[Request]] = {
+    "flux_search_gallery": SearchRequest,
+    "flux_cancel_job": CancelJobRequest,
+}
 BLOCK = re.compile(r"```(json|sh)\n(.*?)\n```", re.DOTALL)
 
 
