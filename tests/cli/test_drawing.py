@@ -102,11 +102,11 @@ def test_a_command_plans_what_its_tool_plans(cli: Cli, picture: Path, tmp_path: 
         "redux": (
             {
                 "images": [{"image": at, "weight": 0.5}, {"image": at, "weight": 1}], "seed": 0,
-                "strength": 0.7,
+                "likeness": 0.7,
             },
             (
                 "--image", at, "--image", at, "--weight", "0.5", "--weight", "1", "--seed", "0",
-                "--strength", "0.7",
+                "--likeness", "0.7",
             ),
         ),
         "control": (
@@ -189,7 +189,7 @@ def test_a_folder_and_a_file_that_is_too_large_are_refused(picture: Path) -> Non
     [
         ("fill", {"prompt": "x", "box": "1,2,3"}, "X0,Y0,X1,Y1"),
         ("fill", {"prompt": "x", "box": "a,b,c,d"}, "X0,Y0,X1,Y1"),
-        ("fill", {"prompt": "x", "box": "1,2,3,4", "mask": "m.png"}, "one of --mask"),
+        ("fill", {"prompt": "x", "box": "1,2,3,4", "mask_json": "{}"}, "the whole mask"),
         ("fill", {"prompt": "x", "mask_json": "{"}, "not JSON"),
         ("vary", {"image": ["img_a"], "weight": [1.0, 2.0]}, "1 images and 2 weights"),
         ("vary", {"weight": [1.0]}, "--weight goes with --image"),

@@ -226,6 +226,8 @@ def test_an_edit_without_a_mask_is_stored_as_it_was_before_there_were_masks():
 def test_a_request_without_drafts_is_stored_as_it_was_before_there_were_any():
     asked = as_asked(GenerateRequest(prompt="a"))
     assert not [name for name in asked if name.startswith("refine")]
+
+
 def test_images_that_are_joined_count_as_the_one_that_is_read():
     asked = EditRequest(prompt="a", images=["a", "b", "c"])
     made = plan(asked, KONTEXT, [image(width=1024, height=768), image(), image(width=3000)])

@@ -22,7 +22,7 @@ from flux_mcp.settings.settings import Settings
 _IMAGE_ID = re.compile(r"img_[A-Za-z0-9_-]{1,64}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _CHOICES = {"subject": "subject", "extra": "extra", "variable": "variables"}
-_MASKS = ("mask", "box", "mask_json")
+_MASKS = ("mask", "box", "outpaint", "mask_json")
 _SHAPED = frozenset({"pack", *_CHOICES, "lora", "image", "weight", "control_image", *_MASKS})
 _NEWEST = "newest in "
 """Begins a reference that is no file itself, though it names a folder."""
@@ -133,19 +133,20 @@ def _images(command: str, given: Mapping[str, Any], read: Callable[[str], str]) 
 
 
 def _mask(given: Mapping[str, Any], read: Callable[[str], str]) -> Any:
+    """Return the mask: what its flags cover together, or the JSON as it is."""
     flags = [name for name in _MASKS if name in given]
-    if len(flags) > 1:
-        raise InvalidRequestError("Give one of --mask, --box and --mask-json.", "One mask is used.")
-    if not flags:
-        return None
-    value = given[flags[0]]
-    match flags[0]:
-        case "mask":
-            return {"image": read(value)}
-        case "box":
-            return {"box": _box(value)}
-        case _:
-            return _mask_of_json(value, read)
+    if "mask_json" in flags:
+        if len(flags) > 1:
+            raise InvalidRequestError("--mask-json is the whole mask.", "Leave the others out.")
+        return _mask_of_json(given["mask_json"], read)
+    parts: dict[str, Any] = {}
+    if "mask" in given:
+        parts["image"] = read(given["mask"])
+    if "box" in given:
+        parts["box"] = _box(given["box"])
+    if "outpaint" in given:
+        parts["outpaint"] = given["outpaint"]
+    return parts or None
 
 
 def _box(text: str) -> dict[str, float]:

@@ -134,7 +134,7 @@ def requests_of(
             for number, line in _lines(lines)
         )
     if ("prompt" in arguments and "pack" in arguments) or (
-        request_type.needs_words and not {"prompt", "pack"} & arguments.keys()
+        request_type.words_of and not set(request_type.words_of) & arguments.keys()
     ):
         raise InvalidRequestError(
             "Give either a prompt or --pack.", "With a pack, words of your own go into --extra."

@@ -145,6 +145,7 @@ class InputReader:
             StorageError: the file of a gallery image is gone.
         """
         read = _RequestInputs(self._settings, self._files, self._budget, gallery)
+        role: InputRole
         match request:
             case EditRequest():
                 if request.mask is None:
@@ -153,12 +154,12 @@ class InputReader:
                 image, mask = read.masked(request, request.mask, first, "reference")
                 return (image, *(read.image(other, "reference") for other in others), mask)
             case VariationRequest():
-                role: InputRole = "reference" if request.strength is None else "image"
+                role = "reference" if request.strength is None else "image"
                 return tuple(read.image(item.image, role, item.weight) for item in request.images)
             case FillRequest():
                 return read.masked(request, request.mask, request.image, "image")
             case StructuralRequest(image=image, control_image=control):
-                role: InputRole = "control" if image is None else "image"
+                role = "control" if image is None else "image"
                 return tuple(read.image(one, role) for one in (image, control) if one is not None)
             case _:
                 drafts = request.refine_from if isinstance(request, GenerateRequest) else None

@@ -83,6 +83,7 @@ class Flag:
 _SEVERAL, _ONE = frozenset({"edit", "vary"}), frozenset({"fill", "structure"})
 _MASKED, _FILL = frozenset({"edit", "fill"}), frozenset({"fill"})
 _VARY, _STRUCTURE = frozenset({"vary"}), frozenset({"structure"})
+_GENERATE = frozenset({"generate"})
 _REFERENCE = "A file, or the id of a gallery image"
 
 SHAPED = (
@@ -118,14 +119,33 @@ SHAPED = (
         _STRUCTURE,
     ),
     Flag("mask", Words, "An image: white is changed, black is kept.", None, None, _MASKED),
-    Flag("box", Words, "Change this rectangle: X0,Y0,X1,Y1, in pixels.", None, None, _MASKED),
+    Flag(
+        "box",
+        Words,
+        "Change this rectangle: X0,Y0,X1,Y1, in pixels or as fractions.",
+        None,
+        None,
+        _MASKED,
+    ),
+    Flag("outpaint", Words, "Extend the image: 16:9, or left=128,top=0.5.", None, None, _MASKED),
     Flag("mask_json", Words, "The mask as the tools take it, in JSON.", None, None, _MASKED),
 )
 """Flags that cli/arguments.py makes arguments of another shape from."""
 PLAIN = (
-    Flag("invert", bool, "Swap what is changed and what is kept.", only=_FILL, default=False),
+    Flag(
+        "refine_from",
+        Many,
+        "Draw this image of the gallery again, better; again for another.",
+        complete=complete_images,
+        only=_GENERATE,
+    ),
+    Flag("refine_scale", Whole, "2: at twice the size.", only=_GENERATE),
+    Flag("refine_strength", Number, "Share of a draft that is redrawn.", only=_GENERATE),
+    Flag("invert", bool, "Swap what is changed and what is kept.", only=_MASKED, default=False),
+    Flag("grow_px", Whole, "Make the mask larger by so many pixels.", only=_MASKED),
     Flag("feather_px", Whole, "Soften the mask's edge by so many pixels.", only=_MASKED),
-    Flag("strength", Number, "How much the images count against the words.", only=_VARY),
+    Flag("strength", Number, "Redraw this share of one image, 0 to 1.", only=_VARY),
+    Flag("likeness", Number, "How much the images count against the words.", only=_VARY),
     Flag("structure", Words, "canny follows edges, depth a depth map.", only=_STRUCTURE),
     Flag("width", Whole, "Pixels, a multiple of 16.", unless=_FILL),
     Flag("height", Whole, "Pixels, a multiple of 16.", unless=_FILL),
