@@ -142,6 +142,7 @@ def test_only_a_lora_of_other_layers_or_of_a_larger_rank_compiles_again(
     assert len(compiled.graphs) == once
 
 
+@pytest.mark.torture
 def test_adapters_of_plans_that_are_not_compiled_do_not_disturb_the_slots(
     compiled, put, short_striped
 ):

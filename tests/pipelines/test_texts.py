@@ -83,7 +83,7 @@ def encoders_that_must_not_run():
 
 # The cache keeps what it is given. Kinds differ in whether an image stands beside the text or in
 # its place; the others, and 16 bit, ten times slower on a CPU, are asked by `make torture`.
-USUAL = {("text2img", "fp32"), ("redux", "fp32")}
+USUAL = {("text2img", "fp32")}
 DRAWN = [
     pytest.param(*case, marks=[] if case in USUAL else [pytest.mark.torture])
     for case in product(KINDS, ("fp32", "bf16"))

@@ -39,6 +39,7 @@ async def gone(process: psutil.Process) -> None:
     assert not alive
 
 
+@pytest.mark.torture  # test_processes.py keeps that a follower takes over
 async def test_whoever_leads_a_server_of_the_other_kind_follows_and_takes_over(
     tmp_path: Path,
 ) -> None:

@@ -38,7 +38,7 @@ def drawn(fresh, task_for):
 
 
 # Plain weights, quantised ones, GGUF; others of these three sorts are asked by `make torture`.
-USUAL = ("fp32", "int8", "q8_0")
+USUAL = ("fp32", "q8_0")
 PRECISIONS = [*(name for name in MADE_ON_CPU if format_of(name).takes_loras), "q8_0", "q4_0"]
 
 

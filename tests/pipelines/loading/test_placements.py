@@ -36,7 +36,7 @@ CASES = (
 ALIKE = {
     "text2img": "redux", "kontext": "redux", "control": "redux", "fill": "redux",
     "img2img": "redux", "bf16": "redux", "fp8wo": "int8",
-    "flux2 dev, text2img": "flux2 klein, kontext",
+    "flux2 dev, text2img": "flux2 klein, kontext", "flux2 klein, img2img": "flux2 klein, kontext",
 }  # fmt: skip
 """Cases of the same parts, or stored in the same way, as another: the long run has them too."""
 KEY = "text2img/micro"
