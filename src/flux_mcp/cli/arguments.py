@@ -6,7 +6,6 @@ handed on as data. Callers over MCP reach none of this: for them the allowed fol
 
 import base64
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,15 @@ from flux_mcp.cli.loras import read_loras
 from flux_mcp.cli.packs import read_variables
 from flux_mcp.errors import InvalidRequestError
 from flux_mcp.images.decoding import MEDIA_TYPES
-from flux_mcp.images.references import PathReference, parse_reference, read_path
+from flux_mcp.images.references import (
+    IMAGE_ID,
+    SCHEME,
+    PathReference,
+    parse_reference,
+    read_path,
+)
 from flux_mcp.settings.settings import Settings
 
-_IMAGE_ID = re.compile(r"img_[A-Za-z0-9_-]{1,64}")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _CHOICES = {"subject": "subject", "extra": "extra", "variable": "variables"}
 _MASKS = ("mask", "box", "outpaint", "mask_json")
 _SHAPED = frozenset({"pack", *_CHOICES, "lora", "image", "weight", "control_image", *_MASKS})
@@ -85,7 +88,7 @@ def _file_of(reference: str) -> Path | None:
     if reference[:5].lower() == "file:":
         parsed = parse_reference(reference)
         return parsed.path if isinstance(parsed, PathReference) else None
-    if _IMAGE_ID.fullmatch(reference) or _SCHEME.match(reference):
+    if IMAGE_ID.fullmatch(reference) or SCHEME.match(reference):
         return None
     path = Path(reference)
     try:

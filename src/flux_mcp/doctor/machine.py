@@ -48,7 +48,7 @@ def look(settings: Settings, reader: GpuReader, said: Environment | None) -> Mac
         said: What a worker said of its device, if one was asked.
     """
     driver, torch = reader.ask(), installed_torch()
-    device = expected_device(settings.device, driver)
+    device = expected_device(settings.device, torch, driver)
     if said is not None:
         device = as_said(device, said)
     planned = reader.read(device.gpu) if device.kind == "cuda" else None

@@ -28,8 +28,8 @@ from flux_mcp.principals import only
 
 IMAGE_URI_PREFIX = "flux://images/"
 
-_IMAGE_ID = re.compile(r"img_[A-Za-z0-9_-]{1,64}")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two letters or more: `C:` is a drive
+IMAGE_ID = re.compile(r"img_[A-Za-z0-9_-]{1,64}")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two letters or more: `C:` is a drive
 _HOW_TO_REFER = (
     "Give a gallery image id, a flux://images/{id} URI, an absolute path inside an allowed folder, "
     "or a data: URI with base64."
@@ -73,7 +73,7 @@ def parse_reference(text: str) -> Reference:
         InvalidRequestError: it is none of the three, a relative path, or a URL.
         InvalidImageError: a data: URI of another type than PNG, JPEG or WebP, or broken base64.
     """
-    if _IMAGE_ID.fullmatch(text):
+    if IMAGE_ID.fullmatch(text):
         return GalleryReference(text)
     if "\0" in text:
         raise InvalidRequestError("A reference cannot hold a NUL character.", _hint(_HOW_TO_REFER))
@@ -86,7 +86,7 @@ def parse_reference(text: str) -> Reference:
         )
     if text.startswith("/") or (windows.drive and windows.root):
         return PathReference(Path(text))
-    scheme = _SCHEME.match(text)
+    scheme = SCHEME.match(text)
     match scheme.group(1).lower() if scheme else None:
         case "flux":
             return _parse_image_uri(text)
@@ -113,7 +113,7 @@ def _hint(hint: str) -> str:
 
 def _parse_image_uri(text: str) -> GalleryReference:
     image_id = text.removeprefix(IMAGE_URI_PREFIX)
-    if image_id == text or not _IMAGE_ID.fullmatch(image_id):
+    if image_id == text or not IMAGE_ID.fullmatch(image_id):
         raise InvalidRequestError(
             f"{_shown(text)} is not the URI of an image.", "It looks like flux://images/img_..."
         )

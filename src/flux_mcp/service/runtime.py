@@ -39,6 +39,7 @@ from flux_mcp.storage.database import DatabaseThread
 
 if TYPE_CHECKING:
     from flux_mcp.models.planning.candidates import Machine
+    from flux_mcp.models.planning.device import Torch
     from flux_mcp.models.planning.machine import GpuReader
 
 logger = logging.getLogger(__name__)
@@ -320,7 +321,15 @@ class Runtime:
     def _expects_gpu(self) -> bool:
         from flux_mcp.models.planning.device import expected_device
 
-        return expected_device(self.settings.device, self._gpus.ask()).kind == "cuda"
+        device = expected_device(self.settings.device, self._torch, self._gpus.ask())
+        return device.kind == "cuda"
+
+    @cached_property
+    def _torch(self) -> "Torch":
+        """Read once: every call asks, and it does not change under a running server."""
+        from flux_mcp.models.planning.device import installed_torch
+
+        return installed_torch()
 
     async def learned(self, gpu: str) -> tuple[Figure, ...]:
         """Return what finished jobs took on a GPU, newest first."""

@@ -47,16 +47,15 @@ class DeviceFact(BaseModel):
     reason: str = Field(description="Why, in a sentence.")
 
 
-def expected_device(setting: str, driver: DriverAnswer) -> DeviceFact:
+def expected_device(setting: str, torch: Torch, driver: DriverAnswer) -> DeviceFact:
     """Return the device that a worker started here would use.
 
     Args:
         setting: The setting `device`.
+        torch: What `installed_torch` returns.
         driver: What the driver says.
     """
-    return choose(
-        Surroundings(setting, installed_torch(), driver, visible_gpus(), _is_apple_silicon())
-    )
+    return choose(Surroundings(setting, torch, driver, visible_gpus(), _is_apple_silicon()))
 
 
 @dataclass(frozen=True)
