@@ -70,7 +70,13 @@ def load_image(
     Raises:
         InvalidImageError: another type, truncated, animated, smaller than 8x8, or over a limit.
     """
-    with _admitted(data, max_bytes, max_pixels, budget), _opened(data, max_pixels) as opened:
+    size_bytes = _bytes_needed(data, max_bytes, max_pixels)
+    with nullcontext() if budget is None else budget.taken(size_bytes):
+        return _decoded(data, max_pixels, mode)
+
+
+def _decoded(data: bytes, max_pixels: int, mode: Literal["RGB", "L"]) -> InputImage:
+    with _refused(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
         image, notices, profile = _eight_bits_of(opened)
         if mode == "L":
             return encode_image(_as_grey(image), notices=notices + told_colour(image))
@@ -91,7 +97,13 @@ def load_cutout(
     Raises:
         InvalidImageError: as `load_image`, or no part of it is transparent.
     """
-    with _admitted(data, max_bytes, max_pixels, budget), _opened(data, max_pixels) as opened:
+    size_bytes = _bytes_needed(data, max_bytes, max_pixels)
+    with nullcontext() if budget is None else budget.taken(size_bytes):
+        return _cut_out(data, max_pixels)
+
+
+def _cut_out(data: bytes, max_pixels: int) -> tuple[InputImage, InputImage]:
+    with _refused(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
         image, notices, profile = _eight_bits_of(opened)
         image, notice = to_srgb(image, profile)
         notices += () if notice is None else (notice,)
@@ -106,27 +118,18 @@ def load_cutout(
         return encode_image(colours, notices=notices), encode_image(ImageOps.invert(alpha))
 
 
-@contextmanager
-def _admitted(
-    data: bytes, max_bytes: int, max_pixels: int, budget: DecodeBudget | None
-) -> Iterator[None]:
-    """Check the limits of a file, then wait for memory, and hold it for the block.
+def _bytes_needed(data: bytes, max_bytes: int, max_pixels: int) -> int:
+    """Return how much memory decoding a file takes, from its header.
+
+    A function of its own: what it has read is gone before the image is decoded.
 
     Raises:
-        InvalidImageError: it is over a limit, or Pillow cannot read it.
+        InvalidImageError: the file is over a limit, or Pillow cannot read it.
     """
     check_bytes(len(data), max_bytes)
     with _refused(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as header:
         _check_header(header, max_pixels)
-        size_bytes = BYTES_PER_PIXEL * header.width * header.height
-    with nullcontext() if budget is None else budget.taken(size_bytes):
-        yield
-
-
-@contextmanager
-def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    with _refused(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-        yield opened
+        return BYTES_PER_PIXEL * header.width * header.height
 
 
 def _eight_bits_of(opened: Image.Image) -> tuple[Image.Image, tuple[str, ...], bytes | None]:
