@@ -102,6 +102,7 @@ def models_page() -> str:
                     f"{one.disk_gib:g}",
                 )
                 for one in registry.helpers.values()
+                if one.repository
             ),
         ),
         "## Which model is used",

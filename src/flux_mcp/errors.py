@@ -407,6 +407,19 @@ class InternalError(FluxMcpError):
     """An unexpected state inside flux-mcp, which is a bug."""
 
 
+def error_of_code(code: str, message: str, hint: str = "") -> FluxMcpError:
+    """Return an error that another process has told, to be raised here.
+
+    It has the most general class with its code; what has a code of no class is internal.
+    """
+    classes: list[type[FluxMcpError]] = [FluxMcpError]
+    for one in classes:  # grows while it is looked through: the general before the special
+        if one.code == code and one is not FluxMcpError:
+            return one(message, hint)
+        classes += one.__subclasses__()
+    return InternalError(message, hint)
+
+
 # --- errors of others ----------------------------------------------------------------------------
 
 PILLOW_ERRORS: tuple[type[Exception], ...] = (

@@ -124,13 +124,47 @@ def test_the_life_of_weights_on_a_disk(cli: Cli, hub: HubServer):
     right = cli("models", "verify")
     assert (right.code, right.err) == (0, "")
     assert "14 files, 0.01 GiB: right" in right.out
-    assert cli("models", "list").out.count("installed") == 2
+    assert re.search(r"^flux1-schnell +installed", cli("models", "list").out, re.MULTILINE)
     removed = cli("models", "remove", "flux1-schnell", "--yes")
     assert removed.out.splitlines()[-1] == "0.01 GiB are free again."
     assert state(cli, "flux1-schnell") == "missing"
     hf_cache = cli.data_dir / "hf-cache"
     assert not list(hf_cache.glob("hub/models--*"))
     assert not list(hf_cache.glob("flux-mcp/*.json"))
+
+
+def test_the_life_of_a_helper_and_of_the_one_it_needs(cli: Cli, hub: HubServer):
+    clipseg = {
+        "config.json": b"{}",
+        "model.safetensors": b"weights" * 1000,
+        "preprocessor_config.json": b"{}",
+        "vocab.json": b"{}",
+        "pytorch_model.bin": b"a pickle",
+        "docs/example.json": b"{}",
+    }
+    named = ("grounding-dino-tiny", "sam2.1-hiera-tiny")
+    for one in named:
+        files = {**clipseg, "model.safetensors": one.encode() * 1000}
+        hub.add(str(REGISTRY.helpers[one].repository), files)
+    pulled = cli("models", "pull", named[0], "--yes")
+    assert pulled.code == 0, pulled.err
+    assert [line.split()[0] for line in pulled.out.splitlines()] == [named[1], named[0]]
+    folder = Path(cli("models", "info", named[0], "--json").json["folder"])
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "model.safetensors", "preprocessor_config.json", "vocab.json"
+    }  # fmt: skip
+    right = cli("models", "verify", named[0])
+    assert (right.code, right.err) == (0, "")
+    helpers = {one["id"]: one["state"] for one in cli("models", "list", "--json").json["helpers"]}
+    assert {helpers[one] for one in named} == {"installed"}
+    assert helpers["clipseg-rd64"] == "missing"
+    assert "needs it" in cli("models", "remove", named[1], "--yes").out
+    removed = cli("models", "remove", named[0], "--yes")
+    assert removed.code == 0, removed.err
+    assert cli("models", "remove", named[1], "--yes").code == 0
+    assert not list((cli.data_dir / "hf-cache").glob("hub/models--*"))
+    shown = cli("models", "info", named[1])
+    assert "models pull sam2.1-hiera-tiny" in shown.out
 
 
 def test_json_is_one_document_and_progress_is_beside_it(pulled: Pulled, installed: Cli):

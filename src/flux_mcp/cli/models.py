@@ -13,10 +13,17 @@ from flux_mcp.cli.common import (
     print_json,
     print_table,
 )
-from flux_mcp.models.hub.cache import find_snapshot, install_hint, problem_in_words, state_of_model
+from flux_mcp.models.hub.cache import (
+    find_snapshot,
+    install_hint,
+    problem_in_words,
+    pull_command,
+    state_of_model,
+)
+from flux_mcp.models.hub.helpers import WHAT_IT_DOES, find_helper
 from flux_mcp.models.hub.remove import Removal, disk_bytes, plan_removal, remove
 from flux_mcp.models.hub.selection import GIB, licence_page, rows_of, users_of
-from flux_mcp.models.registry import KIND_NAMES, ROW_KINDS, Registry
+from flux_mcp.models.registry import KIND_NAMES, ROW_KINDS, HelperSpec, Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
 
@@ -31,8 +38,9 @@ def print_models(settings: Settings, *, as_json: bool) -> None:
     registry = open_registry(settings)
     ids = list(dict.fromkeys(row.id for row in registry))
     models = [_model(registry, model, settings) for model in ids]
+    helpers = [_helper(one, registry, settings) for one in registry.helpers.values()]
     if as_json:
-        print_json({"models": models, "notices": list(registry.notices)})
+        print_json({"models": models, "helpers": helpers, "notices": list(registry.notices)})
         return
     print_table(
         ("model", "on disk", "GiB", "kinds", "licence"),
@@ -49,6 +57,21 @@ def print_models(settings: Settings, *, as_json: bool) -> None:
         right=("GiB",),
         styles=[_STYLES[model["state"]] for model in models],
     )
+    print_table(
+        ("helper", "on disk", "GiB", "what for", "licence"),
+        [
+            (
+                one["id"],
+                one["state"],
+                f"{one['disk_gib']:g}",
+                WHAT_IT_DOES[one["role"]],
+                one["licence"],
+            )
+            for one in helpers
+        ],
+        right=("GiB",),
+        styles=[_STYLES[one["state"]] for one in helpers],
+    )
     for model in models:
         if model["problem"]:
             console(stderr=True).print(plain(f"{model['id']}: {model['problem']}"), style="red")
@@ -64,6 +87,9 @@ def print_model(settings: Settings, model: str, *, as_json: bool) -> None:
         UnknownModelError: there is none with that id.
     """
     registry = open_registry(settings)
+    if model in registry.helpers:
+        _print_helper(registry.helpers[model], registry, settings, as_json=as_json)
+        return
     found = _model(registry, model, settings)
     row = rows_of(registry, model)[0]
     if found["state"] in ("partial", "missing"):
@@ -73,6 +99,38 @@ def print_model(settings: Settings, model: str, *, as_json: bool) -> None:
         return
     shown = {**found, "kinds": _kinds(found), "used_by": ", ".join(found["used_by"])}
     shown["gated"] = "yes: accept the licence first" if found["gated"] else "no"
+    print_facts(shown)
+
+
+def _helper(spec: HelperSpec, registry: Registry, settings: Settings) -> dict[str, Any]:
+    """Return what is known of a helper."""
+    found = find_helper(spec, registry, settings)
+    return {
+        "id": spec.id,
+        "title": spec.title,
+        "state": "missing" if found is None else "installed",
+        "role": spec.role,
+        "licence": spec.licence,
+        "gated": spec.gated,
+        "repository": spec.repository,
+        "licence_page": licence_page(spec.repository) if spec.repository else None,
+        "needs": spec.needs,
+        "disk_gib": spec.disk_gib,
+        "folder": None if found is None else str(found.folder),
+    }
+
+
+def _print_helper(
+    spec: HelperSpec, registry: Registry, settings: Settings, *, as_json: bool
+) -> None:
+    found = _helper(spec, registry, settings)
+    if found["state"] == "missing":
+        found["install"] = f"Run: {pull_command((spec.id,), settings)}."
+    if as_json:
+        print_json(found)
+        return
+    shown = {**found, "role": WHAT_IT_DOES[spec.role]}
+    shown["gated"] = "yes: accept the licence first" if spec.gated else "no"
     print_facts(shown)
 
 

@@ -1,9 +1,10 @@
 """`flux-mcp models pull`: choose models, ask about large ones, download, show the progress."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import typer
 from rich.progress import (
@@ -29,6 +30,7 @@ from flux_mcp.cli.progress import CommandProgress, progress_on_stderr
 from flux_mcp.errors import DownloadRunningError, InvalidRequestError
 from flux_mcp.jobs.downloads import Download
 from flux_mcp.models.hub.cache import find_snapshot, state_of
+from flux_mcp.models.hub.helpers import find_helper, helpers_to_pull
 from flux_mcp.models.hub.messages import (
     Listed,
     Pulled,
@@ -48,7 +50,7 @@ from flux_mcp.models.planning.recommending import (
     usual,
 )
 from flux_mcp.models.planning.tiers import choose_for
-from flux_mcp.models.registry import ModelSpec, Registry
+from flux_mcp.models.registry import HelperSpec, ModelSpec, Registry
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
 
@@ -77,14 +79,18 @@ async def download(settings: Settings, asked: PullFlags, *, as_json: bool) -> No
         typer.Exit: the download failed or was cancelled; it has been said why.
     """
     registry = open_registry(settings)
-    models = _models(registry, asked, settings)
+    ids = _models(registry, asked, settings)
+    models = [one for one in ids if one not in registry.helpers]
     rows = rows_to_pull(registry, models, lambda row: find_snapshot(row, settings) is not None)
+    helpers = helpers_to_pull(registry, (one for one in ids if one not in models), settings)
     new = [row for row in rows if state_of(row, settings) != "installed"]
+    new_helpers = [one for one in helpers if find_helper(one, registry, settings) is None]
     here = [row for row in registry if state_of(row, settings) == "installed"]
-    size_gib = download_gib(new, here)
+    size_gib = download_gib(new, here) + sum(one.disk_gib for one in new_helpers)
     if size_gib > ASK_ABOVE_GIB and not asked.is_agreed:
-        agree(f"Download {', '.join(row.id for row in new)}, about {size_gib:.0f} GiB?")
-    orders = [_order(row) for row in rows]
+        named = ", ".join([one.id for one in new] + [one.id for one in new_helpers])
+        agree(f"Download {named}, about {size_gib:.0f} GiB?")
+    orders = [_order(row) for row in rows] + [_order(one) for one in helpers]
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -100,7 +106,11 @@ async def download(settings: Settings, asked: PullFlags, *, as_json: bool) -> No
     except asyncio.CancelledError:
         complain("Interrupted: the download has stopped.")
         raise
-    _tell(ended, rows, settings, as_json=as_json)
+    places = {row.id: _place(row, settings) for row in rows}
+    for one in helpers:
+        found = find_helper(one, registry, settings)
+        places[one.id] = None if found is None else found.folder
+    _tell(ended, places, as_json=as_json)
 
 
 def _models(registry: Registry, asked: PullFlags, settings: Settings) -> tuple[str, ...]:
@@ -174,14 +184,24 @@ def _recommended(gpu: str, quality: str | None, registry: Registry, settings: Se
     return spec.id
 
 
-def _order(row: ModelSpec) -> PullOrder:
+def _place(row: ModelSpec, settings: Settings) -> Path | None:
+    found = find_snapshot(row, settings)
+    return None if found is None else found.folder
+
+
+def _order(row: ModelSpec | HelperSpec) -> PullOrder:
     if row.repository is None:
         raise InvalidRequestError(f"{row.id} comes with the package.")
     return PullOrder(model=row.id, repository=row.repository, revision=row.revision)
 
 
-def _tell(ended: Download, rows: Sequence[ModelSpec], settings: Settings, *, as_json: bool) -> None:
+def _tell(ended: Download, places: Mapping[str, Path | None], *, as_json: bool) -> None:
     """Print how it ended.
+
+    Args:
+        ended: The download.
+        places: Where each model now is.
+        as_json: Whether as JSON.
 
     Raises:
         typer.Exit: not well.
@@ -190,10 +210,9 @@ def _tell(ended: Download, rows: Sequence[ModelSpec], settings: Settings, *, as_
         print_json(ended)
     if ended.status == "completed":
         if not as_json:
-            for row in rows:
-                found = find_snapshot(row, settings)
-                where = f": {found.folder}" if found else ""
-                console().print(f"{row.id} is installed{where}")
+            for model, folder in places.items():
+                where = f": {folder}" if folder else ""
+                console().print(f"{model} is installed{where}")
         return
     if ended.error is not None:
         complain(str(ended.error))

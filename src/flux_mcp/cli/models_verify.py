@@ -1,5 +1,6 @@
 """`flux-mcp models verify`: read every file of the weights and compare its hash."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,10 @@ from flux_mcp.cli.common import (
 )
 from flux_mcp.cli.progress import progress_on_stderr
 from flux_mcp.errors import InvalidRequestError, WeightsMissingError
-from flux_mcp.models.hub.cache import install_hint
+from flux_mcp.models.hub.cache import install_hint, pull_command
 from flux_mcp.models.hub.manifest import Checkable, WrongFile, checkable
 from flux_mcp.models.hub.selection import GIB, comes_from, rows_of
+from flux_mcp.models.registry import HelperSpec, ModelSpec
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
 
@@ -59,7 +61,13 @@ def print_verified(settings: Settings, model: str | None, *, as_json: bool) -> N
 
 def _checkables(settings: Settings, model: str | None) -> list[Checkable]:
     registry = open_registry(settings)
-    rows = list(registry) if model is None else rows_of(registry, model)
+    rows: Sequence[ModelSpec | HelperSpec]
+    if model is None:
+        rows = [*registry, *registry.helpers.values()]
+    elif model in registry.helpers:
+        rows = [registry.helpers[model]]
+    else:
+        rows = rows_of(registry, model)
     if model is not None and all(row.repository is None for row in rows):
         raise InvalidRequestError(
             f"{model} {comes_from(rows[0])}: there is nothing to compare it with.",
@@ -68,8 +76,12 @@ def _checkables(settings: Settings, model: str | None) -> list[Checkable]:
     found = {(row.repository, row.revision): checkable(row, settings) for row in rows}
     snapshots = [one for one in found.values() if one is not None]
     if model is not None and not snapshots:
+        first = rows[0]
         raise WeightsMissingError(
-            f"The weights of {model} are not on this machine.", install_hint(rows[0], settings)
+            f"The weights of {model} are not on this machine.",
+            install_hint(first, settings)
+            if isinstance(first, ModelSpec)
+            else f"Run: {pull_command((first.id,), settings)}.",
         )
     return snapshots
 

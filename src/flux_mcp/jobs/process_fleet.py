@@ -229,7 +229,7 @@ class WorkerProcess:
     ) -> "WorkerProcess":
         """Start a worker; it takes commands at once and draws when its libraries are there."""
         try:
-            with _open_log(settings.paths.worker_log) as log:
+            with open_worker_log(settings.paths.worker_log) as log:
                 process = await asyncio.create_subprocess_exec(
                     *command,
                     stdin=asyncio.subprocess.PIPE,
@@ -399,7 +399,7 @@ def _pipe(stream: S | None) -> S:
     return stream
 
 
-def _open_log(path: Path) -> IO[bytes]:
+def open_worker_log(path: Path) -> IO[bytes]:
     """Open the worker's log for appending; a large one is put aside first, replacing the last.
 
     Where it cannot be written, what the worker says is lost, with a warning: it can draw.

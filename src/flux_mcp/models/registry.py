@@ -289,27 +289,52 @@ class ModelSpec(BaseModel):
         return self.family_spec.is_demonstration
 
 
-HelperRole = Literal["depth", "segmentation", "upscaling", "embedding"]
-"""What a helper gives: a depth map of an image, a mask from words, a larger image, and numbers that
-say how alike images and words are."""
+HelperRole = Literal["depth", "segmentation", "outlines", "upscaling", "embedding"]
+"""What a helper gives: a depth map of an image, a mask from words, the outlines of what is in
+boxes, a larger image, and numbers that say how alike images and words are."""
 
 
 class HelperSpec(BaseModel):
-    """A small model that works beside a pipeline: one row for each role."""
+    """A small model that works beside a pipeline; several of a role, best first."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     role: HelperRole
     title: str
-    repository: str
+    repository: str | None = None
     revision: str | None = None
+    folder: str | None = None
+    """Below `weights_dir`, for one that comes with the package and knows only what micro draws."""
     model_class: str
     """The class of transformers 5 that loads it."""
+    needs: str | None = None
+    """The id of another helper that it works with."""
+    threshold: float | None = Field(None, gt=0, lt=1)
+    """Of segmentation: how sure it must be of what it finds, unless the caller says otherwise."""
     parameters_m: float
     disk_gib: float
     licence: Licence
+    gated: bool = False
     source: str
+
+    @model_validator(mode="after")
+    def _lies_in_one_place(self) -> "HelperSpec":
+        if (self.repository is None) == (self.folder is None):
+            raise ValueError("a helper has a repository or a folder")
+        if (self.role == "segmentation") != (self.threshold is not None):
+            raise ValueError("segmentation has a threshold, and nothing else has")
+        return self
+
+    @property
+    def is_free(self) -> bool:
+        """Whether its licence allows any use."""
+        return self.licence in FREE_LICENCES
+
+    @property
+    def is_demonstration(self) -> bool:
+        """Whether it knows only what the demonstration model draws."""
+        return self.folder is not None
 
 
 class Registry:
@@ -345,7 +370,10 @@ class Registry:
             for row in self._rows["text2img"].values()
             if row.pipeline in row.family_spec.img2img
         }
-        self.helpers: Mapping[HelperRole, HelperSpec] = {row.role: row for row in helpers}
+        self.helpers: Mapping[str, HelperSpec] = {row.id: row for row in helpers}
+        for helper in helpers:
+            if helper.needs is not None and helper.needs not in self.helpers:
+                raise InternalError(f"models.toml: {helper.id} needs the unknown {helper.needs}.")
         self.notices = notices
 
     def __getitem__(self, kind: Kind) -> Mapping[str, ModelSpec]:

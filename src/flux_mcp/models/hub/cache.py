@@ -285,24 +285,28 @@ def _find_in_hub_cache(spec: ModelSpec, settings: Settings) -> Snapshot | None:
     Raises:
         OSError: it cannot be read.
     """
+    folder = repository_folder(spec.repository, spec.revision, "model_index.json", settings)
+    return None if folder is None else Snapshot(folder, folder, revision=folder.name)
+
+
+def repository_folder(
+    repository: str | None, revision: str | None, file: str, settings: Settings
+) -> Path | None:
+    """Return the snapshot of a repository in the hub cache; `None` where it lacks `file`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     cache = settings.paths.hub
-    if spec.repository is None or not (cache / cache_folder(spec.repository)).is_dir():
+    if repository is None or not (cache / cache_folder(repository)).is_dir():
         return None
     # The hub's library takes what it must not read for what is not there.
-    os.listdir(cache / cache_folder(spec.repository))  # noqa: PTH208 - raises at once
+    os.listdir(cache / cache_folder(repository))  # noqa: PTH208 - raises at once
     # Imported here: it takes a quarter of a second, which is not needed without hub weights.
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
 
-    index = try_to_load_from_cache(
-        spec.repository,
-        "model_index.json",
-        cache_dir=cache,
-        revision=spec.revision,
-    )
-    if not isinstance(index, str):
-        return None
-    folder = Path(index).parent
-    return Snapshot(folder, folder, revision=folder.name)
+    found = try_to_load_from_cache(repository, file, cache_dir=cache, revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def state_of(spec: ModelSpec, settings: Settings) -> State:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flux_mcp.models.hub.cache import cache_folder, find_snapshot
 from flux_mcp.models.hub.selection import INDEX, HubFile
-from flux_mcp.models.registry import ModelSpec
+from flux_mcp.models.registry import HelperSpec, ModelSpec
 from flux_mcp.settings.paths import Paths
 from flux_mcp.settings.settings import Settings
 
@@ -148,7 +148,7 @@ class Checkable:
                 yield WrongFile(file.path, problem)
 
 
-def checkable(spec: ModelSpec, settings: Settings) -> Checkable | None:
+def checkable(spec: ModelSpec | HelperSpec, settings: Settings) -> Checkable | None:
     """Return what of `spec` can be checked; `None` if nothing of it was ever downloaded.
 
     The manifest says which files there should be. Without one, because another program downloaded
@@ -166,9 +166,9 @@ def checkable(spec: ModelSpec, settings: Settings) -> Checkable | None:
     return Checkable(spec.repository, revision, folder, files, manifest is not None)
 
 
-def _revision(spec: ModelSpec, settings: Settings) -> str | None:
+def _revision(spec: ModelSpec | HelperSpec, settings: Settings) -> str | None:
     """Return the revision of `spec` that is used; also where a file of it is missing now."""
-    found = find_snapshot(spec, settings)
+    found = find_snapshot(spec, settings) if isinstance(spec, ModelSpec) else None
     if found is not None:
         return found.revision
     if spec.revision is not None or spec.repository is None:
@@ -180,15 +180,16 @@ def _revision(spec: ModelSpec, settings: Settings) -> str | None:
         return None
 
 
-def _as_cached(folder: Path, spec: ModelSpec) -> Iterator[ManifestFile]:
+def _as_cached(folder: Path, spec: ModelSpec | HelperSpec) -> Iterator[ManifestFile]:
     for path in sorted(folder.rglob("*")):
         key = path.resolve().name  # of the blob it links to, if it was not copied
         if path.is_file() and len(key) in _KEY_LENGTHS and set(key) <= set("0123456789abcdef"):
             size_bytes = path.stat().st_size
             name = path.relative_to(folder).as_posix()
             yield ManifestFile(path=name, size_bytes=size_bytes, key=key)
-    if not (spec.lora or (folder / INDEX).is_file()):
-        yield ManifestFile(path=INDEX, size_bytes=0, key="0" * _KEY_LENGTHS[0])
+    index = "config.json" if isinstance(spec, HelperSpec) else None if spec.lora else INDEX
+    if index is not None and not (folder / index).is_file():
+        yield ManifestFile(path=index, size_bytes=0, key="0" * _KEY_LENGTHS[0])
 
 
 def _problem(path: Path, file: ManifestFile, see: Callable[[int], None]) -> str | None:

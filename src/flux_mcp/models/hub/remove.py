@@ -1,14 +1,16 @@
 """Removing weights from the disk, but for what other models need."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flux_mcp.errors import InvalidRequestError, StorageError
 from flux_mcp.models.hub.cache import cache_folder, hold_download_lock, state_of
+from flux_mcp.models.hub.helpers import find_helper
 from flux_mcp.models.hub.manifest import manifests_of
 from flux_mcp.models.hub.selection import comes_from, rows_of, users_of
-from flux_mcp.models.registry import Registry
+from flux_mcp.models.registry import HelperSpec, ModelSpec, Registry
 from flux_mcp.settings.settings import Settings
 
 _REMOVED = ".removed"
@@ -42,13 +44,20 @@ def plan_removal(model: str, registry: Registry, settings: Settings) -> Removal:
         UnknownModelError: the model is not in the registry.
         InvalidRequestError: it comes with the package, or lies in the user's own files.
     """
-    rows = rows_of(registry, model)
+    rows: Sequence[ModelSpec | HelperSpec] = (
+        [registry.helpers[model]] if model in registry.helpers else rows_of(registry, model)
+    )
     if all(row.repository is None for row in rows):
         raise InvalidRequestError(
             f"{model} {comes_from(rows[0])} and is not removed by itself.",
             "Remove a model that was pulled: 'flux-mcp models list' shows them.",
         )
     here = {row.id for row in registry if state_of(row, settings) == "installed"}
+    here |= {
+        one.id
+        for one in registry.helpers.values()
+        if find_helper(one, registry, settings) is not None
+    }
     gone: list[str] = []
     kept: list[Kept] = []
     for repository in dict.fromkeys(row.repository for row in rows if row.repository):

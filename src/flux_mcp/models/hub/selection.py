@@ -18,7 +18,7 @@ from flux_mcp.errors import (
     WeightsInvalidError,
 )
 from flux_mcp.models.memory import text_gib, vae_gib
-from flux_mcp.models.registry import ModelSpec, Registry
+from flux_mcp.models.registry import HelperSpec, ModelSpec, Registry
 
 INDEX = "model_index.json"
 GIB = 1024**3
@@ -53,14 +53,18 @@ def needed_files(
 
     Args:
         repository: Its name, for messages.
-        index: Its `model_index.json`; `None` for one that has none: a LoRA or a transformer alone,
-            whose safetensors files lie at the top.
+        index: Its `model_index.json`; `None` for one that has none, whose files lie at the top: a
+            model of transformers (`config.json`), or safetensors files alone, as of a LoRA.
         files: What the hub lists.
 
     Raises:
         WeightsInvalidError: there is nothing, or for a part nothing, that may be opened.
     """
     listed = {file.path: file for file in files if _SAFE_PATH.fullmatch(file.path)}
+    if index is None and "config.json" in listed:
+        whole = {path: file for path, file in listed.items() if _is_of_one_model(path)}
+        if any(_WEIGHTS.fullmatch(path) for path in whole):
+            return tuple(whole[path] for path in sorted(whole))
     if index is None:
         alone = [file for path, file in sorted(listed.items()) if _ALONE.fullmatch(path)]
         if not alone:
@@ -87,6 +91,14 @@ def _is_needed(path: str, parts: Sequence[str]) -> bool:
         return True
     place = PurePosixPath(path)
     if len(place.parts) != 2 or place.parts[0] not in parts:  # noqa: PLR2004 - part/file
+        return False
+    return place.suffix in _TEXT_FILES or _WEIGHTS.fullmatch(place.name) is not None
+
+
+def _is_of_one_model(path: str) -> bool:
+    """Whether a file belongs to a model that transformers loads from the top of a repository."""
+    place = PurePosixPath(path)
+    if len(place.parts) != 1:
         return False
     return place.suffix in _TEXT_FILES or _WEIGHTS.fullmatch(place.name) is not None
 
@@ -137,9 +149,10 @@ def rows_of(registry: Registry, model: str) -> list[ModelSpec]:
     return rows
 
 
-def comes_from(row: ModelSpec) -> str:
+def comes_from(row: ModelSpec | HelperSpec) -> str:
     """Say where the weights of a row without a repository are: `comes with the package`, ...."""
-    return "comes with the package" if row.origin is None else "lies in your own files"
+    is_own = isinstance(row, ModelSpec) and row.origin is not None
+    return "lies in your own files" if is_own else "comes with the package"
 
 
 def rows_to_pull(
@@ -207,4 +220,8 @@ def users_of(registry: Registry, repository: str) -> tuple[str, ...]:
         base = None if row.base is None else registry.find("text2img", row.base)
         if repository in (row.repository, base and base.repository):
             users[row.id] = None
+    for helper in registry.helpers.values():
+        needed = None if helper.needs is None else registry.helpers[helper.needs]
+        if repository in (helper.repository, needed and needed.repository):
+            users[helper.id] = None
     return tuple(users)
