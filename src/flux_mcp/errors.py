@@ -72,6 +72,12 @@ class UnsupportedOptionError(RequestError):
     code = "unsupported_option"
 
 
+class NothingFoundError(RequestError):
+    """The words of a mask are not found in the image, or not as many times as picked."""
+
+    code = "nothing_found"
+
+
 class UnknownModelError(RequestError):
     """No registry row of this kind has that id."""
 

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from flux_mcp.gallery.files import ImageFiles
+from flux_mcp.models.registry import load_registry
 from flux_mcp.requests.mask_arguments import MAX_POINTS, Area
 from flux_mcp.requests.schemas import EditRequest, FillRequest
 from flux_mcp.requests.validation import parse_request
+from flux_mcp.service.image_models import ImageModels
 from flux_mcp.service.inputs import InputReader
 from flux_mcp.settings.settings import Settings
 
@@ -41,7 +43,9 @@ def test_each_example_has_its_answer() -> None:
 def test_an_example_answers_what_stands_under_it(asked: str, told: str, folder: Path) -> None:
     asked = asked.replace("img_...", f"{folder}/img.png").replace("/pictures/", f"{folder}/")
     settings = Settings(data_dir=folder.parent / "data", allowed_dirs=(folder,))
-    reader = InputReader(settings, ImageFiles(settings.paths))
+    reader = InputReader(
+        settings, ImageFiles(settings.paths), ImageModels(settings, load_registry())
+    )
     given: dict[str, Any] = json.loads(asked)
     incoming = reader.read(parse_request(FillRequest, given), {})
     notices = [notice for item in incoming for notice in item.image.notices]

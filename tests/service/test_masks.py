@@ -12,12 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flux_mcp.errors import RequestError
+from flux_mcp.errors import RequestError, WeightsMissingError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.images.decoding import open_image
+from flux_mcp.models.registry import load_registry
 from flux_mcp.requests.geometry import Rectangle, Size
 from flux_mcp.requests.schemas import EditRequest, FillRequest
 from flux_mcp.requests.validation import parse_request
+from flux_mcp.service.image_models import ImageModels
 from flux_mcp.service.inputs import Incoming, InputReader
 from flux_mcp.settings.settings import Settings
 
@@ -40,7 +42,9 @@ class World:
         found = Settings(
             data_dir=root / "data", allowed_dirs=(self.folder,), max_image_pixels=MAX_PIXELS
         )
-        self.reader = InputReader(found, ImageFiles(found.paths))
+        self.reader = InputReader(
+            found, ImageFiles(found.paths), ImageModels(found, load_registry())
+        )
         self.files = self.listed()
 
     def listed(self) -> set[Path]:
@@ -181,7 +185,7 @@ def survives(world: World, mask: Any, more: dict[str, Any], image: str) -> None:
     """Read a mask: it is refused deliberately, or it is a mask of its image."""
     try:
         first, found = world.read({"mask": named(mask, world.folder), **more}, image)
-    except RequestError:
+    except (RequestError, WeightsMissingError):  # the second: nothing here finds words
         return
     finished = found.mask
     assert finished is not None

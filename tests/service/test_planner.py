@@ -39,6 +39,7 @@ from flux_mcp.requests.schemas import (
     StructuralRequest,
     VariationRequest,
 )
+from flux_mcp.service.image_models import ImageModels
 from flux_mcp.service.inputs import InputReader, gallery_ids
 from flux_mcp.service.planner import Decision, Planner, ReadStored, StoredFacts
 from flux_mcp.settings.settings import Settings
@@ -67,7 +68,7 @@ def planner_for(
     read_stored: ReadStored | None = None,
 ) -> Planner:
     packs = PackLibrary(settings.packs_dir, settings.paths.packs)
-    inputs = InputReader(settings, ImageFiles(settings.paths))
+    inputs = InputReader(settings, ImageFiles(settings.paths), ImageModels(settings, registry))
     return Planner(settings, registry, inputs, packs, lambda: machine, read_stored)
 
 

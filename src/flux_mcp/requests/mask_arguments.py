@@ -355,8 +355,11 @@ class Area(Request):
         description="The ellipse inside a box, given as box or as {cx, cy, rx, ry}.",
         json_schema_extra=brief(""),
     )
-    words: SkipJsonSchema[Annotated[Words, Field(min_length=1, max_length=200)] | None] = Field(
-        None, description="What is to be found in the image and changed, as 'the red car'."
+    words: Annotated[Words, Field(min_length=1, max_length=200)] | None = Field(
+        None,
+        description="What is to be found in the image and changed, as 'the red car'. With "
+        "threshold (how sure, 0 to 1) and pick (all, largest, or a number from the left).",
+        json_schema_extra=brief("What to find, as 'the red car'."),
     )
     threshold: SkipJsonSchema[Real | None] = Field(
         None,
@@ -487,11 +490,6 @@ class Mask(Area):
     def takes_alpha(self) -> bool:
         """Whether the transparency of the image itself is part of it."""
         return any(area.alpha for area in self.areas)
-
-    @property
-    def is_of_words(self) -> bool:
-        """Whether a part of it is to be found by words."""
-        return any(area.words is not None for area in self.areas)
 
     @property
     def images(self) -> tuple[str, ...]:

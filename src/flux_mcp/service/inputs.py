@@ -9,7 +9,7 @@ from typing import Literal
 
 from PIL import Image
 
-from flux_mcp.errors import InvalidRequestError, RequestError, StorageError, UnsupportedOptionError
+from flux_mcp.errors import InvalidRequestError, RequestError, StorageError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.images.budget import DecodeBudget
 from flux_mcp.images.decoding import (
@@ -42,7 +42,7 @@ from flux_mcp.images.references import (
 )
 from flux_mcp.principals import only
 from flux_mcp.requests.geometry import Rectangle, Size
-from flux_mcp.requests.mask_arguments import Mask, whole_mask
+from flux_mcp.requests.mask_arguments import Mask
 from flux_mcp.requests.render_plan import InputRole, PlanInput
 from flux_mcp.requests.schemas import (
     DrawRequest,
@@ -53,6 +53,7 @@ from flux_mcp.requests.schemas import (
     VariationRequest,
 )
 from flux_mcp.requests.validation import Mistakes
+from flux_mcp.service.image_models import FoundWords, ImageModels
 from flux_mcp.settings.settings import Settings
 
 MAX_KEPT_OVERLAYS = 16
@@ -124,27 +125,40 @@ class InputReader:
     Args:
         settings: Limits and folders.
         files: The files of the gallery.
+        models: Find what words say.
     """
 
-    def __init__(self, settings: Settings, files: ImageFiles) -> None:
+    def __init__(self, settings: Settings, files: ImageFiles, models: ImageModels) -> None:
         self._settings = settings
         self._files = files
+        self._models = models
         self._budget = DecodeBudget()
         self._overlays: dict[tuple[str, str, OverlayLimits], bytes] = {}
         self._overlays_lock = threading.Lock()
 
-    def read(self, request: DrawRequest, gallery: Mapping[str, str]) -> tuple[Incoming, ...]:
+    def read(
+        self,
+        request: DrawRequest,
+        gallery: Mapping[str, str],
+        *,
+        for_demonstration: bool = False,
+    ) -> tuple[Incoming, ...]:
         """Return every image of a request, decoded and checked, in the order plans list them.
 
         Args:
             request: What was asked.
             gallery: The file of each image that `gallery_ids` returns, as its row names it.
+            for_demonstration: Whether they are for the demonstration model, which has models of
+                its own that look at images.
 
         Raises:
             RequestError: a reference names nothing, or nothing usable.
             StorageError: the file of a gallery image is gone.
+            EngineError: words are to be found, and no model can.
         """
-        read = _RequestInputs(self._settings, self._files, self._budget, gallery)
+        read = _RequestInputs(
+            self._settings, self._files, self._budget, gallery, self._models, for_demonstration
+        )
         role: InputRole
         match request:
             case EditRequest():
@@ -223,6 +237,8 @@ class _RequestInputs:
     files: ImageFiles
     budget: DecodeBudget
     gallery: Mapping[str, str]
+    models: ImageModels
+    for_demonstration: bool
 
     def image(self, reference: str, role: InputRole, weight: float = 1.0) -> Incoming:
         image, image_id = self._load(reference, "RGB")
@@ -232,11 +248,6 @@ class _RequestInputs:
         self, request: EditRequest | FillRequest, asked: Mask, reference: str, role: InputRole
     ) -> tuple[Incoming, Incoming]:
         """Return an image, in a larger canvas if that is asked for, and its mask."""
-        if asked.is_of_words:
-            raise UnsupportedOptionError(
-                "There is no model on this machine that finds words in an image.",
-                f"Give box, polygon or ellipse: {whole_mask(0.25, 0.25, 0.5, 0.5)}.",
-            )
         data, image_id, max_bytes = self._read(reference)
         masks = []
         if asked.takes_alpha:
@@ -250,6 +261,18 @@ class _RequestInputs:
         else:
             image = self._decode(data, max_bytes, "RGB")
         masks += [self._load(mask, "L")[0] for mask in asked.images]
+        # Before memory is taken for the mask: it may wait for a model to load.
+        found = [
+            self.models.find(
+                image,
+                area.words,
+                threshold=area.threshold,
+                pick=area.pick,
+                for_demonstration=self.for_demonstration,
+            )
+            for area in asked.areas
+            if area.words is not None
+        ]
         size, canvas = Size(image.width, image.height), None
         if asked.outpainted is not None:
             canvas = larger_canvas(asked.outpainted, size, self.settings.max_image_pixels)
@@ -258,7 +281,7 @@ class _RequestInputs:
             if canvas is not None:
                 notices = (canvas.notice, *image.notices)
                 image = encode_image(extended(open_image(image), canvas), notices=notices)
-            mask = _finished(request, asked, masks, size, canvas)
+            mask = _finished(request, asked, masks, found, size, canvas)
         return (
             Incoming(image, _plan_input(image, role, image_id=image_id)),
             Incoming(mask.image, _plan_input(mask.image, "mask"), mask),
@@ -298,6 +321,7 @@ def _finished(
     request: EditRequest | FillRequest,
     asked: Mask,
     masks: Iterable[InputImage],
+    found: Iterable[FoundWords],
     size: Size,
     canvas: LargerCanvas | None,
 ) -> FinishedMask:
@@ -307,6 +331,7 @@ def _finished(
         request: Says how it is finished.
         asked: Its shapes.
         masks: Its images, decoded.
+        found: What its words find.
         size: Of the image.
         canvas: Where the image stands, if in a larger one.
 
@@ -320,6 +345,10 @@ def _finished(
         mask = united(mask, drawn.mask)
         shapes.append(drawn.box)
         notices += drawn.notices
+    for words in found:
+        mask = united(mask, words.mask)
+        shapes.append(words.box)
+        notices.append(words.notice)
     is_painted = False
     for one in masks:
         scaled, told = scaled_mask(open_image(one), size)

@@ -201,7 +201,9 @@ class Planner:
         if counting:
             require_takes_loras(drawing.precision)
         refuse_what_the_model_cannot(request, spec)  # before its images are decoded
-        incoming = self._inputs.read(request, stored.images)
+        incoming = self._inputs.read(
+            request, stored.images, for_demonstration=spec.is_demonstration
+        )
         switches = choose_switches(
             drawing,
             installed.target,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flux_mcp.compose.library import PackLibrary
     from flux_mcp.models.loras.library import LoraLibrary
     from flux_mcp.requests.schemas import DrawRequest
+    from flux_mcp.service.image_models import ImageModels
     from flux_mcp.service.inputs import InputReader, OverlayLimits
     from flux_mcp.service.planner import Decision, Planner, StoredFacts
 
@@ -88,7 +89,13 @@ class Service:
     def _inputs(self) -> "InputReader":
         from flux_mcp.service.inputs import InputReader
 
-        return InputReader(self.settings, self._files)
+        return InputReader(self.settings, self._files, self._image_models)
+
+    @cached_property
+    def _image_models(self) -> "ImageModels":
+        from flux_mcp.service.image_models import ImageModels
+
+        return ImageModels(self.settings, self.registry)
 
     @cached_property
     def _planner(self) -> "Planner":
@@ -123,6 +130,8 @@ class Service:
 
     async def close(self) -> None:
         """Stop running jobs (a running one goes back to the queue) and close the database."""
+        if "_image_models" in vars(self):  # else nothing of it has been made
+            await asyncio.to_thread(self._image_models.close)
         await self.runtime.close()
 
     @property
