@@ -164,6 +164,12 @@ class PathNotAllowedError(RequestError):
     code = "path_not_allowed"
 
 
+class ClipboardError(RequestError):
+    """The clipboard cannot be read: turned off, not the caller's, empty, or without a program."""
+
+    code = "clipboard"
+
+
 class InvalidCursorError(RequestError):
     """A search cursor was not issued by this gallery."""
 

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 LOCAL = "local"
 
 _acting: ContextVar[str] = ContextVar("flux_mcp_principal", default=LOCAL)
+_over_network: ContextVar[bool] = ContextVar("flux_mcp_over_network", default=False)
 
 
 def acting() -> str:
@@ -28,11 +29,22 @@ def only() -> str | None:
     return None if name == LOCAL else name
 
 
+def is_over_network() -> bool:
+    """Return whether this task answers a message of HTTP: whoever sent it may sit elsewhere."""
+    return _over_network.get()
+
+
 @contextmanager
-def acting_as(principal: str) -> Iterator[None]:
-    """Act on behalf of `principal` inside the block, and in tasks that are started there."""
-    token = _acting.set(principal)
+def acting_as(principal: str, *, over_network: bool = False) -> Iterator[None]:
+    """Act on behalf of `principal` inside the block, and in tasks that are started there.
+
+    Args:
+        principal: The name of a token, or `LOCAL`.
+        over_network: Whether its message came over HTTP.
+    """
+    token, place = _acting.set(principal), _over_network.set(over_network)
     try:
         yield
     finally:
+        _over_network.reset(place)
         _acting.reset(token)

@@ -15,6 +15,7 @@ from flux_mcp.errors import (
 )
 from flux_mcp.images import references
 from flux_mcp.images.references import (
+    Access,
     DataReference,
     GalleryReference,
     PathReference,
@@ -22,6 +23,10 @@ from flux_mcp.images.references import (
     read_path,
 )
 from flux_mcp.principals import acting_as
+
+FOLDER = Path("/home/a/Pictures")
+HERE = Access((FOLDER,), (FOLDER,), "off")
+"""Of who works on this machine."""
 
 # --- parsing -----------------------------------------------------------------------------------
 
@@ -107,7 +112,7 @@ def test_anything_else_is_refused_with_a_hint(text, error):
 
 def test_a_url_is_refused_with_the_way_to_do_it():
     with pytest.raises(InvalidRequestError, match="not fetched") as refused:
-        parse_reference("https://example.com/a.png")
+        parse_reference("https://example.com/a.png", HERE)
     assert "Download it" in refused.value.hint
 
 

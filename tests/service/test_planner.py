@@ -26,6 +26,7 @@ from flux_mcp.errors import (
 )
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.images.colours import NO_PROFILE
+from flux_mcp.images.references import GalleryReference, StoredReference
 from flux_mcp.models.planning.candidates import Gpu, Machine
 from flux_mcp.models.planning.speed import Figure
 from flux_mcp.models.registry import Registry, Structure, load_registry
@@ -40,12 +41,15 @@ from flux_mcp.requests.schemas import (
     VariationRequest,
 )
 from flux_mcp.service.image_models import ImageModels
-from flux_mcp.service.inputs import InputReader, gallery_ids
+from flux_mcp.service.inputs import InputReader, stored_references
 from flux_mcp.service.planner import Decision, Planner, ReadStored, StoredFacts
+from flux_mcp.service.resolving import StoredImage
 from flux_mcp.settings.settings import Settings
 from tests.models.control_lora_files import bfl
 from tests.models.hub import COMMIT, put_in_hub_cache
 from tests.models.lora_files import flux1, write
+
+from .test_refining import draft
 
 pytestmark = pytest.mark.anyio
 
@@ -59,6 +63,16 @@ def data_uri(width_px: int, height_px: int, **more: Any) -> str:
 
 
 IMAGE = data_uri(64, 64)
+
+
+def found(wanted: Collection[StoredReference]) -> dict[StoredReference, StoredImage]:
+    """Return an image of the gallery for each id."""
+    images: dict[StoredReference, StoredImage] = {}
+    for one in wanted:
+        assert isinstance(one, GalleryReference)
+        row = draft(id=one.image_id, file=f"images/{one.image_id}.png")
+        images[one] = StoredImage(row.id, row.file, row)
+    return images
 
 
 def planner_for(
@@ -497,8 +511,8 @@ async def test_an_image_of_the_gallery_may_be_larger_than_one_that_comes_in(
     path.parent.mkdir(parents=True)
     path.write_bytes(noise.getvalue())
 
-    async def read_stored(image_ids: Collection[str]) -> StoredFacts:
-        return StoredFacts(images={one: f"images/{one}.png" for one in image_ids})
+    async def read_stored(wanted: Collection[StoredReference], _: DrawRequest) -> StoredFacts:
+        return StoredFacts(images=found(wanted))
 
     planner = planner_for(settings, read_stored=read_stored)
     decision = await planner.decide(EditRequest(prompt="x", images=["img_a"]))
@@ -511,11 +525,11 @@ async def test_an_image_of_the_gallery_may_be_larger_than_one_that_comes_in(
 async def test_a_request_names_its_gallery_images_and_the_database_is_asked_once(
     settings: Settings,
 ) -> None:
-    asked: list[Sequence[str]] = []
+    asked: list[Sequence[StoredReference]] = []
 
-    async def read_stored(image_ids: Collection[str]) -> StoredFacts:
-        asked.append(tuple(image_ids))
-        return StoredFacts(images={one: f"images/{one}.png" for one in image_ids})
+    async def read_stored(wanted: Collection[StoredReference], _: DrawRequest) -> StoredFacts:
+        asked.append(tuple(wanted))
+        return StoredFacts(images=found(wanted))
 
     files, planner = ImageFiles(settings.paths), planner_for(settings, read_stored=read_stored)
     png = base64.b64decode(IMAGE.partition(",")[2])
@@ -526,13 +540,13 @@ async def test_a_request_names_its_gallery_images_and_the_database_is_asked_once
     images = ["img_a", "flux://images/img_b", {"image": "img_a", "weight": 2}, IMAGE]
     request = VariationRequest.model_validate({"images": images})
     decision = await planner.decide(request)
-    assert asked == [("img_a", "img_b")]
+    assert asked == [(GalleryReference("img_a"), GalleryReference("img_b"))]
     assert [item.image_id for item in decision.plan.inputs] == ["img_a", "img_b", "img_a", None]
 
 
 @pytest.mark.parametrize("reference", ["nonsense", "https://example.org/a.png", "data:,x", "/a"])
 def test_a_reference_that_names_no_gallery_image_is_left_for_later(reference: str) -> None:
-    assert gallery_ids(EditRequest(prompt="x", images=[reference])) == ()
+    assert stored_references(EditRequest(prompt="x", images=[reference])) == ()
 
 
 async def test_what_the_database_holds_decides_the_expected_seconds(settings: Settings) -> None:
@@ -544,7 +558,7 @@ async def test_what_the_database_holds_decides_the_expected_seconds(settings: Se
     async def expected_s(gpu_name: str) -> float | None:
         figure = Figure(plan.model, plan.kind, plan.precision, plan.placement, 1.05, 100.0, None)
 
-        async def read_stored(_ids: Collection[str]) -> StoredFacts:
+        async def read_stored(*_: object) -> StoredFacts:
             return StoredFacts(figures={gpu_name: (figure,)})
 
         planner = planner_for(settings, machine, read_stored=read_stored)

@@ -7,19 +7,22 @@ handed on as data. Callers over MCP reach none of this: for them the allowed fol
 import base64
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flux_mcp.cli.common import plain
+from flux_mcp.cli.common import console, plain
 from flux_mcp.cli.loras import read_loras
 from flux_mcp.cli.packs import read_variables
-from flux_mcp.errors import InvalidRequestError
+from flux_mcp.errors import InvalidRequestError, RequestError
 from flux_mcp.images.decoding import MEDIA_TYPES
 from flux_mcp.images.references import (
-    IMAGE_ID,
-    SCHEME,
+    Access,
+    NewestReference,
     PathReference,
+    is_file_name,
     parse_reference,
+    read_newest,
     read_path,
 )
 from flux_mcp.settings.settings import Settings
@@ -27,8 +30,6 @@ from flux_mcp.settings.settings import Settings
 _CHOICES = {"subject": "subject", "extra": "extra", "variable": "variables"}
 _MASKS = ("mask", "box", "outpaint", "mask_json")
 _SHAPED = frozenset({"pack", *_CHOICES, "lora", "image", "weight", "control_image", *_MASKS})
-_NEWEST = "newest in "
-"""Begins a reference that is no file itself, though it names a folder."""
 _CORNERS = ("x0", "y0", "x1", "y1")
 
 
@@ -62,12 +63,19 @@ def arguments_of(command: str, given: Mapping[str, Any], settings: Settings) -> 
 def as_data(reference: str, max_bytes: int) -> str:
     """Return a file, relative to the current folder or not, as a `data:` URI.
 
-    What is no file stays as it is: the id of an image, a URI, `latest`.
+    What is no file stays as it is: the id of an image, a URI, `latest`. A file that is called like
+    one of these is named with its folder, as `./latest`.
 
     Raises:
         InvalidRequestError: it looks like a file, and there is none.
-        InvalidImageError: it cannot be read, or is too large.
+        InvalidImageError: it cannot be read, is too large, or is a folder without images.
     """
+    folder = _folder_of(reference)
+    if folder is not None:
+        access = Access((folder,), (folder,))
+        newest = read_newest(str(folder), access, max_bytes)
+        console(stderr=True).print(plain(newest.told(str(folder))))
+        return _data_uri(newest.data)
     path = _file_of(reference)
     if path is None:
         return reference
@@ -79,16 +87,39 @@ def as_data(reference: str, max_bytes: int) -> str:
             f"There is no file {plain(reference)}.",
             "Check the path; 'flux-mcp gallery search' shows the ids of images.",
         ) from error
-    data = read_path(path, (path.parent,), max_bytes)
+    return _data_uri(read_path(path, (path.parent,), max_bytes))
+
+
+def _data_uri(data: bytes) -> str:
     # What the bytes are is found out when they are decoded, whatever the type says.
     return f"data:{MEDIA_TYPES[0]};base64,{base64.b64encode(data).decode()}"
 
 
+_HERE = Access(readable_dirs=(Path("/"),))
+"""Of the person who types a command: what it may read is for the system to say."""
+
+
+def _folder_of(reference: str) -> Path | None:
+    """Return the folder of `newest in FOLDER`, if it is given as a path.
+
+    A name alone is that of an allowed folder, as in a tool call.
+    """
+    with suppress(RequestError):
+        parsed = None if is_file_name(reference) else parse_reference(reference, _HERE)
+        if isinstance(parsed, NewestReference):
+            path = Path(parsed.folder)
+            if path.is_absolute() or len(path.parts) > 1 or parsed.folder[:1] in (".", "~"):
+                with suppress(RuntimeError):
+                    path = path.expanduser()
+                return path.resolve()
+    return None
+
+
 def _file_of(reference: str) -> Path | None:
     if reference[:5].lower() == "file:":
-        parsed = parse_reference(reference)
+        parsed = parse_reference(reference, _HERE)
         return parsed.path if isinstance(parsed, PathReference) else None
-    if IMAGE_ID.fullmatch(reference) or SCHEME.match(reference):
+    if not is_file_name(reference):
         return None
     path = Path(reference)
     try:
@@ -97,7 +128,7 @@ def _file_of(reference: str) -> Path | None:
     except (OSError, ValueError):
         return path
     looks_like_one = bool(path.suffix) or "/" in reference or "\\" in reference
-    return path if looks_like_one and not reference.startswith(_NEWEST) else None
+    return path if looks_like_one else None
 
 
 def _pack(given: Mapping[str, Any]) -> dict[str, Any] | None:

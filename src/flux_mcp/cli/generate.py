@@ -28,10 +28,12 @@ from flux_mcp.cli.output_files import OutputFlags
 from flux_mcp.cli.packs import print_findings
 from flux_mcp.cli.progress import progress_on_stderr
 from flux_mcp.errors import FluxMcpError, InvalidRequestError, RequestError
+from flux_mcp.images.references import LatestReference
 from flux_mcp.jobs.job import Job
 from flux_mcp.requests.schemas import DRAW_REQUESTS, DrawRequest
 from flux_mcp.requests.validation import parse_request
 from flux_mcp.service.answers import DryRunAnswer, JobAnswer
+from flux_mcp.service.inputs import stored_references
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 
@@ -129,10 +131,12 @@ def requests_of(
         asked["prompt"] = given_or_read(asked["prompt"], "a prompt")
     arguments = arguments_of(command, asked, settings)
     if lines is not None:
-        return tuple(
+        requests = tuple(
             _numbered(number, request_type, {**arguments, "prompt": line})
             for number, line in _lines(lines)
         )
+        _refuse_latest(requests[0])
+        return requests
     if ("prompt" in arguments and "pack" in arguments) or (
         request_type.words_of and not set(request_type.words_of) & arguments.keys()
     ):
@@ -140,6 +144,15 @@ def requests_of(
             "Give either a prompt or --pack.", "With a pack, words of your own go into --extra."
         )
     return (parse_request(request_type, arguments),)
+
+
+def _refuse_latest(request: DrawRequest) -> None:
+    """Refuse `latest` for several jobs: what one makes would be the newest for those after it."""
+    if any(isinstance(one, LatestReference) for one in stored_references(request)):
+        raise InvalidRequestError(
+            "With --prompts, latest could be another image for each line.",
+            "Give the id of the image; 'flux-mcp gallery search' shows it.",
+        )
 
 
 def _lines(source: str) -> list[tuple[int, str]]:
@@ -197,7 +210,12 @@ async def _draw(service: Service, requests: Sequence[DrawRequest], begun: Begun)
             await submitting
         await _stop(service, begun)
         raise
-    return [await service.describe_job(await service.find_job(job.id)) for job in jobs]
+    answers = []
+    for job in jobs:
+        # The answer is printed: from now on `latest` may be its image, for the same command too.
+        await service.mark_id_given(job.id)
+        answers.append(await service.describe_job(await service.find_job(job.id)))
+    return answers
 
 
 async def _submit(service: Service, requests: Sequence[DrawRequest], begun: Begun) -> list[Job]:

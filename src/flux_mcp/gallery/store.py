@@ -397,6 +397,41 @@ class Gallery:
             )
         return record
 
+    def beginning_with(
+        self, beginning: str, principal: str | None, limit: int
+    ) -> tuple[ImageRecord, ...]:
+        """Return images by the first characters of their ids; with a principal, only its own."""
+        if not is_storable(beginning):
+            return ()
+        # A range of the index: LIKE would take `_` for any character, and any case.
+        end = f"{beginning}\x7f"
+        return self._rows(
+            "SELECT * FROM images WHERE id >= ? AND id < ? AND principal = ifnull(?, principal) "
+            "ORDER BY id LIMIT ?",
+            [beginning, end, principal, limit],
+        )
+
+    def newest(
+        self, principal: str, session: str | None = None, before: ImageRecord | None = None
+    ) -> ImageRecord | None:
+        """Return the newest image of a principal; `None` if it has none.
+
+        Args:
+            principal: Whose.
+            session: Only of this session.
+            before: Only images that come after this one in the gallery, newest first.
+        """
+        if session is not None and not is_storable(session):
+            return None
+        # One index finds it without sorting: that of the session where there is one.
+        where, values = "principal = ?", [principal]
+        if session is not None:
+            where, values = "session = ? AND +principal = ?", [session, principal]
+        if before is not None:
+            where += " AND n < (SELECT n FROM images WHERE id = ?)"
+            values.append(before.id)
+        return self._one(f"{where} ORDER BY n DESC LIMIT 1", *values)
+
     def of_job(self, job_id: str) -> tuple[ImageRecord, ...]:
         """Return the images of a job in order; empty for a job that has none."""
         if not is_storable(job_id):

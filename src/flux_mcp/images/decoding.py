@@ -31,6 +31,12 @@ BYTES_PER_PIXEL = 13
 image is turned or its mode changes; a PNG of noise takes three more, and grows by copying."""
 
 
+def suffixes() -> frozenset[str]:
+    """Return how files of the formats that are read end, in lower case, with the dot."""
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix, name in known.items() if name in FORMATS)
+
+
 @dataclass(frozen=True)
 class InputImage:
     """A checked image as a PNG without metadata: RGB, or L for a mask."""

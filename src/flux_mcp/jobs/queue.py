@@ -18,7 +18,7 @@ Everything here is synchronous and runs on the database thread.
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -327,6 +327,25 @@ class JobQueue:
                 "Use the job_id of an earlier answer, or call flux_get_job without an id.",
             )
         return job
+
+    def is_untold(self, job_id: str, request: Mapping[str, Any]) -> bool:
+        """Return whether this request made a job before, and no caller has been given its id."""
+        return bool(
+            self._value(
+                "SELECT count(*) FROM jobs WHERE id = ? AND id_given = 0 AND request = ?",
+                (job_id, _as_json(request)),
+            )
+        )
+
+    def has_unfinished(self, principal: str, session: str | None = None) -> bool:
+        """Return whether a principal has a job that waits or runs; with a session, one of it."""
+        return bool(
+            self._value(
+                "SELECT EXISTS (SELECT 1 FROM jobs WHERE status IN ('queued', 'running') "
+                "AND principal = ?1 AND session IS ifnull(?2, session))",
+                (principal, session),
+            )
+        )
 
     def recent(self, limit: int) -> list[Job]:
         """Return the newest jobs, finished or not, newest first; those that can be read."""

@@ -241,7 +241,7 @@ class FluxServer(MCPServer[Any]):
             )
         self._open[name] += 1
         try:
-            with acting_as(name):
+            with acting_as(name, over_network=True):
                 return await self._without_paths(ctx, call_next, name)
         finally:
             self._open[name] -= 1

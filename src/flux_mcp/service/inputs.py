@@ -1,17 +1,25 @@
 """The images of a request: from whatever names them to checked images and plan inputs."""
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image
 
-from flux_mcp.errors import InvalidRequestError, RequestError, StorageError
+from flux_mcp.errors import (
+    ClipboardError,
+    InvalidImageError,
+    InvalidRequestError,
+    PathNotAllowedError,
+    RequestError,
+    StorageError,
+)
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.images.budget import DecodeBudget
+from flux_mcp.images.clipboard import read_clipboard
 from flux_mcp.images.decoding import (
     BYTES_PER_PIXEL,
     InputImage,
@@ -35,12 +43,20 @@ from flux_mcp.images.masks import (
 from flux_mcp.images.outpainting import LargerCanvas, extended, larger_canvas, placed
 from flux_mcp.images.overlays import draw_overlay
 from flux_mcp.images.references import (
+    Access,
+    ClipboardReference,
     DataReference,
     GalleryReference,
+    LatestReference,
+    NewestReference,
+    PathReference,
+    StoredReference,
+    other_ways,
     parse_reference,
+    read_newest,
     read_path,
 )
-from flux_mcp.principals import only
+from flux_mcp.principals import is_over_network, only
 from flux_mcp.requests.geometry import Rectangle, Size
 from flux_mcp.requests.mask_arguments import Mask
 from flux_mcp.requests.render_plan import InputRole, PlanInput
@@ -54,6 +70,7 @@ from flux_mcp.requests.schemas import (
 )
 from flux_mcp.requests.validation import Mistakes
 from flux_mcp.service.image_models import FoundWords, ImageModels
+from flux_mcp.service.resolving import StoredImage
 from flux_mcp.settings.settings import Settings
 
 MAX_KEPT_OVERLAYS = 16
@@ -78,23 +95,23 @@ class Incoming:
     """Of a mask: where it lies and how much it covers."""
 
 
-def wrong_references(request: DrawRequest, mistakes: Mistakes) -> None:
+def wrong_references(request: DrawRequest, access: Access, mistakes: Mistakes) -> None:
     """Note which references of a request refer to nothing by their form; reads nothing."""
     for reference in _references(request):
         if not _is_data(reference):
             with mistakes.noted():
-                parse_reference(reference)
+                parse_reference(reference, access)
 
 
-def gallery_ids(request: DrawRequest) -> tuple[str, ...]:
-    """Return the gallery images that a request names; reads nothing and refuses nothing."""
-    found = []
+def stored_references(request: DrawRequest) -> tuple[StoredReference, ...]:
+    """Return what the database is to look up for a request, each once; refuses nothing."""
+    found: list[StoredReference] = []
     for reference in _references(request):
         if not _is_data(reference):
             with suppress(RequestError):
                 parsed = parse_reference(reference)
-                if isinstance(parsed, GalleryReference):
-                    found.append(parsed.image_id)
+                if isinstance(parsed, GalleryReference | LatestReference):
+                    found.append(parsed)
     return tuple(dict.fromkeys(found))
 
 
@@ -136,10 +153,23 @@ class InputReader:
         self._overlays: dict[tuple[str, str, OverlayLimits], bytes] = {}
         self._overlays_lock = threading.Lock()
 
+    def access(self) -> Access:
+        """Return which references the caller may use."""
+        found = self._settings
+        if only() is not None:
+            # A principal with a name connects from elsewhere: nothing of this machine is for it.
+            return Access()
+        clipboard: Literal["on", "off"] = "on" if found.clipboard else "off"
+        return Access(
+            found.readable_dirs,
+            found.allowed_dirs,
+            "elsewhere" if is_over_network() else clipboard,
+        )
+
     def read(
         self,
         request: DrawRequest,
-        gallery: Mapping[str, str],
+        stored: Mapping[StoredReference, StoredImage],
         *,
         for_demonstration: bool = False,
     ) -> tuple[Incoming, ...]:
@@ -147,7 +177,7 @@ class InputReader:
 
         Args:
             request: What was asked.
-            gallery: The file of each image that `gallery_ids` returns, as its row names it.
+            stored: What each reference that `stored_references` returns stands for.
             for_demonstration: Whether they are for the demonstration model, which has models of
                 its own that look at images.
 
@@ -157,7 +187,13 @@ class InputReader:
             EngineError: words are to be found, and no model can.
         """
         read = _RequestInputs(
-            self._settings, self._files, self._budget, gallery, self._models, for_demonstration
+            self._settings,
+            self._files,
+            self._budget,
+            self.access(),
+            stored,
+            self._models,
+            for_demonstration,
         )
         role: InputRole
         match request:
@@ -230,15 +266,51 @@ class InputReader:
 
 
 @dataclass(frozen=True)
+class _Source:
+    """The file that a reference stands for."""
+
+    data: bytes = field(repr=False)
+    max_bytes: int
+    """How many it may have."""
+    image_id: str | None = None
+    """In the gallery."""
+    notice: str | None = None
+    """Which file it is, where the reference does not say so."""
+
+    def decoded(self, decode: Callable[[bytes, int], InputImage]) -> InputImage:
+        """Return its image; what it is goes before what is said of that, or of its faults.
+
+        Raises:
+            InvalidImageError: it cannot be used.
+        """
+        try:
+            image = decode(self.data, self.max_bytes)
+        except InvalidImageError as error:
+            if self.notice is None:
+                raise
+            raise InvalidImageError(f"{self.notice} {error.message}", error.hint) from error
+        return self.told(image)
+
+    def told(self, image: InputImage) -> InputImage:
+        """Return an image with what is said of this file."""
+        if self.notice is None:
+            return image
+        return replace(image, notices=(self.notice, *image.notices))
+
+
+@dataclass(frozen=True)
 class _RequestInputs:
     """Reads the images of one request."""
 
     settings: Settings
     files: ImageFiles
     budget: DecodeBudget
-    gallery: Mapping[str, str]
+    access: Access
+    stored: Mapping[StoredReference, StoredImage]
     models: ImageModels
     for_demonstration: bool
+    changing: dict[NewestReference | ClipboardReference, _Source] = field(default_factory=dict)
+    """What was read of what may change: the same words mean the same image in a request."""
 
     def image(self, reference: str, role: InputRole, weight: float = 1.0) -> Incoming:
         image, image_id = self._load(reference, "RGB")
@@ -248,18 +320,23 @@ class _RequestInputs:
         self, request: EditRequest | FillRequest, asked: Mask, reference: str, role: InputRole
     ) -> tuple[Incoming, Incoming]:
         """Return an image, in a larger canvas if that is asked for, and its mask."""
-        data, image_id, max_bytes = self._read(reference)
-        masks = []
+        source = self._read(reference)
+        masks: list[InputImage] = []
         if asked.takes_alpha:
-            image, alpha = load_cutout(
-                data,
-                max_bytes=max_bytes,
-                max_pixels=self.settings.max_image_pixels,
-                budget=self.budget,
-            )
-            masks.append(alpha)
+
+            def cut_out(data: bytes, max_bytes: int) -> InputImage:
+                image, alpha = load_cutout(
+                    data,
+                    max_bytes=max_bytes,
+                    max_pixels=self.settings.max_image_pixels,
+                    budget=self.budget,
+                )
+                masks.append(alpha)
+                return image
+
+            image = source.decoded(cut_out)
         else:
-            image = self._decode(data, max_bytes, "RGB")
+            image = self._decoded(source, "RGB")
         masks += [self._load(mask, "L")[0] for mask in asked.images]
         # Before memory is taken for the mask: it may wait for a model to load.
         found = [
@@ -283,38 +360,73 @@ class _RequestInputs:
                 image = encode_image(extended(open_image(image), canvas), notices=notices)
             mask = _finished(request, asked, masks, found, size, canvas)
         return (
-            Incoming(image, _plan_input(image, role, image_id=image_id)),
+            Incoming(image, _plan_input(image, role, image_id=source.image_id)),
             Incoming(mask.image, _plan_input(mask.image, "mask"), mask),
         )
 
     def _load(self, reference: str, mode: Literal["RGB", "L"]) -> tuple[InputImage, str | None]:
-        data, image_id, max_bytes = self._read(reference)
-        return self._decode(data, max_bytes, mode), image_id
+        source = self._read(reference)
+        return self._decoded(source, mode), source.image_id
 
-    def _read(self, reference: str) -> tuple[bytes, str | None, int]:
-        """Return a file, its id in the gallery, and how many bytes it may have."""
+    def _read(self, reference: str) -> _Source:
+        parsed = parse_reference(reference, self.access)
+        match parsed:
+            case GalleryReference() | LatestReference():
+                found = self.stored[parsed]
+                data = self.files.read(found.file)
+                # It was admitted before: as a PNG it may be larger than the JPEG that came.
+                return _Source(data, len(data), found.image_id, found.notice)
+            case DataReference(data=data):
+                return _Source(data, self.settings.max_image_bytes)
+            case PathReference(path=path):
+                return self._file(path)
+        if parsed not in self.changing:
+            self.changing[parsed] = (
+                self._newest(parsed.folder)
+                if isinstance(parsed, NewestReference)
+                else self._pasted()
+            )
+        return self.changing[parsed]
+
+    def _file(self, path: Path) -> _Source:
         max_bytes = self.settings.max_image_bytes
-        parsed = parse_reference(reference)
-        if isinstance(parsed, GalleryReference):
-            data = self.files.read(self.gallery[parsed.image_id])
-            # It was admitted before: as a PNG it may be larger than the JPEG that came.
-            return data, parsed.image_id, len(data)
-        if isinstance(parsed, DataReference):
-            return parsed.data, None, max_bytes
-        return read_path(parsed.path, self._readable_dirs(), max_bytes), None, max_bytes
+        try:
+            return _Source(read_path(path, self.access.readable_dirs, max_bytes), max_bytes)
+        except PathNotAllowedError as error:
+            if not self.access.is_here:
+                raise
+            hint = f"{error.hint} {other_ways(self.access)}"
+            raise PathNotAllowedError(error.message, hint) from error
 
-    def _decode(self, data: bytes, max_bytes: int, mode: Literal["RGB", "L"]) -> InputImage:
-        return load_image(
-            data,
-            max_bytes=max_bytes,
-            max_pixels=self.settings.max_image_pixels,
-            mode=mode,
-            budget=self.budget,
-        )
+    def _newest(self, folder: str) -> _Source:
+        max_bytes = self.settings.max_image_bytes
+        newest = read_newest(folder, self.access, max_bytes)
+        return _Source(newest.data, max_bytes, notice=newest.told(folder))
 
-    def _readable_dirs(self) -> tuple[Path, ...]:
-        # A principal with a name connects from elsewhere: this machine's folders are not for it.
-        return self.settings.readable_dirs if only() is None else ()
+    def _pasted(self) -> _Source:
+        pasted = read_clipboard(self.settings.max_image_pixels)
+        if pasted.png is not None:
+            told = f"clipboard is an image of {pasted.width}x{pasted.height}."
+            # Pillow wrote this PNG: its pixels are what counts.
+            return _Source(pasted.png, len(pasted.png), notice=told)
+        if len(pasted.files) > 1:
+            raise ClipboardError(
+                f"The clipboard holds {len(pasted.files)} files.", "Copy one image and call again."
+            )
+        path = pasted.files[0]
+        return replace(self._file(path), notice=f"clipboard is the file {path.name!r}.")
+
+    def _decoded(self, source: _Source, mode: Literal["RGB", "L"]) -> InputImage:
+        def decode(data: bytes, max_bytes: int) -> InputImage:
+            return load_image(
+                data,
+                max_bytes=max_bytes,
+                max_pixels=self.settings.max_image_pixels,
+                mode=mode,
+                budget=self.budget,
+            )
+
+        return source.decoded(decode)
 
 
 def _finished(

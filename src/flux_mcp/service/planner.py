@@ -14,7 +14,7 @@ from flux_mcp.compose.language import encoder_notices
 from flux_mcp.compose.library import PackLibrary
 from flux_mcp.compose.tokens import TokenCount, count_prompt, cut_warning
 from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError, WeightsMissingError
-from flux_mcp.gallery.store import ImageRecord
+from flux_mcp.images.references import StoredReference
 from flux_mcp.models.families import FAMILIES
 from flux_mcp.models.formats import require_takes_loras
 from flux_mcp.models.hub.cache import (
@@ -59,9 +59,10 @@ from flux_mcp.requests.plan import (
 from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.requests.schemas import DrawRequest, GenerateRequest
 from flux_mcp.requests.validation import Mistakes
-from flux_mcp.service.inputs import Incoming, InputReader, gallery_ids, wrong_references
+from flux_mcp.service.inputs import Incoming, InputReader, stored_references, wrong_references
 from flux_mcp.service.prompts import Wording, compose_request, plain
 from flux_mcp.service.refining import Refinement, refine
+from flux_mcp.service.resolving import StoredImage
 from flux_mcp.settings.installation import platform_name
 from flux_mcp.settings.settings import Settings
 
@@ -89,15 +90,13 @@ class StoredFacts:
 
     figures: Mapping[str, Sequence[Figure]] = field(default_factory=dict)
     """What finished jobs took, newest first, by the name of the GPU."""
-    images: Mapping[str, str] = field(default_factory=dict)
-    """The file of each gallery image that the request names, by the image's id."""
-    rows: Mapping[str, ImageRecord] = field(default_factory=dict)
-    """Its row."""
+    images: Mapping[StoredReference, StoredImage] = field(default_factory=dict)
+    """The image that each reference of the request stands for, if the database knows it."""
 
 
-ReadStored = Callable[[Collection[str]], Awaitable[StoredFacts]]
-"""Returns the facts for a request that names these gallery images, in one visit to the database;
-raises `UnknownImageError` if there is no such image."""
+ReadStored = Callable[[Collection[StoredReference], DrawRequest], Awaitable[StoredFacts]]
+"""Returns the facts for a request with these references, in one visit to the database; raises
+`UnknownImageError` if there is no such image."""
 
 
 class Planner:
@@ -152,10 +151,10 @@ class Planner:
             TooLittleMemoryError: those that are do not fit.
         """
         stored, mistakes = StoredFacts(), Mistakes()
-        wrong_references(request, mistakes)
+        wrong_references(request, self._inputs.access(), mistakes)
         if self._read_stored is not None:
             with mistakes.noted():
-                stored = await self._read_stored(gallery_ids(request))
+                stored = await self._read_stored(stored_references(request), request)
         return await asyncio.to_thread(self._decide, request, stored, mistakes, refuse=refuse)
 
     def _decide(
@@ -284,15 +283,18 @@ def _refined(request: DrawRequest, stored: StoredFacts) -> Refinement | None:
     """
     if not isinstance(request, GenerateRequest) or not request.refine_from:
         return None
-    ids = gallery_ids(request)
-    if len(ids) < len(request.refine_from):
+    references = stored_references(request)
+    found = [stored.images[one] for one in references if one in stored.images]
+    ids = {one.image_id for one in found}
+    # One image can be named in several ways.
+    if len(references) < len(request.refine_from) or len(ids) < len(found):
         raise InvalidRequestError(
             "refine_from takes images of the gallery, each once.",
             "Give their ids. flux_variation with strength draws any other image again.",
         )
-    if not stored.rows.keys() >= set(ids):
+    if len(found) < len(references):
         return None  # which are missing was said where they were looked up
-    return refine(request, [stored.rows[one] for one in ids])
+    return refine(request, [one.row for one in found])
 
 
 # --- what there is -------------------------------------------------------------------------------

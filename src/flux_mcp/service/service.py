@@ -8,7 +8,7 @@ and executor belong to `runtime.py`.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from flux_mcp.settings.settings import Settings
 
 if TYPE_CHECKING:
     from flux_mcp.compose.library import PackLibrary
+    from flux_mcp.images.references import StoredReference
     from flux_mcp.models.loras.library import LoraLibrary
     from flux_mcp.requests.schemas import DrawRequest
     from flux_mcp.service.image_models import ImageModels
@@ -208,20 +209,24 @@ class Service:
             logger.info("job given to a repeated call", extra=job_fields(job))
         return job
 
-    async def _read_stored(self, image_ids: Collection[str]) -> "StoredFacts":
+    async def _read_stored(
+        self, references: "Collection[StoredReference]", request: "DrawRequest"
+    ) -> "StoredFacts":
         """Return what the database holds for a decision: one visit to its thread.
 
         Raises:
-            UnknownImageError: there is no gallery image with one of these ids.
+            UnknownImageError: one of the references stands for no image.
+            InvalidRequestError: one stands for several.
         """
+        from flux_mcp.requests.plan import as_asked
         from flux_mcp.service.planner import StoredFacts
+        from flux_mcp.service.resolving import Asking, resolve
 
-        principal, rooms = only(), self.runtime.rooms
+        by, rooms = Asking(acting(), only(), cache(lambda: as_asked(request))), self.runtime.rooms
 
         def read() -> StoredFacts:
-            rows = {one: rooms.gallery.find(one, principal) for one in image_ids}
-            files = {one: row.file for one, row in rows.items()}
-            return StoredFacts(rooms.measurements.by_device(), files, rows)
+            images = resolve(references, rooms.gallery, rooms.queue, by)
+            return StoredFacts(rooms.measurements.by_device(), images)
 
         return await self._database.call(read)
 

@@ -6,6 +6,7 @@ in jobs/process_fleet.py and jobs/downloads.py.
 
 import os
 from pathlib import Path
+from typing import Literal
 
 
 def all_variables() -> dict[str, str]:
@@ -65,6 +66,13 @@ def xdg_folder(name: str) -> Path | None:
     """Return the folder that a variable of the XDG base directories names; None if unusable."""
     value = os.environ.get(name)
     return Path(value) if value and Path(value).is_absolute() else None
+
+
+def desktop() -> Literal["wayland", "x11"] | None:
+    """Return which desktop's clipboard this process can ask, as Pillow decides; None if neither."""
+    if os.environ.get("WAYLAND_DISPLAY"):
+        return "wayland"
+    return "x11" if os.environ.get("DISPLAY") else None
 
 
 def visible_gpus() -> str | None:

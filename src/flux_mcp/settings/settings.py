@@ -115,6 +115,11 @@ class Settings(BaseSettings):
         description="Folders images may be read from, besides the data folder's own. "
         "In the environment: a JSON list.",
     )
+    clipboard: bool = Field(
+        default=False,
+        description="Let a call name the image in the clipboard of this machine: `clipboard` "
+        "wherever an image is asked for. Only over stdio and by commands, never over HTTP.",
+    )
     disk_reserve_gib: float = Field(
         2.0, ge=0, description="Free disk space that a download of weights leaves, in GiB."
     )
