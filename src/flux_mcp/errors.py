@@ -443,6 +443,7 @@ PILLOW_ERRORS: tuple[type[Exception], ...] = (
     LookupError,
     ArithmeticError,
     MemoryError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )

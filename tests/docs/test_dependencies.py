@@ -34,9 +34,10 @@ def test_every_runtime_dependency_has_a_line_and_no_line_is_stale() -> None:
 
 def test_every_development_dependency_has_a_line_and_no_line_is_stale() -> None:
     extras = project()["optional-dependencies"]
-    assert set(extras) == {"dev", "keyring", "otel", *FORMAT_EXTRAS}
+    assert set(extras) == {"dev", "heic", "keyring", "otel", *FORMAT_EXTRAS}
     assert sorted(described("For development")) == named(extras["dev"])
     for extra, section in (
+        ("heic", "To read HEIC: the extra `heic`"),
         ("otel", "To send traces: the extra `otel`"),
         ("keyring", "To find a token in the system's keyring: the extra `keyring`"),
     ):

@@ -53,9 +53,7 @@ def write_images(folder: Path, outside: Path) -> None:
     (folder / "vector.svg").write_text(
         "<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>", encoding="utf-8"
     )
-    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
-    frames[0].save(folder / "moving.webp", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (64, 64), "red").save(folder / "icon.ico")
     (folder / "huge.png").write_bytes(bytes(MAX_IMAGE_BYTES + 1))
     (folder / "black.png").write_bytes(png(Image.new("L", (64, 64), 0)))
     (folder / "white.png").write_bytes(png(Image.new("L", (64, 64), 255)))

@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +26,7 @@ from flux_mcp.images.decoding import (
     open_image,
     store_image,
 )
+from flux_mcp.images.formats import FORMATS
 from flux_mcp.images.references import DataReference, parse_reference
 from tests.images.profiles import cmyk_profile, grey_profile, rgb_profile
 
@@ -192,7 +195,7 @@ def turned(orientation):
         (Image.new("RGBA", (64, 48), (1, 2, 3, 254)), {}, "RGB", ("64x48 has transparent",)),
         (Image.new("LA", (64, 48), (1, 0)), {}, "RGB", ("transparent",)),
         (Image.new("P", (64, 48)), {"transparency": 0}, "RGB", ("transparent",)),
-        (Image.new("I;16", (64, 48)), {}, "L", ("64x48 has 16 bits",)),
+        (Image.new("I;16", (64, 48)), {}, "L", ("64x48 has more than 8 bits",)),
         (Image.new("RGB", (64, 48), (200, 200, 206)), {}, "L", ()),
         (Image.new("RGB", (64, 48), (0, 200, 0)), {}, "L", ("64x48 is in colour",)),
         (Image.new("RGB", (64, 48), (0, 200, 0)), {}, "RGB", ()),
@@ -212,7 +215,7 @@ def test_what_reading_changes_is_told(encoded, image, options, mode, says):
 
 def test_sixteen_bits_of_colour_are_told():
     (notice,) = load(sixteen_bit_rgb()).notices
-    assert "16 bits" in notice
+    assert "8 bits a channel" in notice
 
 
 @pytest.mark.parametrize(
@@ -230,18 +233,11 @@ def test_what_is_no_image_is_refused(data):
     assert refused.value.hint
 
 
-@pytest.mark.parametrize("format_name", ["GIF", "BMP", "TIFF", "PPM", "ICO"])
+@pytest.mark.parametrize("format_name", ["PPM", "ICO", "TGA", "PCX", "JPEG2000", "PDF", "EPS"])
 def test_other_formats_are_refused(drawing, encoded, format_name):
-    with pytest.raises(InvalidImageError, match="not a PNG, JPEG or WebP"):
+    with pytest.raises(InvalidImageError, match="no image of a format that is read") as refused:
         load(encoded(drawing, format_name))
-
-
-@pytest.mark.parametrize("format_name", ["PNG", "WEBP"])
-def test_animations_are_refused(drawing, encoded, format_name):
-    other = Image.new("RGB", drawing.size, "blue")
-    data = encoded(drawing, format_name, save_all=True, append_images=[other], duration=100)
-    with pytest.raises(InvalidImageError, match="animated"):
-        load(data)
+    assert "Use a PNG, JPEG" in refused.value.hint
 
 
 def test_the_first_image_of_a_cameras_multi_image_jpeg_counts(drawing, encoded):
@@ -250,8 +246,9 @@ def test_the_first_image_of_a_cameras_multi_image_jpeg_counts(drawing, encoded):
     assert load(data).width == 64
 
 
-@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("format_name", [*FORMATS])
 def test_a_truncated_image_is_found(encoded, format_name):
+    pillow_heif.register_heif_opener()
     noise = Image.effect_noise((96, 96), 80).convert("RGB")
     data = encoded(noise, format_name)
     for share in (0.1, 0.5, 0.9):
@@ -290,13 +287,15 @@ def test_images_below_eight_pixels_are_refused(encoded):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's word for EXIF it skips over
-@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("format_name", [*FORMATS])
 @given(data=st.data())
 def test_damaged_bytes_give_an_image_or_a_deliberate_error(format_name, data):
     buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 3
-    Image.radial_gradient("L").resize((24, 24)).convert("RGB").save(buffer, format_name, exif=exif)
+    pillow_heif.register_heif_opener()
+    kept = {} if format_name in ("GIF", "BMP") else {"exif": exif.tobytes()}
+    Image.radial_gradient("L").resize((24, 24)).convert("RGB").save(buffer, format_name, **kept)
     damaged = bytearray(buffer.getvalue())
     for _ in range(data.draw(st.integers(1, 8))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
@@ -434,8 +433,10 @@ HUNGRY = """
 import io, os
 from pathlib import Path
 from PIL import Image
+import pillow_heif
 from flux_mcp.images.budget import give_back_memory
-from flux_mcp.images.decoding import BYTES_PER_PIXEL, load_image
+from flux_mcp.images.decoding import load_image
+from flux_mcp.images.formats import FORMATS
 
 def peak_bytes():
     (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
@@ -444,6 +445,7 @@ def peak_bytes():
 buffer = io.BytesIO()
 Image.new("RGB", (8, 8)).save(buffer, "PNG")
 load_image(buffer.getvalue(), max_bytes=1000, max_pixels=1000, mode="RGB")  # imports everything
+pillow_heif.register_heif_opener()
 side = 1000
 exif = Image.Exif()
 exif[0x0112] = 6
@@ -453,12 +455,24 @@ for mode, name, options in (
     ("P", "PNG", {"transparency": 0}),
     ("I;16", "PNG", {"transparency": 0}),
     ("CMYK", "JPEG", {"exif": exif}),
+    ("RGBA", "WEBP", {"lossless": True, "method": 0, "exif": exif}),
+    ("P", "GIF", {"transparency": 0}),
+    ("RGBA", "TIFF", {"exif": exif}),
+    ("RGBA", "TIFF", {"compression": "tiff_lzw"}),
+    ("CMYK", "TIFF", {"exif": exif}),
+    ("LAB", "TIFF", {}),
+    ("RGB", "BMP", {}),
+    ("RGBA", "AVIF", {"speed": 10, "exif": exif}),
+    ("RGBA", "HEIF", {}),
 ):
     buffer = io.BytesIO()
     image = Image.new("L", (side, side))
     image.frombytes(os.urandom(side * side))
+    if mode == "LAB":
+        image = Image.merge("LAB", [image] * 3)
     image = image.convert(mode)
-    image.save(buffer, name, compress_level=1, **options)
+    options = {"compress_level": 1, **options} if name == "PNG" else options
+    image.save(buffer, name, **options)
     image.close()
     data = buffer.getvalue()
     give_back_memory()
@@ -466,13 +480,15 @@ for mode, name, options in (
     before = peak_bytes()
     load_image(data, max_bytes=len(data), max_pixels=side * side, mode="RGB")
     used = (peak_bytes() - before) / side / side
-    assert used <= BYTES_PER_PIXEL, f"{mode}: {used:.1f} bytes a pixel"
+    assert used <= FORMATS[name].bytes_per_pixel, f"{mode} {name}: {used:.1f} bytes a pixel"
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the highest use of memory is read from /proc")
 def test_decoding_takes_no_more_memory_than_it_waits_for():
-    subprocess.run([sys.executable, "-c", HUNGRY], check=True)
+    # What is free but in pieces, of whatever ran before, is no part of it: large blocks are mapped.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    subprocess.run([sys.executable, "-c", HUNGRY], check=True, env=environment)
 
 
 # --- storing -----------------------------------------------------------------------------------

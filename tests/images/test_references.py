@@ -96,7 +96,6 @@ def test_who_is_on_another_machine_is_told_of_no_folder(text):
         ("data:image/png,abc", InvalidRequestError),
         ("data:image/png;base64", InvalidRequestError),
         ("data:;base64,AAEC", InvalidImageError),
-        ("data:image/gif;base64,AAEC", InvalidImageError),
         ("data:image/svg+xml;base64,AAEC", InvalidImageError),
         ("data:image/png;base64,AAE", InvalidImageError),
         ("data:image/png;base64,A EC", InvalidImageError),

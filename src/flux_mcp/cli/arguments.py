@@ -15,7 +15,7 @@ from flux_mcp.cli.common import console, plain
 from flux_mcp.cli.loras import read_loras
 from flux_mcp.cli.packs import read_variables
 from flux_mcp.errors import InvalidRequestError, RequestError
-from flux_mcp.images.decoding import MEDIA_TYPES
+from flux_mcp.images.formats import MEDIA_TYPES
 from flux_mcp.images.references import (
     Access,
     NewestReference,

@@ -107,7 +107,8 @@ SECTIONS = (
     Section("Tools", ("tools", "compact_schemas")),
     Section("Results", ("links", "structured", "preview", "preview_bytes")),
     Section(
-        "Images that come in", ("allowed_dirs", "max_image_bytes", "max_image_pixels", "edit_fit")
+        "Images that come in",
+        ("allowed_dirs", "clipboard", "max_image_bytes", "max_image_pixels", "edit_fit"),
     ),
     Section(
         "Network",

@@ -1,6 +1,6 @@
 """What reading an image changes about it, in words: nothing is changed without a notice."""
 
-from PIL import ExifTags, Image, ImageChops
+from PIL import Image, ImageChops
 
 _TURNED = range(2, 9)
 """EXIF orientations that turn or mirror; 1 is upright, others mean nothing (Exif 3.0, 4.6.5.1)."""
@@ -8,20 +8,24 @@ _SWAPPED = range(5, 9)
 """Those that swap width and height."""
 _GREY_IN_JPEG = 16
 """From here on channels differ by more than JPEG makes of grey, some levels of 255."""
-_SIXTEEN_BITS = ("16B", "16L", "16N", "I;16")
+_SIXTEEN_BITS = ("16B", "16L", "16N", "I;16", "I;12")
 """In Pillow's names of how pixels are stored."""
 
 
-def told_turning(opened: Image.Image) -> tuple[str, ...]:
-    """Return how an image will be turned, that is loaded but as it is in its file."""
-    orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+def told_turning(upright: tuple[int, int], orientation: object) -> tuple[str, ...]:
+    """Return how an image was turned.
+
+    Args:
+        upright: Its size now.
+        orientation: What its EXIF data said.
+    """
     if orientation not in _TURNED:
         return ()
-    width, height = opened.size
-    upright = (height, width) if orientation in _SWAPPED else (width, height)
+    width, height = upright
+    stored = (height, width) if orientation in _SWAPPED else upright
     notice = (
-        f"An image was turned as its EXIF data say, from {width}x{height} to "
-        f"{upright[0]}x{upright[1]}; boxes and masks count in the upright image."
+        f"An image was turned as its EXIF data say, from {stored[0]}x{stored[1]} to "
+        f"{width}x{height}; boxes and masks count in the upright image."
     )
     return (notice,)
 
@@ -34,7 +38,8 @@ def told_rounding(size: tuple[int, int], stored: str) -> tuple[str, ...]:
         stored: How its pixels lie in the file, in Pillow's names, such as `RGB;16B`.
     """
     if any(name in stored for name in _SIXTEEN_BITS):
-        return (f"An image of {_size(size)} has 16 bits a channel: they were rounded to 8.",)
+        many = f"An image of {_size(size)} has more than 8 bits a channel"
+        return (f"{many}: they were rounded to 8.",)
     return ()
 
 

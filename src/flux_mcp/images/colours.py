@@ -56,6 +56,17 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str
         return _unusable(image)
 
 
+def lab_to_srgb(image: Image.Image) -> Image.Image:
+    """Return an image in CIELAB (a TIFF's), whose numbers are colours by themselves, in sRGB."""
+    from PIL import ImageCms  # noqa: PLC0415 - few images are in CIELAB
+
+    transform = ImageCms.buildTransform(
+        ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
+    )
+    image.info.pop("icc_profile", None)
+    return transform.apply(image)
+
+
 def _says_it_is_another(image: Image.Image) -> bool:
     gamma = image.info.get("gamma")
     if gamma is not None and "srgb" not in image.info:

@@ -14,27 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from flux_mcp.errors import PILLOW_ERRORS, InvalidImageError, StorageError
 from flux_mcp.images.budget import DecodeBudget
 from flux_mcp.images.changes import told_colour, told_rounding, told_transparency, told_turning
-from flux_mcp.images.colours import to_srgb
+from flux_mcp.images.colours import lab_to_srgb, to_srgb
+from flux_mcp.images.formats import FORMATS, INSTALL_HEIF, SUPPORTED, pillow_formats
 from flux_mcp.requests.geometry import Size
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-MEDIA_TYPES = ("image/png", "image/jpeg", "image/jpg", "image/webp")
 MIN_SIDE_PX = 8
-SUPPORTED = "Use a PNG, JPEG or WebP file."
-BYTES_PER_PIXEL = 13
-"""At most while an image is decoded: Pillow keeps RGB, RGBA and CMYK in four bytes, twice where an
-image is turned or its mode changes; a PNG of noise takes three more, and grows by copying."""
-
-
-def suffixes() -> frozenset[str]:
-    """Return how files of the formats that are read end, in lower case, with the dot."""
-    known = Image.registered_extensions()
-    return frozenset(suffix for suffix, name in known.items() if name in FORMATS)
+BYTES_PER_PIXEL = FORMATS["PNG"].bytes_per_pixel
+"""At most while an `InputImage` is worked on."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +50,13 @@ def load_image(
     mode: Literal["RGB", "L"],
     budget: DecodeBudget | None = None,
 ) -> InputImage:
-    """Decode a PNG, JPEG or WebP wholly and encode it again as a plain PNG.
+    """Decode an image file (formats.py) wholly and encode it again as a plain PNG.
 
     Orientation from EXIF is applied; transparency is composited onto white (RGB) or refused (L,
     where it could mean either); 16 bits become 8; colours are converted to sRGB from the profile
     that is embedded, but not in L, where a level is a number and no colour; all other metadata are
-    dropped. The first image of a camera's multi-picture JPEG counts. The same bytes give the same
-    PNG on one build of Pillow.
+    dropped. Of an animation the first frame counts, which is said, and of a camera's multi-picture
+    JPEG the first image. The same bytes give the same PNG on one build of Pillow.
 
     Args:
         data: The file.
@@ -74,7 +66,8 @@ def load_image(
         budget: Waits here until there is memory for it; left out, it does not wait.
 
     Raises:
-        InvalidImageError: another type, truncated, animated, smaller than 8x8, or over a limit.
+        InvalidImageError: another type, truncated, smaller than 8x8, over a limit, or of numbers
+            none of which is known to be white.
     """
     size_bytes = _bytes_needed(data, max_bytes, max_pixels)
     with nullcontext() if budget is None else budget.taken(size_bytes):
@@ -82,7 +75,7 @@ def load_image(
 
 
 def _decoded(data: bytes, max_pixels: int, mode: Literal["RGB", "L"]) -> InputImage:
-    with _refused(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+    with _refused(max_pixels), _open(data) as opened:
         image, notices, profile = _eight_bits_of(opened)
         if mode == "L":
             return encode_image(_as_grey(image), notices=notices + told_colour(image))
@@ -109,7 +102,7 @@ def load_cutout(
 
 
 def _cut_out(data: bytes, max_pixels: int) -> tuple[InputImage, InputImage]:
-    with _refused(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+    with _refused(max_pixels), _open(data) as opened:
         image, notices, profile = _eight_bits_of(opened)
         image, notice = to_srgb(image, profile)
         notices += () if notice is None else (notice,)
@@ -133,18 +126,42 @@ def _bytes_needed(data: bytes, max_bytes: int, max_pixels: int) -> int:
         InvalidImageError: the file is over a limit, or Pillow cannot read it.
     """
     check_bytes(len(data), max_bytes)
-    with _refused(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as header:
+    with _refused(max_pixels), _open(data) as header:
         _check_header(header, max_pixels)
-        return BYTES_PER_PIXEL * header.width * header.height
+        # Pillow calls a camera's JPEG with previews MPO.
+        row = FORMATS.get(header.format or "", FORMATS["JPEG"])
+        return row.bytes_per_pixel * header.width * header.height
+
+
+def _open(data: bytes) -> ImageFile:
+    """Open a file by its header.
+
+    Raises:
+        InvalidImageError: it is HEIC, which is not read here.
+        Exception: whatever Pillow raises.
+    """
+    formats = pillow_formats(data)
+    if not formats:
+        raise InvalidImageError(
+            "The image is HEIC, which this installation does not read.",
+            f"{INSTALL_HEIF}, or save the image as JPEG.",
+        )
+    return Image.open(io.BytesIO(data), formats=formats)
 
 
 def _eight_bits_of(opened: Image.Image) -> tuple[Image.Image, tuple[str, ...], bytes | None]:
     """Load an image: turned, in 8 bits, with what is said about that and its colour profile."""
     stored = _stored_mode(opened)
+    # Before it is loaded: Pillow turns a TIFF then, and a HEIC where its header is read.
+    orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
     opened.load()
-    notices = (*told_rounding(opened.size, stored), *told_turning(opened))
+    several = FORMATS[opened.format].several if opened.format in FORMATS else None
+    notices = told_rounding(opened.size, stored)
+    if several is not None and getattr(opened, "is_animated", False):
+        notices += (several,)
     # In place, here and below: a copy of the largest image takes 200 MB.
     ImageOps.exif_transpose(opened, in_place=True)
+    notices += told_turning(opened.size, orientation)
     image = _eight_bits(opened, stored)
     # Empty, not `None`, where Pillow found a profile that it could not unpack.
     profile = (opened.info["icc_profile"] or b"") if "icc_profile" in opened.info else None
@@ -166,7 +183,7 @@ def _refused(max_pixels: int) -> Iterator[None]:
             f"Scale it down to at most {max_pixels:,} first.",
         ) from error
     except UnidentifiedImageError as error:
-        raise InvalidImageError("This is not a PNG, JPEG or WebP image.", SUPPORTED) from error
+        raise InvalidImageError("This is no image of a format that is read.", SUPPORTED) from error
     except PILLOW_ERRORS as error:
         raise InvalidImageError(
             f"The image cannot be decoded: {error}.", "Save it again, or send it whole."
@@ -225,9 +242,11 @@ def _check_header(image: Image.Image, max_pixels: int) -> None:
             f"The image of {image.width}x{image.height} is too small to use.",
             f"Each side needs at least {MIN_SIDE_PX} px.",
         )
-    # MPO is a camera's JPEG with previews behind the image itself, not an animation.
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise InvalidImageError("The image is animated.", "Send one frame of it.")
+    if image.mode in ("F", "I") and not _is_sixteen_bit(image):
+        raise InvalidImageError(
+            "The image has 32 bits or signed numbers a channel: which is white is not known.",
+            "Save it with 8 or 16 bits a channel.",
+        )
 
 
 # --- modes -------------------------------------------------------------------------------------
@@ -272,10 +291,8 @@ def _stored_mode(image: Image.Image) -> str:
     Raises:
         InvalidImageError: one of 16-bit colours is transparent: of 8 bits, it is many.
     """
-    tiles = getattr(image, "tile", None)
-    stored = tiles[0].args if tiles else ""
-    stored = stored if isinstance(stored, str) else ""
-    if "transparency" in image.info:
+    stored = _raw_mode(image)
+    if image.format == "PNG" and "transparency" in image.info:
         if stored == "RGB;16B":
             raise InvalidImageError(
                 "The image has 16 bits a channel and one transparent colour, which 8 bits cannot "
@@ -287,28 +304,59 @@ def _stored_mode(image: Image.Image) -> str:
     return stored
 
 
+def _raw_mode(image: Image.Image) -> str:
+    """Return in which mode the pixels lie in a file that is not loaded yet; empty if unknown."""
+    tiles = getattr(image, "tile", None)
+    stored = tiles[0].args if tiles else ""
+    if isinstance(stored, tuple) and stored:
+        stored = stored[0]
+    return stored if isinstance(stored, str) else ""
+
+
+_SIXTEEN_BITS = {
+    "I": 0xFFFF,
+    "I;12": 0xFFF,
+    "I;16": 0xFFFF,
+    "I;16B": 0xFFFF,
+    "I;16L": 0xFFFF,
+    "I;16N": 0xFFFF,
+    "I;16R": 0xFFFF,
+    "I;16BR": 0xFFFF,
+}
+"""White in the grey modes of unsigned numbers of more than 8 bits, as they lie in a file; `I` is a
+PNG's in older releases of Pillow."""
+
+
+def _is_sixteen_bit(image: Image.Image) -> bool:
+    stored = _raw_mode(image)
+    return stored in _SIXTEEN_BITS and (stored != "I" or image.format == "PNG")
+
+
 def _eight_bits(image: Image.Image, stored: str) -> Image.Image:
     """Return a loaded image as L, LA, RGB, RGBA or CMYK; transparency is in its alpha channel."""
-    if stored.startswith("I;16") or image.mode.startswith("I"):
-        return _from_sixteen_bit_grey(image)
+    if image.mode.startswith("I"):
+        return _from_sixteen_bit_grey(image, _SIXTEEN_BITS.get(stored, 0xFFFF))
     if image.mode in ("LA", "RGBA", "CMYK"):
         return image
-    if "transparency" in image.info:
+    if image.mode == "LAB":
+        return lab_to_srgb(image)
+    if "transparency" in image.info or image.mode == "PA":
         return image.convert("RGBA")
     if image.mode in ("L", "RGB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _from_sixteen_bit_grey(image: Image.Image) -> Image.Image:
+def _from_sixteen_bit_grey(image: Image.Image, white: int) -> Image.Image:
     # Pillow 13 clips at 255 when converting: nearly everything would turn white.
     wide = image.convert("I")
-    grey = wide.point([level >> 8 for level in range(1 << 16)], "L")
+    levels = range(1 << 16)
+    grey = wide.point([min(255, (level * 255 + white // 2) // white) for level in levels], "L")
     transparent = image.info.get("transparency")
     if transparent is None:
         return grey
     # Compared with all 16 bits: of 8, a shade would be as transparent as its neighbours.
-    alpha = wide.point([0 if level == transparent else 255 for level in range(1 << 16)], "L")
+    alpha = wide.point([0 if level == transparent else 255 for level in levels], "L")
     del wide
     return Image.merge("LA", (grey, alpha))
 

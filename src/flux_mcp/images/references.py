@@ -26,7 +26,8 @@ from flux_mcp.errors import (
     InvalidRequestError,
     PathNotAllowedError,
 )
-from flux_mcp.images.decoding import MEDIA_TYPES, SUPPORTED, check_bytes, suffixes
+from flux_mcp.images.decoding import check_bytes
+from flux_mcp.images.formats import MEDIA_TYPES, SUPPORTED, suffixes
 
 IMAGE_URI_PREFIX = "flux://images/"
 
@@ -159,7 +160,7 @@ def parse_reference(text: str, access: Access = NO_ACCESS) -> Reference:
 
     Raises:
         InvalidRequestError: it has none of the forms, or is a relative path or a URL.
-        InvalidImageError: a data: URI of another type than PNG, JPEG or WebP, or broken base64.
+        InvalidImageError: a data: URI of a type that is not read, or broken base64.
         PathNotAllowedError: it names a folder, and those are not for the caller.
         ClipboardError: it is the clipboard, and that is not read.
     """

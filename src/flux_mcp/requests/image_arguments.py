@@ -49,7 +49,7 @@ ImageReference = Annotated[
     Field(
         min_length=1,
         description="A gallery image id, a flux://images/{id} URI, an absolute path inside an "
-        "allowed folder, or a data: URI (PNG, JPEG or WebP).",
+        "allowed folder, or a data: URI.",
         json_schema_extra=brief("Gallery id, flux://images/{id}, absolute path or data: URI."),
     ),
 ]
