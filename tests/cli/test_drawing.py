@@ -280,7 +280,7 @@ def test_a_batch_from_a_file_is_written_numbered_and_a_second_time_refused(
 
     # Of the same images: a PNG keeps its bytes, a viewer is opened, a file replaced with --force.
     image = answers[0].images[0]
-    flags = OutputFlags(tmp_path / "a.png", None, show=True)
+    flags = OutputFlags(tmp_path / "a.png", None, open=True)
     with patch("typer.launch") as viewer:
         flags.deliver([image])
     viewer.assert_called_once_with(str(tmp_path / "a.png"))

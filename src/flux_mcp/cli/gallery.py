@@ -15,6 +15,7 @@ from flux_mcp.cli.common import (
     print_json,
     read_kind,
 )
+from flux_mcp.cli.terminal_images import terminal_images
 from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.requests.lookups import SearchRequest
@@ -68,8 +69,16 @@ def _local_time(created_at: str) -> str:
 # --- show --------------------------------------------------------------------------------------
 
 
-async def print_image(settings: Settings, image_id: str, *, as_json: bool) -> None:
+async def print_image(
+    settings: Settings, image_id: str, *, in_terminal: bool | None, as_json: bool
+) -> None:
     """Print everything known about one image.
+
+    Args:
+        settings: Of this command.
+        image_id: Its id; `-` reads it.
+        in_terminal: Whether the terminal shows it; `None`: where it is known to have pixels.
+        as_json: Whether for programs.
 
     Raises:
         UnknownImageError: there is none with that id.
@@ -85,6 +94,9 @@ async def print_image(settings: Settings, image_id: str, *, as_json: bool) -> No
     print_facts(_facts(record))
     if record.composed is not None:
         _print_composed(record.composed)
+    shown = terminal_images(in_terminal)
+    if shown is not None:
+        shown.show([path])
 
 
 def _facts(record: ImageRecord) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """`flux-mcp generate` and the other drawing commands: requests, their progress, the images."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from flux_mcp.cli.arguments import arguments_of
@@ -27,6 +29,7 @@ from flux_mcp.cli.jobs import print_images, print_notices
 from flux_mcp.cli.output_files import OutputFlags
 from flux_mcp.cli.packs import print_findings
 from flux_mcp.cli.progress import progress_on_stderr
+from flux_mcp.cli.terminal_images import TerminalImages, terminal_images
 from flux_mcp.errors import FluxMcpError, InvalidRequestError, RequestError
 from flux_mcp.images.references import LatestReference
 from flux_mcp.jobs.job import Job
@@ -92,8 +95,9 @@ async def draw_and_wait(
     if requests[0].dry_run:
         await _plan(settings, requests, is_batch=is_batch, as_json=as_json)
         return
+    shown = None if as_json else terminal_images(output.show)
     async with opened(settings, executes=True) as service:
-        answers = await _draw(service, requests, begun)
+        answers = await _draw(service, requests, begun, shown)
     images = [image for answer in answers for image in answer.images]
     # Numbers count what was asked for: with an image missing they would name others.
     is_whole = all(answer.status == "completed" for answer in answers)
@@ -105,6 +109,8 @@ async def draw_and_wait(
         _print_ended(answer, as_json=as_json)
     for path in () if as_json else written:
         console().print(str(path), style="bold green")
+    if shown is not None:
+        shown.show(Path(image.path) for image in images)
     if output.file is not None and not is_whole:
         complain("Nothing was written to --output, as not every image was made.")
     if not is_whole:
@@ -197,14 +203,19 @@ async def _plan(
         raise typer.Exit(EXIT_REQUEST)
 
 
-async def _draw(service: Service, requests: Sequence[DrawRequest], begun: Begun) -> list[JobAnswer]:
+async def _draw(
+    service: Service, requests: Sequence[DrawRequest], begun: Begun, shown: TerminalImages | None
+) -> list[JobAnswer]:
     """Queue every request at once, and wait for all."""
     # A task of its own: interrupted while jobs are being stored, it still says which to stop.
     submitting = asyncio.create_task(_submit(service, requests, begun))
     try:
         jobs = await asyncio.shield(submitting)
         for job in jobs:
-            await show_progress(service.watch(job.id, WATCH_S))
+            preview = (
+                None if shown is None else partial(shown.preview, service.preview_path(job.id))
+            )
+            await show_progress(service.watch(job.id, WATCH_S), preview)
     except asyncio.CancelledError:
         with suppress(FluxMcpError):
             await submitting
@@ -247,8 +258,15 @@ async def _stop(service: Service, begun: Begun) -> None:
 # --- progress ----------------------------------------------------------------------------------
 
 
-async def show_progress(jobs: AsyncIterator[Job]) -> None:
-    """Show on stderr how far a job is: a bar on a terminal, else a few lines."""
+async def show_progress(
+    jobs: AsyncIterator[Job], preview: Callable[[], RenderableType | None] | None = None
+) -> None:
+    """Show on stderr how far a job is: a bar on a terminal, else a few lines.
+
+    Args:
+        jobs: The job, again after each change.
+        preview: Returns its preview as it now is, to be shown above the bar; may block.
+    """
     columns = (
         TextColumn("{task.description:<24}", markup=False),
         BarColumn(),
@@ -266,6 +284,10 @@ async def show_progress(jobs: AsyncIterator[Job]) -> None:
             if job.is_stopping:
                 what = job.shown_status
             line = f"{what} {job.step}/{job.total_steps}" if job.step else what
+            if preview is not None and job.status == "running":
+                image = await asyncio.to_thread(preview)
+                if image is not None:
+                    progress.show_image(image)
             progress.show(what, job.step, job.total_steps, line)
 
 

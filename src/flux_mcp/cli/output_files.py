@@ -27,13 +27,15 @@ class OutputFlags:
         file: `None` for nowhere.
         quality: Of a JPEG or WebP; `None`: as usual.
         force: Whether a file may be replaced.
-        show: Whether the desktop's viewer opens them.
+        open: Whether the desktop's viewer opens them.
+        show: Whether the terminal shows them; `None`: where it is known to have pixels.
     """
 
     file: Path | None
     quality: int | None
     force: bool = False
-    show: bool = False
+    open: bool = False
+    show: bool | None = None
 
     def check(self, count: int) -> None:
         """Refuse before anything is generated what could not be written afterwards.
@@ -87,7 +89,7 @@ class OutputFlags:
         written = self.paths(len(images))
         for image, path in zip(images, written, strict=bool(written)):
             self._write(Path(image.path), path)
-        if self.show:
+        if self.open:
             for shown in written or [Path(image.path) for image in images]:
                 typer.launch(str(shown))
         return written

@@ -1,9 +1,9 @@
 """How far a command is, on stderr, so that programs can read its answer from stdout."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import Progress, ProgressColumn, TaskID
 
 from flux_mcp.cli.common import console
@@ -21,14 +21,25 @@ def progress_on_stderr(*columns: ProgressColumn, lines: int) -> Iterator["Comman
     if not out.is_terminal:
         yield CommandProgress(out, None, lines)
         return
-    with Progress(*columns, console=out, transient=True) as bars:
+    with _ProgressBelowImage(*columns, console=out, transient=True) as bars:
         yield CommandProgress(out, bars, lines)
+
+
+class _ProgressBelowImage(Progress):
+    """Bars, and an image above them once there is one."""
+
+    image: RenderableType | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.image is not None:
+            yield self.image
+        yield from super().get_renderables()
 
 
 class CommandProgress:
     """Bars on a terminal, else a few lines; made by `progress_on_stderr`."""
 
-    def __init__(self, out: Console, bars: Progress | None, lines: int) -> None:
+    def __init__(self, out: Console, bars: _ProgressBelowImage | None, lines: int) -> None:
         self._out = out
         self._bars = bars
         self._whole: TaskID | None = None
@@ -40,6 +51,11 @@ class CommandProgress:
     def say(self, text: str) -> None:
         """Print a line that stays."""
         self._out.print(text)
+
+    def show_image(self, image: RenderableType) -> None:
+        """Show an image above the bar, instead of the one before; nothing where there is no bar."""
+        if self._bars is not None:
+            self._bars.image = image
 
     def show(self, what: str, done: int, total: int | None, line: str = "") -> None:
         """Show what goes on and how much of it is done.

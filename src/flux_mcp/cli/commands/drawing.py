@@ -173,7 +173,8 @@ RESULT = (
     Flag("output", Path | None, "Also write it here: .png, .jpg or .webp; several get numbers."),
     Flag("output_quality", Whole, "Of a JPEG or WebP, 1 to 100: else 90."),
     Flag("force", bool, "Let --output replace a file.", default=False),
-    Flag("show", bool, "Open it in the desktop's viewer.", "--open", default=False),
+    Flag("open", bool, "Open it in the desktop's viewer.", default=False),
+    Flag("show", bool | None, "Show it in the terminal.", "--show/--no-show"),
 )
 """What to do with the images."""
 _COMMON = (
@@ -239,6 +240,7 @@ def _command(name: str) -> Callable[..., None]:
             given.pop("output"),
             given.pop("output_quality"),
             force=given.pop("force"),
+            open=given.pop("open"),
             show=given.pop("show"),
         )
         settings = read_settings(common["data_dir"], config=common["config"])

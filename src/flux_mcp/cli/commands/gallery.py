@@ -60,6 +60,9 @@ def show(
             help="Its id, as 'gallery search' shows it; - reads it.", autocompletion=complete_images
         ),
     ],
+    in_terminal: Annotated[
+        bool | None, typer.Option("--show/--no-show", help="Show it in the terminal.")
+    ] = None,
     data_dir: DataDir = None,
     config: ConfigPath = None,
     as_json: AsJson = False,
@@ -68,4 +71,4 @@ def show(
     from flux_mcp.cli.gallery import print_image
 
     settings = read_settings(data_dir, config=config)
-    run(print_image(settings, image_id, as_json=as_json))
+    run(print_image(settings, image_id, in_terminal=in_terminal, as_json=as_json))
