@@ -12,6 +12,7 @@ from sqlite_utils import Database
 
 from flux_mcp.errors import StorageError
 from flux_mcp.gallery.store import migrate as migrate_gallery
+from flux_mcp.gallery.uploads import migrate as migrate_uploads
 from flux_mcp.jobs.downloads import migrate as migrate_downloads
 from flux_mcp.jobs.measurements import migrate as migrate_measurements
 from flux_mcp.jobs.queue import JobQueue
@@ -20,8 +21,8 @@ from flux_mcp.storage.database import open_database
 from tests.jobs.factories import make_job
 
 OLD = Path(__file__).parents[1] / "data" / "old_data" / "gallery.sqlite"
-STEPS = (migrate_jobs, migrate_downloads, migrate_gallery, migrate_measurements)
-TABLES = ("jobs", "downloads", "images", "images_fts", "gallery_facts", "measurements")
+STEPS = (migrate_jobs, migrate_downloads, migrate_gallery, migrate_uploads, migrate_measurements)
+TABLES = ("jobs", "downloads", "images", "images_fts", "gallery_facts", "uploads", "measurements")
 RACES = 4
 MIGRATE = """
 import sys

@@ -58,7 +58,10 @@ class ImageFiles:
     def __init__(self, paths: Paths) -> None:
         self._root = paths.root.absolute()
         self._images = self._root / paths.images.relative_to(paths.root)
-        self._below_root = f"{paths.images.relative_to(paths.root).as_posix()}/"
+        self._below_root = tuple(
+            f"{folder.relative_to(paths.root).as_posix()}/"
+            for folder in (paths.images, paths.uploads)
+        )
         self._previews = paths.previews
         self._uploads = paths.uploads
         self._set_aside = paths.set_aside
@@ -129,7 +132,7 @@ class ImageFiles:
         """Return the absolute path of a row's `file` or `thumbnail`.
 
         Raises:
-            InternalError: it does not lie below the images folder.
+            InternalError: it does not lie below the folder of images or of uploads.
         """
         # As text: a search answers with twenty of them, and pathlib takes its time.
         if not relative.startswith(self._below_root) or ".." in relative.split("/"):
@@ -142,13 +145,7 @@ class ImageFiles:
         Raises:
             StorageError: the file is gone or unreadable.
         """
-        path = self.path_of(relative)
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise StorageError(
-                f"{path} cannot be read: {error.strerror}.", "Restore it, or draw the image again."
-            ) from error
+        return read_file(self.path_of(relative))
 
     def months(self) -> tuple[str, ...]:
         """Return the folders images lie in, as `YYYY/MM`, oldest first."""
@@ -256,6 +253,20 @@ class ImageFiles:
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a stored image.
+
+    Raises:
+        StorageError: the file is gone or unreadable.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be read: {error.strerror}.", "Restore it, or draw the image again."
+        ) from error
 
 
 def _older(folder: Path, than_s: float) -> Iterator[Path]:

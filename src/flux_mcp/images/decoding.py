@@ -31,7 +31,7 @@ BYTES_PER_PIXEL = FORMATS["PNG"].bytes_per_pixel
 
 @dataclass(frozen=True)
 class InputImage:
-    """A checked image as a PNG without metadata: RGB, or L for a mask."""
+    """A checked image as a PNG without metadata: RGB, L for a mask, RGBA where that is kept."""
 
     png: bytes = field(repr=False)
     sha256: str
@@ -47,7 +47,7 @@ def load_image(
     *,
     max_bytes: int,
     max_pixels: int,
-    mode: Literal["RGB", "L"],
+    mode: Literal["RGB", "L", "RGBA"],
     budget: DecodeBudget | None = None,
 ) -> InputImage:
     """Decode an image file (formats.py) wholly and encode it again as a plain PNG.
@@ -62,7 +62,8 @@ def load_image(
         data: The file.
         max_bytes: Of the file.
         max_pixels: Of the image. Both limits are checked before anything is decoded.
-        mode: What the PNG holds: RGB, or L for a mask.
+        mode: What the PNG holds: RGB, or L for a mask. RGBA keeps transparency for later uses to
+            decide about, and is RGB for an image that has none.
         budget: Waits here until there is memory for it; left out, it does not wait.
 
     Raises:
@@ -74,14 +75,16 @@ def load_image(
         return _decoded(data, max_pixels, mode)
 
 
-def _decoded(data: bytes, max_pixels: int, mode: Literal["RGB", "L"]) -> InputImage:
+def _decoded(data: bytes, max_pixels: int, mode: Literal["RGB", "L", "RGBA"]) -> InputImage:
     with _refused(max_pixels), _open(data) as opened:
         image, notices, profile = _eight_bits_of(opened)
         if mode == "L":
             return encode_image(_as_grey(image), notices=notices + told_colour(image))
         image, notice = to_srgb(image, profile)
-        notices += told_transparency(image) + (() if notice is None else (notice,))
-        return encode_image(_as_rgb(image), notices=notices)
+        transparency = told_transparency(image)
+        keeps = mode == "RGBA" and bool(transparency)
+        notices += (() if keeps else transparency) + (() if notice is None else (notice,))
+        return encode_image(image.convert("RGBA") if keeps else _as_rgb(image), notices=notices)
 
 
 def load_cutout(

@@ -31,7 +31,8 @@ from flux_mcp.images.formats import MEDIA_TYPES, SUPPORTED, suffixes
 
 IMAGE_URI_PREFIX = "flux://images/"
 
-IMAGE_ID = re.compile(r"img_[A-Za-z0-9_-]{1,64}")
+IMAGE_ID = re.compile(r"(?:img_[A-Za-z0-9_-]{1,64}|upl_[0-9a-f]{1,32})")
+"""Of the gallery or of an upload, or the beginning of one."""
 
 
 # --- what a reference can be --------------------------------------------------------------------
@@ -39,7 +40,7 @@ IMAGE_ID = re.compile(r"img_[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True)
 class GalleryReference:
-    """An image of the gallery, by its id or the first characters of it."""
+    """An image of the gallery or an upload, by its id or the first characters of it."""
 
     image_id: str
 
@@ -310,7 +311,7 @@ def _parse_data_uri(found: re.Match[str], _: Access) -> DataReference:
 _ANY_CASE = re.ASCII | re.IGNORECASE  # without ASCII, letters of other scripts would match too
 
 FORMS: tuple[Form, ...] = (
-    Form(re.compile(rf"{IMAGE_ID.pattern}\Z"), _parse_id, lambda _: "a gallery image id"),
+    Form(re.compile(rf"{IMAGE_ID.pattern}\Z"), _parse_id, lambda _: "an image id"),
     Form(
         re.compile(r"latest(?::(?P<session>.*))?\Z", _ANY_CASE | re.DOTALL),
         _parse_latest,

@@ -23,7 +23,11 @@ _LEAST_BASE64 = 64
 
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+(=\s*){0,2}")
-_FILE_OF_AN_IMAGE = re.compile(r"((?:flux://images/)?img_[A-Za-z0-9_-]{1,64})\.png", re.IGNORECASE)
+UPLOAD_ID = r"upl_[0-9a-f]{32}"
+"""A pattern for the id of an image that was brought in (gallery/uploads.py)."""
+_FILE_OF_AN_IMAGE = re.compile(
+    rf"((?:flux://images/)?(?:img_[A-Za-z0-9_-]{{1,64}}|{UPLOAD_ID}))\.png", re.IGNORECASE
+)
 """An image by the name of its file, which is its id and the suffix."""
 
 

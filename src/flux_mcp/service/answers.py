@@ -75,6 +75,17 @@ class ImageAnswer(_Answer):
     created_at: str
 
 
+class UploadAnswer(_Answer):
+    """An image that was brought in."""
+
+    id: str = Field(description="Works wherever a tool takes an image.")
+    uri: str
+    name: str | None = Field(None, description="Of its file.")
+    width_px: int
+    height_px: int
+    notices: tuple[str, ...] = Field((), description="What was changed about it.")
+
+
 class LoraAnswer(_Answer):
     """A LoRA file on this machine."""
 

@@ -259,6 +259,32 @@ class InputReader:
             overlay = draw_overlay(open_png(image), open_png(mask), limits.longest_px)
         return fitted_webp(overlay, limits.max_bytes)
 
+    def take_in(self, data: bytes) -> InputImage:
+        """Decode a file that is brought in, check it and store it, with its transparency.
+
+        Raises:
+            InvalidImageError: it is none, or over a limit.
+            StorageError: the disk refused.
+        """
+        image = load_image(
+            data,
+            max_bytes=self._settings.max_image_bytes,
+            max_pixels=self._settings.max_image_pixels,
+            mode="RGBA",
+            budget=self._budget,
+        )
+        store_image(self._settings.paths.uploads, image)
+        return image
+
+    def thumbnail(self, png: bytes) -> bytes:
+        """Return the thumbnail of an image that was brought in, a WebP."""
+        from flux_mcp.gallery.previews import thumbnail_webp  # noqa: PLC0415 - as above
+
+        pixels = png_size(png).pixels
+        with self._budget.taken(BYTES_PER_PIXEL * pixels):
+            image = load_image(png, max_bytes=len(png), max_pixels=pixels, mode="RGB")
+            return thumbnail_webp(open_image(image))
+
     def store(self, incoming: Iterable[Incoming]) -> None:
         """Write the images into the uploads folder, under their hashes."""
         for item in incoming:
@@ -276,6 +302,8 @@ class _Source:
     """In the gallery."""
     notice: str | None = None
     """Which file it is, where the reference does not say so."""
+    changes: tuple[str, ...] = ()
+    """What was said when it came in: who uses it may be somebody else."""
 
     def decoded(self, decode: Callable[[bytes, int], InputImage]) -> InputImage:
         """Return its image; what it is goes before what is said of that, or of its faults.
@@ -293,9 +321,8 @@ class _Source:
 
     def told(self, image: InputImage) -> InputImage:
         """Return an image with what is said of this file."""
-        if self.notice is None:
-            return image
-        return replace(image, notices=(self.notice, *image.notices))
+        which = () if self.notice is None else (self.notice,)
+        return replace(image, notices=(*which, *self.changes, *image.notices))
 
 
 @dataclass(frozen=True)
@@ -375,7 +402,7 @@ class _RequestInputs:
                 found = self.stored[parsed]
                 data = self.files.read(found.file)
                 # It was admitted before: as a PNG it may be larger than the JPEG that came.
-                return _Source(data, len(data), found.image_id, found.notice)
+                return _Source(data, len(data), found.image_id, found.notice, found.changes)
             case DataReference(data=data):
                 return _Source(data, self.settings.max_image_bytes)
             case PathReference(path=path):

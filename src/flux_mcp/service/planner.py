@@ -287,14 +287,19 @@ def _refined(request: DrawRequest, stored: StoredFacts) -> Refinement | None:
     found = [stored.images[one] for one in references if one in stored.images]
     ids = {one.image_id for one in found}
     # One image can be named in several ways.
-    if len(references) < len(request.refine_from) or len(ids) < len(found):
+    rows = [one.row for one in found if one.row is not None]
+    if (
+        len(references) < len(request.refine_from)
+        or len(ids) < len(found)
+        or len(rows) < len(found)
+    ):
         raise InvalidRequestError(
             "refine_from takes images of the gallery, each once.",
             "Give their ids. flux_variation with strength draws any other image again.",
         )
     if len(found) < len(references):
         return None  # which are missing was said where they were looked up
-    return refine(request, [one.row for one in found])
+    return refine(request, rows)
 
 
 # --- what there is -------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from flux_mcp.errors import FluxMcpError, InternalError, StorageError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.store import Gallery
 from flux_mcp.gallery.store import migrate as migrate_gallery
+from flux_mcp.gallery.uploads import Uploads
+from flux_mcp.gallery.uploads import migrate as migrate_uploads
 from flux_mcp.jobs.changes import Changes
 from flux_mcp.jobs.downloads import DownloadStore
 from flux_mcp.jobs.downloads import migrate as migrate_downloads
@@ -44,7 +46,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MIGRATIONS = (migrate_jobs, migrate_downloads, migrate_gallery, migrate_measurements)
+_MIGRATIONS = (
+    migrate_jobs,
+    migrate_downloads,
+    migrate_gallery,
+    migrate_uploads,
+    migrate_measurements,
+)
 
 
 class _Ends(Protocol):
@@ -63,6 +71,7 @@ class Rooms:
 
     queue: JobQueue
     gallery: Gallery
+    uploads: Uploads
     views: Views
     downloads: DownloadStore
     measurements: Measurements
@@ -166,7 +175,8 @@ class Runtime:
             limit,
             self._why_nothing_runs,
         )
-        self._rooms = Rooms(queue, gallery, views, downloads, measurements)
+        uploads = Uploads(database)
+        self._rooms = Rooms(queue, gallery, uploads, views, downloads, measurements)
         self._background.append(
             asyncio.create_task(self.changes.watch_other_processes(), name="flux-mcp-changes")
         )

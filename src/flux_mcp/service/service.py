@@ -1,8 +1,8 @@
 """Service: everything the MCP server and the command line can ask for; one per process.
 
 Jobs are here: submit, watch, look up, cancel. `service.gallery` has finished images,
-`service.downloads` downloads of weights, `service.operations` health and counts. Database, files
-and executor belong to `runtime.py`.
+`service.intake` brings others in, `service.downloads` has downloads of weights,
+`service.operations` health and counts. Database, files and executor belong to `runtime.py`.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from flux_mcp.service.answers import CancelAnswer, DryRunAnswer, JobAnswer, Queu
 from flux_mcp.service.downloads import Downloads
 from flux_mcp.service.gallery import GalleryReader
 from flux_mcp.service.health import Operations
+from flux_mcp.service.intake import Intake
 from flux_mcp.service.runtime import Runtime
 from flux_mcp.service.views import Views
 from flux_mcp.settings.settings import Settings
@@ -64,7 +65,8 @@ class Service:
         self.runtime = Runtime(settings, self.registry, executes=executes, make_fleet=make_fleet)
         self.operations = Operations(self.runtime)
         self.downloads = Downloads(self.runtime)
-        self.gallery = GalleryReader(self.runtime)
+        self.gallery = GalleryReader(self.runtime, lambda: self._inputs)
+        self.intake = Intake(self.runtime, lambda: self._inputs)
         self._database = self.runtime.database
         self._changes = self.runtime.changes
         self._files = self.runtime.files
@@ -220,12 +222,13 @@ class Service:
         """
         from flux_mcp.requests.plan import as_asked
         from flux_mcp.service.planner import StoredFacts
-        from flux_mcp.service.resolving import Asking, resolve
+        from flux_mcp.service.resolving import Asking, StoredImages, resolve
 
         by, rooms = Asking(acting(), only(), cache(lambda: as_asked(request))), self.runtime.rooms
 
         def read() -> StoredFacts:
-            images = resolve(references, rooms.gallery, rooms.queue, by)
+            stored = StoredImages(rooms.gallery, rooms.uploads, rooms.queue)
+            images = resolve(references, stored, by)
             return StoredFacts(rooms.measurements.by_device(), images)
 
         return await self._database.call(read)
