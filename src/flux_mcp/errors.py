@@ -367,6 +367,20 @@ class BodyTimeoutError(AccessError):
     http_status = 408
 
 
+class BodyTooLargeError(AccessError):
+    """The body of a request is larger than it may be."""
+
+    code = "too_large"
+    http_status = 413
+
+
+class MediaTypeError(AccessError):
+    """What is uploaded is said to be something else than an image."""
+
+    code = "unsupported_media_type"
+    http_status = 415
+
+
 class BodiesFullError(AccessError):
     """The bodies of open requests hold as much memory as they may."""
 

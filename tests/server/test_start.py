@@ -34,6 +34,7 @@ ALLOWED_MODULES = {
     "flux_mcp.server",
     "flux_mcp.server.app",
     "flux_mcp.server.clients",
+    "flux_mcp.server.links",
     "flux_mcp.server.on_demand",
     "flux_mcp.server.prompt_feed",
     "flux_mcp.server.published",

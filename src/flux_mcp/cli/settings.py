@@ -122,6 +122,7 @@ SECTIONS = (
             "loopback_without_token",
             "allowed_hosts",
             "allowed_origins",
+            "public_url",
             "max_body_bytes",
             "max_bodies_bytes",
             "body_timeout_s",

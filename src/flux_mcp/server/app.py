@@ -34,6 +34,7 @@ from mcp.types import (
 from flux_mcp import __version__
 from flux_mcp.principals import LOCAL, acting_as
 from flux_mcp.server.clients import asked_by, current_fit, overrides_of
+from flux_mcp.server.links import base_url, reached_at
 from flux_mcp.server.on_demand import OnDemand
 from flux_mcp.server.prompt_feed import PromptFeed
 from flux_mcp.server.published import (
@@ -81,6 +82,7 @@ class FluxServer(MCPServer[Any]):
         task_backends: Sequence[TaskBackend] = (),
     ) -> None:
         self._service = service
+        self._public_url = settings.public_url
         self._fit_overrides = overrides_of(settings)
         self._handlers = OnDemand(self._load_handlers)
         self._published = published_tools(settings.tools, compact=settings.compact_schemas)
@@ -228,10 +230,16 @@ class FluxServer(MCPServer[Any]):
     ) -> HandlerResult:
         user = None if ctx.request is None else ctx.request.scope.get("user")
         # Without the guard there is no network either: stdio, or a test in one process.
-        if not isinstance(user, AuthenticatedUser):
+        if ctx.request is None or not isinstance(user, AuthenticatedUser):
             with acting_as(LOCAL):
                 return await call_next(ctx)
         name = user.access_token.client_id
+        with reached_at(base_url(ctx.request, self._public_url)):
+            return await self._for_name(ctx, call_next, name)
+
+    async def _for_name(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext, name: str
+    ) -> HandlerResult:
         # Not only what HTTP has open: a call goes on when a client of 2025-11-25 disconnects.
         if self._open[name] >= MAX_OPEN:
             raise MCPError(

@@ -26,7 +26,7 @@ _ANY_PATH = re.compile(
 )
 _OF_THE_CALLER = frozenset({"prompt", "negative_prompt", "query", "session", "idempotency_key"})
 """Keys of what the caller wrote: only folders of ours are hidden in it."""
-_AS_IT_IS = frozenset({"data", "blob", "sha256", "pixels_sha256", "uri", "thumbnail_uri"})
+_AS_IT_IS = frozenset({"data", "blob", "sha256", "pixels_sha256", "uri", "thumbnail_uri", "url"})
 _PATH_KEY = "path"
 _SENTENCE_END = re.compile(r"(?<=[.:;]) (?=[A-Z])")
 _ON_THIS_MACHINE = re.compile(

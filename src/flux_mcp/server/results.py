@@ -33,6 +33,7 @@ from flux_mcp.jobs.job import PreviewSize
 from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.principals import only
 from flux_mcp.server.clients import PREVIEW_BUDGET_BYTES, ClientFit
+from flux_mcp.server.links import image_url
 from flux_mcp.server.progress import describe_answer
 from flux_mcp.server.redaction import for_others
 from flux_mcp.service.answers import (
@@ -85,7 +86,7 @@ def job_result(
         is_demo: Whether its model is the demonstration.
         budget_bytes: Of all previews together.
     """
-    answer = _for_caller(answer)
+    answer = _linked(_for_caller(answer))
     # The images come first: of a small budget the overlay takes no more than half.
     overlays = [] if overlay is None or 2 * len(overlay) > budget_bytes else [overlay]
     text = _job_text(answer, is_demo=is_demo, says_colours=preview == "none")
@@ -182,6 +183,12 @@ def _for_caller(answer: AnyAnswer) -> AnyAnswer:
     return answer.model_copy(update=changes)
 
 
+def _linked(answer: JobAnswer) -> JobAnswer:
+    """Return a job whose images have a link for callers over HTTP."""
+    images = tuple(image.model_copy(update={"url": image_url(image.id)}) for image in answer.images)
+    return answer.model_copy(update={"images": images})
+
+
 def fitted(result: CallToolResult, fit: ClientFit) -> CallToolResult:
     """Return a result without what its client cannot use."""
     left_out: dict[str, Any] = {}
@@ -240,9 +247,10 @@ def _image_text(image: ImageAnswer, job: JobAnswer, *, is_demo: bool) -> str:
     loras = f", LoRAs {used}" if used else ""
     # Who has a named token cannot read the server's disk.
     file = f"\nFile: {image.path}" if only() is None else ""
+    url = f" ({image.url})" if image.url else ""
     return (
         f"Image {image.id}: {image.width}x{image.height}, seed {image.seed}, model {model}"
-        f"{loras}, job {image.job_id}.{prompt}{file}\nFull size: {image.uri}"
+        f"{loras}, job {image.job_id}.{prompt}{file}\nFull size: {image.uri}{url}"
     )
 
 

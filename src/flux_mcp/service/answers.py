@@ -35,6 +35,8 @@ UNSENT = frozenset({"sha256", "pixels_sha256"})
 _BRIEF = WithJsonSchema({"type": "object"})
 """Published as an object only: what is rarely read is described on docs/tools.md."""
 _WHOLE = frozenset({"plan"})
+_URL = Field(exclude_if=lambda value: value is None)
+"""Said over HTTP only: the PNG, for programs that send their token."""
 _NEXT = Field(description="What to call now.", exclude_if=lambda value: value is None)
 """Said by tools only, where there is something to do."""
 
@@ -57,6 +59,7 @@ class ImageAnswer(_Answer):
     uri: str
     path: str = Field(description="PNG on disk; owner only.")
     thumbnail_uri: str
+    url: Annotated[str | None, _URL] = None
     width: int
     height: int
     seed: int

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
+from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
+from flux_mcp.errors import StorageError
 from flux_mcp.gallery.uploads import UploadSource, new_upload
 from flux_mcp.principals import acting
 from flux_mcp.service.answers import UploadAnswer
@@ -26,6 +28,21 @@ class Intake:
     def __init__(self, runtime: Runtime, inputs: "Callable[[], InputReader]") -> None:
         self._runtime = runtime
         self._inputs = inputs
+
+    async def temporary_file(self) -> IO[bytes]:
+        """Return a file on the disk of the data folder, which is gone when it is closed.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        await self._runtime.open()
+        folder = self._runtime.settings.paths.uploads
+        try:
+            return await asyncio.to_thread(TemporaryFile, dir=folder)
+        except OSError as error:
+            raise StorageError(
+                f"An upload cannot be written: {error.strerror}.", "Free disk space or permissions."
+            ) from error
 
     async def bring_in(
         self, file: bytes | IO[bytes], *, name: str | None, source: UploadSource

@@ -46,6 +46,7 @@ HostName = Annotated[
     str, Field(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")
 ]
 Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/?#\s]+$")]
+PublicUrl = Annotated[str, Field(pattern=r"^https?://[^?#\s]+$")]
 
 WORKER_SETTINGS = (
     "data_dir",
@@ -291,6 +292,11 @@ class Settings(BaseSettings):
         (),
         description="Names, besides this machine's own, under which clients may reach the server. "
         "In the environment: a JSON list.",
+    )
+    public_url: PublicUrl | None = Field(
+        None,
+        description="What links to images over HTTP begin with, as `https://studio.example.org`. "
+        "Unset: the name that the caller used; set it where a proxy changes that or the path.",
     )
     allowed_origins: tuple[Origin, ...] = Field(
         (),

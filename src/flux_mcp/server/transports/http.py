@@ -1,4 +1,4 @@
-"""The HTTP server: streamable HTTP at /mcp, the older SSE transport beside it, and the guard.
+"""The HTTP server: streamable HTTP at /mcp, the older SSE transport, images, and the guard.
 
 One service and one MCP server answer all clients, however many connect. Sessions are kept by the
 SDK and by sessions.py.
@@ -37,6 +37,7 @@ from flux_mcp.server.transports.connections import (
     connection_limits,
 )
 from flux_mcp.server.transports.guard import Guard, RequestCounts, admission
+from flux_mcp.server.transports.images import image_routes
 from flux_mcp.server.transports.pace import paced
 from flux_mcp.server.transports.posts import OnlyMessages
 from flux_mcp.server.transports.sessions import Sessions
@@ -94,7 +95,7 @@ def build_http_app(
         announcing.cancel()
         await asyncio.gather(announcing, return_exceptions=True)
 
-    routes: list[BaseRoute] = operations_routes(service)
+    routes: list[BaseRoute] = [*operations_routes(service), *image_routes(service)]
     if settings.transport != "sse":
         app = OnlyMessages(StreamableHTTPASGIApp(sessions), settings.max_body_bytes)
         routes.append(Route(MCP_PATH, endpoint=app))
