@@ -70,6 +70,10 @@ COMMANDS: Mapping[str, CommandRow] = {
         "Generate an image that follows the edges of another. Ctrl-C cancels it.",
         "structure",
     ),
+    "import": CommandRow(
+        "flux_mcp.cli.commands.importing",
+        "Bring images in, wherever they are, and print the ids that tools take.",
+    ),
     "demo": CommandRow(
         "flux_mcp.cli.commands.demo",
         "Start the real server, call each tool that generates, and show the images.",
