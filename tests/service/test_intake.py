@@ -21,6 +21,7 @@ from flux_mcp.server.app import build_server
 from flux_mcp.service.answers import UploadAnswer
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
+from tests.server.images import keep_image, noise
 
 pytestmark = pytest.mark.anyio
 
@@ -119,6 +120,48 @@ async def test_the_newest_is_what_came_last_also_when_it_came_before(service: Se
         mine.id,
         mine.id,
     )
+
+
+async def test_latest_is_what_was_brought_in_or_made_last(service: Service) -> None:
+    async def latest(reference: str = "latest") -> tuple[str, ...]:
+        return (await service.submit(EditRequest(prompt="paint it", images=[reference]))).parents
+
+    upload = await bring(service, encoded(drawing(1, size=(64, 64))), "cat.png")
+    assert await latest() == (upload.id,)
+    job = await service.submit(EditRequest(prompt="paint it", images=["latest"]))
+    assert any(f"latest is {upload.id} (brought in" in notice for notice in job.notices)
+    made = await keep_image(service, noise(64, 64), 64, 64, session="cats")
+    assert await latest() == (made.id,) == await latest("latest:cats")
+    await bring(service, encoded(drawing(1, size=(64, 64))))
+    assert await latest() == (upload.id,)
+    assert await latest("latest:cats") == (made.id,)
+    with acting_as("ada"), pytest.raises(UnknownImageError):
+        await latest()
+
+
+async def test_the_beginning_of_an_id_is_enough_where_one_begins_so(service: Service) -> None:
+    upload = await bring(service, encoded(drawing(1)))
+    request = EditRequest(prompt="paint it", images=[upload.id[:9]])
+    job = await service.submit(request)
+    assert job.parents == (upload.id,)
+    assert any(notice.startswith(f"{upload.id[:9]} is {upload.id} (") for notice in job.notices)
+    with acting_as("bob"), pytest.raises(UnknownImageError):
+        await service.submit(request)
+    with pytest.raises(UnknownImageError):
+        await service.submit(EditRequest(prompt="paint it", images=[upload.id[:6]]))
+    # Two that begin alike are too rare to be drawn: one is written.
+    twin = upload_id(upload.id[4:12] + "0" * 56)
+
+    def write() -> None:
+        uploads = service.runtime.rooms.uploads
+        row = uploads.find(upload.id)
+        uploads.add(row.model_copy(update={"id": twin, "sha256": twin[4:] * 2}))
+
+    await service.runtime.database.call(write)
+    with pytest.raises(InvalidRequestError, match="the beginning of 2 images") as refused:
+        await service.submit(request)
+    assert upload.id in refused.value.hint
+    assert twin in refused.value.hint
 
 
 @pytest.mark.parametrize("form", ["{}", "flux://images/{}", "{}.png"])

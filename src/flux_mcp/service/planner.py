@@ -286,13 +286,9 @@ def _refined(request: DrawRequest, stored: StoredFacts) -> Refinement | None:
     references = stored_references(request)
     found = [stored.images[one] for one in references if one in stored.images]
     ids = {one.image_id for one in found}
-    # One image can be named in several ways.
     rows = [one.row for one in found if one.row is not None]
-    if (
-        len(references) < len(request.refine_from)
-        or len(ids) < len(found)
-        or len(rows) < len(found)
-    ):
+    # One image can be named in several ways, and an upload is no draft.
+    if len(references) < len(request.refine_from) or min(len(ids), len(rows)) < len(found):
         raise InvalidRequestError(
             "refine_from takes images of the gallery, each once.",
             "Give their ids. flux_variation with strength draws any other image again.",

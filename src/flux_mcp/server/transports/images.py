@@ -117,7 +117,7 @@ def image_routes(service: Service) -> list[BaseRoute]:
 def _answering(request: Request) -> Iterator[None]:
     """Answer for the principal of a request; what is wrong with that itself the guard answers."""
     try:
-        with acting_as(request.user.access_token.client_id):
+        with acting_as(request.user.access_token.client_id, over_network=True):
             yield
     except AccessError:
         request.scope[REFUSING]()
