@@ -25,7 +25,7 @@ ONE_SERVICE = tuple(
     f"tests/{name}.py"
     for name in (
         *("e2e/test_tools", "e2e/test_semantics", "e2e/test_packs", "e2e/test_loras"),
-        *("e2e/test_photographs", "e2e/test_switches", "test_principals"),
+        *("e2e/test_photographs", "e2e/test_structure", "e2e/test_switches", "test_principals"),
     )
 )
 """Files whose tests use `shared_service`."""

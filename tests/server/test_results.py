@@ -561,6 +561,8 @@ def test_who_has_a_named_token_gets_no_path_and_hints_it_can_follow() -> None:
         }
     )
     done = completed([image(0, Path("/srv/x.png"), "a")], "a")
+    done = done.model_copy(update={"structure": Path("/srv/edges.png")})
+    assert "control_image: /srv/edges.png" in texts(job_result(done, "none", NOWHERE, Sheets()))
     with acting_as("ada"):
         refused = error_result(missing)
         told, shown = (job_result(one, "none", NOWHERE, Sheets()) for one in (failed, done))

@@ -102,6 +102,10 @@ class ImageFiles:
             size_bytes=len(png),
         )
 
+    def upload_path(self, sha256: str) -> Path:
+        """Return where an input of a plan is."""
+        return self._uploads / f"{sha256}.png"
+
     def preview_path(self, job_id: str) -> Path:
         """Return where the preview of a running job is, if there is one.
 

@@ -60,12 +60,13 @@ half (`FluxFillPipeline.mask_processor`, `do_binarize=True`; 128 / 255 > 0.5).""
 
 def load_of_plan(plan: RenderPlan, spec: ModelSpec) -> Load:
     """Return how much one pass of a plan draws with a row."""
+    unread = {"mask", "image"} if plan.has_made_structure else {"mask"}
     wanted = Wanted(
         kind=plan.kind,
         quality=plan.quality,
         width_px=plan.width,
         height_px=plan.height,
-        references=sum(item.role != "mask" for item in plan.inputs),
+        references=sum(item.role not in unread for item in plan.inputs),
         count=len(plan.seeds),
         batched=plan.batched,
     )
@@ -276,17 +277,33 @@ def _drawn(
             else choose_region(image, parts.masked, spec)
         )
         return drawn.size, drawn.region
-    if request.width is not None and request.height is not None:
-        return Size(request.width, request.height), None
-    if request.aspect_ratio is not None:
-        return size_for_ratio(request.aspect_ratio, spec), None
+    asked = _size_asked(request, spec)
+    if asked is not None:
+        return asked, None
     if isinstance(request, EditRequest):
         drawn = fitted_region(parts.inputs[0].size, spec, parts.edit_fit)
         same = drawn.size == parts.inputs[0].size
         return drawn.size, None if same else drawn.region
-    if isinstance(request, StructuralRequest) or spec.kind == "img2img":
+    if isinstance(request, StructuralRequest):
+        return structure_size(request, spec, parts.inputs[0].size), None
+    if spec.kind == "img2img":
         return size_for_image(parts.inputs[0].size, spec), None
     return size_for_ratio("1:1", spec), None
+
+
+def _size_asked(request: DrawRequest, spec: ModelSpec) -> Size | None:
+    if request.width is not None and request.height is not None:
+        return Size(request.width, request.height)
+    return None if request.aspect_ratio is None else size_for_ratio(request.aspect_ratio, spec)
+
+
+def structure_size(request: StructuralRequest, spec: ModelSpec, image: Size) -> Size:
+    """Return the size that the structure of an image is drawn at.
+
+    Raises:
+        InvalidSizeError: the model cannot draw that size.
+    """
+    return _size_asked(request, spec) or size_for_image(image, spec)
 
 
 def _refuse_narrow_references(

@@ -109,7 +109,9 @@ class RenderPlan(BaseModel):
     """For img2img: how much of the image is drawn again, 1 for all of it. For redux: weight of the
     image tokens against the text tokens, which requests call likeness."""
     structure: Structure | None = None
-    """For control: what `inputs` shows; an `image` has its structure taken first."""
+    """For control: what the input `control` shows, which is drawn along. An `image` beside it is
+    what it was made of. Plans that were stored before structures were made with the plan have an
+    `image` alone, whose edges the worker takes."""
     loras: tuple[PlanLora, ...] = ()
     """In the order of their names: the last bits of the pixels depend on the order."""
     switches: Switches = Field(default_factory=Switches)
@@ -193,6 +195,11 @@ class RenderPlan(BaseModel):
     def total_steps(self) -> int:
         """Denoising steps of the whole job."""
         return self.steps_drawn * self.passes
+
+    @property
+    def has_made_structure(self) -> bool:
+        """Whether the structure was made of an image: it has both among its inputs."""
+        return self.structure is not None and {"image", "control"} <= {i.role for i in self.inputs}
 
     @property
     def parents(self) -> tuple[str, ...]:

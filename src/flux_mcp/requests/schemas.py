@@ -644,6 +644,11 @@ def _weight_of(image: Any) -> Any:
     return image.get("weight", 1) if isinstance(image, dict) else 1
 
 
+MAX_GRADIENT = 2040
+"""The steepest that `cv2.Canny` can find in 8 bits: Sobel's kernel sums four differences across and
+four down, and both are added up."""
+
+
 class StructuralRequest(DrawRequest):
     """Generate an image that follows the structure of another."""
 
@@ -668,11 +673,38 @@ class StructuralRequest(DrawRequest):
         description="A structure image made already: white edges on black, or a depth map.",
         json_schema_extra=brief("Finished structure: white edges on black, or a depth map."),
     )
+    canny_high: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_GRADIENT,
+        description="How steep an edge of image must be to count, 1 to 2040: fewer edges the "
+        "higher it is. Leave out, or 0, to have it chosen for the image; the answer says which.",
+        json_schema_extra=brief("Fewer edges the higher; 0: automatic.", left_out=0),
+    )
+    canny_low: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_GRADIENT,
+        description="How steep an edge that begins there must stay, 1 to 2040. Leave out, or 0, "
+        "for half of canny_high.",
+        json_schema_extra=brief("0: half of it.", left_out=0),
+    )
 
     @classmethod
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[MistakeError]:
         """Yield also where the structure is given both ways, or not as it is needed."""
         yield from super().contradictions(given)
+        low, high = given.get("canny_low"), given.get("canny_high")
+        if (low or high) and ("image" not in given or given.get("structure") == "depth"):
+            yield MistakeError(
+                "canny_low and canny_high are for edges that are taken from image",
+                "Leave them out, or give image with structure 'canny'.",
+            )
+        elif isinstance(low, int) and isinstance(high, int) and low > high:
+            yield MistakeError(
+                f"canny_low is {low}, more than canny_high, which is {high}",
+                "Swap them, or leave canny_low out: it is half of canny_high.",
+            )
         if ("image" in given) == ("control_image" in given):
             yield MistakeError(
                 "give exactly one of image and control_image",

@@ -58,6 +58,7 @@ _SHEET_PX = {"small": 768, "normal": 1280}
 AnyAnswer = TypeVar("AnyAnswer", bound=BaseModel)
 _PATH = frozenset({"path"})
 _OVERLAY = "The last image shows what the mask changes, tinted, over the image that was given."
+_STRUCTURE = "The last image shows the structure that was made of the image that was given."
 
 # --- results -----------------------------------------------------------------------------------
 
@@ -82,7 +83,8 @@ def job_result(
         preview: How large an image to put inside.
         running_preview: File of the preview of the job while it runs; it need not exist.
         sheets: Makes the contact sheet of many images.
-        overlay: The mask of a finished job over its image, as a WebP within `overlay_limits`.
+        overlay: The mask of a finished job over its image, or the structure that was made of an
+            image, as a WebP within `overlay_limits`.
         is_demo: Whether its model is the demonstration.
         budget_bytes: Of all previews together.
     """
@@ -90,7 +92,8 @@ def job_result(
     # The images come first: of a small budget the overlay takes no more than half.
     overlays = [] if overlay is None or 2 * len(overlay) > budget_bytes else [overlay]
     text = _job_text(answer, is_demo=is_demo, says_colours=preview == "none")
-    content: list[ContentBlock] = [_text(f"{text}\n{_OVERLAY}" if overlays else text)]
+    shown = _OVERLAY if answer.structure is None else _STRUCTURE
+    content: list[ContentBlock] = [_text(f"{text}\n{shown}" if overlays else text)]
     if preview != "none":
         left_bytes = budget_bytes - sum(map(len, overlays))
         content += _previews(
@@ -109,12 +112,13 @@ def job_result(
 
 
 def dry_run_result(answer: DryRunAnswer) -> CallToolResult:
-    """Return what a call would do; its mask shown over its image, if the answer has that."""
+    """Return what a call would do, with the overlay of its answer, if that has one."""
     answer = _for_caller(answer)
     text = _dry_run_text(answer)
     if answer.overlay is None:
         return _result([_text(text)], answer)
-    return _result([_text(f"{text}\n{_OVERLAY}"), _image(answer.overlay)], answer)
+    shown = _STRUCTURE if answer.mask is None else _OVERLAY
+    return _result([_text(f"{text}\n{shown}"), _image(answer.overlay)], answer)
 
 
 def overlay_limits(preview: PreviewSize) -> OverlayLimits | None:
@@ -222,6 +226,8 @@ def _job_text(answer: JobAnswer, *, is_demo: bool, says_colours: bool) -> str:
         ]
         if len(lines) > MAX_PREVIEWS:
             lines = [f"{number}. {line}" for number, line in enumerate(lines, start=1)]
+        if answer.structure is not None and only() is None:
+            lines.append(f"Its structure, to be used again as control_image: {answer.structure}")
     elif answer.status == "failed" and answer.error is not None:
         error = answer.error
         lines = [

@@ -8,6 +8,7 @@ and what no model needs (`lean`).
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
@@ -171,6 +172,8 @@ class JobAnswer(_Answer):
     images: tuple[ImageAnswer, ...] = ()
     masked: SkipJsonSchema[tuple[str, str] | None] = Field(None, exclude=True, repr=False)
     """SHA-256 of the image that was masked and of its mask; their overlay is shown beside this."""
+    structure: SkipJsonSchema[Path | None] = Field(None, exclude=True, repr=False)
+    """File of the structure that was made of an image: named and shown beside this."""
     next: Annotated[str | None, _NEXT] = None
 
 
@@ -288,7 +291,7 @@ class DryRunAnswer(_Answer):
         None, description="What it changes: share of the image, box [x0, y0, x1, y1] in pixels."
     )
     overlay: SkipJsonSchema[bytes | None] = Field(None, exclude=True, repr=False)
-    """The mask shown over its image, a WebP: shown beside this answer, not in it."""
+    """The mask over its image, or the structure, a WebP: shown beside this answer, not in it."""
     draw_s: float | None = Field(None, description="Estimated seconds to generate.")
     start_s: float | None = Field(None, description="Estimated seconds until it starts.")
     notices: tuple[str, ...] = Field((), description="Tell the user.")

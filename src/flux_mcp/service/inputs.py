@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from flux_mcp.errors import (
     ClipboardError,
@@ -56,9 +56,12 @@ from flux_mcp.images.references import (
     read_newest,
     read_path,
 )
+from flux_mcp.images.structure import canny
+from flux_mcp.models.registry import ModelSpec
 from flux_mcp.principals import is_over_network, only
 from flux_mcp.requests.geometry import Rectangle, Size
 from flux_mcp.requests.mask_arguments import Mask
+from flux_mcp.requests.plan import structure_size
 from flux_mcp.requests.render_plan import InputRole, PlanInput
 from flux_mcp.requests.schemas import (
     DrawRequest,
@@ -215,12 +218,53 @@ class InputReader:
                 drafts = request.refine_from if isinstance(request, GenerateRequest) else None
                 return tuple(read.image(draft, "image") for draft in drafts or ())
 
+    def with_structure(
+        self, request: StructuralRequest, spec: ModelSpec, incoming: Sequence[Incoming]
+    ) -> tuple[Incoming, ...]:
+        """Return the images of a request, and behind an ordinary one the structure made of it.
+
+        Args:
+            request: What was asked.
+            spec: The row to draw with; it decides the size, and edges are taken at that size.
+            incoming: What `read` returned.
+
+        Raises:
+            InvalidSizeError: the model cannot draw that size.
+        """
+        (given,) = incoming
+        if given.plan_input.role == "control":
+            return (given,)
+        size = structure_size(request, spec, given.plan_input.size)
+        with self._budget.taken(BYTES_PER_PIXEL * given.plan_input.size.pixels):
+            image = ImageOps.fit(
+                open_image(given.image), (size.width, size.height), Image.Resampling.LANCZOS
+            )
+            control = _edges(image, request)
+        return (given, Incoming(control, _plan_input(control, "control")))
+
     def overlay(self, incoming: Sequence[Incoming], limits: OverlayLimits) -> bytes | None:
-        """Return the mask of a request shown over its image, as a WebP; `None` without a mask."""
-        mask = next((item.image.png for item in incoming if item.mask is not None), None)
-        if mask is None:
-            return None
-        return self._overlay(incoming[0].image.png, mask, limits)
+        """Return what a request's inputs were made into, small, as a WebP; `None` without that.
+
+        A mask is shown over its image, a structure by itself.
+        """
+        for item in incoming:
+            if item.mask is not None:
+                return self._overlay(incoming[0].image.png, item.image.png, limits)
+            if item.plan_input.role == "control" and item is not incoming[0]:
+                return _small(item.image.png, limits)
+        return None
+
+    def stored_structure(self, sha256: str, limits: OverlayLimits) -> bytes:
+        """Return the structure of a plan, small, as a WebP.
+
+        Args:
+            sha256: Names it.
+            limits: How large it may be.
+
+        Raises:
+            StorageError: it is no longer in the uploads folder.
+        """
+        return self._kept((sha256, "", limits), lambda structure: _small(structure, limits))
 
     def stored_overlay(self, image_sha256: str, mask_sha256: str, limits: OverlayLimits) -> bytes:
         """Return the mask of a plan shown over its image, as a WebP.
@@ -233,23 +277,27 @@ class InputReader:
         Raises:
             StorageError: one of them is no longer in the uploads folder.
         """
-        key = (image_sha256, mask_sha256, limits)
+        return self._kept(
+            (image_sha256, mask_sha256, limits),
+            lambda image, mask: self._overlay(image, mask, limits),
+        )
+
+    def _kept(self, key: tuple[str, str, OverlayLimits], make: Callable[..., bytes]) -> bytes:
+        """Return what `make` makes of the inputs that a key names, or made of them before."""
         with self._overlays_lock:
             if key in self._overlays:
                 return self._overlays[key]
+        uploads = self._settings.paths.uploads
         try:
-            image, mask = (
-                (self._settings.paths.uploads / f"{sha256}.png").read_bytes()
-                for sha256 in (image_sha256, mask_sha256)
-            )
+            inputs = [(uploads / f"{name}.png").read_bytes() for name in key[:2] if name]
         except OSError as error:
             raise StorageError(f"An input cannot be read: {error.strerror}.") from error
-        overlay = self._overlay(image, mask, limits)
+        made = make(*inputs)
         with self._overlays_lock:
-            self._overlays[key] = overlay
+            self._overlays[key] = made
             while len(self._overlays) > MAX_KEPT_OVERLAYS:
                 self._overlays.pop(next(iter(self._overlays)))
-        return overlay
+        return made
 
     def _overlay(self, image: bytes, mask: bytes, limits: OverlayLimits) -> bytes:
         from flux_mcp.gallery.previews import fitted_webp  # noqa: PLC0415 - few requests have a mask
@@ -511,6 +559,30 @@ def _finished(
     )
     image = replace(finished.image, notices=(finished.notice, *notices))
     return replace(finished, image=image)
+
+
+def _edges(image: Image.Image, request: StructuralRequest) -> InputImage:
+    """Return the edges of an image that has the size they are drawn at."""
+    edges = canny(image, request.canny_low, request.canny_high)
+    low, high = edges.thresholds.low, edges.thresholds.high
+    is_chosen = request.canny_low is None and request.canny_high is None
+    with_ = f"canny_low {low} and canny_high {high}" + (", chosen for it" if is_chosen else "")
+    told = f"Edges are {edges.share:.1%} of the image, with {with_}."
+    if edges.share == 0:
+        told = (
+            f"The image has no edges with {with_}: nothing of it is followed. A smaller canny_high "
+            "finds fainter ones."
+        )
+    return encode_image(edges.image, notices=(told,))
+
+
+def _small(png: bytes, limits: OverlayLimits) -> bytes:
+    from flux_mcp.gallery.previews import fitted_webp  # noqa: PLC0415 - as above
+
+    image = open_png(png)
+    # Lines of one pixel grow fainter, and stay whole.
+    image.thumbnail((limits.longest_px, limits.longest_px), Image.Resampling.BOX)
+    return fitted_webp(image, limits.max_bytes)
 
 
 def _plan_input(

@@ -57,7 +57,7 @@ from flux_mcp.requests.plan import (
     wanted_of,
 )
 from flux_mcp.requests.render_plan import RenderPlan
-from flux_mcp.requests.schemas import DrawRequest, GenerateRequest
+from flux_mcp.requests.schemas import DrawRequest, GenerateRequest, StructuralRequest
 from flux_mcp.requests.validation import Mistakes
 from flux_mcp.service.inputs import Incoming, InputReader, stored_references, wrong_references
 from flux_mcp.service.prompts import Wording, compose_request, plain
@@ -203,6 +203,8 @@ class Planner:
         incoming = self._inputs.read(
             request, stored.images, for_demonstration=spec.is_demonstration
         )
+        if isinstance(request, StructuralRequest):
+            incoming = self._inputs.with_structure(request, spec, incoming)
         switches = choose_switches(
             drawing,
             installed.target,

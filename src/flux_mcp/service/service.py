@@ -240,7 +240,7 @@ class Service:
 
         Args:
             request: What is asked for.
-            overlay: Also lay the mask over its image, so large.
+            overlay: Also lay the mask over its image, or show the structure, so large.
 
         Raises:
             RequestError: something about the request is wrong.
@@ -251,19 +251,24 @@ class Service:
         await self.open()
         decision = await self._planner.decide(request, refuse=False)
         answer = await self._database.call(dry_run_answer, decision, self._views.estimates)
-        if overlay is None or answer.mask is None:
+        if overlay is None or not decision.incoming:
             return answer
         drawn = await asyncio.to_thread(self._inputs.overlay, decision.incoming, overlay)
         return answer.model_copy(update={"overlay": drawn})
 
     def overlay(self, answer: JobAnswer, limits: "OverlayLimits") -> bytes | None:
-        """Return the mask of a job shown over its image, as a WebP; `None` without one. Blocks."""
-        if answer.masked is None:
-            return None
+        """Return the mask of a job shown over its image, or the structure it was drawn along.
+
+        A WebP; `None` without either. Blocks.
+        """
         try:
-            return self._inputs.stored_overlay(*answer.masked, limits)
+            if answer.masked is not None:
+                return self._inputs.stored_overlay(*answer.masked, limits)
+            if answer.structure is not None:
+                return self._inputs.stored_structure(answer.structure.stem, limits)
         except StorageError:
-            return None  # an input that is gone is no reason to say nothing of the job
+            pass  # an input that is gone is no reason to say nothing of the job
+        return None
 
     # --- watch ---------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from flux_mcp.gallery.files import ImageFiles
@@ -13,6 +14,7 @@ from flux_mcp.jobs.downloads import Download, DownloadStore
 from flux_mcp.jobs.estimates import Estimates
 from flux_mcp.jobs.job import Job
 from flux_mcp.jobs.queue import JobQueue, QueueEntry
+from flux_mcp.requests.render_plan import RenderPlan
 from flux_mcp.service.answers import (
     DownloadAnswer,
     ImageAnswer,
@@ -117,8 +119,15 @@ class Views:
             notices=job.notices if trouble is None else (*job.notices, trouble),
             error=job.error,
             masked=_masked(job),
+            structure=self._structure(job.plan),
             images=tuple(image_answer(record, self._files) for record in images),
         )
+
+    def _structure(self, plan: RenderPlan) -> Path | None:
+        if not plan.has_made_structure:
+            return None
+        made = next(item.sha256 for item in plan.inputs if item.role == "control")
+        return self._files.upload_path(made)
 
     def queue(self, principal: str | None = None) -> QueueAnswer:
         """Return who runs, who waits, how long; with a principal, the lines are its own only."""

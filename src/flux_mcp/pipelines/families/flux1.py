@@ -14,8 +14,9 @@ from flux_mcp.requests.render_plan import RenderPlan
 
 CANNY_LOW = 50
 CANNY_HIGH = 200
-"""Thresholds the FLUX.1 canny weights were made for: `CannyImageEncoder(min_t=50, max_t=200)` in
-black-forest-labs/flux, and the docstring of FluxControlPipeline in diffusers 0.42.1."""
+"""Thresholds of the edges the FLUX.1 canny weights learned from: `CannyImageEncoder(min_t=50,
+max_t=200)` in black-forest-labs/flux, and the docstring of FluxControlPipeline in diffusers
+0.42.1. Only for plans that hold no edges yet."""
 
 
 # --- kinds ---------------------------------------------------------------------------------------
@@ -62,13 +63,17 @@ class ControlAdapter(Adapter):
     """FluxControlPipeline: an image along edges or depth."""
 
     def own_arguments(self, _numbers: range) -> dict[str, Any]:
-        """Add the structure image, made from an ordinary one where that is what was given."""
+        """Add the structure image.
+
+        A plan that was stored before its edges were made with it (images/structure.py) has only
+        the image: its edges are taken here as they were then, so that it draws the same pixels.
+        """
         if any(item.role == "control" for item in self.images):
             return {"control_image": self.fitted(self.only("control"), Image.Resampling.LANCZOS)}
         if self.plan.structure != "canny":
             raise UnsupportedOptionError(
-                f"A {self.plan.structure} image cannot be made from an ordinary one here.",
-                "Give one as control_image, or use structure 'canny'.",
+                f"The plan has no {self.plan.structure} map.",
+                "Ask again with image or control_image.",
             )
         # Edges are taken after scaling, as they are drawn: one pixel wide.
         image = self.fitted(self.only("image"), Image.Resampling.LANCZOS)
