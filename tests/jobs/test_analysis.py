@@ -9,120 +9,141 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from flux_mcp.errors import EngineUnavailableError, WeightsInvalidError
 from flux_mcp.jobs.analysis import AnalysisProcess
-from flux_mcp.worker_protocol.analysis import AnalysisModel, DepthMessage, EdgesMessage, Map
+from flux_mcp.worker_protocol.analysis import AnalysisModel, DepthMessage, Map
 
 from .conftest import settings_in
 
-EDGES = EdgesMessage(low=50, high=200)
+PUPPET = """
+import sys
+from flux_mcp.worker_protocol.analysis import Map, NotDone, parse_request
+from flux_mcp.worker_protocol.frames import encode, read_frame_blocking
+from flux_mcp.worker_protocol.messages import ErrorInfo
+while (frame := read_frame_blocking(sys.stdin.buffer)) is not None:
+    parse_request(frame.header)
+    wrong = ErrorInfo(code="weights_invalid", message="The weights are not whole.")
+    answer = NotDone(error=wrong) if frame.blobs["image"] == b"wrong" else Map()
+    sys.stdout.buffer.write(b"".join(encode(answer.model_dump(), {"map": frame.blobs["image"]})))
+    sys.stdout.buffer.flush()
+"""
+"""Speaks the protocol, without the libraries of the real one."""
+DEPTH = DepthMessage(model=AnalysisModel(model_class="Any", folder=Path("anywhere")))
 _OURS = {"flux_mcp.pipelines.analysis", "puppet.py"}
+
+
+def puppet(folder: Path, code: str = PUPPET) -> tuple[str, ...]:
+    """Return the command that runs a puppet."""
+    file = folder / "puppet.py"
+    file.write_text(code)
+    return (sys.executable, "-u", str(file))
 
 
 @pytest.fixture
 def analysis(tmp_path: Path) -> Iterator[AnalysisProcess]:
-    process = AnalysisProcess(settings_in(tmp_path))
+    process = AnalysisProcess(settings_in(tmp_path), puppet(tmp_path))
     yield process
     process.close()
     assert _children() == []
 
 
 def test_an_image_is_answered_by_a_process_that_is_kept(analysis: AnalysisProcess) -> None:
-    answer, blobs = analysis.ask(EDGES, _png())
+    answer, blobs = analysis.ask(DEPTH, b"one")
     (child,) = _children()
     assert isinstance(answer, Map)
-    lines = np.frombuffer(blobs["map"], np.uint8).reshape(48, 64)
-    assert set(np.unique(lines)) == {0, 255}
-    assert lines[24, 10:20].any()
-    assert not lines[24, 20:60].any()
-    analysis.ask(EDGES, _png())
+    assert blobs == {"map": b"one"}
+    assert analysis.ask(DEPTH, b"two")[1] == {"map": b"two"}
     assert _children() == [child]
 
 
 def test_requests_of_several_threads_are_answered_one_after_the_other(
     analysis: AnalysisProcess,
 ) -> None:
-    sizes = [(64 + 8 * one, 48) for one in range(8)]
-    found: dict[tuple[int, int], int] = {}
+    images = [bytes([one]) * 100_000 for one in range(8)]
+    found: dict[bytes, bytes] = {}
 
-    def ask(size: tuple[int, int]) -> None:
-        found[size] = len(analysis.ask(EDGES, _png(size))[1]["map"])
+    def ask(image: bytes) -> None:
+        found[image] = analysis.ask(DEPTH, image)[1]["map"]
 
-    threads = [threading.Thread(target=ask, args=(size,)) for size in sizes]
+    threads = [threading.Thread(target=ask, args=(image,)) for image in images]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {size: size[0] * size[1] for size in sizes}
+    assert found == {image: image for image in images}
     assert len(_children()) == 1
 
 
-def test_what_it_refuses_is_raised_as_the_error_it_is(
-    analysis: AnalysisProcess, tmp_path: Path
-) -> None:
+def test_what_it_refuses_is_raised_as_the_error_it_is(analysis: AnalysisProcess) -> None:
+    with pytest.raises(WeightsInvalidError, match="not whole"):
+        analysis.ask(DEPTH, b"wrong")
+    assert analysis.ask(DEPTH, b"right")  # by the same process
+    assert len(_children()) == 1
+
+
+def test_the_real_one_says_what_is_wrong_with_the_files_of_a_model(tmp_path: Path) -> None:
+    process = AnalysisProcess(settings_in(tmp_path))
+    image = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(image, "PNG")
     model = AnalysisModel(model_class="DepthAnythingForDepthEstimation", folder=tmp_path)
     with pytest.raises(WeightsInvalidError, match="cannot be loaded"):
-        analysis.ask(DepthMessage(model=model), _png())
-    assert analysis.ask(EDGES, _png())  # by the same process
-    assert len(_children()) == 1
+        process.ask(DepthMessage(model=model), image.getvalue())
+    process.close()
+    assert _children() == []
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals of POSIX")
 def test_one_that_is_killed_is_replaced(analysis: AnalysisProcess) -> None:
-    analysis.ask(EDGES, _png())
+    analysis.ask(DEPTH, b"image")
     (child,) = _children()
     child.kill()
     child.wait()
-    assert analysis.ask(EDGES, _png())
+    assert analysis.ask(DEPTH, b"image")
     assert [one.pid for one in _children()] != [child.pid]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals of POSIX")
 def test_one_that_ends_while_it_looks_is_told_and_replaced(tmp_path: Path) -> None:
-    puppet = tmp_path / "puppet.py"
-    puppet.write_text("import sys; sys.stdin.buffer.read(4); sys.exit(9)")
-    process = AnalysisProcess(settings_in(tmp_path), (sys.executable, str(puppet)))
+    command = puppet(tmp_path, "import sys; sys.stdin.buffer.read(4); sys.exit(9)")
+    process = AnalysisProcess(settings_in(tmp_path), command)
     for _ in range(2):
         with pytest.raises(EngineUnavailableError, match="ended"):
-            process.ask(EDGES, _png())
+            process.ask(DEPTH, b"image")
     process.close()
 
 
 def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
-    puppet = tmp_path / "puppet.py"
-    puppet.write_text("import time; time.sleep(600)")
-    process = AnalysisProcess(settings_in(tmp_path), (sys.executable, str(puppet)), timeout_s=0.2)
+    command = puppet(tmp_path, "import time; time.sleep(600)")
+    process = AnalysisProcess(settings_in(tmp_path), command, timeout_s=0.2)
     with pytest.raises(EngineUnavailableError, match="longer than"):
-        process.ask(EDGES, _png())
+        process.ask(DEPTH, b"image")
     assert _children() == []
     process.close()
 
 
 def test_an_idle_one_ends_and_is_started_again(tmp_path: Path) -> None:
-    process = AnalysisProcess(settings_in(tmp_path), idle_s=0.05)
-    process.ask(EDGES, _png())
+    process = AnalysisProcess(settings_in(tmp_path), puppet(tmp_path), idle_s=0.05)
+    process.ask(DEPTH, b"image")
     deadline = time.monotonic() + 30
     while _children() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert _children() == []
-    assert process.ask(EDGES, _png())
+    assert process.ask(DEPTH, b"image")
     process.close()
 
 
 def test_the_end_of_the_server_does_not_wait_for_a_request(tmp_path: Path) -> None:
-    puppet = tmp_path / "puppet.py"
-    puppet.write_text("import time; time.sleep(600)")
-    process = AnalysisProcess(settings_in(tmp_path), (sys.executable, str(puppet)))
+    command = puppet(tmp_path, "import time; time.sleep(600)")
+    process = AnalysisProcess(settings_in(tmp_path), command)
     raised: list[BaseException] = []
 
     def ask() -> None:
         try:
-            process.ask(EDGES, _png())
+            process.ask(DEPTH, b"image")
         except EngineUnavailableError as error:
             raised.append(error)
 
@@ -134,7 +155,7 @@ def test_the_end_of_the_server_does_not_wait_for_a_request(tmp_path: Path) -> No
     asking.join(30)
     assert len(raised) == 1
     with pytest.raises(EngineUnavailableError, match="server ends"):
-        process.ask(EDGES, _png())
+        process.ask(DEPTH, b"image")
     assert _children() == []
 
 
@@ -143,11 +164,3 @@ def _children() -> list[psutil.Process]:
     children = psutil.Process(os.getpid()).children()
     running = [one for one in children if one.status() != psutil.STATUS_ZOMBIE]
     return [one for one in running if _OURS & {Path(part).name for part in one.cmdline()}]
-
-
-def _png(size: tuple[int, int] = (64, 48)) -> bytes:
-    image = Image.new("RGB", size, "white")
-    ImageDraw.Draw(image).rectangle((16, 8, 60, 40), fill="navy")
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

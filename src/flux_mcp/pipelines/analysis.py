@@ -1,6 +1,6 @@
 """The process that looks at images: `python -m flux_mcp.pipelines.analysis`.
 
-It finds what words say, estimates depth and finds edges, on the CPU, so that the GPU stays with the
+It finds what words say and estimates depth, on the CPU, so that the GPU stays with the
 worker. Requests come through stdin, one at a time, and answers leave through stdout, as frames.
 
 Importable without torch: the libraries are imported by the requests that need them.
@@ -36,7 +36,6 @@ from flux_mcp.worker_protocol.analysis import (
     AnalysisModel,
     AnalysisRequest,
     DepthMessage,
-    EdgesMessage,
     FindMessage,
     Found,
     Map,
@@ -52,8 +51,6 @@ Mask = NDArray[np.bool_]
 
 SPECK_SHARE = 1 / 5000
 """Of an image: what is smaller than this is no thing of its own in a heat map."""
-_CANNY_SPREAD = 0.33
-"""How far the thresholds of Canny lie from the median of an image's brightness, on each side."""
 
 
 # --- what words find -----------------------------------------------------------------------------
@@ -259,8 +256,6 @@ class Analyst:
                 return self._find(message, image)
             case DepthMessage():
                 return Map(), {"map": self._depth(message, image).tobytes()}
-            case EdgesMessage():
-                return edges(image, message.low, message.high)
 
     def _find(self, message: FindMessage, image: Image.Image) -> tuple[BaseModel, dict[str, bytes]]:
         find = FINDERS.get(message.model.model_class)
@@ -301,28 +296,6 @@ class Analyst:
         return self._loaded[key]
 
 
-def edges(
-    image: Image.Image, low: float | None, high: float | None
-) -> tuple[Map, dict[str, bytes]]:
-    """Return the edges of an RGB image, white on black, by OpenCV's Canny.
-
-    Args:
-        image: RGB.
-        low: What joins an edge is above this, from 0 to 255; `None`: a third below the median
-            brightness.
-        high: What begins an edge is above this; `None`: a third above the median.
-    """
-    import cv2
-
-    pixels = np.asarray(image)
-    if low is None or high is None:
-        middle = float(np.median(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)))
-        low = max(0.0, (1 - _CANNY_SPREAD) * middle) if low is None else low
-        high = min(255.0, (1 + _CANNY_SPREAD) * middle) if high is None else high
-    lines = np.asarray(cv2.Canny(pixels, low, high), dtype=np.uint8)
-    return Map(low=low, high=high), {"map": lines.tobytes()}
-
-
 def respond(
     message: AnalysisRequest, blobs: Mapping[str, bytes], analyst: Analyst
 ) -> tuple[BaseModel, dict[str, bytes]]:
@@ -358,13 +331,10 @@ def main() -> NoReturn:
     settings = Settings()
     logging.basicConfig(level=settings.log_level.upper(), stream=sys.stderr)
     analyst = Analyst()
-    is_configured = False
+    configure_threads(settings)
     try:
         while (frame := read_frame_blocking(sys.stdin.buffer)) is not None:
             message = parse_request(frame.header)
-            if not is_configured and not isinstance(message, EdgesMessage):
-                configure_threads(settings)
-                is_configured = True
             writer.send(*respond(message, frame.blobs, analyst))
     except BaseException:  # noqa: BLE001 - whatever it was, no request can be read any more
         traceback.print_exc()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from flux_mcp.errors import InternalError, InvalidRequestError, NothingFoundError
+from flux_mcp.errors import InternalError, NothingFoundError
 from flux_mcp.images.decoding import InputImage, encode_image
 from flux_mcp.jobs.analysis import AnalysisProcess
 from flux_mcp.models.hub.helpers import InstalledHelper, require_helper
@@ -21,10 +21,8 @@ from flux_mcp.worker_protocol.analysis import (
     AnalysisModel,
     AnalysisRequest,
     DepthMessage,
-    EdgesMessage,
     FindMessage,
     Found,
-    Map,
     Region,
 )
 
@@ -133,37 +131,6 @@ class ImageModels:
         _, blobs = self._ask(DepthMessage(model=_files(helper)), image)
         notice = f"The depth of the image was estimated by {helper.spec.title}."
         return encode_image(_grey(image, blobs["map"]).convert("RGB"), notices=(notice,))
-
-    def edges(self, image: InputImage, *, low: float | None, high: float | None) -> InputImage:
-        """Return the edges of an RGB image, in RGB of its size: white lines on black.
-
-        Args:
-            image: Where.
-            low: Of Canny's thresholds, from 0 to 255; `None`: from the image.
-            high: The other.
-
-        Raises:
-            InvalidRequestError: there are none, or the thresholds are swapped.
-            EngineError: they cannot be found on this machine.
-        """
-        if low is not None and high is not None and low > high:
-            raise InvalidRequestError("The lower threshold is above the higher.", "Swap them.")
-        told, blobs = self._ask(EdgesMessage(low=low, high=high), image)
-        if not isinstance(told, Map) or told.low is None or told.high is None:
-            raise InternalError("Edges were answered by something else than edges.")
-        lines = _grey(image, blobs["map"])
-        histogram = lines.histogram()
-        share = histogram[255] / (lines.width * lines.height)
-        if not histogram[255]:
-            raise InvalidRequestError(
-                f"The image has no edges at the thresholds {told.low:.0f} and {told.high:.0f}.",
-                "Lower them, or give a prepared control_image.",
-            )
-        notice = (
-            f"Edges were found with the thresholds {told.low:.0f} and {told.high:.0f}: "
-            f"{100 * share:.2g} % of the image."
-        )
-        return encode_image(lines.convert("RGB"), notices=(notice,))
 
     def _ask(
         self, message: AnalysisRequest, image: InputImage

@@ -50,16 +50,7 @@ class DepthMessage(_AnalysisModel):
     model: AnalysisModel
 
 
-class EdgesMessage(_AnalysisModel):
-    """Find the edges of an image (Canny). Answered by `Map`: white lines on black."""
-
-    type: Literal["edges"] = "edges"
-    low: float | None = None
-    """The two thresholds of Canny, from 0 to 255; `None`: from the image itself."""
-    high: float | None = None
-
-
-AnalysisRequest = Annotated[FindMessage | DepthMessage | EdgesMessage, Field(discriminator="type")]
+AnalysisRequest = Annotated[FindMessage | DepthMessage, Field(discriminator="type")]
 
 
 @cache
@@ -108,9 +99,6 @@ class Map(_AnalysisModel):
     """Blob `map`: L, 8 bits, row by row, in the image's size."""
 
     type: Literal["map"] = "map"
-    low: float | None = None
-    """The thresholds that edges were found with."""
-    high: float | None = None
 
 
 class NotDone(_AnalysisModel):
