@@ -6,7 +6,7 @@ from flux_mcp.server.clients import Row, known_clients
 from flux_mcp.settings.settings import Settings
 from reference.markdown import NOTE, page, table
 
-_SETTINGS = ("links", "structured", "preview", "preview_bytes")
+_SETTINGS = ("links", "structured", "preview", "preview_bytes", "preview_pixels")
 
 
 def content_page() -> str:
@@ -74,6 +74,8 @@ def _in_words(key: str, value: Any) -> str:  # noqa: PLR0911 - one for each fiel
             return "no preview"
         case "preview_bytes", size:
             return f"previews of {size:,} bytes together"
+        case "preview_pixels", pixels:
+            return f"previews of {pixels:,} pixels together"
         case "preview", size:
             return f"a preview of the size {size}"
         case "links", False:

@@ -28,11 +28,11 @@ from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.gallery.previews import Sheets, preview_webp
 from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.jobs.downloads import Download, new_download_id
-from flux_mcp.jobs.job import utc_now
+from flux_mcp.jobs.job import PreviewSize, utc_now
 from flux_mcp.principals import acting_as
 from flux_mcp.requests.schemas import GenerateRequest
 from flux_mcp.server.app import build_server
-from flux_mcp.server.clients import ClientFit
+from flux_mcp.server.clients import ClientFit, PreviewBudget
 from flux_mcp.server.handlers import Handlers
 from flux_mcp.server.published import published_tools
 from flux_mcp.server.redaction import FOR_THE_OWNER
@@ -235,7 +235,7 @@ def test_previews_keep_to_the_budget_of_the_client(
 ) -> None:
     images = [image(number, noisy[1024, 1024], "noise") for number in range(count)]
     answer = completed(images, "noise")
-    result = job_result(answer, "normal", NOWHERE, Sheets(), budget_bytes=20_000)
+    result = job_result(answer, "normal", NOWHERE, Sheets(), budget=PreviewBudget(20_000))
     shown = previews(result)
     assert len(shown) == (count if count <= MAX_PREVIEWS else 1)
     assert sum(len(base64.b64decode(one.data)) for one in shown) <= 20_000
@@ -244,6 +244,21 @@ def test_previews_keep_to_the_budget_of_the_client(
     numbered = [f"{number}. Image {one.id}:" for number, one in enumerate(images, start=1)]
     assert all((line in text.text) == (count > MAX_PREVIEWS) for line in numbered)
     assert "Colours:" not in text.text
+
+
+@pytest.mark.parametrize("preview", ["small", "normal"])
+@pytest.mark.parametrize("count", [1, MAX_PREVIEWS, MAX_PREVIEWS + 1, 8])
+def test_previews_keep_to_the_pixels_of_the_client(
+    noisy: dict[tuple[int, int], Path], count: int, preview: PreviewSize
+) -> None:
+    images = [image(number, noisy[1024, 1024], "noise") for number in range(count)]
+    budget = PreviewBudget(pixels=100_000)
+    mask = preview_webp(noisy[1024, 1024], 1024)
+    for overlay in (None, mask):
+        answer = completed(images, "noise")
+        result = job_result(answer, preview, NOWHERE, Sheets(), overlay=overlay, budget=budget)
+        sizes = [size_of(one) for one in previews(result)]
+        assert 60_000 <= sum(width * height for width, height in sizes) <= 100_000
 
 
 def test_who_is_shown_no_image_is_told_its_colours(noisy: dict[tuple[int, int], Path]) -> None:

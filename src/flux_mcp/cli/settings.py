@@ -105,7 +105,7 @@ SECTIONS = (
     Section("Calls", ("default_wait_s", "on_disconnect")),
     Section("Previews", ("preview_every_steps", "preview_interval_s")),
     Section("Tools", ("tools", "compact_schemas")),
-    Section("Results", ("links", "structured", "preview", "preview_bytes")),
+    Section("Results", ("links", "structured", "preview", "preview_bytes", "preview_pixels")),
     Section(
         "Images that come in",
         ("allowed_dirs", "clipboard", "max_image_bytes", "max_image_pixels", "edit_fit"),

@@ -159,7 +159,8 @@ class ToolCalls:
             limits = overlay_limits(self._preview(request))
             answer = await self._service.dry_run(request, limits)
             notices = self._once(answer.notices, call.context)
-            return dry_run_result(answer.model_copy(update={"notices": notices}))
+            told = answer.model_copy(update={"notices": notices})
+            return dry_run_result(told, current_fit(self._fit_overrides).budget)
         # A task of its own: a call cancelled while its job is being stored must still find out
         # which job that is, to cancel it.
         call.submitting = asyncio.create_task(self._submit(request, call))
@@ -338,8 +339,8 @@ class ToolCalls:
         answer, preview = await self._service.gallery.search(request), self._preview(request)
         if preview == "none":
             return search_result(answer, preview, self._sheets)
-        budget_bytes = current_fit(self._fit_overrides).preview_bytes
-        return await asyncio.to_thread(search_result, answer, preview, self._sheets, budget_bytes)
+        budget = current_fit(self._fit_overrides).budget
+        return await asyncio.to_thread(search_result, answer, preview, self._sheets, budget)
 
     # --- shared --------------------------------------------------------------------------------
 
@@ -407,7 +408,7 @@ class ToolCalls:
         answer = answer.model_copy(update={"notices": self._once(answer.notices, context)})
         path = self._service.preview_path(answer.job_id)
         if answer.images or (answer.status == "running" and preview != "none"):
-            budget_bytes = current_fit(self._fit_overrides).preview_bytes
+            budget = current_fit(self._fit_overrides).budget
 
             def made() -> CallToolResult:
                 limits = overlay_limits(preview) if answer.images else None
@@ -419,7 +420,7 @@ class ToolCalls:
                     self._sheets,
                     overlay=overlay,
                     is_demo=is_demo,
-                    budget_bytes=budget_bytes,
+                    budget=budget,
                 )
 
             return await asyncio.to_thread(made)

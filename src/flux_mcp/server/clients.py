@@ -5,6 +5,7 @@ principal; whoever makes an answer asks `current_fit`. The table is read for the
 before a client's handshake is answered.
 """
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,26 @@ _asked_by: ContextVar[tuple[str, str | None] | None] = ContextVar("flux_mcp_clie
 
 
 @dataclass(frozen=True)
+class PreviewBudget:
+    """How much all previews of one result may have together.
+
+    Attributes:
+        size_bytes: Before base64.
+        pixels: By which some providers of models charge; `None` for no limit but the size that is
+            asked for.
+    """
+
+    size_bytes: int = PREVIEW_BUDGET_BYTES
+    pixels: int | None = None
+
+    def side_px(self, longest_px: int, count: int) -> int:
+        """Return how long the sides of each of `count` previews may be, at most `longest_px`."""
+        if self.pixels is None:
+            return longest_px
+        return min(longest_px, max(1, math.isqrt(self.pixels // max(1, count))))
+
+
+@dataclass(frozen=True)
 class ClientFit:
     """What one client gets.
 
@@ -37,6 +58,7 @@ class ClientFit:
         structured: Whether structured content is, and output schemas in tools/list.
         preview: How large an image a result has where the call does not say.
         preview_bytes: All previews of one result together, before base64.
+        preview_pixels: All previews of one result together; `None` for no limit of its own.
         wait_s: Seconds a call waits for its images where it does not say; `None`: as every client.
         poll_s: Seconds flux_get_job waits where it does not say; `None`: as every client.
     """
@@ -45,8 +67,14 @@ class ClientFit:
     structured: bool = True
     preview: "PreviewSize" = "small"
     preview_bytes: int = PREVIEW_BUDGET_BYTES
+    preview_pixels: int | None = None
     wait_s: float | None = None
     poll_s: float | None = None
+
+    @property
+    def budget(self) -> PreviewBudget:
+        """What its previews may have."""
+        return PreviewBudget(self.preview_bytes, self.preview_pixels)
 
 
 @dataclass(frozen=True)
@@ -120,6 +148,8 @@ def overrides_of(settings: Settings) -> dict[str, Any]:
         overrides["preview"] = settings.preview
     if settings.preview_bytes is not None:
         overrides["preview_bytes"] = settings.preview_bytes
+    if settings.preview_pixels is not None:
+        overrides["preview_pixels"] = settings.preview_pixels
     if settings.default_wait_s is not None:
         overrides["wait_s"] = settings.default_wait_s
     return overrides

@@ -6,12 +6,13 @@ full PNGs, and the answer as structured content. `fitted` leaves out what a clie
 Claude Desktop refuses a result of more than 1,048,576 characters as a whole; base64 makes four
 characters of three bytes. All previews of one result together get `PREVIEW_BUDGET_BYTES`,
 which leaves 200,000 characters for text and structured content; or fewer, by the setting
-`preview_bytes` or the row of the client.
+`preview_bytes`, `preview_pixels` or the row of the client.
 """
 
 import base64
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,7 +33,7 @@ from flux_mcp.gallery.previews import MAX_PREVIEW_BYTES, Sheets, preview_webp, s
 from flux_mcp.jobs.job import PreviewSize
 from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.principals import only
-from flux_mcp.server.clients import PREVIEW_BUDGET_BYTES, ClientFit
+from flux_mcp.server.clients import PREVIEW_BUDGET_BYTES, ClientFit, PreviewBudget
 from flux_mcp.server.links import image_url
 from flux_mcp.server.progress import describe_answer
 from flux_mcp.server.redaction import for_others
@@ -71,7 +72,7 @@ def job_result(
     *,
     overlay: bytes | None = None,
     is_demo: bool = False,
-    budget_bytes: int = PREVIEW_BUDGET_BYTES,
+    budget: PreviewBudget | None = None,
 ) -> CallToolResult:
     """Return a job: text, previews, links to its images, structured content.
 
@@ -86,24 +87,24 @@ def job_result(
         overlay: The mask of a finished job over its image, or the structure that was made of an
             image, as a WebP within `overlay_limits`.
         is_demo: Whether its model is the demonstration.
-        budget_bytes: Of all previews together.
+        budget: Of all previews together; left out, as for every client.
     """
     answer = _linked(_for_caller(answer))
+    budget = budget or PreviewBudget()
     # The images come first: of a small budget the overlay takes no more than half.
-    overlays = [] if overlay is None or 2 * len(overlay) > budget_bytes else [overlay]
+    overlays = [] if overlay is None or 2 * len(overlay) > budget.size_bytes else [overlay]
     text = _job_text(answer, is_demo=is_demo, says_colours=preview == "none")
-    shown = _OVERLAY if answer.structure is None else _STRUCTURE
-    content: list[ContentBlock] = [_text(f"{text}\n{shown}" if overlays else text)]
+    what = _OVERLAY if answer.structure is None else _STRUCTURE
+    content: list[ContentBlock] = [_text(f"{text}\n{what}" if overlays else text)]
     if preview != "none":
-        left_bytes = budget_bytes - sum(map(len, overlays))
-        content += _previews(
-            answer.images, preview, sheets, MAX_PREVIEWS - len(overlays), left_bytes
-        )
-        content += map(_image, overlays)
+        left = replace(budget, size_bytes=budget.size_bytes - sum(map(len, overlays)))
+        shown = _previews(answer.images, preview, sheets, len(overlays), left)
+        content += shown
+        content += [_image(_within(one, preview, budget, 1 + len(shown))) for one in overlays]
         # It is removed when the job ends, which may be now.
         with suppress(FileNotFoundError):
             if answer.status == "running":
-                content.append(_image(running_preview.read_bytes()))
+                content.append(_image(_within(running_preview.read_bytes(), preview, budget, 1)))
     for image in answer.images:
         with suppress(FileNotFoundError):
             content.append(_link(image))
@@ -111,14 +112,15 @@ def job_result(
     return _result(content, answer, _ask_again(answer.job_id) if is_waiting else None)
 
 
-def dry_run_result(answer: DryRunAnswer) -> CallToolResult:
+def dry_run_result(answer: DryRunAnswer, budget: PreviewBudget | None = None) -> CallToolResult:
     """Return what a call would do, with the overlay of its answer, if that has one."""
     answer = _for_caller(answer)
     text = _dry_run_text(answer)
     if answer.overlay is None:
         return _result([_text(text)], answer)
     shown = _STRUCTURE if answer.mask is None else _OVERLAY
-    return _result([_text(f"{text}\n{shown}"), _image(answer.overlay)], answer)
+    overlay = _within(answer.overlay, "normal", budget or PreviewBudget(), 1)
+    return _result([_text(f"{text}\n{shown}"), _image(overlay)], answer)
 
 
 def overlay_limits(preview: PreviewSize) -> OverlayLimits | None:
@@ -145,13 +147,13 @@ def search_result(
     answer: SearchAnswer,
     preview: PreviewSize,
     sheets: Sheets,
-    budget_bytes: int = PREVIEW_BUDGET_BYTES,
+    budget: PreviewBudget | None = None,
 ) -> CallToolResult:
     """Return gallery images: a list, a contact sheet, structured content."""
     page = PageAnswer.of(answer)
     content: list[ContentBlock] = [_text(_search_text(answer, page))]
     if answer.images and preview != "none":
-        content.append(_sheet(answer.images, preview, sheets, budget_bytes))
+        content.append(_sheet(answer.images, preview, sheets, budget or PreviewBudget()))
     more = (
         "Call flux_search_gallery again with next_cursor as cursor." if page.next_cursor else None
     )
@@ -377,18 +379,30 @@ def _previews(
     images: Sequence[ImageAnswer],
     preview: Literal["small", "normal"],
     sheets: Sheets,
-    most: int,
-    budget_bytes: int,
-) -> list[ContentBlock]:
-    if len(images) > most:
-        return [_sheet(images, preview, sheets, budget_bytes)]
+    others: int,
+    budget: PreviewBudget,
+) -> list[ImageContent]:
+    """Return a preview of each image, or one sheet of all.
+
+    Args:
+        images: The images.
+        preview: How large.
+        sheets: Makes a sheet.
+        others: How many pictures stand beside them.
+        budget: Bytes that are left for these, and pixels of all.
+    """
+    if len(images) > MAX_PREVIEWS - others:
+        return [_sheet(images, preview, sheets, budget, others)]
     make = small_preview_webp if preview == "small" else preview_webp
-    blocks: list[ContentBlock] = []
+    side_px = budget.side_px(_LONGEST_PX[preview], len(images) + others)
+    if side_px < _LONGEST_PX[preview]:
+        make = preview_webp  # a thumbnail is taken as it is
+    blocks: list[ImageContent] = []
     for image in images:
-        budget = min(MAX_PREVIEW_BYTES, budget_bytes // len(images))
+        size_bytes = min(MAX_PREVIEW_BYTES, budget.size_bytes // len(images))
         # An image whose file is gone still has its facts.
         with suppress(StorageError):
-            blocks.append(_image(make(Path(image.path), _LONGEST_PX[preview], budget)))
+            blocks.append(_image(make(Path(image.path), side_px, size_bytes)))
     return blocks
 
 
@@ -396,14 +410,26 @@ def _sheet(
     images: Sequence[ImageAnswer],
     preview: Literal["small", "normal"],
     sheets: Sheets,
-    budget_bytes: int,
+    budget: PreviewBudget,
+    others: int = 0,
 ) -> ImageContent:
     """Return a numbered contact sheet. Thumbnails are enough: a cell is smaller than one."""
     paths = [Path(image.path).with_suffix(".webp") for image in images]
     sheet = sheets.sheet_jpeg(paths, [image.id for image in images], _SHEET_PX[preview])
-    if len(sheet) > budget_bytes:
-        return _image(preview_webp(sheet, _SHEET_PX[preview], budget_bytes))
+    # It may be wider than it was asked to be.
+    if len(sheet) > budget.size_bytes or budget.pixels is not None:
+        side_px = budget.side_px(_SHEET_PX[preview], 1 + others)
+        return _image(preview_webp(sheet, side_px, budget.size_bytes))
     return _image(sheet, "image/jpeg")
+
+
+def _within(
+    webp: bytes, preview: Literal["small", "normal"], budget: PreviewBudget, count: int
+) -> bytes:
+    """Return a picture that is one of `count` in a result, made smaller where pixels are few."""
+    if budget.pixels is None:
+        return webp
+    return preview_webp(webp, budget.side_px(_LONGEST_PX[preview], count), len(webp))
 
 
 def _image(data: bytes, mime_type: str = "image/webp") -> ImageContent:

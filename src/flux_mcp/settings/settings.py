@@ -241,6 +241,13 @@ class Settings(BaseSettings):
         "more of them. Unset: 600000, which keeps a result below 1 MB. Lower it for a client that "
         "cuts results earlier.",
     )
+    preview_pixels: int | None = Field(
+        None,
+        ge=4096,
+        description="Pixels of all previews of one result together: they are made smaller to fit. "
+        "Unset: as many as the size asked for has. For models whose images are charged by their "
+        "pixels.",
+    )
     default_wait_s: float | None = Field(
         None,
         ge=0,
