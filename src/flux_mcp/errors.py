@@ -164,6 +164,12 @@ class PathNotAllowedError(RequestError):
     code = "path_not_allowed"
 
 
+class ImageWantedError(RequestError):
+    """The call waits for an image that the user has not given yet; the hint has the page for it."""
+
+    code = "image_wanted"
+
+
 class ClipboardError(RequestError):
     """The clipboard cannot be read: turned off, not the caller's, empty, or without a program."""
 

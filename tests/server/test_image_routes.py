@@ -219,9 +219,9 @@ async def test_the_guard_is_in_front(
     upload = await site.upload("ada", encoded(drawing(4)))
     async with httpx2.AsyncClient(base_url=site.url, headers=headers) as stranger:
         before = site.files()
-        sent = {"content-type": "image/png"}
         for answer in (
-            await stranger.post("/uploads", content=encoded(drawing(99)), headers=sent),
+            # Without a body: who is refused before it has sent that may get no answer.
+            await stranger.post("/uploads", headers={"content-type": "image/png"}),
             await stranger.get(f"/images/{upload.json()['id']}.png"),
             await stranger.get(f"/images/{upload.json()['id']}/thumbnail"),
         ):

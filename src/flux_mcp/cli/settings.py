@@ -108,7 +108,14 @@ SECTIONS = (
     Section("Results", ("links", "structured", "preview", "preview_bytes", "preview_pixels")),
     Section(
         "Images that come in",
-        ("allowed_dirs", "clipboard", "max_image_bytes", "max_image_pixels", "edit_fit"),
+        (
+            "allowed_dirs",
+            "clipboard",
+            "ask_page",
+            "max_image_bytes",
+            "max_image_pixels",
+            "edit_fit",
+        ),
     ),
     Section(
         "Network",

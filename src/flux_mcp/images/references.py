@@ -97,11 +97,13 @@ class Access:
         readable_dirs: Where files may lie; none for callers on other machines.
         named_dirs: Those of them that were allowed by name: "newest in" finds these.
         clipboard: Whether it is read; `elsewhere` if this machine is not the caller's.
+        ask: Whether the user can be asked for an image, in the same way.
     """
 
     readable_dirs: tuple[Path, ...] = ()
     named_dirs: tuple[Path, ...] = ()
     clipboard: Literal["on", "off", "elsewhere"] = "elsewhere"
+    ask: Literal["on", "off", "elsewhere"] = "elsewhere"
 
     @property
     def is_here(self) -> bool:
@@ -238,6 +240,20 @@ def _parse_clipboard(_: re.Match[str], access: Access) -> ClipboardReference:
     return ClipboardReference()
 
 
+def _refuse_ask(_: re.Match[str], access: Access) -> Reference:
+    """Refuse `ask` where nothing has put an image in its place (server/asking.py)."""
+    if access.ask == "off":
+        raise InvalidRequestError(
+            "The user is not asked for images, as the setting 'ask_page' is off.",
+            "Whoever runs this server turns it on with FLUX_MCP_ASK_PAGE=link, or open. "
+            f"{how_to_refer(access)}",
+        )
+    raise InvalidRequestError(
+        "The user is asked for an image on the own machine only, by clients over stdio.",
+        how_to_refer(access),
+    )
+
+
 def _refuse_network_path(found: re.Match[str], access: Access) -> Reference:
     raise InvalidRequestError(
         f"{_shown(found.string)} is a network path.",
@@ -309,6 +325,8 @@ def _parse_data_uri(found: re.Match[str], _: Access) -> DataReference:
 
 
 _ANY_CASE = re.ASCII | re.IGNORECASE  # without ASCII, letters of other scripts would match too
+ASK = re.compile(r"ask(?::(?P<token>.*))?\Z", _ANY_CASE | re.DOTALL)
+"""The image that the user gives on a page: on a new one, or on that of a token."""
 
 FORMS: tuple[Form, ...] = (
     Form(re.compile(rf"{IMAGE_ID.pattern}\Z"), _parse_id, lambda _: "an image id"),
@@ -328,6 +346,12 @@ FORMS: tuple[Form, ...] = (
         re.compile(r"clipboard\Z", _ANY_CASE),
         _parse_clipboard,
         lambda access: "'clipboard'" if access.clipboard == "on" else None,
+        is_word=True,
+    ),
+    Form(
+        ASK,
+        _refuse_ask,
+        lambda access: "'ask' (the user gives it)" if access.ask == "on" else None,
         is_word=True,
     ),
     # A Windows drive, `\\server\share` and `//server/share` mean the same on every platform here.

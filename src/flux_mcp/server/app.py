@@ -54,6 +54,7 @@ from flux_mcp.server.tasks import (
 from flux_mcp.server.timeouts import CancelReasons
 
 if TYPE_CHECKING:
+    from flux_mcp.server.asking import OpenPage
     from flux_mcp.server.handlers import Handlers
     from flux_mcp.server.redaction import ServerPaths
     from flux_mcp.service.service import Service
@@ -72,6 +73,7 @@ class FluxServer(MCPServer[Any]):
         service: What it serves; its lifetime is the caller's, SSE would tie it to a client.
         settings: Its settings, which decide the list of tools before it is made.
         task_backends: Of tools that are added to the eight.
+        open_page: Opens a page on which the user gives an image; `None` where nobody sees one.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class FluxServer(MCPServer[Any]):
         settings: "Settings",
         *,
         task_backends: Sequence[TaskBackend] = (),
+        open_page: "OpenPage | None" = None,
     ) -> None:
         self._service = service
+        self._open_page = open_page
         self._public_url = settings.public_url
         self._fit_overrides = overrides_of(settings)
         self._handlers = OnDemand(self._load_handlers)
@@ -144,7 +148,7 @@ class FluxServer(MCPServer[Any]):
     async def _load_handlers(self) -> "Handlers":
         service = await self._service.get()
         handlers = await asyncio.to_thread(_import_handlers)
-        return handlers(service, self._reasons)
+        return handlers(service, self._reasons, self._open_page)
 
     async def announce_changes(self) -> None:
         """Announce to clients when packs change on disk, until cancelled."""

@@ -28,6 +28,7 @@ from flux_mcp.requests.lookups import CancelJobRequest, GetJobRequest, SearchReq
 from flux_mcp.requests.plan import DEMONSTRATION_NOTICE
 from flux_mcp.requests.schemas import DRAW_REQUESTS, DrawRequest
 from flux_mcp.requests.validation import USUAL_POLL_S, USUAL_WAIT_S
+from flux_mcp.server.asking import OpenPage, WantedImages
 from flux_mcp.server.clients import current_fit, overrides_of
 from flux_mcp.server.progress import ProgressFeed
 from flux_mcp.server.redaction import ServerPaths
@@ -100,10 +101,14 @@ class ToolCalls:
     Args:
         service: Makes, finds and ends jobs.
         reasons: Why calls were cancelled.
+        open_page: Opens a page on which the user gives an image; `None` where nobody sees one.
     """
 
-    def __init__(self, service: Service, reasons: CancelReasons) -> None:
+    def __init__(
+        self, service: Service, reasons: CancelReasons, open_page: OpenPage | None = None
+    ) -> None:
         self._service = service
+        self._wanted = WantedImages(service, open_page)
         self._reasons = reasons
         self._timeouts = ClientTimeouts()
         self._calls: list[OpenCall] = []
@@ -147,7 +152,8 @@ class ToolCalls:
                 self._answered.set()
 
     async def all_answered(self) -> None:
-        """Return when no call is open."""
+        """Return when no call is open; none waits for the user any longer."""
+        self._wanted.stop()
         while self._open:
             self._answered.clear()
             await self._answered.wait()
@@ -155,10 +161,11 @@ class ToolCalls:
     # --- generating images ---------------------------------------------------------------------
 
     async def _draw(self, request: DrawRequest, call: OpenCall) -> CallToolResult:
+        request = await self._with_wanted(request, call)
         if request.dry_run:
             limits = overlay_limits(self._preview(request))
             answer = await self._service.dry_run(request, limits)
-            notices = self._once(answer.notices, call.context)
+            notices = self._once((*call.notices, *answer.notices), call.context)
             told = answer.model_copy(update={"notices": notices})
             return dry_run_result(told, current_fit(self._fit_overrides).budget)
         # A task of its own: a call cancelled while its job is being stored must still find out
@@ -173,6 +180,19 @@ class ToolCalls:
                 await self._abandon(call.submitting, call)
                 call.lost.set()
             raise
+
+    async def _with_wanted(self, request: DrawRequest, call: OpenCall) -> DrawRequest:
+        """Return a request with the image that the user is asked for; see `WantedImages.fill`."""
+
+        async def tell(message: str) -> None:
+            await call.context.report_progress(0, 1, message)
+
+        wait_s = wanted_wait_s(request.wait_s, self._client_wait_s(), USUAL_WAIT_S)
+        filled = await self._wanted.fill(request, self._bounded(wait_s, call), tell)
+        if filled is request:
+            return request
+        # What it waited for the image, it does not wait for the job.
+        return filled.model_copy(update={"wait_s": max(0.0, wait_s - call.age_s())})
 
     async def _submit(self, request: DrawRequest, call: OpenCall) -> Job:
         """Store a job, or find that of an earlier call; count this call among those that wait.

@@ -25,6 +25,7 @@ from flux_mcp.errors import FluxMcpError, InternalError
 from flux_mcp.observability.logs import log_fields
 from flux_mcp.observability.tracing import mark_call
 from flux_mcp.requests.validation import parse_request
+from flux_mcp.server.asking import OpenPage
 from flux_mcp.server.calls import ToolCalls
 from flux_mcp.server.clients import current_fit, overrides_of
 from flux_mcp.server.job_tasks import JobTasks
@@ -45,12 +46,15 @@ class Handlers:
     Args:
         service: What they are answered through.
         reasons: Why calls were cancelled.
+        open_page: Opens a page on which the user gives an image; `None` where nobody sees one.
     """
 
-    def __init__(self, service: Service, reasons: CancelReasons) -> None:
+    def __init__(
+        self, service: Service, reasons: CancelReasons, open_page: OpenPage | None = None
+    ) -> None:
         self.resources = ResourceReader(service)
         self._service = service
-        self._calls = ToolCalls(service, reasons)
+        self._calls = ToolCalls(service, reasons, open_page)
         self.tasks = JobTasks(service, self._calls)
         published = service.settings.tools
         self._rows = {row.name: row for row in TOOLS if published is None or row.name in published}

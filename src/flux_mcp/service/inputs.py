@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from PIL import Image, ImageOps
 
@@ -43,6 +43,7 @@ from flux_mcp.images.masks import (
 from flux_mcp.images.outpainting import LargerCanvas, extended, larger_canvas, placed
 from flux_mcp.images.overlays import draw_overlay
 from flux_mcp.images.references import (
+    ASK,
     Access,
     ClipboardReference,
     DataReference,
@@ -60,7 +61,7 @@ from flux_mcp.images.structure import canny
 from flux_mcp.models.registry import ModelSpec
 from flux_mcp.principals import is_over_network, only
 from flux_mcp.requests.geometry import Rectangle, Size
-from flux_mcp.requests.mask_arguments import Mask
+from flux_mcp.requests.mask_arguments import Area, Mask
 from flux_mcp.requests.plan import structure_size
 from flux_mcp.requests.render_plan import InputRole, PlanInput
 from flux_mcp.requests.schemas import (
@@ -78,6 +79,7 @@ from flux_mcp.settings.settings import Settings
 
 MAX_KEPT_OVERLAYS = 16
 """The newest: a client may ask for the same job several times."""
+AnyArea = TypeVar("AnyArea", bound=Area)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,43 @@ def _references(request: DrawRequest) -> Iterable[str]:
             return []
 
 
+def asked_tokens(request: DrawRequest) -> tuple[str | None, ...]:
+    """Return the token of each image that the user is to give; `None` for a page to be opened."""
+    found = [ASK.match(one) for one in _references(request) if not _is_data(one)]
+    return tuple(one["token"] for one in found if one is not None)
+
+
+def with_given(request: DrawRequest, image_id: str) -> DrawRequest:
+    """Return a request with the image that the user gave in the place of what asks for it."""
+
+    def given(reference: str) -> str:
+        return reference if _is_data(reference) or not ASK.match(reference) else image_id
+
+    def of_area(area: AnyArea) -> AnyArea:
+        return area.model_copy(update={"image": area.image and given(area.image)})
+
+    def of_mask(mask: Mask) -> Mask:
+        return of_area(mask).model_copy(update={"more": [of_area(one) for one in mask.more]})
+
+    changes: dict[str, Any] = {}
+    match request:
+        case GenerateRequest():
+            changes["refine_from"] = [given(one) for one in request.refine_from or []]
+        case EditRequest():
+            changes["images"] = [given(one) for one in request.images]
+            changes["mask"] = request.mask and of_mask(request.mask)
+        case VariationRequest():
+            changes["images"] = [
+                one.model_copy(update={"image": given(one.image)}) for one in request.images
+            ]
+        case FillRequest():
+            changes = {"image": given(request.image), "mask": of_mask(request.mask)}
+        case StructuralRequest():
+            changes["image"] = request.image and given(request.image)
+            changes["control_image"] = request.control_image and given(request.control_image)
+    return request.model_copy(update=changes)
+
+
 class InputReader:
     """Reads, checks and stores the images of requests. Every method blocks.
 
@@ -162,11 +201,13 @@ class InputReader:
         if only() is not None:
             # A principal with a name connects from elsewhere: nothing of this machine is for it.
             return Access()
-        clipboard: Literal["on", "off"] = "on" if found.clipboard else "off"
+        if is_over_network():
+            return Access(found.readable_dirs, found.allowed_dirs)
         return Access(
             found.readable_dirs,
             found.allowed_dirs,
-            "elsewhere" if is_over_network() else clipboard,
+            clipboard="on" if found.clipboard else "off",
+            ask="off" if found.ask_page == "off" else "on",
         )
 
     def read(

@@ -121,6 +121,12 @@ class Settings(BaseSettings):
         description="Let a call name the image in the clipboard of this machine: `clipboard` "
         "wherever an image is asked for. Only over stdio and by commands, never over HTTP.",
     )
+    ask_page: Literal["off", "link", "open"] = Field(
+        "off",
+        description="Let a call ask the user for an image: `ask` wherever an image is asked for. "
+        "It opens a page on 127.0.0.1 for one image; `link` answers with its address, `open` also "
+        "shows it in the browser and waits. Only over stdio, never over HTTP.",
+    )
     disk_reserve_gib: float = Field(
         2.0, ge=0, description="Free disk space that a download of weights leaves, in GiB."
     )

@@ -8,17 +8,17 @@ guard as well.
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Message, Receive
+from starlette.types import Message
 
 from flux_mcp.errors import (
     AccessError,
@@ -44,6 +44,7 @@ UPLOADS_PATH = "/uploads"
 IMAGE_PATH, THUMBNAIL_PATH = "/images/{image_id}.png", "/images/{image_id}/thumbnail"
 FORM_BYTES = 64 * 1024
 """What a form may have besides its file."""
+DRAIN_BYTES = 1024 * 1024
 _FORM = "multipart/form-data"
 _ANY_BYTES = "application/octet-stream"
 _STATUS: Mapping[type[FluxMcpError], int] = {
@@ -58,18 +59,10 @@ _KEPT = "private, max-age=31536000, immutable"
 
 def image_routes(service: Service) -> list[BaseRoute]:
     """Return the routes of a server."""
-    settings = service.settings
-    paths = ServerPaths.of(settings)
+    paths = ServerPaths.of(service.settings)
 
-    async def upload(request: Request) -> Response:
-        with _answering(request):
-            try:
-                answer = await receive_upload(
-                    request, service.intake, settings.max_image_bytes, "http"
-                )
-            except FluxMcpError as error:
-                return _refused(error, paths)
-        url = link_to(base_url(request, settings.public_url), answer.id)
+    def uploaded(request: Request, answer: UploadAnswer) -> Response:
+        url = link_to(base_url(request, service.settings.public_url), answer.id)
         return JSONResponse(
             {**answer.model_dump(mode="json", exclude={"name"}), "url": url},
             201,
@@ -107,10 +100,41 @@ def image_routes(service: Service) -> list[BaseRoute]:
         return Response(data, headers=headers, media_type="image/webp")
 
     return [
-        Route(UPLOADS_PATH, endpoint=upload, methods=["POST"]),
+        upload_route(UPLOADS_PATH, service, "http", uploaded),
         Route(IMAGE_PATH, endpoint=image, methods=["GET"]),
         Route(THUMBNAIL_PATH, endpoint=thumbnail, methods=["GET"]),
     ]
+
+
+def upload_route(
+    path: str,
+    service: Service,
+    source: UploadSource,
+    answered: Callable[[Request, UploadAnswer], Response],
+) -> Route:
+    """Return a route that takes an image in.
+
+    Args:
+        path: Its path.
+        service: Takes it in.
+        source: Where it comes from.
+        answered: Returns what is said of an image that was taken in.
+    """
+    paths = ServerPaths.of(service.settings)
+
+    async def upload(request: Request) -> Response:
+        body = _Body(request, service.settings.max_image_bytes)
+        with _answering(request):
+            try:
+                answer = await receive_upload(body, service.intake, source)
+            except AccessError:
+                await body.drain()
+                raise
+            except FluxMcpError as error:
+                return _refused(error, paths)
+        return answered(request, answer)
+
+    return Route(path, endpoint=upload, methods=["POST"])
 
 
 @contextmanager
@@ -153,17 +177,71 @@ def error_response(error: FluxMcpError, status: int, hidden: ServerPaths | None)
 # --- what comes in -----------------------------------------------------------------------------
 
 
-async def receive_upload(
-    request: Request, intake: Intake, max_bytes: int, source: UploadSource
-) -> UploadAnswer:
+class _Body:
+    """The body of an upload.
+
+    Args:
+        request: Its body has not been read.
+        max_bytes: Of its image.
+    """
+
+    def __init__(self, request: Request, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        self.is_form = self.media_type == _FORM
+        self.request = Request(request.scope, self._read)
+        self._receive = request.receive
+        self._most_bytes = max_bytes + (FORM_BYTES if self.is_form else 0)
+        self._come_bytes = 0
+        self._is_whole = False
+
+    def check_declared(self) -> None:
+        """Refuse a body that is too large by what is said of it, before it is sent.
+
+        Raises:
+            BodyTooLargeError: it is.
+        """
+        declared = self.request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > self._most_bytes:
+            raise self.too_large()
+
+    def too_large(self) -> BodyTooLargeError:
+        return BodyTooLargeError(
+            f"The image file is larger than {self.max_bytes:,} bytes.", "Send a smaller one."
+        )
+
+    async def _read(self) -> Message:
+        message = await self._receive()
+        self._come_bytes += len(message.get("body", b""))
+        self._is_whole = not message.get("more_body", False)
+        if self._come_bytes > self._most_bytes:
+            raise self.too_large()
+        return message
+
+    async def drain(self) -> None:
+        """Read a little of what is left of a refused body.
+
+        The connection is closed after the refusal. A client that is still sending then would get
+        no answer, but an error of its own.
+        """
+        if "expect" in self.request.headers:
+            return  # it waits to be told to send, and is not
+        left_bytes = DRAIN_BYTES
+        with suppress(AccessError, ClientDisconnect):
+            while not self._is_whole and left_bytes > 0:
+                message = await self._receive()
+                left_bytes -= len(message.get("body", b""))
+                self._is_whole = not message.get("more_body", False)
+
+
+async def receive_upload(body: _Body, intake: Intake, source: UploadSource) -> UploadAnswer:
     """Return what the body of a request became: the image itself, or a form with one file.
 
     The body is written to a file without a name, which is gone however this ends.
 
     Args:
-        request: Its body has not been read.
+        body: Of the request.
         intake: Takes the image in.
-        max_bytes: Of the image.
         source: Where it comes from.
 
     Raises:
@@ -173,38 +251,31 @@ async def receive_upload(
         InvalidImageError: it is no image.
         StorageError: the disk refused.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_form = media_type == _FORM
-    if not (is_form or media_type == _ANY_BYTES or media_type.startswith("image/")):
+    media_type = body.media_type
+    if not (body.is_form or media_type == _ANY_BYTES or media_type.startswith("image/")):
         raise MediaTypeError(
             f"A body of the type {media_type[:40] or 'none'!r} is no image.",
             "Send the image as it is, as image/png or what it is, or a multipart/form-data form "
             "with one file.",
         )
-    most_bytes = max_bytes + (FORM_BYTES if is_form else 0)
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > most_bytes:
-        raise _too_large(max_bytes)
-    limited = Request(request.scope, _limited(request.receive, most_bytes, max_bytes))
-    if is_form:
-        return await _of_form(limited, intake, max_bytes, source)
-    async with _written(limited, intake) as file:
-        name = request.query_params.get("name")
+    body.check_declared()
+    if body.is_form:
+        return await _of_form(body, intake, source)
+    async with _written(body.request, intake) as file:
+        name = body.request.query_params.get("name")
         return await intake.bring_in(file, name=name, source=source)
 
 
-async def _of_form(
-    request: Request, intake: Intake, max_bytes: int, source: UploadSource
-) -> UploadAnswer:
+async def _of_form(body: _Body, intake: Intake, source: UploadSource) -> UploadAnswer:
     hint = "Send a multipart/form-data form with one file: curl -F file=@image.png does."
     try:
-        async with request.form(max_files=1, max_part_size=FORM_BYTES) as form:
+        async with body.request.form(max_files=1, max_part_size=FORM_BYTES) as form:
             found = [one for _, one in form.multi_items() if isinstance(one, UploadFile)]
             if not found:
                 raise InvalidRequestError("The form has no file.", hint)
             (file,) = found
-            if (file.size or 0) > max_bytes:
-                raise _too_large(max_bytes)
+            if (file.size or 0) > body.max_bytes:
+                raise body.too_large()
             return await intake.bring_in(file.file, name=file.filename, source=source)
     except HTTPException as error:
         raise InvalidRequestError(f"The form cannot be read: {error.detail}", hint) from error
@@ -223,27 +294,6 @@ async def _written(request: Request, intake: Intake) -> AsyncIterator[IO[bytes]]
                 f"The upload could not be written: {error.strerror}.", "Free disk space."
             ) from error
         yield file
-
-
-def _limited(receive: Receive, most_bytes: int, max_bytes: int) -> Receive:
-    """Return what reads a body and refuses it once there is more of it than may be."""
-    come = 0
-
-    async def read() -> Message:
-        nonlocal come
-        message = await receive()
-        come += len(message.get("body", b""))
-        if come > most_bytes:
-            raise _too_large(max_bytes)
-        return message
-
-    return read
-
-
-def _too_large(max_bytes: int) -> BodyTooLargeError:
-    return BodyTooLargeError(
-        f"The image file is larger than {max_bytes:,} bytes.", "Send a smaller one."
-    )
 
 
 # --- what goes out -----------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from flux_mcp.server.transports.stdout import StdoutGuard, claim_stdin
 from flux_mcp.settings.settings import Settings
 
 if TYPE_CHECKING:
+    from flux_mcp.server.asking import Page
     from flux_mcp.service.service import Service
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ async def _serve_stdio(
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(end))
     service = OnDemand(opening)
-    server = FluxServer(service, settings)
+    server = FluxServer(service, settings, open_page=_open_page)
     # What stands now stays until the end; garbage is looked for in what comes after it.
     gc.freeze()
     gc.enable()
@@ -139,6 +140,13 @@ async def _serve_stdio(
         logger.exception("the service did not close in order")
         return 1
     return 1 if failed else 0
+
+
+async def _open_page(service: "Service") -> "Page":
+    """Open a page for an image: whoever started this process sits at this machine."""
+    from flux_mcp.server.transports.ask_page import open_page
+
+    return await open_page(service)
 
 
 def is_client_gone(error: BaseException) -> bool:
