@@ -14,6 +14,7 @@ from mcp.types import TextContent
 from flux_mcp.server.app import build_server
 from flux_mcp.server.tools import TOOLS
 from flux_mcp.service.service import Service
+from flux_mcp.settings.installation import own_command
 from flux_mcp.settings.settings import Settings
 from tests.e2e.bad_images import (
     MAX_IMAGE_BYTES,
@@ -329,16 +330,23 @@ NAMES = [
 
 REFERENCES = [
     edit("unknown_image", "'img_nowhere'", "img_nowhere", "flux_search_gallery"),
+    edit("unknown_image", "'img_nowhere'", "img_nowhere", "flux-mcp import FILE"),
+    edit("unknown_image", f"'upl_{'0' * 32}'", f"upl_{'0' * 32}", "flux_search_gallery"),
+    edit("unknown_image", "'upl_00'", "flux://images/upl_00", "flux_search_gallery"),
     edit("unknown_image", "'img_nowhere'", "flux://images/img_nowhere", "flux_search_gallery"),
     edit(REQUEST, "not the URI of an image", "flux://jobs/job_x", "flux://images/img_"),
     edit(REQUEST, "neither an image id nor an absolute path", "good.png", "gallery image id"),
     edit(REQUEST, "neither an image id nor an absolute path", "../good.png", "absolute path"),
+    edit(REQUEST, "neither an image id nor an absolute path", "good.png", "flux-mcp import FILE"),
     edit(PATH, "outside the folders", "{folder}/../outside0/secret.png", "Copy the file into"),
     edit(PATH, "outside the folders", "{folder}/link.png", "Copy the file into"),
     edit(PATH, "outside the folders", "/etc/passwd", "Copy the file into"),
+    edit(PATH, "outside the folders", "/etc/passwd", "flux-mcp import FILE"),
     edit(PATH, "outside the folders", "file:///etc/passwd", "Copy the file into"),
     edit(PATH, "outside the folders", "/nowhere/at/all.png", "Copy the file into"),
     edit(REQUEST, "URLs are not fetched", "https://example.org/a.png", "Download it"),
+    edit(REQUEST, "URLs are not fetched", "https://example.org/a.png", "flux-mcp import FILE"),
+    edit(REQUEST, "the setting 'ask_page' is off", "ask", "FLUX_MCP_ASK_PAGE=link"),
     edit(REQUEST, "URLs are not fetched", "http://169.254.169.254/latest", "Download it"),
     edit(REQUEST, "network path", "//server/share/a.png", "Copy the file"),
     edit(REQUEST, "NUL", "{folder}/a\0.png", "gallery image id"),
@@ -548,8 +556,11 @@ async def test_a_bad_input_is_refused_with_advice_and_leaves_no_trace(
     assert len(text) < 1200, "an answer to read, not the input sent back"
     for leak in ("Traceback", "pydantic", "site-packages", "object at 0x", "flux_mcp/"):
         assert leak not in text
-    # The command that installs weights names its own program and folder; nothing else may.
-    paths = [] if row.code == "weights_missing" else _PATHS.findall(text)
+    # Commands that install weights, or bring a file in, name their own program and folder; nothing
+    # else may.
+    brings_in = own_command("import FILE", world.service.settings.data_dir)
+    paths = _PATHS.findall(text.replace(brings_in, ""))
+    paths = [] if row.code == "weights_missing" else paths
     allowed = tuple(map(str, world.service.settings.readable_dirs))
     for path in paths:
         assert path in str(arguments) or path.startswith(allowed), f"{path} is nobody's business"

@@ -344,6 +344,23 @@ async def test_an_upload_is_used_by_who_uploaded_it(site: Site, mode: str) -> No
                 assert base64.b64decode(content.blob).startswith(b"\x89PNG")
 
 
+REFERENCES = ("/etc/passwd", "img_nowhere", "https://example.org/a.png", "garbage", "ask")
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+async def test_who_cannot_name_a_file_is_told_to_upload_it(site: Site, reference: str) -> None:
+    """Over HTTP nobody is told a command of this machine, the owner neither."""
+    for who in ("ada", "owner"):
+        async with Client(
+            streamable_http_client(f"{site.url}/mcp", http_client=site.clients[who])
+        ) as client:
+            asked = {"prompt": "paint it blue", "images": [reference], "wait_s": 0}
+            result = await client.call_tool("flux_edit", asked)
+            assert result.is_error
+            assert "POST /uploads" in result.content[0].text
+            assert "flux-mcp" not in result.content[0].text
+
+
 async def test_results_over_http_have_a_link_that_works_and_others_none(site: Site) -> None:
     done = await complete_job(site.service, [(noise(64, 64), 64, 64)])
     asked = {"job_id": done.id}

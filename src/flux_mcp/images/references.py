@@ -88,6 +88,9 @@ Reference = StoredReference | NewestReference | ClipboardReference | PathReferen
 
 # --- who may use what ---------------------------------------------------------------------------
 
+UPLOAD_HINT = "A file gets an id by POST /uploads to this server."
+"""For callers over HTTP: no command of this machine is for them."""
+
 
 @dataclass(frozen=True)
 class Access:
@@ -98,12 +101,14 @@ class Access:
         named_dirs: Those of them that were allowed by name: "newest in" finds these.
         clipboard: Whether it is read; `elsewhere` if this machine is not the caller's.
         ask: Whether the user can be asked for an image, in the same way.
+        bring_in: How a file that has no reference gets one, as a sentence.
     """
 
     readable_dirs: tuple[Path, ...] = ()
     named_dirs: tuple[Path, ...] = ()
     clipboard: Literal["on", "off", "elsewhere"] = "elsewhere"
     ask: Literal["on", "off", "elsewhere"] = "elsewhere"
+    bring_in: str = UPLOAD_HINT
 
     @property
     def is_here(self) -> bool:
@@ -121,14 +126,15 @@ NO_ACCESS = Access()
 def how_to_refer(access: Access) -> str:
     """Return a hint with every form that a caller may use."""
     ways = [way for form in FORMS if (way := form.proposed(access)) is not None]
-    return f"Give {', '.join(ways[:-1])} or {ways[-1]}."
+    return f"Give {', '.join(ways[:-1])} or {ways[-1]}. {access.bring_in}"
 
 
 def other_ways(access: Access) -> str:
     """Return a hint with the forms that need neither an id nor a path."""
     ways = [form.proposed(access) for form in FORMS if form.is_word]
     given = [way for way in ways if way is not None]
-    return f"Also possible: {', '.join(given)}." if given else ""
+    words = f"Also possible: {', '.join(given)}. " if given else ""
+    return f"{words}{access.bring_in}"
 
 
 # --- parsing -----------------------------------------------------------------------------------
@@ -257,7 +263,7 @@ def _refuse_ask(_: re.Match[str], access: Access) -> Reference:
 def _refuse_network_path(found: re.Match[str], access: Access) -> Reference:
     raise InvalidRequestError(
         f"{_shown(found.string)} is a network path.",
-        access.hint("Copy the file into an allowed folder first."),
+        access.hint(f"Copy the file into an allowed folder first. {access.bring_in}"),
     )
 
 
@@ -268,7 +274,7 @@ def _parse_path(found: re.Match[str], _: Access) -> PathReference:
 def _refuse_url(found: re.Match[str], access: Access) -> Reference:
     raise InvalidRequestError(
         f"{_shown(found.string)} is a URL, and URLs are not fetched.",
-        access.hint("Download it into an allowed folder and give the path."),
+        access.hint(f"Download it into an allowed folder and give the path. {access.bring_in}"),
     )
 
 
@@ -329,7 +335,7 @@ ASK = re.compile(r"ask(?::(?P<token>.*))?\Z", _ANY_CASE | re.DOTALL)
 """The image that the user gives on a page: on a new one, or on that of a token."""
 
 FORMS: tuple[Form, ...] = (
-    Form(re.compile(rf"{IMAGE_ID.pattern}\Z"), _parse_id, lambda _: "an image id"),
+    Form(re.compile(rf"{IMAGE_ID.pattern}\Z"), _parse_id, lambda _: "a gallery image id"),
     Form(
         re.compile(r"latest(?::(?P<session>.*))?\Z", _ANY_CASE | re.DOTALL),
         _parse_latest,

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -75,6 +76,7 @@ from flux_mcp.requests.schemas import (
 from flux_mcp.requests.validation import Mistakes
 from flux_mcp.service.image_models import FoundWords, ImageModels
 from flux_mcp.service.resolving import StoredImage
+from flux_mcp.settings.installation import own_command
 from flux_mcp.settings.settings import Settings
 
 MAX_KEPT_OVERLAYS = 16
@@ -195,6 +197,11 @@ class InputReader:
         self._overlays: dict[tuple[str, str, OverlayLimits], bytes] = {}
         self._overlays_lock = threading.Lock()
 
+    @cached_property
+    def _bring_in(self) -> str:
+        command = own_command("import FILE", self._settings.data_dir)
+        return f"'{command}' gives a file an id."
+
     def access(self) -> Access:
         """Return which references the caller may use."""
         found = self._settings
@@ -206,6 +213,7 @@ class InputReader:
         return Access(
             found.readable_dirs,
             found.allowed_dirs,
+            bring_in=self._bring_in,
             clipboard="on" if found.clipboard else "off",
             ask="off" if found.ask_page == "off" else "on",
         )

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flux_mcp.errors import StorageError
+from flux_mcp.errors import StorageError, UnknownImageError
 from flux_mcp.jobs.downloads import is_download_id
 from flux_mcp.jobs.fleet import Fleet, WorkerInfo
 from flux_mcp.jobs.job import Job, PreviewSize, new_job_id, utc_now
@@ -231,7 +231,11 @@ class Service:
             images = resolve(references, stored, by)
             return StoredFacts(rooms.measurements.by_device(), images)
 
-        return await self._database.call(read)
+        try:
+            return await self._database.call(read)
+        except UnknownImageError as error:
+            hint = f"{error.hint} {self._inputs.access().bring_in}"
+            raise UnknownImageError(error.message, hint) from error
 
     async def dry_run(
         self, request: "DrawRequest", overlay: "OverlayLimits | None" = None
