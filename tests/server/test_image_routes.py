@@ -13,8 +13,10 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import TextContent
 from PIL import Image
+from starlette.requests import HTTPConnection
 
 from flux_mcp.server.app import build_server
+from flux_mcp.server.links import base_url, link_to
 from flux_mcp.server.transports.http import build_http_app
 from flux_mcp.service.service import Service
 from flux_mcp.settings.installation import PACKAGE_DIR
@@ -26,6 +28,7 @@ from tests.service.test_intake import drawing, encoded
 pytestmark = pytest.mark.anyio
 
 MAX_BYTES = 60_000
+HOST = b"localhost:8421"
 OWNER = "o" * 24
 TOKENS = {"ada": ADA, "bob": BOB, "owner": OWNER}
 
@@ -342,6 +345,24 @@ async def test_an_upload_is_used_by_who_uploaded_it(site: Site, mode: str) -> No
             if not is_refused:
                 (content,) = (await client.read_resource(upload["uri"])).contents
                 assert base64.b64decode(content.blob).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "public_url", "base"),
+    [
+        ("http", None, "http://localhost:8421"),
+        ("https", None, "https://localhost:8421"),
+        ("http", "https://studio.example.org/flux/", "https://studio.example.org/flux"),
+    ],
+)
+def test_links_begin_with_what_the_caller_used_or_with_the_setting(
+    site: Site, scheme: str, public_url: str | None, base: str
+) -> None:
+    changed = Settings(data_dir=site.service.settings.data_dir, public_url=public_url)
+    scope = {"type": "http", "scheme": scheme, "path": "/", "headers": [(b"host", HOST)]}
+    request = HTTPConnection(scope)
+    assert base_url(request, changed.public_url) == base
+    assert link_to(base, "img_x") == f"{base}/images/img_x.png"
 
 
 REFERENCES = ("/etc/passwd", "img_nowhere", "https://example.org/a.png", "garbage", "ask")

@@ -255,7 +255,7 @@ def _refuse_ask(_: re.Match[str], access: Access) -> Reference:
             f"{how_to_refer(access)}",
         )
     raise InvalidRequestError(
-        "The user is asked for an image on the own machine only, by clients over stdio.",
+        "The user is asked for an image on their own machine only, by clients over stdio.",
         how_to_refer(access),
     )
 

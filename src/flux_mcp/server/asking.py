@@ -25,7 +25,7 @@ MOST_PAGES = 32
 _ASK_AGAIN = "Say 'ask' instead: it opens a new page."
 
 
-class Page(Protocol):
+class ImagePage(Protocol):
     """A page on which the user gives one image."""
 
     @property
@@ -44,7 +44,7 @@ class Page(Protocol):
         """End it; what it has not got by now it does not get."""
 
 
-OpenPage = Callable[[Service], Awaitable[Page]]
+OpenPage = Callable[[Service], Awaitable[ImagePage]]
 Tell = Callable[[str], Awaitable[None]]
 """Tells a client how far its call is."""
 
@@ -53,7 +53,7 @@ Tell = Callable[[str], Awaitable[None]]
 class _Asked:
     """A page, and the request that opened it."""
 
-    page: Page
+    page: ImagePage
     request: DrawRequest
     is_used: bool = False
     """Whether a call has taken its image."""
@@ -141,7 +141,7 @@ class WantedImages:
             )
         return found
 
-    async def _wait(self, page: Page, wait_s: float, tell: Tell) -> None:
+    async def _wait(self, page: ImagePage, wait_s: float, tell: Tell) -> None:
         if wait_s <= 0 or page.arrived.done():
             return
         await tell(f"waiting for an image of the user at {page.url}")
@@ -152,7 +152,7 @@ class WantedImages:
         finally:
             ending.cancel()
 
-    def _wanted(self, page: Page) -> ImageWantedError:
+    def _wanted(self, page: ImagePage) -> ImageWantedError:
         return ImageWantedError(
             "The user has not given the image yet. Nothing is queued.",
             f"Show the user this link, for one image: {page.url} . Then call again with "

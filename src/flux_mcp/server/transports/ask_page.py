@@ -64,7 +64,7 @@ class AskPage:
             timeout_graceful_shutdown=_DRAIN_S,
             ws="none",
         )
-        self._server = _Listener(config)
+        self._server = _PageListener(config)
         self._serving = asyncio.create_task(self._serve(listener, open_s), name="flux-mcp-ask")
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class AskPage:
         )
 
 
-class _Listener(uvicorn.Server):
+class _PageListener(uvicorn.Server):
     """uvicorn, which leaves signals to the server that the page is a part of."""
 
     @contextmanager

@@ -123,7 +123,7 @@ def upload_route(
     paths = ServerPaths.of(service.settings)
 
     async def upload(request: Request) -> Response:
-        body = _Body(request, service.settings.max_image_bytes)
+        body = _UploadBody(request, service.settings.max_image_bytes)
         with _answering(request):
             try:
                 answer = await receive_upload(body, service.intake, source)
@@ -177,7 +177,7 @@ def error_response(error: FluxMcpError, status: int, hidden: ServerPaths | None)
 # --- what comes in -----------------------------------------------------------------------------
 
 
-class _Body:
+class _UploadBody:
     """The body of an upload.
 
     Args:
@@ -234,7 +234,7 @@ class _Body:
                 self._is_whole = not message.get("more_body", False)
 
 
-async def receive_upload(body: _Body, intake: Intake, source: UploadSource) -> UploadAnswer:
+async def receive_upload(body: _UploadBody, intake: Intake, source: UploadSource) -> UploadAnswer:
     """Return what the body of a request became: the image itself, or a form with one file.
 
     The body is written to a file without a name, which is gone however this ends.
@@ -266,7 +266,7 @@ async def receive_upload(body: _Body, intake: Intake, source: UploadSource) -> U
         return await intake.bring_in(file, name=name, source=source)
 
 
-async def _of_form(body: _Body, intake: Intake, source: UploadSource) -> UploadAnswer:
+async def _of_form(body: _UploadBody, intake: Intake, source: UploadSource) -> UploadAnswer:
     hint = "Send a multipart/form-data form with one file: curl -F file=@image.png does."
     try:
         async with body.request.form(max_files=1, max_part_size=FORM_BYTES) as form:

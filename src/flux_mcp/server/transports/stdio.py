@@ -22,7 +22,7 @@ from flux_mcp.server.transports.stdout import StdoutGuard, claim_stdin
 from flux_mcp.settings.settings import Settings
 
 if TYPE_CHECKING:
-    from flux_mcp.server.asking import Page
+    from flux_mcp.server.asking import ImagePage
     from flux_mcp.service.service import Service
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ async def _serve_stdio(
     return 1 if failed else 0
 
 
-async def _open_page(service: "Service") -> "Page":
+async def _open_page(service: "Service") -> "ImagePage":
     """Open a page for an image: whoever started this process sits at this machine."""
     from flux_mcp.server.transports.ask_page import open_page
 
