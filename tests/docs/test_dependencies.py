@@ -7,7 +7,7 @@ from pathlib import Path
 from flux_mcp.models.formats import load_formats
 
 FORMATS = "Other formats of weights"
-FORMAT_EXTRAS = {"bitsandbytes", "flux2-dev", "gguf"}
+FORMAT_EXTRAS = {"bitsandbytes", "flux2-dev", "gguf", "sam"}
 IN_THE_BASE = {"torchao"}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -48,7 +48,11 @@ def test_every_development_dependency_has_a_line_and_no_line_is_stale() -> None:
 
 def test_every_extra_for_a_format_of_weights_has_its_lines() -> None:
     extras = project()["optional-dependencies"]
-    lines = {(cells[0].strip("`"), name) for name, cells in described(FORMATS).items()}
+    lines = {
+        (extra.strip("`"), name)
+        for name, cells in described(FORMATS).items()
+        for extra in cells[0].split(", ")
+    }
     assert lines == {(extra, name) for extra in FORMAT_EXTRAS for name in named(extras[extra])}
     assert set(load_formats().extra) == FORMAT_EXTRAS | IN_THE_BASE
     assert set(named(project()["dependencies"])) >= IN_THE_BASE

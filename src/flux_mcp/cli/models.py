@@ -115,6 +115,7 @@ def _helper(spec: HelperSpec, registry: Registry, settings: Settings) -> dict[st
         "repository": spec.repository,
         "licence_page": licence_page(spec.repository) if spec.repository else None,
         "needs": spec.needs,
+        "extra": spec.extra,
         "disk_gib": spec.disk_gib,
         "folder": None if found is None else str(found.folder),
     }

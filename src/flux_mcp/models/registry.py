@@ -310,6 +310,8 @@ class HelperSpec(BaseModel):
     """The class of transformers 5 that loads it."""
     needs: str | None = None
     """The id of another helper that it works with."""
+    extra: str | None = None
+    """What has to be installed beside this package, a row of formats.toml."""
     threshold: float | None = Field(None, gt=0, lt=1)
     """Of segmentation: how sure it must be of what it finds, unless the caller says otherwise."""
     parameters_m: float

@@ -75,14 +75,14 @@ def _find_by_heat_map(loaded: "_LoadedModel", image: Image.Image, message: FindM
     import cv2
     import torch
 
-    batch = loaded.processor(
-        text=[message.words], images=[image], padding=True, return_tensors="pt"
-    )
+    # One by one: the processor would cut words off that are too long for it.
+    batch = loaded.processor.tokenizer([message.words], return_tensors="pt", truncation=False)
     limit = loaded.model.config.text_config.max_position_embeddings
     if batch["input_ids"].shape[1] > limit:
         raise InvalidRequestError(
             f"The words are longer than the {limit} tokens this model reads.", "Give fewer words."
         )
+    batch |= loaded.processor.image_processor([image], return_tensors="pt")
     with torch.inference_mode():
         logits = loaded.model(**batch).logits
     heat = torch.sigmoid(logits).float().reshape(logits.shape[-2:]).numpy()

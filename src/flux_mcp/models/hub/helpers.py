@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_mcp.errors import WeightsMissingError
+from flux_mcp.models.formats import has_extra, require_extra
 from flux_mcp.models.hub.cache import pull_command, repository_folder
 from flux_mcp.models.registry import HelperRole, HelperSpec, Registry
 from flux_mcp.settings.settings import Settings
@@ -30,6 +31,12 @@ class InstalledHelper:
     folder: Path
     needed: "InstalledHelper | None" = None
     """The helper it works with, where it needs one."""
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The extras that it and the one it needs have to have."""
+        needed = () if self.needed is None else self.needed.extras
+        return (*needed, *(() if self.spec.extra is None else (self.spec.extra,)))
 
 
 def find_helper(spec: HelperSpec, registry: Registry, settings: Settings) -> InstalledHelper | None:
@@ -86,11 +93,18 @@ def require_helper(
 
     Raises:
         WeightsMissingError: there is none; the hint says which to download.
+        ExtraMissingError: those that are here need a package that is not installed.
     """
+    lacking: InstalledHelper | None = None
     for found in installed_helpers(registry, role, settings):
         is_allowed = settings.licences is None or found.spec.licence in settings.licences
         if is_allowed and (for_demonstration or not found.spec.is_demonstration):
-            return found
+            if all(map(has_extra, found.extras)):
+                return found
+            lacking = lacking or found
+    if lacking is not None:
+        for extra in lacking.extras:
+            require_extra(extra, lacking.spec.title)
     free = [
         spec
         for spec in registry.helpers.values()
