@@ -1,11 +1,13 @@
 """The drawing commands: the same requests as the tools make, files of the caller, and files out."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from mcp import Client
 from PIL import Image
 
 from flux_mcp.cli.arguments import as_data
@@ -22,14 +24,23 @@ from flux_mcp.models.registry import KIND_NAMES, Kind
 from flux_mcp.requests.plan import as_asked
 from flux_mcp.requests.schemas import DRAW_REQUESTS
 from flux_mcp.requests.validation import parse_request
+from flux_mcp.server.app import build_server
 from flux_mcp.service.answers import DryRunAnswer, JobAnswer
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
+from tests.e2e.calls import SOMEBODY, job
 from tests.e2e.light import light_worker
 
 from .processes import Cli
 
 BOX = {"x": 8, "y": 16, "width": 32, "height": 24}
+TOOL_OF: dict[Kind, str] = {
+    "text2img": "flux_generate",
+    "kontext": "flux_edit",
+    "fill": "flux_fill",
+    "redux": "flux_variation",
+    "control": "flux_structural",
+}
 NOT_FLAGS = {"preview", "wait_s"}
 """Of results inside a message, which a command does not make."""
 SHAPED_AS = {
@@ -78,9 +89,9 @@ def test_every_argument_of_a_tool_is_a_flag_of_its_command(kind: Any) -> None:
     assert len({one.name for one in SHAPED} & plain_names) == 0
 
 
-def test_a_command_plans_what_its_tool_plans(cli: Cli, picture: Path, tmp_path: Path) -> None:
-    at = str(picture)
-    calls: dict[Kind, tuple[dict[str, Any], tuple[str, ...]]] = {
+def same_calls(at: str) -> dict[Kind, tuple[dict[str, Any], tuple[str, ...]]]:
+    """Return a call of each tool, and the command that means the same."""
+    return {
         "text2img": (
             {"prompt": "a circle", "seed": 0, "count": 2, "aspect_ratio": "16:9"},
             ("a circle", "--seed", "0", "--count", "2", "--aspect-ratio", "16:9"),
@@ -114,6 +125,10 @@ def test_a_command_plans_what_its_tool_plans(cli: Cli, picture: Path, tmp_path: 
             ("a star", "--image", at, "--structure", "canny", "--seed", "0", "--steps", "3"),
         ),
     }  # fmt: skip
+
+
+def test_a_command_plans_what_its_tool_plans(cli: Cli, picture: Path) -> None:
+    calls = same_calls(str(picture))
     assert calls.keys() == DRAW_REQUESTS.keys()
 
     async def planned(_: Service) -> dict[Kind, DryRunAnswer]:
@@ -137,6 +152,38 @@ def test_a_command_plans_what_its_tool_plans(cli: Cli, picture: Path, tmp_path: 
         answer = DryRunAnswer.model_validate(ended.json)
         assert answer.plan == over_mcp[kind].plan, kind
         assert answer.notices == over_mcp[kind].notices, kind
+
+
+@pytest.mark.torture
+def test_a_command_draws_what_its_tool_draws(cli: Cli, picture: Path) -> None:
+    calls = same_calls(str(picture))
+    drawn: dict[Kind, list[str]] = {}
+    for kind, (_, words) in calls.items():
+        ended = cli(KIND_NAMES[kind], *words, "--json")
+        assert ended.code == 0, ended.err
+        answer = JobAnswer.model_validate(ended.json)
+        drawn[kind] = [image.pixels_sha256 for image in answer.images]
+        assert drawn[kind]
+
+    async def over_mcp() -> dict[Kind, list[str]]:
+        settings = Settings(
+            data_dir=cli.data_dir, weights_dir=cli.weights_dir, allowed_dirs=[picture.parent]
+        )
+        service = Service(settings)
+        await service.open()
+        found = {}
+        try:
+            async with Client(build_server(service), client_info=SOMEBODY) as client:
+                for kind, (arguments, _) in calls.items():
+                    tool = TOOL_OF[kind]
+                    answer = await job(client, tool, **arguments, wait_s=200)
+                    stored = await service.describe_job(await service.find_job(answer.job_id))
+                    found[kind] = [image.pixels_sha256 for image in stored.images]
+        finally:
+            await service.close()
+        return found
+
+    assert asyncio.run(over_mcp()) == drawn
 
 
 # --- files of the caller -----------------------------------------------------------------------

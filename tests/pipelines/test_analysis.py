@@ -114,7 +114,8 @@ def test_sam_3_finds_things(tmp_path: Path) -> None:
 
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
     small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
-    backbone = {**small, "model_type": "sam3_vit_model", "num_hidden_layers": 2, "image_size": 112, "pretrain_image_size": 112,
+    backbone = {**small, "model_type": "sam3_vit_model", "num_hidden_layers": 2,
+                "image_size": 112, "pretrain_image_size": 112,
                 "window_size": 4, "global_attn_indexes": [1], "patch_size": 14}  # fmt: skip
     config = Sam3Config(
         vision_config={"backbone_config": backbone, "fpn_hidden_size": 32,
