@@ -27,7 +27,8 @@ def noise(width: int, height: int, seed: int = 0) -> bytes:
 async def keep_image(
     service: Service, pixels: bytes, width: int, height: int, **facts: Any
 ) -> ImageRecord:
-    """Write files and row of one finished image."""
+    """Write files and row of one finished image; `principal` is whose, else local."""
+    principal = facts.pop("principal", LOCAL)
     plan = make_job().plan.model_dump(mode="json")
     provenance = ImageProvenance.model_validate(
         {
@@ -57,7 +58,7 @@ async def keep_image(
         to_metadata(provenance),
     )
     gallery = service.runtime.rooms.gallery
-    return await service._database.call(gallery.add, record_of(provenance, files, LOCAL))
+    return await service._database.call(gallery.add, record_of(provenance, files, principal))
 
 
 async def run_job(service: Service, progress: Progress | None = None, **facts: Any) -> Job:

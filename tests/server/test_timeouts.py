@@ -13,10 +13,12 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.types import Implementation
 
+from flux_mcp.gallery.store import ImageRecord
 from flux_mcp.jobs.job import Job
+from flux_mcp.jobs.scheduler import NextJob
 from flux_mcp.principals import acting_as
-from flux_mcp.requests.schemas import GenerateRequest
-from flux_mcp.requests.validation import MAX_WAIT_S, USUAL_POLL_S, USUAL_WAIT_S
+from flux_mcp.requests.schemas import EditRequest, GenerateRequest
+from flux_mcp.requests.validation import MAX_WAIT_S, USUAL_POLL_S, USUAL_WAIT_S, parse_request
 from flux_mcp.server import clients
 from flux_mcp.server.app import build_server
 from flux_mcp.server.calls import REPEATED_NOTICE
@@ -25,7 +27,9 @@ from flux_mcp.server.timeouts import says_timeout
 from flux_mcp.server.waiting import MAX_SESSIONS, ClientTimeouts, wanted_wait_s
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
-from tests.e2e.calls import FAST, job
+from tests.e2e.calls import FAST, call, job, told
+
+from .images import keep_image, noise
 
 pytestmark = pytest.mark.anyio
 
@@ -202,6 +206,43 @@ async def test_a_repeated_call_gets_the_job_that_nobody_was_answered_about(
         await service.let_go(second.id, keep=True)
         await service.cancel(second.id)
         assert await service.take_unanswered(request) is None
+
+
+@pytest.mark.parametrize("ends_by", ["time-out", "closed stream"])
+async def test_a_repeated_call_with_latest_never_means_its_own_image(
+    serving: Serving, ends_by: str
+) -> None:
+    asked = {"prompt": "a hat", "images": ["latest"], "steps": 1, "seed": 7}
+    async with serving() as (service, client):
+        original = await keep_image(service, noise(64, 64), 64, 64)
+        first = await service.submit(parse_request(EditRequest, asked))
+        if ends_by == "time-out":
+            await service.let_go(first.id, keep=True)
+        own = await finished(service, first)
+        await service.let_go(first.id)  # it has ended: nothing is left to cancel
+        again = told(await call(client, "flux_edit", **asked, wait_s=0))
+        if ends_by == "time-out":
+            assert again.job_id == first.id
+            assert [image.id for image in again.images] == [own.id]
+            assert REPEATED_NOTICE in again.notices
+        else:
+            assert again.job_id != first.id
+        stored_again = await service.find_job(again.job_id)
+        assert (stored_again.parents, first.parents) == ((original.id,), (original.id,))
+        later = await job(client, "flux_edit", **asked, wait_s=0)
+        # Once answered with it, the caller means it; of the other one it was never told.
+        meant = own if ends_by == "time-out" else original
+        assert (await service.find_job(later.job_id)).parents == (meant.id,)
+
+
+async def finished(service: Service, job: Job) -> ImageRecord:
+    """Finish a job, as an executor does; return its image."""
+    queue = service.runtime.rooms.queue
+    claimed = await service._database.call(queue.claim, "an executor", lambda _: NextJob(job.id))
+    assert claimed is not None
+    image = await keep_image(service, noise(64, 64, 1), 64, 64, job_id=job.id)
+    assert await service._database.call(queue.complete, claimed, 0.1, 1.0)
+    return image
 
 
 async def test_a_call_that_was_answered_is_made_again_for_another_image(serving: Serving) -> None:
