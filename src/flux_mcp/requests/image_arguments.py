@@ -22,6 +22,8 @@ _LEAST_BASE64 = 64
 """Shorter text is no image; a path may begin with /9j/."""
 
 
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+"""What SQLite, which keeps requests, cannot hold."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+(=\s*){0,2}")
 UPLOAD_ID = r"upl_[0-9a-f]{32}"
 """A pattern for the id of an image that was brought in (gallery/uploads.py)."""
@@ -38,6 +40,10 @@ def _as_reference(given: object) -> object:
     if not isinstance(given, str):
         return given
     given = given.strip()
+    if not given.isascii() and _HALF_A_CHARACTER.search(given):
+        raise MistakeError(
+            "contains half a character (a lone surrogate)", "Send whole Unicode characters."
+        )
     if (file := _FILE_OF_AN_IMAGE.fullmatch(given)) is not None:
         return file[1]
     if len(given) >= _LEAST_BASE64:
@@ -52,9 +58,14 @@ ImageReference = Annotated[
     BeforeValidator(_as_reference, json_schema_input_type=str),
     Field(
         min_length=1,
-        description="A gallery image id, a flux://images/{id} URI, an absolute path inside an "
-        "allowed folder, or a data: URI.",
-        json_schema_extra=brief("Gallery id, flux://images/{id}, absolute path or data: URI."),
+        description="A gallery image id or the beginning of one, a flux://images/{id} URI, "
+        "'latest' (your newest image; 'latest:NAME' that of a session), an absolute path inside an "
+        "allowed folder, 'newest in FOLDER' for one of these, 'clipboard' where the setting allows "
+        "it, or a data: URI.",
+        json_schema_extra=brief(
+            "Gallery id or its beginning, 'latest', absolute path, 'newest in FOLDER', 'clipboard' "
+            "or data: URI."
+        ),
     ),
 ]
 
