@@ -14,8 +14,10 @@ from flux_mcp.errors import ClipboardError, InvalidImageError
 from flux_mcp.gallery.files import ImageFiles
 from flux_mcp.images import clipboard
 from flux_mcp.images.clipboard import Pasted, read_clipboard
+from flux_mcp.models.registry import load_registry
 from flux_mcp.requests.schemas import EditRequest
 from flux_mcp.service import inputs
+from flux_mcp.service.image_models import ImageModels
 from flux_mcp.service.inputs import Incoming, InputReader
 from flux_mcp.settings.settings import Settings
 
@@ -159,7 +161,9 @@ def read(tmp_path: Path) -> Callable[..., tuple[Incoming, ...]]:
     settings = Settings(
         data_dir=tmp_path / "data", allowed_dirs=(folder,), clipboard=True, max_image_pixels=9000
     )
-    reader = InputReader(settings, ImageFiles(settings.paths))
+    reader = InputReader(
+        settings, ImageFiles(settings.paths), ImageModels(settings, load_registry())
+    )
 
     def reading(*images: str) -> tuple[Incoming, ...]:
         return reader.read(EditRequest(prompt="a", images=list(images)), {})
