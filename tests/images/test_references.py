@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_mcp.errors import (
+    ClipboardError,
     FluxMcpError,
     InvalidImageError,
     InvalidRequestError,
@@ -16,10 +17,15 @@ from flux_mcp.errors import (
 from flux_mcp.images import references
 from flux_mcp.images.references import (
     Access,
+    ClipboardReference,
     DataReference,
     GalleryReference,
+    LatestReference,
+    NewestReference,
     PathReference,
+    Reference,
     parse_reference,
+    read_newest,
     read_path,
 )
 from flux_mcp.principals import acting_as
@@ -35,6 +41,15 @@ HERE = Access((FOLDER,), (FOLDER,), "off")
     ("text", "expected"),
     [
         ("img_AbC-_123", GalleryReference("img_AbC-_123")),
+        ("img_A", GalleryReference("img_A")),
+        ("latest", LatestReference()),
+        ("LATEST", LatestReference()),
+        ("latest: My Cats ", LatestReference("My Cats")),
+        ("latest:latest:a", LatestReference("latest:a")),
+        ("newest in Pictures", NewestReference("Pictures")),
+        ("Newest\tin  '/a b/c'", NewestReference("/a b/c")),
+        ("newest in newest in x", NewestReference("newest in x")),
+        ("Clipboard", ClipboardReference()),
         ("flux://images/img_AbC-_123", GalleryReference("img_AbC-_123")),
         ("/home/a/b.png", PathReference(Path("/home/a/b.png"))),
         ("/home/a/../b.png", PathReference(Path("/home/a/../b.png"))),
@@ -51,8 +66,8 @@ HERE = Access((FOLDER,), (FOLDER,), "off")
         ("data:image/png;base64,AA%0AEC", DataReference("image/png", b"\0\1\2")),
     ],
 )
-def test_a_reference_is_an_id_a_path_or_data(text, expected):
-    assert parse_reference(text) == expected
+def test_a_reference_has_one_of_the_forms(text, expected):
+    assert parse_reference(text, Access((FOLDER,), (FOLDER,), "on")) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,6 +90,15 @@ def test_who_is_on_another_machine_is_told_of_no_folder(text):
         ("~/cat.png", InvalidRequestError),
         ("C:cat.png", InvalidRequestError),
         ("img_", InvalidRequestError),
+        ("late\u017ft", InvalidRequestError),
+        ("\uff4catest", InvalidRequestError),
+        ("clip\u212aboard", InvalidRequestError),
+        ("latest.png", InvalidRequestError),
+        ("latest:", InvalidRequestError),
+        ("newest", InvalidRequestError),
+        ("newest in", PathNotAllowedError),
+        ("newest in Pictures", PathNotAllowedError),
+        ("clipboard", ClipboardError),
         ("img_a/../b", InvalidRequestError),
         ("/pictures/a\0.png", InvalidRequestError),
         ("flux://images/", InvalidRequestError),
@@ -129,7 +153,7 @@ def test_parsing_any_text_gives_a_reference_or_a_deliberate_error(text):
         reference = parse_reference(text)
     except FluxMcpError:
         return
-    assert isinstance(reference, GalleryReference | PathReference | DataReference)
+    assert isinstance(reference, Reference)
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -323,3 +347,53 @@ def test_both_ways_to_open_read_the_same(allowed: Path, opening: str):
     ):
         with pytest.raises(InvalidImageError, match=problem):
             read_path(path, [allowed], 100)
+
+
+def in_folder(allowed: Path) -> Access:
+    return Access((allowed,), (allowed,))
+
+
+def test_both_ways_to_open_find_the_same_newest_file(allowed: Path, opening: str):
+    (allowed / "folder").mkdir()
+    (allowed / "b.png").write_bytes(b"newer")
+    (allowed / "c.txt").write_bytes(b"no image")
+    (allowed / "link.png").symlink_to(allowed.parent / "secret.png")
+    os.utime(allowed / "a.png", (1, 1))
+    found = read_newest("Allowed", in_folder(allowed), 100)
+    assert (found.data, found.name) == (b"newer", "b.png")
+    os.utime(allowed / "b.png", (1, 1))
+    assert read_newest(str(allowed), in_folder(allowed), 100).name == "b.png", "by name"
+    later = read_newest("allowed", in_folder(allowed), 100)
+    assert "days ago" in later.told("allowed")
+    os.utime(allowed / "a.png", (10**10, 10**10))
+    assert "in the future" in read_newest("allowed", in_folder(allowed), 100).told("allowed")
+    with pytest.raises(InvalidImageError, match="larger than 5 bytes"):
+        read_newest("allowed", in_folder(allowed), 5)
+    with pytest.raises(InvalidImageError, match="no image file"):
+        read_newest(str(allowed / "folder"), in_folder(allowed), 100)
+
+
+@pytest.mark.parametrize("swapped", ["one", "one/two", "one/two/a.png"])
+def test_a_newest_file_is_not_looked_for_through_links(
+    allowed: Path, opening: str, swapped: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where they come after the folder was resolved, or after its files were listed."""
+    for folder in (allowed, allowed.parent / "outside"):
+        (folder / "one" / "two").mkdir(parents=True)
+        (folder / "one" / "two" / "a.png").write_text("?")
+
+    def swap() -> None:
+        (allowed / swapped).rename(allowed / "kept")
+        (allowed / swapped).symlink_to(allowed.parent / "outside" / swapped)
+
+    name = "_newest_of" if swapped.endswith(".png") else "_allowed_folder"
+    before = getattr(references, name)
+
+    def then_swap(*given: object) -> object:
+        found = before(*given)
+        swap()
+        return found
+
+    monkeypatch.setattr(references, name, then_swap)
+    with pytest.raises(InvalidImageError, match="changed meanwhile"):
+        read_newest(str(allowed / "one" / "two"), in_folder(allowed), 100)

@@ -109,9 +109,8 @@ def _folder_of(reference: str) -> Path | None:
         if isinstance(parsed, NewestReference):
             path = Path(parsed.folder)
             if path.is_absolute() or len(path.parts) > 1 or parsed.folder[:1] in (".", "~"):
-                with suppress(RuntimeError):
-                    path = path.expanduser()
-                return path.resolve()
+                with suppress(OSError, RuntimeError, ValueError):
+                    return path.expanduser().resolve()
     return None
 
 

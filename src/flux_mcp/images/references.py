@@ -598,9 +598,8 @@ def read_newest(folder: str, access: Access, max_bytes: int) -> NewestFile:
         with file:
             data = file.read(max_bytes + 1)
     except (OSError, _NotAFileError) as error:
-        is_no_folder = resolved.exists() and not resolved.is_dir()
         is_changed = not isinstance(error, OSError) or error.errno in _MET_A_LINK
-        if is_no_folder:
+        if os.path.isfile(resolved):  # noqa: PTH113 - Path's raises for a name that is too long
             problem, hint = "it is a file", "Give it without 'newest in'."
         elif is_changed:
             problem, hint = "something was changed meanwhile", "Try again."
