@@ -30,6 +30,7 @@ from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.e2e.calls import SOMEBODY, job
 from tests.e2e.light import light_worker
+from tests.server.images import keep_image, noise
 
 from .processes import Cli
 
@@ -210,9 +211,59 @@ def test_a_file_is_read_wherever_it_lies_for_the_command_line_alone(
     cli.prepare(refused)
 
 
-@pytest.mark.parametrize("reference", ["img_abc", "flux://images/img_abc", "latest", "latest:one"])
-def test_what_names_no_file_is_left_to_the_service(reference: str) -> None:
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *("img_abc", "flux://images/img_abc", "latest", "latest:one", "clipboard"),
+        *("newest in Pictures", "https://example.org/a.png", "data:image/png;base64,AAEC"),
+    ],
+)
+def test_what_names_no_file_is_left_to_the_service(
+    reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("latest", "clipboard", "Pictures"):
+        (tmp_path / name).write_bytes(b"a file of that name")
     assert as_data(reference, 1000) == reference
+    if "/" not in reference and (tmp_path / reference).exists():
+        assert as_data(f"./{reference}", 1000).startswith("data:"), "named with its folder"
+
+
+def test_the_newest_file_of_a_folder_is_read_wherever_that_lies(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = as_data(str(picture), 10**6)
+    monkeypatch.setenv("HOME", str(picture.parent.parent))
+    monkeypatch.chdir(picture.parent)
+    for folder in (str(picture.parent), "~/mine", ".", "../mine"):
+        assert as_data(f"newest in {folder}", 10**6) == whole
+        assert "is 'a picture.png', changed " in capsys.readouterr().err
+    with pytest.raises(RequestError, match="no image file"):
+        as_data("newest in ..", 10**6)
+    with pytest.raises(RequestError, match="cannot be read"):
+        as_data("newest in ./" + "x" * 300, 10**6)
+
+
+def test_commands_and_tools_take_latest_and_beginnings_of_ids(cli: Cli, tmp_path: Path) -> None:
+    async def kept(service: Service) -> list[str]:
+        rows = [
+            await keep_image(
+                service, noise(64, 64, n), 64, 64, id=f"img_{n}bcdefgh", job_id=f"j{n}"
+            )
+            for n in range(2)
+        ]
+        return [row.id for row in rows]
+
+    first, newest = cli.prepare(kept)
+    planned = cli("vary", "--image", "latest", "--image", "img_0bcd", "--dry-run", "--json").json
+    assert [one["image_id"] for one in planned["plan"]["inputs"]] == [newest, first]
+    assert any(one.startswith(f"latest is {newest} (") for one in planned["notices"])
+    (tmp_path / "prompts").write_text("a\nb\n")
+    lines = ("edit", "--prompts", str(tmp_path / "prompts"), "--dry-run", "--json")
+    assert len(cli(*lines, "--image", newest).json["plans"]) == 2
+    refused = cli(*lines, "--image", "latest")
+    assert refused.code == 2
+    assert "another image for each line" in refused.err
 
 
 @pytest.mark.parametrize("reference", ["gone.png", "./gone", "/gone/too", "a\0b.png"])
@@ -321,6 +372,11 @@ def test_a_batch_from_a_file_is_written_numbered_and_a_second_time_refused(
         with Image.open(tmp_path / f"out-{number}.webp") as written:
             assert (written.format, written.size) == ("WEBP", (64, 64))
     assert not out.exists()
+
+    async def told(service: Service) -> list[bool]:
+        return [one.id_given for one in await service.recent_jobs(9)]
+
+    assert cli.prepare(told) == [True, True], "`latest` in the same command means them now"
     refused = cli(*words)
     assert (refused.code, refused.json["error"]["code"]) == (2, "invalid_request")
     assert "out-1.webp is there" in refused.err
