@@ -21,7 +21,11 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 
 from training import evaluate, folders, latents, lora, redux, tasks, tokenizers
+from training.depth import export_depth, train_depth
+from training.depth import make_model as make_depth
 from training.flow import FlowSpec, train_flow
+from training.segmentation import export_segmentation, train_segmentation
+from training.segmentation import make_model as make_segmentation
 from training.text import Text, make_text, train_text
 from training.transformers import make_transformer, widen
 from training.vae import train_vae
@@ -60,6 +64,10 @@ class Run:
         text.text_encoder.to(self.device)
         text.text_encoder_2.to(self.device)
         return text
+
+    def last_text(self) -> Text:
+        """Read the text encoders that will be exported: `wordings`, or those that were taken."""
+        return self.text("wordings" if (self.work / "wordings").exists() else "text")
 
     def transformer(self, name: str, kind: str) -> FluxTransformer2DModel:
         """Read the transformer a stage left."""
@@ -174,14 +182,38 @@ def _train_wordings(run: Run) -> None:
     folders.save_text(taught, run.work / "wordings")
 
 
+def _train_segmentation(run: Run) -> None:
+    trained = train_segmentation(run.last_text(), run.scaled(2600), run.device, seed=21)
+    torch.save(trained.state_dict(), run.work / "segmentation.pt")
+
+
+def _train_depth(run: Run) -> None:
+    trained = train_depth(run.scaled(1500), run.device, seed=22)
+    torch.save(trained.state_dict(), run.work / "depth.pt")
+
+
+def export_helpers(run: Run) -> None:
+    """Write the folders of the helpers that were trained in this work folder."""
+    if (run.work / "segmentation.pt").exists():
+        text = run.last_text()
+        finder = make_segmentation(text)
+        finder.load_state_dict(torch.load(run.work / "segmentation.pt", weights_only=True))
+        export_segmentation(finder, text.tokenizer, run.out)
+    if (run.work / "depth.pt").exists():
+        estimator = make_depth()
+        estimator.load_state_dict(torch.load(run.work / "depth.pt", weights_only=True))
+        export_depth(estimator, run.out)
+
+
 def export(run: Run) -> None:
-    """Write the five folders."""
+    """Write the five folders of the kinds, and those of the helpers."""
     vae, text = run.vae(), run.text("wordings")
     for kind, name in EXPORTED.items():
         folders.export(kind, vae, text, run.transformer(name, kind), run.out)
     encoder = redux.ImageEncoder()
     encoder.load_state_dict(torch.load(run.work / "redux.pt", weights_only=True))
     redux.export_redux(encoder, run.out)
+    export_helpers(run)
 
 
 def take(run: Run, exported: Path) -> None:
@@ -219,6 +251,8 @@ STAGES: Mapping[str, tuple[str, Callable[[Run], None]]] = MappingProxyType(
         "redux": ("redux.pt", _train_redux),
         "lora": ("lora", _train_lora),
         "wordings": ("wordings", _train_wordings),
+        "segmentation": ("segmentation.pt", _train_segmentation),
+        "depth": ("depth.pt", _train_depth),
     }
 )
 """Name -> what it leaves in the work folder, and how it is run."""
@@ -227,12 +261,14 @@ STAGES: Mapping[str, tuple[str, Callable[[Run], None]]] = MappingProxyType(
 def main() -> None:
     """Read the command line and run the stages that are still to do."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("stages", nargs="*", help=f"only these: {', '.join(STAGES)}, export")
+    parser.add_argument(
+        "stages", nargs="*", help=f"only these: {', '.join(STAGES)}, export, export-helpers"
+    )
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK, help="folder of the stages")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder of the five kinds")
     parser.add_argument(
         "--take", type=Path, metavar="DIR",
-        help="begin with the parts of these exported folders, for wordings and export",
+        help="begin with the parts of these exported folders, for wordings and what follows",
     )  # fmt: skip
     parser.add_argument("--device", help="cpu or cuda; by default cuda if available")
     parser.add_argument("--workers", type=int, help="processes of one thread each, on a CPU")
@@ -240,7 +276,7 @@ def main() -> None:
         "--scale", type=float, default=1.0, help="factor for the steps; 0.01 for a trial run"
     )
     arguments = parser.parse_args()
-    unknown = set(arguments.stages) - set(STAGES) - {"export"}
+    unknown = set(arguments.stages) - set(STAGES) - {"export", "export-helpers"}
     if unknown:
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -262,6 +298,8 @@ def main() -> None:
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     if not arguments.stages or "export" in arguments.stages:
         export(run)
+    elif "export-helpers" in arguments.stages:
+        export_helpers(run)
     if not arguments.stages:
         evaluate.main(["--weights", str(run.out), "--count", str(run.scaled(200))])
 

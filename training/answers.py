@@ -23,10 +23,16 @@ AT_LEAST: Mapping[str, Mapping[str, float]] = MappingProxyType(
         "fill": {"inside right": 0.85},
         "control": {"canny: edge F1": 0.80},
         "redux": {"colours": 0.90},
+        "segmentation": {"IoU": 0.85},
+        "depth": {"correlation": 0.95},
     }
 )
 AT_MOST: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {"fill": {"outside: mean difference of 255": 3.0}}
+    {
+        "fill": {"outside: mean difference of 255": 3.0},
+        "segmentation": {"absent: share marked": 0.02},
+        "depth": {"relative error": 0.1},
+    }
 )
 
 

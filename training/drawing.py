@@ -121,6 +121,27 @@ def depth(scene: Scene, width_px: int, height_px: int, random: Random) -> Pixels
     return np.repeat(image.round().astype(np.uint8)[:, :, None], 3, axis=2)
 
 
+FAR, NEAR = 0.1, 1.0
+"""How near a background and the largest thing are."""
+NEAREST_SMALL = 0.45
+"""How near the smallest thing is."""
+_SMALL_RADIUS, _LARGE_RADIUS = 0.12, 0.38
+
+
+def nearness(scene: Scene, width_px: int, height_px: int) -> NDArray[np.float32]:
+    """Return (height, width): how near each pixel is, read from the image alone.
+
+    The larger a thing is, the nearer; the background is far.
+    """
+    image = np.full((height_px, width_px), FAR, np.float32)
+    for thing in scene.things:
+        cover = coverage(thing, width_px, height_px)
+        share = (thing.radius - _SMALL_RADIUS) / (_LARGE_RADIUS - _SMALL_RADIUS)
+        near = NEAREST_SMALL + (NEAR - NEAREST_SMALL) * min(1.0, max(0.0, share))
+        image = image * (1 - cover) + np.float32(near) * cover
+    return image
+
+
 def anything(random: Random, width_px: int, height_px: int) -> Pixels:
     """Draw an image of no scene at all: ramps, stripes, turned shapes in any colour.
 

@@ -22,8 +22,10 @@ from rich.table import Table
 
 from training import sheets, stock
 from training.answers import Panel, Row
-from training.exams import EXAMS
+from training.exams import EXAMS, depth, segmentation
 
+HELPERS = ("segmentation", "depth")
+ALL = [*EXAMS, *HELPERS]
 STEPS = 8
 GUIDANCE: Mapping[str, float] = MappingProxyType(dict.fromkeys(EXAMS, 3.0))
 SEED = 20_000
@@ -60,6 +62,15 @@ def evaluate_kind(
     return Report(kind, answers.rows(kind), tuple(answers.panels))
 
 
+def evaluate_helper(kind: str, weights: Path, count: int, seed: int, device: str) -> Report:
+    """Judge the segmentation or the depth model on about `count` images."""
+    if kind == "segmentation":
+        answers = segmentation(stock.finder(weights, device), count, Random(seed))
+    else:
+        answers = depth(stock.estimator(weights, device), count, Random(seed))
+    return Report(kind, answers.rows(kind), tuple(answers.panels))
+
+
 def table(report: Report) -> Table:
     """Return a kind's numbers with their goals."""
     shown = Table("measure", title=report.kind, title_justify="left")
@@ -78,10 +89,11 @@ def _goal(row: Row) -> str:
 
 
 def _number(row: Row, value: float | None) -> str:
-    """Write shares in percent; F1 and differences as they are."""
+    """Write shares in percent; F1, IoU and differences as they are."""
     if value is None:
         return "-"
-    return f"{value:.3f}" if "F1" in row.name or "255" in row.name else f"{value:.1%}"
+    plain = any(word in row.name for word in ("F1", "255", "IoU", "correlation"))
+    return f"{value:.3f}" if plain else f"{value:.1%}"
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -90,7 +102,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--weights", type=Path, required=True, help="the folder of the kinds")
     parser.add_argument("--count", type=int, default=64, help="examples of each kind")
-    parser.add_argument("--kinds", nargs="+", choices=list(EXAMS), default=list(EXAMS))
+    parser.add_argument("--kinds", nargs="+", choices=ALL, default=ALL)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--guidance", type=float, help="for all kinds, instead of their own")
     parser.add_argument("--seed", type=int, default=SEED)
@@ -107,17 +119,23 @@ def main(words: Sequence[str] | None = None) -> None:
     # Loading such small files needs no progress bar.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    pipelines = stock.load(asked.weights, asked.kinds, asked.device)
+    pipelines: stock.Pipelines = {}
+    if set(asked.kinds) - set(HELPERS):
+        pipelines = stock.load(asked.weights, asked.kinds, asked.device)
     numbers = {}
     for kind in asked.kinds:
-        report = evaluate_kind(
-            kind, pipelines, asked.count, asked.seed, asked.steps, asked.guidance
-        )
+        if kind in HELPERS:
+            report = evaluate_helper(kind, asked.weights, asked.count, asked.seed, asked.device)
+        else:
+            report = evaluate_kind(
+                kind, pipelines, asked.count, asked.seed, asked.steps, asked.guidance
+            )
         console.print(table(report))
         numbers[kind] = [asdict(row) | {"reached": row.reached} for row in report.rows]
         if asked.sheets is not None:
             asked.sheets.mkdir(parents=True, exist_ok=True)
-            title = f"{kind}, {asked.steps} steps, a random sample"
+            how = "" if kind in HELPERS else f", {asked.steps} steps"
+            title = f"{kind}{how}, a random sample"
             sheets.sheet(report.panels, asked.seed, title).save(asked.sheets / f"{kind}.png")
     if asked.json is not None:
         asked.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The evaluation of each kind: its prompts, and how the results are judged.
+"""The evaluation of each kind and helper: what is asked, and how the results are judged.
 
 text2img, fill, control and redux draw triples of shape, colour and background that no training
 image held. kontext cannot: which triple an edit leads to is chosen by tasks.kontext, which keeps
@@ -11,9 +11,10 @@ from types import MappingProxyType
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from training import captions, drawing, edits, scenes, tasks
-from training.answers import AT_LEAST, Answers, Panel
+from training import captions, drawing, edits, regions, scenes, tasks
+from training.answers import AT_LEAST, AT_MOST, Answers, Panel
 from training.asks import SIDE_PX, Ask, composite
 from training.drawing import Pixels
 from training.finding import Mask, colour_under
@@ -22,11 +23,18 @@ from training.scenes import Scene
 from training.sentences import with_word
 
 Draw = Callable[[list[Ask]], list[Pixels]]
+Find = Callable[[Pixels, list[str]], list[NDArray[np.float32]]]
+"""Returns for each phrase how sure it is of each pixel of an image: (height, width) from 0 to 1."""
+Estimate = Callable[[Pixels], NDArray[np.float32]]
+"""Returns how near each pixel of an image is: (height, width), 0 for far away."""
 SQUARE = (SIDE_PX, SIDE_PX)
 MARGIN_PX = 3
 """Around what an edit changes: the width of a soft edge and a pixel more."""
 OTHER_SHARE = 4
 """One example in so many is for a measure without a goal."""
+PHRASES = 6
+"""For each image of the segmentation's exam."""
+MARKED_AT = 0.5
 
 
 def _drawn_scenes(
@@ -288,3 +296,83 @@ def _mix(answers: Answers, draw: Draw, count: int, random: Random) -> None:
 EXAMS: Mapping[str, Callable[[Draw, int, Random], Answers]] = MappingProxyType(
     {"text2img": text2img, "kontext": kontext, "fill": fill, "control": control, "redux": redux}
 )
+
+
+def segmentation(find: Find, count: int, random: Random) -> Answers:
+    """Image and words -> mask: what is there must be found, what is not must not.
+
+    Three in four images are squares; scenes hold one thing, two, or a crowd.
+    """
+    answers = Answers()
+    others = [canvas for canvas in tasks.CANVASES if canvas != SQUARE]
+    for number in range(count):
+        scene = regions.held_out(random)
+        is_other = number % OTHER_SHARE == 0
+        canvas = others[number // OTHER_SHARE % len(others)] if is_other else SQUARE
+        image = drawing.draw(scene, *canvas, random)
+        parts = regions.covers(scene, *canvas)
+        asked = [regions.region(random, scene) for _ in range(PHRASES)]
+        said = [regions.words(random, region) for region in asked]
+        prefix = "other canvases: " if is_other else ""
+        for region, words, sure in zip(asked, said, find(image, said), strict=True):
+            wanted = regions.mask(region, scene, parts) >= MARKED_AT
+            marked = sure >= MARKED_AT
+            _judge_found(answers, prefix, region.kind, wanted, marked)
+            right = (
+                (iou(wanted, marked) >= AT_LEAST["segmentation"]["IoU"])
+                if wanted.any()
+                else (marked.mean() <= AT_MOST["segmentation"]["absent: share marked"])
+            )
+            shown = (image, _shown(wanted), _shown(marked))
+            answers.panels.append(Panel(words, shown, bool(right)))
+    return answers
+
+
+def _judge_found(answers: Answers, prefix: str, kind: str, wanted: Mask, marked: Mask) -> None:
+    if not wanted.any():
+        most = AT_MOST["segmentation"]["absent: share marked"]
+        answers.add("absent: share marked", float(marked.mean()))
+        answers.add("absent: nothing marked", float(marked.mean() <= most))
+        return
+    overlap = iou(wanted, marked)
+    answers.add("IoU", overlap)
+    answers.add(f"IoU: {kind}", overlap)
+    if prefix:
+        answers.add(f"{prefix}IoU", overlap)
+
+
+def iou(wanted: Mask, marked: Mask) -> float:
+    """Return the intersection of two masks over their union."""
+    either = (wanted | marked).sum()
+    return float((wanted & marked).sum() / either) if either else 1.0
+
+
+def _shown(mask: Mask) -> Pixels:
+    return _grey(mask.astype(np.float32))
+
+
+def depth(estimate: Estimate, count: int, random: Random) -> Answers:
+    """Image -> how near each pixel is; three in four images are squares."""
+    answers = Answers()
+    others = [canvas for canvas in tasks.CANVASES if canvas != SQUARE]
+    for number in range(count):
+        scene = regions.held_out(random)
+        is_other = number % OTHER_SHARE == 0
+        canvas = others[number // OTHER_SHARE % len(others)] if is_other else SQUARE
+        image = drawing.draw(scene, *canvas, random)
+        truth, found = drawing.nearness(scene, *canvas), estimate(image)
+        error = float((np.abs(found - truth) / truth).mean())
+        answers.add("relative error", error)
+        answers.add("correlation", float(np.corrcoef(found.ravel(), truth.ravel())[0, 1]))
+        if is_other:
+            answers.add("other canvases: relative error", error)
+        inside = truth > (drawing.FAR + drawing.NEAR) / 4
+        answers.add("IoU of what is near", iou(inside, found > (drawing.FAR + drawing.NEAR) / 4))
+        shown = tuple(_grey(np.clip(one, 0, 1)) for one in (truth, found))
+        right = error <= AT_MOST["depth"]["relative error"]
+        answers.panels.append(Panel("", (image, *shown), right))
+    return answers
+
+
+def _grey(levels: NDArray[np.float32]) -> Pixels:
+    return np.repeat((levels * 255).round().astype(np.uint8)[:, :, None], 3, axis=2)

@@ -89,7 +89,7 @@ def make_plain(folder: Path) -> None:
         if path.parent.name.startswith("tokenizer"):
             continue  # not ours to put in another order
         text = path.read_text(encoding="utf-8")
-        config = json.loads(text.replace("SiglipImageProcessorPil", "SiglipImageProcessor"))
+        config = json.loads(text.replace("ImageProcessorPil", "ImageProcessor"))
         config.pop("_name_or_path", None)
         if "dtype" in config:
             config["dtype"] = "float32"

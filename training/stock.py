@@ -1,10 +1,10 @@
-"""Exported folders -> diffusers' own pipelines, called as the server calls them.
+"""Exported folders -> the libraries' own classes, called as the server calls them.
 
 The arguments of each call are those of flux_mcp/pipelines/families/flux1.py. All kinds take a
 batch of different prompts and images of one canvas.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+import transformers
+from numpy.typing import NDArray
 from PIL import Image
+from torch.nn import functional
 from tqdm import tqdm
 
 from training.asks import Ask
@@ -125,3 +128,47 @@ def _images(kind: str, batch: list[Ask]) -> dict[str, Any]:
         masks = [Image.fromarray(ask.mask) for ask in batch if ask.mask is not None]
         return {"image": given, "mask_image": masks}
     return {"control_image": given} if kind == "control" else {}
+
+
+def finder(
+    folder: Path, device: str = "cpu"
+) -> Callable[[Pixels, list[str]], list[NDArray[np.float32]]]:
+    """Load the segmentation model; return what finds words in an image (`exams.Find`)."""
+    options: dict[str, Any] = {"local_files_only": True}
+    process = transformers.CLIPSegProcessor.from_pretrained(folder / "segmentation", **options)
+    model = transformers.CLIPSegForImageSegmentation.from_pretrained(
+        folder / "segmentation", dtype=torch.float32, **options
+    ).to(device)
+
+    @torch.no_grad()
+    def find(image: Pixels, phrases: list[str]) -> list[NDArray[np.float32]]:
+        inputs = process(
+            text=phrases,
+            images=[Image.fromarray(image)] * len(phrases),
+            padding=True,
+            return_tensors="pt",
+        ).to(device)
+        logits = model(**inputs).logits[:, None]
+        sure = functional.interpolate(logits.sigmoid(), image.shape[:2], mode="bilinear")
+        return list(sure[:, 0].cpu().numpy())
+
+    return find
+
+
+def estimator(folder: Path, device: str = "cpu") -> Callable[[Pixels], NDArray[np.float32]]:
+    """Load the depth model; return what says how near the pixels of an image are."""
+    options: dict[str, Any] = {"local_files_only": True}
+    process = transformers.DPTImageProcessor.from_pretrained(folder / "depth", **options)
+    model = transformers.DepthAnythingForDepthEstimation.from_pretrained(
+        folder / "depth", dtype=torch.float32, **options
+    ).to(device)
+
+    @torch.no_grad()
+    def estimate(image: Pixels) -> NDArray[np.float32]:
+        inputs = process(images=Image.fromarray(image), return_tensors="pt").to(device)
+        near = model(**inputs).predicted_depth[:, None]
+        shown = functional.interpolate(near, image.shape[:2], mode="bilinear")
+        found: NDArray[np.float32] = shown[0, 0].cpu().numpy()
+        return found
+
+    return estimate

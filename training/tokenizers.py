@@ -97,6 +97,16 @@ def extended_clip(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
 
 
+def copied_clip(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
+    """Return the tokenizer without what calls of it left in its configuration.
+
+    CLIPSeg's processor would warn about the `max_length` of an earlier call at each of its own.
+    """
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [(left, right) for left, right in model["merges"]]
+    return CLIPTokenizer(vocab=dict(model["vocab"]), merges=merges, model_max_length=77)
+
+
 def _bare_words(corpus: list[str]) -> Iterator[str]:
     for sentence in corpus:
         for word in sentence.split():

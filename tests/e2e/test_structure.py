@@ -75,6 +75,31 @@ async def test_the_edges_are_shown_kept_and_followed(
     assert again.images[0].pixels_sha256 == record.pixels_sha256
 
 
+async def test_depth_is_estimated_shown_and_followed(
+    client: Client, shared_service: Service
+) -> None:
+    near, far = Thing("circle", "red", 0.3, 0.5, 0.36), Thing("square", "blue", 0.82, 0.5, 0.14)
+    path = shared_service.settings.allowed_dirs[0] / "near and far.png"
+    Image.fromarray(drawing.draw(Scene("yellow", (near, far)), 192, 128)).save(path)
+    asked = {**ASKED, "image": str(path), "structure": "depth", "preview": "small", "wait_s": 200}
+    result = await call(client, "flux_structural", **asked)
+    _, depth = shown(result)
+    assert "The depth of the image was estimated by micro's depth model" in result.content[0].text
+    levels = np.asarray(depth.convert("L")).astype(int)
+    height, width = levels.shape
+    at = [levels[height // 2, round(x * width)] for x in (near.x, far.x)] + [levels[4, 4]]
+    assert at[0] > at[1] + 40 > at[2] + 80
+    done = await shared_service.look(result.structured_content["job_id"])
+    record = await shared_service.gallery.find_image(done.images[0].id)
+    assert record.plan["structure"] == "depth"
+    assert [one["role"] for one in record.plan["inputs"]] == ["image", "control"]
+    kept = shared_service.settings.paths.uploads / f"{record.plan['inputs'][1]['sha256']}.png"
+    asked |= {"control_image": str(kept)}
+    del asked["image"]
+    again = await job(client, "flux_structural", **asked)
+    assert again.images[0].pixels_sha256 == record.pixels_sha256
+
+
 async def test_thresholds_decide_how_much_is_followed(client: Client, photo: str) -> None:
     told_of = {}
     for high in (None, 40, 2000):

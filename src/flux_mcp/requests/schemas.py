@@ -659,14 +659,13 @@ class StructuralRequest(DrawRequest):
     prompt: Prompt | None = Field(None, description="What to show along the structure.")
     structure: Structure = Field(
         "canny",
-        description="canny follows edges. depth follows a depth map, which must be given as "
-        "control_image.",
-        json_schema_extra=brief("canny follows edges; depth a depth map, given as control_image."),
+        description="canny follows edges, depth how near things are; either is taken from image.",
+        json_schema_extra=brief("canny: edges; depth: how near things are."),
     )
     image: OneImage | None = Field(
         None,
-        description="An image whose edges are taken (canny). Not with control_image.",
-        json_schema_extra=brief("Image whose edges are followed. Not with control_image."),
+        description="An image whose structure is taken. Not with control_image.",
+        json_schema_extra=brief("Image whose structure is followed. Not with control_image."),
     )
     control_image: ImageReference | None = Field(
         None,
@@ -708,12 +707,7 @@ class StructuralRequest(DrawRequest):
         if ("image" in given) == ("control_image" in given):
             yield MistakeError(
                 "give exactly one of image and control_image",
-                "image is an image whose edges are taken, control_image a finished structure.",
-            )
-        elif given.get("structure") == "depth" and "image" in given:
-            yield MistakeError(
-                "depth needs a depth map in control_image, not an image",
-                "Give control_image, or structure 'canny' with image.",
+                "image is an image whose structure is taken, control_image a finished structure.",
             )
 
 

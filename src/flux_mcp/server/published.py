@@ -23,7 +23,7 @@ INSTRUCTIONS = (
     "Generates images with FLUX on this machine's own GPU; one job at a time, the rest wait in a "
     "queue that survives restarts. flux_generate starts from words. flux_edit changes an image by "
     "instruction. flux_fill generates inside a mask or extends an image. flux_variation varies "
-    "images. flux_structural follows edges. Every image is kept with prompt, seed and model; its "
+    "images. flux_structural follows edges or depth. Every image is kept with prompt, seed and model; its "
     "id works wherever a tool takes an image. Find images with flux_search_gallery. When an answer "
     "has a job_id and no images yet, call flux_get_job. A prompt pack keeps the style of many "
     "images: name one in the argument pack instead of writing a prompt; flux://packs/{name} says "

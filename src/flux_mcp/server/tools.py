@@ -115,8 +115,8 @@ TOOLS: tuple[ToolRow, ...] = (
     ToolRow(
         StructuralRequest.tool,
         "Follow a structure",
-        "Generate what the prompt describes along the structure of another image: its edges, or a "
-        "depth map." + _WAITING,
+        "Generate what the prompt describes along the structure of another image: its edges or "
+        "its depth." + _WAITING,
         StructuralRequest,
         _GENERATED,
         _DRAWS,

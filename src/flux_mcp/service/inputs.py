@@ -274,11 +274,13 @@ class InputReader:
 
         Args:
             request: What was asked.
-            spec: The row to draw with; it decides the size, and edges are taken at that size.
+            spec: The row to draw with; it decides the size, and structure is made at that size.
             incoming: What `read` returned.
 
         Raises:
             InvalidSizeError: the model cannot draw that size.
+            WeightsMissingError: no model that estimates depth is on this disk.
+            EngineError: it cannot be used.
         """
         (given,) = incoming
         if given.plan_input.role == "control":
@@ -288,7 +290,10 @@ class InputReader:
             image = ImageOps.fit(
                 open_image(given.image), (size.width, size.height), Image.Resampling.LANCZOS
             )
-            control = _edges(image, request)
+            made = _edges(image, request) if request.structure == "canny" else encode_image(image)
+        control = made
+        if request.structure == "depth":
+            control = self._models.depth(made, for_demonstration=spec.is_demonstration)
         return (given, Incoming(control, _plan_input(control, "control")))
 
     def overlay(self, incoming: Sequence[Incoming], limits: OverlayLimits) -> bytes | None:
