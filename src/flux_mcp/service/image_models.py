@@ -108,7 +108,9 @@ class ImageModels:
             )
         picked = [found.regions[one] for one in found.picked]
         taken = ""
-        if len(picked) < len(found.regions):
+        if len(found.regions) > 1 and pick is None:
+            taken = " All are taken; pick takes one by its number, or the largest."
+        elif len(picked) < len(found.regions):
             numbers = ", ".join(str(one + 1) for one in found.picked)
             taken = f" Taken: {numbers}."
         return FoundWords(
