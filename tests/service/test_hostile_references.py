@@ -85,12 +85,15 @@ class World:
             executes=False,
         )
         mine, adas = self.runner.run(self._keep())
-        common = {_sha256(sent), _sha256(adas)}
-        self.may_see = {LOCAL: common | {_sha256(mine)}, "ada": common}
+        green, blue = _png("green"), _png("blue")
+        common = {_sha256(sent), _sha256(adas), _sha256(green)}
+        self.may_see = {LOCAL: common | {_sha256(mine), _sha256(blue)}, "ada": common}
         self.texts = {
             "inside": str(self.inside),
             "outside": str(self.outside),
             "data_dir": str(root / "data"),
+            "adas_upload": self.runner.run(self._bring_in(green, "ada")),
+            "upload": self.runner.run(self._bring_in(blue, LOCAL)),
             "data": f"data:image/png;base64,{base64.b64encode(sent).decode()}",
         }
         self.files = self.listed()
@@ -105,6 +108,11 @@ class World:
             row = await keep_image(self.service, noise(64, 64, seed), 64, 64, **facts)
             read.append((self.root / "data" / row.file).read_bytes())
         return read[0], read[1]
+
+    async def _bring_in(self, image: bytes, principal: str) -> str:
+        with acting_as(principal):
+            answer = await self.service.intake.bring_in(image, name=None, source="import")
+        return answer.id
 
     def listed(self) -> set[Path]:
         return {path for path in self.root.rglob("*") if "turning" not in path.name}
@@ -193,6 +201,7 @@ WORDS = [
         "{inside}",
     ),
 ]
+WORDS += [*("{upload}", "{adas_upload}", "{upload}.png", "flux://images/{upload}", "upl_", "ask:x")]
 ESCAPES = [
     *("{outside}/secret.png", "file://{outside}/secret.png", "{inside}/../outside/secret.png"),
     *("{inside}/outlink.png", "{inside}/outdir/secret.png", "{inside}/turning/secret.png"),
@@ -336,8 +345,9 @@ def test_what_is_meant_to_be_read_is_read(world: World, principal: str) -> None:
     """Else the tests above would pass with a reader that refuses all."""
     readable = ["{inside}/a.png", "file://{inside}/b%20c.png", "{inside}/inlink.png"]
     readable += ["{inside}/sub/../a.png", "newest in {inside}/sub", "img_mine", "latest"]
-    for text in [*readable, "{data}", "img_adas"]:
-        is_for_all = text in ("{data}", "img_adas", "latest")
+    readable += ["{upload}"]
+    for text in [*readable, "{data}", "img_adas", "{adas_upload}"]:
+        is_for_all = text in ("{data}", "img_adas", "latest", "{adas_upload}")
         request = parse_request(EditRequest, {"prompt": "a", "images": [_text(world, (text, []))]})
         if principal == LOCAL or is_for_all:
             (taken,) = world.planned(request, principal).plan.inputs

@@ -1,5 +1,6 @@
 """What references stand for: ids and their beginnings, latest, the newest file, the clipboard."""
 
+import io
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -76,6 +77,15 @@ def told(answer: DryRunAnswer, begins: str) -> str:
     """Return the one notice that begins so."""
     (notice,) = [one for one in answer.notices if one.startswith(begins)]
     return notice
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PNG = _png()
 
 
 # --- ids ---------------------------------------------------------------------------------------
@@ -203,6 +213,14 @@ async def test_a_call_that_nobody_was_answered_about_does_not_mean_its_own_image
     # Once its caller has been told, the same words mean what is the newest now.
     await service.mark_id_given(job.id)
     assert (await service.submit(request)).parents == (own[1].id,)
+    # What is brought in later is newer than all of them: nothing is passed over for it.
+    other = parse_request(EditRequest, {"prompt": "a tie", "images": ["latest"], "seed": 1})
+    unheard = await service.submit(other)
+    await keep(job_id=unheard.id)
+    sent = await service.intake.bring_in(PNG, name=None, source="import")
+    again = await service.submit(other)
+    assert again.parents == (sent.id,)
+    assert not [one for one in again.notices if "not meant: this call" in one]
 
 
 async def test_a_key_stands_for_its_job_whatever_is_the_latest_by_then(

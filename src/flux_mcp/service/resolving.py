@@ -134,6 +134,7 @@ def _latest(reference: LatestReference, images: StoredImages, by: Asking) -> Sto
     upload = images.uploads.newest(by.principal) if reference.session is None else None
     if upload is not None and (row is None or row.created_at < upload.created_at):
         found, shown = _uploaded(upload), _shown_upload(upload)
+        passed_over = [one for one in passed_over if one.created_at > upload.created_at]
     elif row is not None:
         found, shown = StoredImage(row.id, row.file, row), _shown(row)
     else:

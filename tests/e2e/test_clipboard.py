@@ -12,9 +12,8 @@ from flux_mcp.server.app import build_server
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.e2e.calls import call, dry_run
-
-from .inprocess import served
-from .transports import HTTP, LEGACY_HTTP, connected
+from tests.e2e.clients.inprocess import served
+from tests.e2e.clients.transports import HTTP, LEGACY_HTTP, connected
 
 pytestmark = pytest.mark.anyio
 
