@@ -3,6 +3,7 @@
 from typing import Any
 
 from flux_mcp.server.clients import Row, known_clients
+from flux_mcp.server.results import MAX_PREVIEWS
 from flux_mcp.settings.settings import Settings
 from reference.markdown import NOTE, page, table
 
@@ -30,7 +31,9 @@ def content_page() -> str:
         table("client", "known by", "is sent", "known from", rows=rows),
         (
             "An image that is not shown is not lost: the text has its id, its URI and, for the "
-            "owner, its file. Where a client is sent no structured content, its tools have no "
+            "owner, its file; also its main colours and, after `flux-mcp models pull "
+            "florence-2-base`, a sentence about what it shows (a model's guess, made on the CPU; of "
+            f"at most {MAX_PREVIEWS} images of a job). Where a client is sent no structured content, its tools have no "
             "output schema: the SDKs of clients refuse a result without structured content of a "
             "tool that has one."
         ),

@@ -84,8 +84,9 @@ def models_page() -> str:
         ),
         "## Helpers",
         (
-            "Small models that assist a pipeline, one for each role. They are not used yet: depth "
-            "maps, masks by words, upscaling and similarity search are not available."
+            "Small models that assist a pipeline, best first within a role; `flux-mcp models pull` "
+            "gets them. Depth maps, masks from words and captions use them; upscaling and "
+            "similarity search are not available yet."
         ),
         table(
             "role",

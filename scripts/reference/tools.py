@@ -47,7 +47,8 @@ def tools_page() -> str:
         "## What an answer holds",
         (
             "- a **text** with every fact a model needs that cannot see images: id, size, seed, "
-            "model, file, URI, notices; without a preview also the main colours; "
+            "model, file, URI, notices; without a preview also the main colours and, where a "
+            "captioner is installed, what it says that the image shows; "
             "numbers where there is a contact sheet;\n"
             f"- **previews** as WebP, at most {MAX_PREVIEWS} of {MAX_PREVIEW_BYTES:,} bytes; "
             "more images come as one numbered contact sheet (JPEG); the whole answer stays below "

@@ -1,4 +1,4 @@
-"""What models see in an image: real classes of transformers, small and with random weights.
+"""What models see in an image: real classes of transformers, small, most with random weights.
 
 How well micro's own models find things is in tests/pipelines/test_micro_weights.py.
 """
@@ -10,10 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flux_mcp.errors import InvalidRequestError, WeightsInvalidError
-from flux_mcp.pipelines.analysis import Analyst
+from flux_mcp.errors import InternalError, InvalidRequestError, WeightsInvalidError
+from flux_mcp.pipelines.analysis import Analyst, one_line
 from flux_mcp.settings.settings import PACKAGE_DIR
-from flux_mcp.worker_protocol.analysis import AnalysisModel, FindMessage, Found
+from flux_mcp.worker_protocol.analysis import (
+    MAX_CAPTION_CHARS,
+    AnalysisModel,
+    Caption,
+    CaptionMessage,
+    FindMessage,
+    Found,
+)
+from tests.pipelines.captioner import CAPTIONS, write_captioner
 
 IMAGE = Image.effect_noise((70, 50), 60).convert("RGB")
 TOKENIZER = PACKAGE_DIR / "weights" / "micro" / "text2img" / "tokenizer"
@@ -190,3 +198,47 @@ def test_grounding_dino_finds_boxes_and_sam_2_their_outlines(tmp_path: Path) -> 
         outlines=AnalysisModel(model_class="Sam2Model", folder=outlines),
     )
     check(found_by)
+
+
+# --- captions ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> AnalysisModel:
+    folder = tmp_path_factory.mktemp("captioner")
+    write_captioner(folder)
+    return AnalysisModel(model_class="Florence2ForConditionalGeneration", folder=folder)
+
+
+def caption(model: AnalysisModel, colour: str) -> str:
+    image = Image.new("RGB", (70, 50), colour)
+    told, blobs = Analyst().answer(CaptionMessage(model=model), image)
+    assert isinstance(told, Caption)
+    assert not blobs
+    return told.text
+
+
+def test_florence_2_says_what_an_image_shows(captioner: AnalysisModel) -> None:
+    assert {colour: caption(captioner, colour) for colour in CAPTIONS} == CAPTIONS
+
+
+def test_a_caption_that_ends_too_late_says_so(
+    captioner: AnalysisModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux_mcp.pipelines.analysis.MAX_CAPTION_TOKENS", 6)
+    assert caption(captioner, "red") == "A re …"
+
+
+def test_a_caption_is_one_line() -> None:
+    assert one_line(" a\x00red\n\tcircle\u202e\u2028 on\x1b[31m\u3000white. ") == (
+        "a red circle on [31m white."
+    )
+    long = one_line("red " * 100)
+    assert len(long) <= MAX_CAPTION_CHARS
+    assert long.endswith("red …")
+
+
+def test_what_captions_nothing_is_refused(tmp_path: Path) -> None:
+    clip = AnalysisModel(model_class="CLIPSegForImageSegmentation", folder=tmp_path)
+    with pytest.raises(InternalError, match="says nothing"):
+        caption(clip, "red")

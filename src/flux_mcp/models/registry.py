@@ -289,9 +289,10 @@ class ModelSpec(BaseModel):
         return self.family_spec.is_demonstration
 
 
-HelperRole = Literal["depth", "segmentation", "outlines", "upscaling", "embedding"]
+HelperRole = Literal["depth", "segmentation", "outlines", "upscaling", "embedding", "caption"]
 """What a helper gives: a depth map of an image, a mask from words, the outlines of what is in
-boxes, a larger image, and numbers that say how alike images and words are."""
+boxes, a larger image, numbers that say how alike images and words are, and a sentence about an
+image."""
 
 
 class HelperSpec(BaseModel):

@@ -1,7 +1,7 @@
 """The process that looks at images: `python -m flux_mcp.pipelines.analysis`.
 
-It finds what words say and estimates depth, on the CPU, so that the GPU stays with the
-worker. Requests come through stdin, one at a time, and answers leave through stdout, as frames.
+It finds what words say, estimates depth and captions images, on the CPU, so that the GPU stays with
+the worker. Requests come through stdin, one at a time, and answers leave through stdout, as frames.
 
 Importable without torch: the libraries are imported by the requests that need them.
 """
@@ -11,7 +11,9 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 import traceback
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -33,8 +35,11 @@ from flux_mcp.pipelines.pipe import BROKEN_STREAM_EXIT, EventWriter, claim_stdou
 from flux_mcp.requests.mask_arguments import Pick
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.analysis import (
+    MAX_CAPTION_CHARS,
     AnalysisModel,
     AnalysisRequest,
+    Caption,
+    CaptionMessage,
     DepthMessage,
     FindMessage,
     Found,
@@ -179,6 +184,39 @@ def _region(thing: _Thing) -> Region:
     )
 
 
+# --- captions ------------------------------------------------------------------------------------
+
+CAPTION_PROMPTS: Mapping[str, str] = {"Florence2ForConditionalGeneration": "<CAPTION>"}
+"""What each class of transformers is asked for one sentence with (documentation of Florence2)."""
+MAX_CAPTION_TOKENS = 40
+
+
+def _caption(loaded: "_LoadedModel", image: Image.Image, prompt: str) -> str:
+    import torch
+
+    batch = loaded.processor(images=image, text=prompt, return_tensors="pt")
+    with torch.inference_mode():
+        # Its own settings are for beams. The likeliest token each time: the same each time.
+        tokens = loaded.model.generate(
+            **batch,
+            max_new_tokens=MAX_CAPTION_TOKENS,
+            num_beams=1,
+            early_stopping=False,
+            do_sample=False,
+            use_cache=True,
+        )[0]
+    text = loaded.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    # The first is where it begins, not what it says. The last of so many is an end that is forced.
+    is_cut = len(tokens) - 1 >= MAX_CAPTION_TOKENS
+    return one_line(f"{text} …" if is_cut else text)
+
+
+def one_line(text: str) -> str:
+    """Return a text without control characters and line breaks, at most `MAX_CAPTION_CHARS`."""
+    plain = "".join(" " if unicodedata.category(one)[0] in "CZ" else one for one in text)
+    return textwrap.shorten(plain, MAX_CAPTION_CHARS, placeholder=" …")
+
+
 # --- models --------------------------------------------------------------------------------------
 
 
@@ -256,6 +294,11 @@ class Analyst:
                 return self._find(message, image)
             case DepthMessage():
                 return Map(), {"map": self._depth(message, image).tobytes()}
+            case CaptionMessage():
+                prompt = CAPTION_PROMPTS.get(message.model.model_class)
+                if prompt is None:
+                    raise InternalError(f"{message.model.model_class} says nothing of images.")
+                return Caption(text=_caption(self._model(message.model), image, prompt)), {}
 
     def _find(self, message: FindMessage, image: Image.Image) -> tuple[BaseModel, dict[str, bytes]]:
         find = FINDERS.get(message.model.model_class)

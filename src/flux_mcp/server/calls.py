@@ -33,6 +33,7 @@ from flux_mcp.server.clients import current_fit, overrides_of
 from flux_mcp.server.progress import ProgressFeed
 from flux_mcp.server.redaction import ServerPaths
 from flux_mcp.server.results import (
+    MAX_PREVIEWS,
     cancel_result,
     download_result,
     dry_run_result,
@@ -57,6 +58,9 @@ SHORTENED_NOTICE = (
 )
 MOST_SESSIONS = 1000
 """Sessions that are remembered; an older one is told again what it has been told."""
+CAPTION_WAIT_S = 3.0
+"""An answer waits no longer for what a model says of its images: the shortest time-out of a client
+that is known is 5 s. What comes later is told by the next call."""
 TASK_GRACE_S = 0.25
 """A call whose client takes tasks waits this long: what ends by then is answered directly."""
 
@@ -267,7 +271,13 @@ class ToolCalls:
         call.notices += self._shortened(job, request.wait_s, call)
         preview = self._preview(request)
         result, position = (
-            await self.result_of(job, preview, call.context, call.notices),
+            await self.result_of(
+                job,
+                preview,
+                call.context,
+                call.notices,
+                captions_s=self._captions_s(wait_s, call),
+            ),
             await self._service.position(job),
         )
         await self._service.mark_id_given(job.id, preview)
@@ -282,11 +292,21 @@ class ToolCalls:
         preview: PreviewSize,
         context: Context[Any, Any] | None = None,
         notices: tuple[str, ...] = (),
+        *,
+        captions_s: float = CAPTION_WAIT_S,
     ) -> CallToolResult:
-        """Return the result of a call whose job is as given; a failed job is an error."""
+        """Return the result of a call whose job is as given; a failed job is an error.
+
+        Args:
+            job: Its newest state.
+            preview: How large an image to put inside.
+            context: Of the call; `None` for the result of a task.
+            notices: What is said besides those of the job.
+            captions_s: How long to wait for captions, where no image is inside.
+        """
         answer = await self._service.describe_job(job)
         answer = answer.model_copy(update={"notices": (*notices, *answer.notices)})
-        result = await self._job_result(answer, preview, context)
+        result = await self._job_result(answer, preview, context, captions_s)
         if job.status == "failed":
             return result.model_copy(update={"is_error": True})
         return result
@@ -327,7 +347,8 @@ class ToolCalls:
             answer = await self._service.describe_job(job)
             notices = (*self._shortened(job, request.wait_s, call), *answer.notices)
             answer = answer.model_copy(update={"notices": notices})
-        return await self._job_result(answer, self._preview(request), call.context)
+        captions_s = self._captions_s(wait_s, call)
+        return await self._job_result(answer, self._preview(request), call.context, captions_s)
 
     async def _job_id(self, asked: str) -> str:
         """Return the id of a job that is named by its own id or by that of an image it made.
@@ -403,6 +424,10 @@ class ToolCalls:
         most_s = self._most_s(call)
         return wait_s if most_s is None else min(wait_s, max(0.0, most_s - call.age_s()))
 
+    def _captions_s(self, wait_s: float, call: OpenCall) -> float:
+        """Return how long the answer of a call that waits so long in all may wait for captions."""
+        return min(CAPTION_WAIT_S, self._bounded(max(0.0, wait_s - call.age_s()), call))
+
     def _once(self, notices: tuple[str, ...], context: Context[Any, Any] | None) -> tuple[str, ...]:
         """Return notices without the one about the demonstration, if the session has had it.
 
@@ -422,13 +447,19 @@ class ToolCalls:
         return tuple(one for one in notices if not one.startswith(DEMONSTRATION_NOTICE))
 
     async def _job_result(
-        self, answer: JobAnswer, preview: PreviewSize, context: Context[Any, Any] | None
+        self,
+        answer: JobAnswer,
+        preview: PreviewSize,
+        context: Context[Any, Any] | None,
+        captions_s: float,
     ) -> CallToolResult:
         is_demo = self._service.registry.is_demonstration(answer.kind, answer.model)
         answer = answer.model_copy(update={"notices": self._once(answer.notices, context)})
         path = self._service.preview_path(answer.job_id)
         if answer.images or (answer.status == "running" and preview != "none"):
             budget = current_fit(self._fit_overrides).budget
+            if preview == "none" and len(answer.images) <= MAX_PREVIEWS:
+                answer = await self._service.captioned(answer, captions_s)
 
             def made() -> CallToolResult:
                 limits = overlay_limits(preview) if answer.images else None

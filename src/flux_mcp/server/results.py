@@ -77,7 +77,7 @@ def job_result(
     """Return a job: text, previews, links to its images, structured content.
 
     The text numbers images as their contact sheet does. Where no image is inside it says their
-    main colours.
+    main colours, and what they show as far as a model has said it.
 
     Args:
         answer: The job as it stands.
@@ -93,7 +93,7 @@ def job_result(
     budget = budget or PreviewBudget()
     # The images come first: of a small budget the overlay takes no more than half.
     overlays = [] if overlay is None or 2 * len(overlay) > budget.size_bytes else [overlay]
-    text = _job_text(answer, is_demo=is_demo, says_colours=preview == "none")
+    text = _job_text(answer, is_demo=is_demo, is_described=preview == "none")
     what = _OVERLAY if answer.structure is None else _STRUCTURE
     content: list[ContentBlock] = [_text(f"{text}\n{what}" if overlays else text)]
     if preview != "none":
@@ -219,11 +219,12 @@ def _result(
 # --- texts -------------------------------------------------------------------------------------
 
 
-def _job_text(answer: JobAnswer, *, is_demo: bool, says_colours: bool) -> str:
+def _job_text(answer: JobAnswer, *, is_demo: bool, is_described: bool) -> str:
     if answer.status == "completed":
         # Of a pack's prompt the caller knows only the choices it made.
         lines = [
-            _image_text(image, answer, is_demo=is_demo) + (_colours(image) if says_colours else "")
+            _image_text(image, answer, is_demo=is_demo)
+            + (_colours(image) + _shows(image) if is_described else "")
             for image in answer.images
         ]
         if len(lines) > MAX_PREVIEWS:
@@ -269,6 +270,15 @@ def _colours(image: ImageAnswer) -> str:
         if shares:
             return "\nColours: " + ", ".join(f"{name} {share} %" for name, share in shares)
     return ""
+
+
+def _shows(image: ImageAnswer) -> str:
+    caption = image.caption
+    if caption is None:
+        return ""
+    if caption.text is None:
+        return f"\nWhat it shows is not known yet ({caption.model} looks at it): ask flux_get_job."
+    return f"\nShows (by {caption.model}): {caption.text}"
 
 
 def _dry_run_text(answer: DryRunAnswer) -> str:

@@ -53,6 +53,15 @@ class UsedLoraAnswer(_Answer):
     weight: float
 
 
+class ImageCaption(_Answer):
+    """What a model says of an image: a guess."""
+
+    model: str
+    """Who says it, for people."""
+    text: str | None
+    """A line; `None` while it is being made."""
+
+
 class ImageAnswer(_Answer):
     """One finished image."""
 
@@ -77,6 +86,8 @@ class ImageAnswer(_Answer):
     seconds: float
     licence: str
     created_at: str
+    caption: SkipJsonSchema[ImageCaption | None] = Field(None, exclude=True, repr=False)
+    """What it shows: told beside this, to callers that are shown no image."""
 
 
 class UploadAnswer(_Answer):

@@ -1,4 +1,4 @@
-"""ImageModels: what models say of the images of a request, before anything is generated.
+"""ImageModels: what models say of images: of those of a request, and of finished ones.
 
 The models run in a process of their own (jobs/analysis.py). Every method blocks.
 """
@@ -11,7 +11,7 @@ from PIL import Image
 from flux_mcp.errors import InternalError, NothingFoundError
 from flux_mcp.images.decoding import InputImage, encode_image
 from flux_mcp.jobs.analysis import AnalysisProcess
-from flux_mcp.models.hub.helpers import InstalledHelper, require_helper
+from flux_mcp.models.hub.helpers import InstalledHelper, require_helper, usable_helper
 from flux_mcp.models.registry import Registry
 from flux_mcp.requests.geometry import Rectangle
 from flux_mcp.requests.mask_arguments import Pick, whole_mask
@@ -20,6 +20,8 @@ from flux_mcp.worker_protocol.analysis import (
     AnalysisAnswer,
     AnalysisModel,
     AnalysisRequest,
+    Caption,
+    CaptionMessage,
     DepthMessage,
     FindMessage,
     Found,
@@ -133,6 +135,24 @@ class ImageModels:
         _, blobs = self._ask(DepthMessage(model=_files(helper)), image)
         notice = f"The depth of the image was estimated by {helper.spec.title}."
         return encode_image(_grey(image, blobs["map"]).convert("RGB"), notices=(notice,))
+
+    def captioner(self) -> InstalledHelper | None:
+        """Return the model that says what images show, if one can be used here.
+
+        One for the demonstration's images alone is none: it knows no others.
+        """
+        return usable_helper(self._registry, "caption", self._settings, for_demonstration=False)
+
+    def caption(self, captioner: InstalledHelper, image: InputImage) -> str:
+        """Return what a model says that an RGB image shows: one line, perhaps empty.
+
+        Raises:
+            EngineError: the model cannot be used.
+        """
+        answer, _ = self._ask(CaptionMessage(model=_files(captioner)), image)
+        if not isinstance(answer, Caption):
+            raise InternalError("An image was answered by something else than a caption.")
+        return answer.text
 
     def _ask(
         self, message: AnalysisRequest, image: InputImage

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from flux_mcp.images.references import StoredReference
     from flux_mcp.models.loras.library import LoraLibrary
     from flux_mcp.requests.schemas import DrawRequest
+    from flux_mcp.service.captions import Captions
     from flux_mcp.service.image_models import ImageModels
     from flux_mcp.service.inputs import InputReader, OverlayLimits
     from flux_mcp.service.planner import Decision, Planner, StoredFacts
@@ -101,6 +102,12 @@ class Service:
         return ImageModels(self.settings, self.registry)
 
     @cached_property
+    def _captions(self) -> "Captions":
+        from flux_mcp.service.captions import Captions
+
+        return Captions(self._image_models)
+
+    @cached_property
     def _planner(self) -> "Planner":
         from flux_mcp.service.planner import Planner
 
@@ -133,7 +140,9 @@ class Service:
 
     async def close(self) -> None:
         """Stop running jobs (a running one goes back to the queue) and close the database."""
-        if "_image_models" in vars(self):  # else nothing of it has been made
+        if "_captions" in vars(self):  # else nothing of it has been made
+            self._captions.close()
+        if "_image_models" in vars(self):
             await asyncio.to_thread(self._image_models.close)
         await self.runtime.close()
 
@@ -273,6 +282,16 @@ class Service:
         except StorageError:
             pass  # an input that is gone is no reason to say nothing of the job
         return None
+
+    async def captioned(self, answer: JobAnswer, wait_s: float) -> JobAnswer:
+        """Return the answer about a job with what its images show, where a model here can say it.
+
+        Args:
+            answer: The job.
+            wait_s: How long to wait for captions that are not made yet.
+        """
+        images = await self._captions.added(answer.images, wait_s)
+        return answer if images is answer.images else answer.model_copy(update={"images": images})
 
     # --- watch ---------------------------------------------------------------------------------
 

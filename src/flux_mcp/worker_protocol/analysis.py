@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from flux_mcp.requests.mask_arguments import Pick
 from flux_mcp.worker_protocol.messages import ErrorInfo
 
+MAX_CAPTION_CHARS = 200
+
 
 class _AnalysisModel(BaseModel):
     model_config = ConfigDict(
@@ -50,7 +52,16 @@ class DepthMessage(_AnalysisModel):
     model: AnalysisModel
 
 
-AnalysisRequest = Annotated[FindMessage | DepthMessage, Field(discriminator="type")]
+class CaptionMessage(_AnalysisModel):
+    """Say in a sentence what an image shows. Answered by `Caption`."""
+
+    type: Literal["caption"] = "caption"
+    model: AnalysisModel
+
+
+AnalysisRequest = Annotated[
+    FindMessage | DepthMessage | CaptionMessage, Field(discriminator="type")
+]
 
 
 @cache
@@ -101,6 +112,14 @@ class Map(_AnalysisModel):
     type: Literal["map"] = "map"
 
 
+class Caption(_AnalysisModel):
+    """What the model says of the image."""
+
+    type: Literal["caption"] = "caption"
+    text: str = Field(max_length=MAX_CAPTION_CHARS)
+    """One line, without control characters; empty where the model says nothing."""
+
+
 class NotDone(_AnalysisModel):
     """The request cannot be done; the process is fine."""
 
@@ -108,7 +127,7 @@ class NotDone(_AnalysisModel):
     error: ErrorInfo
 
 
-AnalysisAnswer = Annotated[Found | Map | NotDone, Field(discriminator="type")]
+AnalysisAnswer = Annotated[Found | Map | Caption | NotDone, Field(discriminator="type")]
 
 
 @cache

@@ -19,6 +19,7 @@ WHAT_IT_DOES: dict[HelperRole, str] = {
     "outlines": "outlines what is in a box",
     "upscaling": "makes an image larger",
     "embedding": "compares images and words",
+    "caption": "says in a sentence what an image shows",
 }
 """In the words of errors and lists."""
 
@@ -79,6 +80,26 @@ def installed_helpers(
                 yield found
 
 
+def usable_helper(
+    registry: Registry, role: HelperRole, settings: Settings, *, for_demonstration: bool
+) -> InstalledHelper | None:
+    """Return the best helper of a role that can be used as this machine is; `None` without one.
+
+    The arguments are those of `require_helper`.
+    """
+    allowed = _allowed_helpers(registry, role, settings, for_demonstration=for_demonstration)
+    return next((one for one in allowed if all(map(has_extra, one.extras))), None)
+
+
+def _allowed_helpers(
+    registry: Registry, role: HelperRole, settings: Settings, *, for_demonstration: bool
+) -> Iterator[InstalledHelper]:
+    for found in installed_helpers(registry, role, settings):
+        is_allowed = settings.licences is None or found.spec.licence in settings.licences
+        if is_allowed and (for_demonstration or not found.spec.is_demonstration):
+            yield found
+
+
 def require_helper(
     registry: Registry, role: HelperRole, settings: Settings, *, for_demonstration: bool
 ) -> InstalledHelper:
@@ -95,14 +116,10 @@ def require_helper(
         WeightsMissingError: there is none; the hint says which to download.
         ExtraMissingError: those that are here need a package that is not installed.
     """
-    lacking: InstalledHelper | None = None
-    for found in installed_helpers(registry, role, settings):
-        is_allowed = settings.licences is None or found.spec.licence in settings.licences
-        if is_allowed and (for_demonstration or not found.spec.is_demonstration):
-            if all(map(has_extra, found.extras)):
-                return found
-            lacking = lacking or found
-    if lacking is not None:
+    usable = usable_helper(registry, role, settings, for_demonstration=for_demonstration)
+    if usable is not None:
+        return usable
+    for lacking in _allowed_helpers(registry, role, settings, for_demonstration=for_demonstration):
         for extra in lacking.extras:
             require_extra(extra, lacking.spec.title)
     free = [
