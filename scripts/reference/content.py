@@ -32,10 +32,10 @@ def content_page() -> str:
         (
             "An image that is not shown is not lost: the text has its id, its URI and, for the "
             "owner, its file; also its main colours and, after `flux-mcp models pull "
-            "florence-2-base`, a sentence about what it shows (a model's guess, made on the CPU; of "
-            f"at most {MAX_PREVIEWS} images of a job). Where a client is sent no structured content, its tools have no "
-            "output schema: the SDKs of clients refuse a result without structured content of a "
-            "tool that has one."
+            "florence-2-base`, a sentence about what it shows (a model's guess, made on the CPU, "
+            f"for jobs of at most {MAX_PREVIEWS} images). Where a client is sent no structured "
+            "content, its tools have no output schema: the SDKs of clients refuse a result without "
+            "structured content of a tool that has one."
         ),
         "## The name `mcp`",
         (
