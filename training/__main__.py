@@ -183,11 +183,13 @@ def _train_wordings(run: Run) -> None:
 
 
 def _train_segmentation(run: Run) -> None:
+    torch.set_num_threads(1)  # with a busy neighbour, two are ten times slower
     trained = train_segmentation(run.last_text(), run.scaled(2600), run.device, seed=21)
     torch.save(trained.state_dict(), run.work / "segmentation.pt")
 
 
 def _train_depth(run: Run) -> None:
+    torch.set_num_threads(1)  # as above
     trained = train_depth(run.scaled(1500), run.device, seed=22)
     torch.save(trained.state_dict(), run.work / "depth.pt")
 
