@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flux_mcp.server.calls import CAPTION_WAIT_S
 from flux_mcp.server.clients import Row, known_clients
 from flux_mcp.server.results import MAX_PREVIEWS
 from flux_mcp.settings.settings import Settings
@@ -33,9 +34,10 @@ def content_page() -> str:
             "An image that is not shown is not lost: the text has its id, its URI and, for the "
             "owner, its file; also its main colours and, after `flux-mcp models pull "
             "florence-2-base`, a sentence about what it shows (a model's guess, made on the CPU, "
-            f"for jobs of at most {MAX_PREVIEWS} images). Where a client is sent no structured "
-            "content, its tools have no output schema: the SDKs of clients refuse a result without "
-            "structured content of a tool that has one."
+            f"for jobs of at most {MAX_PREVIEWS} images). Such a sentence takes seconds: an answer "
+            f"waits {CAPTION_WAIT_S:g} s for it, and flux_get_job tells it when it is there. Where "
+            "a client is sent no structured content, its tools have no output schema: the SDKs of "
+            "clients refuse a result without structured content of a tool that has one."
         ),
         "## The name `mcp`",
         (

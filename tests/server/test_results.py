@@ -53,6 +53,7 @@ from flux_mcp.server.timeouts import CancelReasons
 from flux_mcp.service.answers import (
     CancelAnswer,
     ImageAnswer,
+    ImageCaption,
     JobAnswer,
     QueueAnswer,
     QueuedJobAnswer,
@@ -266,6 +267,17 @@ def test_who_is_shown_no_image_is_told_its_colours(noisy: dict[tuple[int, int], 
     text = job_result(answer, "none", NOWHERE, Sheets()).content[0]
     assert isinstance(text, TextContent)
     assert re.search(r"^Colours: [a-z ]+ \d+ %", text.text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("principal", ["local", "guest"])
+def test_a_caption_is_told_as_what_a_model_says(principal: str) -> None:
+    caption = ImageCaption(model="Florence-2", text="a red circle on a white background.")
+    drawn = image(0, NOWHERE / "a.png", "noise", caption=caption)
+    with acting_as(principal):
+        result = job_result(completed([drawn], "noise"), "none", NOWHERE, Sheets())
+    told = "\nShows (by Florence-2): a red circle on a white background."
+    assert told in texts(result)
+    check_schema("flux_generate", result)
 
 
 def test_the_largest_images_fit_as_well(noisy: dict[tuple[int, int], Path]) -> None:
