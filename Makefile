@@ -23,6 +23,10 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 GET_TORCH = $(INSTALL) --index-url '$(TORCH_INDEX)' '$(TORCH)' && \
   echo '$(TORCH_INDEX)' > $(VENV)/.torch-index
 
+# Alone: it wants torchvision, for two architectures that upscale nothing. torchvision fits one build of
+# torch only, and changes which image processors transformers takes.
+SPANDREL := spandrel==0.4.2
+
 # The suite and the Inspector, pinned by the lock in SUITE. The Inspector wants Node 22.19 or newer;
 # where the machine has none, the npm registry has one, which the lock pins as well.
 SUITE := tests/conformance
@@ -51,6 +55,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(INSTALL) --constraint constraints.txt pip  # that of a Python of 2023 needs twice the time
 	@$(if $(TORCH_INDEX),$(GET_TORCH))
 	@$(INSTALL) --constraint constraints.txt --editable '.[dev]'
+	@$(INSTALL) --no-deps '$(SPANDREL)'
 	@$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM)' $(VENV)/lib || true  # templates for newer Pythons among them
 	@touch $@
 

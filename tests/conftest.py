@@ -26,6 +26,7 @@ ONE_SERVICE = tuple(
     for name in (
         *("e2e/test_tools", "e2e/test_semantics", "e2e/test_packs", "e2e/test_loras"),
         *("e2e/test_photographs", "e2e/test_structure", "e2e/test_switches", "test_principals"),
+        "e2e/test_upscaling",
     )
 )
 """Files whose tests use `shared_service`."""

@@ -84,9 +84,10 @@ def models_page() -> str:
         ),
         "## Helpers",
         (
-            "Small models that assist a pipeline, best first within a role; `flux-mcp models pull` "
-            "gets them. Depth maps, masks from words and captions use them; upscaling and "
-            "similarity search are not available yet."
+            "Small models that assist a pipeline, best first for each role. `segmentation`, with "
+            "`outlines`, finds the words of a mask ([masks.md](../masks.md)), `upscaling` makes "
+            "images larger ([upscaling.md](../upscaling.md)), `depth` finds what is near, `caption` says "
+            "what an image shows to who is shown none. `embedding` is not used yet: similarity search is not available."
         ),
         table(
             "role",

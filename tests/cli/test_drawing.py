@@ -12,7 +12,7 @@ from PIL import Image
 
 from flux_mcp.cli.arguments import as_data
 from flux_mcp.cli.commands.drawing import PLAIN, SHAPED, flags_of
-from flux_mcp.cli.generate import requests_of
+from flux_mcp.cli.generate import requests_of, wanted_images
 from flux_mcp.cli.output_files import OutputFlags
 from flux_mcp.errors import (
     InvalidImageError,
@@ -25,7 +25,7 @@ from flux_mcp.requests.plan import as_asked
 from flux_mcp.requests.schemas import DRAW_REQUESTS
 from flux_mcp.requests.validation import parse_request
 from flux_mcp.server.app import build_server
-from flux_mcp.service.answers import DryRunAnswer, JobAnswer
+from flux_mcp.service.answers import DryRunAnswer, ImageAnswer, JobAnswer
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
 from tests.e2e.calls import SOMEBODY, job
@@ -394,3 +394,32 @@ def test_a_batch_from_a_file_is_written_numbered_and_a_second_time_refused(
     OutputFlags(tmp_path / "a.png", None, force=True).deliver([image])
     assert (tmp_path / "a.png").read_bytes() == Path(image.path).read_bytes()
     assert sorted(one.name for one in tmp_path.glob("*.png")) == ["a.png"]
+
+
+# --- upscaling ---------------------------------------------------------------------------------
+
+
+def test_upscale_takes_a_file_and_says_what_it_would_do(cli: Cli, picture: Path) -> None:
+    words = ("upscale", str(picture), "--factor", "4", "--upscaler")
+    ended = cli(*words, "lanczos", "--dry-run")
+    assert "Would upscale the image to 384x384 with lanczos in 1 tile." in ended.out
+    assert "only interpolates" in ended.err
+    plan = cli(*words, "micro-upscaling", "--dry-run", "--json").json["plan"]
+    assert (plan["kind"], plan["upscale"]["factor"]) == ("upscale", 4)
+    for more, code in (((), 1), (("--upscaler", "no-such"), 2), (("--factor", "3"), 2)):
+        assert cli("upscale", str(picture), *more, "--dry-run").code == code
+    also = cli("generate", "a star", "--upscale", "2", "--upscaler", "lanczos", "--dry-run")
+    assert "upscaled 2 times to 256x256 by lanczos" in also.err
+    assert cli("models", "plan", "--kind", "upscale").code == 2
+
+
+def test_of_an_image_that_was_upscaled_besides_the_larger_is_written() -> None:
+    facts = dict.fromkeys(
+        ("uri", "path", "thumbnail_uri", "model", "prompt", "sha256", "pixels_sha256", "job_id"), ""
+    )
+    numbers = dict.fromkeys(("width", "height", "seed", "seconds"), 1)
+    more = {"licence": "mit", "created_at": "", "kind": "text2img"}
+    one = ImageAnswer(id="img_a", parents=("img_0",), **facts, **numbers, **more)
+    larger = one.model_copy(update={"id": "img_b", "parents": ("img_a",)})
+    assert wanted_images([one, larger]) == [larger]
+    assert wanted_images([one]) == [one]

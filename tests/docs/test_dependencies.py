@@ -2,9 +2,11 @@
 
 import re
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 from flux_mcp.models.formats import load_formats
+from flux_mcp.models.upscalers import SPANDREL
 
 FORMATS = "Other formats of weights"
 FORMAT_EXTRAS = {"bitsandbytes", "flux2-dev", "gguf", "sam"}
@@ -34,7 +36,7 @@ def test_every_runtime_dependency_has_a_line_and_no_line_is_stale() -> None:
 
 def test_every_development_dependency_has_a_line_and_no_line_is_stale() -> None:
     extras = project()["optional-dependencies"]
-    assert set(extras) == {"dev", "heic", "keyring", "otel", *FORMAT_EXTRAS}
+    assert set(extras) == {"dev", "heic", "keyring", "otel", "upscalers", *FORMAT_EXTRAS}
     assert sorted(described("For development")) == named(extras["dev"])
     for extra, section in (
         ("heic", "To read HEIC: the extra `heic`"),
@@ -44,6 +46,16 @@ def test_every_development_dependency_has_a_line_and_no_line_is_stale() -> None:
         assert sorted(described(section)) == named(extras[extra])
         # `make setup` installs dev alone, and the tests use the extras.
         assert set(extras[extra]) <= set(extras["dev"])
+
+
+def test_the_package_for_upscalers_is_installed_alone_and_pinned() -> None:
+    wanted = project()["optional-dependencies"]["upscalers"]
+    assert list(described("To use upscalers of your own: the extra `upscalers`")) == named(wanted)
+    assert wanted[0] in SPANDREL
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    (pinned,) = re.findall(r"^SPANDREL := spandrel==(\S+)$", makefile, re.MULTILINE)
+    assert version("spandrel") == pinned
+    assert "--no-deps '$(SPANDREL)'" in makefile
 
 
 def test_every_extra_for_a_format_of_weights_has_its_lines() -> None:

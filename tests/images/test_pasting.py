@@ -11,7 +11,7 @@ from PIL import Image
 from flux_mcp.errors import InternalError, StorageError
 from flux_mcp.images.decoding import encode_image, store_image
 from flux_mcp.images.masks import draw_shapes, finish_mask
-from flux_mcp.images.pasting import Canvas, finisher
+from flux_mcp.images.pasting import Canvas, finisher, in_folder
 from flux_mcp.models.registry import load_registry
 from flux_mcp.requests.geometry import Rectangle, Size
 from flux_mcp.requests.mask_arguments import Area
@@ -70,7 +70,7 @@ def test_only_what_the_mask_takes_changes_and_the_image_keeps_its_size(tmp_path:
     plan = make(
         "fill", {"image": before, "mask": mask}, tmp_path, region=Rectangle(160, 60, 128, 128)
     )
-    after = np.asarray(finisher(plan, tmp_path)(bytes(3 * 64 * 64)))
+    after = np.asarray(finisher(plan, in_folder(tmp_path))(bytes(3 * 64 * 64)))
     assert after.shape == (300, 400, 3)
     hard = np.zeros((300, 400), bool)
     hard[100:140, 200:260] = True
@@ -103,23 +103,23 @@ def test_several_images_of_one_job_do_not_show_each_other(tmp_path: Path) -> Non
     mask.paste(128, (40, 20, 90, 70))
     plan = make("fill", {"image": before, "mask": mask}, tmp_path, region=Rectangle(30, 10, 64, 64))
     drawings = [bytes([grey]) * (3 * 64 * 64) for grey in (0, 200, 90)]
-    together = finisher(plan, tmp_path)
+    together = finisher(plan, in_folder(tmp_path))
     for drawing in drawings:
-        alone = finisher(plan, tmp_path)(drawing)
+        alone = finisher(plan, in_folder(tmp_path))(drawing)
         assert together(drawing).tobytes() == alone.tobytes()
 
 
 def test_a_whole_edit_is_scaled_to_the_size_of_its_image(tmp_path: Path) -> None:
     before = photograph(1000, 700)
     plan = make("kontext", {"reference": before}, tmp_path, region=Rectangle(0, 0, 1000, 700))
-    after = finisher(plan, tmp_path)(bytes([77]) * (3 * 64 * 64))
+    after = finisher(plan, in_folder(tmp_path))(bytes([77]) * (3 * 64 * 64))
     assert after.size == (1000, 700)
     assert after.getextrema() == ((77, 77),) * 3
 
 
 def test_what_no_region_says_is_the_image_itself(tmp_path: Path) -> None:
     plan = make("kontext", {"reference": photograph(1000, 700)}, tmp_path)
-    assert finisher(plan, tmp_path / "nowhere")(bytes(3 * 64 * 64)).size == (64, 64)
+    assert finisher(plan, in_folder(tmp_path / "nowhere"))(bytes(3 * 64 * 64)).size == (64, 64)
 
 
 def test_a_stored_plan_without_a_region_gives_the_image_it_gave(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_stored_plan_without_a_region_gives_the_image_it_gave(tmp_path: Path) 
     before, mask = photograph(200, 100), Image.new("L", (200, 100), 0)
     mask.paste(255, (90, 40, 110, 60))
     plan = make("fill", {"image": before, "mask": mask}, tmp_path)
-    after = np.asarray(finisher(plan, tmp_path)(bytes(3 * 64 * 64)))
+    after = np.asarray(finisher(plan, in_folder(tmp_path))(bytes(3 * 64 * 64)))
     kept = before.crop((50, 0, 150, 100)).resize((64, 64), Image.Resampling.LANCZOS)
     assert np.abs(after[:20].astype(int) - np.asarray(kept)[:20]).mean() < 1
     assert (after[28:36, 28:36] == 0).all()
@@ -137,9 +137,9 @@ def test_a_lost_input_and_a_wrong_number_of_pixels_are_errors(tmp_path: Path) ->
     before, mask = photograph(100, 100), Image.new("L", (100, 100), 255)
     plan = make("fill", {"image": before, "mask": mask}, tmp_path, region=Rectangle(0, 0, 64, 64))
     with pytest.raises(InternalError):
-        finisher(plan, tmp_path)(b"123")
+        finisher(plan, in_folder(tmp_path))(b"123")
     (tmp_path / f"{plan.inputs[0].sha256}.png").write_bytes(b"no PNG")
     with pytest.raises(StorageError):
-        finisher(plan, tmp_path)
+        finisher(plan, in_folder(tmp_path))
     with pytest.raises(StorageError):
-        finisher(plan, tmp_path / "nowhere")
+        finisher(plan, in_folder(tmp_path / "nowhere"))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from flux_mcp.images.pasting import finisher
+from flux_mcp.images.pasting import finisher, in_folder
 from flux_mcp.jobs.fleet import Assignment, Report
 from flux_mcp.jobs.process_fleet import ProcessFleet
 from flux_mcp.models.parts import Placement
@@ -127,7 +127,7 @@ def finished(task: Task, drawn: Iterable[np.ndarray]) -> list[np.ndarray]:
     with TemporaryDirectory() as folder:
         for name, data in task.inputs.items():
             (Path(folder) / f"{name}.png").write_bytes(data)
-        finish = finisher(task.plan, Path(folder))
+        finish = finisher(task.plan, in_folder(Path(folder)))
     return [np.array(finish(pixels.tobytes())) for pixels in drawn]
 
 
@@ -212,7 +212,9 @@ class Studio:
             settings = settings.model_copy(update=nothing)
         self.settings = settings
         self.device = device or Device("cpu")
-        self.rows = OpenRegistry(tuple(load_registry() if rows is None else rows))
+        shipped = load_registry()
+        helpers = tuple(shipped.helpers.values())
+        self.rows = OpenRegistry(tuple(shipped if rows is None else rows), helpers)
         self.engine = Engine(
             settings,
             self.device,

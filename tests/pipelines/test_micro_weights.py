@@ -38,8 +38,10 @@ def strings_in(value):
             yield from strings_in(item)
 
 
-def test_there_is_a_folder_for_each_kind_and_nothing_else():
-    assert sorted(path.name for path in MICRO.iterdir()) == sorted(ROW_KINDS)
+def test_there_is_a_folder_for_each_kind_and_those_of_helpers_and_nothing_else():
+    helpers = (row.folder for row in load_registry().helpers.values() if row.folder)
+    wanted = {*ROW_KINDS, *(folder.removeprefix("micro/") for folder in helpers)}
+    assert set(ROW_KINDS) <= {path.name for path in MICRO.iterdir()} <= wanted
 
 
 def test_it_holds_weights_that_cannot_run_code_and_text_and_is_small():

@@ -70,6 +70,11 @@ COMMANDS: Mapping[str, CommandRow] = {
         "Generate an image that follows the edges of another. Ctrl-C cancels it.",
         "structure",
     ),
+    "upscale": CommandRow(
+        "flux_mcp.cli.commands.drawing",
+        "Make an image 2 or 4 times as wide and high. Ctrl-C cancels it.",
+        "upscale",
+    ),
     "import": CommandRow(
         "flux_mcp.cli.commands.importing",
         "Bring images in, wherever they are, and print the ids that tools take.",

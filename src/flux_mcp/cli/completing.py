@@ -74,6 +74,16 @@ def _loras(settings: "Settings") -> Iterable[str]:
     return open_loras(settings, open_registry(settings)).names()
 
 
+def _upscalers(settings: "Settings") -> Iterable[str]:
+    from flux_mcp.models.registry import LANCZOS
+    from flux_mcp.models.upscalers import own_files
+    from flux_mcp.models.user_rows import open_registry
+
+    rows = open_registry(settings).helpers.values()
+    ids = (row.id for row in rows if row.role == "upscaling")
+    return [*ids, *own_files(settings), LANCZOS]
+
+
 def _qualities(_: "Settings") -> Iterable[str]:
     from flux_mcp.models.registry import QUALITIES
 
@@ -124,3 +134,4 @@ complete_models = offering(_models)
 complete_packs = offering(_packs)
 complete_qualities = offering(_qualities)
 complete_severities = offering(_severities)
+complete_upscalers = offering(_upscalers)

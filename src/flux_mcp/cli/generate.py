@@ -1,4 +1,4 @@
-"""`flux-mcp generate` and the other drawing commands: requests, their progress, the images."""
+"""`flux-mcp generate`, other drawing commands, `upscale`: requests, their progress, the images."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -33,9 +33,9 @@ from flux_mcp.cli.terminal_images import TerminalImages, terminal_images
 from flux_mcp.errors import FluxMcpError, InvalidRequestError, RequestError
 from flux_mcp.images.references import LatestReference
 from flux_mcp.jobs.job import Job
-from flux_mcp.requests.schemas import DRAW_REQUESTS, DrawRequest
+from flux_mcp.requests.schemas import JOB_REQUESTS, JobRequest
 from flux_mcp.requests.validation import parse_request
-from flux_mcp.service.answers import DryRunAnswer, JobAnswer
+from flux_mcp.service.answers import DryRunAnswer, ImageAnswer, JobAnswer
 from flux_mcp.service.inputs import stored_references
 from flux_mcp.service.service import Service
 from flux_mcp.settings.settings import Settings
@@ -98,7 +98,7 @@ async def draw_and_wait(
     shown = None if as_json else terminal_images(output.show)
     async with opened(settings, executes=True) as service:
         answers = await _draw(service, requests, begun, shown)
-    images = [image for answer in answers for image in answer.images]
+    images = [image for answer in answers for image in wanted_images(answer.images)]
     # Numbers count what was asked for: with an image missing they would name others.
     is_whole = all(answer.status == "completed" for answer in answers)
     written = output.deliver(images) if is_whole else []
@@ -117,16 +117,22 @@ async def draw_and_wait(
         raise typer.Exit(EXIT_ENGINE)
 
 
+def wanted_images(images: Sequence[ImageAnswer]) -> list[ImageAnswer]:
+    """Return the images that were asked for: of one that was upscaled, the larger."""
+    made_from = {parent for image in images for parent in image.parents}
+    return [image for image in images if image.id not in made_from]
+
+
 def requests_of(
     settings: Settings, command: str, given: Mapping[str, Any]
-) -> tuple[DrawRequest, ...]:
+) -> tuple[JobRequest, ...]:
     """Return what a command asks for: one request, or with `prompts` one for each line.
 
     Raises:
         RequestError: it is wrong; of several, the line is said.
     """
     kind = read_kind("command", command)
-    request_type = DRAW_REQUESTS[kind]
+    request_type = JOB_REQUESTS[kind]
     asked = dict(given)
     lines = asked.pop("prompts", None)
     if lines is not None and ("prompt" in asked or "pack" in asked):
@@ -152,7 +158,7 @@ def requests_of(
     return (parse_request(request_type, arguments),)
 
 
-def _refuse_latest(request: DrawRequest) -> None:
+def _refuse_latest(request: JobRequest) -> None:
     """Refuse `latest` for several jobs: what one makes would be the newest for those after it."""
     if any(isinstance(one, LatestReference) for one in stored_references(request)):
         raise InvalidRequestError(
@@ -180,9 +186,7 @@ def _lines(source: str) -> list[tuple[int, str]]:
     return found
 
 
-def _numbered(
-    number: int, request_type: type[DrawRequest], arguments: dict[str, Any]
-) -> DrawRequest:
+def _numbered(number: int, request_type: type[JobRequest], arguments: dict[str, Any]) -> JobRequest:
     try:
         return parse_request(request_type, arguments)
     except RequestError as error:
@@ -190,7 +194,7 @@ def _numbered(
 
 
 async def _plan(
-    settings: Settings, requests: Sequence[DrawRequest], *, is_batch: bool, as_json: bool
+    settings: Settings, requests: Sequence[JobRequest], *, is_batch: bool, as_json: bool
 ) -> None:
     async with opened(settings, executes=False) as service:
         planned = [await service.dry_run(request) for request in requests]
@@ -204,7 +208,7 @@ async def _plan(
 
 
 async def _draw(
-    service: Service, requests: Sequence[DrawRequest], begun: Begun, shown: TerminalImages | None
+    service: Service, requests: Sequence[JobRequest], begun: Begun, shown: TerminalImages | None
 ) -> list[JobAnswer]:
     """Queue every request at once, and wait for all."""
     # A task of its own: interrupted while jobs are being stored, it still says which to stop.
@@ -229,7 +233,7 @@ async def _draw(
     return answers
 
 
-async def _submit(service: Service, requests: Sequence[DrawRequest], begun: Begun) -> list[Job]:
+async def _submit(service: Service, requests: Sequence[JobRequest], begun: Begun) -> list[Job]:
     jobs = []
     try:
         for request in requests:
@@ -297,6 +301,13 @@ async def show_progress(
 def _print_dry_run(answer: DryRunAnswer) -> None:
     """Print what would be generated, the audit of each prompt, and every notice."""
     out, plan, count = console(), answer.plan, len(answer.plan.seeds)
+    if plan.kind == "upscale":
+        out.print(
+            f"Would upscale the image to {plan.width}x{plan.height} with {plan.model} in "
+            f"{plan.total_steps} tile{'s' if plan.total_steps > 1 else ''}. Nothing is queued."
+        )
+        print_notices(answer.notices)
+        return
     out.print(
         f"Would generate {count} image{'s' if count > 1 else ''} of {plan.width}x{plan.height} "
         f"with {plan.model} in {plan.steps_drawn} steps, guidance {plan.guidance:g}, "

@@ -134,9 +134,11 @@ def print_images(answer: JobAnswer) -> None:
     out = console()
     for image in answer.images:
         out.print(image.path, style="bold green")
+        how = f"seed {image.seed}  model {image.model}"
+        if image.kind == "upscale":
+            how = f"upscaled by {image.model}"
         out.print(
-            f"  {image.id}  {image.width}x{image.height}  seed {image.seed}  model {image.model}  "
-            f"{image.seconds:.1f} s"
+            f"  {image.id}  {image.width}x{image.height}  {how}  {image.seconds:.1f} s"
             + "".join(f"  LoRA {lora.name} {lora.weight:g}" for lora in image.loras)
         )
         if answer.pack is not None:

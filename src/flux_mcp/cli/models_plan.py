@@ -45,7 +45,7 @@ from flux_mcp.models.planning.machine import (
 )
 from flux_mcp.models.planning.speed import Figure, is_known_gpu
 from flux_mcp.models.planning.tiers import ModelChoice, choose_for
-from flux_mcp.models.registry import KIND_NAMES, QUALITIES, Quality, Structure
+from flux_mcp.models.registry import KIND_NAMES, KINDS, QUALITIES, Quality, Structure
 from flux_mcp.models.user_rows import open_registry
 from flux_mcp.settings.settings import Settings
 
@@ -76,6 +76,11 @@ class PlanFlags:
             InvalidRequestError: a word that is not one of ours, or a size of one side only.
         """
         kind = read_kind("--kind", self.kind)
+        if kind not in KINDS:
+            raise InvalidRequestError(
+                "Images are upscaled by a helper, which is not planned.",
+                "'flux-mcp models list' shows which are here.",
+            )
         structures = get_args(Structure)
         structure = self.structure and _one_of("--structure", self.structure, structures)
         if (self.width_px is None) != (self.height_px is None):

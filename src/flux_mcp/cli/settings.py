@@ -115,6 +115,7 @@ SECTIONS = (
             "max_image_bytes",
             "max_image_pixels",
             "edit_fit",
+            "upscaler",
         ),
     ),
     Section(

@@ -18,7 +18,7 @@ from flux_mcp.compose.files import NAME_RULE, NOTHING, PackFiles, Position, Text
 from flux_mcp.compose.packs import RESERVED, SUBJECT, Defaults, PackLora, Variable
 from flux_mcp.compose.problems import nearest
 from flux_mcp.errors import InvalidRequestError
-from flux_mcp.models.registry import Kind, Quality
+from flux_mcp.models.registry import DrawnKind, Quality
 from flux_mcp.requests.geometry import AspectRatio
 
 MANIFEST = "pack.json"
@@ -142,7 +142,7 @@ class PackManifest(_PackRow):
     version: str = Field(
         pattern=_VERSION, description="A semantic version such as 1.0.0; raise it with each change."
     )
-    kind: Kind = Field("text2img", description="The kind of image it is made for.")
+    kind: DrawnKind = Field("text2img", description="The kind of image it is made for.")
     model: Line | None = Field(
         None, description="Model id. Leave out to let quality choose what is installed."
     )

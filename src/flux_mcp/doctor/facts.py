@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flux_mcp.models.hub.cache import State
 from flux_mcp.models.parts import Placement, Precision
 from flux_mcp.models.planning.device import DeviceFact, Torch
-from flux_mcp.models.registry import Kind, Quality
+from flux_mcp.models.registry import DrawnKind, Quality
 from flux_mcp.settings.settings import Licence
 from flux_mcp.worker_protocol.messages import Environment
 
@@ -86,7 +86,7 @@ class Fit(_Fact):
 class KindFits(_Fact):
     """The models that a kind in a quality would use."""
 
-    kind: Kind = Field(description="The kind.")
+    kind: DrawnKind = Field(description="The kind.")
     quality: Quality = Field(description="The quality word.")
     now: Fit | None = Field(description="With what is installed; null with `--vram`.")
     pulled: Fit = Field(description="As if every model that may be chosen were installed.")
@@ -113,7 +113,7 @@ class Model(_Fact):
 
     id: str = Field(description="Its id.")
     title: str = Field(description="Its name.")
-    kinds: tuple[Kind, ...] = Field(description="Kinds of request it is for.")
+    kinds: tuple[DrawnKind, ...] = Field(description="Kinds of request it is for.")
     state: State = Field(
         description="Whether its weights are on this disk; `partial`: begun; `invalid`: a file is "
         "no weight file, or another model's."
@@ -136,7 +136,7 @@ class PullFact(_Fact):
     """A download that is recommended."""
 
     model: str = Field(description="Model id.")
-    kinds: tuple[Kind, ...] = Field(
+    kinds: tuple[DrawnKind, ...] = Field(
         description="Kinds that have no model yet and would have this one."
     )
     licence: Licence = Field(description="Its licence class.")

@@ -1,11 +1,13 @@
 """Pasting: what was drawn is put back into the image it was drawn from.
 
 A worker draws at the plan's width and height, whatever the size of the image. Here that becomes the
-finished image: pixels that the mask keeps are those of the image, bit for bit.
+finished image: pixels that the mask keeps are those of the image, bit for bit. The server saves it;
+a worker needs it where it is to be upscaled.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageOps
 
@@ -16,14 +18,21 @@ from flux_mcp.requests.render_plan import PlanInput, RenderPlan
 Finish = Callable[[bytes], Image.Image]
 """From the pixels a worker drew (RGB, 8 bits, row by row) to the finished image, in RGB. It may be
 the same object each time, so it is to be saved before the next call."""
+FindInput = Callable[[PlanInput], Path | BinaryIO]
+"""Returns the PNG of an input."""
 
 
-def finisher(plan: RenderPlan, uploads_dir: Path) -> Finish:
+def in_folder(uploads_dir: Path) -> FindInput:
+    """Return how inputs are found in the uploads folder."""
+    return lambda item: uploads_dir / f"{item.sha256}.png"
+
+
+def finisher(plan: RenderPlan, find: FindInput) -> Finish:
     """Return what makes the finished images of a plan from what is drawn for it.
 
     Args:
         plan: What is drawn.
-        uploads_dir: Where the files of its inputs are.
+        find: Returns its inputs.
 
     Raises:
         StorageError: an input is no longer there, or cannot be read.
@@ -37,8 +46,8 @@ def finisher(plan: RenderPlan, uploads_dir: Path) -> Finish:
 
     if plan.region is None and plan.kind != "fill":
         return as_drawn
-    image = _open(plan.inputs[0], uploads_dir)
-    mask = next((_open(one, uploads_dir) for one in plan.inputs if one.role == "mask"), None)
+    image = _open(plan.inputs[0], find)
+    mask = next((_open(one, find) for one in plan.inputs if one.role == "mask"), None)
     region = plan.region
     if region is None:
         # Stored before there were regions: the whole image was cut to the plan's size.
@@ -80,9 +89,9 @@ class Canvas:
         return self._image
 
 
-def _open(item: PlanInput, uploads_dir: Path) -> Image.Image:
+def _open(item: PlanInput, find: FindInput) -> Image.Image:
     try:
-        with Image.open(uploads_dir / f"{item.sha256}.png", formats=("PNG",)) as image:
+        with Image.open(find(item), formats=("PNG",)) as image:
             image.load()
             mode = "L" if item.role == "mask" else "RGB"
             return image if image.mode == mode else image.convert(mode)

@@ -174,7 +174,7 @@ class AttemptRunner:
     ) -> None:
         """Hand the images to the saver: the next job does not wait for the disk."""
         environment = fleet.worker().environment
-        if environment is None or len(images) != len(job.plan.seeds):
+        if environment is None or len(images) != job.plan.images:
             raise WorkerLost("it reported a finished job without all of its images")
         saving = Progress(
             job_id=job.id,

@@ -39,6 +39,7 @@ _SPAN_OF_PHASE: dict[Phase, str] = {
     "encoding": "flux.encode",
     "denoising": "flux.step",
     "decoding": "flux.decode",
+    "upscaling": "flux.upscale",
     "saving": "flux.save",
 }
 
@@ -99,7 +100,7 @@ class Journal:
         """Log that a job is completed."""
         self._traces.end(job.id, "completed")
         seconds = {"wait_s": _wait_s(job), "load_s": done.load_s, "draw_s": done.draw_s}
-        logger.info("job completed", extra={**seconds, "images": len(job.plan.seeds)})
+        logger.info("job completed", extra={**seconds, "images": job.plan.images})
 
     def failed(self, job: Job, error: ErrorInfo) -> None:
         """Log that a job failed: the code only, the message may quote the request."""

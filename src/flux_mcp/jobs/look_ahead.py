@@ -88,8 +88,8 @@ class LookAhead:
         The worker finds out whether they are loaded already, also for another kind.
         """
         ahead = await self.database.call(self.queue.next_up, self.choose(fleet))
-        if ahead is None:
-            return None
+        if ahead is None or ahead.plan.kind == "upscale":
+            return None  # an upscaler is small
         weights = weights_of(ahead.plan)
         return None if weights == weights_of(job.plan) else weights
 

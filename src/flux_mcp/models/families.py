@@ -11,7 +11,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 Family = Literal["flux1", "flux2", "micro"]
-Kind = Literal["text2img", "kontext", "fill", "control", "redux", "img2img"]
+DrawnKind = Literal["text2img", "kontext", "fill", "control", "redux", "img2img"]
+"""What models draw."""
+Kind = Literal[DrawnKind, "upscale"]
+"""And what helpers do to images."""
 PipelineClass = Literal[
     "FluxPipeline",
     "FluxKontextPipeline",

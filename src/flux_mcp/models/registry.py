@@ -33,6 +33,7 @@ from flux_mcp.models.families import (
     PartClass,
     PipelineClass,
 )
+from flux_mcp.models.families import DrawnKind as DrawnKind  # noqa: PLC0414 - as the next
 from flux_mcp.models.families import Kind as Kind  # noqa: PLC0414 - everybody has it from here
 from flux_mcp.models.memory import Load, LoadedAs, Pieces, gpu_gib
 from flux_mcp.models.parts import Precision, load_parts
@@ -43,8 +44,9 @@ Structure = Literal["canny", "depth"]
 WeightsForm = Literal["folder", "file", "gguf", "lora"]
 """`folder`: a whole pipeline; `file`, `gguf`: a transformer in one file, the other parts from a
 pipeline's folder or from files of their own; `lora`: a LoRA merged onto `base`."""
-KINDS: tuple[Kind, ...] = ("text2img", "kontext", "fill", "control", "redux", "img2img")
-ROW_KINDS: tuple[Kind, ...] = KINDS[:-1]
+KINDS: tuple[DrawnKind, ...] = ("text2img", "kontext", "fill", "control", "redux", "img2img")
+"""Those that models draw; to upscale is a helper's work."""
+ROW_KINDS: tuple[DrawnKind, ...] = KINDS[:-1]
 """Those that models.toml has rows for. Image to image is drawn with the rows of text2img."""
 KIND_NAMES: Mapping[Kind, str] = {
     "text2img": "generate",
@@ -53,9 +55,10 @@ KIND_NAMES: Mapping[Kind, str] = {
     "control": "structure",
     "redux": "vary",
     "img2img": "img2img",
+    "upscale": "upscale",
 }
-"""What people read and write: as the tools are called, and img2img, which two tools draw.
-Programs get the kinds themselves."""
+"""What people read and write: as the tools are called, img2img, which two tools draw, and upscale,
+which images of every tool may be. Programs get the kinds themselves."""
 QUALITIES: tuple[Quality, ...] = ("low", "standard", "high")
 FREE_LICENCES: frozenset[Licence] = frozenset({"apache-2.0", "mit"})
 """Those that allow any use of the images and of the weights."""
@@ -65,7 +68,7 @@ LICENCES_TOML = Path(__file__).with_name("licences.toml")
 
 def kind_of_name(name: str) -> Kind | None:
     """Return the kind that people call so; programs' own names are understood as well."""
-    return next((kind for kind in KINDS if name in (kind, KIND_NAMES[kind])), None)
+    return next((kind for kind, known in KIND_NAMES.items() if name in (kind, known)), None)
 
 
 class ModelSpec(BaseModel):
@@ -74,7 +77,7 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    kind: Kind
+    kind: DrawnKind
     title: str
     family: Family
     repository: str | None = None
@@ -295,6 +298,10 @@ boxes, a larger image, numbers that say how alike images and words are, and a se
 image."""
 
 
+LANCZOS = "lanczos"
+"""The upscaler that is no model: it only interpolates."""
+
+
 class HelperSpec(BaseModel):
     """A small model that works beside a pipeline; several of a role, best first."""
 
@@ -315,6 +322,8 @@ class HelperSpec(BaseModel):
     """What has to be installed beside this package, a row of formats.toml."""
     threshold: float | None = Field(None, gt=0, lt=1)
     """Of segmentation: how sure it must be of what it finds, unless the caller says otherwise."""
+    factor: int | None = Field(None, ge=2)
+    """Of an upscaler: what one pass makes of an image's width and height."""
     parameters_m: float
     disk_gib: float
     licence: Licence
@@ -327,6 +336,8 @@ class HelperSpec(BaseModel):
             raise ValueError("a helper has a repository or a folder")
         if (self.role == "segmentation") != (self.threshold is not None):
             raise ValueError("segmentation has a threshold, and nothing else has")
+        if (self.role == "upscaling") != (self.factor is not None):
+            raise ValueError("upscaling has a factor, and nothing else has")
         return self
 
     @property
@@ -360,7 +371,7 @@ class Registry:
         helpers: tuple[HelperSpec, ...] = (),
         notices: tuple[str, ...] = (),
     ) -> None:
-        self._rows: dict[Kind, dict[str, ModelSpec]] = {kind: {} for kind in KINDS}
+        self._rows: dict[Kind, dict[str, ModelSpec]] = {kind: {} for kind in KIND_NAMES}
         for row in rows:
             if row.id in self._rows[row.kind]:
                 raise InternalError(f"models.toml has two rows for {row.id} as {row.kind}.")
@@ -389,7 +400,7 @@ class Registry:
 
     def is_demonstration(self, kind: Kind, model: str) -> bool:
         """Whether a model only shows how the server works; False for one that is gone."""
-        row = self._rows[kind].get(model)
+        row = self.helpers.get(model) if kind == "upscale" else self._rows[kind].get(model)
         return row is not None and row.is_demonstration
 
     def find(self, kind: Kind, model: str) -> ModelSpec:

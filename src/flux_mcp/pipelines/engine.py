@@ -4,6 +4,7 @@
 stand the passes of one plan through its pipeline, and decoding in tiles.
 """
 
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_mcp.errors import JobCancelledError, WeightsInvalidError
+from flux_mcp.images.pasting import finisher
 from flux_mcp.models.formats import format_of, text_precision
 from flux_mcp.models.registry import Registry
 from flux_mcp.models.user_rows import open_registry
@@ -38,8 +40,9 @@ from flux_mcp.pipelines.memory.store import DeviceMemory
 from flux_mcp.pipelines.steps import PreviewSettings, Reporter, StepWatch
 from flux_mcp.pipelines.switches import Backend, SwitchBoard, denoising
 from flux_mcp.pipelines.texts import MB, EmbeddingCache, EmbeddingFiles, PlanTexts
+from flux_mcp.pipelines.upscaling import TileWatch, Upscalers
 from flux_mcp.requests.plan import load_of_plan
-from flux_mcp.requests.render_plan import RenderPlan
+from flux_mcp.requests.render_plan import PlanUpscale, RenderPlan
 from flux_mcp.settings.settings import Settings
 from flux_mcp.worker_protocol.messages import Memory, weights_of
 
@@ -51,11 +54,11 @@ class DrawFigures:
     load_s: float
     """Seconds until everything was loaded."""
     draw_s: float
-    """Seconds in the pipeline."""
+    """Seconds in the pipeline; of a plan of the kind upscale, making the image larger."""
     peak_gib: float | None
     """Most of the GPU's memory that was taken; `None` where it is not counted."""
     weights_sha256: str
-    """Fingerprint of the transformer's files."""
+    """Fingerprint of the transformer's files, or SHA-256 of what upscaled."""
     prefetched_bytes: int
     """Of the weights that were loaded, read before the job came."""
 
@@ -109,6 +112,7 @@ class Engine:
         )
         self.adapters = LoraAdapters(settings.paths.loras)
         self.switches = SwitchBoard(device, compiler)
+        self.upscalers = Upscalers(self._registry, settings, device, self.residency.store)
 
     @property
     def state(self) -> EngineState:
@@ -131,11 +135,14 @@ class Engine:
     ) -> DrawFigures:
         """Load what a plan needs, draw every image of it, and report each when it is decoded.
 
+        Then each is upscaled, if the plan says so, and reported again.
+
         Args:
             plan: What to draw.
             inputs: The PNG of each input, by its SHA-256.
             reporter: Receives progress, previews and images.
-            is_cancelled: Asked while loading, before each pass, at each step, after decoding.
+            is_cancelled: Asked while loading, before each pass, at each step, after decoding, and
+                at each tile.
             previews: How often to report how an image stands; left out, never.
 
         Raises:
@@ -144,13 +151,20 @@ class Engine:
         """
         started = time.perf_counter()
 
-        def loading(message: str) -> None:
+        def check() -> None:
             if is_cancelled():
                 raise JobCancelledError("The job was cancelled.")
+
+        def loading(message: str) -> None:
+            check()
             reporter.progress("loading", 0, message=message)
 
         begin_peak(self.device)
         loading("")
+        if plan.upscale is not None:
+            self.upscalers.load(plan.upscale, loading)
+        if plan.kind == "upscale":
+            return self._upscale_input(plan, inputs, reporter, check, started)
         fetched = self._prefetcher.fetched
         taken_before = fetched.taken_bytes
         resident = self._load(plan, reporter, loading)
@@ -167,14 +181,63 @@ class Engine:
             self.adapters.active(plan.loras, resident, compiled=compiled),
             self.switches.active(plan, resident),
         ):
-            _draw_passes(plan, inputs, resident, texts, watch, reporter)
+            drawn = _draw_passes(plan, inputs, resident, texts, watch, reporter)
+        drawing_s, peak = time.perf_counter() - loaded, peak_gib(self.device)
+        if plan.upscale is not None:
+            self._upscale_drawn(plan, plan.upscale, inputs, drawn, reporter, watch.check)
         return DrawFigures(
             load_s=loaded - started,
-            draw_s=time.perf_counter() - loaded,
-            peak_gib=peak_gib(self.device),
+            draw_s=drawing_s,
+            peak_gib=peak,
             weights_sha256=resident.weights_sha256,
             prefetched_bytes=fetched.taken_bytes - taken_before,
         )
+
+    def _upscale_input(
+        self,
+        plan: RenderPlan,
+        inputs: Mapping[str, bytes],
+        reporter: Reporter,
+        check: Callable[[], None],
+        started: float,
+    ) -> DrawFigures:
+        """Make the one image of a plan of the kind upscale larger, and report it."""
+        how = plan.upscale
+        if how is None:
+            raise ValueError("a plan of the kind upscale says how")
+        loaded = time.perf_counter()
+        (image,) = open_images(plan, inputs)
+        watch = TileWatch(reporter, check, steps_before=0, planned=plan.total_steps)
+        with self.upscalers.on_device(how):
+            larger = self.upscalers.upscale(np.asarray(image.image), how, watch)
+        draw_s = time.perf_counter() - loaded
+        reporter.image(0, plan.seeds[0], draw_s, larger)
+        return DrawFigures(
+            load_s=loaded - started,
+            draw_s=draw_s,
+            peak_gib=peak_gib(self.device),
+            weights_sha256=how.sha256 or "",
+            prefetched_bytes=0,
+        )
+
+    def _upscale_drawn(
+        self,
+        plan: RenderPlan,
+        how: PlanUpscale,
+        inputs: Mapping[str, bytes],
+        drawn: Sequence[Pixels],
+        reporter: Reporter,
+        check: Callable[[], None],
+    ) -> None:
+        """Make each image that was drawn larger, as it is once it is pasted into the input."""
+        finish = finisher(plan, lambda item: io.BytesIO(inputs[item.sha256]))
+        watch = TileWatch(reporter, check, steps_before=plan.total_steps, images=len(drawn))
+        with self.upscalers.on_device(how):
+            for number, pixels in enumerate(drawn):
+                started = time.perf_counter()
+                larger = self.upscalers.upscale(np.asarray(finish(pixels.tobytes())), how, watch)
+                seconds = time.perf_counter() - started
+                reporter.image(len(drawn) + number, plan.seeds[number], seconds, larger)
 
     def _products(self, resident: Resident) -> AbstractContextManager[Any]:
         """Return how this device multiplies what the models of a pipeline compute in."""
@@ -187,6 +250,7 @@ class Engine:
         self._prefetcher.forget()
         self.embeddings.forget()
         self.residency.clear()
+        self.upscalers.clear()
 
     def _load(
         self, plan: RenderPlan, reporter: Reporter, loading: Callable[[str], None]
@@ -218,8 +282,8 @@ def _draw_passes(
     texts: PlanTexts,
     watch: StepWatch,
     reporter: Reporter,
-) -> None:
-    """Draw every image of a plan and report each when it is decoded.
+) -> list[Pixels]:
+    """Draw every image of a plan and report each when it is decoded; return those to be upscaled.
 
     One pass for each seed, so an image has the same pixels alone and as one of several; a batched
     plan takes one pass for all.
@@ -240,6 +304,7 @@ def _draw_passes(
         for text in plan.texts:
             embeddings_of(text)
         index = 0
+        kept: list[Pixels] = []
         for number, images in enumerate(passes):
             started = time.perf_counter()
             watch.start_pass(number)
@@ -254,6 +319,9 @@ def _draw_passes(
             for seed, drawn in zip(seeds, _to_pixels(colours), strict=True):
                 reporter.image(index, seed, seconds, drawn)
                 index += 1
+                if plan.upscale is not None:
+                    kept.append(drawn)
+        return kept
     finally:
         # A raise skips diffusers' own cleanup: stateful caches would spoil the next image.
         for pipe in (resident.pipe, resident.prior):

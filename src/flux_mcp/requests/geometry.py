@@ -65,6 +65,26 @@ class Rectangle:
         return left <= x and top <= y and end_x <= right and end_y <= bottom
 
 
+def tile_starts(side_px: int, tile_px: int, overlap_px: int) -> tuple[int, ...]:
+    """Return where along a side tiles begin that overlap; the last may be shorter."""
+    return tuple(range(0, max(1, side_px - overlap_px), tile_px - overlap_px))
+
+
+def tiles_of(size: Size, tile_px: int, overlap_px: int) -> tuple[Rectangle, ...]:
+    """Return the tiles of an image, row by row; a small image is one.
+
+    Args:
+        size: Of the image.
+        tile_px: Side of a tile.
+        overlap_px: How far one reaches into the next.
+    """
+    return tuple(
+        Rectangle(x, y, min(tile_px, size.width - x), min(tile_px, size.height - y))
+        for y in tile_starts(size.height, tile_px, overlap_px)
+        for x in tile_starts(size.width, tile_px, overlap_px)
+    )
+
+
 def check_size(size: Size, spec: ModelSpec) -> None:
     """Refuse a size the model cannot draw.
 

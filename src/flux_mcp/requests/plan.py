@@ -36,11 +36,18 @@ from flux_mcp.requests.geometry import (
     size_for_ratio,
     whole_region,
 )
-from flux_mcp.requests.render_plan import PlanInput, PlanLora, RenderPlan, drawn_steps
+from flux_mcp.requests.render_plan import (
+    PlanInput,
+    PlanLora,
+    PlanUpscale,
+    RenderPlan,
+    drawn_steps,
+)
 from flux_mcp.requests.schemas import (
     DrawRequest,
     EditRequest,
     GenerateRequest,
+    JobRequest,
     LoraChoice,
     StructuralRequest,
     VariationRequest,
@@ -111,6 +118,8 @@ class PlanParts:
     """The request's LoRAs, as `plan_loras` returns them."""
     switches: Switches = field(default_factory=Switches)
     """Speed switches, chosen for what `planned_drawing` returns."""
+    upscale: PlanUpscale | None = None
+    """How each image is made larger, if that is asked for."""
 
 
 def make_plan(request: DrawRequest, spec: ModelSpec, parts: PlanParts) -> RenderPlan:
@@ -160,6 +169,7 @@ def make_plan(request: DrawRequest, spec: ModelSpec, parts: PlanParts) -> Render
         structure=structure_of(request),
         loras=parts.loras,
         switches=parts.switches,
+        upscale=parts.upscale,
     )
 
 
@@ -537,7 +547,7 @@ def wanted_of(request: DrawRequest) -> Wanted:
     )
 
 
-def as_asked(request: DrawRequest) -> dict[str, Any]:
+def as_asked(request: JobRequest) -> dict[str, Any]:
     """Return the request as it is stored and compared: without how the caller waits for it."""
     asked = request.model_dump(mode="json", exclude=_NOT_PART_OF_A_REQUEST, exclude_none=True)
     return {key: _without_bytes(value) for key, value in asked.items()}

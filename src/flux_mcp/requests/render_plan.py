@@ -9,9 +9,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flux_mcp.models.parts import Placement, Precision
-from flux_mcp.models.registry import Kind, Quality, Structure
+from flux_mcp.models.registry import LANCZOS, Kind, Quality, Structure
 from flux_mcp.models.switches import KINDS_WITH_ONE_STATE, Switches
-from flux_mcp.requests.geometry import Rectangle, Size
+from flux_mcp.requests.geometry import Rectangle, Size, tiles_of
 
 InputRole = Literal["image", "reference", "mask", "control"]
 INPUT_ROLES: Mapping[Kind, frozenset[InputRole]] = {
@@ -21,6 +21,7 @@ INPUT_ROLES: Mapping[Kind, frozenset[InputRole]] = {
     "control": frozenset({"image", "control"}),
     "redux": frozenset({"reference"}),
     "img2img": frozenset({"image"}),
+    "upscale": frozenset({"image"}),
 }
 """The images each kind takes."""
 
@@ -64,6 +65,50 @@ class PlanLora(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Of the whole file."""
     weight: float
+
+
+class PlanUpscale(BaseModel):
+    """How images are made larger: by what, pinned by its file's SHA-256, and in which tiles."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    upscaler: str
+    """Id of a helper, name of `upscalers/<name>.safetensors` in the data folder, or `lanczos`."""
+    revision: str | None = None
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Of the weights' file; `None` for lanczos, which has none."""
+    factor: Literal[2, 4]
+    """What becomes of width and height."""
+    model_factor: int | None = Field(default=None, ge=2)
+    """What one pass of the upscaler makes of them; `None` for a file, which says so when it is
+    loaded, and for lanczos."""
+    tile_px: int = Field(gt=0)
+    """Side of a tile before it is made larger."""
+    overlap_px: int = Field(ge=0)
+    """How far tiles reach into each other, where they are blended."""
+
+    @model_validator(mode="after")
+    def _parts_fit_each_other(self) -> "PlanUpscale":
+        if (self.sha256 is None) != (self.upscaler == LANCZOS):
+            raise ValueError("an upscaler has a SHA-256, unless it is lanczos")
+        if self.overlap_px >= self.tile_px:
+            raise ValueError("tiles overlap by less than their side")
+        return self
+
+    def size_of(self, size: Size) -> Size:
+        """Return what becomes of a size."""
+        return Size(size.width * self.factor, size.height * self.factor)
+
+    def tiles(self, size: Size) -> int:
+        """Return the tiles of one image in all passes, as far as is known before it is loaded."""
+        if self.upscaler == LANCZOS:
+            return 1
+        by, total, reached = self.model_factor or self.factor, 0, 1
+        while reached < self.factor:
+            passed = Size(size.width * reached, size.height * reached)
+            total += len(tiles_of(passed, self.tile_px, self.overlap_px))
+            reached *= by
+        return total
 
 
 class RenderPlan(BaseModel):
@@ -116,6 +161,9 @@ class RenderPlan(BaseModel):
     """In the order of their names: the last bits of the pixels depend on the order."""
     switches: Switches = Field(default_factory=Switches)
     """Speed switches; plans that were stored before there were any are drawn without."""
+    upscale: PlanUpscale | None = None
+    """How each finished image is made larger, as an image of its own. In a plan of the kind upscale
+    that is all that is done, to its one input."""
 
     @model_validator(mode="after")
     def _parts_fit_each_other(self) -> "RenderPlan":
@@ -134,6 +182,8 @@ class RenderPlan(BaseModel):
             raise ValueError(f"{self.kind} has no strength")
         if self.kind == "img2img":
             self._draws_from_images()
+        if self.kind == "upscale":
+            self._upscales_one_image()
         if len({lora.name for lora in self.loras}) < len(self.loras):
             raise ValueError("a LoRA is named twice")
         self._switches_fit()
@@ -145,6 +195,12 @@ class RenderPlan(BaseModel):
             raise ValueError("no more than the whole image can be drawn again")
         if len(self.inputs) not in (1, len(self.seeds)):
             raise ValueError("img2img needs one image for all seeds, or one for each")
+
+    def _upscales_one_image(self) -> None:
+        if self.upscale is None or len(self.inputs) != 1 or len(self.seeds) != 1:
+            raise ValueError("upscale needs one image, one seed, and says how")
+        if Size(self.width, self.height) != self.upscale.size_of(self.inputs[0].size):
+            raise ValueError("the image upscaled has another size than the plan says")
 
     def _region_fits(self) -> None:
         masks = [item for item in self.inputs if item.role == "mask"]
@@ -173,7 +229,7 @@ class RenderPlan(BaseModel):
 
     @property
     def image_size(self) -> Size:
-        """The size of each finished image."""
+        """The size of each finished image, before it is upscaled besides."""
         return Size(self.width, self.height) if self.region is None else self.inputs[0].size
 
     @property
@@ -193,13 +249,21 @@ class RenderPlan(BaseModel):
 
     @property
     def total_steps(self) -> int:
-        """Denoising steps of the whole job."""
+        """Denoising steps of the whole job; of the kind upscale, its tiles."""
+        if self.kind == "upscale" and self.upscale is not None:
+            return self.upscale.tiles(self.inputs[0].size)
         return self.steps_drawn * self.passes
 
     @property
     def has_made_structure(self) -> bool:
         """Whether the structure was made of an image: it has both among its inputs."""
         return self.structure is not None and {"image", "control"} <= {i.role for i in self.inputs}
+
+    @property
+    def images(self) -> int:
+        """How many images it gives: those drawn, and each of them upscaled."""
+        also_upscaled = self.upscale is not None and self.kind != "upscale"
+        return len(self.seeds) * (2 if also_upscaled else 1)
 
     @property
     def parents(self) -> tuple[str, ...]:

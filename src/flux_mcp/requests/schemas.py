@@ -18,6 +18,7 @@ from flux_mcp.models.switches import StepCache
 from flux_mcp.requests.geometry import AspectRatio
 from flux_mcp.requests.image_arguments import ImageReference, OneImage, WeightedImage
 from flux_mcp.requests.mask_arguments import MAX_GROW_PX, Mask
+from flux_mcp.requests.upscaling import Factor, UpscaleRequest
 from flux_mcp.requests.validation import (
     MAX_COUNT,
     MAX_LORAS,
@@ -201,7 +202,7 @@ class DrawRequest(Request):
     quality: Quality = Field(
         "standard",
         description="low is a fast draft, standard the usual, high the slow best.",
-        json_schema_extra=brief("low: fast draft; high: slow, best."),
+        json_schema_extra=brief("low: draft; high: slow, best."),
     )
     model: ModelId | None = Field(
         None,
@@ -235,13 +236,13 @@ class DrawRequest(Request):
         ge=1,
         le=MAX_COUNT,
         description="How many images to generate.",
-        json_schema_extra=brief("Number of images."),
+        json_schema_extra=brief("Images."),
     )
     batched: bool = Field(
         default=False,
         description="Generate several images in one pass: a little faster on large GPUs, but "
         "pixels differ slightly from those of images generated alone.",
-        json_schema_extra=brief("One pass: faster, other pixels."),
+        json_schema_extra=brief("Faster, other pixels."),
     )
     loras: LoraChoices | None = Field(
         None,
@@ -256,12 +257,18 @@ class DrawRequest(Request):
         description="Skip work in steps that change little, for a faster draft. Approximate: other "
         "pixels than without, so leave it out for a final image. first_block adapts to the "
         "image. Not for models of few steps.",
-        json_schema_extra=brief("Faster, approximate drafts."),
+        json_schema_extra=brief("Fast, approximate drafts."),
+    )
+    upscale: Factor | None = Field(
+        None,
+        description="Also make each finished image 2 or 4 times as wide and high, as an image of "
+        "its own; the one that was drawn is kept. Left out, or 0: not.",
+        json_schema_extra=brief("Also return it larger.", left_out=0),
     )
     session: Name | None = Field(
         None,
         description="Any name that groups images; search and cancel by it.",
-        json_schema_extra=brief("Name to search and cancel by."),
+        json_schema_extra=brief("To search and cancel by."),
     )
     preview: Literal["none", "small", "normal"] | None = Field(
         None,
@@ -276,7 +283,7 @@ class DrawRequest(Request):
         description="Longest wait in seconds before answering with a job id to poll. 0 returns at "
         "once. Leave out, or -1, for what suits the client: the setting default_wait_s, or else "
         f"{USUAL_WAIT_S} seconds, and fewer for a client that is known to end its calls sooner.",
-        json_schema_extra=brief("Seconds; then a job_id is answered. -1: automatic.", left_out=-1),
+        json_schema_extra=brief("Seconds, then a job_id. -1: automatic.", left_out=-1),
     )
     dry_run: bool = Field(
         default=False,
@@ -383,7 +390,7 @@ class GenerateRequest(DrawRequest):
         le=2,
         description="2 draws the drafts at twice their width and height, 1 at their own size. Left "
         "out, or 0: 1.",
-        json_schema_extra=brief("Times their size, 1 or 2.", left_out=0),
+        json_schema_extra=brief("Times their size.", left_out=0),
     )
     refine_strength: Real | None = Field(
         None,
@@ -720,6 +727,14 @@ DRAW_REQUESTS: Mapping[Kind, type[DrawRequest]] = {
         VariationRequest,
         StructuralRequest,
     )
+}
+
+
+JobRequest = DrawRequest | UpscaleRequest
+"""What becomes a job."""
+JOB_REQUESTS: Mapping[Kind, type[JobRequest]] = {
+    **DRAW_REQUESTS,
+    UpscaleRequest.kind: UpscaleRequest,
 }
 
 

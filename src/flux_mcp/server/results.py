@@ -257,6 +257,12 @@ def _image_text(image: ImageAnswer, job: JobAnswer, *, is_demo: bool) -> str:
     # Who has a named token cannot read the server's disk.
     file = f"\nFile: {image.path}" if only() is None else ""
     url = f" ({image.url})" if image.url else ""
+    if image.kind == "upscale":
+        of = f" from {image.parents[0]}" if image.parents else ""
+        return (
+            f"Image {image.id}: {image.width}x{image.height}, upscaled{of} by {model}, "
+            f"job {image.job_id}.{file}\nFull size: {image.uri}{url}"
+        )
     return (
         f"Image {image.id}: {image.width}x{image.height}, seed {image.seed}, model {model}"
         f"{loras}, job {image.job_id}.{prompt}{file}\nFull size: {image.uri}{url}"

@@ -50,7 +50,7 @@ _SPEED = frozenset({"batched", "step_cache"})
 """Published with flux_generate alone: they are for many drafts."""
 _OF_THE_MASK = frozenset({"invert", "grow_px"})
 """Published with flux_fill alone: with flux_edit a mask is rare."""
-_WAITING = " If the result has a job_id and no images yet, call flux_get_job."
+_WAITING = " If only a job_id is answered, call flux_get_job."
 
 
 @dataclass(frozen=True)

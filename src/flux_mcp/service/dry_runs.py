@@ -50,6 +50,8 @@ def _mask(mask: FinishedMask) -> MaskAnswer:
 
 def composed_answers(decision: Decision) -> tuple[ComposedAnswer, ...]:
     """Return each different prompt of a decision, with its audit and its tokens."""
+    if decision.wording is None:
+        return ()
     different = {one.prompt: one for one in decision.wording.compositions}
     if not different:
         different = {text: judge_plain(text) for text in decision.plan.texts if text}

@@ -70,9 +70,11 @@ from flux_mcp.requests.schemas import (
     EditRequest,
     FillRequest,
     GenerateRequest,
+    JobRequest,
     StructuralRequest,
     VariationRequest,
 )
+from flux_mcp.requests.upscaling import UpscaleRequest
 from flux_mcp.requests.validation import Mistakes
 from flux_mcp.service.image_models import FoundWords, ImageModels
 from flux_mcp.service.resolving import StoredImage
@@ -102,7 +104,7 @@ class Incoming:
     """Of a mask: where it lies and how much it covers."""
 
 
-def wrong_references(request: DrawRequest, access: Access, mistakes: Mistakes) -> None:
+def wrong_references(request: JobRequest, access: Access, mistakes: Mistakes) -> None:
     """Note which references of a request refer to nothing by their form; reads nothing."""
     for reference in _references(request):
         if not _is_data(reference):
@@ -110,7 +112,7 @@ def wrong_references(request: DrawRequest, access: Access, mistakes: Mistakes) -
                 parse_reference(reference, access)
 
 
-def stored_references(request: DrawRequest) -> tuple[StoredReference, ...]:
+def stored_references(request: JobRequest) -> tuple[StoredReference, ...]:
     """Return what the database is to look up for a request, each once; refuses nothing."""
     found: list[StoredReference] = []
     for reference in _references(request):
@@ -127,7 +129,7 @@ def _is_data(reference: str) -> bool:
     return reference[:5].lower() == "data:"
 
 
-def _references(request: DrawRequest) -> Iterable[str]:
+def _references(request: JobRequest) -> Iterable[str]:
     match request:
         case GenerateRequest():
             return request.refine_from or []
@@ -140,7 +142,7 @@ def _references(request: DrawRequest) -> Iterable[str]:
         case StructuralRequest():
             return filter(None, [request.image, request.control_image])
         case _:
-            return []
+            return [request.image] if isinstance(request, UpscaleRequest) else []
 
 
 def asked_tokens(request: DrawRequest) -> tuple[str | None, ...]:
@@ -220,7 +222,7 @@ class InputReader:
 
     def read(
         self,
-        request: DrawRequest,
+        request: JobRequest,
         stored: Mapping[StoredReference, StoredImage],
         *,
         for_demonstration: bool = False,
@@ -264,8 +266,7 @@ class InputReader:
                 role = "control" if image is None else "image"
                 return tuple(read.image(one, role) for one in (image, control) if one is not None)
             case _:
-                drafts = request.refine_from if isinstance(request, GenerateRequest) else None
-                return tuple(read.image(draft, "image") for draft in drafts or ())
+                return tuple(read.image(image, "image") for image in _references(request))
 
     def with_structure(
         self, request: StructuralRequest, spec: ModelSpec, incoming: Sequence[Incoming]

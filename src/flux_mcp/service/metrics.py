@@ -29,7 +29,7 @@ from flux_mcp.errors import StorageError
 from flux_mcp.jobs.executor import ExecutorState
 from flux_mcp.jobs.job import utc_now
 from flux_mcp.jobs.queue import EndedJob, UnfinishedJobs
-from flux_mcp.models.registry import KINDS
+from flux_mcp.models.registry import KIND_NAMES
 from flux_mcp.observability.traffic import HttpTraffic
 from flux_mcp.storage.database import BUSY_TIMEOUT_MS
 
@@ -223,7 +223,7 @@ class _Now(Collector):
         if self.standing is not None:
             for family, status in ((queued, "queued"), (running, "running")):
                 found = {one.kind: one.jobs for one in self.standing if one.status == status}
-                for kind in KINDS:
+                for kind in KIND_NAMES:
                     family.with_([kind], found.get(kind, 0))
             waiting = [one.oldest_at for one in self.standing if one.status == "queued"]
             oldest.with_([], _seconds(min(waiting), self.moment) if waiting else 0)

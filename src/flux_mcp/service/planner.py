@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 from flux_mcp.compose.language import encoder_notices
 from flux_mcp.compose.library import PackLibrary
@@ -45,6 +46,7 @@ from flux_mcp.models.planning.support import LoadSupport
 from flux_mcp.models.planning.switches import SwitchSettings, TargetDevice, choose_switches
 from flux_mcp.models.planning.tiers import choose_for
 from flux_mcp.models.registry import KIND_NAMES, Kind, ModelSpec, Registry
+from flux_mcp.models.upscalers import FileHashes, Upscaler, find_upscaler
 from flux_mcp.requests.plan import (
     PlanParts,
     lora_notices,
@@ -56,8 +58,15 @@ from flux_mcp.requests.plan import (
     structure_of,
     wanted_of,
 )
-from flux_mcp.requests.render_plan import RenderPlan
-from flux_mcp.requests.schemas import DrawRequest, GenerateRequest, StructuralRequest
+from flux_mcp.requests.render_plan import PlanUpscale, RenderPlan
+from flux_mcp.requests.schemas import DrawRequest, GenerateRequest, JobRequest, StructuralRequest
+from flux_mcp.requests.upscaling import (
+    UpscaleRequest,
+    plan_upscale,
+    refuse_too_large,
+    upscale_notices,
+    upscale_plan,
+)
 from flux_mcp.requests.validation import Mistakes
 from flux_mcp.service.inputs import Incoming, InputReader, stored_references, wrong_references
 from flux_mcp.service.prompts import Wording, compose_request, plain
@@ -75,7 +84,8 @@ class Decision:
     notices: tuple[str, ...]
     incoming: tuple[Incoming, ...]
     """Its images, not stored yet."""
-    wording: Wording
+    wording: Wording | None
+    """`None` where no words are needed: an image is only made larger."""
     tokens: tuple[tuple[TokenCount, ...], ...]
     """For each different prompt, its tokens for each text encoder."""
     expected_s: float | None = None
@@ -94,7 +104,7 @@ class StoredFacts:
     """The image that each reference of the request stands for, if the database knows it."""
 
 
-ReadStored = Callable[[Collection[StoredReference], DrawRequest], Awaitable[StoredFacts]]
+ReadStored = Callable[[Collection[StoredReference], JobRequest], Awaitable[StoredFacts]]
 """Returns the facts for a request with these references, in one visit to the database; raises
 `UnknownImageError` if there is no such image."""
 
@@ -126,6 +136,7 @@ class Planner:
         self._packs = packs
         self._find_machine = find_machine
         self._read_stored = read_stored
+        self._hashes = FileHashes()
 
     @cached_property
     def loras(self) -> LoraLibrary:
@@ -136,7 +147,7 @@ class Planner:
     def _support(self) -> LoadSupport:
         return this_load_support()
 
-    async def decide(self, request: DrawRequest, *, refuse: bool = True) -> Decision:
+    async def decide(self, request: JobRequest, *, refuse: bool = True) -> Decision:
         """Compose the prompt, choose the model, read the images, fill every gap; write nothing.
 
         Args:
@@ -155,7 +166,45 @@ class Planner:
         if self._read_stored is not None:
             with mistakes.noted():
                 stored = await self._read_stored(stored_references(request), request)
+        if isinstance(request, UpscaleRequest):
+            return await asyncio.to_thread(self._decide_upscale, request, stored, mistakes)
         return await asyncio.to_thread(self._decide, request, stored, mistakes, refuse=refuse)
+
+    def _decide_upscale(
+        self, request: UpscaleRequest, stored: StoredFacts, mistakes: Mistakes
+    ) -> Decision:
+        mistakes.refuse()
+        row = next((one.row for one in stored.images.values()), None)
+        is_demo = row is not None and self._registry.is_demonstration(row.kind, row.model)
+        upscaler, how = self._upscaler(request.upscale, for_demonstration=is_demo)
+        (incoming,) = self._inputs.read(request, stored.images)
+        image = incoming.plan_input
+        refuse_too_large(how, image.size, self._settings.max_image_pixels)
+        prompt, seed = ("", 0) if row is None else (row.prompt, row.seed)
+        plan = upscale_plan(how, image, prompt=prompt, seed=seed)
+        notices = (
+            *incoming.image.notices,
+            *upscale_notices(how, upscaler, image.size, is_drawn=False),
+        )
+        return Decision(plan, notices, (incoming,), None, ())
+
+    def _upscaler(
+        self, factor: Literal[2, 4], *, for_demonstration: bool
+    ) -> tuple[Upscaler, PlanUpscale]:
+        """Return what makes images larger: what the setting names, or the best there is.
+
+        Raises:
+            RequestError: the setting names nothing that can be used.
+            EngineError: its weights, or what loads them, are not on this machine.
+        """
+        found = find_upscaler(
+            self._registry,
+            self._settings,
+            self._settings.upscaler,
+            for_demonstration=for_demonstration,
+        )
+        sha256 = None if found.file is None else self._hashes.sha256(found.file)
+        return found, plan_upscale(found, sha256, factor)
 
     def _decide(
         self, request: DrawRequest, stored: StoredFacts, mistakes: Mistakes, *, refuse: bool
@@ -200,6 +249,9 @@ class Planner:
         if counting:
             require_takes_loras(drawing.precision)
         refuse_what_the_model_cannot(request, spec)  # before its images are decoded
+        upscaler: tuple[Upscaler, PlanUpscale] | None = None
+        if request.upscale is not None:
+            upscaler = self._upscaler(request.upscale, for_demonstration=spec.is_demonstration)
         incoming = self._inputs.read(
             request, stored.images, for_demonstration=spec.is_demonstration
         )
@@ -221,8 +273,14 @@ class Planner:
             loaded_as=chosen.loaded_as,
             loras=planned_loras,
             switches=switches.switches,
+            upscale=None if upscaler is None else upscaler[1],
         )
         plan = make_plan(request, spec, parts)
+        upscaled: tuple[str, ...] = ()
+        if upscaler is not None:
+            found, how = upscaler
+            refuse_too_large(how, plan.image_size, self._settings.max_image_pixels)
+            upscaled = upscale_notices(how, found, plan.image_size, is_drawn=True)
         tokens = _count(plan, spec, installed)
         family = FAMILIES[spec.family]
         notices = (
@@ -237,6 +295,7 @@ class Planner:
                 else f"Real models: {pull_command((missing.id,), self._settings)}",
             ),
             *switches.notices,
+            *upscaled,
             *encoder_notices(wording.parts(), family.reads_best, spec.id),
             *dict.fromkeys(filter(None, map(cut_warning, tokens))),
             *lora_notices(request.loras or (), loras, plan.texts),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flux_mcp.compose.library import PackLibrary
     from flux_mcp.images.references import StoredReference
     from flux_mcp.models.loras.library import LoraLibrary
-    from flux_mcp.requests.schemas import DrawRequest
+    from flux_mcp.requests.schemas import DrawRequest, JobRequest
     from flux_mcp.service.captions import Captions
     from flux_mcp.service.image_models import ImageModels
     from flux_mcp.service.inputs import InputReader, OverlayLimits
@@ -157,7 +157,9 @@ class Service:
     # --- submit --------------------------------------------------------------------------------
 
     async def submit(
-        self, request: "DrawRequest", is_waited_for: Callable[[str], bool] = lambda _: False
+        self,
+        request: "JobRequest",
+        is_waited_for: Callable[[str], bool] = lambda _: False,
     ) -> Job:
         """Store a job for a request, or return the one its idempotency key names.
 
@@ -182,7 +184,7 @@ class Service:
                 return await self.find_job(job.id)
             return job
 
-    async def _submit(self, request: "DrawRequest") -> tuple[Job, bool]:
+    async def _submit(self, request: "JobRequest") -> tuple[Job, bool]:
         """Return the job, and whether it existed before."""
         from flux_mcp.requests.plan import as_asked
 
@@ -221,7 +223,7 @@ class Service:
         return job
 
     async def _read_stored(
-        self, references: "Collection[StoredReference]", request: "DrawRequest"
+        self, references: "Collection[StoredReference]", request: "JobRequest"
     ) -> "StoredFacts":
         """Return what the database holds for a decision: one visit to its thread.
 
@@ -247,7 +249,7 @@ class Service:
             raise UnknownImageError(error.message, hint) from error
 
     async def dry_run(
-        self, request: "DrawRequest", overlay: "OverlayLimits | None" = None
+        self, request: "JobRequest", overlay: "OverlayLimits | None" = None
     ) -> DryRunAnswer:
         """Return the prompts with their audit, the plan and the estimates; store nothing.
 
@@ -430,7 +432,10 @@ class Service:
 
 
 def _new_job(
-    request: "DrawRequest", asked: dict[str, Any], decision: "Decision", principal: str
+    request: "JobRequest",
+    asked: dict[str, Any],
+    decision: "Decision",
+    principal: str,
 ) -> Job:
     plan = decision.plan
     return Job(
@@ -444,7 +449,7 @@ def _new_job(
         request=asked,
         plan=plan,
         notices=decision.notices,
-        composed=decision.wording.reports(),
+        composed=() if decision.wording is None else decision.wording.reports(),
         idempotency_key=request.idempotency_key,
         traceparent=current_traceparent(),
         created_at=utc_now(),

@@ -56,6 +56,11 @@ class Paths:
         return self.root / "loras"
 
     @property
+    def upscalers(self) -> Path:
+        """The user's own upscalers."""
+        return self.root / "upscalers"
+
+    @property
     def packs(self) -> Path:
         """The user's own prompt packs."""
         return self.root / "packs"
@@ -123,6 +128,7 @@ def ensure_dirs(paths: Paths) -> None:
             paths.previews,
             paths.uploads,
             paths.loras,
+            paths.upscalers,
             paths.packs,
             paths.hf_cache,
             paths.worker_log.parent,

@@ -219,6 +219,13 @@ class Settings(BaseSettings):
         "draws the middle and keeps the edges' pixels, scale stretches it a little and back. The "
         "answer has the image's own size.",
     )
+    upscaler: str | None = Field(
+        None,
+        max_length=100,
+        description="What makes images larger: the id of a model for it ('models list'), the name "
+        "of a file in `upscalers/` of the data folder without .safetensors, or lanczos, which only "
+        "interpolates. Unset: the best model that is installed.",
+    )
     on_disconnect: Literal["cancel", "keep"] = Field(
         "cancel",
         description="What a cancelled or vanished call does to a job whose id it does not have. A "

@@ -18,7 +18,7 @@ from flux_mcp.models.parts import Precision
 from flux_mcp.models.registry import Kind
 from flux_mcp.requests.render_plan import RenderPlan
 
-Phase = Literal["loading", "encoding", "denoising", "decoding", "saving"]
+Phase = Literal["loading", "encoding", "denoising", "decoding", "upscaling", "saving"]
 
 
 class _ProtocolModel(BaseModel):
@@ -183,7 +183,11 @@ class Preview(_JobEvent):
 
 
 class GeneratedImage(_JobEvent):
-    """Blob `pixels`: raw RGB, 8 bits, row by row. Sent when an image is decoded."""
+    """Blob `pixels`: raw RGB, 8 bits, row by row. Sent when an image is decoded.
+
+    Of a plan that draws and upscales, those upscaled follow, numbered on in the same order: they
+    are finished, and nothing is pasted around them.
+    """
 
     type: Literal["image"] = "image"
     index: int
@@ -204,9 +208,10 @@ class Done(_FinalEvent):
     """Most of the GPU's memory that was taken, by everything that was loaded, without the driver's
     context; `None` on a CPU."""
     draw_s: float
-    """Seconds spent in the pipeline."""
+    """Seconds spent in the pipeline; of a plan of the kind upscale, making the image larger."""
     weights_sha256: str
-    """Fingerprint of the transformer files that drew."""
+    """Fingerprint of the transformer files that drew, or SHA-256 of what upscaled; empty for
+    lanczos."""
     prefetched_bytes: int = 0
     """Of the weights that were loaded, read before the job came."""
 

@@ -1,4 +1,4 @@
-"""`flux-mcp generate`, `edit`, `fill`, `vary`, `structure`: make images and wait for them.
+"""`flux-mcp generate`, `edit`, `fill`, `vary`, `structure`, `upscale`: make images, wait for them.
 
 A command's signature is made from the table of flags: a new argument of a request is a row more.
 The help stands here, as importing the requests takes longer than a help may.
@@ -28,6 +28,7 @@ from flux_mcp.cli.completing import (
     complete_models,
     complete_packs,
     complete_qualities,
+    complete_upscalers,
 )
 
 Words, Whole, Number, Many = str | None, int | None, float | None, list[str] | None
@@ -83,7 +84,7 @@ class Flag:
 _SEVERAL, _ONE = frozenset({"edit", "vary"}), frozenset({"fill", "structure"})
 _MASKED, _FILL = frozenset({"edit", "fill"}), frozenset({"fill"})
 _VARY, _STRUCTURE = frozenset({"vary"}), frozenset({"structure"})
-_GENERATE = frozenset({"generate"})
+_GENERATE, _UPSCALE = frozenset({"generate"}), frozenset({"upscale"})
 _REFERENCE = "A file, or the id of a gallery image"
 
 SHAPED = (
@@ -165,13 +166,19 @@ PLAIN = (
         Words,
         "first_block, taylorseer or magcache: a faster draft with other pixels.",
     ),
+    Flag("upscale", Whole, "Also make each 2 or 4 times as wide and high."),
     Flag("session", Words, "Name of this exploration."),
     Flag("idempotency_key", Words, "Called again with the same key, it is the same job."),
     Flag("dry_run", bool, "Show prompt, audit and plan; generate nothing.", default=False),
 )
 """Flags that are arguments of the tools, by the same name."""
 RESULT = (
-    Flag("prompts", Words, "Instead of a prompt: a file, or - for stdin, one job a line."),
+    Flag(
+        "prompts",
+        Words,
+        "Instead of a prompt: a file, or - for stdin, one job a line.",
+        unless=_UPSCALE,
+    ),
     Flag("output", Path | None, "Also write it here: .png, .jpg or .webp; several get numbers."),
     Flag("output_quality", Whole, "Of a JPEG or WebP, 1 to 100: else 90."),
     Flag("force", bool, "Let --output replace a file.", default=False),
@@ -179,6 +186,14 @@ RESULT = (
     Flag("show", bool | None, "Show it in the terminal.", "--show/--no-show"),
 )
 """What to do with the images."""
+_UPSCALER = Flag(
+    "upscaler",
+    Words,
+    "What upscales: a model's id, a file's name in upscalers/, or lanczos; else the setting.",
+    complete=complete_upscalers,
+)
+_OF_UPSCALE = frozenset({"session", "idempotency_key", "dry_run"})
+"""Arguments that `upscale` has in common with the others."""
 _COMMON = (
     ("data_dir", DataDir, None),
     ("config", ConfigPath, None),
@@ -215,6 +230,11 @@ _ABOUT: Mapping[str, str] = {
     The files that are given are not touched.
     Example: flux-mcp vary --image one.png --image two.png --count 4
     """,
+    "upscale": """Make an image 2 or 4 times as wide and high. Ctrl-C cancels it.
+
+    The file that is given is not touched: the result is a new image in the gallery.
+    Example: flux-mcp upscale photo.png --factor 4 --output large.png
+    """,
     "structure": """Generate an image that follows the edges of another. Ctrl-C cancels it.
 
     The file that is given is not touched.
@@ -225,8 +245,16 @@ _ABOUT: Mapping[str, str] = {
 
 def flags_of(command: str) -> tuple[Flag, ...]:
     """Return the flags of a command, in the order of its help."""
+    if command == "upscale":
+        image = Flag("image", Words, f"{_REFERENCE}.", is_argument=True)
+        factor = Flag("upscale", Whole, "2 or 4: times the width and height; else 2.", "--factor")
+        common = (one for one in PLAIN if one.name in _OF_UPSCALE)
+        return (image, factor, _UPSCALER, *common, *(one for one in RESULT if one.is_of(command)))
     prompt = Flag("prompt", Words, _PROMPTS[command], is_argument=True)
-    return (prompt, *(one for one in (*SHAPED, *PLAIN, *RESULT) if one.is_of(command)))
+    return (
+        prompt,
+        *(one for one in (*SHAPED, *PLAIN, _UPSCALER, *RESULT) if one.is_of(command)),
+    )
 
 
 def _command(name: str) -> Callable[..., None]:
@@ -245,7 +273,9 @@ def _command(name: str) -> Callable[..., None]:
             open=given.pop("open"),
             show=given.pop("show"),
         )
-        settings = read_settings(common["data_dir"], config=common["config"])
+        settings = read_settings(
+            common["data_dir"], config=common["config"], upscaler=given.pop("upscaler")
+        )
         set_up_logging("warning", settings.log_format)
         run_now(lambda: start_tracing(settings))
         begun = Begun()
