@@ -28,6 +28,7 @@ from training.segmentation import export_segmentation, train_segmentation
 from training.segmentation import make_model as make_segmentation
 from training.text import Text, make_text, train_text
 from training.transformers import make_transformer, widen
+from training.upscaling import export_upscaler, load_upscaler, train_upscaler
 from training.vae import train_vae
 from training.wordings import train_wordings
 
@@ -173,6 +174,11 @@ def _train_lora(run: Run) -> None:
     lora.save_lora(trained, run.work / "lora")
 
 
+def _train_upscaling(run: Run) -> None:
+    trained = train_upscaler(run.scaled(5000), run.device, seed=21)
+    trained.save_pretrained(run.work / "upscaling")
+
+
 def _train_wordings(run: Run) -> None:
     taught = train_wordings(
         run.text(), {kind: run.transformer(name, kind) for kind, name in EXPORTED.items()},
@@ -205,6 +211,8 @@ def export_helpers(run: Run) -> None:
         estimator = make_depth()
         estimator.load_state_dict(torch.load(run.work / "depth.pt", weights_only=True))
         export_depth(estimator, run.out)
+    if (run.work / "upscaling").exists():
+        export_upscaler(load_upscaler(run.work / "upscaling"), run.out)
 
 
 def export(run: Run) -> None:
@@ -255,6 +263,7 @@ STAGES: Mapping[str, tuple[str, Callable[[Run], None]]] = MappingProxyType(
         "wordings": ("wordings", _train_wordings),
         "segmentation": ("segmentation.pt", _train_segmentation),
         "depth": ("depth.pt", _train_depth),
+        "upscaling": ("upscaling", _train_upscaling),
     }
 )
 """Name -> what it leaves in the work folder, and how it is run."""
