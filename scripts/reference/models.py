@@ -84,10 +84,12 @@ def models_page() -> str:
         ),
         "## Helpers",
         (
-            "Small models that assist a pipeline, best first for each role. `segmentation`, with "
-            "`outlines`, finds the words of a mask ([masks.md](../masks.md)), `upscaling` makes "
-            "images larger ([upscaling.md](../upscaling.md)), `depth` finds what is near, `caption` says "
-            "what an image shows to who is shown none. `embedding` is not used yet: similarity search is not available."
+            "Small models that assist a pipeline, best first for each role; `flux-mcp models "
+            "pull` gets them. `segmentation`, with `outlines`, finds the words of a mask "
+            "([masks.md](../masks.md)), `depth` what is near ([structure.md](../structure.md)), "
+            "`upscaling` makes images larger ([upscaling.md](../upscaling.md)), `caption` says "
+            "what an image shows to callers that are shown none. `embedding` is not used yet: "
+            "similarity search is not available."
         ),
         table(
             "role",
