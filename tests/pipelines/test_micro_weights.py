@@ -15,7 +15,9 @@ pytestmark = pytest.mark.usefixtures("torch_here")
 
 MICRO = PACKAGE_DIR / "weights" / "micro"
 MAX_BYTES = 25_000_000
-"""It is cloned with the repository and downloaded with the package."""
+"""Of what draws. It is cloned with the repository and downloaded with the package."""
+MAX_BYTES_OF_HELPERS = {"segmentation": 3_000_000, "depth": 1_000_000, "upscaling": 1_000_000}
+"""Of each that looks at images or makes them larger."""
 SHARED = ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 OWN = ("transformer", "scheduler")
 MACHINE_PATH = re.compile(r"(?:^|[\s\"'=:])(?:/|~/|[A-Za-z]:[\\/])\w")
@@ -48,7 +50,13 @@ def test_it_holds_weights_that_cannot_run_code_and_text_and_is_small():
     files = files_of(MICRO)
     # JSON is what configurations and the tokenizers are; anything else would be a surprise.
     assert {path.suffix for path in files} == {".safetensors", ".json"}
-    assert sum(path.stat().st_size for path in files) <= MAX_BYTES
+    sizes = {
+        folder.name: sum(one.stat().st_size for one in files_of(folder))
+        for folder in MICRO.iterdir()
+    }
+    assert sum(sizes[kind] for kind in ROW_KINDS) <= MAX_BYTES
+    for helper in sizes.keys() - set(ROW_KINDS):
+        assert sizes[helper] <= MAX_BYTES_OF_HELPERS[helper], helper
 
 
 @pytest.mark.parametrize("kind", ROW_KINDS)
