@@ -123,7 +123,7 @@ def test_marking_nothing_or_everything_is_not_rewarded(level, iou, absent):
     assert not (rows["IoU"].reached and rows["absent: share marked"].reached)
 
 
-@pytest.mark.parametrize("helper", ["segmentation"])
+@pytest.mark.parametrize("helper", ["segmentation", "depth"])
 def test_the_shipped_helpers_reach_their_goals(helper):
     report = evaluate_helper(helper, WEIGHTS, 8, SEED, "cpu")
     goals = [row for row in report.rows if row.reached is not None]
