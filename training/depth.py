@@ -31,7 +31,7 @@ _LAYERS = 4
 _IMAGES = 8
 _RATE = 2e-3
 _MATRIX_RATE = 2e-3
-_RIM_SHARE = 0.6
+_RIM_SHARE = 1.2
 """Steps of the second part for each of the first."""
 
 
