@@ -172,6 +172,8 @@ def test_facts_are_read_where_they_are_known(text, monkeypatch):
     assert not any(weight.requires_grad for weight in readers.parameters())
 
 
+# Where the processor computes in bf16, T5's norm has weights in fp32: slower, and right.
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
 def test_the_encoders_are_taught_and_the_teacher_stays(text, monkeypatch, tmp_path):
     small = {
         "_AT_ONCE": 2, "_BATCH": 4, "_IMAGES": 1, "SIDE_PX": 64, "_OLD_LESSONS": 6,
