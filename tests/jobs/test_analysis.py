@@ -85,6 +85,7 @@ def test_what_it_refuses_is_raised_as_the_error_it_is(analysis: AnalysisProcess)
     assert len(_children()) == 1
 
 
+@pytest.mark.torture
 def test_the_real_one_says_what_is_wrong_with_the_files_of_a_model(tmp_path: Path) -> None:
     process = AnalysisProcess(settings_in(tmp_path))
     image = io.BytesIO()
@@ -160,7 +161,21 @@ def test_the_end_of_the_server_does_not_wait_for_a_request(tmp_path: Path) -> No
 
 
 def _children() -> list[psutil.Process]:
-    """Return the running processes of these tests; others may have been left by other tests."""
+    """Return the running processes of this test; others belong to fixtures of other tests."""
     children = psutil.Process(os.getpid()).children()
     running = [one for one in children if one.status() != psutil.STATUS_ZOMBIE]
-    return [one for one in running if _OURS & {Path(part).name for part in one.cmdline()}]
+    return [
+        one
+        for one in running
+        if one not in _before and _OURS & {Path(part).name for part in one.cmdline()}
+    ]
+
+
+_before: list[psutil.Process] = []
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Note what runs before a test."""
+    _before.clear()
+    _before.extend(_children())

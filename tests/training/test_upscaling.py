@@ -39,6 +39,7 @@ def test_a_few_steps_make_it_better() -> None:
     assert after["drawings", "bicubic"][0] > before["drawings", "bicubic"][0]
 
 
+@pytest.mark.torture
 def test_what_ships_beats_lanczos_on_what_it_has_not_seen() -> None:
     shipped = upscaling.load_upscaler(EXPORTED)
     for what, (ours, theirs) in upscaling.evaluate(shipped, 3, 20_001).items():
