@@ -49,7 +49,7 @@ SHAPED_AS = {
     "pack": {"pack", "subject", "variable", "extra"},
     "loras": {"lora"},
     "images": {"image"},
-    "mask": {"mask", "box", "mask_json"},
+    "mask": {"mask", "box", "words", "pick", "mask_json"},
 }
 
 
@@ -310,6 +310,16 @@ def test_a_mask_in_json_is_the_mask_of_the_tools(settings: Settings) -> None:
     given = requests_of(settings, "fill", {**common, "mask_json": json.dumps({"box": BOX})})
     tool = parse_request(DRAW_REQUESTS["fill"], {**common, "mask": {"box": BOX}})
     assert [as_asked(one) for one in given] == [as_asked(tool)]
+
+
+def test_words_of_a_mask_are_the_words_of_the_tools(settings: Settings) -> None:
+    common = {"prompt": "x", "image": "img_a"}
+    given = requests_of(settings, "fill", {**common, "words": "the red car", "pick": "2"})
+    mask = {"words": "the red car", "pick": 2}
+    tool = parse_request(DRAW_REQUESTS["fill"], {**common, "mask": mask})
+    assert [as_asked(one) for one in given] == [as_asked(tool)]
+    with pytest.raises(InvalidRequestError, match="threshold and pick"):
+        requests_of(settings, "fill", {**common, "pick": "2"})
 
 
 def test_prompts_are_one_job_a_line_and_a_wrong_line_is_numbered(

@@ -28,7 +28,7 @@ from flux_mcp.images.references import (
 from flux_mcp.settings.settings import Settings
 
 _CHOICES = {"subject": "subject", "extra": "extra", "variable": "variables"}
-_MASKS = ("mask", "box", "outpaint", "mask_json")
+_MASKS = ("mask", "box", "words", "pick", "outpaint", "mask_json")
 _SHAPED = frozenset({"pack", *_CHOICES, "lora", "image", "weight", "control_image", *_MASKS})
 _CORNERS = ("x0", "y0", "x1", "y1")
 
@@ -177,6 +177,7 @@ def _mask(given: Mapping[str, Any], read: Callable[[str], str]) -> Any:
         parts["image"] = read(given["mask"])
     if "box" in given:
         parts["box"] = _box(given["box"])
+    parts |= {name: given[name] for name in ("words", "pick") if name in given}
     if "outpaint" in given:
         parts["outpaint"] = given["outpaint"]
     return parts or None

@@ -128,6 +128,8 @@ SHAPED = (
         None,
         _MASKED,
     ),
+    Flag("words", Words, "Change what these words find: 'the red car'.", None, None, _MASKED),
+    Flag("pick", Words, "Of what they find: all, largest, or 1, 2, ...", None, None, _MASKED),
     Flag("outpaint", Words, "Extend the image: 16:9, or left=128,top=0.5.", None, None, _MASKED),
     Flag("mask_json", Words, "The mask as the tools take it, in JSON.", None, None, _MASKED),
 )
