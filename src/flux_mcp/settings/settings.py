@@ -201,9 +201,9 @@ class Settings(BaseSettings):
         2, ge=0, description="A small preview after each so many steps; 0 makes none."
     )
     preview_interval_s: float = Field(
-        1.0,
+        1.25,
         ge=0,
-        description="At least this long between two previews of a job. At 1 s they take about "
+        description="At least this long between two previews of a job. At 1.25 s they take at most "
         "1 % of the time at 1024x1024.",
     )
     max_image_bytes: int = Field(

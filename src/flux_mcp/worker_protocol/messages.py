@@ -53,7 +53,7 @@ class RunMessage(_ProtocolModel):
     attempt: int
     plan: RenderPlan
     preview_every_steps: int = 2
-    preview_interval_s: float = 0.5
+    preview_interval_s: float = 1.25
 
 
 class CancelMessage(_ProtocolModel):
