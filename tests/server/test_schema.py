@@ -137,6 +137,7 @@ def test_each_schema_is_valid_and_plain(tool: Any) -> None:
     for node in nodes(tool.input_schema):
         assert set(node) <= KEPT | SAID_IN_WORDS
         assert isinstance(node["type"], str), "one type, never null"
+        assert all(isinstance(one, str) for one in node.get("enum", ())), "as Gemini takes them"
         assert node["type"] != "object" or node["properties"], (
             "Gemini refuses an object of any keys"
         )

@@ -263,7 +263,7 @@ class DrawRequest(Request):
         None,
         description="Also make each finished image 2 or 4 times as wide and high, as an image of "
         "its own; the one that was drawn is kept. Left out, or 0: not.",
-        json_schema_extra=brief("Also return it larger.", left_out=0),
+        json_schema_extra=brief("Also return it at 2x or 4x; 0: no.", left_out=0),
     )
     session: Name | None = Field(
         None,

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from flux_mcp.errors import InvalidSizeError
 from flux_mcp.models.registry import LANCZOS, Kind
@@ -28,7 +28,8 @@ def _as_factor(given: object) -> object:
     return int(given) if isinstance(given, float) and given.is_integer() else given
 
 
-Factor = Annotated[Literal[2, 4], BeforeValidator(_as_factor)]
+# Without its two values: an enum holds texts alone in the schemas of Gemini.
+Factor = Annotated[Literal[2, 4], BeforeValidator(_as_factor), WithJsonSchema({"type": "integer"})]
 
 
 class UpscaleRequest(Request):
