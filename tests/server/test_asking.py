@@ -100,7 +100,10 @@ async def until_closed(url: str) -> None:
                 _, writes = await asyncio.open_connection("127.0.0.1", port)
             except ConnectionRefusedError:
                 return
-            writes.close()
+            except ConnectionResetError:  # it is being closed
+                writes = None
+            if writes is not None:
+                writes.close()
             await asyncio.sleep(0.05)
 
 
