@@ -309,6 +309,18 @@ async def test_a_consumer_that_is_cancelled_cancels_the_job(fleet):
     assert fleet.worker().pid == pid
 
 
+async def test_a_cancellation_is_not_lost_as_a_wait_for_an_idle_worker_ends(fleet):
+    process = await fleet._started()
+    for ticks in range(8):
+        waiting = asyncio.create_task(process.is_idle_within(30))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        if not waiting.done():
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+
 async def test_an_abandoned_job_that_does_not_stop_loses_its_worker(settings, command):
     impatient = settings.model_copy(update={"cancel_grace_s": 0.05})
     fleet = ProcessFleet(impatient, command)

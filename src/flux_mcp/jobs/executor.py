@@ -219,7 +219,7 @@ class GpuExecutor:
     async def _consume(self, fleet: Fleet) -> None:
         """Run jobs one after another; end the worker when it has been idle for long."""
         idle_since, failed_starts = time.monotonic(), 0
-        while True:
+        while not self._stopping:
             ticket = self._changes.ticket()
             job = await self._claim(fleet)
             self._failures = 0

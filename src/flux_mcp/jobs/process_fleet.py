@@ -260,8 +260,11 @@ class WorkerProcess:
 
     async def is_idle_within(self, seconds: float) -> bool:
         """Wait for a job whose consumer is gone to end."""
+        # Not wait_for: in Python 3.11 it loses a cancellation that comes as the wait ends
+        # (python/cpython#86296), and the executor would then never stop.
         try:
-            await asyncio.wait_for(self._idle.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
         except TimeoutError:
             return False
         return True
@@ -341,7 +344,8 @@ class WorkerProcess:
             while (frame := await read_frame(stdout)) is not None:
                 self._take(parse_event(frame.header), frame.blobs)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), EXIT_PATIENCE_S)
+                async with asyncio.timeout(EXIT_PATIENCE_S):
+                    await self._process.wait()
         except (BrokenFrameError, ValidationError, ConnectionError) as error:
             self._broken = f" Before that it broke its stream: {error}."
         finally:
