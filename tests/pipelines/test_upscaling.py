@@ -14,8 +14,9 @@ from flux_mcp.errors import (
     WeightsInvalidError,
     WeightsMissingError,
 )
+from flux_mcp.models.file_hashes import FileHashes
 from flux_mcp.models.registry import load_registry
-from flux_mcp.models.upscalers import FileHashes, find_upscaler
+from flux_mcp.models.upscalers import find_upscaler
 from flux_mcp.requests.geometry import Size, tiles_of
 from flux_mcp.requests.render_plan import PlanUpscale
 from flux_mcp.requests.upscaling import plan_upscale, upscale_plan

@@ -4,7 +4,6 @@ Which one a plan names, and where its weights lie. Nothing here opens them but t
 user's file is, the worker finds out with spandrel.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from flux_mcp.errors import (
     WeightsInvalidError,
     WeightsMissingError,
 )
+from flux_mcp.models.file_hashes import FileHashes
 from flux_mcp.models.hub.cache import pull_command
 from flux_mcp.models.hub.helpers import find_helper, require_helper
 from flux_mcp.models.registry import LANCZOS, Registry
@@ -166,26 +166,15 @@ def _refuse_pickle(settings: Settings, name: str) -> None:
             )
 
 
-class FileHashes:
-    """SHA-256 of files; a file is read once for as long as its size and time stay."""
+def sha256_of_weights(file: Path, hashes: FileHashes) -> str:
+    """Return the SHA-256 of an upscaler's weights.
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[Path, int, int], str] = {}
-
-    def sha256(self, path: Path) -> str:
-        """Return a file's.
-
-        Raises:
-            StorageError: it cannot be read.
-        """
-        try:
-            status = path.stat()
-            key = (path, status.st_size, status.st_mtime_ns)
-            if key not in self._known:
-                with path.open("rb") as stream:
-                    self._known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise StorageError(
-                f"{path} cannot be read: {error.strerror}.", "Fix its permissions."
-            ) from error
-        return self._known[key]
+    Raises:
+        StorageError: they cannot be read.
+    """
+    try:
+        return hashes.sha256(file)
+    except OSError as error:
+        raise StorageError(
+            f"{file} cannot be read: {error.strerror}.", "Fix its permissions."
+        ) from error

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flux_mcp.errors import UnsupportedOptionError, WeightsInvalidError
+from flux_mcp.models.file_hashes import FileHashes
 from flux_mcp.models.registry import LANCZOS, Registry
-from flux_mcp.models.upscalers import FileHashes, file_of_upscaler
+from flux_mcp.models.upscalers import file_of_upscaler, sha256_of_weights
 from flux_mcp.pipelines.device import Device, free_caches
 from flux_mcp.pipelines.families.adapter import Pixels
 from flux_mcp.pipelines.loading.esrgan import load_own_upscaler
@@ -99,7 +100,7 @@ class Upscalers:
         report(f"loading {plan.upscaler}")
         self._loaded = None
         file = file_of_upscaler(self._registry, self._settings, plan.upscaler, plan.revision)
-        if (found := self._hashes.sha256(file)) != plan.sha256:
+        if (found := sha256_of_weights(file, self._hashes)) != plan.sha256:
             raise WeightsInvalidError(
                 f"The file of the upscaler '{plan.upscaler}' has changed since this was planned: "
                 f"its SHA-256 is {found}.",

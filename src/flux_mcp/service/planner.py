@@ -17,6 +17,7 @@ from flux_mcp.compose.tokens import TokenCount, count_prompt, cut_warning
 from flux_mcp.errors import InvalidRequestError, UnsupportedOptionError, WeightsMissingError
 from flux_mcp.images.references import StoredReference
 from flux_mcp.models.families import FAMILIES
+from flux_mcp.models.file_hashes import FileHashes
 from flux_mcp.models.formats import require_takes_loras
 from flux_mcp.models.hub.cache import (
     Snapshot,
@@ -46,7 +47,7 @@ from flux_mcp.models.planning.support import LoadSupport
 from flux_mcp.models.planning.switches import SwitchSettings, TargetDevice, choose_switches
 from flux_mcp.models.planning.tiers import choose_for
 from flux_mcp.models.registry import KIND_NAMES, Kind, ModelSpec, Registry
-from flux_mcp.models.upscalers import FileHashes, Upscaler, find_upscaler
+from flux_mcp.models.upscalers import Upscaler, find_upscaler, sha256_of_weights
 from flux_mcp.requests.plan import (
     PlanParts,
     lora_notices,
@@ -203,7 +204,7 @@ class Planner:
             self._settings.upscaler,
             for_demonstration=for_demonstration,
         )
-        sha256 = None if found.file is None else self._hashes.sha256(found.file)
+        sha256 = None if found.file is None else sha256_of_weights(found.file, self._hashes)
         return found, plan_upscale(found, sha256, factor)
 
     def _decide(

@@ -4,12 +4,10 @@
 file is computed when it is first needed and kept for as long as the file does not change.
 """
 
-import hashlib
 import json
 import math
 import os
 import re
-import threading
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from flux_mcp.errors import InvalidLoraError, LoraMismatchError, UnknownLoraError
 from flux_mcp.models.architectures import Architecture, from_config, known_architectures
 from flux_mcp.models.families import FAMILIES, FLUX1_CONTROL, Family
+from flux_mcp.models.file_hashes import FileHashes
 from flux_mcp.models.loras import MAX_WEIGHT
 from flux_mcp.models.loras.fit import (
     Placement,
@@ -210,8 +209,7 @@ class LoraLibrary:
     def __init__(self, folder: Path, architectures: Sequence[Architecture]) -> None:
         self.folder = folder
         self._architectures = tuple(architectures)
-        self._hashes: dict[tuple[Path, int, int, int], str] = {}
-        self._lock = threading.Lock()
+        self._hashes = FileHashes()
 
     def __iter__(self) -> Iterator[Lora]:
         """Yield every usable one, by name."""
@@ -319,14 +317,7 @@ class LoraLibrary:
 
     def _sha256(self, path: Path) -> str:
         try:
-            status = path.stat()
-            changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
-            key = (path, status.st_size, changed_ns, status.st_ino)
-            with self._lock:
-                if key not in self._hashes:
-                    with path.open("rb") as stream:
-                        self._hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-                return self._hashes[key]
+            return self._hashes.sha256(path)
         except OSError as error:
             raise InvalidLoraError(
                 f"{path.name} cannot be read: {error.strerror}.", "Look whether it is still there."
